@@ -1,0 +1,33 @@
+# The two commands of the README. Without make (Windows), run the lines by hand; README.md has them.
+PYTHON ?= python3.11
+BUILD := build
+LIGHT := $(BUILD)/venv
+DEMO  := $(BUILD)/demo
+TEST  := $(BUILD)/test-venv
+ASK   ?= I cannot believe they threw me a party!
+
+.PHONY: demo test clean
+
+# A project from nothing to an answer of its int4 model. The second call finds everything cached.
+demo: $(LIGHT)/bin/phi-scaffold
+	test -d $(DEMO) || $(LIGHT)/bin/phi-scaffold new $(DEMO) --yes --no-git
+	PYTHON=$(abspath $(LIGHT)/bin/python) bash $(DEMO)/setup/setup.sh
+	$(LIGHT)/bin/phi-scaffold run --project $(DEMO)
+	$(DEMO)/.venv/bin/python $(DEMO)/inferences/chat_onnx.py --prompt "$(ASK)"
+
+$(LIGHT)/bin/phi-scaffold: pyproject.toml
+	$(PYTHON) -m venv $(LIGHT)
+	$(LIGHT)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+# The fast tests, then a real model from end to end out of the built wheel.
+test: $(TEST)/installed.txt
+	$(TEST)/bin/python -m pytest -n 2 --dist loadfile
+	$(TEST)/bin/python -m pytest -m e2e
+
+# The runtime at the versions that a generated project pins, and what the tests need beside it.
+$(TEST)/installed.txt: pyproject.toml $(wildcard template/setup/*)
+	$(PYTHON) tests/make_environment.py $(TEST)
+
+clean:
+	rm -rf $(BUILD)

@@ -1,0 +1,54 @@
+"""How long a person waits for the light commands: whole processes, medians of ten, taken in turn.
+
+    python bench/startup.py [PROJECT_THAT_HAS_RUN]
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROUNDS = 10
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def seconds(command: list[str], cwd: Path) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    scripts = Path(sys.executable).parent
+    phi, copier = str(scripts / "phi-scaffold"), str(scripts / "copier")
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        template = work / "template"
+        shutil.copytree(ROOT / "template", template / "template")
+        shutil.copy(ROOT / "copier.yml", template)
+        commands = {
+            "python -c pass": [sys.executable, "-c", "pass"],
+            "phi-scaffold --help": [phi, "--help"],
+            "phi-scaffold new --yes": [phi, "new", "made", "--yes"],
+            "copier copy --defaults": [copier, "copy", "--defaults", "--quiet", str(template), "made"],
+        }
+        if len(sys.argv) > 1:
+            commands["phi-scaffold run (cached)"] = [phi, "run", "--project", str(Path(sys.argv[1]).absolute())]
+        taken: dict[str, list[float]] = {name: [] for name in commands}
+        for number in range(ROUNDS + 1):
+            for name, command in commands.items():
+                shutil.rmtree(work / "made", ignore_errors=True)
+                wall_s = seconds(command, work)
+                if number:  # the first round fills the caches of the file system
+                    taken[name].append(wall_s)
+    for name, walls in taken.items():
+        print(f"{name:28} median {statistics.median(walls):.3f} s   min {min(walls):.3f}   max {max(walls):.3f}")
+
+
+if __name__ == "__main__":
+    main()

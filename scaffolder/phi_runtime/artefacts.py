@@ -1,0 +1,119 @@
+"""Folders that are either whole or absent: write aside, fsync, manifest last, rename.
+
+An artefact is a folder with a `manifest.json`. What has no valid manifest does not exist for any stage, so a process that is
+killed at any moment leaves at worst a folder that is ignored and, the next time, replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from phi_runtime.errors import OutOfResources
+
+MANIFEST = "manifest.json"
+KEEP = ".gitkeep"  # the empty file by which git keeps a folder of an emitted project; no part of an artefact
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artefact is. `key` names what made it, `content` what is in it; `files` gives each file's size in bytes."""
+
+    key: str
+    kind: str
+    content: str
+    files: dict[str, int]
+    facts: dict[str, Any]
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) of a JSON-serialisable value; equal values give equal digests whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's content."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a whole artefact; None when there is none, it cannot be read, or a file of it is gone or of another size."""
+    try:
+        raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = Manifest(raw["key"], raw["kind"], raw["content"], dict(raw["files"]), dict(raw["facts"]))
+        whole = all((folder / name).stat().st_size == size for name, size in manifest.files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return manifest if whole else None
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, KEEP))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size in bytes of all files under `folder`."""
+    return sum(p.stat().st_size for p in _files(folder))
+
+
+def _fsync(path: Path) -> None:
+    flags = os.O_RDONLY
+    if os.name == "nt":  # Windows cannot open a folder, and flushes a file only through a writable handle
+        if path.is_dir():
+            return
+        flags = os.O_RDWR
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON beside `path`, then renames: a reader sees the old file or the new one, never half of one."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    _fsync(aside)
+    aside.replace(path)
+
+
+def seal(folder: Path, *, key: str, kind: str, facts: dict[str, Any]) -> Manifest:
+    """Makes `folder` an artefact: syncs every file of it to the disk, then writes its manifest."""
+    files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in _files(folder)}
+    for name in files:
+        _fsync(folder / name)
+    content = digest([(name, file_digest(folder / name)) for name in files])
+    manifest = Manifest(key, kind, content, files, facts)
+    write_json(folder / MANIFEST, asdict(manifest))
+    _fsync(folder)
+    return manifest
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Renames the sealed `folder` to `target`; an older `target` is moved aside first and removed last."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if (target / KEEP).exists():
+        (folder / KEEP).touch()
+    if target.exists():
+        target.replace(old)
+    folder.replace(target)
+    _fsync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def require_free_space(folder: Path, needed_bytes: int, purpose: str) -> None:
+    """Raises OutOfResources when the disk of `folder` (which must exist) has less than `needed_bytes` free."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes:
+        raise OutOfResources(
+            f"{purpose} needs {needed_bytes / 1e9:.1f} GB on the disk of {folder}, which has {free_bytes / 1e9:.1f} GB free",
+            fix="free some space, or see what can go with `phi-scaffold doctor`",
+        )

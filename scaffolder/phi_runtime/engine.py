@@ -1,0 +1,299 @@
+"""Runs the stages in order: what is cached is left, what is not is made aside and put in place when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from phi_runtime.artefacts import put_in_place, read_manifest, seal, write_json
+from phi_runtime.errors import Interrupted, MissingDependency, OutOfResources, PhiError, UsageError, WorkFailed
+from phi_runtime.evaluation.memory import peak_rss_bytes, reset_peak
+from phi_runtime.events import Emit, Event
+from phi_runtime.lock import exclusive
+from phi_runtime.models.fetch import base_model_path, fetch
+from phi_runtime.models.reference import ModelRef
+from phi_runtime.passes import PassContext, module_of
+from phi_runtime.plan import FAILED, LOCK, Stage, evaluation_stage, pass_stage, plan, produced, work_folder
+from phi_runtime.project import Project, read_dotenv
+from phi_runtime.suggest import did_you_mean
+from phi_runtime.workflow.load import EVALUATE, FETCH, load_workflow, stage_order
+from phi_runtime.workflow.schema import ModelBuilder, Workflow, canonical
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did: the stages that worked, those that were cached, and the evaluation if it was reached."""
+
+    done: tuple[str, ...]
+    cached: tuple[str, ...]
+    evaluation: dict[str, Any] | None
+    run_folder: Path | None
+
+
+def run(
+    project: Project, emit: Emit, *, only: Sequence[str] = (), until: str | None = None, force: Sequence[str] = ()
+) -> Outcome:
+    """Brings the stages of the project's workflow up to date, in order; `only` and `until` say which, `force` does some again.
+
+    A stage whose inputs are those of its last result is not run. Raises PhiError: ConfigError, DataError, Conflict when another
+    run is at work, Interrupted, OutOfResources, or WorkFailed for what a stage died of.
+    """
+    read_dotenv(project.root)
+    workflow = load_workflow(project.config)
+    names = chosen_stages(workflow, only, until)
+    for name in force:
+        chosen_stages(workflow, [name], None)
+    project.gen_model.mkdir(exist_ok=True)
+    with exclusive(project.gen_model / LOCK):
+        return _Run(project, workflow, emit, force).stages(names)
+
+
+def chosen_stages(workflow: Workflow, only: Sequence[str], until: str | None) -> list[str]:
+    """The stages to run: those up to the last one asked for, since each needs the ones before it. Raises UsageError."""
+    order = stage_order(workflow)
+    for name in [*only, *([until] if until else [])]:
+        if name not in order:
+            raise UsageError(
+                f"there is no stage `{name}`{did_you_mean(name, order)}", fix=f"the stages are {', '.join(order)}"
+            )
+    last = max((order.index(n) for n in [*only, *([until] if until else [])]), default=len(order) - 1)
+    return order[: last + 1]
+
+
+class _Run:
+    def __init__(self, project: Project, workflow: Workflow, emit: Emit, force: Sequence[str]) -> None:
+        self.project, self.workflow, self.listener, self.force = project, workflow, emit, set(force)
+        self.refs: dict[str, ModelRef] = {}
+        self.done: list[str] = []
+        self.cached: list[str] = []
+        self.folder: Path | None = None
+        self.figures: list[dict[str, Any]] = []
+
+    def emit(self, event: Event) -> None:
+        if self.folder and event.event == "metric":
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(event.as_dict()) + "\n")
+        self.listener(event)
+
+    def stages(self, names: list[str]) -> Outcome:
+        started = time.monotonic()
+        evaluation = None
+        for index, name in enumerate(names, start=1):
+            self.emit(Event("stage-started", name, {"index": index, "count": len(names)}))
+            if name == FETCH:
+                self.fetch()
+            elif name == EVALUATE:
+                evaluation = self.evaluate()
+            else:
+                self.pass_(name)
+        wall_s = round(time.monotonic() - started, 2)
+        self.emit(
+            Event("run-finished", "", {"wall_s": wall_s, "state": "done" if self.done else "cached", "done": self.done})
+        )
+        return Outcome(tuple(self.done), tuple(self.cached), evaluation, self.folder)
+
+    # -- stages -------------------------------------------------------------------------------------------------------
+
+    def fetch(self) -> None:
+        path = base_model_path(self.workflow.input_model, self.project)
+        state = plan(self.workflow, self.project)[0].state
+        if FETCH in self.force and read_manifest(path) is not None:
+            shutil.rmtree(path)
+            state = "missing"
+        if state == "cached":
+            self.refs["base"] = fetch(self.workflow.input_model, self.project, self.emit)
+            self.was_cached(FETCH, path)
+            return
+        with self.working(FETCH, path):
+            _libraries()
+            self.refs["base"] = fetch(self.workflow.input_model, self.project, self.emit)
+
+    def pass_(self, name: str) -> None:
+        step = self.workflow.passes[name]
+        source = list(self.refs.values())[-1]
+        stage = pass_stage(self.workflow, self.project, name, source)
+        if stage.state == "cached" and name not in self.force:
+            self.was_cached(name, stage.target)
+        else:
+
+            def work(out: Path, aside: Path) -> dict[str, Any]:
+                context = PassContext(name, step, source, out, aside, self.workflow, self.project, self.emit)
+                return module_of(step).run(context)
+
+            self.make(stage, step.produces, work)
+            stage = pass_stage(self.workflow, self.project, name, source)
+        self.refs[name] = produced(step, stage, source)
+
+    def evaluate(self) -> dict[str, Any] | None:
+        stage = evaluation_stage(self.workflow, self.project, self.refs)
+        from phi_runtime.evaluation.ladder import RESULTS
+
+        if self.workflow.finetune is None:
+            self.emit(Event("warning", EVALUATE, {"message": "nothing was trained, so there is nothing to compare"}))
+            return None
+        if stage.state == "cached" and EVALUATE not in self.force:
+            self.was_cached(EVALUATE, stage.target)
+        else:
+            self.make(stage, "evaluation", self.ladder)
+        content: dict[str, Any] = json.loads((stage.target / RESULTS).read_text(encoding="utf-8"))
+        return content
+
+    def ladder(self, out: Path, _: Path) -> dict[str, Any]:
+        from phi_runtime.evaluation.ladder import evaluate
+        from phi_runtime.models.device import pick_device
+
+        assert self.workflow.finetune is not None
+        step = self.workflow.finetune[1]
+        device = pick_device(self.workflow.host_device)
+        rungs = [(rung_name(self.workflow, name), ref) for name, ref in self.refs.items()]
+        content = evaluate(self.workflow, step, rungs, self.project.config, out, device, self.emit)
+        if not content["rows"]:
+            message = "no rows are held out, so nothing was measured: set eval_dataset_size"
+            self.emit(Event("warning", EVALUATE, {"message": message}))
+        return {"rows": content["rows"]}
+
+    # -- how a stage becomes an artefact --------------------------------------------------------------------------------
+
+    def make(self, stage: Stage, kind: str, work: Callable[[Path, Path], dict[str, Any]]) -> None:
+        """Runs `work(out, aside)` in the stage's work folder; seals `out` and puts it in place."""
+        aside = work_folder(self.project, stage)
+        if stage.name in self.force:
+            shutil.rmtree(aside, ignore_errors=True)
+        out = aside / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        (aside / FAILED).unlink(missing_ok=True)
+        with self.working(stage.name, stage.target, aside):
+            _libraries()
+            facts = work(out, aside)
+            seal(out, key=stage.key, kind=kind, facts={**facts, "inputs": stage.inputs})
+            put_in_place(out, stage.target)
+        for leftover in aside.parent.glob(f"{stage.name}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def was_cached(self, name: str, target: Path) -> None:
+        self.cached.append(name)
+        self.emit(
+            Event("stage-finished", name, {"state": "cached", "output": self.project.shown(target), "wall_s": 0.0})
+        )
+
+    @contextmanager
+    def working(self, name: str, target: Path, aside: Path | None = None) -> Iterator[None]:
+        """Times a stage and turns what it dies of into one error for the user."""
+        self.open_folder()
+        started = time.monotonic()
+        reset_peak()
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted(f"`{name}` was stopped", fix="`phi-scaffold run` goes on from what is there") from None
+        except Interrupted:
+            raise
+        except BaseException as e:
+            error = e if isinstance(e, PhiError) else _explained(name, e, self.folder)
+            if aside:
+                write_json(aside / FAILED, {"message": error.what})
+            self.emit(Event("error", name, {"message": error.what, "fix": error.fix, "exit_code": error.exit_code}))
+            raise error from e
+        figures = {
+            "state": "done",
+            "output": self.project.shown(target),
+            "wall_s": round(time.monotonic() - started, 2),
+        }
+        self.done.append(name)
+        self.figures.append({"stage": name, **figures, "peak_rss_bytes": peak_rss_bytes()})
+        assert self.folder is not None
+        write_json(self.folder / "stages.json", self.figures)
+        self.emit(Event("stage-finished", name, figures))
+
+    def open_folder(self) -> None:
+        """Makes gen-model/runs/<id>/ when the first stage works, with the config and the versions that this run has."""
+        if self.folder:
+            return
+        now = datetime.now().astimezone()
+        self.folder = self.project.runs / f"{now:%Y%m%d-%H%M%S}-{os.getpid()}"
+        self.folder.mkdir(parents=True)
+        config = {**canonical(self.workflow), "evaluation": canonical(self.workflow.evaluation)}
+        write_json(self.folder / "config.json", config)
+        write_json(self.folder / "environment.json", _environment())
+
+
+def rung_name(workflow: Workflow, name: str) -> str:
+    """What the quality ladder calls the model of a pass: base, adapter, merged, finetuned, onnx-int4, …"""
+    if name == "base":
+        return "base"
+    step = workflow.passes[name]
+    if isinstance(step, ModelBuilder):
+        return f"onnx-{step.precision}"
+    if step.accepts == "adapter":
+        return "merged"
+    return "adapter" if step.produces == "adapter" else "finetuned"
+
+
+def _libraries() -> None:
+    """Makes sure that the runtime is there before a stage starts on it."""
+    from phi_runtime.models.load import quiet_libraries
+
+    quiet_libraries()
+
+
+def _explained(name: str, error: BaseException, folder: Path | None) -> PhiError:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return OutOfResources(
+            f"the disk is full (in `{name}`)", fix="free some space; `phi-scaffold run` goes on from what is there"
+        )
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OutOfResources(
+            f"`{name}` ran out of memory",
+            fix="lower per_device_train_batch_size and raise gradient_accumulation_steps, or train with QLoRA",
+        )
+    if isinstance(error, ImportError):
+        return MissingDependency(
+            f"`{name}` needs a library that is not installed: {error}", fix="run setup/setup.sh again"
+        )
+    log = None
+    if folder:
+        log = folder / f"{name}.error.log"
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return WorkFailed(
+        f"`{name}` failed: {first}", fix=f"the details are in {log}" if log else "use --debug for the details"
+    )
+
+
+def _environment() -> dict[str, Any]:
+    import platform
+    import sys
+
+    from phi_runtime.models.device import usable_cores
+    from phi_runtime.plan import versions
+
+    libraries = (
+        "phi-scaffold",
+        "torch",
+        "transformers",
+        "peft",
+        "accelerate",
+        "bitsandbytes",
+        "tokenizers",
+        "onnxruntime",
+        "onnxruntime-genai",
+        "onnxruntime-genai-cuda",
+        "huggingface-hub",
+    )
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cores": usable_cores(),
+        "versions": versions(libraries),
+    }

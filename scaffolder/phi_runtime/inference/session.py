@@ -1,0 +1,84 @@
+"""A model of a project, opened for questions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi_runtime.data.template import PromptTemplate
+from phi_runtime.engine import rung_name
+from phi_runtime.errors import MissingDependency, UsageError
+from phi_runtime.inference.generator import Generator, open_generator
+from phi_runtime.models.fetch import present
+from phi_runtime.models.reference import ModelRef
+from phi_runtime.plan import pass_stage, produced
+from phi_runtime.project import Project
+from phi_runtime.suggest import did_you_mean
+from phi_runtime.workflow.load import load_workflow
+from phi_runtime.workflow.schema import Workflow
+
+
+@dataclass(frozen=True)
+class Session:
+    """A loaded model with the template that it was trained with."""
+
+    name: str
+    path: Path
+    generator: Generator
+    template: PromptTemplate
+
+    def render(self, text: str) -> str:
+        """`text` in the prompt. With several input columns it is JSON with a text for each; raises UsageError otherwise."""
+        inputs = self.template.inputs
+        if len(inputs) == 1:
+            return self.template.render_prompt({inputs[0]: text})
+        try:
+            values = json.loads(text)
+            return self.template.render_prompt(values)
+        except (ValueError, KeyError, TypeError):
+            example = json.dumps(dict.fromkeys(inputs, "…"), ensure_ascii=False)
+            raise UsageError(f"the prompt has the columns {', '.join(inputs)}", fix=f"ask in JSON: {example}") from None
+
+
+def made_models(workflow: Workflow, project: Project) -> dict[str, ModelRef]:
+    """The models that are there, by short name (base, adapter, merged, onnx, …), also those whose config has changed since."""
+    base = present(workflow.input_model, project)
+    if base is None:
+        return {}
+    models, ref = {"base": base}, base
+    for name, step in workflow.passes.items():
+        stage = pass_stage(workflow, project, name, ref)
+        if stage.manifest is None:
+            break
+        ref = produced(step, stage, ref)
+        models[rung_name(workflow, name).partition("-")[0]] = ref
+    return models
+
+
+def open_session(project: Project, wanted: str | None) -> Session:
+    """Loads the model called `wanted`, or the last that the workflow made. Raises UsageError, MissingDependency."""
+    workflow = load_workflow(project.config)
+    models = made_models(workflow, project)
+    if not models:
+        raise MissingDependency("there is no model yet", fix="run `phi-scaffold run` first")
+    if wanted is not None and wanted not in models:
+        fix = f"there are {', '.join(models)}; `phi-scaffold run` makes the others"
+        raise UsageError(f"there is no model `{wanted}`{did_you_mean(wanted, models)}", fix=fix)
+    name = wanted or list(models)[-1]
+    ref = models[name]
+    device = "cpu"
+    if ref.kind != "onnx":
+        from phi_runtime.models.device import pick_device
+
+        device = pick_device(workflow.host_device)
+    return Session(name, ref.path, open_generator(ref, device), _template(workflow, ref))
+
+
+def _template(workflow: Workflow, ref: ModelRef) -> PromptTemplate:
+    try:
+        return PromptTemplate.load(ref.path)
+    except FileNotFoundError:  # a base model: the template that the data has
+        if workflow.data_configs:
+            return PromptTemplate.from_text(workflow.data_configs[0].pre_process_data_config.text_template)
+        return PromptTemplate("{text}", "{answer}", ("text",), "answer", "")

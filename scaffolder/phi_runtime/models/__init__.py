@@ -1,0 +1,1 @@
+"""Base models: brought into model-cache/, loaded, described."""

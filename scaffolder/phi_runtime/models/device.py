@@ -1,0 +1,55 @@
+"""Which device and number type the work is done in, and on how many cores."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from phi_runtime.errors import MissingDependency
+
+if TYPE_CHECKING:
+    import torch
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, not the machine's count."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def pick_device(wanted: str) -> str:
+    """The torch device for the config's "cpu" or "gpu". Raises MissingDependency when there is no GPU that torch can use."""
+    import torch
+
+    torch.set_num_threads(usable_cores())
+    if wanted == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    raise MissingDependency(
+        "the config's host has a GPU, and torch finds none on this machine",
+        fix="see `phi-scaffold doctor`; or set the accelerator's device to cpu in fine-tuning/olive-config.json",
+    )
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware; without that they are several times slower than float32."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def compute_dtype(wanted: str, device: str) -> torch.dtype:
+    """The number type to compute in: `wanted` where the device can, else float32."""
+    import torch
+
+    if wanted == "bfloat16" and has_bfloat16(device):
+        return torch.bfloat16
+    if wanted == "float16" and device == "cuda":
+        return torch.float16
+    return torch.float32

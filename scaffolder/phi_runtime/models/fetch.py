@@ -1,0 +1,97 @@
+"""The base model in model-cache/: found there, or brought there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from phi_runtime.artefacts import digest, file_digest, put_in_place, read_manifest, require_free_space, seal
+from phi_runtime.errors import ConfigError, Location
+from phi_runtime.events import Emit
+from phi_runtime.models.embedded import DISK_BYTES, EMBEDDED, make_embedded
+from phi_runtime.models.reference import ModelRef
+from phi_runtime.project import Project
+from phi_runtime.workflow.paths import resolve
+from phi_runtime.workflow.schema import InputModel
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LARGE_BYTES = 10_000_000
+
+
+def base_model_path(model: InputModel, project: Project) -> Path:
+    """The folder of the base model: as written, or model-cache/<id> for a hub id."""
+    found = resolve(model.model_path, project.config).path
+    if not found.is_dir() and HUB_ID.fullmatch(model.model_path):
+        return project.model_cache / model.model_path
+    return found
+
+
+def present(model: InputModel, project: Project) -> ModelRef | None:
+    """The base model if it is here, whole; None when it is still to be fetched."""
+    path = base_model_path(model, project)
+    manifest = read_manifest(path)
+    if manifest is not None:
+        return ModelRef(path, "hf", manifest.content)
+    if (path / "config.json").is_file() and path.is_dir():  # the user's own folder: no manifest of ours
+        return ModelRef(path, "hf", _own_key(path))
+    return None
+
+
+def fetch(model: InputModel, project: Project, emit: Emit) -> ModelRef:
+    """Brings the base model into model-cache/ if it is not there, and returns it.
+
+    Raises ConfigError when `model_path` names nothing that can be fetched, NetworkError, MissingDependency or OutOfResources.
+    """
+    if here := present(model, project):
+        return here
+    path = base_model_path(model, project)
+    source = _source(path, model, project)
+    partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if source in EMBEDDED:
+        embedded = EMBEDDED[source]
+        require_free_space(path.parent, DISK_BYTES, f"fetching {source}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        make_embedded(embedded, partial, emit)
+        facts = {"source": embedded.requirement, "sha256": embedded.sha256, "licence": embedded.licence}
+        key = digest(["embedded", source, embedded.sha256, embedded.layout])
+    else:
+        from phi_runtime.models.hub import download
+
+        partial.mkdir(exist_ok=True)
+        got = download(source, model.load_kwargs.revision, partial, emit)
+        facts = {"source": f"hub:{got.repo_id}", "commit": got.commit, "licence": got.licence}
+        key = digest(["hub", got.repo_id, got.commit])
+    manifest = seal(partial, key=key, kind="hf", facts=facts)
+    put_in_place(partial, path)
+    return ModelRef(path, "hf", manifest.content)
+
+
+def _source(path: Path, model: InputModel, project: Project) -> str:
+    """The embedded model's name or the hub id that the folder under model-cache/ stands for."""
+    if path.is_relative_to(project.model_cache):
+        name = path.relative_to(project.model_cache).as_posix()
+        if name in EMBEDDED or HUB_ID.fullmatch(name):
+            return name
+    raise ConfigError(
+        f"there is no model at {path}, and `{model.model_path}` is neither a hub id nor {' nor '.join(EMBEDDED)}",
+        where=Location(project.config),
+        fix="set input_model.model_path to a model folder, or to ../model-cache/<hub id>",
+    )
+
+
+def _own_key(folder: Path) -> str:
+    """Content of the small files, size and time of the large ones: to read gigabytes of weights at every run would cost minutes."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    stats = [(p, p.stat()) for p in files]
+    return digest(
+        [
+            (
+                p.relative_to(folder).as_posix(),
+                file_digest(p) if s.st_size < _LARGE_BYTES else (s.st_size, s.st_mtime_ns),
+            )
+            for p, s in stats
+        ]
+    )

@@ -1,0 +1,105 @@
+"""Models from the Hugging Face Hub, through huggingface_hub: resumed, with progress, with the token of its own login."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi_runtime.artefacts import folder_bytes, require_free_space
+from phi_runtime.errors import NetworkError
+from phi_runtime.events import Emit, Event
+
+# Weights as safetensors only: a pickle can run code when it is loaded.
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")
+UNWANTED = ("onnx/*", "original/*", "*/*.safetensors")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """What was downloaded: the repository, the commit, and its licence tag."""
+
+    repo_id: str
+    commit: str
+    licence: str
+
+
+def download(repo_id: str, revision: str | None, out: Path, emit: Emit) -> HubModel:
+    """Downloads the model `repo_id` into the folder `out`, going on with what an earlier call left there.
+
+    The token comes from HF_TOKEN or `hf auth login`. Raises NetworkError, which says what the hub answered, and OutOfResources.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    with _hub_errors(repo_id):
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
+        files = list(filter_repo_objects(sizes, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
+        if not any(f.endswith(".safetensors") for f in files):
+            raise NetworkError(
+                f"{repo_id} has no safetensors weights (and pickled ones are not loaded)",
+                fix="choose a repository that has them",
+            )
+        total = sum(sizes[f] for f in files)
+        require_free_space(out, total - min(folder_bytes(out), total), f"downloading {repo_id}")
+        with _progress(out, total, emit):
+            snapshot_download(
+                repo_id, revision=info.sha, local_dir=out, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
+            )
+    shutil.rmtree(out / ".cache", ignore_errors=True)
+    card = info.card_data.to_dict() if info.card_data else {}
+    return HubModel(repo_id, str(info.sha), str(card.get("license", "")))
+
+
+@contextmanager
+def _progress(folder: Path, total_bytes: int, emit: Emit) -> Iterator[None]:
+    """Tells twice a second how much of the download lies in `folder`."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            done = min(folder_bytes(folder), total_bytes)
+            emit(Event("progress", "fetch", {"done": done, "total": total_bytes, "unit": "bytes"}))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    site = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        yield
+    except errors.GatedRepoError as e:
+        raise NetworkError(
+            f"{repo_id} is gated: its owner wants its terms accepted first",
+            fix=f"accept them at {site}/{repo_id}, then log in with `hf auth login` or set HF_TOKEN in .env",
+        ) from e
+    except errors.RevisionNotFoundError as e:
+        raise NetworkError(f"{repo_id} has no such revision", fix="check input_model.load_kwargs.revision") from e
+    except errors.RepositoryNotFoundError as e:
+        raise NetworkError(
+            f"there is no model {repo_id} at {site}, or it is private",
+            fix="check the id; for a private model log in with `hf auth login` or set HF_TOKEN in .env",
+        ) from e
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as e:
+        if isinstance(e, OSError) and e.errno == 28:  # no space left: the engine says it
+            raise
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise NetworkError(
+            f"{site} did not give {repo_id}: {reason}", fix="check the network; the next run goes on from here"
+        ) from e

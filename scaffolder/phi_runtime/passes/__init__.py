@@ -1,0 +1,51 @@
+"""One file per pass type, named by Olive's name for it. Each is: config and model in, model out.
+
+A pass module holds `LIBRARIES`, the distributions whose version shapes its output, and `run(context)`, which fills
+`context.out` and returns facts about the result for its manifest. It imports ML libraries only inside its functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from phi_runtime.events import Emit
+from phi_runtime.models.reference import ModelRef
+from phi_runtime.project import Project
+from phi_runtime.workflow.schema import Pass, Workflow
+
+MODULES = {
+    "LoRA": "lora",
+    "QLoRA": "qlora",
+    "FullFinetune": "full_finetune",
+    "MergeAdapterWeights": "merge_adapter_weights",
+    "ModelBuilder": "model_builder",
+}
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """All that a pass gets to know. `out` is empty and becomes the artefact; `work` survives an interruption of the pass."""
+
+    name: str
+    config: Any
+    source: ModelRef
+    out: Path
+    work: Path
+    workflow: Workflow
+    project: Project
+    emit: Emit
+
+
+class PassModule(Protocol):
+    LIBRARIES: tuple[str, ...]
+
+    def run(self, context: PassContext) -> dict[str, Any]: ...
+
+
+def module_of(step: Pass) -> PassModule:
+    """The module that carries out `step`."""
+    name = MODULES[step.type]  # type: ignore[attr-defined]
+    return importlib.import_module(f"phi_runtime.passes.{name}")

@@ -1,0 +1,1 @@
+"""Weights that lose less when they are stored in few bits."""

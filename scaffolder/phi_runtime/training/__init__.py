@@ -1,0 +1,1 @@
+"""What LoRA, QLoRA and full fine-tuning share."""

@@ -1,0 +1,92 @@
+"""What goes on during training: progress to the listener, a clean stop on a signal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from phi_runtime.events import Emit, Event
+
+
+class Progress(TrainerCallback):
+    """Emits a progress event after each step, and a metric event for each line of the loss log."""
+
+    def __init__(self, stage: str, emit: Emit, tokens_per_epoch: int) -> None:
+        self.stage, self.emit, self.tokens_per_epoch = stage, emit, tokens_per_epoch
+        self.last: dict[str, Any] = {}
+        self.started, self.first_step, self.first_epoch = 0.0, 0, 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.started, self.first_step, self.first_epoch = time.monotonic(), state.global_step, state.epoch or 0.0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        wall_s = time.monotonic() - self.started
+        steps = state.global_step - self.first_step
+        figures = {
+            "tokens_per_s": round(((state.epoch or 0.0) - self.first_epoch) * self.tokens_per_epoch / wall_s, 1),
+            "remaining_s": round(wall_s / max(steps, 1) * (state.max_steps - state.global_step), 1),
+        }
+        self.emit(
+            Event(
+                "progress",
+                self.stage,
+                {"done": state.global_step, "total": state.max_steps, "unit": "steps", **figures, **self.last},
+            )
+        )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        names = {
+            "loss": "loss",
+            "eval_loss": "held_out_loss",
+            "learning_rate": "learning_rate",
+            "grad_norm": "grad_norm",
+        }
+        shown = {names[k]: float(v) for k, v in (logs or {}).items() if k in names}
+        if shown:
+            self.last |= {k: v for k, v in shown.items() if k != "grad_norm"}
+            self.emit(Event("metric", self.stage, {"step": state.global_step, "epoch": state.epoch, **shown}))
+
+
+class StopOnSignal(TrainerCallback):
+    """SIGINT or SIGTERM: finish the step, save it, stop. A second SIGINT stops at once.
+
+    As a context manager it listens, in the main thread; elsewhere signals cannot be caught and stay as they are.
+    """
+
+    def __init__(self) -> None:
+        self.caught = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.caught:
+            raise KeyboardInterrupt
+        self.caught = number
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self.caught:
+            control.should_save = control.should_training_stop = True
+        return control

@@ -1,0 +1,52 @@
+"""Checkpoints that are whole or do not count: written aside, sealed with a manifest, renamed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from phi_runtime.artefacts import folder_bytes, put_in_place, read_manifest, require_free_space, seal
+
+_PREFIX = "checkpoint-"
+
+
+@contextmanager
+def staged(root: Path, step: int, facts: dict[str, Any]) -> Iterator[Path]:
+    """A folder to write the checkpoint of `step` into, as `checkpoint-<step>` below it; on leaving, that is put into `root`.
+
+    Raises OutOfResources before anything is written when the disk has not 1.2 times the last checkpoint's size free.
+    """
+    if last := newest(root)[0]:
+        require_free_space(root, int(1.2 * folder_bytes(last)), "saving a checkpoint")
+    aside = root / ".partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    folder = aside / f"{_PREFIX}{step}"
+    seal(folder, key=str(step), kind="checkpoint", facts=facts)
+    put_in_place(folder, root / folder.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _steps(root: Path) -> list[tuple[int, Path]]:
+    found = [(p.name.removeprefix(_PREFIX), p) for p in root.glob(f"{_PREFIX}*")]
+    return sorted((int(step), path) for step, path in found if step.isdigit())
+
+
+def newest(root: Path) -> tuple[Path | None, list[Path]]:
+    """The newest whole checkpoint in `root`, and the broken ones that are newer."""
+    broken: list[Path] = []
+    for _, path in reversed(_steps(root)):
+        if read_manifest(path) is not None:
+            return path, broken
+        broken.append(path)
+    return None, broken
+
+
+def rotate(root: Path, keep: int) -> None:
+    """Removes all but the newest `keep` checkpoints."""
+    for _, path in _steps(root)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,192 @@
+"""The one training run that LoRA, QLoRA and full fine-tuning share."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi_runtime.artefacts import digest
+from phi_runtime.data.dataset import load_dataset
+from phi_runtime.data.template import PromptTemplate
+from phi_runtime.data.tokenize import Encoded, encode_rows
+from phi_runtime.errors import Interrupted, WorkFailed
+from phi_runtime.events import Event
+from phi_runtime.models.load import load_tokenizer
+from phi_runtime.passes import PassContext
+from phi_runtime.training import checkpoints
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainingArguments
+
+LOSS_LOG = "loss_log.jsonl"
+
+
+@dataclass(frozen=True)
+class _Data:
+    training: Encoded
+    held_out: Encoded
+    template: PromptTemplate
+    tokenizer: Any
+
+
+def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """Trains `model` as `context.config` says, and saves it with tokenizer, prompt template and loss log to `context.out`.
+
+    Goes on from the newest whole checkpoint in `context.work`. Returns the facts for the manifest: losses, steps, tokens.
+    Raises Interrupted after SIGINT or SIGTERM, the reached state being saved; WorkFailed when the loss is not a number.
+    """
+    import torch
+
+    data = _prepare(context)
+    config, arguments = context.config, _arguments(context, data, dtype)
+    context.emit(
+        Event(
+            "metric",
+            context.name,
+            {
+                "rows": len(data.training.examples),
+                "held_out_rows": len(data.held_out.examples),
+                "tokens": data.training.tokens,
+                "trained_tokens": data.training.trained_tokens,
+                "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+                "dtype": str(dtype).removeprefix("torch."),
+                "device": str(model.device),
+            },
+        )
+    )
+    if str(dtype) != f"torch.{config.torch_dtype}":
+        message = f"{model.device} has no fast {config.torch_dtype}: computing in {str(dtype).removeprefix('torch.')}"
+        context.emit(Event("warning", context.name, {"message": message}))
+
+    trainer = _trainer(context, model, arguments, data)
+    resume, broken = checkpoints.newest(Path(arguments.output_dir))
+    for folder in broken:
+        context.emit(Event("warning", context.name, {"message": f"{folder.name} is not whole and is passed over"}))
+    if resume:
+        context.emit(
+            Event(
+                "progress",
+                context.name,
+                {
+                    "done": None,
+                    "total": None,
+                    "unit": "",
+                    "message": f"going on from step {resume.name.rpartition('-')[2]}",
+                },
+            )
+        )
+    watch = trainer.signals
+    with watch:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if watch.caught:
+        raise Interrupted(
+            f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; that step is saved",
+            fix="`phi-scaffold run` goes on from there",
+        )
+
+    log = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    losses = [e["loss"] for e in log if "loss" in e]
+    if losses and not math.isfinite(losses[-1]):
+        raise WorkFailed("the training loss is not a number", fix="lower training_args.learning_rate")
+    model.save_pretrained(context.out)
+    data.tokenizer.save_pretrained(context.out)
+    data.template.save(context.out)
+    (context.out / LOSS_LOG).write_text(
+        "".join(json.dumps(e, sort_keys=True) + "\n" for e in log), encoding="utf-8", newline="\n"
+    )
+    held_out = [e["eval_loss"] for e in log if "eval_loss" in e]
+    return {
+        "steps": trainer.state.global_step,
+        "rows": len(data.training.examples),
+        "held_out_rows": len(data.held_out.examples),
+        "dropped_rows": data.training.too_long,
+        "trained_tokens": data.training.trained_tokens,
+        "loss": losses[-1] if losses else None,
+        "held_out_loss": held_out[-1] if held_out else None,
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def _prepare(context: PassContext) -> _Data:
+    config = context.config
+    dataset = load_dataset(context.workflow, config, context.project.config)
+    tokenizer = load_tokenizer(context.source.path)
+    settings = context.workflow.data_config(config.train_data_config).pre_process_data_config
+
+    def encode(rows: Any) -> Encoded:
+        return encode_rows(
+            rows,
+            dataset.template,
+            tokenizer,
+            max_seq_len=settings.max_seq_len,
+            completion_only=config.completion_only_loss,
+            path=dataset.path,
+        )
+
+    data = _Data(encode(dataset.training), encode(dataset.held_out), dataset.template, tokenizer)
+    if data.training.too_long:
+        left_out, rows = data.training.too_long, data.training.rows
+        message = f"{left_out} of {rows} rows have more than {settings.max_seq_len} tokens and are left out"
+        context.emit(Event("warning", context.name, {"message": message}))
+    return data
+
+
+def _arguments(context: PassContext, data: _Data, dtype: torch.dtype) -> TrainingArguments:
+    import torch
+    from transformers import TrainingArguments
+
+    given = context.config.training_args
+    batches = math.ceil(len(data.training.examples) / given.per_device_train_batch_size)
+    steps = (
+        given.max_steps
+        if given.max_steps > 0
+        else math.ceil(given.num_train_epochs * math.ceil(batches / given.gradient_accumulation_steps))
+    )
+    held_out = bool(data.held_out.examples)
+    values = given.model_dump(exclude={"save_steps", "eval_steps"})
+    return TrainingArguments(
+        **values,
+        output_dir=str(context.work / "checkpoints"),
+        use_cpu=context.workflow.host_device == "cpu",
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        eval_strategy=("steps" if given.eval_steps else "epoch") if held_out else "no",
+        eval_steps=given.eval_steps,
+        save_strategy="steps",
+        save_steps=given.save_steps or max(1, steps // 10),
+        logging_strategy="steps",
+        logging_nan_inf_filter=False,  # Trainer's default shows a running mean where the loss is not a number
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        label_names=["labels"],
+    )
+
+
+def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, data: _Data) -> Any:
+    from transformers import PrinterCallback
+
+    from phi_runtime.training.callbacks import Progress, StopOnSignal
+    from phi_runtime.training.trainer import SelectiveTrainer, pad_batch
+
+    pad_id = data.tokenizer.pad_token_id
+    pad_id = data.tokenizer.eos_token_id if pad_id is None else pad_id
+    signals = StopOnSignal()
+    trainer = SelectiveTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data.training.examples,
+        eval_dataset=data.held_out.examples or None,
+        data_collator=lambda examples: pad_batch(examples, pad_id),
+        callbacks=[Progress(context.name, context.emit, data.training.tokens), signals],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.model_accepts_loss_kwargs = True  # our loss divides by the trained tokens of the whole step
+    trainer.signals = signals
+    trainer.checkpoint_facts = {"config": digest(context.config.model_dump(mode="json"))}
+    return trainer

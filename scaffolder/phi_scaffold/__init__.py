@@ -1,0 +1,3 @@
+"""The generator and the command line. Nothing in this package imports an ML library."""
+
+__version__ = "0.1.0"

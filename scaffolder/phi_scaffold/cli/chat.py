@@ -1,0 +1,51 @@
+"""phi-scaffold chat"""
+
+from __future__ import annotations
+
+import sys
+
+from phi_scaffold.cli.options import (
+    ConfigFile,
+    Debug,
+    MaxNewTokens,
+    ProjectFolder,
+    Quiet,
+    Temperature,
+    Which,
+    open_project,
+)
+
+
+def chat(
+    model: Which = None,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    project_folder: ProjectFolder = None,
+    config: ConfigFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,  # noqa: ARG001
+) -> None:
+    """Talk to a model of the project. Each line is put into the template that it was trained with; an empty line ends it.
+
+    Example: phi-scaffold chat --model merged
+    """
+    from phi_runtime.inference.generator import Sampling
+    from phi_runtime.inference.session import open_session
+    from phi_scaffold.environment import use_project_environment
+
+    project = open_project(project_folder, config)
+    use_project_environment(project)
+    session = open_session(project, model)
+    if not quiet:
+        print(f"{session.name} ({project.shown(session.path)}). An empty line ends the chat.", file=sys.stderr)
+    asked = ", ".join(session.template.inputs) + ": " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(asked).strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        for piece in session.generator.stream(session.render(line), Sampling(max_new_tokens, temperature)):
+            print(piece, end="", flush=True)
+        print(flush=True)

@@ -1,0 +1,50 @@
+"""The flags that several commands share, and values with suggestions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phi_runtime.errors import UsageError
+from phi_runtime.project import Project, find_project, read_dotenv
+from phi_runtime.suggest import did_you_mean
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone, no progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+ProjectFolder = Annotated[
+    Path | None, typer.Option("--project", help="The project's folder; default: the one around the current folder.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="The workflow config; default: fine-tuning/olive-config.json.")
+]
+Which = Annotated[
+    str | None, typer.Option("--model", help="base, adapter, merged or onnx; default: the last one that is there.")
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", min=0.0, max=5.0, help="0 always takes the likeliest token.")
+]
+
+
+def open_project(folder: Path | None, config: Path | None = None) -> Project:
+    """The project that a command works in, its .env read."""
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", fix="check --project")
+    project = find_project(folder or Path.cwd(), config)
+    read_dotenv(project.root)
+    return project
+
+
+def one_of(flag: str, value: str, known: Iterable[str]) -> str:
+    """`value` if it is known, whatever its case. Raises UsageError with the nearest known one."""
+    known = list(known)
+    for k in known:
+        if k.casefold() == value.casefold():
+            return k
+    raise UsageError(
+        f"{flag} {value!r} is not known{did_you_mean(value, known)}", fix=f"choose one of {', '.join(known)}"
+    )

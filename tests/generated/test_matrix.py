@@ -1,0 +1,183 @@
+"""Every project that `new` can emit: each file parses, the config is valid, nothing of the template is left."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from phi_runtime.workflow.load import check, stage_order
+from phi_scaffold import generate
+from phi_scaffold.generate import METHODS, PRECISIONS, TARGETS, TASKS, Answers
+
+DATA = {
+    "sample": None,
+    "own.jsonl": '{"question": "what is \\"it\\"?", "reply": "that"}\n{"question": "who {are} you", "reply": "me"}\n',
+    "own.json": '[{"question": "x", "context": "c", "answer": "y"}]',
+    "own data é.csv": 'text,label\nhello,joy\n"a, b",fear\n',
+}
+MODELS = ["smollm2-135m", "microsoft/Phi-4-mini-instruct", "someone/unknown-model"]
+LEFT_OVER = re.compile(r"\{\{|\{%|%\}|<[a-z_]+>")
+
+
+def emit(tmp_path: Path, answers: Answers, data: str | None, name: str) -> Path:
+    if data is not None:
+        own = tmp_path / "source" / name
+        own.parent.mkdir()
+        own.write_text(data, encoding="utf-8")
+        answers = Answers(**{**answers.__dict__, "data": own})
+    return generate.new(tmp_path / "project", answers).folder
+
+
+@pytest.mark.parametrize(("method", "target", "task"), itertools.product(METHODS, TARGETS, TASKS))
+@pytest.mark.parametrize("name", DATA)
+def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, target: str, task: str, name: str) -> None:
+    model = MODELS[len(name) % len(MODELS)]
+    precision = PRECISIONS[target][-1 if task == "generation" else 0]
+    template = "chat" if name == "own.jsonl" else "plain"
+    answers = Answers(model, task, method, target, precision, prompt_template=template)
+    folder = emit(tmp_path, answers, DATA[name], name)
+    for path in (p for p in folder.rglob("*") if p.is_file()):
+        text = path.read_text(encoding="utf-8")
+        assert not LEFT_OVER.search(text) or path.suffix in (".jsonl", ".json", ".csv"), path
+        if path.suffix == ".json" and path.parent.name != "datasets":
+            json.loads(text)
+        elif path.suffix == ".py":
+            ast.parse(text)
+            assert len(text.splitlines()) < 60, path
+            imported = {n.names[0].name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import)}
+            assert imported <= {"argparse", "json", "os", "transformers", "peft", "onnxruntime_genai"}
+        elif path.suffix == ".sh":
+            subprocess.run(["bash", "-n", str(path)], check=True)
+    _, workflow, findings = check(folder / "fine-tuning" / "olive-config.json")
+    assert not findings
+    assert workflow is not None
+    expected = ["fetch", "finetune", *(["merge"] if method != "full" else []), "export", "evaluate"]
+    assert stage_order(workflow) == expected
+    folders = {p.name for p in folder.iterdir() if p.is_dir()}
+    assert folders == {"datasets", "fine-tuning", "inferences", "model-cache", "gen-model", "setup", ".vscode"}
+    pins = (folder / "setup" / "requirements.txt").read_text()
+    assert pins.count("onnxruntime-genai") == (2 if target == "directml" else 1)
+    assert all("==" in line for line in pins.splitlines() if line and not line.startswith("#"))
+
+
+def test_the_default_project_is_the_golden_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emitted text, so that a change of the template is seen in review. Update: `python -m tests.generated.test_matrix`."""
+    monkeypatch.setattr(generate, "own_requirement", lambda: "phi-scaffold==0.1.0")
+    assert golden_text(generate.new(tmp_path / "golden", Answers("smollm2-135m")).folder) == GOLDEN.read_text(
+        encoding="utf-8"
+    )
+
+
+GOLDEN = Path(__file__).parent / "golden.txt"
+
+
+def golden_text(folder: Path) -> str:
+    """The whole tree as one text; of the sample data, the first two rows and the count."""
+    parts = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            lines = text.splitlines()
+            text = "\n".join([*lines[:2], f"… {len(lines)} rows"]) + "\n"
+        parts.append(f"=== {path.relative_to(folder).as_posix()}\n{text}")
+    return "".join(parts)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_sample_data_is_balanced_and_without_near_duplicates(tmp_path: Path, task: str) -> None:
+    folder = generate.new(tmp_path / "p", Answers("smollm2-135m", task=task)).folder
+    rows = [json.loads(line) for line in (folder / "datasets" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    if task == "classification":
+        counts = {tone: sum(r["tone"] == tone for r in rows) for tone in {r["tone"] for r in rows}}
+        assert set(counts) == {"joy", "sadness", "fear", "surprise"}
+        assert sum(counts.values()) >= 480
+        assert len(set(counts.values())) == 1
+    asked = "phrase" if task == "classification" else "note"
+    words = [frozenset(re.findall(r"[a-z']+", r[asked].lower())) for r in rows]
+    alike = [(a, b) for a, b in itertools.combinations(words, 2) if len(a & b) >= 0.6 * len(a | b)]
+    assert not alike
+
+
+def test_plain_copier_makes_the_same_project_without_trust(tmp_path: Path) -> None:
+    """`copier copy` of this repository, as somebody without phi-scaffold would."""
+    from copier import run_copy
+
+    source = tmp_path / "repository"
+    template = generate.template_root(source)
+    run_copy(str(template), tmp_path / "project", defaults=True, quiet=True)
+    _, _, findings = check(tmp_path / "project" / "fine-tuning" / "olive-config.json")
+    assert not findings
+    ours = generate.new(tmp_path / "ours" / "project", Answers("smollm2-135m")).folder
+    tree = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*")) for f in (tmp_path / "project", ours)]
+    assert tree[0] == tree[1]
+
+
+def test_copier_yml_and_the_package_agree() -> None:
+    import yaml
+
+    from phi_scaffold import __version__
+    from phi_scaffold.catalog import DEFAULT
+
+    questions = yaml.safe_load((Path(__file__).parents[2] / "copier.yml").read_text(encoding="utf-8"))
+    assert tuple(questions["task"]["choices"]) == TASKS
+    assert tuple(questions["method"]["choices"]) == METHODS
+    assert tuple(questions["target"]["choices"]) == TARGETS
+    assert tuple(questions["precision"]["choices"]) == PRECISIONS["cuda"]
+    assert questions["model"]["default"] == DEFAULT
+    assert questions["phi_scaffold_version"]["default"] == __version__
+    derived = generate.derive(Answers("smollm2-135m"))[0]
+    assert set(derived) == {q for q in questions if not q.startswith("_")} - {"project_name"}
+
+
+def test_a_project_says_how_its_phi_scaffold_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    class Installed:
+        version = "1.2.3"
+
+        def __init__(self, origin: str | None) -> None:
+            self.origin = origin
+
+        def read_text(self, _: str) -> str | None:
+            return self.origin
+
+    expected = {
+        None: "phi-scaffold==1.2.3",
+        '{"url": "file:///a%20b/x.whl", "archive_info": {}}': "phi-scaffold @ file:///a%20b/x.whl",
+        '{"url": "file:///src", "dir_info": {}}': "phi-scaffold @ file:///src",
+        '{"url": "file:///src", "dir_info": {"editable": true}}': "-e file:///src",
+        '{"url": "https://h/r.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}': "phi-scaffold @ git+https://h/r.git@abc",
+    }
+    for origin, requirement in expected.items():
+        monkeypatch.setattr(metadata, "distribution", lambda _, origin=origin: Installed(origin))
+        assert generate.own_requirement() == requirement
+
+
+def test_the_ruff_rules_hold_for_the_samples(tmp_path: Path) -> None:
+    import shutil
+    import sys
+
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))
+    if ruff is None:
+        pytest.skip("ruff is not in this environment")
+    folder = generate.new(tmp_path / "p", Answers("smollm2-135m")).folder
+    done = subprocess.run(
+        [ruff, "check", "--isolated", "--line-length", "134", str(folder)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    generate.own_requirement = lambda: "phi-scaffold==0.1.0"
+    with tempfile.TemporaryDirectory() as temporary:
+        GOLDEN.write_text(
+            golden_text(generate.new(Path(temporary) / "golden", Answers("smollm2-135m")).folder), encoding="utf-8"
+        )

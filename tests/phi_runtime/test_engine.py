@@ -1,0 +1,332 @@
+"""A tiny Phi-3 through every pass: what is done is not done again, and what is interrupted goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.artefacts import read_manifest
+from phi_runtime.engine import Outcome, run
+from phi_runtime.errors import ConfigError, OutOfResources, UsageError, WorkFailed
+from phi_runtime.events import Event
+from phi_runtime.plan import plan
+from phi_runtime.project import Project
+from phi_runtime.workflow.load import load_workflow
+from tests.conftest import Cli, MakeProject, edit_config, write_rows
+
+
+class Listener(list[Event]):
+    """Keeps what it is told."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [{"stage": e.stage, **e.data} for e in self if e.event == name]
+
+
+def states(project: Project) -> dict[str, str]:
+    return {s.name: s.state for s in plan(load_workflow(project.config), project)}
+
+
+def whole_run(project: Project) -> tuple[Outcome, Listener]:
+    listener = Listener()
+    return run(project, listener), listener
+
+
+def weights(folder: Path) -> bytes:
+    return next(folder.glob("*.safetensors")).read_bytes()
+
+
+def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli: Cli) -> None:
+    project = make_project(per_device_eval_batch_size=4)
+    assert states(project) == {
+        "fetch": "cached",
+        "finetune": "missing",
+        "merge": "missing",
+        "export": "missing",
+        "evaluate": "missing",
+    }
+    outcome, listener = whole_run(project)
+    assert outcome.done == ("finetune", "merge", "export", "evaluate")
+    assert set(states(project).values()) == {"cached"}
+
+    losses = [e["loss"] for e in listener.of("metric") if "loss" in e]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
+    evaluation = outcome.evaluation
+    assert evaluation is not None
+    assert [r["name"] for r in evaluation["rungs"]] == ["base", "adapter", "merged", "onnx-int4"]
+    assert evaluation["rows"] == 12
+    for rung in evaluation["rungs"]:
+        assert 0 <= rung["metrics"]["accuracy"] <= 1
+        assert rung["perplexity"] > 1
+        assert rung["decode_tokens_per_s"] > 0
+        assert rung["size_bytes"] > 0
+    base, adapter, merged, _ = evaluation["rungs"]
+    assert adapter["perplexity"] < base["perplexity"]
+    assert merged["perplexity"] == pytest.approx(adapter["perplexity"], rel=1e-3)
+
+    for kind in ("adapter", "merged", "onnx"):
+        assert (project.gen_model / kind / "prompt_template.json").is_file()
+    assert not list((project.gen_model / ".work").iterdir())
+    run_folder = outcome.run_folder
+    assert run_folder is not None
+    assert {p.name for p in run_folder.iterdir()} == {"config.json", "environment.json", "metrics.jsonl", "stages.json"}
+
+    before = {p: p.stat().st_mtime_ns for p in project.gen_model.rglob("*") if p.is_file() and p.name != ".run.lock"}
+    again, _ = whole_run(project)
+    assert again.done == ()
+    assert again.evaluation == evaluation
+    assert {
+        p: p.stat().st_mtime_ns for p in project.gen_model.rglob("*") if p.is_file() and p.name != ".run.lock"
+    } == before
+
+    result = cli("run", "--project", project.root)
+    assert "Nothing to do" in result.out
+    assert cli("evaluate", "--json", "--project", project.root).json == evaluation
+    answer = cli(
+        "generate",
+        "--prompt",
+        "a lovely party",
+        "--model",
+        "onnx",
+        "--max-new-tokens",
+        "4",
+        "--json",
+        "--project",
+        project.root,
+    ).json
+    assert answer["prompt"] == "### Text: a lovely party\n### The tone is:\n"
+    assert cli("generate", "--prompt", "x", "--model", "adaptr", "--project", project.root).code == 2
+
+
+def test_a_cached_run_loads_no_torch(make_project: MakeProject) -> None:
+    project = make_project()
+    run(project, Listener(), until="merge")
+    program = "import sys; from phi_scaffold.cli.app import app\ntry: app()\nexcept SystemExit: assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", program, "run", "--until", "merge"]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in done.stdout
+
+
+def test_what_changed_makes_its_stage_and_those_after_it_stale_and_is_named(make_project: MakeProject) -> None:
+    project = make_project()
+    run(project, Listener(), until="merge")
+    edit_config(project, lambda c: c["passes"]["finetune"].update(alpha=8))
+    stages = {s.name: s for s in plan(load_workflow(project.config), project)}
+    assert (stages["finetune"].state, stages["finetune"].why) == ("stale", "alpha: 32.0 → 8.0")
+    assert stages["merge"].state == "stale"
+    edit_config(project, lambda c: c["passes"]["finetune"].update(alpha=32))
+    assert states(project)["merge"] == "cached"
+
+    write_rows(project.root / "datasets" / "train.jsonl", 64)
+    stages = {s.name: s for s in plan(load_workflow(project.config), project)}
+    assert stages["finetune"].why == "the data changed"
+
+
+def test_a_setting_of_a_later_stage_leaves_the_earlier_ones_alone(make_project: MakeProject) -> None:
+    project = make_project()
+    run(project, Listener(), until="export")
+    edit_config(project, lambda c: c["passes"]["export"].update(precision="fp32"))
+    outcome = run(project, Listener(), until="export")
+    assert outcome.done == ("export",)
+    manifest = read_manifest(project.gen_model / "onnx")
+    assert manifest is not None
+    assert manifest.facts["precision"] == "fp32"
+
+
+def test_full_fine_tuning_trains_all_weights_and_needs_no_merge(make_project: MakeProject) -> None:
+    project = make_project(method="full", learning_rate=0.001)
+    listener = Listener()
+    outcome = run(project, listener)
+    assert outcome.done == ("finetune", "export", "evaluate")
+    assert (project.gen_model / "merged" / "config.json").is_file()
+    assert outcome.evaluation is not None
+    base, tuned, _ = outcome.evaluation["rungs"]
+    assert tuned["name"] == "finetuned"
+    assert tuned["perplexity"] < base["perplexity"]
+
+
+def test_qlora_trains_over_a_4_bit_base_and_merges_into_the_full_one(make_project: MakeProject) -> None:
+    pytest.importorskip("bitsandbytes")
+    project = make_project(method="qlora", eval_steps=2)
+    listener = Listener()
+    run(project, listener, until="merge")
+    losses = [e["loss"] for e in listener.of("metric") if "loss" in e]
+    assert losses[-1] < losses[0]
+    config = json.loads((project.gen_model / "merged" / "config.json").read_text())
+    assert "quantization_config" not in config
+
+
+def test_the_onnx_model_answers_as_the_merged_one(make_project: MakeProject) -> None:
+    project = make_project(passes={"export": {"precision": "fp32"}}, max_steps=20)
+    outcome, _ = whole_run(project)
+    assert outcome.evaluation is not None
+    answers = json.loads((project.gen_model / "evaluation" / "answers.json").read_text())
+    assert all(row["answers"]["merged"] == row["answers"]["onnx-fp32"] for row in answers)
+    merged, onnx = outcome.evaluation["rungs"][2:]
+    assert onnx["perplexity"] == pytest.approx(merged["perplexity"], rel=1e-3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_training_saves_and_the_next_run_ends_byte_identical(
+    make_project: MakeProject, number: signal.Signals
+) -> None:
+    settings: dict[str, Any] = {"max_steps": 40, "save_steps": 5}
+    dropout = {"finetune": {"lora_dropout": 0.1}}
+    whole = make_project("whole", passes=dropout, **settings)
+    run(whole, Listener(), until="finetune")
+
+    stopped = make_project("stopped", passes=dropout, **settings)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--json"],
+        cwd=stopped.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "progress" and event.get("unit") == "steps" and event["done"] >= 7:
+            process.send_signal(number)
+            break
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err + out[-1500:]
+    last = json.loads(out.splitlines()[-1])
+    assert last["event"] == "error"
+    assert "that step is saved" in last["message"]
+    assert "Traceback" not in err
+    assert not (stopped.gen_model / "adapter" / "manifest.json").exists()
+
+    stage = next(s for s in plan(load_workflow(stopped.config), stopped) if s.name == "finetune")
+    assert "interrupted" in stage.why
+    listener = Listener()
+    run(stopped, listener, until="finetune")
+    said = [e["message"] for e in listener.of("progress") if "message" in e]
+    assert any("going on from step" in s for s in said)
+    assert weights(stopped.gen_model / "adapter") == weights(whole.gen_model / "adapter")
+    log = (stopped.gen_model / "adapter" / "loss_log.jsonl").read_text()
+    assert log == (whole.gen_model / "adapter" / "loss_log.jsonl").read_text()
+
+
+def test_a_kill_in_training_goes_on_from_the_last_whole_checkpoint(make_project: MakeProject) -> None:
+    project = make_project(max_steps=30, save_steps=3)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--json"],
+        cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "progress" and event.get("unit") == "steps" and event["done"] >= 10:
+            process.kill()
+            break
+    process.communicate(timeout=60)
+    work = next((project.gen_model / ".work").iterdir())
+    checkpoints = sorted((work / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]))
+    broken = work / "checkpoints" / "checkpoint-99"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text("{}")
+    listener = Listener()
+    run(project, listener, until="finetune")
+    assert any("checkpoint-99 is not whole" in w["message"] for w in listener.of("warning"))
+    step = checkpoints[-1].name.partition("-")[2]
+    assert any(e.get("message") == f"going on from step {step}" for e in listener.of("progress"))
+
+
+def test_two_runs_at_once_are_refused(make_project: MakeProject, cli: Cli) -> None:
+    from phi_runtime.lock import exclusive
+    from phi_runtime.plan import LOCK
+
+    project = make_project()
+    with exclusive(project.gen_model / LOCK):
+        result = cli("run", "--project", project.root)
+    assert result.code == 6
+    assert "another run is at work" in result.err
+
+
+def test_wrong_target_modules_are_answered_with_the_real_ones(make_project: MakeProject) -> None:
+    project = make_project(passes={"finetune": {"target_modules": ["q_proj"]}})
+    with pytest.raises(ConfigError, match="it has down_proj, gate_up_proj, o_proj, qkv_proj"):
+        run(project, Listener())
+    assert states(project)["finetune"] == "failed"
+
+
+def test_a_full_disk_is_said_and_loses_nothing(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from phi_runtime.passes import merge_adapter_weights
+
+    project = make_project()
+    run(project, Listener(), until="finetune")
+
+    def full(_: object) -> dict[str, Any]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(merge_adapter_weights, "run", full)
+        with pytest.raises(OutOfResources) as caught:
+            run(project, Listener())
+    assert caught.value.exit_code == 8
+    assert states(project)["finetune"] == "cached"
+    assert states(project)["merge"] == "failed"
+    run(project, Listener(), until="merge")
+    assert states(project)["merge"] == "cached"
+
+
+def test_a_stage_that_dies_leaves_its_traceback_in_a_file_and_one_line_for_the_user(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi_runtime.passes import lora
+
+    def die(_: object) -> dict[str, Any]:
+        raise RuntimeError("shape mismatch\nand more")
+
+    monkeypatch.setattr(lora, "run", die)
+    project = make_project()
+    with pytest.raises(WorkFailed, match=r"`finetune` failed: shape mismatch$") as caught:
+        run(project, Listener())
+    log = Path(caught.value.fix.partition("in ")[2])
+    assert "Traceback" in log.read_text()
+
+
+def test_an_unknown_stage_is_refused_before_anything_runs(make_project: MakeProject) -> None:
+    project = make_project()
+    for wrong in ({"only": ["finetun"]}, {"until": "finetun"}, {"force": ["finetun"]}):
+        with pytest.raises(UsageError, match="did you mean `finetune`"):
+            run(project, Listener(), **wrong)  # type: ignore[arg-type]
+
+
+def test_dry_run_tells_and_does_nothing(make_project: MakeProject, cli: Cli) -> None:
+    project = make_project()
+    rows = cli("run", "--dry-run", "--json", "--project", project.root).json["stages"]
+    assert [(r["name"], r["would_run"]) for r in rows] == [
+        ("fetch", False), ("finetune", True), ("merge", True), ("export", True), ("evaluate", True),
+    ]  # fmt: skip
+    assert states(project)["finetune"] == "missing"
+
+
+def test_status_tells_a_running_stage(make_project: MakeProject) -> None:
+    project = make_project(max_steps=500)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune"],
+        cwd=project.root,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while states(project)["finetune"] != "running":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait()

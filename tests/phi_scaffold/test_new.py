@@ -1,0 +1,236 @@
+"""`phi-scaffold new`: what a person types, and what becomes of what was there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+
+ROWS = '{"question": "how are you", "reply": "fine"}\n{"question": "who are you", "reply": "me"}\n'
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def config(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "fine-tuning" / "olive-config.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_next_steps_and_the_equivalent_command_are_printed(cli: Cli, inside: Path) -> None:
+    result = cli("new", "mood", "--yes", "--no-git", "--method", "QLoRA")
+    assert result.code == 0
+    assert result.err == ""
+    for line in ("cd mood", "bash setup/setup.sh", "phi-scaffold run"):
+        assert line in result.out
+    again = result.out.strip().splitlines()[-1].split()
+    first = snapshot(inside / "mood")
+    shutil.rmtree(inside / "mood")
+    assert cli(*again[1:], "--no-git").code == 0
+    assert snapshot(inside / "mood") == first
+
+
+def test_a_path_with_blanks_and_other_letters_works(cli: Cli, inside: Path) -> None:
+    result = cli("new", "sub folder/Größe 日本", "--yes", "--no-git", "--json")
+    assert result.code == 0
+    assert Path(result.json["folder"]) == inside / "sub folder" / "Größe 日本"
+    assert cli("validate", inside / "sub folder/Größe 日本/fine-tuning/olive-config.json").code == 0
+
+
+def test_it_works_without_git_and_with_it(cli: Cli, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("new", "with", "--yes", "--json").json["git"] is (shutil.which("git") is not None)
+    monkeypatch.setenv("PATH", str(inside))
+    assert cli("new", "without", "--yes", "--json").json["git"] is False
+    assert not (inside / "without" / ".git").exists()
+
+
+def test_own_data_is_copied_and_gives_columns_and_template(cli: Cli, inside: Path) -> None:
+    (inside / "chats.jsonl").write_text(ROWS)
+    result = cli("new", "p", "--yes", "--no-git", "--data", "chats.jsonl")
+    assert "data: 2 rows, question → reply" in result.out
+    assert (inside / "p" / "datasets" / "chats.jsonl").read_text() == ROWS
+    assert not (inside / "p" / "datasets" / "train.jsonl").exists()
+    data = config(inside / "p")["data_configs"][0]  # type: ignore[index]
+    assert data["load_dataset_config"]["data_files"] == "../datasets/chats.jsonl"
+    assert data["pre_process_data_config"]["text_template"] == "### Question: {question}\n### Reply:\n{reply}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "template"),
+    [
+        (
+            ["--prompt-template", "chat"],
+            "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>",
+        ),
+        (
+            ["--prompt-template", "chat", "--model", "phi-3-mini-4k-instruct"],
+            "<|user|>\n{question}<|end|>\n<|assistant|>\n{reply}<|end|>",
+        ),
+        (["--prompt-template", "Q: {question}\\nA: {reply}"], "Q: {question}\nA: {reply}"),
+        (["--columns", "reply,question"], "### Reply: {reply}\n### Question:\n{question}"),
+    ],
+)
+def test_the_prompt_template_is_the_users_choice(cli: Cli, inside: Path, flags: list[str], template: str) -> None:
+    (inside / "chats.jsonl").write_text(ROWS)
+    assert cli("new", "p", "--yes", "--no-git", "--data", "chats.jsonl", *flags).code == 0
+    assert config(inside / "p")["data_configs"][0]["pre_process_data_config"]["text_template"] == template  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["con", "Con.txt", ".hidden", "-x", "a:b", "what?", "trailing.", "x" * 65])
+def test_an_impossible_name_is_refused_with_one_that_would_do(cli: Cli, inside: Path, name: str) -> None:
+    result = cli("new", "--yes", "--no-git", "--", name)
+    assert result.code == 2
+    suggested = result.err.strip().rpartition("phi-scaffold new ")[2].rstrip("`")
+    assert cli("new", suggested, "--yes", "--no-git").code == 0
+    assert [p.name for p in inside.iterdir()] == [suggested]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--method", "lorra"], "did you mean `lora`"),
+        (["--task", "clasification"], "did you mean `classification`"),
+        (["--target", "cdua"], "did you mean `cuda`"),
+        (["--precision", "int5"], "int4"),
+        (["--precision", "bf16"], "does not run on cpu"),
+        (["--model", "smollm-135m"], "did you mean `smollm2-135m`"),
+        (["--columns", "a,b"], "no --data"),
+        (["--prompt-template", "{phrase}"], "two columns"),
+        (["--prompt-template", "{phrase} {mood}"], "`mood`"),
+        (["--metod", "lora"], "--method"),
+        (["--data-file", "nowhere.json"], "cannot be read"),
+    ],
+)
+def test_an_unknown_value_is_refused_and_nothing_is_written(
+    cli: Cli, inside: Path, flags: list[str], says: str
+) -> None:
+    result = cli("new", "p", "--yes", *flags)
+    assert result.code == 2
+    assert says in result.err
+    assert list(inside.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such data file"),
+        ("", "empty"),
+        (ROWS + '{"question": "x"\n', ":3:"),
+        (ROWS + '{"question": "x"}\n', ":3:"),
+        ('{"only": "one"}\n', "one column"),
+        ('{"messages": [], "x": "y"}\n', "chat rows"),
+    ],
+)
+def test_unusable_data_is_refused_with_its_line_and_nothing_is_written(
+    cli: Cli, inside: Path, content: str | None, says: str
+) -> None:
+    if content is not None:
+        (inside / "d.jsonl").write_text(content)
+    result = cli("new", "p", "--yes", "--data", "d.jsonl")
+    assert result.code == 4
+    assert says in result.err
+    assert not (inside / "p").exists()
+
+
+def test_a_column_that_the_data_has_not_is_named_with_those_it_has(cli: Cli, inside: Path) -> None:
+    (inside / "d.jsonl").write_text(ROWS)
+    result = cli("new", "p", "--yes", "--data", "d.jsonl", "--columns", "question,anwser")
+    assert result.code == 4
+    assert "`anwser`" in result.err
+    assert "question, reply" in result.err
+
+
+def test_a_folder_that_is_not_empty_is_left_alone(cli: Cli, inside: Path) -> None:
+    (inside / "p").mkdir()
+    (inside / "p" / "README.md").write_text("mine")
+    result = cli("new", "p", "--yes")
+    assert result.code == 6
+    assert "README.md" in result.err
+    assert snapshot(inside) == {"p/README.md": b"mine"}
+    (inside / "file").write_text("x")
+    assert cli("new", "file", "--yes").code == 6
+
+
+def test_force_fills_the_folder_in_and_keeps_what_was_in_the_way(cli: Cli, inside: Path) -> None:
+    (inside / "p").mkdir()
+    (inside / "p" / "README.md").write_text("mine")
+    (inside / "p" / "notes.txt").write_text("also mine")
+    result = cli("new", "p", "--yes", "--no-git", "--force")
+    assert "kept your README.md as README.md.bak" in result.out
+    assert (inside / "p" / "README.md.bak").read_text() == "mine"
+    assert (inside / "p" / "notes.txt").read_text() == "also mine"
+    again = cli("new", "p", "--yes", "--no-git", "--force", "--json").json
+    assert again["backed_up"] == []
+    assert len(again["files"]) == 25
+
+
+def test_an_empty_folder_or_a_fresh_repository_is_filled(cli: Cli, inside: Path) -> None:
+    (inside / "p" / ".git").mkdir(parents=True)
+    assert cli("new", "p", "--yes", "--no-git").code == 0
+
+
+def test_dry_run_shows_the_tree_and_writes_nothing(cli: Cli, inside: Path) -> None:
+    result = cli("new", "p", "--yes", "--dry-run")
+    assert "olive-config.json" in result.out
+    assert list(inside.iterdir()) == []
+
+
+def test_answers_come_from_a_file_and_flags_win(cli: Cli, inside: Path) -> None:
+    (inside / "answers.json").write_text('{"method": "qlora", "task": "generation"}')
+    assert cli("new", "p", "--yes", "--no-git", "--data-file", "answers.json", "--method", "full").code == 0
+    assert config(inside / "p")["passes"]["finetune"]["type"] == "FullFinetune"  # type: ignore[index]
+    assert '"task": "generation"' in (inside / "p" / "fine-tuning" / "evaluation.json").read_text()
+    (inside / "answers.json").write_text('{"metod": "qlora"}')
+    assert "did you mean `method`" in cli("new", "q", "--yes", "--data-file", "answers.json").err
+
+
+def test_a_projects_own_answers_make_it_again(cli: Cli, inside: Path) -> None:
+    (inside / "d.csv").write_text("text,label\nhello,a\nbye,b\n")
+    assert cli("new", "p", "--yes", "--no-git", "--data", "d.csv", "--prompt-template", "{text} → {label}").code == 0
+    assert cli("new", "q", "--yes", "--no-git", "--data-file", "p/.copier-answers.yml").code == 0
+    assert config(inside / "q") == config(inside / "p")
+
+
+def test_without_a_terminal_it_never_asks(inside: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "phi_scaffold", "new", "p", "--no-git"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert (inside / "p" / "README.md").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_on_a_terminal_it_asks_and_ctrl_c_leaves_nothing(inside: Path) -> None:
+    import pty
+
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phi_scaffold", "new", "p", "--no-git", "--model", "smollm2-135m"],
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True, env=os.environ | {"TERM": "dumb"},
+    )  # fmt: skip
+    os.close(terminal)
+    seen = b""
+    while b"What it is to learn" not in seen:
+        seen += os.read(controller, 1000)
+    os.write(controller, b"\x04")
+    assert process.wait(timeout=20) == 130
+    os.close(controller)
+    assert list(inside.iterdir()) == []
