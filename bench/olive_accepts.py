@@ -48,10 +48,19 @@ def main() -> None:
                 subprocess.run(new, cwd=temporary, check=True)
                 folder = Path(temporary) / name / "fine-tuning"
                 done = subprocess.run(
-                    [str(python), "-c", CHECK, "olive-config.json"], cwd=folder, env=environment, capture_output=True, text=True
+                    [str(python), "-c", CHECK, "olive-config.json"],
+                    cwd=folder,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
                 )
-                print(f"{name:14}", "accepted" if done.returncode == 0 else "REJECTED " + done.stderr.strip().splitlines()[-1])
-                warnings = [line.partition("] ")[2] for line in (done.stdout + done.stderr).splitlines() if "[WARNING]" in line]
+                print(
+                    f"{name:14}",
+                    "accepted" if done.returncode == 0 else "REJECTED " + done.stderr.strip().splitlines()[-1],
+                )
+                warnings = [
+                    line.partition("] ")[2] for line in (done.stdout + done.stderr).splitlines() if "[WARNING]" in line
+                ]
                 for line in sorted(set(warnings)):
                     print("   ", line)
 

@@ -1,6 +1,6 @@
 """A data set on the whole road with the default model: accuracy of each rung, and what each stage took.
 
-    python bench/quality.py path/to/data.jsonl [FOLDER_TO_KEEP]
+python bench/quality.py path/to/data.jsonl [FOLDER_TO_KEEP]
 """
 
 from __future__ import annotations

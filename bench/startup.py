@@ -1,6 +1,6 @@
 """How long a person waits for the light commands: whole processes, medians of ten, taken in turn.
 
-    python bench/startup.py [PROJECT_THAT_HAS_RUN]
+python bench/startup.py [PROJECT_THAT_HAS_RUN]
 """
 
 from __future__ import annotations

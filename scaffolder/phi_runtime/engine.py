@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import time
 import traceback
@@ -23,11 +22,21 @@ from phi_runtime.lock import exclusive
 from phi_runtime.models.fetch import base_model_path, fetch
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes import PassContext, module_of
-from phi_runtime.plan import FAILED, LOCK, Stage, evaluation_stage, pass_stage, plan, produced, work_folder
+from phi_runtime.plan import (
+    FAILED,
+    LOCK,
+    Stage,
+    evaluation_stage,
+    pass_stage,
+    plan,
+    produced,
+    rung_name,
+    work_folder,
+)
 from phi_runtime.project import Project, read_dotenv
 from phi_runtime.suggest import did_you_mean
 from phi_runtime.workflow.load import EVALUATE, FETCH, load_workflow, stage_order
-from phi_runtime.workflow.schema import ModelBuilder, Workflow, canonical
+from phi_runtime.workflow.schema import Workflow, canonical
 
 
 @dataclass(frozen=True)
@@ -221,23 +230,11 @@ class _Run:
         if self.folder:
             return
         now = datetime.now().astimezone()
-        self.folder = self.project.runs / f"{now:%Y%m%d-%H%M%S}-{os.getpid()}"
+        self.folder = self.project.runs / f"{now:%Y%m%d-%H%M%S-%f}"
         self.folder.mkdir(parents=True)
         config = {**canonical(self.workflow), "evaluation": canonical(self.workflow.evaluation)}
         write_json(self.folder / "config.json", config)
         write_json(self.folder / "environment.json", _environment())
-
-
-def rung_name(workflow: Workflow, name: str) -> str:
-    """What the quality ladder calls the model of a pass: base, adapter, merged, finetuned, onnx-int4, …"""
-    if name == "base":
-        return "base"
-    step = workflow.passes[name]
-    if isinstance(step, ModelBuilder):
-        return f"onnx-{step.precision}"
-    if step.accepts == "adapter":
-        return "merged"
-    return "adapter" if step.produces == "adapter" else "finetuned"
 
 
 def _libraries() -> None:

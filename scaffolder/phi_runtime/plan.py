@@ -82,8 +82,6 @@ def pass_stage(workflow: Workflow, project: Project, name: str, source: ModelRef
         inputs["load"] = canonical(workflow.input_model.load_kwargs)
     if isinstance(step, ModelBuilder):
         inputs["target"] = workflow.execution_provider
-        if step.calibration_rows and workflow.finetune:
-            inputs |= _data(workflow, workflow.finetune[1], project)
     return _stage(name, step.type, target, inputs)
 
 
@@ -116,6 +114,18 @@ def produced(step: Pass, stage: Stage, source: ModelRef | None) -> ModelRef:
     assert stage.manifest is not None
     base = source if step.accepts == "hf" or source is None else source.base
     return ModelRef(stage.target, step.produces, stage.manifest.content, base)
+
+
+def rung_name(workflow: Workflow, name: str) -> str:
+    """What the quality ladder calls the model of a pass: base, adapter, merged, finetuned, onnx-int4, …"""
+    if name == "base":
+        return "base"
+    step = workflow.passes[name]
+    if isinstance(step, ModelBuilder):
+        return f"onnx-{step.precision}"
+    if step.accepts == "adapter":
+        return "merged"
+    return "adapter" if step.produces == "adapter" else "finetuned"
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:

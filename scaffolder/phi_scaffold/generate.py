@@ -146,6 +146,8 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "batch_size": 16 if small else 2,
         "gradient_accumulation_steps": 1 if small else 8,
         "gradient_checkpointing": not small,
+        # Takes a second copy of the base, and the smaller a model the more rounding costs it.
+        "int4_aware": small and (answers.method, answers.precision, answers.target) == ("lora", "int4", "cpu"),
         "max_seq_len": _power_of_two(
             (longest + len(text_template)) / 2, 128, min(2048, known.context if known else 2048)
         ),

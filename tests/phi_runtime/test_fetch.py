@@ -33,6 +33,7 @@ class HubServer(http.server.ThreadingHTTPServer):
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.break_after: int | None = None
         self.gated = False
+        self.announced_sha256: str | None = None
         super().__init__(("127.0.0.1", 0), _HubHandler)
 
 
@@ -43,7 +44,7 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def answer(self, code: int, body: bytes, headers: dict[str, str], send: bool = True) -> None:
+    def answer(self, code: int, body: bytes, headers: dict[str, str], send: bool = True, start: int = 0) -> None:
         self.send_response(code)
         for name, value in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
             self.send_header(name, value)
@@ -51,13 +52,20 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
         if not send:
             return
         limit = self.server.break_after
-        if limit is not None and len(body) > limit:
-            self.wfile.write(body[:limit])
+        if limit is not None and start + len(body) > limit:
+            self.wfile.write(body[: max(limit - start, 0)])
             self.wfile.flush()
             self.close_connection = True
             self.connection.close()
             return
         self.wfile.write(body)
+
+    def sibling(self, name: str, body: bytes) -> dict[str, Any]:
+        known = {"rfilename": name, "size": len(body), "blobId": hashlib.sha1(body).hexdigest()}
+        if name.endswith(".safetensors"):
+            announced = self.server.announced_sha256 or hashlib.sha256(body).hexdigest()
+            known["lfs"] = {"size": len(body), "sha256": announced, "pointerSize": 134}
+        return known
 
     def handle_any(self, send: bool) -> None:
         self.server.requests.append((self.command, self.path, dict(self.headers)))
@@ -66,7 +74,7 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
             headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model org/tiny is restricted"}
             return self.answer(403, b"{}", headers, send)
         if re.fullmatch(r"/api/models/org/tiny(/revision/[^/]+)?", path):
-            siblings = [{"rfilename": n, "size": len(b)} for n, b in self.server.files.items()]
+            siblings = [self.sibling(n, b) for n, b in self.server.files.items()]
             info = {
                 "id": "org/tiny",
                 "modelId": "org/tiny",
@@ -75,18 +83,13 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
                 "cardData": {"license": "mit"},
             }
             return self.answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"}, send)
-        if path.startswith(f"/api/models/org/tiny/tree/{COMMIT}"):
-            entries = [
-                {"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in self.server.files.items()
-            ]
-            return self.answer(200, json.dumps(entries).encode(), {"Content-Type": "application/json"}, send)
         if (match := re.fullmatch(rf"/org/tiny/resolve/{COMMIT}/(.+)", path)) and match[1] in self.server.files:
             body = self.server.files[match[1]]
             headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
             if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
                 start = int(wanted[1])
                 headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-                return self.answer(206, body[start:], headers, send)
+                return self.answer(206, body[start:], headers, send, start)
             return self.answer(200, body, headers, send)
         return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"}, send)
 
@@ -166,7 +169,8 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
 ) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 65536)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's client waits between its own attempts
     hub.break_after = 300_000
     with pytest.raises(PhiError) as caught:
         fetch(model("org/tiny"), project, silent)
@@ -178,6 +182,15 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
     assert (ref.path / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
     ranges = [h.get("Range") or h.get("range") for _, p, h in hub.requests if p.endswith("model.safetensors")]
     assert any(r and not r.startswith("bytes=0-") for r in ranges)
+
+
+def test_weights_that_arrive_damaged_are_not_kept(hub: HubServer, project: Project) -> None:
+    hub.announced_sha256 = "0" * 64
+    with pytest.raises(NetworkError, match=r"model\.safetensors of org/tiny arrived damaged"):
+        fetch(model("org/tiny"), project, silent)
+    assert present(model("org/tiny"), project) is None
+    hub.announced_sha256 = None
+    assert fetch(model("org/tiny"), project, silent).path.is_dir()
 
 
 def test_a_gated_model_says_what_to_do_and_the_token_of_the_environment_opens_it(

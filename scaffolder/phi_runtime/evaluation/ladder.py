@@ -14,7 +14,8 @@ from phi_runtime.data.tokenize import encode_row
 from phi_runtime.evaluation.memory import peak_rss_bytes, reset_peak
 from phi_runtime.evaluation.metrics import headline, score
 from phi_runtime.events import Emit, Event
-from phi_runtime.inference.generator import Generator, open_generator
+from phi_runtime.inference.by_kind import open_generator
+from phi_runtime.inference.generator import Generator
 from phi_runtime.models.load import load_tokenizer
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workflow.schema import Evaluation, FinetunePass, Workflow

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from phi_runtime.models.reference import ModelRef
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -45,14 +43,3 @@ class Generator(Protocol):
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         """Measures a prompt of `prompt_tokens` and an answer of exactly `new_tokens`; the median of three, after a warm-up."""
         ...
-
-
-def open_generator(ref: ModelRef, device: str = "cpu") -> Generator:
-    """Loads the model that `ref` names."""
-    if ref.kind == "onnx":
-        from phi_runtime.inference.onnx import OnnxGenerator
-
-        return OnnxGenerator(ref.path)
-    from phi_runtime.inference.transformers import TransformersGenerator
-
-    return TransformersGenerator(ref, device)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi_runtime.data.template import PromptTemplate
-from phi_runtime.engine import rung_name
 from phi_runtime.errors import MissingDependency, UsageError
-from phi_runtime.inference.generator import Generator, open_generator
+from phi_runtime.inference.by_kind import open_generator
+from phi_runtime.inference.generator import Generator
 from phi_runtime.models.fetch import present
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.plan import pass_stage, produced
+from phi_runtime.plan import pass_stage, produced, rung_name
 from phi_runtime.project import Project
 from phi_runtime.suggest import did_you_mean
 from phi_runtime.workflow.load import load_workflow

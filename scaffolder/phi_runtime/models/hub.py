@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from phi_runtime.artefacts import folder_bytes, require_free_space
+from phi_runtime.artefacts import file_digest, folder_bytes, require_free_space
 from phi_runtime.errors import NetworkError
 from phi_runtime.events import Emit, Event
 
 # Weights as safetensors only: a pickle can run code when it is loaded.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")
 UNWANTED = ("onnx/*", "original/*", "*/*.safetensors")
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -35,27 +36,50 @@ def download(repo_id: str, revision: str | None, out: Path, emit: Emit) -> HubMo
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
     from huggingface_hub.utils import filter_repo_objects
 
     with _hub_errors(repo_id):
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
-        sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
-        files = list(filter_repo_objects(sizes, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
-        if not any(f.endswith(".safetensors") for f in files):
+        siblings = {s.rfilename: s for s in info.siblings or []}
+        names = filter_repo_objects(siblings, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
+        files = [siblings[n] for n in names]
+        if not any(f.rfilename.endswith(".safetensors") for f in files):
             raise NetworkError(
                 f"{repo_id} has no safetensors weights (and pickled ones are not loaded)",
                 fix="choose a repository that has them",
             )
-        total = sum(sizes[f] for f in files)
+        total = sum(f.size or 0 for f in files)
         require_free_space(out, total - min(folder_bytes(out), total), f"downloading {repo_id}")
         with _progress(out, total, emit):
-            snapshot_download(
-                repo_id, revision=info.sha, local_dir=out, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
-            )
-    shutil.rmtree(out / ".cache", ignore_errors=True)
+            partials = [_download_file(repo_id, str(info.sha), file, out) for file in files]
+    for file, partial in zip(files, partials, strict=True):
+        partial.replace(out / file.rfilename)
+    for leftover in out.rglob(f"*{PARTIAL}"):  # of an older revision
+        leftover.unlink()
     card = info.card_data.to_dict() if info.card_data else {}
     return HubModel(repo_id, str(info.sha), str(card.get("license", "")))
+
+
+def _download_file(repo_id: str, commit: str, file: Any, out: Path) -> Path:
+    """One file of the repository under a partial name, appended to what an earlier process got of it.
+
+    `snapshot_download` would begin an interrupted file anew (huggingface_hub 2 names its temporary files at random), and weights
+    come in files of gigabytes. The blob's id is in the name, so that two versions never mix.
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    partial = out / f"{file.rfilename}.{file.blob_id}{PARTIAL}"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("ab") as stream:
+        url = hf_hub_url(repo_id, file.rfilename, revision=commit)
+        http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=file.size)
+    if file.lfs and file_digest(partial) != file.lfs.sha256:
+        partial.unlink()
+        raise NetworkError(f"{file.rfilename} of {repo_id} arrived damaged", fix="run again: it is downloaded anew")
+    return partial
 
 
 @contextmanager
@@ -96,7 +120,7 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
             f"there is no model {repo_id} at {site}, or it is private",
             fix="check the id; for a private model log in with `hf auth login` or set HF_TOKEN in .env",
         ) from e
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as e:
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as e:
         if isinstance(e, OSError) and e.errno == 28:  # no space left: the engine says it
             raise
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 from phi_runtime.artefacts import folder_bytes, require_free_space
@@ -41,9 +40,8 @@ def run(context: PassContext) -> dict[str, Any]:
         if getattr(context.config, name) is not None
     }
     options |= {k: v for k, v in context.config.extra_options.model_dump().items() if v is not None}
-    source = _calibrated(context) if context.config.calibration_rows else context.source.path
     request = {
-        "source": str(source),
+        "source": str(context.source.path),
         "out": str(context.out),
         "cache": str(context.work / "builder-cache"),
         "precision": context.config.precision,
@@ -55,39 +53,6 @@ def run(context: PassContext) -> dict[str, Any]:
         PromptTemplate.load(context.source.path).save(context.out)
     sample = _check(context)
     return {"precision": context.config.precision, "size_bytes": folder_bytes(context.out), "sample": sample}
-
-
-def _calibrated(context: PassContext) -> Path:
-    """A copy of the source model in the work folder, its weights moved onto the 4-bit grid."""
-    import torch
-
-    from phi_runtime.data.dataset import load_dataset
-    from phi_runtime.data.tokenize import encode_row
-    from phi_runtime.models.load import load_model, load_tokenizer
-    from phi_runtime.quantization.gptq import decoder_layers, move_to_grid
-
-    assert context.workflow.finetune is not None
-    dataset = load_dataset(context.workflow, context.workflow.finetune[1], context.project.config)
-    tokenizer = load_tokenizer(context.source.path)
-    model = load_model(context.source.path, torch.float32).eval()
-    count = len(decoder_layers(model))
-    mixed = "mixed_layers" in (context.config.extra_options.matmul_mixed_precision or "")
-
-    def keep(layer: int, name: str) -> bool:
-        # The layers to which the builder gives 8 bits (onnxruntime-genai 0.18, make_matmul_mixed_precision).
-        sensitive = layer < count / 8 or layer >= 7 * count / 8 or (layer - round(count / 8)) % 3 == 2
-        return mixed and sensitive and name.rpartition(".")[2] in ("qkv_proj", "v_proj", "down_proj")
-
-    def on_layer(done: int, total: int) -> None:
-        context.emit(Event("progress", context.name, {"done": done, "total": total, "unit": "layers rounded"}))
-
-    rows = dataset.training[: context.config.calibration_rows]
-    ids = [encode_row(row, dataset.template, tokenizer, completion_only=True)["input_ids"] for row in rows]
-    move_to_grid(model, ids, context.config.int4_block_size or 32, keep, on_layer)
-    folder = context.work / "rounded"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def _build(context: PassContext, request: dict[str, Any]) -> None:

@@ -172,6 +172,7 @@ def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, dat
     from transformers import PrinterCallback
 
     from phi_runtime.training.callbacks import Progress, StopOnSignal
+    from phi_runtime.training.rounding import AlternatingBase
     from phi_runtime.training.trainer import SelectiveTrainer, pad_batch
 
     pad_id = data.tokenizer.pad_token_id
@@ -188,5 +189,7 @@ def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, dat
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = True  # our loss divides by the trained tokens of the whole step
     trainer.signals = signals
+    if getattr(context.config, "int4_aware", False):
+        trainer.base = AlternatingBase(model)
     trainer.checkpoint_facts = {"config": digest(context.config.model_dump(mode="json"))}
     return trainer

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import Trainer, TrainerControl
 
 from phi_runtime.training import checkpoints
+from phi_runtime.training.rounding import AlternatingBase
 
 
 class SelectiveTrainer(Trainer):
@@ -18,6 +19,12 @@ class SelectiveTrainer(Trainer):
 
     checkpoint_facts: dict[str, Any]
     control: TrainerControl
+    base: AlternatingBase | None = None
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        if self.base:
+            self.base.see(rounded=self.state.global_step % 2 == 1)
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -44,6 +51,8 @@ class SelectiveTrainer(Trainer):
     ) -> dict[str, float]:
         """The held-out loss, by trained token over the whole set (Trainer's own averages batches)."""
         self.model.eval()
+        if self.base:
+            self.base.see(rounded=False)
         device, total, count = self.args.device, 0.0, 0
         for batch in self.get_eval_dataloader(eval_dataset):
             batch = {name: tensor.to(device) for name, tensor in batch.items()}

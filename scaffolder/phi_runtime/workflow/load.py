@@ -15,7 +15,7 @@ from phi_runtime.errors import DataError
 from phi_runtime.suggest import nearest
 from phi_runtime.workflow.diagnostics import Finding, finding, from_pydantic, raise_if_any
 from phi_runtime.workflow.paths import data_path
-from phi_runtime.workflow.schema import DataConfig, Evaluation, FinetunePass, Kind, ModelBuilder, Pass, Workflow
+from phi_runtime.workflow.schema import DataConfig, Evaluation, FinetunePass, Kind, ModelBuilder, Pass, QLoRA, Workflow
 from phi_runtime.workflow.source import KeyPath, Source, read_source
 
 EVALUATION = "evaluation.json"
@@ -152,13 +152,9 @@ def _passes(source: Source, workflow: Workflow) -> Iterator[Finding]:
             runnable = RUNNABLE[provider]
             message = f"`{step.precision}` does not run on {provider}; {', '.join(runnable)} do"
             yield finding(source, (*at, "precision"), "precision", message, runnable[-1])
-        if isinstance(step, ModelBuilder) and step.calibration_rows:
-            if (step.precision, step.int4_algo_config) != ("int4", "rtn"):
-                message = "`calibration_rows` moves weights onto the grid of precision int4 with int4_algo_config rtn, and no other"
-                yield finding(source, (*at, "calibration_rows"), "contradiction", message)
-            if workflow.finetune is None:
-                message = "`calibration_rows` takes rows of the training data, and no pass trains"
-                yield finding(source, (*at, "calibration_rows"), "contradiction", message)
+        if isinstance(step, QLoRA) and step.int4_aware:
+            message = "`int4_aware` is for LoRA: the base of a QLoRA has 4 bits already"
+            yield finding(source, (*at, "int4_aware"), "contradiction", message)
         if isinstance(step, FinetunePass):
             trained.append(name)
             yield from _finetune(source, at, step)

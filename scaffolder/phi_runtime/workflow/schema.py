@@ -186,6 +186,11 @@ class LoRA(FinetunePass):
     r: PositiveInt = Field(64, description="Rank of the adapter.")
     alpha: float = Field(16, gt=0, description="Scale of the adapter: its output is multiplied by alpha / r.")
     lora_dropout: Fraction = Field(0.05, description="Dropout on the adapter's input.")
+    int4_aware: bool = Field(
+        False,
+        description="Every other step sees the base rounded to 4 bits, as an export with mixed_layers:int8 leaves it, so that the "
+        "adapter fits both. Takes the memory of one more copy of the base. Olive ignores this key.",
+    )
     target_modules: list[str] | None = Field(
         None,
         min_length=1,
@@ -254,12 +259,6 @@ class ModelBuilder(Pass):
         description="How weights are rounded; the names that end in _last and _mixed keep the head or more in 8 bits.",
     )
     extra_options: BuilderOptions = Field(default_factory=BuilderOptions, description="Further options of the builder.")
-    calibration_rows: int = Field(
-        0,
-        ge=0,
-        description="Training rows with which the weights are rounded to 4 bits (GPTQ), so that answers change least; 0: each to "
-        "the nearest. Takes minutes and the model in float32. Only with int4_algo_config rtn. Olive ignores this key.",
-    )
 
 
 AnyPass = Annotated[LoRA | QLoRA | FullFinetune | MergeAdapterWeights | ModelBuilder, Field(discriminator="type")]

@@ -1,1 +1,0 @@
-"""Weights that lose less when they are stored in few bits."""

@@ -1,0 +1,49 @@
+"""Training that knows it will be rounded: every other step sees the base as the int4 export will leave it.
+
+An adapter that was fitted to the exact base alone leans on differences that 4-bit rounding wipes out. Its own update is far
+smaller than a rounding step, so the rounded base that it sees here is, but for a few weights, the one it will be merged into.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+BLOCK_SIZE = 32
+_PLACE = re.compile(r"\.layers\.(\d+)\.(?:\w+\.)*?(\w+)(?:\.base_layer)?$")
+
+
+def round_to_int4(weight: torch.Tensor, block_size: int = BLOCK_SIZE) -> torch.Tensor:
+    """`weight` (N, K) as symmetric 4-bit rounding reads it back: blocks of a row share the scale 2·max|w| / 15, codes -8 … 7."""
+    blocks = weight.double().view(-1, block_size)  # in double precision, as onnxruntime's RTN divides
+    scale = (blocks.abs().amax(dim=1, keepdim=True) * 2 / 15).clamp(min=1e-12)
+    return ((blocks / scale).round().clamp(-8, 7) * scale).view_as(weight).to(weight.dtype)
+
+
+def gets_8_bits(layer: int, count: int, module: str) -> bool:
+    """Whether `mixed_layers:int8` gives 8 bits to a module: where rounding hurts most (onnxruntime-genai 0.18, after llama.cpp)."""
+    sensitive = layer < count / 8 or layer >= 7 * count / 8 or (layer - round(count / 8)) % 3 == 2
+    return sensitive and module in ("qkv_proj", "v_proj", "down_proj")
+
+
+class AlternatingBase:
+    """Holds a rounded copy of each frozen linear weight that an int4 export rounds, and puts in the one that a step is to see."""
+
+    def __init__(self, model: Any) -> None:
+        count = model.config.num_hidden_layers
+        self.layers = []
+        for name, module in model.named_modules():
+            place = _PLACE.search(name)
+            if place is None or not isinstance(module, torch.nn.Linear) or module.weight.requires_grad:
+                continue
+            if module.weight.shape[1] % BLOCK_SIZE == 0 and not gets_8_bits(int(place[1]), count, place[2]):
+                self.layers.append(module)
+        self.exact = [m.weight.data for m in self.layers]
+        self.rounded = [round_to_int4(w) for w in self.exact]
+
+    def see(self, rounded: bool) -> None:
+        """Puts the rounded or the exact weights into the model."""
+        for layer, weight in zip(self.layers, self.rounded if rounded else self.exact, strict=True):
+            layer.weight.data = weight
