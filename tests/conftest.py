@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.events import Event
+from phi_runtime.plan import plan
 from phi_runtime.project import Project, find_project
+from phi_runtime.workflow.load import load_workflow
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -165,3 +168,21 @@ def edit_config(project: Project, change: Callable[[dict[str, Any]], None]) -> N
     config = json.loads(project.config.read_text(encoding="utf-8"))
     change(config)
     project.config.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+class Listener(list[Event]):
+    """Keeps what it is told."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [{"stage": e.stage, **e.data} for e in self if e.event == name]
+
+
+def states(project: Project) -> dict[str, str]:
+    return {s.name: s.state for s in plan(load_workflow(project.config), project)}
+
+
+def weights(folder: Path) -> bytes:
+    return next(folder.glob("*.safetensors")).read_bytes()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +13,15 @@ import pytest
 from phi_runtime.artefacts import read_manifest
 from phi_runtime.engine import Outcome, run
 from phi_runtime.errors import ConfigError, OutOfResources, UsageError, WorkFailed
-from phi_runtime.events import Event
 from phi_runtime.plan import plan
 from phi_runtime.project import Project
 from phi_runtime.workflow.load import load_workflow
-from tests.conftest import Cli, MakeProject, edit_config, write_rows
-
-
-class Listener(list[Event]):
-    """Keeps what it is told."""
-
-    def __call__(self, event: Event) -> None:
-        self.append(event)
-
-    def of(self, name: str) -> list[dict[str, Any]]:
-        return [{"stage": e.stage, **e.data} for e in self if e.event == name]
-
-
-def states(project: Project) -> dict[str, str]:
-    return {s.name: s.state for s in plan(load_workflow(project.config), project)}
+from tests.conftest import Cli, Listener, MakeProject, edit_config, states, write_rows
 
 
 def whole_run(project: Project) -> tuple[Outcome, Listener]:
     listener = Listener()
     return run(project, listener), listener
-
-
-def weights(folder: Path) -> bytes:
-    return next(folder.glob("*.safetensors")).read_bytes()
 
 
 def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli: Cli) -> None:
@@ -178,71 +156,6 @@ def test_the_onnx_model_answers_as_the_merged_one(make_project: MakeProject) -> 
     assert onnx["perplexity"] == pytest.approx(merged["perplexity"], rel=1e-3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_training_saves_and_the_next_run_ends_byte_identical(
-    make_project: MakeProject, number: signal.Signals
-) -> None:
-    settings: dict[str, Any] = {"max_steps": 40, "save_steps": 5}
-    dropout = {"finetune": {"lora_dropout": 0.1}}
-    whole = make_project("whole", passes=dropout, **settings)
-    run(whole, Listener(), until="finetune")
-
-    stopped = make_project("stopped", passes=dropout, **settings)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--json"],
-        cwd=stopped.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = json.loads(line)
-        if event["event"] == "progress" and event.get("unit") == "steps" and event["done"] >= 7:
-            process.send_signal(number)
-            break
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err + out[-1500:]
-    last = json.loads(out.splitlines()[-1])
-    assert last["event"] == "error"
-    assert "that step is saved" in last["message"]
-    assert "Traceback" not in err
-    assert not (stopped.gen_model / "adapter" / "manifest.json").exists()
-
-    stage = next(s for s in plan(load_workflow(stopped.config), stopped) if s.name == "finetune")
-    assert "interrupted" in stage.why
-    listener = Listener()
-    run(stopped, listener, until="finetune")
-    said = [e["message"] for e in listener.of("progress") if "message" in e]
-    assert any("going on from step" in s for s in said)
-    assert weights(stopped.gen_model / "adapter") == weights(whole.gen_model / "adapter")
-    log = (stopped.gen_model / "adapter" / "loss_log.jsonl").read_text()
-    assert log == (whole.gen_model / "adapter" / "loss_log.jsonl").read_text()
-
-
-def test_a_kill_in_training_goes_on_from_the_last_whole_checkpoint(make_project: MakeProject) -> None:
-    project = make_project(max_steps=30, save_steps=3)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--json"],
-        cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = json.loads(line)
-        if event["event"] == "progress" and event.get("unit") == "steps" and event["done"] >= 10:
-            process.kill()
-            break
-    process.communicate(timeout=60)
-    work = next((project.gen_model / ".work").iterdir())
-    checkpoints = sorted((work / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]))
-    broken = work / "checkpoints" / "checkpoint-99"
-    broken.mkdir()
-    (broken / "trainer_state.json").write_text("{}")
-    listener = Listener()
-    run(project, listener, until="finetune")
-    assert any("checkpoint-99 is not whole" in w["message"] for w in listener.of("warning"))
-    step = checkpoints[-1].name.partition("-")[2]
-    assert any(e.get("message") == f"going on from step {step}" for e in listener.of("progress"))
-
-
 def test_two_runs_at_once_are_refused(make_project: MakeProject, cli: Cli) -> None:
     from phi_runtime.lock import exclusive
     from phi_runtime.plan import LOCK
@@ -313,20 +226,3 @@ def test_dry_run_tells_and_does_nothing(make_project: MakeProject, cli: Cli) -> 
         ("fetch", False), ("finetune", True), ("merge", True), ("export", True), ("evaluate", True),
     ]  # fmt: skip
     assert states(project)["finetune"] == "missing"
-
-
-def test_status_tells_a_running_stage(make_project: MakeProject) -> None:
-    project = make_project(max_steps=500)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune"],
-        cwd=project.root,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while states(project)["finetune"] != "running":
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-    finally:
-        process.kill()
-        process.wait()
