@@ -143,7 +143,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "target_modules": list(known.target_modules) if known else None,
         "learning_rate": 5e-5 if answers.method == "full" else known.learning_rate if known else 2e-4,
         "num_train_epochs": epochs if answers.task == "classification" else 2 * epochs,
-        "batch_size": 16 if small else 2,
+        "batch_size": 8 if small else 2,
         "gradient_accumulation_steps": 1 if small else 8,
         "gradient_checkpointing": not small,
         # Takes a second copy of the base, and the smaller a model the more rounding costs it.

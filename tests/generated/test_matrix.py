@@ -34,7 +34,7 @@ def emit(tmp_path: Path, answers: Answers, data: str | None, name: str) -> Path:
     return generate.new(tmp_path / "project", answers).folder
 
 
-@pytest.mark.parametrize(("method", "target", "task"), itertools.product(METHODS, TARGETS, TASKS))
+@pytest.mark.parametrize(("method", "target", "task"), list(itertools.product(METHODS, TARGETS, TASKS)))
 @pytest.mark.parametrize("name", DATA)
 def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, target: str, task: str, name: str) -> None:
     model = MODELS[len(name) % len(MODELS)]

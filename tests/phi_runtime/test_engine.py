@@ -112,15 +112,22 @@ def test_what_changed_makes_its_stage_and_those_after_it_stale_and_is_named(make
     assert stages["finetune"].why == "the data changed"
 
 
-def test_a_setting_of_a_later_stage_leaves_the_earlier_ones_alone(make_project: MakeProject) -> None:
-    project = make_project()
+def test_another_precision_redoes_the_export_alone_and_fp32_answers_as_the_merged_model(
+    make_project: MakeProject,
+) -> None:
+    project = make_project(max_steps=20)
     run(project, Listener(), until="export")
     edit_config(project, lambda c: c["passes"]["export"].update(precision="fp32"))
-    outcome = run(project, Listener(), until="export")
-    assert outcome.done == ("export",)
+    outcome, _ = whole_run(project)
+    assert outcome.done == ("export", "evaluate")
     manifest = read_manifest(project.gen_model / "onnx")
     assert manifest is not None
     assert manifest.facts["precision"] == "fp32"
+    answers = json.loads((project.gen_model / "evaluation" / "answers.json").read_text())
+    assert all(row["answers"]["merged"] == row["answers"]["onnx-fp32"] for row in answers)
+    assert outcome.evaluation is not None
+    merged, onnx = outcome.evaluation["rungs"][2:]
+    assert onnx["perplexity"] == pytest.approx(merged["perplexity"], rel=1e-3)
 
 
 def test_full_fine_tuning_trains_all_weights_and_needs_no_merge(make_project: MakeProject) -> None:
@@ -144,16 +151,6 @@ def test_qlora_trains_over_a_4_bit_base_and_merges_into_the_full_one(make_projec
     assert losses[-1] < losses[0]
     config = json.loads((project.gen_model / "merged" / "config.json").read_text())
     assert "quantization_config" not in config
-
-
-def test_the_onnx_model_answers_as_the_merged_one(make_project: MakeProject) -> None:
-    project = make_project(passes={"export": {"precision": "fp32"}}, max_steps=20)
-    outcome, _ = whole_run(project)
-    assert outcome.evaluation is not None
-    answers = json.loads((project.gen_model / "evaluation" / "answers.json").read_text())
-    assert all(row["answers"]["merged"] == row["answers"]["onnx-fp32"] for row in answers)
-    merged, onnx = outcome.evaluation["rungs"][2:]
-    assert onnx["perplexity"] == pytest.approx(merged["perplexity"], rel=1e-3)
 
 
 def test_two_runs_at_once_are_refused(make_project: MakeProject, cli: Cli) -> None:

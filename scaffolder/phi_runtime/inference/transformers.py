@@ -99,26 +99,36 @@ class TransformersGenerator:
 
         some = self.tokenizer("The weather was fine and we went for a walk. ", add_special_tokens=False).input_ids
         ids = torch.tensor([(some * prompt_tokens)[:prompt_tokens]], device=self.device)
-        prefill, decode = [], []
-        for _ in range(4):
-            start = time.perf_counter()
-            self._generate_exactly(ids, 1)
-            first = time.perf_counter()
-            self._generate_exactly(ids, new_tokens)
-            end = time.perf_counter()
-            prefill.append(prompt_tokens / (first - start))
-            decode.append((new_tokens - 1) / max((end - first) - (first - start), 1e-9))
-        return Speed(statistics.median(prefill[1:]), statistics.median(decode[1:]))
+        self._timed(ids, 2)
+        rounds = [self._timed(ids, new_tokens) for _ in range(3)]
+        return Speed(*(statistics.median(each) for each in zip(*rounds, strict=True)))
 
-    def _generate_exactly(self, ids: Any, new_tokens: int) -> None:
+    def _timed(self, ids: Any, new_tokens: int) -> tuple[float, float]:
+        """Tokens a second of reading the prompt `ids` (1, T) and of writing exactly `new_tokens` after it."""
         import torch
+        from transformers.generation.streamers import BaseStreamer
 
-        mask = torch.ones_like(ids)
+        class Clock(BaseStreamer):
+            """Notes when the prompt goes in and when each token comes out."""
+
+            def __init__(self) -> None:
+                self.ticks: list[float] = []
+
+            def put(self, value: Any) -> None:
+                self.ticks.append(time.perf_counter())
+
+            def end(self) -> None:
+                pass
+
+        clock = Clock()
         self.model.generate(
             input_ids=ids,
-            attention_mask=mask,
+            attention_mask=torch.ones_like(ids),
+            streamer=clock,
             min_new_tokens=new_tokens,
             max_new_tokens=new_tokens,
             do_sample=False,
             pad_token_id=self.pad_id,
         )
+        start, first, *_, last = clock.ticks
+        return ids.shape[1] / (first - start), (new_tokens - 1) / (last - first)
