@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -259,14 +260,21 @@ def template_root(temporary: Path) -> Path:
 
 
 def _render(tree: Path, answers: dict[str, Any]) -> None:
+    gc.disable()  # copier and what it imports are there to stay: looking through them for garbage is a fifth of the time of `new`
     from copier import run_copy
+    from plumbum import local
 
     try:
-        run_copy(str(template_root(tree.parent)), tree, data=answers, defaults=True, quiet=True, overwrite=True)
+        # Without git on the path: copier would ask it about every single file, and the tree is in no repository yet.
+        with local.env(PATH=os.devnull):
+            run_copy(str(template_root(tree.parent)), tree, data=answers, defaults=True, quiet=True, overwrite=True)
     except Exception as e:  # copier raises ValueError, AssertionError and its own kinds alike
         raise WorkFailed(
             f"the template could not be rendered: {e}", fix="report this with the command that you ran"
         ) from e
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _existing_parent(folder: Path) -> Path:

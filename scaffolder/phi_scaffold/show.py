@@ -222,7 +222,7 @@ def ladder(evaluation: dict[str, Any]) -> None:
     metric = headline(evaluation["task"])
     table = Table(title=f"{evaluation['rows']} held-out rows", title_justify="left", box=None, pad_edge=False)
     table.add_column("model")
-    for name in (metric.replace("_", " "), "perplexity", "prefill tok/s", "decode tok/s", "size", "peak memory"):
+    for name in (metric.replace("_", " "), "perplexity", "prompt tok/s", "answer tok/s", "size", "memory"):
         table.add_column(name, justify="right")
     for rung in evaluation["rungs"]:
         table.add_row(
