@@ -204,7 +204,7 @@ class _Run:
         reset_peak()
         try:
             yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BrokenPipeError):  # the latter when the reader of our output has gone
             raise Interrupted(f"`{name}` was stopped", fix="`phi-scaffold run` goes on from what is there") from None
         except Interrupted:
             raise

@@ -26,10 +26,15 @@ if TYPE_CHECKING:
 _STATE_STYLES = {"cached": "green", "stale": "yellow", "failed": "red", "running": "cyan", "missing": "dim"}
 
 
+_PIPED_WIDTH = 240  # a table takes what it needs of it; a file or a pipe has no edge to wrap at
+
+
 def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=not (sys.stderr if stderr else sys.stdout).isatty())
+    if (sys.stderr if stderr else sys.stdout).isatty():
+        return Console(stderr=stderr, highlight=False)
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=_PIPED_WIDTH)
 
 
 def size(count: float) -> str:

@@ -12,7 +12,8 @@ import pytest
 
 from phi_runtime.artefacts import read_manifest
 from phi_runtime.engine import Outcome, run
-from phi_runtime.errors import ConfigError, OutOfResources, UsageError, WorkFailed
+from phi_runtime.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
+from phi_runtime.events import Event
 from phi_runtime.plan import plan
 from phi_runtime.project import Project
 from phi_runtime.workflow.load import load_workflow
@@ -207,6 +208,17 @@ def test_a_stage_that_dies_leaves_its_traceback_in_a_file_and_one_line_for_the_u
         run(project, Listener())
     log = Path(caught.value.fix.partition("in ")[2])
     assert "Traceback" in log.read_text()
+
+
+def test_a_reader_that_goes_away_stops_the_run_and_is_no_failure(make_project: MakeProject) -> None:
+    def emit(event: Event) -> None:
+        if event.event == "progress":
+            raise BrokenPipeError
+
+    project = make_project()
+    with pytest.raises(Interrupted):
+        run(project, emit)
+    assert states(project)["finetune"] == "missing"
 
 
 def test_an_unknown_stage_is_refused_before_anything_runs(make_project: MakeProject) -> None:
