@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,8 +13,23 @@ import pytest
 
 from phi_runtime.engine import run
 from phi_runtime.plan import plan
+from phi_runtime.project import Project
 from phi_runtime.workflow.load import load_workflow
 from tests.conftest import Listener, MakeProject, states, weights
+
+
+def training(project: Project, until_step: int) -> subprocess.Popen[str]:
+    """`run --until finetune --json` in a process of its own, which has just done `until_step` steps."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--json"],
+        cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "progress" and event.get("unit") == "steps" and event["done"] >= until_step:
+            break
+    return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -28,17 +42,8 @@ def test_a_signal_in_training_saves_and_the_next_run_ends_byte_identical(
     run(whole, Listener(), until="finetune")
 
     stopped = make_project("stopped", passes=dropout, **settings)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--json"],
-        cwd=stopped.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = json.loads(line)
-        if event["event"] == "progress" and event.get("unit") == "steps" and event["done"] >= 7:
-            process.send_signal(number)
-            break
+    process = training(stopped, until_step=7)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err + out[-1500:]
     last = json.loads(out.splitlines()[-1])
@@ -60,16 +65,8 @@ def test_a_signal_in_training_saves_and_the_next_run_ends_byte_identical(
 
 def test_a_kill_in_training_goes_on_from_the_last_whole_checkpoint(make_project: MakeProject) -> None:
     project = make_project(max_steps=30, save_steps=3)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--json"],
-        cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        event = json.loads(line)
-        if event["event"] == "progress" and event.get("unit") == "steps" and event["done"] >= 10:
-            process.kill()
-            break
+    process = training(project, until_step=10)
+    process.kill()
     process.communicate(timeout=60)
     work = next((project.gen_model / ".work").iterdir())
     checkpoints = sorted((work / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]))
@@ -81,6 +78,17 @@ def test_a_kill_in_training_goes_on_from_the_last_whole_checkpoint(make_project:
     assert any("checkpoint-99 is not whole" in w["message"] for w in listener.of("warning"))
     step = checkpoints[-1].name.partition("-")[2]
     assert any(e.get("message") == f"going on from step {step}" for e in listener.of("progress"))
+
+
+def test_a_reader_that_goes_away_sees_no_traceback(make_project: MakeProject) -> None:
+    project = make_project(max_steps=500)
+    process = training(project, until_step=3)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 130
+    assert process.stderr.read() == ""
+    assert states(project)["finetune"] == "missing"
 
 
 def test_status_tells_a_running_stage(make_project: MakeProject) -> None:

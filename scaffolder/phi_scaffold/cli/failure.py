@@ -23,13 +23,16 @@ def guarded(app: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _forget_stdout()
         return 0
     except PhiError as e:
         if debug:
             raise
-        _tell(e, as_json)
+        try:
+            _tell(e, as_json)
+        except BrokenPipeError:
+            _forget_stdout()
         return e.exit_code
     except Exception as e:
         if debug:
@@ -38,6 +41,11 @@ def guarded(app: Callable[[], Any]) -> int:
         print("  this is a fault of phi-scaffold; run it again with --debug and report what it prints", file=sys.stderr)
         return 1
     return 0
+
+
+def _forget_stdout() -> None:
+    """The reader of our output has gone, as `head` does: what is still to be written, at exit too, goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(error: PhiError, as_json: bool) -> None:
