@@ -20,6 +20,7 @@ from phi_runtime.evaluation.memory import peak_rss_bytes, reset_peak
 from phi_runtime.events import Emit, Event
 from phi_runtime.lock import exclusive
 from phi_runtime.models.fetch import base_model_path, fetch
+from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes import PassContext, module_of
 from phi_runtime.plan import (
@@ -124,7 +125,6 @@ class _Run:
             self.was_cached(FETCH, path)
             return
         with self.working(FETCH, path):
-            _libraries()
             self.refs["base"] = fetch(self.workflow.input_model, self.project, self.emit)
 
     def pass_(self, name: str) -> None:
@@ -183,7 +183,6 @@ class _Run:
         out.mkdir(parents=True)
         (aside / FAILED).unlink(missing_ok=True)
         with self.working(stage.name, stage.target, aside):
-            _libraries()
             facts = work(out, aside)
             seal(out, key=stage.key, kind=kind, facts={**facts, "inputs": stage.inputs})
             put_in_place(out, stage.target)
@@ -203,6 +202,7 @@ class _Run:
         started = time.monotonic()
         reset_peak()
         try:
+            quiet_libraries()
             yield
         except (KeyboardInterrupt, BrokenPipeError):  # the latter when the reader of our output has gone
             raise Interrupted(f"`{name}` was stopped", fix="`phi-scaffold run` goes on from what is there") from None
@@ -235,13 +235,6 @@ class _Run:
         config = {**canonical(self.workflow), "evaluation": canonical(self.workflow.evaluation)}
         write_json(self.folder / "config.json", config)
         write_json(self.folder / "environment.json", _environment())
-
-
-def _libraries() -> None:
-    """Makes sure that the runtime is there before a stage starts on it."""
-    from phi_runtime.models.load import quiet_libraries
-
-    quiet_libraries()
 
 
 def _explained(name: str, error: BaseException, folder: Path | None) -> PhiError:

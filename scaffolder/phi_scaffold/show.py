@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _STATE_STYLES = {"cached": "green", "stale": "yellow", "failed": "red", "running": "cyan", "missing": "dim"}
 
-
 _PIPED_WIDTH = 240  # a table takes what it needs of it; a file or a pipe has no edge to wrap at
 
 

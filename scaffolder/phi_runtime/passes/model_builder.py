@@ -34,12 +34,9 @@ def run(context: PassContext) -> dict[str, Any]:
     from phi_runtime.data.template import PromptTemplate
 
     require_free_space(context.out, 2 * folder_bytes(context.source.path), "building the ONNX model")
-    options = {
-        name: getattr(context.config, name)
-        for name in ("int4_block_size", "int4_accuracy_level", "int4_is_symmetric", "int4_algo_config")
-        if getattr(context.config, name) is not None
-    }
-    options |= {k: v for k, v in context.config.extra_options.model_dump().items() if v is not None}
+    own = {"int4_block_size", "int4_accuracy_level", "int4_is_symmetric", "int4_algo_config"}
+    options = context.config.model_dump(include=own, exclude_none=True)
+    options |= context.config.extra_options.model_dump(exclude_none=True)
     request = {
         "source": str(context.source.path),
         "out": str(context.out),

@@ -17,6 +17,7 @@ from phi_runtime.events import Event
 from phi_runtime.models.load import load_tokenizer
 from phi_runtime.passes import PassContext
 from phi_runtime.training import checkpoints
+from phi_runtime.workflow.schema import LoRA
 
 if TYPE_CHECKING:
     import torch
@@ -189,7 +190,7 @@ def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, dat
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = True  # our loss divides by the trained tokens of the whole step
     trainer.signals = signals
-    if getattr(context.config, "int4_aware", False):
+    if isinstance(context.config, LoRA) and context.config.int4_aware:
         trainer.base = AlternatingBase(model)
     trainer.checkpoint_facts = {"config": digest(context.config.model_dump(mode="json"))}
     return trainer

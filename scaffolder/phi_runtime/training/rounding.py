@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-BLOCK_SIZE = 32
+BLOCK_SIZE = 32  # the builder's own default
 _PLACE = re.compile(r"\.layers\.(\d+)\.(?:\w+\.)*?(\w+)(?:\.base_layer)?$")
 
 
-def round_to_int4(weight: torch.Tensor, block_size: int = BLOCK_SIZE) -> torch.Tensor:
+def round_to_int4(weight: torch.Tensor) -> torch.Tensor:
     """`weight` (N, K) as symmetric 4-bit rounding reads it back: blocks of a row share the scale 2·max|w| / 15, codes -8 … 7."""
-    blocks = weight.double().view(-1, block_size)  # in double precision, as onnxruntime's RTN divides
+    blocks = weight.double().view(-1, BLOCK_SIZE)  # in double precision, as onnxruntime's RTN divides
     scale = (blocks.abs().amax(dim=1, keepdim=True) * 2 / 15).clamp(min=1e-12)
     return ((blocks / scale).round().clamp(-8, 7) * scale).view_as(weight).to(weight.dtype)
 
