@@ -20,9 +20,10 @@ $(LIGHT)/bin/phi-scaffold: pyproject.toml
 	$(LIGHT)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-# The fast tests, then a real model from end to end out of the built wheel.
+# The fast tests, what Microsoft Olive makes of our configs, then a real model from end to end out of the built wheel.
 test: $(TEST)/installed.txt
 	$(TEST)/bin/python -m pytest -n 2 --dist loadfile
+	$(TEST)/bin/python -m pytest -m olive tests/olive
 	$(TEST)/bin/python -m pytest -m e2e
 
 # The runtime at the versions that a generated project pins, and what the tests need beside it.

@@ -5,6 +5,7 @@ python bench/startup.py [PROJECT_THAT_HAS_RUN]
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 import subprocess
@@ -23,6 +24,20 @@ def seconds(command: list[str], cwd: Path) -> float:
     return time.perf_counter() - start
 
 
+def config_of_300_lines(phi: str, work: Path) -> Path:
+    """A project's config with many data sets."""
+    subprocess.run(
+        [phi, "new", "project", "--yes", "--no-git", "--quiet"], cwd=work, check=True, stdout=subprocess.DEVNULL
+    )
+    path = work / "project" / "fine-tuning" / "olive-config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    [data] = config["data_configs"]
+    while len(json.dumps(config, indent=4).splitlines()) < 300:
+        config["data_configs"].append({**data, "name": f"more_{len(config['data_configs'])}"})
+    path.write_text(json.dumps(config, indent=4), encoding="utf-8")
+    return path
+
+
 def main() -> None:
     scripts = Path(sys.executable).parent
     phi, copier = str(scripts / "phi-scaffold"), str(scripts / "copier")
@@ -31,10 +46,12 @@ def main() -> None:
         template = work / "template"
         shutil.copytree(ROOT / "template", template / "template")
         shutil.copy(ROOT / "copier.yml", template)
+        config = config_of_300_lines(phi, work)
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "phi-scaffold --help": [phi, "--help"],
             "phi-scaffold new --yes": [phi, "new", "made", "--yes"],
+            "phi-scaffold validate": [phi, "validate", str(config)],
             "copier copy --defaults": [copier, "copy", "--defaults", "--quiet", str(template), "made"],
         }
         if len(sys.argv) > 1:

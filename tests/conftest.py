@@ -49,13 +49,13 @@ Cli = Callable[..., Result]
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs `phi-scaffold …` in this process, through the same door as the console script."""
-    from phi_scaffold.cli.app import app
+    from phi_scaffold.cli.app import command_line
     from phi_scaffold.cli.failure import guarded
 
     def run(*arguments: str | Path) -> Result:
         monkeypatch.setattr(sys, "argv", ["phi-scaffold", *map(str, arguments)])
         capsys.readouterr()
-        code = guarded(app)
+        code = guarded(command_line(sys.argv[1:]))
         printed = capsys.readouterr()
         return Result(code, printed.out, printed.err)
 

@@ -36,7 +36,7 @@ from phi_runtime.plan import (
 )
 from phi_runtime.project import Project, read_dotenv
 from phi_runtime.suggest import did_you_mean
-from phi_runtime.workflow.load import EVALUATE, FETCH, load_workflow, stage_order
+from phi_runtime.workflow.load import EVALUATE, FETCH, Checked, Overrides, check_workflow, sound, stage_order
 from phi_runtime.workflow.schema import Workflow, canonical
 
 
@@ -51,7 +51,13 @@ class Outcome:
 
 
 def run(
-    project: Project, emit: Emit, *, only: Sequence[str] = (), until: str | None = None, force: Sequence[str] = ()
+    project: Project,
+    emit: Emit,
+    *,
+    only: Sequence[str] = (),
+    until: str | None = None,
+    force: Sequence[str] = (),
+    overrides: Overrides | None = None,
 ) -> Outcome:
     """Brings the stages of the project's workflow up to date, in order; `only` and `until` say which, `force` does some again.
 
@@ -59,13 +65,35 @@ def run(
     run is at work, Interrupted, OutOfResources, or WorkFailed for what a stage died of.
     """
     read_dotenv(project.root)
-    workflow = load_workflow(project.config)
+    checked = check_workflow(project.config, overrides)
+    workflow = sound(checked, overrides)
     names = chosen_stages(workflow, only, until)
     for name in force:
         chosen_stages(workflow, [name], None)
+    if workflow.remote:
+        raise MissingDependency(
+            f"`{workflow.remote}` is an Azure ML system, and running there is not built yet",
+            fix="run it on this machine: phi-scaffold run --on local --data FILE",
+        )
+    _tell_dialect(checked, emit)
     project.gen_model.mkdir(exist_ok=True)
     with exclusive(project.gen_model / LOCK):
         return _Run(project, workflow, emit, force).stages(names)
+
+
+def _tell_dialect(checked: Checked, emit: Emit) -> None:
+    """One warning for all that was translated, and each of those that a user must know of."""
+    older = len(checked.draft.translations)
+    if older:
+        name = checked.source.path.name
+        message = f"{name} is in an older form ({older} changes to read it): `phi-scaffold migrate` writes it anew"
+        emit(Event("warning", "", {"message": message}))
+    for finding in checked.findings:
+        if finding.rule in ("trust-remote-code", "azure", "found-under-root"):
+            emit(Event("warning", "", {"message": f"{finding.where}: {finding.message}"}))
+    if checked.workflow is not None and checked.workflow.sweep is not None:
+        message = "the search is not run: this trains once, with the values that stand in the config"
+        emit(Event("warning", "", {"message": message}))
 
 
 def chosen_stages(workflow: Workflow, only: Sequence[str], until: str | None) -> list[str]:

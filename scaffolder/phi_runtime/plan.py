@@ -113,7 +113,8 @@ def produced(step: Pass, stage: Stage, source: ModelRef | None) -> ModelRef:
     """The model that a cached or finished stage stands for."""
     assert stage.manifest is not None
     base = source if step.accepts == "hf" or source is None else source.base
-    return ModelRef(stage.target, step.produces, stage.manifest.content, base)
+    trust = source.trust_remote_code if source else False
+    return ModelRef(stage.target, step.produces, stage.manifest.content, base, trust)
 
 
 def rung_name(workflow: Workflow, name: str) -> str:

@@ -47,8 +47,7 @@ def find_project(start: Path, config: Path | None = None) -> Project:
         config = config.absolute()
         if not config.is_file():
             raise UsageError(f"no config at {config}", fix="give the path of an olive-config.json with --config")
-        home = config.parent.parent if config.parent.name == CONFIG.parent.name else config.parent
-        return Project(root=home, config=config)
+        return project_of(config)
     start = start.absolute()
     for folder in (start, *start.parents):
         if (folder / CONFIG).is_file():
@@ -57,6 +56,13 @@ def find_project(start: Path, config: Path | None = None) -> Project:
         f"{start} is not in a phi-scaffold project (there is no {CONFIG.as_posix()} here or above)",
         fix="make one with `phi-scaffold new NAME`, or go into it, or name it with --project",
     )
+
+
+def project_of(config: Path) -> Project:
+    """The project that the file `config` belongs to: the folder above fine-tuning/, else the file's own."""
+    config = config.absolute()
+    home = config.parent.parent if config.parent.name == CONFIG.parent.name else config.parent
+    return Project(root=home, config=config)
 
 
 def read_dotenv(root: Path) -> None:

@@ -173,6 +173,11 @@ def text_template_for(answers: Answers, columns: Columns) -> str:
         raise UsageError(
             f"--prompt-template {e}", fix="give plain, chat, or a text like '{question}\\n{answer}'"
         ) from e
+    if not template.inputs:
+        raise UsageError(
+            "--prompt-template needs at least two columns: what is asked, and last the answer",
+            fix="give plain, chat, or a text like '{question}\\n{answer}'",
+        )
     have = (*columns.inputs, columns.answer)
     for column in template.columns:
         if column not in have:

@@ -70,7 +70,11 @@ def display(*, as_json: bool, quiet: bool) -> Iterator[Emit]:
 
 
 def _warn(event: Event) -> None:
-    print(f"warning: {event.stage}: {event.data['message']}", file=sys.stderr)
+    print(f"warning: {_warning(event)}", file=sys.stderr)
+
+
+def _warning(event: Event) -> str:
+    return f"{event.stage}: {event.data['message']}" if event.stage else str(event.data["message"])
 
 
 def _figures(data: dict[str, Any]) -> str:
@@ -92,6 +96,12 @@ def _done_of(data: dict[str, Any]) -> str:
     return f"{done}" + (f"/{total}" if total else "") + f" {unit}"
 
 
+def _learns_from(data: dict[str, Any]) -> str:
+    last = f"; the last has {data['last_sequence_tokens']:,}" if "last_sequence_tokens" in data else ""
+    tokens = f"{data['tokens']:,} tokens, {data['trained_tokens']:,} of them trained"
+    return f"{data['rows']:,} rows in {data['sequences']:,} sequences of {tokens}{last}"
+
+
 class _PlainLines:
     """For logs and pipes: a line when a stage starts and ends, and at most one in five seconds between."""
 
@@ -110,6 +120,8 @@ class _PlainLines:
             if data.get("message") or now - self.last >= self.EVERY_S:
                 self.last = now
                 self.line(", ".join(p for p in (_done_of(data), _figures(data)) if p))
+        elif event.event == "metric" and "sequences" in data:
+            self.line(_learns_from(data))
         elif event.event == "stage-finished":
             self.line(_finished(data))
         elif event.event == "warning":
@@ -129,6 +141,7 @@ def _finished(data: dict[str, Any]) -> str:
 
 @contextmanager
 def _live() -> Iterator[Emit]:
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = _console(stderr=True)
@@ -162,12 +175,14 @@ def _live() -> Iterator[Emit]:
                     done=_done_of(data),
                     figures=_figures(data) + left,
                 )
+            elif event.event == "metric" and "sequences" in data:
+                console.print(f"[dim]  {event.stage}: {_learns_from(data)}[/]")
             elif event.event == "stage-finished" and task is not None:
                 progress.remove_task(task)
                 style = "dim" if data["state"] == "cached" else "green"
                 console.print(f"[{style}]✓[/] {event.stage}: {_finished(data)}")
             elif event.event == "warning":
-                console.print(f"[yellow]warning:[/] {event.stage}: {data['message']}")
+                console.print(f"[yellow]warning:[/] {escape(_warning(event))}")
 
         yield emit
 
@@ -220,18 +235,19 @@ def outcome(result: Outcome, project: Project) -> None:
 
 
 def ladder(evaluation: dict[str, Any]) -> None:
-    """The quality ladder, one model a line."""
+    """The quality ladder, one model a line. Models of free text were asked nothing: they have perplexity alone."""
     from rich.table import Table
 
     metric = headline(evaluation["task"])
+    asked = [metric] if all(rung["metrics"] for rung in evaluation["rungs"]) else []
     table = Table(title=f"{evaluation['rows']} held-out rows", title_justify="left", box=None, pad_edge=False)
     table.add_column("model")
-    for name in (metric.replace("_", " "), "perplexity", "prompt tok/s", "answer tok/s", "size", "memory"):
-        table.add_column(name, justify="right")
+    for name in (*asked, "perplexity", "prompt tok/s", "answer tok/s", "size", "memory"):
+        table.add_column(name.replace("_", " "), justify="right")
     for rung in evaluation["rungs"]:
         table.add_row(
             rung["name"],
-            f"{100 * rung['metrics'][metric]:.1f} %",
+            *(f"{100 * rung['metrics'][name]:.1f} %" for name in asked),
             f"{rung['perplexity']:.2f}",
             f"{rung['prefill_tokens_per_s']:.0f}",
             f"{rung['decode_tokens_per_s']:.0f}",
@@ -301,11 +317,7 @@ def status(stages: Sequence[Stage], project: Project, *, as_json: bool) -> None:
         table.add_column(name, no_wrap=True)
     table.add_column("why")
     for s in stages:
-        took = (
-            duration(walls[s.name])
-            if (s.name in walls and s.manifest) or (s.name == "fetch" and s.name in walls)
-            else ""
-        )
+        took = duration(walls[s.name]) if s.name in walls and (s.manifest or s.name == "fetch") else ""
         table.add_row(
             s.name, f"[{_STATE_STYLES[s.state]}]{s.state}[/]", project.shown(s.target), took, s.why.replace("[", r"\[")
         )
@@ -348,14 +360,9 @@ def models(known: Sequence[Model], memory_bytes: int, *, as_json: bool, single: 
         table.add_row(m.id, f"{m.parameters / 1e9:.2f} B", f"{m.context // 1024}k", licence, *cells)
     console = _console()
     console.print(table)
-    fits = (
-        f"green fits into this machine's {size(memory_bytes)}"
-        if console.is_terminal
-        else f"this machine has {size(memory_bytes)}"
-    )
-    console.print(
-        f"\nMemory is estimated, for one row of 2048 tokens a step; {fits}. A `?` marks what was not verified."
-    )
+    fits = "green fits into this machine's" if console.is_terminal else "this machine has"
+    estimated = f"Memory is estimated, for one row of 2048 tokens a step; {fits} {size(memory_bytes)}."
+    console.print(f"\n{estimated} A `?` marks what was not verified.")
 
 
 def _model_row(m: Model, memory_bytes: int) -> dict[str, Any]:

@@ -17,6 +17,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def fill(template, text):
     """The prompt that training used. `text` is the value of its column; for several columns, JSON: {"column": "text", ...}."""
+    if not template["inputs"]:  # trained on free text: the answer goes on from it
+        return template["prompt"].format() + text
     values = {template["inputs"][0]: text} if len(template["inputs"]) == 1 else json.loads(text)
     return template["prompt"].format(**values)
 
@@ -41,7 +43,7 @@ def main():
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype="auto", device_map="auto").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     try:
-        while text := args.prompt or input(", ".join(template["inputs"]) + ": ").strip():
+        while text := args.prompt or input((", ".join(template["inputs"]) or "text") + ": ").strip():
             answer(model, tokenizer, fill(template, text), args.max_new_tokens, args.temperature)
             if args.prompt:
                 break

@@ -16,6 +16,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 def fill(template, text):
     """The prompt that training used. `text` is the value of its column; for several columns, JSON: {"column": "text", ...}."""
+    if not template["inputs"]:  # trained on free text: the answer goes on from it
+        return template["prompt"].format() + text
     values = {template["inputs"][0]: text} if len(template["inputs"]) == 1 else json.loads(text)
     return template["prompt"].format(**values)
 
@@ -47,7 +49,7 @@ def main():
     template = json.loads((args.model / "prompt_template.json").read_text(encoding="utf-8"))
     tokenizer = og.Tokenizer(model := og.Model(str(args.model)))
     try:
-        while text := args.prompt or input(", ".join(template["inputs"]) + ": ").strip():
+        while text := args.prompt or input((", ".join(template["inputs"]) or "text") + ": ").strip():
             answer(model, tokenizer, fill(template, text), args.max_new_tokens, args.temperature)
             if args.prompt:
                 break

@@ -49,14 +49,14 @@ def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, targe
             json.loads(text)
         elif path.suffix == ".py":
             ast.parse(text)
-            assert len(text.splitlines()) < 60, path
+            assert len(text.splitlines()) < 64, path
             imported = {n.names[0].name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import)}
             assert imported <= {"argparse", "json", "os", "transformers", "peft", "onnxruntime_genai"}
         elif path.suffix == ".sh":
             subprocess.run(["bash", "-n", str(path)], check=True)
-    _, workflow, findings = check(folder / "fine-tuning" / "olive-config.json")
-    assert not findings
-    assert workflow is not None
+    checked = check(folder / "fine-tuning" / "olive-config.json")
+    assert not checked.findings
+    assert (workflow := checked.workflow) is not None
     expected = ["fetch", "finetune", *(["merge"] if method != "full" else []), "export", "evaluate"]
     assert stage_order(workflow) == expected
     folders = {p.name for p in folder.iterdir() if p.is_dir()}
@@ -78,13 +78,15 @@ GOLDEN = Path(__file__).parent / "golden.txt"
 
 
 def golden_text(folder: Path) -> str:
-    """The whole tree as one text; of the sample data, the first two rows and the count."""
+    """The whole tree as one text; of the sample data, the first two rows and the count, of the schemas the name alone."""
     parts = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
             lines = text.splitlines()
             text = "\n".join([*lines[:2], f"… {len(lines)} rows"]) + "\n"
+        if path.name.endswith(".schema.json"):
+            text = "…\n"
         parts.append(f"=== {path.relative_to(folder).as_posix()}\n{text}")
     return "".join(parts)
 
@@ -111,8 +113,7 @@ def test_plain_copier_makes_the_same_project_without_trust(tmp_path: Path) -> No
     source = tmp_path / "repository"
     template = generate.template_root(source)
     run_copy(str(template), tmp_path / "project", defaults=True, quiet=True)
-    _, _, findings = check(tmp_path / "project" / "fine-tuning" / "olive-config.json")
-    assert not findings
+    assert not check(tmp_path / "project" / "fine-tuning" / "olive-config.json").findings
     ours = generate.new(tmp_path / "ours" / "project", Answers("smollm2-135m")).folder
     tree = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*")) for f in (tmp_path / "project", ours)]
     assert tree[0] == tree[1]

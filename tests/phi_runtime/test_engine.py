@@ -91,7 +91,10 @@ def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli
 def test_a_cached_run_loads_no_torch(make_project: MakeProject) -> None:
     project = make_project()
     run(project, Listener(), until="merge")
-    program = "import sys; from phi_scaffold.cli.app import app\ntry: app()\nexcept SystemExit: assert 'torch' not in sys.modules"
+    program = (
+        "import sys; from phi_scaffold.cli.app import command_line\n"
+        "try: command_line(sys.argv[1:])()\nexcept SystemExit: assert 'torch' not in sys.modules"
+    )
     command = [sys.executable, "-c", program, "run", "--until", "merge"]
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -165,11 +168,14 @@ def test_two_runs_at_once_are_refused(make_project: MakeProject, cli: Cli) -> No
     assert "another run is at work" in result.err
 
 
-def test_wrong_target_modules_are_answered_with_the_real_ones(make_project: MakeProject) -> None:
-    project = make_project(passes={"finetune": {"target_modules": ["q_proj"]}})
-    with pytest.raises(ConfigError, match="it has down_proj, gate_up_proj, o_proj, qkv_proj"):
+@pytest.mark.parametrize("key", ["target_modules", "modules_to_save"])
+def test_wrong_modules_are_answered_with_the_real_ones_before_anything_is_loaded(
+    make_project: MakeProject, key: str
+) -> None:
+    project = make_project(passes={"finetune": {key: ["q_proj"]}})
+    with pytest.raises(ConfigError, match=r"olive-config\.json:\d+:\d+: .*it has down_proj, .*qkv_proj"):
         run(project, Listener())
-    assert states(project)["finetune"] == "failed"
+    assert not project.runs.exists()
 
 
 def test_a_full_disk_is_said_and_loses_nothing(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,20 @@ import pytest
 
 from tests.conftest import Cli, MakeProject, edit_config
 
-COMMANDS = ["new", "fetch", "run", "status", "evaluate", "chat", "generate", "models", "validate", "doctor"]
+COMMANDS = [
+    "new",
+    "fetch",
+    "run",
+    "status",
+    "evaluate",
+    "chat",
+    "generate",
+    "models",
+    "validate",
+    "migrate",
+    "schema",
+    "doctor",
+]
 
 
 def imported(arguments: list[str], cwd: Path) -> set[str]:

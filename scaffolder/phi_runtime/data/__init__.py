@@ -1,1 +1,1 @@
-"""From a data file to the exact tokens that are trained on. `rows`, `columns`, `template` and `split` import no ML library."""
+"""From a data file to the exact tokens that are trained on. No module here imports an ML library; tokenizers are handed in."""

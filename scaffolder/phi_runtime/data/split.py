@@ -13,13 +13,15 @@ from phi_runtime.data.template import PromptTemplate
 def hold_out(rows: Sequence[Row], template: PromptTemplate, size: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Splits `rows` into (training, held out).
 
-    `size` below 1 is a fraction of the rows, else a count. Rows with the same prompt stay on one side, so none that is scored
-    has been seen; of several with the same prompt the held-out side keeps the first. Where answers repeat (labels) each label
-    gives its share. Both sides come in an order that depends on `seed` and content alone, not on the order of the file.
+    `size` below 1 is a fraction of the rows, else a count. Rows with the same prompt (free text: the same text) stay on one
+    side, so none that is scored has been seen; of several with the same prompt the held-out side keeps the first. Where answers
+    repeat (labels) each label gives its share. Both sides come in an order that depends on `seed` and content alone, not on the
+    order of the file.
     """
+    asked = template.render_prompt if template.inputs else template.render_completion
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[template.render_prompt(row.values)].append(row)
+        groups[asked(row.values)].append(row)
     ranked = sorted(groups.items(), key=lambda item: _rank(item[0], seed))
     wanted = round(size * len(ranked)) if size < 1 else int(size)
     if not wanted:

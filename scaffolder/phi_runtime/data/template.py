@@ -22,7 +22,8 @@ class TemplateFault(ValueError):
 @dataclass(frozen=True)
 class PromptTemplate:
     """`prompt` and `completion` are str.format patterns over column names; `inputs` are the prompt's columns, `answer` the
-    completion's. `stop` is the text that follows the answer in training, up to which an answer is read."""
+    completion's. `stop` is the text that follows the answer in training, up to which an answer is read. Free text, which asks
+    nothing, has no `inputs`."""
 
     prompt: str
     completion: str
@@ -35,7 +36,8 @@ class PromptTemplate:
         """Splits Olive's `text_template` before its last column.
 
         "### Text: {phrase}\\n### The tone is:\\n{tone}" → prompt "### Text: {phrase}\\n### The tone is:\\n", completion "{tone}".
-        `{{` and `}}` are literal braces. Raises TemplateFault when there are fewer than two columns or a brace has no partner.
+        One column alone is free text: "{text}" → prompt "", completion "{text}". `{{` and `}}` are literal braces. Raises
+        TemplateFault when there is no column or a brace has no partner.
         """
         try:
             parts = list(string.Formatter().parse(text_template))
@@ -47,8 +49,8 @@ class PromptTemplate:
                 raise TemplateFault(f"`{{{name}}}` is not a column name (write a literal brace as {{{{ or }}}})")
         if any(spec or conversion for _, _, spec, conversion in parts):
             raise TemplateFault("a column takes no format after `:` or `!`")
-        if len(columns) < 2:
-            raise TemplateFault("needs at least two columns: what is asked, and last the answer")
+        if not columns:
+            raise TemplateFault("names no column: write {column} where its value stands")
         last = max(i for i, part in enumerate(parts) if part[1] is not None)
         if columns[-1] in columns[:-1]:
             raise TemplateFault(f"the answer `{{{columns[-1]}}}` also stands in the prompt")

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+from phi_runtime.data.dataset import Side
 from phi_runtime.data.rows import Row
+from phi_runtime.data.sequences import IGNORED, Example, Sequences, make
 from phi_runtime.data.template import PromptTemplate
 from phi_runtime.errors import DataError, Location
-
-IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Examples `{"input_ids": [...], "labels": [...]}` of equal lengths each, and what became of the rows."""
-
-    examples: list[dict[str, list[int]]]
-    rows: int
-    too_long: int
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(e["input_ids"]) for e in self.examples)
-
-    @property
-    def trained_tokens(self) -> int:
-        return sum(label != IGNORED for e in self.examples for label in e["labels"])
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
@@ -37,45 +18,43 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     return list(tokenizer(prompt, add_special_tokens=not spelled).input_ids)
 
 
-def encode_row(row: Row, template: PromptTemplate, tokenizer: Any, completion_only: bool) -> dict[str, list[int]]:
-    """One row as ids and labels, with one end token.
+def encode_row(
+    row: Row, template: PromptTemplate, tokenizer: Any, *, completion_only: bool, end_token: bool = True
+) -> Example:
+    """One row as ids and labels, with exactly one end token, or with `end_token` false none but the text's own.
 
-    The prompt is tokenised alone, as inference does. Where the text as a whole would be tokenised so that a token crosses the
-    border between prompt and completion, the two stay apart: the model must learn to go on from the prompt that it will be given.
+    With `completion_only` the prompt is masked and tokenised alone, as inference does. Where the text as a whole would be
+    tokenised so that a token crosses the border between prompt and completion, the two stay apart: the model must learn to go
+    on from the prompt that it will be given. Otherwise the text is tokenised, and trained, as a whole.
     """
     prompt, completion = template.render_prompt(row.values), template.render_completion(row.values)
-    head = prompt_ids(tokenizer, prompt)
-    whole = prompt_ids(tokenizer, prompt + completion)
-    tail = (
-        whole[len(head) :]
-        if whole[: len(head)] == head
-        else list(tokenizer(completion, add_special_tokens=False).input_ids)
-    )
-    if not tail or tail[-1] != tokenizer.eos_token_id:
-        tail.append(tokenizer.eos_token_id)
-    return {"input_ids": head + tail, "labels": ([IGNORED] * len(head) if completion_only else head) + tail}
+    head = prompt_ids(tokenizer, prompt) if completion_only else []
+    ids = prompt_ids(tokenizer, prompt + completion)
+    if ids[: len(head)] != head:
+        ids = head + tokenizer(completion, add_special_tokens=False).input_ids
+    end = tokenizer.eos_token_id
+    if end_token and end is not None and (len(ids) == len(head) or ids[-1] != end):
+        ids.append(end)
+    return {"input_ids": ids, "labels": [IGNORED] * len(head) + ids[len(head) :]}
 
 
-def encode_rows(
-    rows: Sequence[Row],
-    template: PromptTemplate,
-    tokenizer: Any,
-    *,
-    max_seq_len: int,
-    completion_only: bool,
-    path: Path,
-) -> Encoded:
-    """All rows, one example a row; rows of more than `max_seq_len` tokens are dropped and counted.
-
-    Raises DataError when no row fits into `max_seq_len`.
-    """
-    examples = [encode_row(row, template, tokenizer, completion_only) for row in rows]
-    fitting = [e for e in examples if len(e["input_ids"]) <= max_seq_len]
-    if rows and not fitting:
-        shortest = min(len(e["input_ids"]) for e in examples)
-        raise DataError(
-            f"every row is longer than max_seq_len = {max_seq_len} tokens (the shortest has {shortest})",
-            where=Location(path),
-            fix="raise pre_process_data_config.max_seq_len",
+def encode(side: Side, tokenizer: Any, data_seed: int) -> Sequences:
+    """The sequences of one side of a data set. Raises DataError when none is left."""
+    settings = side.settings
+    rows = [
+        encode_row(
+            row,
+            side.template,
+            tokenizer,
+            completion_only=side.completion_only,
+            end_token=settings.add_special_tokens,
         )
-    return Encoded(fitting, len(rows), len(rows) - len(fitting))
+        for row in side.rows
+    ]
+    joiner = tokenizer(settings.joiner, add_special_tokens=False).input_ids if settings.joiner else []
+    try:
+        made = make(rows, settings, joiner=joiner, completion_only=side.completion_only, data_seed=data_seed)
+    except DataError as e:
+        raise DataError(e.what, where=Location(side.path), fix=e.fix) from None
+    ends = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return replace(made, endless=sum(not row["input_ids"] or row["input_ids"][-1] not in ends for row in rows))

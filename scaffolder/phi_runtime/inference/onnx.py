@@ -75,7 +75,7 @@ class OnnxGenerator:
     def completion_loss(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> float:
         import numpy as np
 
-        generator = self._start(len(prompt_ids), Sampling(max_new_tokens=len(completion_ids) + 1))
+        generator = self._start(len(prompt_ids), Sampling(max_new_tokens=len(completion_ids)))
         generator.append_tokens(np.array(prompt_ids, dtype=np.int32))
         loss = 0.0
         for position, token in enumerate(completion_ids):

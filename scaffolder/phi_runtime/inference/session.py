@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi_runtime.data.template import PromptTemplate
+from phi_runtime.data.template import PromptTemplate, TemplateFault
 from phi_runtime.errors import MissingDependency, UsageError
 from phi_runtime.inference.by_kind import open_generator
 from phi_runtime.inference.generator import Generator
@@ -16,6 +17,7 @@ from phi_runtime.plan import pass_stage, produced, rung_name
 from phi_runtime.project import Project
 from phi_runtime.suggest import did_you_mean
 from phi_runtime.workflow.load import load_workflow
+from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.schema import Workflow
 
 
@@ -29,8 +31,13 @@ class Session:
     template: PromptTemplate
 
     def render(self, text: str) -> str:
-        """`text` in the prompt. With several input columns it is JSON with a text for each; raises UsageError otherwise."""
+        """`text` in the prompt; where the model was trained on free text, the start of one.
+
+        With several input columns it is JSON with a text for each; raises UsageError otherwise.
+        """
         inputs = self.template.inputs
+        if not inputs:
+            return self.template.render_prompt({}) + text
         if len(inputs) == 1:
             return self.template.render_prompt({inputs[0]: text})
         try:
@@ -56,9 +63,9 @@ def made_models(workflow: Workflow, project: Project) -> dict[str, ModelRef]:
     return models
 
 
-def open_session(project: Project, wanted: str | None) -> Session:
+def open_session(project: Project, wanted: str | None, overrides: Overrides | None = None) -> Session:
     """Loads the model called `wanted`, or the last that the workflow made. Raises UsageError, MissingDependency."""
-    workflow = load_workflow(project.config)
+    workflow = load_workflow(project.config, overrides)
     models = made_models(workflow, project)
     if not models:
         raise MissingDependency("there is no model yet", fix="run `phi-scaffold run` first")
@@ -69,16 +76,19 @@ def open_session(project: Project, wanted: str | None) -> Session:
     ref = models[name]
     device = "cpu"
     if ref.kind != "onnx":
-        from phi_runtime.models.device import pick_device
+        from phi_runtime.models.device import best_device
 
-        device = pick_device(workflow.host_device)
+        device = best_device() if workflow.host_device == "gpu" else "cpu"
     return Session(name, ref.path, open_generator(ref, device), _template(workflow, ref))
 
 
 def _template(workflow: Workflow, ref: ModelRef) -> PromptTemplate:
     try:
         return PromptTemplate.load(ref.path)
-    except FileNotFoundError:  # a base model: the template that the data has
-        if workflow.data_configs:
-            return PromptTemplate.from_text(workflow.data_configs[0].pre_process_data_config.text_template)
+    except FileNotFoundError:  # a base model: the template that it is to be trained with
+        data = workflow.data_configs[:1]
+        if workflow.finetune:
+            data = [workflow.data_config(workflow.finetune[1].train_data_config)]
+        with suppress(TemplateFault, IndexError):
+            return PromptTemplate.from_text(data[0].pre_process_data_config.template)
         return PromptTemplate("{text}", "{answer}", ("text",), "answer", "")

@@ -21,7 +21,7 @@ class TransformersGenerator:
     def __init__(self, ref: ModelRef, device: str = "cpu") -> None:
         quiet_libraries()
         self.device = device
-        self.tokenizer: Any = load_tokenizer(ref.path)
+        self.tokenizer: Any = load_tokenizer(ref)
         self.model: Any = load_reference(ref, compute_dtype("bfloat16", device), device).eval()
         self.pad_id = self.tokenizer.pad_token_id
         if self.pad_id is None:

@@ -19,19 +19,31 @@ def linear_names(model: Any) -> dict[str, list[str]]:
     return found
 
 
-def target_modules(model: Any, wanted: list[str] | None) -> list[str]:
-    """The modules that get an adapter: `wanted`, or those of the attention.
+def target_modules(model: Any, wanted: list[str] | None, *, all_linear: bool) -> list[str]:
+    """The modules that get an adapter: `wanted`, or else all linear ones or those of the attention.
 
     Raises ConfigError, naming the modules that the model has, when one of `wanted` is not among them.
     """
     names = linear_names(model)
+    attention = sorted(n for n, full in names.items() if any("attn" in f or "attention" in f for f in full))
+    if wanted == ["all-linear"] or (wanted is None and (all_linear or not attention)):
+        return sorted(names)
     if wanted is None:
-        return sorted(n for n, full in names.items() if any("attn" in f or "attention" in f for f in full)) or sorted(
-            names
-        )
-    for name in wanted:
-        if name.rpartition(".")[2] not in names:
-            raise ConfigError(
-                f"the model has no linear module `{name}`; it has {', '.join(sorted(names))}", fix="mend target_modules"
-            )
+        return attention
+    full_names = [f for full in names.values() for f in full]
+    _refuse_unknown("target_modules", "linear module", wanted, full_names)
     return list(wanted)
+
+
+def saved_modules(model: Any, wanted: list[str] | None) -> list[str] | None:
+    """The modules that are trained whole. Raises ConfigError as `target_modules` does."""
+    if wanted is not None:
+        _refuse_unknown("modules_to_save", "module", wanted, [n for n, _ in model.named_modules() if n])
+    return wanted
+
+
+def _refuse_unknown(key: str, what: str, wanted: list[str], full_names: list[str]) -> None:
+    for name in wanted:
+        if not any(f == name or f.endswith(f".{name}") for f in full_names):
+            known = sorted({f.rpartition(".")[2] for f in full_names})
+            raise ConfigError(f"the model has no {what} `{name}`; it has {', '.join(known)}", fix=f"mend {key}")

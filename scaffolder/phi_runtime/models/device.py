@@ -23,14 +23,23 @@ def pick_device(wanted: str) -> str:
     torch.set_num_threads(usable_cores())
     if wanted == "cpu":
         return "cpu"
+    device = best_device()
+    if device == "cpu":
+        raise MissingDependency(
+            "the config's host has a GPU, and torch finds none on this machine",
+            fix="see `phi-scaffold doctor`; or run with the device that this machine has: `phi-scaffold run --on local`",
+        )
+    return device
+
+
+def best_device() -> str:
+    """The torch device of this machine's GPU, cpu where there is none."""
+    import torch
+
+    torch.set_num_threads(usable_cores())
     if torch.cuda.is_available():
         return "cuda"
-    if torch.backends.mps.is_available():
-        return "mps"
-    raise MissingDependency(
-        "the config's host has a GPU, and torch finds none on this machine",
-        fix="see `phi-scaffold doctor`; or set the accelerator's device to cpu in fine-tuning/olive-config.json",
-    )
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def has_bfloat16(device: str) -> bool:

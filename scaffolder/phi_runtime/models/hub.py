@@ -13,6 +13,7 @@ from typing import Any
 from phi_runtime.artefacts import file_digest, folder_bytes, require_free_space
 from phi_runtime.errors import NetworkError
 from phi_runtime.events import Emit, Event
+from phi_runtime.workflow.schema import LoadKwargs
 
 # Weights as safetensors only: a pickle can run code when it is loaded.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")
@@ -29,8 +30,9 @@ class HubModel:
     licence: str
 
 
-def download(repo_id: str, revision: str | None, out: Path, emit: Emit) -> HubModel:
-    """Downloads the model `repo_id` into the folder `out`, going on with what an earlier call left there.
+def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit) -> HubModel:
+    """Downloads the model `repo_id` into the folder `out`, going on with what an earlier call left there. Python files come only
+    with a model that is trusted.
 
     The token comes from HF_TOKEN or `hf auth login`. Raises NetworkError, which says what the hub answered, and OutOfResources.
     """
@@ -40,9 +42,10 @@ def download(repo_id: str, revision: str | None, out: Path, emit: Emit) -> HubMo
     from huggingface_hub.utils import filter_repo_objects
 
     with _hub_errors(repo_id):
-        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        info = HfApi().model_info(repo_id, revision=load.revision, files_metadata=True)
         siblings = {s.rfilename: s for s in info.siblings or []}
-        names = filter_repo_objects(siblings, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
+        wanted = [*WANTED, "*.py"] if load.trust_remote_code else list(WANTED)
+        names = filter_repo_objects(siblings, allow_patterns=wanted, ignore_patterns=list(UNWANTED))
         files = [siblings[n] for n in names]
         if not any(f.rfilename.endswith(".safetensors") for f in files):
             raise NetworkError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.errors import MissingDependency
@@ -44,25 +43,28 @@ def missing_runtime(error: ImportError) -> MissingDependency:
     )
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return AutoTokenizer.from_pretrained(ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code)
 
 
-def load_model(path: Path, dtype: torch.dtype | str, device: str = "cpu", **kwargs: Any) -> PreTrainedModel:
+def load_model(ref: ModelRef, dtype: torch.dtype | str, device: str = "cpu", **kwargs: Any) -> PreTrainedModel:
     """A full causal language model, on `device`. `dtype` "auto" keeps the type it is stored in."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True, **kwargs)
+    trust = ref.trust_remote_code  # said also where it is off: transformers would ask on the terminal
+    model = AutoModelForCausalLM.from_pretrained(
+        ref.path, dtype=dtype, local_files_only=True, trust_remote_code=trust, **kwargs
+    )
     return model if "quantization_config" in kwargs else model.to(device)
 
 
 def load_reference(ref: ModelRef, dtype: torch.dtype | str, device: str = "cpu", **kwargs: Any) -> Any:
     """The model that `ref` names: a full one, or a base with its adapter on it."""
     if ref.kind != "adapter":
-        return load_model(ref.path, dtype, device, **kwargs)
+        return load_model(ref, dtype, device, **kwargs)
     from peft import PeftModel
 
     assert ref.base is not None
-    return PeftModel.from_pretrained(load_model(ref.base.path, dtype, device, **kwargs), ref.path)
+    return PeftModel.from_pretrained(load_model(ref.base, dtype, device, **kwargs), ref.path)

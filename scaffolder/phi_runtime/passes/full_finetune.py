@@ -18,5 +18,5 @@ def run(context: PassContext) -> dict[str, Any]:
     from phi_runtime.training.finetune import finetune
 
     device = pick_device(context.workflow.host_device)
-    model = load_model(context.source.path, torch.float32, device, **attention(context))
+    model = load_model(context.source, torch.float32, device, **attention(context))
     return finetune(context, model, compute_dtype(context.config.torch_dtype, device))

@@ -17,7 +17,7 @@ def run(context: PassContext) -> dict[str, Any]:
 
     device = pick_device(context.workflow.host_device)
     dtype = compute_dtype(context.config.torch_dtype, device)
-    base = load_model(context.source.path, dtype, device, **attention(context))
+    base = load_model(context.source, dtype, device, **attention(context))
     return finetune(context, add_adapter(base, context.config), dtype)
 
 

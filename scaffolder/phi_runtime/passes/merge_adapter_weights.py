@@ -17,11 +17,12 @@ def run(context: PassContext) -> dict[str, Any]:
     from phi_runtime.data.template import PromptTemplate
     from phi_runtime.models.load import load_reference, load_tokenizer
 
-    tokenizer = load_tokenizer(context.source.path)
+    tokenizer = load_tokenizer(context.source)
     template = PromptTemplate.load(context.source.path)
     tuned = load_reference(context.source, "auto")
     dtype = str(tuned.dtype).removeprefix("torch.")
-    ids = tokenizer(template.prompt, return_tensors="pt").input_ids  # (1, T)
+    # Of free text the prompt may be empty.
+    ids = tokenizer(template.prompt + template.completion, return_tensors="pt").input_ids  # (1, T)
     before = _log_probabilities(tuned, ids)
     merged = tuned.merge_and_unload()
     drift = float((_log_probabilities(merged, ids) - before).abs().max())

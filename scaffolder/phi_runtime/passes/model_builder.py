@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from typing import Any
 
-from phi_runtime.artefacts import folder_bytes, require_free_space
+from phi_runtime.artefacts import folder_bytes, require_free_space, write_json
 from phi_runtime.errors import WorkFailed
 from phi_runtime.events import Event
 from phi_runtime.passes import PassContext
@@ -37,6 +37,8 @@ def run(context: PassContext) -> dict[str, Any]:
     own = {"int4_block_size", "int4_accuracy_level", "int4_is_symmetric", "int4_algo_config"}
     options = context.config.model_dump(include=own, exclude_none=True)
     options |= context.config.extra_options.model_dump(exclude_none=True)
+    if context.source.trust_remote_code:
+        options["hf_remote"] = True
     request = {
         "source": str(context.source.path),
         "out": str(context.out),
@@ -48,6 +50,7 @@ def run(context: PassContext) -> dict[str, Any]:
     _build(context, request)
     if (context.source.path / TEMPLATE_FILE).is_file():
         PromptTemplate.load(context.source.path).save(context.out)
+    _set_search(context)
     sample = _check(context)
     return {"precision": context.config.precision, "size_bytes": folder_bytes(context.out), "sample": sample}
 
@@ -91,6 +94,15 @@ def _build(context: PassContext, request: dict[str, Any]) -> None:
         raise WorkFailed(f"the model builder failed: {reason}", fix=f"its output is in {kept}")
 
 
+def _set_search(context: PassContext) -> None:
+    """The generation defaults that the config asks for, into genai_config.json."""
+    file = context.out / "genai_config.json"
+    if context.config.search:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["search"] = content.get("search", {}) | context.config.search
+        write_json(file, content)
+
+
 def _layer_count(context: PassContext) -> int | None:
     config = json.loads((context.source.path / "config.json").read_text(encoding="utf-8"))
     count = config.get("num_hidden_layers")
@@ -107,7 +119,7 @@ def _check(context: PassContext) -> str:
     prompt = "Hello"
     if (context.out / TEMPLATE_FILE).is_file():
         template = PromptTemplate.load(context.out)
-        prompt = template.render_prompt(dict.fromkeys(template.inputs, "Hello, how are you?"))
+        prompt = template.render_prompt(dict.fromkeys(template.inputs, "Hello, how are you?")) or prompt
     try:
         generator = OnnxGenerator(context.out)
         pieces = list(generator.stream(prompt, Sampling(max_new_tokens=8)))

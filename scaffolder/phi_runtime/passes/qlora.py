@@ -33,7 +33,7 @@ def run(context: PassContext) -> dict[str, Any]:
         bnb_4bit_compute_dtype=dtype,
     )
     base = load_model(
-        context.source.path,
+        context.source,
         dtype,
         device,
         quantization_config=quantization,

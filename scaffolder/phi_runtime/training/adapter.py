@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from phi_runtime.models.describe import target_modules
-from phi_runtime.workflow.schema import LoRA
+from phi_runtime.models.describe import saved_modules, target_modules
+from phi_runtime.workflow.schema import LoRA, QLoRA
 
 
 def add_adapter(base: Any, config: LoRA) -> Any:
     """`base` with a fresh adapter, whose weights peft keeps in float32 whatever the base's type.
 
-    Raises ConfigError when target_modules names a module that the base has not.
+    Raises ConfigError when target_modules or modules_to_save names a module that the base has not.
     """
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
@@ -21,7 +21,8 @@ def add_adapter(base: Any, config: LoRA) -> Any:
         r=config.r,
         lora_alpha=config.alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=target_modules(base, config.target_modules),
+        target_modules=target_modules(base, config.target_modules, all_linear=isinstance(config, QLoRA)),
+        modules_to_save=saved_modules(base, config.modules_to_save),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(base, wanted)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.artefacts import digest
-from phi_runtime.data.dataset import load_dataset
-from phi_runtime.data.template import PromptTemplate
-from phi_runtime.data.tokenize import Encoded, encode_rows
+from phi_runtime.data.dataset import Dataset, load_dataset
+from phi_runtime.data.sequences import Sequences
+from phi_runtime.data.tokenize import encode
 from phi_runtime.errors import Interrupted, WorkFailed
 from phi_runtime.events import Event
 from phi_runtime.models.load import load_tokenizer
 from phi_runtime.passes import PassContext
 from phi_runtime.training import checkpoints
-from phi_runtime.workflow.schema import LoRA
+from phi_runtime.workflow.schema import LoRA, TrainingArgs
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +28,25 @@ LOSS_LOG = "loss_log.jsonl"
 
 @dataclass(frozen=True)
 class _Data:
-    training: Encoded
-    held_out: Encoded
-    template: PromptTemplate
+    dataset: Dataset
+    training: Sequences
+    held_out: Sequences
     tokenizer: Any
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is trained on, for the log and the manifest."""
+        counts = {
+            "rows": self.training.rows,
+            "sequences": len(self.training.examples),
+            "tokens": self.training.tokens,
+            "trained_tokens": self.training.trained_tokens,
+            "held_out_rows": self.held_out.rows,
+            "held_out_sequences": len(self.held_out.examples),
+        }
+        if self.dataset.training.settings.strategy in ("join", "join-sliding-window"):
+            counts["last_sequence_tokens"] = len(self.training.examples[-1]["input_ids"])
+        return counts
 
 
 def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, Any]:
@@ -49,10 +64,7 @@ def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, 
             "metric",
             context.name,
             {
-                "rows": len(data.training.examples),
-                "held_out_rows": len(data.held_out.examples),
-                "tokens": data.training.tokens,
-                "trained_tokens": data.training.trained_tokens,
+                **data.counts,
                 "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
                 "dtype": str(dtype).removeprefix("torch."),
                 "device": str(model.device),
@@ -95,17 +107,16 @@ def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, 
         raise WorkFailed("the training loss is not a number", fix="lower training_args.learning_rate")
     model.save_pretrained(context.out)
     data.tokenizer.save_pretrained(context.out)
-    data.template.save(context.out)
+    data.dataset.training.template.save(context.out)
     (context.out / LOSS_LOG).write_text(
         "".join(json.dumps(e, sort_keys=True) + "\n" for e in log), encoding="utf-8", newline="\n"
     )
     held_out = [e["eval_loss"] for e in log if "eval_loss" in e]
     return {
         "steps": trainer.state.global_step,
-        "rows": len(data.training.examples),
-        "held_out_rows": len(data.held_out.examples),
+        **data.counts,
         "dropped_rows": data.training.too_long,
-        "trained_tokens": data.training.trained_tokens,
+        "cut_rows": data.training.cut,
         "loss": losses[-1] if losses else None,
         "held_out_loss": held_out[-1] if held_out else None,
         "dtype": str(dtype).removeprefix("torch."),
@@ -116,25 +127,18 @@ def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, 
 def _prepare(context: PassContext) -> _Data:
     config = context.config
     dataset = load_dataset(context.workflow, config, context.project.config)
-    tokenizer = load_tokenizer(context.source.path)
-    settings = context.workflow.data_config(config.train_data_config).pre_process_data_config
-
-    def encode(rows: Any) -> Encoded:
-        return encode_rows(
-            rows,
-            dataset.template,
-            tokenizer,
-            max_seq_len=settings.max_seq_len,
-            completion_only=config.completion_only_loss,
-            path=dataset.path,
+    tokenizer = load_tokenizer(context.source)
+    seed = config.training_args.order_seed
+    training, held_out = (encode(side, tokenizer, seed) for side in (dataset.training, dataset.held_out))
+    remarks = [*training.remarks, *(f"held-out rows: {remark}" for remark in held_out.remarks)]
+    if training.endless:
+        remarks.append(
+            f"{training.endless} of {training.rows} rows end without a special token, and add_special_tokens is false: "
+            "the model will not learn to stop"
         )
-
-    data = _Data(encode(dataset.training), encode(dataset.held_out), dataset.template, tokenizer)
-    if data.training.too_long:
-        left_out, rows = data.training.too_long, data.training.rows
-        message = f"{left_out} of {rows} rows have more than {settings.max_seq_len} tokens and are left out"
-        context.emit(Event("warning", context.name, {"message": message}))
-    return data
+    for remark in remarks:
+        context.emit(Event("warning", context.name, {"message": remark}))
+    return _Data(dataset, training, held_out, tokenizer)
 
 
 def _arguments(context: PassContext, data: _Data, dtype: torch.dtype) -> TrainingArguments:
@@ -148,16 +152,14 @@ def _arguments(context: PassContext, data: _Data, dtype: torch.dtype) -> Trainin
         if given.max_steps > 0
         else math.ceil(given.num_train_epochs * math.ceil(batches / given.gradient_accumulation_steps))
     )
-    held_out = bool(data.held_out.examples)
-    values = given.model_dump(exclude={"save_steps", "eval_steps"})
     return TrainingArguments(
-        **values,
+        **_given(given, context.workflow.host_device, context),
         output_dir=str(context.work / "checkpoints"),
         use_cpu=context.workflow.host_device == "cpu",
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
-        eval_strategy=("steps" if given.eval_steps else "epoch") if held_out else "no",
-        eval_steps=given.eval_steps,
+        tf32=context.config.allow_tf32 if torch.cuda.is_available() else None,
+        **_evaluation(given, bool(data.held_out.examples)),
         save_strategy="steps",
         save_steps=given.save_steps or max(1, steps // 10),
         logging_strategy="steps",
@@ -167,6 +169,27 @@ def _arguments(context: PassContext, data: _Data, dtype: torch.dtype) -> Trainin
         dataloader_pin_memory=torch.cuda.is_available(),
         label_names=["labels"],
     )
+
+
+def _given(given: TrainingArgs, device: str, context: PassContext) -> dict[str, Any]:
+    """What the config says to the trainer as it is."""
+    values: dict[str, Any] = {"data_seed": given.order_seed}
+    values |= given.model_dump(
+        exclude={"save_steps", "eval_steps", "eval_strategy", "output_dir", "data_seed"}, exclude_none=True
+    )
+    if device == "cpu" and ("paged" in given.optim or "8bit" in given.optim):
+        values["optim"] = "adamw_torch"
+        message = f"{given.optim} needs CUDA: adamw_torch takes its place, which trains the same in more memory"
+        context.emit(Event("warning", context.name, {"message": message}))
+    return values
+
+
+def _evaluation(given: TrainingArgs, held_out: bool) -> dict[str, Any]:
+    """When the held-out loss is measured."""
+    strategy = given.eval_strategy or ("steps" if given.eval_steps else "epoch")
+    if not held_out or strategy == "no":
+        return {"eval_strategy": "no"}
+    return {"eval_strategy": strategy, "eval_steps": given.eval_steps or given.logging_steps}
 
 
 def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, data: _Data) -> Any:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi_runtime.workflow.schema import DataConfig
+from phi_runtime.workflow.schema import DataConfig, Datastore
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,22 @@ def resolve(written: str, config_path: Path) -> Resolved:
     return Resolved(_normal(beside))
 
 
-def data_path(data: DataConfig, config_path: Path) -> Resolved:
-    return resolve(data.load_dataset_config.data_files, config_path)
+def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:
+    """The files of the split that `data` names, in the order in which they are read.
+
+    Empty where there is none on this machine: no files for that split, or a file in an Azure ML datastore.
+    """
+    files = data.load_dataset_config.data_files
+    if isinstance(files, Datastore):
+        return []
+    if isinstance(files, dict):
+        files = files.get(split_name(data), [])
+    return [resolve(file, config_path) for file in ([files] if isinstance(files, str) else files)]
+
+
+def split_name(data: DataConfig) -> str:
+    """`train` of `train[:90%]`."""
+    return data.load_dataset_config.split.partition("[")[0]
 
 
 def _normal(path: Path) -> Path:

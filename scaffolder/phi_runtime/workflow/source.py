@@ -1,12 +1,10 @@
-"""JSON that remembers where each value stands, so that a finding can point at it.
+"""A config file as a value that remembers where everything stands, so that a finding can point at it.
 
-Comments (`//`, `/* */`) and trailing commas are taken, as VS Code writes them. Grammar: RFC 8259.
+`.yaml` and `.yml` are read as YAML, everything else as JSON with comments; what comes out has the same form.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,139 +13,93 @@ from phi_runtime.errors import ConfigError, Location
 
 KeyPath = tuple[str | int, ...]
 
-_BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
-_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
-_ATOM = re.compile(r"[^\s,\]}/\"]+")
-_DEEPEST = 100
+DEEPEST = 100
+# Aliases let a YAML file of ten lines stand for billions of values (https://en.wikipedia.org/wiki/Billion_laughs_attack).
+MOST_VALUES = 100_000
+
+
+@dataclass(frozen=True)
+class Comment:
+    """A comment without its markers. `offset` is where its marker stands; `own_line`: only blanks stand before it."""
+
+    text: str
+    offset: int
+    own_line: bool
 
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed file. `places` maps a path of keys to the offset of its key (of its value, for list items)."""
+    """A parsed file. All offsets count characters of `text`.
+
+    `places` maps a path of keys to its key (to its value, for list items). What comes out of a YAML alias stands where
+    the anchor wrote it. `spans` holds, in the order of the file, from where to where an entry reaches (with its key or
+    its `-`, up to the end of its value); it knows only what is written out, and knows `<<` as a key.
+    """
 
     path: Path
     text: str
     value: Any
     places: dict[KeyPath, int] = field(repr=False)
+    comments: tuple[Comment, ...] = field(default=(), repr=False)
+    spans: dict[KeyPath, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def locate(self, key_path: KeyPath) -> Location:
         """Where `key_path` stands; the nearest enclosing value when it does not exist."""
         while key_path and key_path not in self.places:
             key_path = key_path[:-1]
-        return _location(self.path, self.text, self.places.get(key_path, 0))
-
-
-def _location(path: Path, text: str, offset: int) -> Location:
-    line = text.count("\n", 0, offset) + 1
-    return Location(path, line, offset - text.rfind("\n", 0, offset))
+        return location(self.path, self.text, self.places.get(key_path, 0))
 
 
 def read_source(path: Path) -> Source:
-    """Reads a JSON file. Raises ConfigError with the place of the first syntax error."""
+    """Reads a JSON or YAML file into plain JSON values. Raises ConfigError with the place of the first syntax error."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise ConfigError(f"not UTF-8 text (byte {e.start})", where=Location(path), fix="save the file as UTF-8") from e
     except OSError as e:
         raise ConfigError(f"cannot be read: {e.strerror}", where=Location(path)) from e
-    parser = _Parser(path, text)
-    return Source(path, text, parser.whole(), parser.places)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        # PyYAML takes longer to import than most configs take to be read; a JSON config does without.
+        from phi_runtime.workflow.yaml_source import read_yaml as read
+    else:
+        from phi_runtime.workflow.json_source import read_json as read
+    return read(path, text)
 
 
-class _Parser:
+class Reading:
+    """What a reader has found so far in one file."""
+
     def __init__(self, path: Path, text: str) -> None:
-        self.path, self.text, self.at = path, text, 0
+        self.path, self.text = path, text
         self.places: dict[KeyPath, int] = {}
+        self.spans: dict[KeyPath, tuple[int, int]] = {}
+        self.comments: list[Comment] = []
+        self.count = 0
 
-    def fail(self, message: str, offset: int | None = None) -> ConfigError:
-        where = _location(self.path, self.text, self.at if offset is None else offset)
-        return ConfigError(message, where=where, fix="mend the JSON there")
-
-    def skip(self) -> str:
-        """Skips blanks and comments; the character that follows, '' at the end."""
-        match = _BLANK.match(self.text, self.at)
-        self.at = match.end() if match else self.at
-        return self.text[self.at : self.at + 1]
-
-    def whole(self) -> Any:
-        value = self.one(())
-        if self.skip():
-            raise self.fail("something follows the end of the JSON value")
-        return value
-
-    def one(self, key_path: KeyPath) -> Any:
-        char = self.skip()
-        self.places.setdefault(key_path, self.at)
-        if len(key_path) > _DEEPEST:
-            raise self.fail(f"nested more than {_DEEPEST} levels deep")
-        if char == "{":
-            return self.members(key_path)
-        if char == "[":
-            return self.items(key_path)
-        if char == '"':
-            return self.string()
-        match = _ATOM.match(self.text, self.at)
-        if not match:
-            raise self.fail(
-                "the file ends in the middle of a value" if not char else f"a value is expected, not `{char}`"
+    def begin(self, key_path: KeyPath, place: int, at: int) -> None:
+        """Notes that the value of `key_path` begins. `at` is where the file is just being read."""
+        if len(key_path) > DEEPEST:
+            raise self.fault(f"nested more than {DEEPEST} levels deep", at)
+        self.count += 1
+        if self.count > MOST_VALUES:
+            raise self.fault(
+                f"the file stands for more than {MOST_VALUES:,} values", at, "take away values from here on"
             )
-        try:
-            value = json.loads(match.group())
-        except ValueError:
-            raise self.fail(f"`{match.group()[:40]}` is not a JSON value") from None
-        self.at = match.end()
-        return value
+        self.places[key_path] = place
 
-    def string(self) -> str:
-        match = _STRING.match(self.text, self.at)
-        if not match:
-            raise self.fail("this string does not end on its line")
-        try:
-            value: str = json.loads(match.group())
-        except ValueError as e:
-            raise self.fail(f"bad escape in this string ({e})") from None
-        self.at = match.end()
-        return value
+    def comment(self, text: str, offset: int) -> None:
+        own_line = not self.text[self.text.rfind("\n", 0, offset) + 1 : offset].strip()
+        self.comments.append(Comment(text, offset, own_line))
 
-    def members(self, key_path: KeyPath) -> dict[str, Any]:
-        start, found = self.at, {}
-        self.at += 1
-        while (char := self.skip()) != "}":
-            if char != '"':
-                raise self.fail(
-                    "a key in double quotes is expected" if char else "this `{` is never closed",
-                    None if char else start,
-                )
-            key_at = self.at
-            key = self.string()
-            if key in found:
-                raise self.fail(f"the key `{key}` stands here for the second time", key_at)
-            if self.skip() != ":":
-                raise self.fail(f"a `:` is expected after the key `{key}`")
-            self.at += 1
-            self.places[(*key_path, key)] = key_at
-            found[key] = self.one((*key_path, key))
-            self.separator("}", start)
-        self.at += 1
-        return found
+    def fault(self, message: str, offset: int, fix: str = "") -> ConfigError:
+        where = location(self.path, self.text, min(offset, len(self.text)))
+        return ConfigError(message, where=where, fix=fix or "mend the file there")
 
-    def items(self, key_path: KeyPath) -> list[Any]:
-        start = self.at
-        found: list[Any] = []
-        self.at += 1
-        while self.skip() != "]":
-            found.append(self.one((*key_path, len(found))))
-            self.separator("]", start)
-        self.at += 1
-        return found
+    def source(self, value: Any) -> Source:
+        return Source(self.path, self.text, value, self.places, tuple(self.comments), self.spans)
 
-    def separator(self, closing: str, start: int) -> None:
-        char = self.skip()
-        if char == ",":
-            self.at += 1
-        elif char != closing:
-            opening = self.text[start]
-            raise self.fail(
-                f"a `,` or `{closing}` is expected here" if char else f"this `{opening}` is never closed",
-                None if char else start,
-            )
+
+def location(path: Path, text: str, offset: int) -> Location:
+    """The line and column of a character."""
+    line = text.count("\n", 0, offset) + 1
+    return Location(path, line, offset - text.rfind("\n", 0, offset))

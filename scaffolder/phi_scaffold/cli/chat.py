@@ -11,6 +11,7 @@ from phi_scaffold.cli.options import (
     ProjectFolder,
     Quiet,
     Temperature,
+    TrustRemoteCode,
     Which,
     open_project,
 )
@@ -20,6 +21,7 @@ def chat(
     model: Which = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
+    trust_remote_code: TrustRemoteCode = False,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     quiet: Quiet = False,
@@ -31,14 +33,15 @@ def chat(
     """
     from phi_runtime.inference.generator import Sampling
     from phi_runtime.inference.session import open_session
+    from phi_runtime.workflow.overrides import Overrides
     from phi_scaffold.environment import use_project_environment
 
     project = open_project(project_folder, config)
     use_project_environment(project)
-    session = open_session(project, model)
+    session = open_session(project, model, Overrides(trust_remote_code=trust_remote_code))
     if not quiet:
         print(f"{session.name} ({project.shown(session.path)}). An empty line ends the chat.", file=sys.stderr)
-    asked = ", ".join(session.template.inputs) + ": " if sys.stdin.isatty() else ""
+    asked = (", ".join(session.template.inputs) or "text") + ": " if sys.stdin.isatty() else ""
     while True:
         try:
             line = input(asked).strip()

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import json
 
-from phi_scaffold.cli.options import ConfigFile, Debug, Json, ProjectFolder, Quiet, open_project
+from phi_scaffold.cli.options import (
+    ConfigFile,
+    DataFiles,
+    Debug,
+    Json,
+    On,
+    ProjectFolder,
+    Quiet,
+    TrustRemoteCode,
+    open_project,
+    overrides,
+)
 
 
 def evaluate(
+    on: On = None,
+    data: DataFiles = None,
+    trust_remote_code: TrustRemoteCode = False,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -24,8 +38,9 @@ def evaluate(
 
     project = open_project(project_folder, config)
     use_project_environment(project)
+    given = overrides(on, data, trust_remote_code)
     with show.display(as_json=False, quiet=quiet or as_json) as emit:
-        outcome = run_workflow(project, emit, only=["evaluate"])
+        outcome = run_workflow(project, emit, only=["evaluate"], overrides=given)
     if as_json:
         print(json.dumps(outcome.evaluation))
     elif outcome.evaluation:

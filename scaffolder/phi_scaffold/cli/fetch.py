@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from phi_scaffold.cli.options import ConfigFile, Debug, Json, ProjectFolder, Quiet
+from phi_scaffold.cli.options import ConfigFile, Debug, Json, ProjectFolder, Quiet, TrustRemoteCode
 
 
 def fetch(
+    trust_remote_code: TrustRemoteCode = False,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -18,4 +19,12 @@ def fetch(
     """
     from phi_scaffold.cli.run import run
 
-    run(["fetch"], None, None, False, project_folder, config, as_json, quiet, debug)
+    run(
+        ["fetch"],
+        trust_remote_code=trust_remote_code,
+        project_folder=project_folder,
+        config=config,
+        as_json=as_json,
+        quiet=quiet,
+        debug=debug,
+    )

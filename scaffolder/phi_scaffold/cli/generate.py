@@ -15,6 +15,7 @@ from phi_scaffold.cli.options import (
     ProjectFolder,
     Quiet,
     Temperature,
+    TrustRemoteCode,
     Which,
     open_project,
 )
@@ -31,6 +32,7 @@ def generate(
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes a drawn answer repeatable.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -43,11 +45,12 @@ def generate(
     """
     from phi_runtime.inference.generator import Sampling
     from phi_runtime.inference.session import open_session
+    from phi_runtime.workflow.overrides import Overrides
     from phi_scaffold.environment import use_project_environment
 
     project = open_project(project_folder, config)
     use_project_environment(project)
-    session = open_session(project, model)
+    session = open_session(project, model, Overrides(trust_remote_code=trust_remote_code))
     text = prompt if raw else session.render(prompt)
     pieces = []
     for piece in session.generator.stream(text, Sampling(max_new_tokens, temperature, seed=seed)):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phi_runtime.errors import UsageError
+from phi_runtime.errors import MissingDependency, UsageError
 from phi_runtime.project import Project, find_project, read_dotenv
 from phi_runtime.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from phi_runtime.workflow.overrides import Overrides
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone, no progress.")]
@@ -28,6 +31,42 @@ MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Long
 Temperature = Annotated[
     float, typer.Option("--temperature", min=0.0, max=5.0, help="0 always takes the likeliest token.")
 ]
+
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="local", help="Run on this machine, with the device it has, whatever the config names."
+    ),
+]
+DataFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data", metavar="[NAME=]FILE", help="Rows for a data config, instead of the file or datastore it names."
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Obey the config's trust_remote_code: run Python code of the model.")
+]
+
+
+def overrides(on: str | None, data: list[str] | None, trust_remote_code: bool) -> Overrides:
+    """What these flags say over the config. Raises UsageError."""
+    from phi_runtime.workflow.overrides import Overrides
+
+    if on == "azureml":
+        raise MissingDependency(
+            "running on Azure ML is not built yet", fix="run it on this machine: --on local --data FILE"
+        )
+    if on is not None and on != "local":
+        raise UsageError(f"--on {on!r} is not known{did_you_mean(on, ['local'])}", fix="give --on local")
+    files = {}
+    for given in data or ():
+        name, equals, file = given.partition("=")
+        if equals and not Path(given).exists():
+            files[name] = Path(file)
+        else:
+            files[""] = Path(given)
+    return Overrides(on_local=on == "local", data=files, trust_remote_code=trust_remote_code)
 
 
 def open_project(folder: Path | None, config: Path | None = None) -> Project:

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from phi_scaffold.cli.options import ConfigFile, Debug, Json, ProjectFolder, Quiet, open_project
+from phi_scaffold.cli.options import (
+    ConfigFile,
+    DataFiles,
+    Debug,
+    Json,
+    On,
+    ProjectFolder,
+    Quiet,
+    TrustRemoteCode,
+    open_project,
+    overrides,
+)
 
 
 def run(
@@ -18,6 +29,9 @@ def run(
         list[str] | None, typer.Option(help="Run this stage again although it is cached; may be given again.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Show what would run and why, do nothing.")] = False,
+    on: On = None,
+    data: DataFiles = None,
+    trust_remote_code: TrustRemoteCode = False,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -35,17 +49,18 @@ def run(
 
     project = open_project(project_folder, config)
     use_project_environment(project)
+    given = overrides(on, data, trust_remote_code)
     if dry_run:
         from phi_runtime.plan import plan
         from phi_runtime.workflow.load import load_workflow
 
-        workflow = load_workflow(project.config)
+        workflow = load_workflow(project.config, given)
         names = chosen_stages(workflow, stages or [], until)
         for name in force or []:
             chosen_stages(workflow, [name], None)
         show.plan([s for s in plan(workflow, project) if s.name in names], project, set(force or []), as_json=as_json)
         return
     with show.display(as_json=as_json, quiet=quiet) as emit:
-        outcome = run_workflow(project, emit, only=stages or [], until=until, force=force or [])
+        outcome = run_workflow(project, emit, only=stages or [], until=until, force=force or [], overrides=given)
     if not as_json:
         show.outcome(outcome, project)

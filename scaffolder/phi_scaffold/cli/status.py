@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from phi_scaffold.cli.options import ConfigFile, Debug, Json, ProjectFolder, Quiet, open_project
+from phi_scaffold.cli.options import (
+    ConfigFile,
+    DataFiles,
+    Debug,
+    Json,
+    On,
+    ProjectFolder,
+    Quiet,
+    TrustRemoteCode,
+    open_project,
+    overrides,
+)
 
 
 def status(
+    on: On = None,
+    data: DataFiles = None,
+    trust_remote_code: TrustRemoteCode = False,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -23,4 +37,5 @@ def status(
 
     project = open_project(project_folder, config)
     use_project_environment(project)
-    show.status(plan(load_workflow(project.config), project), project, as_json=as_json)
+    workflow = load_workflow(project.config, overrides(on, data, trust_remote_code))
+    show.status(plan(workflow, project), project, as_json=as_json)

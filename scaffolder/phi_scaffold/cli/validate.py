@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,38 +20,35 @@ def validate(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Check a workflow config; every fault as path:line:column: error: …
+    """Check a workflow config, old or new; every fault as path:line:column: error|warning: …
 
     Example: phi-scaffold validate fine-tuning/olive-config.json
     """
     from phi_runtime.errors import ConfigError, UsageError
+    from phi_runtime.workflow.diagnostics import Finding
     from phi_runtime.workflow.load import as_dict, check
 
     path = config or open_project(None).config
     if not path.is_file():
         raise UsageError(f"there is no config at {path}", fix="give the path of an olive-config.json")
     try:
-        _, _, findings = check(path)
+        findings = check(path).findings
     except ConfigError as e:  # not even JSON
-        if as_json and e.where:
-            one = {
-                "severity": "error",
-                "line": e.where.line,
-                "column": e.where.column,
-                "rule": "syntax",
-                "key": "",
-                "message": e.what,
-                "suggestion": None,
-            }
-            print(json.dumps({"path": str(path), "valid": False, "findings": [one]}))
-            raise typer.Exit(e.exit_code) from e
-        raise
+        if e.where is None:
+            raise
+        findings = [Finding("error", e.where, "syntax", "", e.what)]
+    errors = [f for f in findings if f.severity == "error"]
     if as_json:
         print(json.dumps(as_dict(findings, path)))
     else:
-        for finding in findings:
+        for finding in errors if quiet else findings:
             print(finding)
-        if not findings and not quiet:
-            print(f"{path} is valid")
-    if any(f.severity == "error" for f in findings):
+        if not quiet:
+            print(_summary(path, len(errors), len(findings) - len(errors)), file=sys.stderr)
+    if errors:
         raise typer.Exit(ConfigError.exit_code)
+
+
+def _summary(path: Path, errors: int, warnings: int) -> str:
+    told = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in ((errors, "error"), (warnings, "warning")) if n]
+    return f"{path} is {'not valid' if errors else 'valid'}{': ' if told else ''}{', '.join(told)}"

@@ -46,6 +46,13 @@ def test_a_prompt_that_comes_twice_is_never_on_both_sides() -> None:
     assert not {r.values["q"] for r in training} & {r.values["q"] for r in held_out}
 
 
+def test_free_text_is_split_by_the_text_itself() -> None:
+    texts = [Row({"text": f"text {i % 40}"}, i) for i in range(50)]
+    training, held_out = hold_out(texts, PromptTemplate.from_text("Story: {text}"), 0.25, seed=0)
+    assert len(held_out) == 10
+    assert not {r.values["text"] for r in training} & {r.values["text"] for r in held_out}
+
+
 def test_free_answers_are_split_without_regard_to_them() -> None:
     free = [Row({"q": f"q{i}", "a": f"answer {i}"}, i) for i in range(50)]
     training, held_out = hold_out(free, TEMPLATE, 0.2, seed=0)

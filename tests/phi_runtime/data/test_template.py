@@ -29,6 +29,14 @@ def test_doubled_braces_are_literal_on_both_sides() -> None:
     assert template.render_completion({"a": "y"}) == "y}"
 
 
+def test_one_column_alone_is_free_text_with_nothing_asked() -> None:
+    template = PromptTemplate.from_text("{text}")
+    assert (template.inputs, template.columns) == ((), ("text",))
+    assert (template.render_prompt({}), template.render_completion({"text": "x"})) == ("", "x")
+    told = PromptTemplate.from_text("A {{story}}: {text}\nThe end.")
+    assert (told.render_prompt({}), told.completion, told.stop) == ("A {story}: ", "{text}\nThe end.", "\nThe end.")
+
+
 def test_a_prompt_column_may_be_used_twice() -> None:
     template = PromptTemplate.from_text("{q} {q}? {a}")
     assert template.inputs == ("q",)
@@ -38,8 +46,7 @@ def test_a_prompt_column_may_be_used_twice() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("just text", "two columns"),
-        ("{a}", "two columns"),
+        ("just text", "names no column"),
         ("{q} {a", "brace"),
         ("{} {a}", "not a column name"),
         ("{q!r} {a}", "no format"),

@@ -1,0 +1,71 @@
+"""The names of a model's modules, read from the headers of its weight files: no tensor and no ML library is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi_runtime.models.embedded import EMBEDDED
+from phi_runtime.models.fetch import base_model_path
+from phi_runtime.project import project_of
+from phi_runtime.workflow.schema import InputModel
+
+
+@dataclass(frozen=True)
+class Modules:
+    """Full names; `linear` are those with a matrix that an adapter can sit on, the output head left out."""
+
+    linear: tuple[str, ...]
+    all: tuple[str, ...]
+
+
+_PHI3_LINEAR = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+PHI3 = Modules(
+    _PHI3_LINEAR, (*_PHI3_LINEAR, "input_layernorm", "post_attention_layernorm", "embed_tokens", "norm", "lm_head")
+)
+# Known before they are fetched: hub ids of the Phi-3 architecture, which all the world calls by these names.
+_PHI3_IDS = re.compile(
+    r"microsoft/(phi-3-(mini|medium)-\w+-instruct|phi-3\.5-mini-instruct|phi-4(-mini)?(-instruct|-reasoning)?)", re.I
+)
+_EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_in|embed_out|word_embeddings)$")
+_LARGEST_HEADER_BYTES = 100_000_000
+
+
+def known_modules(model: InputModel, config_path: Path) -> Modules | None:
+    """The modules of the workflow's base model; None while it is not here and its architecture is not known."""
+    folder = base_model_path(model, project_of(config_path))
+    if names := _tensor_shapes(folder):
+        linear = {n for n, shape in names.items() if len(shape) == 2 and not _EMBEDDINGS.search(n)}
+        return Modules(
+            tuple(sorted(linear)), tuple(sorted({*names, "lm_head"}))
+        )  # a tied head has no weight of its own
+    name = model.name.rstrip("/").partition("model-cache/")[2] or model.name
+    return PHI3 if name in EMBEDDED or _PHI3_IDS.fullmatch(name) else None
+
+
+def _tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """Shape of the weight of each module of the model in `folder`; empty when there are no safetensors files."""
+    shapes: dict[str, list[int]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        for tensor, facts in _header(file).items():
+            module, _, kind = tensor.rpartition(".")
+            if kind == "weight" and isinstance(facts, dict):
+                shapes[module] = facts.get("shape", [])
+    return shapes
+
+
+def _header(file: Path) -> dict[str, object]:
+    """https://huggingface.co/docs/safetensors: eight bytes of length, then JSON."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < size <= _LARGEST_HEADER_BYTES:
+            return {}
+        try:
+            header = json.loads(stream.read(size))
+        except ValueError:
+            return {}
+    return header if isinstance(header, dict) else {}

@@ -1,0 +1,64 @@
+"""What the command line says over the config, put into it before it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from phi_runtime.data.rows import format_of
+from phi_runtime.errors import UsageError
+from phi_runtime.suggest import did_you_mean
+from phi_runtime.workflow.draft import Draft
+
+HERE = "this_machine"
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line says over the config. `data` are files for data configs, by name; "" stands for the only one."""
+
+    on_local: bool = False
+    data: Mapping[str, Path] = field(default_factory=dict)
+    trust_remote_code: bool = False
+
+
+def override(draft: Draft, overrides: Overrides) -> None:
+    """Applies `overrides` to the translated config. Raises UsageError when they name what is not there."""
+    if not isinstance(draft.value, dict):
+        return
+    if overrides.on_local:
+        device, provider = ("gpu", "CUDAExecutionProvider") if has_nvidia_gpu() else ("cpu", "CPUExecutionProvider")
+        accelerator = {"device": device, "execution_providers": [provider]}
+        draft.value["systems"] = {HERE: {"type": "LocalSystem", "accelerators": [accelerator]}}
+        draft.value["host"] = draft.value["target"] = HERE
+    for name, file in overrides.data.items():
+        _read_from(draft, name, file)
+
+
+def _read_from(draft: Draft, name: str, file: Path) -> None:
+    configs = draft.get(("data_configs",))
+    names = [c.get("name") if isinstance(c, dict) else None for c in configs] if isinstance(configs, list) else []
+    if not name and len(names) != 1:
+        raise UsageError(
+            f"the config has {len(names)} data configs",
+            fix=f"say for which: --data NAME={file} ({', '.join(map(str, names))})",
+        )
+    if name and name not in names:
+        known = [n for n in names if isinstance(n, str)]
+        raise UsageError(
+            f"there is no data config `{name}`{did_you_mean(name, known)}",
+            fix=f"the data configs are {', '.join(known)}",
+        )
+    if not file.is_file():
+        raise UsageError(f"there is no data file {file}", fix="check --data")
+    at = names.index(name) if name else 0
+    files = {"data_name": format_of(file), "data_files": str(file.absolute()), "split": "train"}
+    configs[at] = {**configs[at], "load_dataset_config": files}
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether there is an NVIDIA driver; asked without torch, whose import takes seconds."""
+    import shutil
+
+    return shutil.which("nvidia-smi") is not None

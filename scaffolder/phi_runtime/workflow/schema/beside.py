@@ -1,0 +1,75 @@
+"""The files beside the config: what Olive would not take in it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from phi_runtime.workflow.schema.common import Count, Strict, Whole
+
+
+class Evaluation(Strict):
+    """evaluation.json: what the quality ladder measures."""
+
+    task: Literal["classification", "generation"] = Field(
+        "generation", description="classification: the completion is one of a few labels. generation: it is free text."
+    )
+    max_rows: Count = Field(200, description="Held-out rows that are scored at most; the first of the shuffled split.")
+    max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")
+    batch_size: Count = Field(16, description="Prompts that are answered at once.")
+
+
+class SearchStrategy(Strict):
+    """How the search space is walked."""
+
+    type: Literal["random", "tpe", "grid"] = Field("random", description="Sampler.")
+    num_trials: Count = Field(20, description="Trials to run.")
+    seed: Whole | None = Field(None, ge=0, description="Seed of the sampler.")
+
+
+class FloatRange(Strict):
+    """Real numbers from `low` to `high`."""
+
+    type: Literal["float"] = Field(description="Real numbers.")
+    low: float = Field(description="Least value.", examples=[1e-5])
+    high: float = Field(description="Largest value.", examples=[1e-3])
+    log: bool = Field(False, description="Sample the logarithm evenly, as suits learning rates.")
+
+
+class IntRange(Strict):
+    """Whole numbers from `low` to `high`, both included."""
+
+    type: Literal["int"] = Field(description="Whole numbers.")
+    low: Whole = Field(description="Least value.", examples=[8])
+    high: Whole = Field(description="Largest value.", examples=[64])
+    log: bool = Field(False, description="Sample the logarithm evenly.")
+    step: Count = Field(1, description="Distance between two values.")
+
+
+class Choice(Strict):
+    """One of the values."""
+
+    type: Literal["choice"] = Field(description="One of a few values.")
+    values: list[Any] = Field(min_length=1, description="The values.", examples=[[8, 16, 32]])
+
+
+class Sweep(Strict):
+    """sweep.yaml: a search over values of the config.
+
+    A key of the search space is one of the pass that trains (`r`, `training_args.learning_rate`) or a dotted path from the top
+    of the config (`passes.finetune.r`, `data_configs.train_data.pre_process_data_config.max_seq_len`).
+    """
+
+    search_strategy: SearchStrategy = Field(default_factory=SearchStrategy, description="How the space is walked.")
+    search_space: dict[str, Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]] = Field(
+        min_length=1, description="The values to try, by key."
+    )
+
+
+class CondaEnvironment(Strict):
+    """conda.yaml: the environment of an Azure ML job, in conda's own format."""
+
+    name: str | None = Field(None, description="Name of the environment.")
+    channels: list[str] = Field(default_factory=list, description="Where conda looks for packages.")
+    dependencies: list[str | dict[Literal["pip"], list[str]]] = Field(
+        min_length=1, description="conda packages, and under `pip` those from the package index."
+    )

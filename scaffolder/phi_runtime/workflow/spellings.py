@@ -1,0 +1,329 @@
+"""What older Olive documents call the parts of a config: one table for each, read by the translation and by the JSON Schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from phi_runtime.workflow.schema import (
+    AzureMLSystem,
+    DataConfig,
+    Datastore,
+    FullFinetune,
+    InputModel,
+    LoadDataset,
+    LoadKwargs,
+    LocalSystem,
+    LoRA,
+    MergeAdapterWeights,
+    ModelBuilder,
+    PreProcess,
+    QLoRA,
+    RegistryModel,
+    SearchStrategy,
+    Strict,
+    TrainingArgs,
+    Workflow,
+)
+
+
+@dataclass(frozen=True)
+class Older:
+    """Spellings of one part. `nested`: an object that held its keys. `renamed`: old key → new key. `left_out`: key → why it has
+    no effect here. `refused`: key → what to do instead of it, because it would have one."""
+
+    nested: str | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+_TOKEN = "the hub token comes from HF_TOKEN or .env"
+_MEASURED = "every run measures its models itself; what it asks stands in evaluation.json"
+_NOT_YET = "is not built yet"
+_NO_FUNCTION = "no function of it is named here, so Olive never called one"
+_HOOK = "functions of the user are not run yet: write the text of a row as `text_template`"
+
+WORKFLOW = Older(
+    nested="engine",
+    renamed={"model": "input_model"},
+    left_out={
+        "$schema": "the editor finds the schema by the name of the file",
+        "evaluators": _MEASURED,
+        "evaluator": _MEASURED,
+        "packaging_config": "the finished models lie in gen-model/",
+        "cache_config": "what is done is kept in gen-model/",
+        "enable_shared_cache": "what is done is kept in gen-model/",
+        "clean_evaluation_cache": "`evaluate` measures again when a model has changed",
+        "plot_pareto_frontier": "`evaluate` prints the figures of all models",
+        "no_artifacts": "the artefacts are always kept",
+        "output_name": "each artefact has a folder of its own name",
+    },
+    refused={
+        "data_root": "write the paths of the data relative to this file instead",
+        "workflow_host": "name the system as `host` instead",
+        "auto_optimizer_config": "name the passes instead",
+        "builds": "make one config for each build instead",
+    },
+)
+
+_LOAD_ARGUMENTS = {"from_pretrained_args": "load_kwargs", "model_loading_args": "load_kwargs"}
+_SCRIPT = "only Hugging Face models can be fine-tuned: name the model's folder or hub id as `model_path` instead"
+
+INPUT_MODEL = Older(
+    nested="config",
+    renamed={"model_name": "model_path", **_LOAD_ARGUMENTS},
+    left_out={
+        "model_file_format": "the layout of the model's folder says it",
+        "io_config": "the model builder knows the model's inputs",
+        "dummy_inputs_func": "the model builder knows the model's inputs",
+        "generative": "every model here is",
+        "model_attributes": "they are read from the model",
+    },
+    refused={
+        **dict.fromkeys(("model_script", "script_dir", "model_loader"), _SCRIPT),
+        "adapter_path": "fine-tuning starts from a full model: merge the adapter first",
+    },
+)
+
+# What stood in `hf_config` and is none of model_name, task and the arguments of from_pretrained.
+HF_CONFIG = Older(
+    renamed=INPUT_MODEL.renamed,
+    left_out={
+        "model_class": "the model's config.json names its class",
+        "feature": "the model builder knows the model's inputs",
+        "config": "it is read from the model",
+    },
+)
+
+LOAD_KWARGS = Older(
+    nested="extra_args",
+    renamed={"dtype": "torch_dtype"},
+    left_out={
+        "token": _TOKEN,
+        "use_auth_token": _TOKEN,
+        "low_cpu_mem_usage": "transformers always loads so",
+        "use_safetensors": "only safetensors are read",
+        "use_cache": "it is off while training and on while answering",
+        "local_files_only": "nothing is downloaded while a model is loaded",
+        "cache_dir": "models lie in model-cache/",
+    },
+    refused={
+        **dict.fromkeys(
+            ("quantization_method", "quantization_config", "load_in_4bit", "load_in_8bit"),
+            "a pass of type QLoRA loads the base in 4 bits: use that",
+        ),
+        "max_memory": "a model over several devices is not built yet",
+    },
+)
+
+ACCELERATOR_HOLDER = Older(nested="config")
+AZUREML_SYSTEM = Older(
+    nested="config",
+    left_out={
+        "is_dev": "it was a switch for Olive's own developers",
+        "olive_managed_env": "the job's environment is that of `aml_docker_config`",
+        "requirements_file": "the job's environment is that of `aml_docker_config`",
+    },
+)
+
+DATA_CONFIG = Older(
+    left_out={
+        "post_process_data_config": "nothing is left to do after the model",
+        "dataloader_config": "the batch sizes stand in `training_args`",
+        "script_dir": _NO_FUNCTION,
+        "user_script": _NO_FUNCTION,
+    },
+)
+
+LOAD_DATASET = Older(
+    nested="params",
+    left_out={
+        "token": _TOKEN,
+        "use_auth_token": _TOKEN,
+        "trust_remote_code": "data files hold no code",
+        "streaming": "the rows are read as they come",
+        "cache_dir": "the files are read where they lie",
+        "download_mode": "the files are read where they lie",
+    },
+    refused={
+        "subset": f"a subset of a hub data set {_NOT_YET}: name a local file as `data_files`",
+        "data_dir": f"a folder of files {_NOT_YET}: name them in `data_files`",
+    },
+)
+
+PRE_PROCESS = Older(
+    nested="params",
+    renamed={"source_max_len": "max_seq_len", "corpus_strategy": "strategy"},
+    left_out={
+        "model_name": "it is that of `input_model`",
+        "task": "it is that of `input_model`",
+        "trust_remote_code": "it is that of `input_model`",
+        "kv_cache": "it is read from the model",
+        "script_dir": _NO_FUNCTION,
+        "user_script": _NO_FUNCTION,
+    },
+    refused={
+        "chat_template": f"a chat template {_NOT_YET}: write the text of a row as `text_template`",
+        "message_col": "chat rows are not read yet: write the text of a row as `text_template`",
+        "text_formatting_func": _HOOK,
+        "input_formatting_func": _HOOK,
+        "output_formatting_func": _HOOK,
+    },
+)
+
+_ALWAYS_RESUMES = "`run` always goes on from the newest whole checkpoint"
+
+TRAINING_ARGS = Older(
+    nested="extra_args",
+    renamed={"evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps"},
+    left_out={
+        "group_by_length": "batches always hold rows of like length here",
+        "train_sampling_strategy": "batches always hold rows of like length here",
+        "length_column_name": "batches always hold rows of like length here",
+        "overwrite_output_dir": _ALWAYS_RESUMES,
+        "resume_from_checkpoint": _ALWAYS_RESUMES,
+        "logging_dir": "the losses are in metrics.jsonl of the run",
+        "logging_strategy": "`logging_steps` says when",
+        "save_strategy": "`save_steps` says when; there are always checkpoints, so that nothing is lost",
+        "do_train": "the pass trains",
+        "do_eval": "`eval_strategy` says when",
+        "remove_unused_columns": "only what the model reads is in a batch",
+        "prediction_loss_only": "the held-out loss is what is measured",
+        "label_names": "the labels are called `labels`",
+        "disable_tqdm": "progress is shown by phi-scaffold",
+        "log_level": "progress is shown by phi-scaffold",
+        "gradient_checkpointing_kwargs": "the non-reentrant form is always used",
+        "ddp_find_unused_parameters": "one process trains",
+        "dataloader_num_workers": "the rows are in memory",
+        "dataloader_pin_memory": "it is on where there is a GPU",
+        "use_module_with_loss": "ONNX Runtime training is gone from Olive",
+    },
+    refused={
+        "load_best_model_at_end": f"keeping the best checkpoint {_NOT_YET}: take the key out; the last weights are kept",
+        "metric_for_best_model": f"keeping the best checkpoint {_NOT_YET}: take the key out",
+        "greater_is_better": f"keeping the best checkpoint {_NOT_YET}: take the key out",
+        "deepspeed": f"training over several devices {_NOT_YET}: take the key out",
+        "fsdp": f"training over several devices {_NOT_YET}: take the key out",
+        "fsdp_config": f"training over several devices {_NOT_YET}: take the key out",
+        "auto_find_batch_size": f"it {_NOT_YET}: set per_device_train_batch_size",
+        "push_to_hub": "nothing is sent to the hub by a run: take the key out",
+        "hub_token": "a token does not belong into a file: put it into .env as HF_TOKEN",
+        "no_cuda": "set the accelerator's `device` to cpu instead",
+        "use_cpu": "set the accelerator's `device` to cpu instead",
+        "label_smoothing_factor": f"it {_NOT_YET}: take the key out",
+    },
+)
+
+_PASS_LEFT_OUT = {
+    "evaluator": _MEASURED,
+    "clean_run_cache": "`run --force STAGE` does a stage again",
+    "output_name": "each artefact has a folder of its own name",
+    "disable_search": "a search is described in sweep.yaml",
+}
+_FINETUNE = {"hf_training_args": "training_args"}
+_FINETUNE_LEFT_OUT = {
+    **_PASS_LEFT_OUT,
+    "use_ort_trainer": "ONNX Runtime training is gone from Olive",
+    "ortmodule_onnx_opset_version": "ONNX Runtime training is gone from Olive",
+    "model_parallel": "the model goes to the device of `host`",
+}
+_LORA_NAMES = {**_FINETUNE, "lora_r": "r", "lora_alpha": "alpha", "dropout": "lora_dropout"}
+_ONLY_QLORA = "a LoRA trains over a base that is not quantised; QLoRA has this key"
+
+LORA = Older(
+    nested="config",
+    renamed=_LORA_NAMES,
+    left_out={
+        **_FINETUNE_LEFT_OUT,
+        **dict.fromkeys(("double_quant", "quant_type", "compute_dtype", "save_quant_config"), _ONLY_QLORA),
+    },
+)
+QLORA = Older(nested="config", renamed=_LORA_NAMES, left_out=_FINETUNE_LEFT_OUT)
+FULL = Older(nested="config", renamed=_FINETUNE, left_out=_FINETUNE_LEFT_OUT)
+MERGE = Older(nested="config", left_out=_PASS_LEFT_OUT)
+_ISSUE = "the model would not run as it is written: take the key out"
+BUILDER = Older(
+    nested="config",
+    left_out=_PASS_LEFT_OUT,
+    refused={
+        **dict.fromkeys(("exclude_embeds", "exclude_lm_head", "include_hidden_states"), _ISSUE),
+        **dict.fromkeys(
+            (
+                "int4_op_types_to_quantize",
+                "int4_nodes_to_exclude",
+                "use_qdq",
+                "use_8bits_moe",
+                "use_webgpu_fp32",
+                "use_cuda_bf16",
+                "enable_cuda_graph",
+            ),
+            f"this option of the builder {_NOT_YET}: take the key out",
+        ),
+    },
+)
+SEARCH_STRATEGY = Older(
+    nested="sampler_config",
+    renamed={
+        "sampler": "type",
+        "search_algorithm": "type",
+        "max_samples": "num_trials",
+        "num_samples": "num_trials",
+        "max_iter": "num_trials",
+    },
+    left_out={
+        "execution_order": "all values are searched together",
+        "output_model_num": "the best trial is kept",
+        "stop_when_goals_met": "all trials are run",
+        "include_pass_params": "only what the search space names is searched",
+        "max_time": "stop a search with Ctrl-C; it goes on where it stopped",
+    },
+)
+
+SPELLINGS: dict[type[Strict], Older] = {
+    Workflow: WORKFLOW,
+    InputModel: INPUT_MODEL,
+    RegistryModel: Older(nested="config", left_out={"azureml_client": "a registry belongs to no workspace"}),
+    LoadKwargs: LOAD_KWARGS,
+    LocalSystem: ACCELERATOR_HOLDER,
+    AzureMLSystem: AZUREML_SYSTEM,
+    DataConfig: DATA_CONFIG,
+    Datastore: Older(nested="config"),
+    LoadDataset: LOAD_DATASET,
+    PreProcess: PRE_PROCESS,
+    TrainingArgs: TRAINING_ARGS,
+    LoRA: LORA,
+    QLoRA: QLORA,
+    FullFinetune: FULL,
+    MergeAdapterWeights: MERGE,
+    ModelBuilder: BUILDER,
+    SearchStrategy: SEARCH_STRATEGY,
+}
+
+# Passes of Olive that make an ONNX model in several steps; here the model builder makes it in one.
+CLASSIC_EXPORT = {
+    "OnnxConversion": "",
+    "OptimumConversion": "",
+    "OrtTransformersOptimization": "",
+    "OnnxFloatToFloat16": "fp16",
+    "OnnxMatMul4Quantizer": "int4",
+    "ExtractAdapters": "",
+}
+
+# Keys of a data config that say it is of the form before 0.7, and those of its data loader up to 0.5.
+OLD_DATA_KEYS = ("dataset_type", "corpus_strategy", "source_max_len", "target_max_len", "pair_format")
+DATALOADER_KEYS = ("batch_size", "shuffle", "drop_last")
+
+PAIR_FORMATS = {"default": "{input}{output}", "self_instruct": "{prompt}{completion}"}
+
+OPTIMIZERS = {"adamw_hf": "adamw_torch", "paged_adamw": "paged_adamw_32bit"}
+
+# Names that people use for settings of the trainer outside `training_args`.
+TRAINING_NAMES = {
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "optimizer": "optim",
+    "scheduler": "lr_scheduler_type",
+}
