@@ -37,6 +37,7 @@ from phi_runtime.plan import (
 from phi_runtime.project import Project, read_dotenv
 from phi_runtime.suggest import did_you_mean
 from phi_runtime.workflow.load import EVALUATE, FETCH, Checked, Overrides, check_workflow, sound, stage_order
+from phi_runtime.workflow.overrides import has_gpu
 from phi_runtime.workflow.schema import Workflow, canonical
 
 
@@ -91,7 +92,13 @@ def _tell_dialect(checked: Checked, emit: Emit) -> None:
     for finding in checked.findings:
         if finding.rule in ("trust-remote-code", "azure", "found-under-root"):
             emit(Event("warning", "", {"message": f"{finding.where}: {finding.message}"}))
-    if checked.workflow is not None and checked.workflow.sweep is not None:
+    workflow = checked.workflow
+    if workflow is not None and workflow.host_device == "gpu" and not has_gpu():
+        message = (
+            f"`{workflow.host}` has a GPU and this machine seems to have none: `run --on local` takes what is here"
+        )
+        emit(Event("warning", "", {"message": message}))
+    if workflow is not None and workflow.sweep is not None:
         message = "the search is not run: this trains once, with the values that stand in the config"
         emit(Event("warning", "", {"message": message}))
 

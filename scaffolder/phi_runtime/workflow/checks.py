@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from phi_runtime.data.columns import column_names
 from phi_runtime.data.template import PromptTemplate, TemplateFault
 from phi_runtime.errors import DataError
 from phi_runtime.suggest import nearest
-from phi_runtime.workflow.diagnostics import Finding, warning
-from phi_runtime.workflow.draft import Draft
+from phi_runtime.workflow.diagnostics import Finding, key_path_of, warning
+from phi_runtime.workflow.draft import MISSING, Draft
 from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.paths import data_paths, resolve
 from phi_runtime.workflow.schema import (
@@ -55,7 +57,7 @@ _PHI3_CODE = (
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts of a workflow that are sound by themselves; None stands for one that is not."""
+    """The parts of a workflow, less what is wrong with them; None stands for one of which too little is left."""
 
     input_model: InputModel | None
     systems: dict[str, System | None]
@@ -91,6 +93,12 @@ def cross_check(
     return [f for f in found if f.severity == "warning" or (f.where.line, f.where.column) not in taken]
 
 
+@cache  # an adapter takes longer to make than to use
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    kinds: dict[str, Any] = {"model": InputModel, "system": AnySystem, "data": DataConfig, "pass": AnyPass}
+    return TypeAdapter(kinds[kind])
+
+
 def _parts(value: dict[str, Any], workflow: Workflow | None) -> _Parts:
     configs = value.get("data_configs")
     raw = configs if isinstance(configs, list) else []
@@ -106,25 +114,43 @@ def _parts(value: dict[str, Any], workflow: Workflow | None) -> _Parts:
             workflow.target,
         )
 
-    def sound(kind: Any, part: Any) -> Any:
+    def sound(kind: str, part: Any) -> Any:
         try:
-            return TypeAdapter(kind).validate_python(part)
+            return _adapter(kind).validate_python(part)
+        except ValidationError as e:
+            rest = _without(part, [key_path_of(part, error["loc"]) for error in e.errors(include_url=False)])
+        try:
+            return _adapter(kind).validate_python(rest)  # what else is wrong with it is to be seen too
         except ValidationError:
             return None
 
-    def each(key: str, kind: Any) -> dict[str, Any]:
+    def each(key: str, kind: str) -> dict[str, Any]:
         members = value.get(key)
         return {name: sound(kind, part) for name, part in members.items()} if isinstance(members, dict) else {}
 
     return _Parts(
-        sound(InputModel, value.get("input_model")),
-        each("systems", AnySystem),
-        [sound(DataConfig, c) for c in raw],
+        sound("model", value.get("input_model")),
+        each("systems", "system"),
+        [sound("data", c) for c in raw],
         names,
-        each("passes", AnyPass),
+        each("passes", "pass"),
         value.get("host"),
         value.get("target"),
     )
+
+
+def _without(part: Any, paths: list[KeyPath]) -> Any:
+    """A copy of `part` without the values at `paths`."""
+    rest = copy.deepcopy(part)
+    for path in sorted(filter(None, paths), key=str, reverse=True):
+        around: Any = rest
+        for key in path[:-1]:
+            around = around[key] if isinstance(around, dict | list) else None
+        if isinstance(around, dict):
+            around.pop(path[-1], None)
+        elif isinstance(around, list) and isinstance(path[-1], int) and path[-1] < len(around):
+            del around[path[-1]]
+    return rest
 
 
 def _references(c: _Checks) -> Iterator[Finding]:
@@ -206,7 +232,8 @@ def _model(c: _Checks) -> Iterator[Finding]:
 
 def _data(c: _Checks, at: KeyPath, data: DataConfig, known_columns: dict[Path, list[str]]) -> Iterator[Finding]:
     load, process = data.load_dataset_config, data.pre_process_data_config
-    yield from _strategy(c, (*at, "pre_process_data_config"), data)
+    if c.draft.get((*at, "pre_process_data_config", "strategy")) in (process.strategy, MISSING):
+        yield from _strategy(c, (*at, "pre_process_data_config"), data)
     key = "text_template" if process.text_template else "text_cols"
     template_at, file_at = (*at, "pre_process_data_config", key), (*at, "load_dataset_config", "data_files")
     try:

@@ -69,14 +69,9 @@ def raise_if_any(source: Source, findings: Sequence[Finding]) -> None:
     if errors:
         first = errors[0]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise ConfigError(
-            f"{first.message}{more}",
-            where=first.where,
-            fix=f"write `{first.suggestion}`"
-            if first.suggestion
-            else f"see all with `phi-scaffold validate {source.path}`",
-            findings=tuple(errors),
-        )
+        see_all = f"see all with `phi-scaffold validate {source.path}`" if more else ""
+        fix = f"write `{first.suggestion}`" if first.suggestion else see_all
+        raise ConfigError(f"{first.message}{more}", where=first.where, fix=fix, findings=tuple(errors))
 
 
 # -- pydantic's errors in our words --------------------------------------------------------------------------------------
@@ -106,7 +101,7 @@ def from_pydantic(
     found: dict[KeyPath, Finding] = {}
     for error in errors:
         # pydantic puts the tag of a union's member into the path (passes, lora, LoRA, r); the file knows no such key.
-        path = _without_tags(value, error["loc"])
+        path = key_path_of(value, error["loc"])
         found.setdefault(path, _translate(source, error, model, path, written))
     meant = {f.suggestion: p[:-1] for p, f in found.items() if f.rule == "unknown-key" and f.suggestion}
     # A misspelt key is the cause, the missing one that it was meant to be its consequence.
@@ -170,7 +165,8 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def _without_tags(value: Any, loc: tuple[int | str, ...]) -> KeyPath:
+def key_path_of(value: Any, loc: tuple[int | str, ...]) -> KeyPath:
+    """The keys of `value` that pydantic's path of an error goes through."""
     path: list[str | int] = []
     for position, step in enumerate(loc):
         last = position == len(loc) - 1

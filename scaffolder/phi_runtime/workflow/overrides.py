@@ -57,6 +57,13 @@ def _read_from(draft: Draft, name: str, file: Path) -> None:
     configs[at] = {**configs[at], "load_dataset_config": files}
 
 
+def has_gpu() -> bool:
+    """Whether there is a GPU that torch may know, as far as that shows without its import."""
+    import sys
+
+    return sys.platform == "darwin" or has_nvidia_gpu()
+
+
 def has_nvidia_gpu() -> bool:
     """Whether there is an NVIDIA driver; asked without torch, whose import takes seconds."""
     import shutil
