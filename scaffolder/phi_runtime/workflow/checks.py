@@ -144,8 +144,11 @@ def _without(part: Any, paths: list[KeyPath]) -> Any:
     rest = copy.deepcopy(part)
     for path in sorted(filter(None, paths), key=str, reverse=True):
         around: Any = rest
-        for key in path[:-1]:
-            around = around[key] if isinstance(around, dict | list) else None
+        try:
+            for key in path[:-1]:
+                around = around[key]
+        except (KeyError, IndexError):  # it went with what is around it
+            continue
         if isinstance(around, dict):
             around.pop(path[-1], None)
         elif isinstance(around, list) and isinstance(path[-1], int) and path[-1] < len(around):
