@@ -19,8 +19,9 @@ from phi_runtime.errors import Interrupted, MissingDependency, OutOfResources, P
 from phi_runtime.evaluation.memory import peak_rss_bytes, reset_peak
 from phi_runtime.events import Emit, Event
 from phi_runtime.lock import exclusive
-from phi_runtime.models.fetch import base_model_path, fetch
+from phi_runtime.models.fetch import fetch
 from phi_runtime.models.load import quiet_libraries
+from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes import PassContext, module_of
 from phi_runtime.plan import (

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from phi_runtime.artefacts import Manifest, digest, read_manifest
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.lock import is_held
-from phi_runtime.models.fetch import base_model_path, present
+from phi_runtime.models.fetch import present
+from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes import module_of
 from phi_runtime.project import Project

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.artefacts import file_digest
 from phi_runtime.errors import MissingDependency, NetworkError
 from phi_runtime.events import Emit, Event
 
@@ -50,6 +49,8 @@ def make_embedded(model: EmbeddedModel, out: Path, emit: Emit) -> None:
     """
     import tempfile
     import zipfile
+
+    from phi_runtime.artefacts import file_digest
 
     with tempfile.TemporaryDirectory(prefix=".download-", dir=out.parent) as temporary:
         folder = Path(temporary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -10,24 +9,12 @@ from phi_runtime.artefacts import digest, file_digest, put_in_place, read_manife
 from phi_runtime.errors import ConfigError, Location
 from phi_runtime.events import Emit
 from phi_runtime.models.embedded import DISK_BYTES, EMBEDDED, make_embedded
+from phi_runtime.models.place import HUB_ID, base_model_path
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.project import Project
-from phi_runtime.workflow.paths import resolve
 from phi_runtime.workflow.schema import InputModel
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LARGE_BYTES = 10_000_000
-
-
-def base_model_path(model: InputModel, project: Project) -> Path:
-    """The folder of the base model: as written, or model-cache/<id> for a hub id."""
-    found = resolve(model.name, project.config).path
-    if found.is_dir():
-        return found
-    below = model.name.removeprefix("./").removeprefix("model-cache/")  # AI Toolkit wrote paths from the project's root
-    if below != model.name or HUB_ID.fullmatch(model.name) or not isinstance(model.model_path, str):
-        return project.model_cache / below
-    return found
 
 
 def present(model: InputModel, project: Project) -> ModelRef | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi_runtime.models.embedded import EMBEDDED
-from phi_runtime.models.fetch import base_model_path
+from phi_runtime.models.place import base_model_path
 from phi_runtime.project import project_of
 from phi_runtime.workflow.schema import InputModel
 

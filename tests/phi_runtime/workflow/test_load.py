@@ -103,6 +103,7 @@ def test_evaluation_json_beside_it_is_read(write: Callable[[dict[str, Any]], Pat
         (lambda c: c["passes"]["lora"].update(r=0), "out-of-range", '"r": 0', ""),
         (lambda c: c["passes"]["lora"].update(lora_dropout=1.5), "out-of-range", '"lora_dropout"', ""),
         (lambda c: c["passes"]["lora"].update(eval_dataset_size=2.5), "out-of-range", '"eval_dataset_size"', ""),
+        (lambda c: c["passes"]["lora"].update(eval_dataset_size=100), "out-of-range", '"eval_dataset_size"', ""),
         (lambda c: c["passes"]["build"].pop("precision"), "missing-key", '"build"', ""),
         (lambda c: c["passes"]["lora"].pop("type"), "missing-key", '"lora"', ""),
         (lambda c: c.update(host="locl"), "unknown-reference", '"locl"', "local"),
@@ -191,8 +192,69 @@ def test_any_sensible_subset_of_passes_is_valid(write: Callable[[dict[str, Any]]
     assert findings(write, lambda c: c.update(passes={name: c["passes"][name] for name in names})) == []
 
 
-def test_data_that_lies_under_the_root_is_found_there(write: Callable[[dict[str, Any]], Path]) -> None:
-    assert (
-        findings(write, lambda c: c["data_configs"][0]["load_dataset_config"].update(data_files="datasets/train.jsonl"))
-        == []
-    )
+def test_data_and_a_model_that_lie_under_the_root_are_found_there_and_it_is_said(
+    write: Callable[[dict[str, Any]], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    config = copy.deepcopy(CONFIG)
+    config["input_model"]["model_path"] = "models/mine"
+    config["data_configs"][0]["load_dataset_config"]["data_files"] = "datasets/train.jsonl"
+    checked = check(write(config))
+    assert checked.valid
+    assert [f.message.split(" ")[0] for f in checked.findings if f.rule == "found-under-root"] == [
+        "`models/mine`",
+        "train.jsonl",
+    ]
+
+
+def test_what_is_wrong_with_one_value_does_not_hide_what_is_wrong_with_its_neighbours(
+    write: Callable[[dict[str, Any]], Path],
+) -> None:
+    def change(c: dict[str, Any]) -> None:
+        data, lora = c["data_configs"][0], c["passes"]["lora"]
+        data["pre_process_data_config"].update(strategy="joined", text_template="{q} {anwser}")
+        data["load_dataset_config"]["data_files"] = ["../datasets/train.jsonl", 3]
+        lora.update(r="sixteen", target_modules=["q_proj"], train_data_config="trian")
+
+    rules = [f.rule for f in findings(write, change)]
+    assert rules[:3] == ["wrong-type", "unknown-value", "wrong-type"]  # of single values first
+    assert sorted(rules[3:]) == ["target-module", "template-column", "unknown-reference"]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"strategy": "join-sliding-window"}, "strategy"),
+        ({"strategy": "join-sliding-window", "stride": 200}, "stride"),
+        ({"strategy": "join-random"}, "strategy"),
+        ({"strategy": "join", "drop_short_sequences": True}, "drop_short_sequences"),
+        ({"drop_short_sequences": True, "pad_to_max_len": True}, "drop_short_sequences"),
+    ],
+)
+def test_a_strategy_without_what_it_needs_is_a_fault(
+    write: Callable[[dict[str, Any]], Path], change: dict[str, Any], key: str
+) -> None:
+    found = findings(write, lambda c: c["data_configs"][0]["pre_process_data_config"].update(change))
+    assert [f.key for f in found] == [f"data_configs.0.pre_process_data_config.{key}"]
+
+
+def test_an_accelerator_that_its_provider_does_not_drive_is_a_fault(write: Callable[[dict[str, Any]], Path]) -> None:
+    def change(c: dict[str, Any]) -> None:
+        c["systems"]["local"]["accelerators"][0]["execution_providers"] = ["CUDAExecutionProvider"]
+
+    assert [(f.rule, f.suggestion) for f in findings(write, change)] == [("contradiction", "CPUExecutionProvider")]
+
+
+@pytest.mark.parametrize(
+    ("split", "suggestion"), [("validation", "train"), ("trian[:10]", "train"), ("tset[:50%]", "test")]
+)
+def test_a_split_that_the_files_do_not_have_is_a_fault(
+    write: Callable[[dict[str, Any]], Path], split: str, suggestion: str
+) -> None:
+    def change(c: dict[str, Any]) -> None:
+        load = c["data_configs"][0]["load_dataset_config"]
+        load["split"] = split
+        if suggestion == "test":
+            load["data_files"] = {"train": load["data_files"], "test": load["data_files"]}
+
+    assert [(f.rule, f.suggestion) for f in findings(write, change)] == [("unknown-reference", suggestion)]

@@ -1,0 +1,23 @@
+"""Where the base model lies, or will lie. Light, because `validate` asks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from phi_runtime.project import Project
+from phi_runtime.workflow.paths import resolve
+from phi_runtime.workflow.schema import InputModel
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def base_model_path(model: InputModel, project: Project) -> Path:
+    """The folder of the base model: as written, or model-cache/<id> for a hub id."""
+    found = resolve(model.name, project.config).path
+    if found.is_dir():
+        return found
+    below = model.name.removeprefix("./").removeprefix("model-cache/")  # AI Toolkit wrote paths from the project's root
+    if below != model.name or HUB_ID.fullmatch(model.name) or not isinstance(model.model_path, str):
+        return project.model_cache / below
+    return found
