@@ -34,6 +34,7 @@ FILES: dict[Name, str] = {
 }
 
 Schema = dict[str, Any]
+_TOLD_APART = ("LoRA", "QLoRA", "FullFinetune", "MergeAdapterWeights", "ModelBuilder", "LocalSystem", "AzureMLSystem")
 _PROVIDER = {"$ref": "#/$defs/Accelerator/properties/execution_providers/anyOf/0/items"}
 _PROVIDERS = {"anyOf": [_PROVIDER, {"type": "array", "items": _PROVIDER}, {"type": "null"}]}
 
@@ -52,11 +53,13 @@ def schema_of(name: Name) -> Schema:
     _nulls(definitions)
     if "Sweep" in definitions:
         space = definitions["Sweep"]["properties"]["search_space"]
-        alternatives = _older({"type": "array", "minItems": 1}, "An object of type `choice`.")
+        alternatives = _other({"type": "array", "minItems": 1}, "An object of type `choice`.")
         space["additionalProperties"] = {"anyOf": [space["additionalProperties"], alternatives]}
     for part, older in parts.items():
         if older.nested:
             definitions[f"{part}.{older.nested}"] = _nested(part, definitions[part], older.nested)
+    if name == "workflow":
+        _cases_aside(definitions)
     if "SearchStrategy" in definitions:
         _search(definitions["SearchStrategy"]["properties"])
     whole = {
@@ -91,6 +94,11 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
+def _other(schema: Schema, message: str) -> Schema:
+    """An older form beside today's. Not marked as deprecated: VS Code would take that for no match, and report another form."""
+    return {**schema, "description": message}
+
+
 def _older(schema: Schema, message: str) -> Schema:
     return {**schema, "deprecated": True, "deprecationMessage": message, "doNotSuggest": True, "description": message}
 
@@ -98,7 +106,8 @@ def _older(schema: Schema, message: str) -> Schema:
 def _respell(name: str, part: Schema, older: Older) -> None:
     """Adds the older spellings of one part, and lets its nested object hold what it requires."""
     properties = part["properties"]
-    _type_case(properties)
+    if name not in _TOLD_APART:
+        _type_case(properties)
     required = part.pop("required", [])
     if "type" in required:
         required.remove("type")
@@ -133,9 +142,27 @@ def _type_case(properties: Schema) -> None:
     """Olive reads the names of types whatever their case."""
     name = properties.get("type", {}).get("const")
     if isinstance(name, str):
-        other = _older(_any_case(name), f"Written `{name}`.")
         description = properties["type"].get("description", name)
+        other = _other(_any_case(name), f"Written `{name}`.")
         properties["type"] = {"description": description, "anyOf": [{"const": name}, other]}
+
+
+def _cases_aside(definitions: Schema) -> None:
+    properties = definitions["Workflow"]["properties"]
+    systems = properties["systems"]["anyOf"][0]["additionalProperties"]["oneOf"]
+    passes = properties["passes"]["additionalProperties"]["anyOf"]
+    for name in _TOLD_APART:
+        (systems if name.endswith("System") else passes).append(_type_case_aside(definitions, name))
+
+
+def _type_case_aside(definitions: Schema, name: str) -> Schema:
+    """The same for a part among others: a definition of its own, since editors tell the others apart by a plain constant."""
+    part = definitions[name]
+    written = part["properties"]["type"]["const"]
+    own = {key: {"$ref": f"#/$defs/{name}/properties/{key}"} for key in part["properties"] if key != "type"}
+    other = {**_any_case(written), "not": {"const": written}, "description": f"Written `{written}`."}
+    definitions[f"{name}.cased"] = {**part, "properties": {"type": other, **own}}
+    return {"$ref": f"#/$defs/{name}.cased"}
 
 
 # -- what more than a table says ---------------------------------------------------------------------------------------------
@@ -168,7 +195,7 @@ def _or(properties: Schema, key: str, schema: Schema, message: str) -> None:
     """`key` may be of another form too, which is told as an older one."""
     facts = {k: v for k, v in properties[key].items() if k in ("description", "default", "examples")}
     form = {k: v for k, v in properties[key].items() if k not in facts}
-    properties[key] = {**facts, "anyOf": [form, _older(schema, message)]}
+    properties[key] = {**facts, "anyOf": [form, _other(schema, message)]}
 
 
 def _workflow(definitions: Schema) -> None:
@@ -236,10 +263,8 @@ def _input_model(definitions: Schema) -> None:
     for kind, key in (("folder", "path"), ("string_name", "name")):
         _or(properties, "model_path", _resource(kind, key), "A folder or a name is written as it is.")
     part = definitions["InputModel"]
-    kinds = part["properties"]["type"]["anyOf"]
-    kinds.append(
-        _older({"type": "string", "pattern": "^[Pp][Yy][Tt][Oo][Rr][Cc][Hh][Mm][Oo][Dd][Ee][Ll]$"}, "Now `HfModel`.")
-    )
+    older = part["properties"]["type"]["anyOf"][1]
+    older["pattern"] = f"{older['pattern']}|{_any_case('PyTorchModel')['pattern']}"
     part["allOf"][0]["anyOf"].append({"required": ["hf_config"]})
 
 
@@ -249,7 +274,7 @@ def _systems(definitions: Schema) -> None:
         properties = definitions[name]["properties"]
         properties["execution_providers"] = _older(_PROVIDERS, "Stands in `accelerators`.")
         items = properties["accelerators"]["items"]
-        properties["accelerators"]["items"] = {"anyOf": [items, _older(device, "An object with device and provider.")]}
+        properties["accelerators"]["items"] = {"anyOf": [items, _other(device, "An object with device and provider.")]}
         one = {"anyOf": [device, items, {"type": "null"}]}
         _or(properties, "accelerators", one, "A list of one accelerator.")
         part = definitions[name]
@@ -367,7 +392,7 @@ def _passes(definitions: Schema) -> None:
     options |= {
         k: _older(_reference("ModelBuilder", k), "An option of the pass itself.") for k in own if k.startswith("int4_")
     }
-    definitions["ClassicExport"] = _older(
+    definitions["ClassicExport"] = _other(
         {
             "type": "object",
             "properties": {
@@ -382,4 +407,4 @@ def _passes(definitions: Schema) -> None:
     one = passes["additionalProperties"]
     forms = {"anyOf": [*one.get("oneOf", []), {"$ref": "#/$defs/ClassicExport"}]}
     alone = {"type": "array", "minItems": 1, "maxItems": 1, "items": forms}
-    passes["additionalProperties"] = {"anyOf": [*forms["anyOf"], _older(alone, "An object.")]}
+    passes["additionalProperties"] = {"anyOf": [*forms["anyOf"], _other(alone, "An object.")]}
