@@ -11,7 +11,7 @@ ASK   ?= I cannot believe they threw me a party!
 # A project from nothing to an answer of its int4 model. The second call finds everything cached.
 demo: $(LIGHT)/bin/phi-scaffold
 	test -d $(DEMO) || $(LIGHT)/bin/phi-scaffold new $(DEMO) --yes --no-git
-	PYTHON=$(abspath $(LIGHT)/bin/python) bash $(DEMO)/setup/setup.sh
+	PYTHON="$(CURDIR)/$(LIGHT)/bin/python" bash $(DEMO)/setup/setup.sh
 	$(LIGHT)/bin/phi-scaffold run --project $(DEMO)
 	$(DEMO)/.venv/bin/python $(DEMO)/inferences/chat_onnx.py --prompt "$(ASK)"
 
