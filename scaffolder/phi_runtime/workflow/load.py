@@ -14,6 +14,7 @@ from phi_runtime.workflow.draft import Draft, Translation
 from phi_runtime.workflow.overrides import Overrides, override
 from phi_runtime.workflow.pass_dialects import translate_sweep
 from phi_runtime.workflow.schema import CondaEnvironment, Evaluation, Sweep, Workflow
+from phi_runtime.workflow.search_checks import check_search
 from phi_runtime.workflow.source import Source, read_source
 
 EVALUATION, SWEEP = "evaluation.json", "sweep.yaml"
@@ -62,9 +63,8 @@ def check(path: Path) -> Checked:
     model = _kind(source)
     if model is Workflow:
         return check_workflow(path, source=source)
-    draft = translate_sweep(source) if model is Sweep else Draft(source)
-    _, findings = _validate(draft, draft.value, model)
-    return Checked(source, draft, None, [*findings, *told(draft)])
+    form = form_of(source)
+    return Checked(source, form.draft, None, [*form.errors, *told(form.draft)])
 
 
 def check_workflow(path: Path, overrides: Overrides | None = None, source: Source | None = None) -> Checked:
@@ -97,6 +97,18 @@ class Form:
     errors: list[Finding]
 
 
+def form_of(source: Source) -> Form:
+    """The form of any file that `check` takes."""
+    model = _kind(source)
+    if model is Workflow:
+        return read_form(source)
+    draft = translate_sweep(source) if model is Sweep else Draft(source)
+    value, errors = _validate(draft, draft.value, model)
+    if isinstance(value, Sweep):
+        errors += check_search(draft, value)
+    return Form(draft, draft.value if isinstance(draft.value, dict) else {}, None, None, errors)
+
+
 def read_form(source: Source, overrides: Overrides | None = None) -> Form:
     """Translates a workflow and checks its form, without a look at any other file."""
     draft = translate(source)
@@ -108,7 +120,7 @@ def read_form(source: Source, overrides: Overrides | None = None) -> Form:
     sweep = None
     if "sweep" in draft.value:
         sweep, more = _validate(draft, draft.value["sweep"], Sweep, ("sweep",))
-        errors += more
+        errors += more + (check_search(draft, sweep, ("sweep",)) if sweep else [])
     if "evaluation" in draft.value:
         message = f"Olive rejects the key `evaluation` here; its content belongs into {EVALUATION} beside this file"
         errors.append(draft.finding(("evaluation",), "unknown-key", message))
@@ -143,7 +155,8 @@ def _read_beside(path: Path, model: type[M]) -> tuple[M | None, list[Finding]]:
         return None, []
     source = read_source(path)
     draft = translate_sweep(source) if model is Sweep else Draft(source)
-    return _validate(draft, draft.value, model)
+    value, findings = _validate(draft, draft.value, model)
+    return value, findings + (check_search(draft, value) if isinstance(value, Sweep) else [])
 
 
 def _validate(

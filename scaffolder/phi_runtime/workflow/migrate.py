@@ -13,7 +13,7 @@ from phi_runtime.errors import Conflict, Location, WorkFailed
 from phi_runtime.workflow.comments import Comments, attach
 from phi_runtime.workflow.diagnostics import dotted, raise_if_any
 from phi_runtime.workflow.draft import Draft, Translation
-from phi_runtime.workflow.load import SWEEP, read_form
+from phi_runtime.workflow.load import SWEEP, form_of
 from phi_runtime.workflow.schema import Workflow
 from phi_runtime.workflow.source import KeyPath, Source, read_source
 from phi_runtime.workflow.write import render
@@ -61,7 +61,7 @@ def migrate(path: Path, output: Path | None = None, *, write: bool = True) -> Mi
     for one whose form is wrong (what cannot be read is not rewritten), and Conflict when a sweep.yaml is in the way.
     """
     source = read_source(path)
-    form = read_form(source)
+    form = form_of(source)
     raise_if_any(source, form.errors)
     target = output or path
     if not form.draft.translations and target == path:
@@ -95,7 +95,7 @@ def _form(path: Path) -> Literal["json", "yaml"]:
 
 def _ordered(value: dict[str, Any]) -> dict[str, Any]:
     """The parts in the order in which they are described; inside, the author's order stays."""
-    return {key: value[key] for key in Workflow.model_fields if key in value}
+    return {key: value[key] for key in (*Workflow.model_fields, *value) if key in value}
 
 
 def _comments(draft: Draft, value: Any) -> dict[KeyPath, Comments]:
@@ -134,7 +134,7 @@ def _read_back(target: Path, text: str, value: Any) -> Source:
         source = read_source(aside)
     finally:
         aside.unlink(missing_ok=True)
-    if source.value != value or read_form(source).draft.translations:
+    if source.value != value or form_of(source).draft.translations:
         raise WorkFailed(
             f"the canonical form of {target.name} does not read back", fix="please report this with the config"
         )

@@ -62,6 +62,18 @@ def findings(write: Callable[[dict[str, Any]], Path], change: Change) -> list[Fi
     return [f for f in check(write(config)).findings if f.severity == "error"]
 
 
+def test_a_search_names_what_can_be_searched(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "search_space:\n"
+        "  lora_rr: [8, 16]\n"
+        "  learning_rate: {type: float, low: 1e-3, high: 1e-6, log: true}\n"
+        "  passes.tune.r: {type: int, low: 1, high: 4}\n"
+    )
+    found = [f for f in check(path).findings if f.severity == "error"]
+    assert [(f.where.line, f.rule) for f in found] == [(2, "unknown-key"), (3, "out-of-range")]
+
+
 def test_a_valid_config_loads_with_olives_defaults(write: Callable[[dict[str, Any]], Path]) -> None:
     workflow = load_workflow(write(CONFIG))
     assert stage_order(workflow) == ["fetch", "lora", "merge", "build", "evaluate"]

@@ -151,6 +151,14 @@ def test_yaml_stays_yaml_and_keeps_its_comments(tmp_path: Path) -> None:
     assert read_form(read_source(path)).draft.translations == []
 
 
+def test_a_search_by_itself_is_written_anew_too(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text("# try these\n\nsearch_space:\n  # the rank\n  lora_r: [8, 16]\n")
+    migrate(path)
+    assert path.read_text().startswith("# try these\n\nsearch_space:\n  # the rank\n  r:\n    type: choice\n")
+    assert migrate(path).changes == []
+
+
 @pytest.mark.parametrize("key", ["lora_alhpa", "quantization"])
 def test_what_cannot_be_read_is_not_rewritten(old: Path, key: str) -> None:
     text = OLD.replace('"lora_alpha"', f'"{key}"')
