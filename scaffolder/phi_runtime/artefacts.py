@@ -76,12 +76,23 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Writes JSON beside `path`, then renames: a reader sees the old file or the new one, never half of one."""
+def write_text(path: Path, text: str) -> None:
+    """Writes beside `path`, then renames: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    aside.write_text(text, encoding="utf-8", newline="\n")
     _fsync(aside)
     aside.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """The same, with `value` as JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def free_name(path: Path) -> Path:
+    """A name beside `path` for what was there before: its own with .bak, numbered where that is taken."""
+    names = (path.with_name(f"{path.name}.bak{n or ''}") for n in range(10_000))
+    return next(n for n in names if not n.exists())
 
 
 def seal(folder: Path, *, key: str, kind: str, facts: dict[str, Any]) -> Manifest:

@@ -19,6 +19,7 @@ from phi_runtime.errors import Interrupted, MissingDependency, OutOfResources, P
 from phi_runtime.evaluation.memory import peak_rss_bytes, reset_peak
 from phi_runtime.events import Emit, Event
 from phi_runtime.lock import exclusive
+from phi_runtime.models.device import has_gpu
 from phi_runtime.models.fetch import fetch
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.place import base_model_path
@@ -37,8 +38,8 @@ from phi_runtime.plan import (
 )
 from phi_runtime.project import Project, read_dotenv
 from phi_runtime.suggest import did_you_mean
-from phi_runtime.workflow.load import EVALUATE, FETCH, Checked, Overrides, check_workflow, sound, stage_order
-from phi_runtime.workflow.overrides import has_gpu
+from phi_runtime.workflow.load import EVALUATE, FETCH, Checked, check_workflow, sound, stage_order
+from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.schema import Workflow, canonical
 
 
@@ -77,13 +78,13 @@ def run(
             f"`{workflow.remote}` is an Azure ML system, and running there is not built yet",
             fix="run it on this machine: phi-scaffold run --on local --data FILE",
         )
-    _tell_dialect(checked, emit)
+    _tell_dialect(checked, workflow, emit)
     project.gen_model.mkdir(exist_ok=True)
     with exclusive(project.gen_model / LOCK):
         return _Run(project, workflow, emit, force).stages(names)
 
 
-def _tell_dialect(checked: Checked, emit: Emit) -> None:
+def _tell_dialect(checked: Checked, workflow: Workflow, emit: Emit) -> None:
     """One warning for all that was translated, and each of those that a user must know of."""
     older = len(checked.draft.translations)
     if older:
@@ -93,13 +94,12 @@ def _tell_dialect(checked: Checked, emit: Emit) -> None:
     for finding in checked.findings:
         if finding.rule in ("trust-remote-code", "azure", "found-under-root"):
             emit(Event("warning", "", {"message": f"{finding.where}: {finding.message}"}))
-    workflow = checked.workflow
-    if workflow is not None and workflow.host_device == "gpu" and not has_gpu():
+    if workflow.host_device == "gpu" and not has_gpu():
         message = (
             f"`{workflow.host}` has a GPU and this machine seems to have none: `run --on local` takes what is here"
         )
         emit(Event("warning", "", {"message": message}))
-    if workflow is not None and workflow.sweep is not None:
+    if workflow.sweep is not None:
         message = "the search is not run: this trains once, with the values that stand in the config"
         emit(Event("warning", "", {"message": message}))
 

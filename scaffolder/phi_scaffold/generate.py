@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.artefacts import free_name
 from phi_runtime.data.columns import Columns, find_columns
 from phi_runtime.data.template import PromptTemplate, TemplateFault
 from phi_runtime.errors import Conflict, UsageError, WorkFailed
@@ -319,15 +320,10 @@ def _put(tree: Path, folder: Path, files: Sequence[str]) -> tuple[str, ...]:
         if target.exists():
             if target.is_file() and target.read_bytes() == source.read_bytes():
                 continue
-            target.replace(_free_name(target))
+            target.replace(free_name(target))
             backed_up.append(name)
         source.replace(target)
     return tuple(backed_up)
-
-
-def _free_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.bak{n or ''}") for n in range(10_000))
-    return next(n for n in names if not n.exists())
 
 
 def init_git(folder: Path) -> bool:

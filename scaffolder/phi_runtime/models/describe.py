@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from phi_runtime.errors import ConfigError
+from phi_runtime.models.modules import unknown_module
 
 
 def linear_names(model: Any) -> dict[str, list[str]]:
@@ -44,6 +45,5 @@ def saved_modules(model: Any, wanted: list[str] | None) -> list[str] | None:
 
 def _refuse_unknown(key: str, what: str, wanted: list[str], full_names: list[str]) -> None:
     for name in wanted:
-        if not any(f == name or f.endswith(f".{name}") for f in full_names):
-            known = sorted({f.rpartition(".")[2] for f in full_names})
-            raise ConfigError(f"the model has no {what} `{name}`; it has {', '.join(known)}", fix=f"mend {key}")
+        if fault := unknown_module(what, name, full_names):
+            raise ConfigError(fault, fix=f"mend {key}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from phi_runtime.errors import MissingDependency
@@ -14,6 +16,16 @@ if TYPE_CHECKING:
 def usable_cores() -> int:
     """Cores that this process may use: its affinity, not the machine's count."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def has_gpu() -> bool:
+    """Whether there is a GPU that torch may know, as far as that shows without its import."""
+    return sys.platform == "darwin" or has_nvidia_gpu()
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether there is an NVIDIA driver; asked without torch, whose import takes seconds."""
+    return shutil.which("nvidia-smi") is not None
 
 
 def pick_device(wanted: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,18 @@ class Modules:
 
     linear: tuple[str, ...]
     all: tuple[str, ...]
+
+
+def unknown_module(what: str, wanted: str, known: Iterable[str]) -> str:
+    """What is wrong with `wanted`, the end of a module's full name; empty where one of `known` ends so, as peft reads it."""
+    known = list(known)
+    if any(name == wanted or name.endswith(f".{wanted}") for name in known):
+        return ""
+    return f"the model has no {what} `{wanted}`; it has {', '.join(last_names(known))}"
+
+
+def last_names(known: Iterable[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in known})
 
 
 _PHI3_LINEAR = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")

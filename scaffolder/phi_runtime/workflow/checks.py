@@ -11,6 +11,7 @@ from phi_runtime.suggest import nearest
 from phi_runtime.workflow.data_checks import check_data, rows_up_to
 from phi_runtime.workflow.diagnostics import Finding
 from phi_runtime.workflow.draft import Draft
+from phi_runtime.workflow.load import EVALUATE, FETCH
 from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.parts import Checks, parts_of, placeholders, warned
 from phi_runtime.workflow.paths import resolve
@@ -36,7 +37,6 @@ RUNNABLE = {
 }
 
 _KINDS: dict[Kind, str] = {"hf": "a full model", "adapter": "an adapter", "onnx": "an ONNX model"}
-_STAGES = ("fetch", "evaluate")
 _PHI3_CODE = (
     "`trust_remote_code` is not obeyed without --trust-remote-code; the code that comes with Phi-3 breaks on today's "
     "transformers, which has its own"
@@ -151,9 +151,9 @@ def _passes(c: Checks) -> Iterator[Finding]:
     trained: list[str] = []
     for name, step in c.parts.passes.items():
         at: KeyPath = ("passes", name)
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in _STAGES:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in (FETCH, EVALUATE):
             message = (
-                f"`{name}` cannot name a pass: letters, digits, - and _ can, but not the stages {' and '.join(_STAGES)}"
+                f"`{name}` cannot name a pass: letters, digits, - and _ can, but not the stages {FETCH} and {EVALUATE}"
             )
             yield c.draft.finding(at, "pass-name", message)
         if isinstance(step, ModelBuilder) and provider and step.precision not in RUNNABLE[provider]:
@@ -191,16 +191,15 @@ def _modules(c: Checks, at: KeyPath, step: LoRA) -> Iterator[Finding]:
     """Names of modules against those that the model really has, where its files are here already."""
     if c.parts.input_model is None or not (step.target_modules or step.modules_to_save):
         return
-    from phi_runtime.models.modules import known_modules
+    from phi_runtime.models.modules import known_modules, last_names, unknown_module
 
     modules = known_modules(c.parts.input_model, c.path)
     if modules is None:
         return
-    for key, known in (("target_modules", modules.linear), ("modules_to_save", modules.all)):
+    for key, what, known in (
+        ("target_modules", "linear module", modules.linear),
+        ("modules_to_save", "module", modules.all),
+    ):
         for i, wanted in enumerate(getattr(step, key) or ()):
-            if wanted == "all-linear" or any(m == wanted or m.endswith(f".{wanted}") for m in known):
-                continue
-            names = sorted({m.rpartition(".")[2] for m in known})
-            what = "linear module" if key == "target_modules" else "module"
-            message = f"the model has no {what} `{wanted}`; it has {', '.join(names)}"
-            yield c.draft.finding((*at, key, i), "target-module", message, nearest(wanted, names))
+            if wanted != "all-linear" and (fault := unknown_module(what, wanted, known)):
+                yield c.draft.finding((*at, key, i), "target-module", fault, nearest(wanted, last_names(known)))

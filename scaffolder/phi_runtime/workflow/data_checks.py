@@ -14,7 +14,7 @@ from phi_runtime.suggest import nearest
 from phi_runtime.workflow.diagnostics import Finding
 from phi_runtime.workflow.draft import MISSING
 from phi_runtime.workflow.parts import Checks, placeholders, warned
-from phi_runtime.workflow.paths import data_paths
+from phi_runtime.workflow.paths import data_paths, split_name
 from phi_runtime.workflow.schema import AzureMLSystem, DataConfig, Datastore
 from phi_runtime.workflow.source import KeyPath
 
@@ -33,7 +33,7 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Pat
     if isinstance(load.data_files, Datastore):
         yield from _datastore(c, file_at, load.data_files)
         return
-    split = load.split.partition("[")[0]
+    split = split_name(data)
     if isinstance(load.data_files, dict) and split not in load.data_files:
         known = list(load.data_files)
         message = f"`data_files` has no split `{split}` (it has {', '.join(known)})"
@@ -58,15 +58,12 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Pat
             yield c.draft.finding(file_at, "data", str(e))
             return
         columns = known_columns[found.path]
-        for name in template.columns:
+        filters_at = (*at, "load_dataset_config", "col_filters")
+        named = [(name, template_at) for name in template.columns]
+        for name, place in [*named, *((name, (*filters_at, name)) for name in load.col_filters or ())]:
             if name not in columns:
                 message = f"the data has no column `{name}` (it has {', '.join(columns)})"
-                yield c.draft.finding(template_at, "template-column", message, nearest(name, columns))
-        for name in load.col_filters or ():
-            if name not in columns:
-                message = f"the data has no column `{name}` (it has {', '.join(columns)})"
-                filter_at = (*at, "load_dataset_config", "col_filters", name)
-                yield c.draft.finding(filter_at, "template-column", message, nearest(name, columns))
+                yield c.draft.finding(place, "template-column", message, nearest(name, columns))
 
 
 def rows_up_to(data: DataConfig, config_path: Path, most: int) -> int:

@@ -133,11 +133,11 @@ def _translate(
         allowed = [a.strip("' ") for a in str(context.get("expected", "")).replace(" or ", ", ").split(", ")]
         given = error["input"]
         choice = " or ".join(allowed) if len(allowed) < 3 else "one of " + ", ".join(allowed)
-        message = f"`{name}` is {_short(given)}; expected {choice}"
+        message = f"`{name}` is {short(given)}; expected {choice}"
         rule = "unknown-value" if isinstance(given, str) else "wrong-type"
         return finding(source, place, rule, message, nearest(str(given), allowed))
     rule = "wrong-type" if kind in _TYPES else "out-of-range"
-    message = f"`{name}` is {_short(error['input'])}; expected {_expected(kind, context, error)}{such}"
+    message = f"`{name}` is {short(error['input'])}; expected {_expected(kind, context, error)}{such}"
     return finding(source, place, rule, message)
 
 
@@ -159,7 +159,8 @@ def _expected(kind: str, context: dict[str, Any], error: ErrorDetails) -> str:
     return error["msg"][:1].lower() + error["msg"][1:]
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value in a message."""
     text = repr(value)
     text = {"True": "true", "False": "false", "None": "null"}.get(text, text)
     return text if len(text) <= 60 else text[:57] + "…"

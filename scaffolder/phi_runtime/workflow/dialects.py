@@ -7,8 +7,11 @@ What the generations wrote, key by key, is in spellings.py; here is what takes m
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
+from phi_runtime.data.rows import FORMATS
+from phi_runtime.workflow.diagnostics import dotted
 from phi_runtime.workflow.draft import EMPTY, MISSING, Draft
 from phi_runtime.workflow.pass_dialects import rename_data, translate_dataset_types, translate_passes, translate_search
 from phi_runtime.workflow.respell import respell, type_name
@@ -188,7 +191,7 @@ def _accelerator(draft: Draft, at: KeyPath, item: Any, given: KeyPath, providers
     if not draft.has(own) and (providers or (isinstance(device, str) and device in PROVIDER_OF)):
         draft.put(own, providers or [PROVIDER_OF[device]], "the execution provider of the device", because=at)
     elif draft.has(own) and providers and draft.get(own) != providers:
-        message = f"the accelerator `{'.'.join(map(str, draft.written(at)))}` has another execution provider"
+        message = f"the accelerator `{dotted(draft.written(at))}` has another execution provider"
         draft.refused.append(draft.finding(given, "contradiction", message))
     found = _listed(draft.get(own))
     if not draft.has((*at, "device")) and found:
@@ -325,8 +328,7 @@ def _load_dataset(draft: Draft, at: KeyPath) -> None:
 def _format(files: Any) -> str | None:
     first = next(iter(files.values()), None) if isinstance(files, dict) and "type" not in files else files
     first = first[0] if isinstance(first, list) and first else first
-    ending = first.rpartition(".")[2].lower() if isinstance(first, str) else ""
-    return {"json": "json", "jsonl": "json", "ndjson": "json", "csv": "csv"}.get(ending)
+    return FORMATS.get(Path(first).suffix.lower()) if isinstance(first, str) else None
 
 
 def _pre_process(draft: Draft, at: KeyPath, old_model: bool) -> None:

@@ -4,10 +4,11 @@ was written."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from phi_runtime.workflow.diagnostics import Finding, finding
+from phi_runtime.workflow.diagnostics import Finding, dotted, finding, short
 from phi_runtime.workflow.source import KeyPath, Source
 
 MISSING: Any = object()
@@ -109,7 +110,7 @@ class Draft:
             self.drop(path, EMPTY)
             return
         if not isinstance(value, dict):
-            self.refuse(path, f"`{path[-1]}` is {_short(value)}; expected an object", rule="wrong-type")
+            self.refuse(path, f"`{path[-1]}` is {short(value)}; expected an object", rule="wrong-type")
             return
         if path[-1] in value:
             self.refuse((*path, path[-1]), f"unknown key `{path[-1]}`", rule="unknown-key")
@@ -117,8 +118,7 @@ class Draft:
         place = "beside `type`" if outer else "at the top"
         self._tell("older-form", path, outer, message or f"what `{path[-1]}` holds stands {place} now")
         for key in list(value):
-            if self._taken((*path, key), (*outer, key)):
-                continue
+            self._taken((*path, key), (*outer, key))
         parent = self.get(outer)
         items = [pair for k, v in parent.items() for pair in (value.items() if k == path[-1] else [(k, v)])]
         parent.clear()
@@ -146,6 +146,13 @@ class Draft:
         self._set(path, value)
         self._written = {p: w for p, w in self._written.items() if p[: len(path)] != path}
         self._written[path] = written
+
+    def arrange(self, path: KeyPath, keys: Sequence[str]) -> None:
+        """Puts the members of the object at `path` into this order, which names all of them."""
+        value = self.get(path)
+        items = [(key, value[key]) for key in keys]
+        value.clear()
+        value.update(items)
 
     def place(self, path: KeyPath, written: KeyPath) -> None:
         """Says where the value at `path` was written, when the whole that it is in was replaced."""
@@ -180,7 +187,7 @@ class Draft:
             return False
         value = self._parent(path).pop(path[-1])
         if value != there:
-            old, other = ".".join(map(str, self.written(path))), ".".join(map(str, self.written(new)))
+            old, other = dotted(self.written(path)), dotted(self.written(new))
             self.refused.append(self.finding(path, "contradiction", f"`{old}` and `{other}` differ; take one out"))
         return True
 
@@ -199,8 +206,3 @@ class Draft:
 
 def _index_of(value: list[Any], key: int | str) -> bool:
     return isinstance(key, int) and key < len(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

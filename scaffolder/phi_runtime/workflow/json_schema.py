@@ -66,11 +66,8 @@ def _nested(name: str, part: Schema, key: str) -> Schema:
     """The object that a part was nested in: the same properties, none required."""
     hidden = (key, *part.get("required", ()))
     inner = {k: {"$ref": f"#/$defs/{name}/properties/{k}"} for k in part["properties"] if k not in hidden}
-    nested = {"type": ["object", "null"], "properties": inner, "additionalProperties": False}
-    return nested | {k: part[k] for k in ("dependentSchemas",) if k in part}
-
-
-# pydantic writes the bounds of a number that it first converts in its own words (seen in 2.14).
+    rules = {"dependentSchemas": part["dependentSchemas"]} if "dependentSchemas" in part else {}
+    return {"type": ["object", "null"], "properties": inner, "additionalProperties": False, **rules}
 
 
 # pydantic writes the bounds of a number that it first converts in its own words (seen in 2.14).

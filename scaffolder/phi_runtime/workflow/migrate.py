@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from phi_runtime.artefacts import free_name, write_text
 from phi_runtime.errors import Conflict, Location, WorkFailed
 from phi_runtime.workflow.comments import Comments, attach
 from phi_runtime.workflow.diagnostics import dotted, raise_if_any
 from phi_runtime.workflow.draft import Draft, Translation
 from phi_runtime.workflow.load import SWEEP, form_of
 from phi_runtime.workflow.schema import Workflow
-from phi_runtime.workflow.source import KeyPath, Source, read_source
+from phi_runtime.workflow.source import KeyPath, Source, parse_source, read_source
 from phi_runtime.workflow.write import render
 
 
@@ -80,12 +80,10 @@ def migrate(path: Path, output: Path | None = None, *, write: bool = True) -> Mi
     backup = None
     if write:
         if target == path:
-            backup = _free_name(path)
+            backup = free_name(path)
             shutil.copy2(path, backup)
         for file, text in files.items():
-            aside = _aside(file)
-            aside.write_text(text, encoding="utf-8", newline="\n")
-            aside.replace(file)
+            write_text(file, text)
     return Migration(changes, files, backup)
 
 
@@ -128,12 +126,7 @@ def _paths(value: Any, at: KeyPath = ()) -> list[KeyPath]:
 
 def _read_back(target: Path, text: str, value: Any) -> Source:
     """The new text as it will be read. A text that says anything else than `value` is never written."""
-    aside = _aside(target)
-    try:
-        aside.write_text(text, encoding="utf-8", newline="\n")
-        source = read_source(aside)
-    finally:
-        aside.unlink(missing_ok=True)
+    source = parse_source(target, text)
     if source.value != value or form_of(source).draft.translations:
         raise WorkFailed(
             f"the canonical form of {target.name} does not read back", fix="please report this with the config"
@@ -163,12 +156,3 @@ def _place(key: str | None, where: Location | None) -> dict[str, Any] | None:
     if key is None:
         return None
     return {"key": key, "line": where.line if where else None, "column": where.column if where else None}
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{os.getpid()}.{path.name}")
-
-
-def _free_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.bak{n or ''}") for n in range(10_000))
-    return next(n for n in names if not n.exists())

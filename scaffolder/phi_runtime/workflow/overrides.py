@@ -8,6 +8,7 @@ from pathlib import Path
 
 from phi_runtime.data.rows import format_of
 from phi_runtime.errors import UsageError
+from phi_runtime.models.device import has_nvidia_gpu
 from phi_runtime.suggest import did_you_mean
 from phi_runtime.workflow.draft import Draft
 
@@ -55,17 +56,3 @@ def _read_from(draft: Draft, name: str, file: Path) -> None:
     at = names.index(name) if name else 0
     files = {"data_name": format_of(file), "data_files": str(file.absolute()), "split": "train"}
     configs[at] = {**configs[at], "load_dataset_config": files}
-
-
-def has_gpu() -> bool:
-    """Whether there is a GPU that torch may know, as far as that shows without its import."""
-    import sys
-
-    return sys.platform == "darwin" or has_nvidia_gpu()
-
-
-def has_nvidia_gpu() -> bool:
-    """Whether there is an NVIDIA driver; asked without torch, whose import takes seconds."""
-    import shutil
-
-    return shutil.which("nvidia-smi") is not None

@@ -78,9 +78,7 @@ def _flows(draft: Draft) -> None:
         return
     for name in [n for n in passes if n not in order]:
         draft.drop((*PASSES, name), "`pass_flows` does not run it")
-    items = [(name, passes[name]) for name in order]
-    passes.clear()
-    passes.update(items)
+    draft.arrange(PASSES, list(dict.fromkeys(order)))
     draft.drop(at, "the passes stand in their order")
 
 
@@ -140,7 +138,7 @@ def _inline_data(draft: Draft, at: KeyPath) -> None:
     value, configs = draft.get(at), ("data_configs",)
     if not isinstance(value, dict) or not isinstance(value.get("name", ""), str):
         return
-    name = value.get("name") if isinstance(value.get("name"), str) else str(at[-1]).removesuffix("_config")
+    name = value.get("name", str(at[-1]).removesuffix("_config"))
     if not draft.has(configs):
         draft.put(configs, [], "the list of data configs", because=at)
     listed = draft.get(configs)
@@ -242,8 +240,7 @@ def _classic_export(draft: Draft) -> None:
             if kinds[name] == "ExtractAdapters":
                 why += "; the adapter itself stays in gen-model/adapter"
             draft.drop((*PASSES, name), why)
-    passes = draft.get(PASSES)
-    passes[builder] = passes.pop(builder)  # the model builder comes last
+    draft.arrange(PASSES, [*(n for n in draft.keys(PASSES) if n != builder), builder])  # the model builder comes last
 
 
 def _classic_precision(draft: Draft, steps: list[str], kinds: dict[str, Any]) -> str:
@@ -265,13 +262,10 @@ def _merge_before_export(draft: Draft) -> None:
     for before, name in pairwise(names):
         if kinds[before] in ("LoRA", "QLoRA") and kinds[name] == "ModelBuilder":
             free = next(n for n in ("merge", "merge_adapter_weights", "merge_adapter") if n not in kinds)
-            passes = draft.get(PASSES)
-            items = list(passes.items())
             draft.put((*PASSES, free), {"type": "MergeAdapterWeights"}, "an adapter is merged before it is exported",
                       because=(*PASSES, name))  # fmt: skip
-            items.insert(names.index(name), (free, passes[free]))
-            passes.clear()
-            passes.update(items)
+            place = names.index(name)
+            draft.arrange(PASSES, [*names[:place], free, *names[place:]])
             return
 
 

@@ -58,6 +58,11 @@ def read_source(path: Path) -> Source:
         raise ConfigError(f"not UTF-8 text (byte {e.start})", where=Location(path), fix="save the file as UTF-8") from e
     except OSError as e:
         raise ConfigError(f"cannot be read: {e.strerror}", where=Location(path)) from e
+    return parse_source(path, text)
+
+
+def parse_source(path: Path, text: str) -> Source:
+    """The same for a text that is, or is to be, in the file at `path`."""
     if path.suffix.lower() in (".yaml", ".yml"):
         # PyYAML takes longer to import than most configs take to be read; a JSON config does without.
         from phi_runtime.workflow.yaml_source import read_yaml as read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ def render(value: Any, comments: Mapping[KeyPath, Comments], form: Literal["json
     return "\n".join(layout.document(value)) + "\n"
 
 
-class _Layout:
+class _Layout(ABC):
     """The comments where they will stand, as lines without line breaks."""
 
     marker = ""
@@ -53,8 +54,9 @@ class _Layout:
             if given != Comments():
                 self.commented_inside.update(place[:depth] for depth in range(len(place)))
 
+    @abstractmethod
     def document(self, value: Any) -> Iterator[str]:
-        raise NotImplementedError
+        """The lines of the whole file."""
 
     def at(self, key_path: KeyPath) -> Comments:
         return self.comments.get(key_path, Comments())
