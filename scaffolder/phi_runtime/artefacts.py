@@ -7,11 +7,13 @@ killed at any moment leaves at worst a folder that is ignored and, the next time
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,26 @@ def digest(value: object) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's content."""
+    """SHA-256 (hex) of a file's content, read once for as long as size and time of the file stay."""
+    state = path.stat()
+    return _file_digest(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _file_digest(path: Path, *_: int) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """The installed versions of those distributions that are installed."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def read_manifest(folder: Path) -> Manifest | None:

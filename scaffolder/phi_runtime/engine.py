@@ -14,7 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.artefacts import put_in_place, read_manifest, seal, write_json
+from phi_runtime.artefacts import put_in_place, read_manifest, seal, versions, write_json
+from phi_runtime.data.fetch import fetch_data, hub_data
 from phi_runtime.errors import Interrupted, MissingDependency, OutOfResources, PhiError, UsageError, WorkFailed
 from phi_runtime.evaluation.memory import peak_rss_bytes, reset_peak
 from phi_runtime.events import Emit, Event
@@ -81,7 +82,7 @@ def run(
     _tell_dialect(checked, workflow, emit)
     project.gen_model.mkdir(exist_ok=True)
     with exclusive(project.gen_model / LOCK):
-        return _Run(project, workflow, emit, force).stages(names)
+        return _Run(project, workflow, emit, force, overrides or Overrides()).stages(names)
 
 
 def _tell_dialect(checked: Checked, workflow: Workflow, emit: Emit) -> None:
@@ -117,8 +118,11 @@ def chosen_stages(workflow: Workflow, only: Sequence[str], until: str | None) ->
 
 
 class _Run:
-    def __init__(self, project: Project, workflow: Workflow, emit: Emit, force: Sequence[str]) -> None:
+    def __init__(
+        self, project: Project, workflow: Workflow, emit: Emit, force: Sequence[str], overrides: Overrides
+    ) -> None:
         self.project, self.workflow, self.listener, self.force = project, workflow, emit, set(force)
+        self.overrides = overrides
         self.refs: dict[str, ModelRef] = {}
         self.done: list[str] = []
         self.cached: list[str] = []
@@ -153,15 +157,19 @@ class _Run:
     def fetch(self) -> None:
         path = base_model_path(self.workflow.input_model, self.project)
         state = plan(self.workflow, self.project)[0].state
-        if FETCH in self.force and read_manifest(path) is not None:
-            shutil.rmtree(path)
+        if FETCH in self.force:
             state = "missing"
+            if read_manifest(path) is not None:
+                shutil.rmtree(path)
+            for data in hub_data(self.workflow, self.project.config):
+                data.unlink(missing_ok=True)
         if state == "cached":
             self.refs["base"] = fetch(self.workflow.input_model, self.project, self.emit)
             self.was_cached(FETCH, path)
             return
         with self.working(FETCH, path):
             self.refs["base"] = fetch(self.workflow.input_model, self.project, self.emit)
+            fetch_data(self.workflow, self.project.config, self.emit, FETCH)
 
     def pass_(self, name: str) -> None:
         step = self.workflow.passes[name]
@@ -172,7 +180,9 @@ class _Run:
         else:
 
             def work(out: Path, aside: Path) -> dict[str, Any]:
-                context = PassContext(name, step, source, out, aside, self.workflow, self.project, self.emit)
+                context = PassContext(
+                    name, step, source, out, aside, self.workflow, self.project, self.emit, self.overrides, self.folder
+                )
                 return module_of(step).run(context)
 
             self.make(stage, step.produces, work)
@@ -194,6 +204,7 @@ class _Run:
         return content
 
     def ladder(self, out: Path, _: Path) -> dict[str, Any]:
+        from phi_runtime.data.dataset import data_place
         from phi_runtime.evaluation.ladder import evaluate
         from phi_runtime.models.device import pick_device
 
@@ -201,7 +212,8 @@ class _Run:
         step = self.workflow.finetune[1]
         device = pick_device(self.workflow.host_device)
         rungs = [(rung_name(self.workflow, name), ref) for name, ref in self.refs.items()]
-        content = evaluate(self.workflow, step, rungs, self.project.config, out, device, self.emit)
+        place = data_place(self.project, self.refs["base"], self.overrides)
+        content = evaluate(self.workflow, step, rungs, place, out, device, self.emit)
         if not content["rows"]:
             message = "no rows are held out, so nothing was measured: set eval_dataset_size"
             self.emit(Event("warning", EVALUATE, {"message": message}))
@@ -302,7 +314,6 @@ def _environment() -> dict[str, Any]:
     import sys
 
     from phi_runtime.models.device import usable_cores
-    from phi_runtime.plan import versions
 
     libraries = (
         "phi-scaffold",

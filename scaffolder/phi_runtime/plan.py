@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from phi_runtime.artefacts import Manifest, digest, read_manifest
+from phi_runtime.artefacts import Manifest, digest, read_manifest, versions
 from phi_runtime.data.dataset import fingerprint
+from phi_runtime.data.fetch import hub_data
 from phi_runtime.lock import is_held
 from phi_runtime.models.fetch import present
 from phi_runtime.models.place import base_model_path
@@ -47,7 +47,8 @@ def plan(workflow: Workflow, project: Project) -> list[Stage]:
     """All stages in order, each with its state as it is now."""
     base_path = base_model_path(workflow.input_model, project)
     base = present(workflow.input_model, project)
-    stages = [Stage(FETCH, "Fetch", base_path, "cached" if base else "missing")]
+    here = base and all(path.is_file() for path in hub_data(workflow, project.config))
+    stages = [Stage(FETCH, "Fetch", base_path, "cached" if here else "missing")]
     ref, refs = base, {"base": base} if base else {}
     for name in workflow.passes:
         stage = pass_stage(workflow, project, name, ref)
@@ -128,17 +129,6 @@ def rung_name(workflow: Workflow, name: str) -> str:
     if step.accepts == "adapter":
         return "merged"
     return "adapter" if step.produces == "adapter" else "finetuned"
-
-
-def versions(distributions: tuple[str, ...]) -> dict[str, str]:
-    """The installed versions of those distributions that are installed."""
-    found = {}
-    for name in distributions:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _stage(name: str, type_: str, target: Path, inputs: dict[str, Any] | None, why: str = "") -> Stage:

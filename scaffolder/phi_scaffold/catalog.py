@@ -19,11 +19,13 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a model was taught to be asked: `prompt` around the question (at `{}`), and the text that ends an answer."""
+    """How a model was taught to be asked: `prompt` around the question (at `{}`), and the text that ends an answer.
+    `chat_template` is the same for whole conversations, as Jinja, for models that have none of their own."""
 
     name: str
     prompt: str
     stop: str
+    chat_template: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Model:
     target_modules: tuple[str, ...]
     tied: bool = False
     gated: bool = False
+    base: bool = False
     learning_rate: float = 2e-4
     unverified: tuple[str, ...] = ()
 

@@ -18,13 +18,14 @@ from typing import Any
 
 from phi_runtime.artefacts import free_name
 from phi_runtime.data.columns import Columns, find_columns
+from phi_runtime.data.rows import format_of
 from phi_runtime.data.template import PromptTemplate, TemplateFault
 from phi_runtime.errors import Conflict, UsageError, WorkFailed
 from phi_runtime.suggest import did_you_mean
 from phi_scaffold import __version__
 from phi_scaffold.catalog import PromptFormat, catalog
 
-TASKS = ("classification", "generation")
+TASKS = ("classification", "chat", "question-answering", "summarization", "extraction", "generation")
 METHODS = ("lora", "qlora", "full")
 TARGETS = ("cpu", "cuda", "directml")
 PRECISIONS = {
@@ -32,7 +33,15 @@ PRECISIONS = {
     "cuda": ("int4", "int8", "fp16", "bf16", "fp32"),
     "directml": ("int4", "fp16"),
 }
-SAMPLE_DATA = {"classification": (("phrase",), "tone"), "generation": (("note",), "message")}
+# Of the sample data: what is asked and the answer, rows, and the longest row and answer in characters.
+SAMPLES = {
+    "classification": Columns(("phrase",), "tone", 600, (), longest=127, longest_answer=8),
+    "chat": Columns(("messages",), "messages", 170, (), "chat", longest=422, longest_answer=139),
+    "question-answering": Columns(("context", "question"), "answer", 180, (), longest=267, longest_answer=29),
+    "summarization": Columns(("text",), "summary", 150, (), longest=466, longest_answer=94),
+    "extraction": Columns(("text",), "record", 180, (), longest=224, longest_answer=103),
+    "generation": Columns(("note",), "message", 170, (), longest=141, longest_answer=100),
+}
 SAMPLE_FILE = "train.jsonl"
 
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
@@ -126,13 +135,18 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     if answers.data:
         columns = find_columns(answers.data, answers.columns)
         notes.append(_columns_note(columns))
-        rows, longest, longest_answer = _extent(answers.data, columns)
     else:
-        inputs, answer = SAMPLE_DATA[answers.task]
-        columns, rows, longest, longest_answer = Columns(inputs, answer, 600, ()), 600, 200, 120
-    text_template = text_template_for(answers, columns)
+        columns = SAMPLES[answers.task]
+    chat_template: bool | str | None = None
+    text_template = ""
+    if columns.kind == "chat":
+        form = catalog().format_of(answers.model)
+        chat_template = form.chat_template if known is not None and known.base else True
+        notes += _chat_notes(answers, known is not None and known.base, form.name)
+    elif columns.kind == "columns":
+        text_template = text_template_for(answers, columns)
     small = known is not None and known.parameters < 500e6
-    epochs = 1 if rows > 1000 else 2
+    context = known.context if known else 2048
     return {
         "model": answers.model,
         "task": answers.task,
@@ -140,20 +154,22 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "target": answers.target,
         "precision": answers.precision,
         "data_file": answers.data.name if answers.data else SAMPLE_FILE,
+        "data_name": format_of(answers.data) if answers.data else "json",
+        "rows": columns.kind,
         "text_template": text_template,
+        "chat_template": chat_template,
+        "text_column": columns.answer,
         "sample_data": answers.data is None,
         "target_modules": list(known.target_modules) if known else None,
         "learning_rate": 5e-5 if answers.method == "full" else known.learning_rate if known else 2e-4,
-        "num_train_epochs": epochs if answers.task == "classification" else 2 * epochs,
+        "num_train_epochs": _epochs(answers.task, columns.rows),
         "batch_size": 8 if small else 2,
         "gradient_accumulation_steps": 1 if small else 8,
         "gradient_checkpointing": not small,
         # Takes a second copy of the base, and the smaller a model the more rounding costs it.
         "int4_aware": small and (answers.method, answers.precision, answers.target) == ("lora", "int4", "cpu"),
-        "max_seq_len": _power_of_two(
-            (longest + len(text_template)) / 2, 128, min(2048, known.context if known else 2048)
-        ),
-        "max_new_tokens": 8 if answers.task == "classification" else _power_of_two(longest_answer / 2, 16, 256),
+        "max_seq_len": _max_seq_len(columns, text_template, context),
+        "max_new_tokens": 8 if answers.task == "classification" else _power_of_two(columns.longest_answer / 2, 16, 256),
         "made_by_new": True,
         "phi_scaffold_version": __version__,
         "phi_scaffold_requirement": own_requirement(),
@@ -163,9 +179,9 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
 def text_template_for(answers: Answers, columns: Columns) -> str:
     """The text of one row. Raises UsageError for a template of the user's that cannot be split or names other columns."""
     wanted = answers.prompt_template
-    if wanted == "plain":
+    if wanted == "plain" and answers.task != "chat":
         return _plain(columns)
-    if wanted == "chat":
+    if wanted in ("plain", "chat"):
         return _chat(catalog().format_of(answers.model), columns)
     wanted = wanted.replace("\\n", "\n")  # so that a template can be typed in any shell
     try:
@@ -212,20 +228,47 @@ def _title(column: str) -> str:
 
 
 def _columns_note(columns: Columns) -> str:
+    if columns.kind == "chat":
+        return f"data: {columns.rows} conversations in `{columns.answer}`"
+    if columns.kind == "text":
+        return f"data: {columns.rows} rows of free text in `{columns.answer}`"
     labels = f", {len(columns.labels)} labels: {', '.join(columns.labels[:8])}" if columns.labels else ""
     labels += ", …" if len(columns.labels) > 8 else ""
     return f"data: {columns.rows} rows, {' + '.join(columns.inputs)} → {columns.answer}{labels}"
 
 
-def _extent(path: Path, columns: Columns) -> tuple[int, int, int]:
-    """Number of rows, characters of the longest row, characters of the longest answer."""
-    from phi_runtime.data.rows import read_rows
+def _chat_notes(answers: Answers, base: bool, form: str) -> list[str]:
+    if answers.prompt_template not in ("plain", "chat"):
+        raise UsageError(
+            "--prompt-template is for rows with columns, and these are conversations",
+            fix="leave it out: the chat template of the model makes their text",
+        )
+    return [f"{answers.model} has no chat template of its own: it gets the one called {form}"] if base else []
 
-    sizes = [
-        (sum(len(str(r.values[c])) for c in (*columns.inputs, columns.answer)), len(str(r.values[columns.answer])))
-        for r in read_rows(path)
-    ]
-    return len(sizes), max(s for s, _ in sizes), max(s for _, s in sizes)
+
+def _epochs(task: str, rows: int) -> int:
+    """A label is learnt in one or two passes over the data, a way of writing in more."""
+    return (1 if task == "classification" else 2) * (1 if rows > 1000 else 2)
+
+
+def _max_seq_len(columns: Columns, text_template: str, context: int) -> int:
+    """Tokens that hold the longest row, at two characters a token; a chat template adds some of its own."""
+    most = min(2048, context)
+    if columns.kind == "text":
+        return min(512, most)
+    around = 200 if columns.kind == "chat" else len(text_template)
+    return _power_of_two((columns.longest + around) / 2, 128, most)
+
+
+def task_of(columns: Columns) -> str:
+    """The task that rows of this kind are usually for."""
+    if columns.kind != "columns":
+        return "chat" if columns.kind == "chat" else "generation"
+    if columns.labels:
+        return "classification"
+    if columns.answer.casefold() in ("summary", "highlights"):
+        return "summarization"
+    return "question-answering" if {"context", "question"} <= {c.casefold() for c in columns.inputs} else "generation"
 
 
 def _power_of_two(wanted: float, least: int, most: int) -> int:

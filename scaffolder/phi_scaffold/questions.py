@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.data.columns import find_columns
 from phi_runtime.errors import Location, UsageError
 from phi_runtime.suggest import did_you_mean
 from phi_scaffold.catalog import DEFAULT, catalog, find_model
-from phi_scaffold.generate import METHODS, PRECISIONS, TARGETS, TASKS, Answers
+from phi_scaffold.generate import METHODS, PRECISIONS, TARGETS, TASKS, Answers, task_of
 
 OneOf = Callable[[str, str, Iterable[str]], str]
 KEYS = ("model", "task", "method", "target", "precision", "data", "columns", "prompt_template")
@@ -19,7 +20,13 @@ def ask(given: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
     """Answers from what is `given`, by name of the flag; raises UsageError for a value that is not known."""
     put = _prompt if interactive else _default
     model = find_model(str(given.get("model") or put("Base model", list(catalog().models), DEFAULT)))
-    task = one_of("--task", str(given.get("task") or put("What it is to learn", TASKS, TASKS[0])), TASKS)
+    data = given.get("data")
+    if data is None and interactive and "data" not in given:
+        data = _prompt("Data file (empty: sample data)", None, "") or None
+    data = Path(data).expanduser() if data else None
+    columns = _columns(given.get("columns") or (), data)
+    usual = task_of(find_columns(data, columns)) if data and not given.get("task") else TASKS[0]
+    task = one_of("--task", str(given.get("task") or put("What it is to learn", TASKS, usual)), TASKS)
     method = one_of("--method", str(given.get("method") or put("How it is trained", METHODS, METHODS[0])), METHODS)
     target = one_of("--target", str(given.get("target") or put("What it is made for", TARGETS, TARGETS[0])), TARGETS)
     runnable = PRECISIONS[target]
@@ -28,12 +35,20 @@ def ask(given: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
         str(given.get("precision") or put("Precision of the ONNX model", runnable, "int4")),
         PRECISIONS["cuda"],
     )
-    data = given.get("data")
-    if data is None and interactive and "data" not in given:
-        data = _prompt("Data file (empty: sample data)", None, "") or None
-    columns = given.get("columns") or ()
-    if isinstance(columns, str):
-        columns = tuple(c.strip() for c in columns.split(",") if c.strip())
+    return Answers(
+        model=model,
+        task=task,
+        method=method,
+        target=target,
+        precision=precision,
+        data=data,
+        columns=columns,
+        prompt_template=str(given.get("prompt_template") or "plain"),
+    )
+
+
+def _columns(given: Any, data: Path | None) -> tuple[str, ...]:
+    columns = tuple(c.strip() for c in given.split(",") if c.strip()) if isinstance(given, str) else tuple(given)
     if columns and not data:
         raise UsageError("--columns names columns of your own data, and there is no --data", fix="add --data FILE")
     if len(columns) == 1:
@@ -41,16 +56,7 @@ def ask(given: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
             "--columns needs at least two: what is asked, and last the answer",
             fix="for example --columns question,reply",
         )
-    return Answers(
-        model=model,
-        task=task,
-        method=method,
-        target=target,
-        precision=precision,
-        data=Path(data).expanduser() if data else None,
-        columns=tuple(columns),
-        prompt_template=str(given.get("prompt_template") or "plain"),
-    )
+    return columns
 
 
 def read_answers(path: Path) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def read_answers(path: Path) -> dict[str, Any]:
         return {
             **answers,
             **({"data": data} if data.is_file() else {}),
-            "prompt_template": values.get("text_template", "plain"),
+            "prompt_template": values.get("text_template") or "plain",
         }
     for key in values:
         if key not in KEYS:

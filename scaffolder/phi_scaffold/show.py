@@ -28,7 +28,8 @@ _STATE_STYLES = {"cached": "green", "stale": "yellow", "failed": "red", "running
 _PIPED_WIDTH = 240  # a table takes what it needs of it; a file or a pipe has no edge to wrap at
 
 
-def _console(stderr: bool = False) -> Console:
+def console(stderr: bool = False) -> Console:
+    """Where results, or with `stderr` progress and warnings, are drawn."""
     from rich.console import Console
 
     if (sys.stderr if stderr else sys.stdout).isatty():
@@ -144,7 +145,7 @@ def _live() -> Iterator[Emit]:
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = _console(stderr=True)
+    terminal = console(stderr=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -153,7 +154,7 @@ def _live() -> Iterator[Emit]:
         TextColumn("[dim]{task.fields[figures]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=terminal, transient=True) as progress:
         task = None
 
         def emit(event: Event) -> None:
@@ -176,13 +177,13 @@ def _live() -> Iterator[Emit]:
                     figures=_figures(data) + left,
                 )
             elif event.event == "metric" and "sequences" in data:
-                console.print(f"[dim]  {event.stage}: {_learns_from(data)}[/]")
+                terminal.print(f"[dim]  {event.stage}: {_learns_from(data)}[/]")
             elif event.event == "stage-finished" and task is not None:
                 progress.remove_task(task)
                 style = "dim" if data["state"] == "cached" else "green"
-                console.print(f"[{style}]✓[/] {event.stage}: {_finished(data)}")
+                terminal.print(f"[{style}]✓[/] {event.stage}: {_finished(data)}")
             elif event.event == "warning":
-                console.print(f"[yellow]warning:[/] {escape(_warning(event))}")
+                terminal.print(f"[yellow]warning:[/] {escape(_warning(event))}")
 
         yield emit
 
@@ -254,7 +255,7 @@ def ladder(evaluation: dict[str, Any]) -> None:
             size(rung["size_bytes"]),
             size(rung["peak_rss_bytes"]) if rung["peak_rss_bytes"] else "",
         )
-    _console().print(table)
+    console().print(table)
 
 
 def plan(stages: Sequence[Stage], project: Project, force: set[str], *, as_json: bool) -> None:
@@ -291,7 +292,7 @@ def plan(stages: Sequence[Stage], project: Project, force: set[str], *, as_json:
             str(row["why"]),
             str(row["output"]),
         )
-    _console().print(table)
+    console().print(table)
 
 
 def status(stages: Sequence[Stage], project: Project, *, as_json: bool) -> None:
@@ -321,7 +322,7 @@ def status(stages: Sequence[Stage], project: Project, *, as_json: bool) -> None:
         table.add_row(
             s.name, f"[{_STATE_STYLES[s.state]}]{s.state}[/]", project.shown(s.target), took, s.why.replace("[", r"\[")
         )
-    _console().print(table)
+    console().print(table)
 
 
 def _last_walls(project: Project) -> dict[str, float]:
@@ -358,11 +359,11 @@ def models(known: Sequence[Model], memory_bytes: int, *, as_json: bool, single: 
         ]
         licence = m.licence + (" (gated)" if m.gated else "") + (" ?" if "licence" in m.unverified else "")
         table.add_row(m.id, f"{m.parameters / 1e9:.2f} B", f"{m.context // 1024}k", licence, *cells)
-    console = _console()
-    console.print(table)
-    fits = "green fits into this machine's" if console.is_terminal else "this machine has"
+    out = console()
+    out.print(table)
+    fits = "green fits into this machine's" if out.is_terminal else "this machine has"
     estimated = f"Memory is estimated, for one row of 2048 tokens a step; {fits} {size(memory_bytes)}."
-    console.print(f"\n{estimated} A `?` marks what was not verified.")
+    out.print(f"\n{estimated} A `?` marks what was not verified.")
 
 
 def _model_row(m: Model, memory_bytes: int) -> dict[str, Any]:
@@ -392,9 +393,9 @@ def doctor(findings: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"findings": [f.as_dict() for f in findings]}))
         return
-    console = _console()
+    out = console()
     marks = {"good": "[green]✓[/]", "note": "[yellow]·[/]", "fault": "[red]✗[/]"}
     for f in findings:
-        console.print(f"{marks[f.level]} {f.subject:12} {f.message}".replace("[/] ", "[/] ", 1))
+        out.print(f"{marks[f.level]} {f.subject:12} {f.message}".replace("[/] ", "[/] ", 1))
         if f.fix:
-            console.print(f"{'':15}{f.fix}", markup=False)
+            out.print(f"{'':15}{f.fix}", markup=False)

@@ -15,19 +15,25 @@ import transformers
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def fill(template, text):
-    """The prompt that training used. `text` is the value of its column; for several columns, JSON: {"column": "text", ...}."""
+def fill(template, tokenizer, history, text):
+    """The prompt that training used: a conversation, or `text` in its column; for several columns, JSON: {"column": "text", ...}."""
+    if template["kind"] == "chat":
+        history.append({"role": "user", "content": text})
+        return tokenizer.apply_chat_template(history, add_generation_prompt=True, tokenize=False)
     if not template["inputs"]:  # trained on free text: the answer goes on from it
         return template["prompt"].format() + text
     values = {template["inputs"][0]: text} if len(template["inputs"]) == 1 else json.loads(text)
     return template["prompt"].format(**values)
 
 
-def answer(model, tokenizer, prompt, max_new_tokens, temperature):
-    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+def answer(model, tokenizer, template, prompt, max_new_tokens, temperature):
+    spelled = template["kind"] == "chat" or (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
+    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not spelled).to(model.device)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     streamer = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    model.generate(**inputs, streamer=streamer, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.eos_token_id, **sampling)
+    options = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.eos_token_id, **sampling}
+    output = model.generate(**inputs, streamer=streamer, **options)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 def main():
@@ -42,9 +48,13 @@ def main():
     template = json.loads((args.model / "prompt_template.json").read_text(encoding="utf-8"))
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype="auto", device_map="auto").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
+    asked = ", ".join(template.get("inputs", ["you"])) or "text"
+    history = []
     try:
-        while text := args.prompt or input((", ".join(template["inputs"]) or "text") + ": ").strip():
-            answer(model, tokenizer, fill(template, text), args.max_new_tokens, args.temperature)
+        while text := args.prompt or input(f"{asked}: ").strip():
+            prompt = fill(template, tokenizer, history, text)
+            said = answer(model, tokenizer, template, prompt, args.max_new_tokens, args.temperature)
+            history.append({"role": "assistant", "content": said})
             if args.prompt:
                 break
     except (EOFError, KeyboardInterrupt):

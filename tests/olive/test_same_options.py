@@ -35,6 +35,9 @@ ALWAYS_WRITTEN = {
 }
 
 
+OF_A_FUNCTION = ("text_formatting_func", "user_script", "script_dir")
+
+
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every case as a file."""
@@ -46,7 +49,11 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         method, target = name.split("-")
         generate.new(folder / name, generate.Answers(model="smollm2-135m", method=method, target=target))
         files[name] = folder / name / "fine-tuning" / "olive-config.json"
-    refused = {"modules-to-save": changed(MINIMAL, ("passes", "finetune", "modules_to_save"), ["lm_head"])}
+    function = {"text_formatting_func": "to_text", "user_script": "script.py"}
+    refused = {
+        "modules-to-save": changed(MINIMAL, ("passes", "finetune", "modules_to_save"), ["lm_head"]),
+        "function-of-a-script": changed(MINIMAL, ("data_configs", 0, "pre_process_data_config"), function),
+    }
     for number, (name, config) in enumerate((DIALECTS | MADE | refused).items()):
         files[name] = folder / f"{number}.json"
         files[name].write_text(json.dumps(config), encoding="utf-8")
@@ -75,9 +82,10 @@ def test_olive_understands_a_canonical_config_as_we_do(
 def test_olive_warns_of_our_own_keys_and_of_nothing_else(
     name: str, configs: dict[str, Path], answers: dict[str, Any]
 ) -> None:
-    passes = json.loads(configs[name].read_text(encoding="utf-8"))["passes"].values()
+    config = json.loads(configs[name].read_text(encoding="utf-8"))
+    texts = [data.get("pre_process_data_config") or {} for data in config.get("data_configs") or []]
     ignored, others = ignored_keys(answers[name]["warnings"])
-    assert ignored == {key for step in passes for key in step if key in OUR_KEYS}
+    assert ignored == {key for part in (*config["passes"].values(), *texts) for key in part if key in OUR_KEYS}
     assert others == []
 
 
@@ -95,6 +103,11 @@ def test_a_key_that_is_left_out_means_what_it_means_in_olive_but_for_these(
     assert {d.key for d in found} == set(expected), "\n".join(map(str, found))
 
 
+def test_olive_still_refuses_the_function_of_a_script(answers: dict[str, Any]) -> None:
+    # Seen in 0.13.0: its validator asks pydantic 2 for what was there in pydantic 1. Once it does not, cases.py compares it.
+    assert "has no attribute 'data'" in (answers["function-of-a-script"]["error"] or "")
+
+
 def test_olive_still_refuses_modules_to_save(answers: dict[str, Any]) -> None:
     # Seen in 0.13.0: PassConfigParam(type_=None) lets nothing but null through. Once it takes a list, cases.py compares it.
     assert "modules_to_save" in (answers["modules-to-save"]["error"] or "")
@@ -102,4 +115,4 @@ def test_olive_still_refuses_modules_to_save(answers: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("model", EVERY_OPTION)
 def test_no_option_of_the_schema_is_left_out_of_the_comparison(model: type[Strict]) -> None:
-    assert set(EVERY_OPTION[model]) == set(model.model_fields) - {"modules_to_save"}
+    assert set(EVERY_OPTION[model]) == set(model.model_fields) - {"modules_to_save", *OF_A_FUNCTION}

@@ -7,7 +7,6 @@ The rows are fewer than processing_batch_size, between whose batches its sliding
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,15 +129,16 @@ def olives(ask_olive: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPat
 
 
 def ours(case: dict[str, Any], tokenizer: Any) -> Made:
-    from phi_runtime.data.dataset import Side
-    from phi_runtime.data.rows import Row
+    import numpy as np
+
+    from phi_runtime.data.sequences import make
     from phi_runtime.data.template import PromptTemplate
-    from phi_runtime.data.tokenize import encode
+    from tests.phi_runtime.data.stores import as_lists, encoded
 
     config = PreProcess.model_validate(settings(case))
-    rows = [Row(values, line) for line, values in enumerate(ROWS, start=1)]
-    side = Side(rows, PromptTemplate.from_text(config.template), config, completion_only=False, path=Path("rows.jsonl"))
-    return encode(side, tokenizer, data_seed=0).examples
+    store = encoded(ROWS, PromptTemplate.from_text(config.template), tokenizer, end_token=config.add_special_tokens)
+    joiner = tokenizer(config.joiner, add_special_tokens=False).input_ids if "join" in config.strategy else []
+    return as_lists(make(store, np.arange(len(store)), config, joiner=joiner))
 
 
 @pytest.mark.parametrize("name", LINES | DRAWN | LIMITED)

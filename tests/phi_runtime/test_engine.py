@@ -59,7 +59,8 @@ def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli
     assert not list((project.gen_model / ".work").iterdir())
     run_folder = outcome.run_folder
     assert run_folder is not None
-    assert {p.name for p in run_folder.iterdir()} == {"config.json", "environment.json", "metrics.jsonl", "stages.json"}
+    recorded = {"config.json", "data_report.json", "environment.json", "metrics.jsonl", "stages.json"}
+    assert {p.name for p in run_folder.iterdir()} == recorded
 
     before = {p: p.stat().st_mtime_ns for p in project.gen_model.rglob("*") if p.is_file() and p.name != ".run.lock"}
     again, _ = whole_run(project)

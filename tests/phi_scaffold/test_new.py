@@ -132,7 +132,8 @@ def test_an_unknown_value_is_refused_and_nothing_is_written(
         (ROWS + '{"question": "x"\n', ":3:"),
         (ROWS + '{"question": "x"}\n', ":3:"),
         ('{"only": "one"}\n', "one column"),
-        ('{"messages": [], "x": "y"}\n', "chat rows"),
+        ('{"messages": [], "x": "y"}\n', "holds no message"),
+        ('{"messages": [{"role": "user", "content": "x"}]}\n', "no message of the assistant"),
     ],
 )
 def test_unusable_data_is_refused_with_its_line_and_nothing_is_written(
@@ -175,7 +176,7 @@ def test_force_fills_the_folder_in_and_keeps_what_was_in_the_way(cli: Cli, insid
     assert (inside / "p" / "notes.txt").read_text() == "also mine"
     again = cli("new", "p", "--yes", "--no-git", "--force", "--json").json
     assert again["backed_up"] == []
-    assert len(again["files"]) == 28
+    assert len(again["files"]) == 29
 
 
 def test_an_empty_folder_or_a_fresh_repository_is_filled(cli: Cli, inside: Path) -> None:
@@ -228,6 +229,9 @@ def test_on_a_terminal_it_asks_and_ctrl_c_leaves_nothing(inside: Path) -> None:
     )  # fmt: skip
     os.close(terminal)
     seen = b""
+    while b"Data file" not in seen:
+        seen += os.read(controller, 1000)
+    os.write(controller, b"\n")
     while b"What it is to learn" not in seen:
         seen += os.read(controller, 1000)
     os.write(controller, b"\x04")

@@ -3,45 +3,92 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.data.rows import Row, read_rows
+from phi_runtime.data.rows import Broken, Reading, Row, format_of, scan
 from phi_runtime.errors import DataError, Location
 from phi_runtime.workflow.schema import LoadDataset
 
 _SLICE = re.compile(r"\[(-?\d+)?(%)?:(-?\d+)?(%)?\]$")
 
-Placed = tuple[Path, Row]
+
+@dataclass(frozen=True)
+class Found:
+    """A row, the file that it comes from, and its number from 0 among all rows of all files."""
+
+    path: Path
+    number: int
+    row: Row
+
+    @property
+    def where(self) -> Location:
+        return Location(self.path, self.row.line)
 
 
-def select_rows(load: LoadDataset, files: Sequence[Path]) -> list[Placed]:
-    """The rows that `load` means, each with the file that it comes from, in the order of the files.
+def reading_of(load: LoadDataset, path: Path) -> Reading:
+    """How a file of `load` is read. What the hub's data sets were brought as tells its ending."""
+    return Reading(load.format or format_of(path), load.sep, load.sample_by or "line")
 
-    Raises DataError as `read_rows` does, for a filter on a column that a row does not have, and when no row is left.
+
+def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[Found | Broken]:
+    """The rows that `load` means, in the order of the files; among them those that are broken.
+
+    Raises DataError as `scan` does, and when no row is left.
     """
-    placed = [(path, row) for path in files for row in read_rows(path, load.data_name)]
-    if not placed:
-        raise DataError("the data file has no row", where=Location(files[0]), fix="put at least one row into it")
-    start, stop = boundaries(load.split, len(placed))
-    chosen = placed[start:stop]
-    if not chosen:
-        raise DataError(
-            f"`{load.split}` leaves none of the {len(placed)} rows",
-            where=Location(files[0]),
-            fix="choose other boundaries in load_dataset_config.split",
-        )
+    start, stop = 0, None
+    if found := _SLICE.search(load.split):
+        # Only shares and places from the end take the number of all rows.
+        counted = sum(1 for path in files for _ in scan(path, reading_of(load, path))) if _needs_count(found) else None
+        start, stop = boundaries(load.split, counted) if counted is not None else (int(found[1] or 0), _whole(found[3]))
     filters = load.col_filters or {}
-    fitting = [(path, row) for path, row in chosen if _fits(path, row, filters, from_text=load.data_name == "csv")]
-    if not fitting:
-        wanted = ", ".join(f"{name} = {value!r}" for name, value in filters.items())
-        raise DataError(
-            f"none of {len(chosen)} rows holds {wanted}",
-            where=Location(files[0]),
-            fix="check the values in load_dataset_config.col_filters",
-        )
-    return fitting
+    number = read = chosen = 0
+    for path in files:
+        if stop is not None and number >= stop:
+            break
+        for row in scan(path, reading_of(load, path)):
+            if stop is not None and number >= stop:
+                break
+            number += 1
+            if number <= start:
+                continue
+            read += 1
+            if isinstance(row, Broken):
+                chosen += 1
+                yield row
+                continue
+            kept = _fits(path, row, filters, from_text=reading_of(load, path).format == "csv") if filters else True
+            if isinstance(kept, Broken):
+                chosen += 1
+                yield kept
+            elif kept:
+                chosen += 1
+                yield Found(path, number - 1, row)
+    if not chosen:
+        raise _nothing(load, files, number, read)
+
+
+def _needs_count(found: re.Match[str]) -> bool:
+    return "%" in found[0] or "-" in found[0]
+
+
+def _whole(written: str | None) -> int | None:
+    return None if written is None else int(written)
+
+
+def _nothing(load: LoadDataset, files: Sequence[Path], number: int, read: int) -> DataError:
+    where = Location(files[0])
+    if read:
+        wanted = ", ".join(f"{name} = {value!r}" for name, value in (load.col_filters or {}).items())
+        what = f"none of {read} rows holds {wanted}"
+        return DataError(what, where=where, fix="check the values in load_dataset_config.col_filters")
+    if number or _SLICE.search(load.split):
+        rows = sum(1 for path in files for _ in scan(path, reading_of(load, path)))
+        what = f"`{load.split}` leaves none of the {rows} rows"
+        return DataError(what, where=where, fix="choose other boundaries in load_dataset_config.split")
+    return DataError("the data file has no row", where=where, fix="put at least one row into it")
 
 
 def boundaries(split: str, rows: int) -> tuple[int, int]:
@@ -67,14 +114,11 @@ def boundaries(split: str, rows: int) -> tuple[int, int]:
     return place(found[1], 0), place(found[3], rows)
 
 
-def _fits(path: Path, row: Row, filters: dict[str, Any], *, from_text: bool) -> bool:
+def _fits(path: Path, row: Row, filters: dict[str, Any], *, from_text: bool) -> bool | Broken:
     for name in filters:
         if name not in row.values:
-            raise DataError(
-                f"this row has no column `{name}` to filter by",
-                where=Location(path, row.line),
-                fix=f"it has {', '.join(row.values) or 'none'}",
-            )
+            what = f"this row has no column `{name}` to filter by"
+            return Broken(Location(path, row.line), what, f"it has {', '.join(row.values) or 'none'}")
     return all((_read_as(row.values[n], v) if from_text else row.values[n]) == v for n, v in filters.items())
 
 

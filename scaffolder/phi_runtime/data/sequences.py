@@ -1,4 +1,4 @@
-"""Tokenised rows into the sequences that are trained, by Olive's strategies. Plain lists, no ML library.
+"""Tokenised rows into the sequences that are trained, by Olive's strategies: places in the store, which copy nothing.
 
 What is drawn and where it is cut is as in Olive 0.13.0 (olive/data/component/text_generation.py), but for its traps: the short
 end of joined rows is kept, and so is a last block that is exactly full; a draw that finds nothing long enough is given up in
@@ -9,153 +9,238 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+from typing import Any
 
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from phi_runtime.data.store import Store
 from phi_runtime.errors import DataError
 from phi_runtime.workflow.schema import PreProcess
 
 IGNORED = -100
+_IN_MEMORY_TOKENS = 16_000_000  # of joined rows; more go to the disk
 
-Example = dict[str, list[int]]
-"""`input_ids` and `labels`, of equal lengths; a label is the token where it is trained and -100 elsewhere."""
+Example = dict[str, np.ndarray]
+"""`input_ids` and `labels`, (T,) int64 each; a label is the token where it is trained and -100 elsewhere."""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """The sequences, and what became of the `rows`: `too_long` were left out, `cut` were cut off, `endless` have no token of
-    their own at their end that says so. `remarks` tell the user what was left out or cut."""
+    """The sequences, and what became of the `rows`: `too_long` were left out, `cut` were cut off or apart, `endless` have no token
+    of their own at their end that says so. `remarks` tell the user what was left out or cut.
 
-    examples: list[Example]
+    `spans` (S, 3) says of each sequence where it starts and stops in `tokens` and `trained`, and how many of its first tokens
+    are context that is not trained.
+    """
+
+    tokens: np.ndarray
+    trained: np.ndarray
+    spans: np.ndarray
     rows: int
     too_long: int = 0
     cut: int = 0
     endless: int = 0
     remarks: tuple[str, ...] = ()
 
-    @property
-    def tokens(self) -> int:
-        return sum(len(e["input_ids"]) for e in self.examples)
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, index: int) -> Example:
+        start, stop, context = self.spans[index]
+        ids: np.ndarray = self.tokens[start:stop].astype(np.int64)
+        learned = self.trained[start:stop].copy()
+        learned[:context] = False
+        return {"input_ids": ids, "labels": np.where(learned, ids, IGNORED)}
 
     @property
-    def trained_tokens(self) -> int:
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, (S,)."""
+        lengths: np.ndarray = self.spans[:, 1] - self.spans[:, 0]
+        return lengths
+
+    @property
+    def token_count(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def trained_count(self) -> int:
         """Tokens that the model learns to say. The first of a sequence is none: nothing comes before it."""
-        return sum(label != IGNORED for e in self.examples for label in e["labels"][1:])
+        return int(_learned(self.trained, self.spans).sum())
 
 
 def make(
-    rows: Sequence[Example], settings: PreProcess, *, joiner: Sequence[int], completion_only: bool, data_seed: int
+    store: Store,
+    chosen: np.ndarray,
+    settings: PreProcess,
+    *,
+    joiner: Sequence[int] = (),
+    completion_only: bool = False,
+    data_seed: int = 0,
+    scratch: Path | None = None,
 ) -> Sequences:
-    """The sequences that `settings` make of `rows`, which come in the order of their file.
+    """The sequences that `settings` make of the `chosen` rows of `store` (their places, in the order in which they come).
 
-    `joiner` are the tokens of `settings.joiner`; they are trained where whole rows are. Rows of more than max_seq_len tokens
-    are, line by line, left out with `completion_only` and else cut off. `data_seed` serves where random_seed is null. Sequences
-    in which nothing is trained are left out. Raises DataError, with the counts, when no sequence is left.
+    `joiner` are the tokens of `settings.joiner`; they are trained where whole rows are. `data_seed` serves where random_seed is
+    null. Sequences in which nothing is trained are left out. Long joins are written into the folder `scratch`, if there is one.
+    Raises DataError, with the counts, when no sequence is left.
     """
-    if not rows:
-        return Sequences([], 0)
+    if not len(chosen):
+        return Sequences(store.tokens, store.trained, np.empty((0, 3), np.int64), 0)
     rng = Random(data_seed if settings.random_seed is None else settings.random_seed)
     if "join" in settings.strategy:
-        made = _joined(rows, settings, list(joiner), IGNORED if completion_only else None, rng)
+        made = _joined(store, chosen, settings, list(joiner), not completion_only, rng, scratch)
     else:
-        made = _line_by_line(rows, settings, completion_only, rng)
-    if not made.examples:
+        made = _line_by_line(store, chosen, settings, completion_only, rng)
+    if not len(made):
         raise DataError(
-            f"none of the sequences that {len(rows)} rows make holds a token to train on", fix="give longer rows"
+            f"none of the sequences that {len(chosen)} rows make holds a token to train on", fix="give longer rows"
         )
     return made
 
 
-def _line_by_line(rows: Sequence[Example], settings: PreProcess, completion_only: bool, rng: Random) -> Sequences:
-    limit = settings.max_seq_len
-    # A completion without its end teaches to go on for ever; a text that is cut is still text.
-    fitting = [row for row in rows if not completion_only or _size(row) <= limit]
-    if not fitting:
+# -- line by line -----------------------------------------------------------------------------------------------------------
+
+
+def over_long(settings: PreProcess, completion_only: bool) -> str:
+    """What is done with a row of too many tokens: a completion without its end teaches to go on for ever; a text that is cut is
+    still text."""
+    return settings.over_long or ("drop" if completion_only else "truncate")
+
+
+def _line_by_line(
+    store: Store, chosen: np.ndarray, settings: PreProcess, completion_only: bool, rng: Random
+) -> Sequences:
+    limit, policy = settings.max_seq_len, over_long(settings, completion_only)
+    sizes = store.rows["tokens"][chosen].astype(np.int64)
+    fits = sizes <= limit if policy == "drop" else np.ones(len(chosen), dtype=bool)
+    if not fits.any():
         raise DataError(
-            f"every row is longer than max_seq_len = {limit} tokens (the shortest has {min(map(_size, rows))})",
-            fix="raise pre_process_data_config.max_seq_len",
+            f"every row is longer than max_seq_len = {limit} tokens (the shortest has {sizes.min()})",
+            fix="raise pre_process_data_config.max_seq_len, or set over_long to truncate or split",
         )
+    fitting = np.flatnonzero(fits)
     least = limit if settings.drop_short_sequences else 0
-    usable = [row for row in fitting if _size(row) >= least]
-    if not usable:
+    usable = fitting[sizes[fitting] >= least]
+    if not len(usable):
         raise DataError(
-            f"drop_short_sequences leaves out all {len(fitting)} rows: the longest has {max(map(_size, fitting))} of "
+            f"drop_short_sequences leaves none of {len(chosen)} rows: the longest has {sizes[fitting].max()} of "
             f"max_seq_len = {limit} tokens",
             fix="lower max_seq_len, or set drop_short_sequences to false",
         )
     remarks = []
     if settings.strategy == "line-by-line-random":
-        picked = [fitting[i] for i in _draws(settings, rng, len(fitting), lambda i: _size(fitting[i]) >= least)]
+        drawn = _draws(settings, rng, len(fitting), lambda i: bool(sizes[fitting[i]] >= least))
+        picked = fitting[drawn]
         remarks += _given_up(settings, len(picked), f"no row of {limit} tokens")
     else:
         picked = usable[: settings.max_samples]
         if short := len(fitting) - len(usable):
-            remarks.append(f"{short} of {len(rows)} rows have fewer than {limit} tokens and are left out")
-    too_long, cut = len(rows) - len(fitting), sum(_size(row) > limit for row in picked)
+            remarks.append(f"{short} of {len(chosen)} rows have fewer than {limit} tokens and are left out")
+    too_long = len(chosen) - len(fitting)
+    cut = int((sizes[picked] > limit).sum())
+    starts = store.starts[chosen[picked]]
+    spans = np.stack([starts, starts + np.minimum(sizes[picked], limit), np.zeros_like(starts)], axis=1)
+    if policy == "split" and cut:
+        spans = _split(starts, sizes[picked], limit)
     if too_long:
-        remarks.append(f"{too_long} of {len(rows)} rows have more than {limit} tokens and are left out")
+        remarks.append(f"{too_long} of {len(chosen)} rows have more than {limit} tokens and are left out")
     if cut:
-        remarks.append(f"{cut} of {len(picked)} rows have more than {limit} tokens and are cut off there")
-    examples, untrained = _trained([{name: ids[:limit] for name, ids in row.items()} for row in picked])
-    return Sequences(examples, len(rows), too_long, cut, remarks=(*remarks, *untrained))
+        done = f"split into {len(spans) - len(picked) + cut} sequences" if policy == "split" else "cut off there"
+        remarks.append(f"{cut} of {len(picked)} rows have more than {limit} tokens and are {done}")
+    spans, untrained = _trained(store.trained, spans)
+    spans = spans[: settings.max_samples]  # rows that are split make more
+    endless = int(store.rows["endless"][chosen].sum())
+    return Sequences(store.tokens, store.trained, spans, len(chosen), too_long, cut, endless, (*remarks, *untrained))
+
+
+def _split(starts: np.ndarray, sizes: np.ndarray, limit: int) -> np.ndarray:
+    """Each row in blocks of `limit` tokens, the last of which may be shorter."""
+    counts: np.ndarray = -(-sizes // limit)
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    begin = np.repeat(starts, counts) + number * limit
+    end = np.minimum(begin + limit, np.repeat(starts + sizes, counts))
+    return np.stack([begin, end, np.zeros_like(begin)], axis=1)
+
+
+# -- joined -------------------------------------------------------------------------------------------------------------------
 
 
 def _joined(
-    rows: Sequence[Example], settings: PreProcess, joiner: list[int], joiner_label: int | None, rng: Random
+    store: Store,
+    chosen: np.ndarray,
+    settings: PreProcess,
+    joiner: list[int],
+    joiner_trained: bool,
+    rng: Random,
+    scratch: Path | None,
 ) -> Sequences:
     limit = settings.max_seq_len
-    whole, starts = _chain(rows, joiner, joiner_label)
-    total = _size(whole)
+    tokens, trained, starts = _chain(store, chosen, joiner, joiner_trained, scratch)
+    total, rows = len(tokens), len(chosen)
     remarks = []
     if settings.strategy == "join-random":
         if total < limit:
             raise DataError(
-                f"join-random draws sequences of max_seq_len = {limit} tokens, and all {len(rows)} rows together have {total}",
+                f"join-random draws sequences of max_seq_len = {limit} tokens, and all {rows} rows together have {total}",
                 fix="lower max_seq_len, or set strategy to join",
             )
-        drawn = _draws(settings, rng, len(rows), lambda i: total - starts[i] >= limit)
-        examples, untrained = _trained([_block(whole, starts[i], limit) for i in drawn])
+        drawn = starts[_draws(settings, rng, rows, lambda i: bool(total - starts[i] >= limit))]
+        spans = np.stack([drawn, drawn + limit, np.zeros_like(drawn)], axis=1)
         remarks += _given_up(settings, len(drawn), f"no place with {limit} tokens to come")
+        spans, untrained = _trained(trained, spans)
     else:
-        stride = settings.stride if settings.strategy == "join-sliding-window" else None
-        context = limit - (stride or limit)
-        if total <= context:
+        step = (settings.stride if settings.strategy == "join-sliding-window" else None) or limit
+        if total <= limit - step:
             raise DataError(
-                f"all {len(rows)} rows together have {total} tokens, and the first max_seq_len - stride = {context} of a "
+                f"all {rows} rows together have {total} tokens, and the first max_seq_len - stride = {limit - step} of a "
                 "sequence are context that is not trained",
                 fix="lower max_seq_len, or raise stride",
             )
-        examples, untrained = _trained(list(_blocks(whole, limit, stride or limit)))
-        examples = examples[: settings.max_samples]
-    return Sequences(examples, len(rows), remarks=(*remarks, *untrained))
+        spans, untrained = _trained(trained, np.array(list(_blocks(total, limit, step)), dtype=np.int64))
+        spans = spans[: settings.max_samples]
+    endless = int(store.rows["endless"][chosen].sum())
+    return Sequences(tokens, trained, spans, rows, endless=endless, remarks=(*remarks, *untrained))
 
 
-def _chain(rows: Sequence[Example], joiner: list[int], joiner_label: int | None) -> tuple[Example, list[int]]:
+def _chain(
+    store: Store, chosen: np.ndarray, joiner: list[int], joiner_trained: bool, scratch: Path | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All rows one after the other with the joiner after each, also the last; and where each row starts."""
-    labels = joiner if joiner_label is None else [joiner_label] * len(joiner)
-    whole: Example = {"input_ids": [], "labels": []}
-    starts = []
-    for row in rows:
-        starts.append(_size(whole))
-        whole["input_ids"] += row["input_ids"] + joiner
-        whole["labels"] += row["labels"] + labels
-    return whole, starts
+    sizes = store.rows["tokens"][chosen].astype(np.int64) + len(joiner)
+    starts = np.cumsum(sizes) - sizes
+    total = int(sizes.sum())
+    tokens, trained = (_array(name, dtype, total, scratch) for name, dtype in (("tokens", "<u4"), ("trained", "?")))
+    for row, at, size in zip(chosen, starts, sizes, strict=True):
+        ids, learned = store.row(row)
+        end = at + len(ids)
+        tokens[at:end], trained[at:end] = ids, learned
+        tokens[end : at + size], trained[end : at + size] = joiner, joiner_trained
+    return tokens, trained, starts
 
 
-def _blocks(whole: Example, limit: int, step: int) -> Iterator[Example]:
+def _array(name: str, dtype: str, size: int, scratch: Path | None) -> np.ndarray:
+    if scratch is None or size <= _IN_MEMORY_TOKENS:
+        return np.empty(size, dtype=dtype)
+    scratch.mkdir(parents=True, exist_ok=True)
+    array: Any = open_memmap(scratch / f"joined-{name}.npy", mode="w+", dtype=np.dtype(dtype), shape=(size,))
+    return array
+
+
+def _blocks(total: int, limit: int, step: int) -> Iterator[tuple[int, int, int]]:
     """Blocks of `limit` tokens, one every `step`; the last reaches the end and may be shorter.
 
     The first limit - step labels of each are masked: they are the end of the block before, or, in the first, context.
     """
-    for begin in range(0, _size(whole), step):
-        block = _block(whole, begin, limit)
-        context = min(max(limit - step, 0), _size(block))
-        yield {"input_ids": block["input_ids"], "labels": [IGNORED] * context + block["labels"][context:]}
-        if begin + limit >= _size(whole):
+    for begin in range(0, total, step):
+        yield begin, min(begin + limit, total), max(limit - step, 0)
+        if begin + limit >= total:
             return
 
 
-def _block(whole: Example, begin: int, limit: int) -> Example:
-    return {name: ids[begin : begin + limit] for name, ids in whole.items()}
+# -- both ---------------------------------------------------------------------------------------------------------------------
 
 
 def _draws(settings: PreProcess, rng: Random, count: int, good: Callable[[int], bool]) -> list[int]:
@@ -181,13 +266,17 @@ def _given_up(settings: PreProcess, picked: int, found: str) -> list[str]:
     return [f"{missed} of {settings.max_samples} draws found {found} and are left out"] if missed else []
 
 
-def _trained(made: list[Example]) -> tuple[list[Example], list[str]]:
+def _trained(trained: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The sequences that train something: one that does not would divide its loss by no token."""
-    kept = [e for e in made if any(label != IGNORED for label in e["labels"][1:])]
-    missing = len(made) - len(kept)
-    remark = f"{missing} of {len(made)} sequences hold no token to train on and are left out"
+    kept = spans[_learned(trained, spans) > 0]
+    missing = len(spans) - len(kept)
+    remark = f"{missing} of {len(spans)} sequences hold no token to train on and are left out"
     return kept, [remark] if missing else []
 
 
-def _size(example: Example) -> int:
-    return len(example["input_ids"])
+def _learned(trained: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """Trained tokens of each sequence (S,), its first not counted."""
+    counts: np.ndarray = np.empty(len(spans), dtype=np.int64)
+    for i, (start, stop, context) in enumerate(spans.tolist()):
+        counts[i] = np.count_nonzero(trained[start + max(context, 1) : stop])
+    return counts

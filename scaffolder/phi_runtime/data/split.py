@@ -1,51 +1,54 @@
-"""Rows that are held out: chosen by their content, evenly over the labels, the same whatever the order of the file."""
+"""Rows that are held out: chosen by their content, evenly over the answers, the same whatever the order of the file."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+import numpy as np
 
-from phi_runtime.data.rows import Row
-from phi_runtime.data.template import PromptTemplate
+_LABELS_SHARE = 5  # answers are labels where on average so many questions have the same
 
 
-def hold_out(rows: Sequence[Row], template: PromptTemplate, size: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Splits `rows` into (training, held out).
+def hold_out(rows: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits `rows` (N,), of store.ROW, into the places of those that are trained on and of those that are held out.
 
-    `size` below 1 is a fraction of the rows, else a count. Rows with the same prompt (free text: the same text) stay on one
-    side, so none that is scored has been seen; of several with the same prompt the held-out side keeps the first. Where answers
+    `size` below 1 is a fraction of the questions, else a count. Rows with the same question (free text: the same text) stay on
+    one side, so none that is scored has been seen; of several with the same the held-out side keeps the first. Where answers
     repeat (labels) each label gives its share. Both sides come in an order that depends on `seed` and content alone, not on the
     order of the file.
     """
-    asked = template.render_prompt if template.inputs else template.render_completion
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[asked(row.values)].append(row)
-    ranked = sorted(groups.items(), key=lambda item: _rank(item[0], seed))
-    wanted = round(size * len(ranked)) if size < 1 else int(size)
+    if not len(rows):
+        return np.arange(0), np.arange(0)
+    question = rows["question"]
+    order = np.lexsort((np.arange(len(rows)), question[:, 1], _ranks(question[:, 0], seed)))
+    sorted_ = question[order]
+    first = np.concatenate([[True], (sorted_[1:] != sorted_[:-1]).any(axis=1)])  # of the rows of one question
+    group = np.cumsum(first) - 1  # (N,), in the order of ranks
+    leaders = order[first]  # (G,)
+    wanted = round(size * len(leaders)) if size < 1 else min(int(size), len(leaders))
     if not wanted:
-        return [row for _, group in ranked for row in group], []
-
-    by_answer: dict[str, list[str]] = defaultdict(list)
-    for prompt, group in ranked:
-        by_answer[template.render_completion(group[0].values)].append(prompt)
-    labels = len(by_answer) <= len(ranked) / 5
-    chosen = _spread(by_answer, wanted, len(ranked)) if labels else {prompt for prompt, _ in ranked[:wanted]}
-    training = [row for prompt, group in ranked if prompt not in chosen for row in group]
-    held_out = [group[0] for prompt, group in ranked if prompt in chosen]
-    return training, held_out
+        return order, np.arange(0)
+    answers = rows["answer"][leaders]
+    labels = len(np.unique(answers)) <= len(leaders) / _LABELS_SHARE
+    chosen = _spread(answers, wanted) if labels else np.arange(len(leaders)) < wanted
+    return order[~chosen[group]], leaders[chosen]
 
 
-def _spread(by_answer: dict[str, list[str]], wanted: int, total: int) -> set[str]:
-    """`wanted` prompts, from each answer as many as its share, the remainders going to the largest fractions."""
-    shares = {answer: wanted * len(prompts) / total for answer, prompts in by_answer.items()}
-    counts = {answer: int(share) for answer, share in shares.items()}
-    by_remainder = sorted(shares, key=lambda answer: (counts[answer] - shares[answer], answer))
-    for answer in by_remainder[: wanted - sum(counts.values())]:
-        counts[answer] += 1
-    return {prompt for answer, prompts in by_answer.items() for prompt in prompts[: counts[answer]]}
+def _spread(answers: np.ndarray, wanted: int) -> np.ndarray:
+    """Of (G,) answers `wanted`, from each as many as its share, the remainders going to the largest fractions; as a mask."""
+    names, which, counts = np.unique(answers, return_inverse=True, return_counts=True)
+    shares = wanted * counts / len(answers)
+    taken = np.floor(shares).astype(np.int64)
+    by_remainder = np.lexsort((names, taken - shares))
+    taken[by_remainder[: wanted - taken.sum()]] += 1
+    by_answer = np.argsort(which, kind="stable")
+    place = np.arange(len(answers)) - np.repeat(np.cumsum(counts) - counts, counts)  # within its answer
+    chosen: np.ndarray = np.zeros(len(answers), dtype=bool)
+    chosen[by_answer] = place < taken[which[by_answer]]
+    return chosen
 
 
-def _rank(prompt: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
+def _ranks(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers that shuffle (N,) hashes, other ones for each seed: splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    mixed = hashes + np.uint64(((seed + 1) * 0x9E3779B97F4A7C15) % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))

@@ -1,6 +1,7 @@
 """One object that renders training rows, evaluation prompts and inference prompts, so that what is asked is what was trained.
 
 It is saved as prompt_template.json with the adapter, the merged and the ONNX model; the generated samples read it from there.
+Here are the templates over columns, Olive's `text_template`; those over conversations are in chat_template.py.
 """
 
 from __future__ import annotations
@@ -10,13 +11,24 @@ import string
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 FILE = "prompt_template.json"
+
+Piece = tuple[str, bool]
+"""A stretch of a row's text, and whether it is trained."""
 
 
 class TemplateFault(ValueError):
     """A text_template that cannot be split into a prompt and a completion."""
+
+
+class RowFault(ValueError):
+    """A row that a template cannot render. `empty`: it says nothing, which is no fault but leaves nothing to train on."""
+
+    def __init__(self, what: str, fix: str = "mend or remove that row", *, empty: bool = False) -> None:
+        super().__init__(what)
+        self.fix, self.empty = fix, empty
 
 
 @dataclass(frozen=True)
@@ -65,9 +77,47 @@ class PromptTemplate:
             stop=stop,
         )
 
+    special: ClassVar[bool] = True
+    """Whether the tokenizer's own special tokens (BOS, end of text) are put around the text."""
+
     @property
     def columns(self) -> tuple[str, ...]:
         return (*self.inputs, self.answer)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a row has a question, which free text has not."""
+        return bool(self.inputs)
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raises RowFault when a column is absent, or holds no text or number, or there is no answer."""
+        for name in self.columns:
+            if name not in values:
+                raise RowFault(f"this row has no column `{name}`", f"it has {', '.join(values) or 'none'}")
+            value = values[name]
+            if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+                raise RowFault(f"`{name}` holds {value!r:.40} where text is expected")
+        if not str(values[self.answer]).strip():
+            raise RowFault(f"`{self.answer}` is empty in this row", "fill or remove that row", empty=True)
+        if self.inputs and not any(str(values[name]).strip() for name in self.inputs):
+            raise RowFault(f"`{'`, `'.join(self.inputs)}` is empty in this row", "fill or remove that row", empty=True)
+
+    def question(self, values: Mapping[str, Any]) -> str:
+        """What tells a row from others: two rows of one question never stand on both sides of a split."""
+        return self.render_prompt(values) if self.inputs else self.render_completion(values)
+
+    def reference(self, values: Mapping[str, Any]) -> str:
+        """The answer that is wanted."""
+        return str(values[self.answer]).strip()
+
+    def pieces(self, values: Mapping[str, Any], *, completion_only: bool) -> list[Piece]:
+        """The text of a row. With `completion_only` what the prompt says is not trained."""
+        prompt, completion = self.render_prompt(values), self.render_completion(values)
+        return [(prompt, False), (completion, True)] if completion_only and prompt else [(prompt + completion, True)]
+
+    def prompt_for(self, text: str) -> str:
+        """The prompt with `text` in each of its columns."""
+        return self.render_prompt(dict.fromkeys(self.inputs, text))
 
     def render_prompt(self, values: Mapping[str, Any]) -> str:
         return self.prompt.format(**{c: values[c] for c in self.inputs})
@@ -76,15 +126,13 @@ class PromptTemplate:
         return self.completion.format(**{self.answer: values[self.answer]})
 
     def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(
-            json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n"
-        )
+        save(folder, {"kind": "text", **asdict(self)})
 
-    @classmethod
-    def load(cls, folder: Path) -> PromptTemplate:
-        """Raises FileNotFoundError when the model in `folder` was not made by this runtime."""
-        raw = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return cls(raw["prompt"], raw["completion"], tuple(raw["inputs"]), raw["answer"], raw["stop"])
+
+def save(folder: Path, content: dict[str, Any]) -> None:
+    """Writes `content` as the template of the model in `folder`."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    (folder / FILE).write_text(text, encoding="utf-8", newline="\n")
 
 
 def _literal(text: str) -> str:

@@ -1,60 +1,175 @@
-"""Rows into token ids and labels: exactly what the model reads, and which of it is trained."""
+"""Text into token ids, and which of them are trained: exactly what the model reads, and what it learns to say."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from phi_runtime.data.dataset import Side
-from phi_runtime.data.rows import Row
-from phi_runtime.data.sequences import IGNORED, Example, Sequences, make
-from phi_runtime.data.template import PromptTemplate
-from phi_runtime.errors import DataError, Location
+from phi_runtime.data.template import Piece
+
+_LONGEST_WORD = 200
 
 
-def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """The prompt as inference reads it: with the tokenizer's own BOS, once even where the prompt spells it out."""
+@dataclass(frozen=True)
+class Encoded:
+    """The ids of one row, and of each whether it is trained. `endless`: no token of its own says that the row ends."""
+
+    ids: list[int]
+    trained: list[bool]
+    endless: bool = False
+
+    @property
+    def trained_count(self) -> int:
+        return sum(self.trained)
+
+
+def prompt_ids(tokenizer: Any, prompt: str, *, special: bool = True) -> list[int]:
+    """The prompt as inference reads it: with the tokenizer's own BOS, once even where the prompt spells it out. `special` is
+    false for the text of a chat template, which spells all of it."""
     spelled = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-    return list(tokenizer(prompt, add_special_tokens=not spelled).input_ids)
+    return list(tokenizer(prompt, add_special_tokens=special and not spelled).input_ids)
 
 
-def encode_row(
-    row: Row, template: PromptTemplate, tokenizer: Any, *, completion_only: bool, end_token: bool = True
-) -> Example:
-    """One row as ids and labels, with exactly one end token, or with `end_token` false none but the text's own.
+class Encoder:
+    """Encodes rows of one tokenizer, many at once, on all cores (the tokenizers library has threads of its own).
 
-    With `completion_only` the prompt is masked and tokenised alone, as inference does. Where the text as a whole would be
-    tokenised so that a token crosses the border between prompt and completion, the two stay apart: the model must learn to go
-    on from the prompt that it will be given. Otherwise the text is tokenised, and trained, as a whole.
+    A row is encoded as a whole. Where a token would cross the border between what is asked and what is answered, the two are
+    encoded apart: the model must learn to go on from the prompt that it will be given.
     """
-    prompt, completion = template.render_prompt(row.values), template.render_completion(row.values)
-    head = prompt_ids(tokenizer, prompt) if completion_only else []
-    ids = prompt_ids(tokenizer, prompt + completion)
-    if ids[: len(head)] != head:
-        ids = head + tokenizer(completion, add_special_tokens=False).input_ids
-    end = tokenizer.eos_token_id
-    if end_token and end is not None and (len(ids) == len(head) or ids[-1] != end):
-        ids.append(end)
-    return {"input_ids": ids, "labels": [IGNORED] * len(head) + ids[len(head) :]}
 
+    def __init__(self, tokenizer: Any, *, end_token: bool = True, chat: bool = False) -> None:
+        """`end_token`: end each row with the end-of-text token where it does not end in it. `chat`: the text comes from a chat
+        template, which spells its special tokens and ends its turns itself."""
+        self.tokenizer, self.end_token, self.chat = tokenizer, end_token, chat
+        self.bos, self.end = tokenizer.bos_token, tokenizer.eos_token_id
+        self.ends = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        self.backend: Any = None
+        self.exact = False
+        if backend := getattr(tokenizer, "backend_tokenizer", None):
+            from tokenizers import Tokenizer
 
-def encode(side: Side, tokenizer: Any, data_seed: int) -> Sequences:
-    """The sequences of one side of a data set. Raises DataError when none is left."""
-    settings = side.settings
-    rows = [
-        encode_row(
-            row,
-            side.template,
-            tokenizer,
-            completion_only=side.completion_only,
-            end_token=settings.add_special_tokens,
-        )
-        for row in side.rows
-    ]
-    joiner = tokenizer(settings.joiner, add_special_tokens=False).input_ids if settings.joiner else []
-    try:
-        made = make(rows, settings, joiner=joiner, completion_only=side.completion_only, data_seed=data_seed)
-    except DataError as e:
-        raise DataError(e.what, where=Location(side.path), fix=e.fix) from None
-    ends = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    return replace(made, endless=sum(not row["input_ids"] or row["input_ids"][-1] not in ends for row in rows))
+            written = backend.to_str()
+            # Merges of a byte-pair encoding never cross a border between two tokens, so what stands before one is encoded as it
+            # would be alone (but see `_alike_alone`); of other models that has to be tried.
+            self.exact = '"model":{"type":"BPE"' in written and not re.search(r'"end_of_word_suffix":"[^"]', written)
+            self.looks_ahead = "(?!" in written or '"use_regex":true' in written
+            self.alone = lru_cache(4096)(lambda text: self.backend.encode(text, add_special_tokens=False).ids)
+            # Trimmed offsets leave out the blank that a token begins with, and with it that it crosses a border.
+            self.backend = Tokenizer.from_str(written.replace('"trim_offsets":true', '"trim_offsets":false'))
+            self.backend.no_padding()
+            self.backend.no_truncation()
+
+    def encode(self, rows: Sequence[Sequence[Piece]]) -> list[Encoded]:
+        """Each row, given in pieces, as ids."""
+        texts = ["".join(text for text, _ in pieces) for pieces in rows]
+        if self.backend is None:
+            return [self._finished(*self._by_trial(pieces)) for pieces in rows]
+        found: list[Any] = [None] * len(rows)
+        plain = all(trained for pieces in rows for _, trained in pieces)
+        encode = self.backend.encode_batch_fast if plain else self.backend.encode_batch
+        for special in (True, False):
+            some = [i for i, text in enumerate(texts) if self._special(text) is special]
+            encodings = encode([texts[i] for i in some], add_special_tokens=special) if some else []
+            for i, encoding in zip(some, encodings, strict=True):
+                found[i] = encoding
+        return [
+            self._finished(*(self._by_offsets(encoding, pieces) or self._by_trial(pieces)))
+            for encoding, pieces in zip(found, rows, strict=True)
+        ]
+
+    def _special(self, text: str) -> bool:
+        return not self.chat and not (self.bos and text.startswith(self.bos))
+
+    def _by_offsets(self, encoding: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]] | None:
+        """By the places of the tokens in the text; None where that does not tell."""
+        ids: list[int] = encoding.ids
+        if len(pieces) == 1 and pieces[0][1]:
+            return ids, [True] * len(ids)
+        if not self.exact:
+            return None
+        trained: list[bool] = []
+        at = 0
+        for i, (text, learned) in enumerate(pieces):
+            at += len(text)
+            end = encoding.char_to_token(at) if i < len(pieces) - 1 else len(ids)
+            if end is None:
+                return None
+            if not learned and i < len(pieces) - 1:
+                before = text if i == 0 else "".join(t for t, _ in pieces[: i + 1])
+                if encoding.token_to_chars(end)[0] != at or not self._alike_alone(encoding, before, end):
+                    return None
+            trained += [learned] * (end - len(trained))
+        return ids, trained
+
+    def _alike_alone(self, encoding: Any, before: str, end: int) -> bool:
+        """Whether the text `before` the token `end` has the same tokens at its end when nothing follows.
+
+        The usual patterns that part words look one character ahead in white space, `\\s+(?!\\S)`: of two blanks or line breaks
+        the second goes to the word that follows, and with none they are one token. Their word and the one before it tell.
+        """
+        if not self.looks_ahead or len(before) < 2 or not before[-2:].isspace():
+            return True
+        first = end
+        while first and (place := encoding.token_to_chars(first - 1)) and before[place[0] :].isspace():
+            first -= 1
+        word = encoding.token_to_word(first - 1) if first else None
+        while word is not None and first and encoding.token_to_word(first - 1) == word:
+            first -= 1
+        start = encoding.token_to_chars(first)[0]
+        known: list[int] = encoding.ids[first:end]
+        return len(before) - start < _LONGEST_WORD and self.alone(before[start:]) == known
+
+    def _by_trial(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
+        """By encoding the pieces: together if what stands before each answer is then the same as alone, else apart."""
+        text = "".join(t for t, _ in pieces)
+        special = self._special(text)
+        whole = self._ids(text, special)
+        if all(learned for _, learned in pieces):
+            return whole, [True] * len(whole)
+        trained: list[bool] = []
+        so_far = ""
+        for i, (piece, learned) in enumerate(pieces):
+            so_far += piece
+            head = self._ids(so_far, special) if i < len(pieces) - 1 else whole
+            together = list(zip(whole, head, strict=False))
+            same = next((j for j, (a, b) in enumerate(together) if a != b), len(together))
+            if same < len(head) and not learned:
+                return self._apart(pieces, special)
+            trained += [learned] * (same - len(trained))
+        return whole, trained
+
+    def _apart(self, pieces: Sequence[Piece], special: bool) -> tuple[list[int], list[bool]]:
+        ids: list[int] = []
+        trained: list[bool] = []
+        for i, (piece, learned) in enumerate(pieces):
+            some = self._ids(piece, special and i == 0)
+            ids += some
+            trained += [learned] * len(some)
+        return ids, trained
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        if self.backend is not None:
+            found: list[int] = self.backend.encode(text, add_special_tokens=special).ids
+            return found
+        return list(self.tokenizer(text, add_special_tokens=special).input_ids)
+
+    def _finished(self, ids: list[int], trained: list[bool]) -> Encoded:
+        """The row with the end that it needs. A conversation ends in the marker of its last turn, if its template has one."""
+        if self.chat:
+            last = len(ids) - trained[::-1].index(True) if True in trained else len(ids)
+            ended = self._ends([i for i, learned in zip(ids[:last][-3:], trained[:last][-3:], strict=True) if learned])
+            if not ended and self.end_token and self.end is not None:
+                ids, trained, ended = [*ids[:last], self.end], [*trained[:last], True], True
+        else:
+            if self.end_token and self.end is not None and (True not in trained or ids[-1] != self.end):
+                ids, trained = [*ids, self.end], [*trained, True]
+            ended = bool(ids) and ids[-1] in self.ends
+        return Encoded(ids, trained, not ended)
+
+    def _ends(self, last: list[int]) -> bool:
+        """Whether the `last` trained tokens are a marker and at most white space behind it."""
+        behind = next((i for i, token in enumerate(reversed(last)) if token in self.ends), None)
+        return behind is not None and not (behind and self.tokenizer.decode(last[-behind:]).strip())

@@ -18,7 +18,7 @@ from phi_runtime.models.device import usable_cores
 class OnnxGenerator:
     """A model in the folder that the builder wrote."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, special: bool = True) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime_genai as og
 
@@ -33,6 +33,7 @@ class OnnxGenerator:
         self.context_length: int = stored["model"]["context_length"]
         self.vocabulary: int = stored["model"]["vocab_size"]
         self.end_ids = set(self.tokenizer.eos_token_ids)
+        self.special, self.added = special, list(self.tokenizer.encode(""))
         self.last_token_count = 0
 
     def _start(self, prompt_tokens: int, sampling: Sampling, min_new_tokens: int = 0) -> Any:
@@ -54,8 +55,18 @@ class OnnxGenerator:
         parameters.set_search_options(**options)
         return self.og.Generator(self.model, parameters)
 
+    def _encode(self, prompt: str) -> Any:
+        """The prompt as training had it: this tokenizer puts its BOS before every text, also one that spells it out."""
+        import numpy as np
+
+        ids = np.asarray(self.tokenizer.encode(prompt), dtype=np.int32)
+        count = len(self.added)
+        before = ids[:count].tolist() == self.added
+        spelled = ids[count : 2 * count].tolist() == self.added
+        return ids[count:] if count and before and (spelled or not self.special) else ids
+
     def stream(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        ids = self.tokenizer.encode(prompt)
+        ids = self._encode(prompt)
         generator = self._start(len(ids), sampling)
         generator.append_tokens(ids)
         decoder = self.tokenizer.create_stream()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi_runtime.data.chat import Message
+from phi_runtime.data.chat_template import ChatTemplate, Template, load_template
+from phi_runtime.data.dataset import data_place, template_of
 from phi_runtime.data.template import PromptTemplate, TemplateFault
 from phi_runtime.errors import MissingDependency, UsageError
 from phi_runtime.inference.by_kind import open_generator
@@ -28,18 +32,25 @@ class Session:
     name: str
     path: Path
     generator: Generator
-    template: PromptTemplate
+    template: Template
 
-    def render(self, text: str) -> str:
-        """`text` in the prompt; where the model was trained on free text, the start of one.
+    @property
+    def converses(self) -> bool:
+        """Whether the model was trained on conversations, so that what was said before counts."""
+        return isinstance(self.template, ChatTemplate)
+
+    def render(self, text: str, before: Sequence[Message] = ()) -> str:
+        """`text` in the prompt, after the conversation `before`; where the model was trained on free text, the start of one.
 
         With several input columns it is JSON with a text for each; raises UsageError otherwise.
         """
+        if isinstance(self.template, ChatTemplate):
+            return self.template.render([*before, {"role": "user", "content": text}], ask=True)
         inputs = self.template.inputs
         if not inputs:
             return self.template.render_prompt({}) + text
         if len(inputs) == 1:
-            return self.template.render_prompt({inputs[0]: text})
+            return self.template.prompt_for(text)
         try:
             values = json.loads(text)
             return self.template.render_prompt(values)
@@ -79,16 +90,17 @@ def open_session(project: Project, wanted: str | None, overrides: Overrides | No
         from phi_runtime.models.device import best_device
 
         device = best_device() if workflow.host_device == "gpu" else "cpu"
-    return Session(name, ref.path, open_generator(ref, device), _template(workflow, ref))
+    template = _template(workflow, ref, project)
+    return Session(name, ref.path, open_generator(ref, device, special=template.special), template)
 
 
-def _template(workflow: Workflow, ref: ModelRef) -> PromptTemplate:
+def _template(workflow: Workflow, ref: ModelRef, project: Project) -> Template:
     try:
-        return PromptTemplate.load(ref.path)
+        return load_template(ref.path)
     except FileNotFoundError:  # a base model: the template that it is to be trained with
         data = workflow.data_configs[:1]
         if workflow.finetune:
             data = [workflow.data_config(workflow.finetune[1].train_data_config)]
         with suppress(TemplateFault, IndexError):
-            return PromptTemplate.from_text(data[0].pre_process_data_config.template)
+            return template_of(data[0], data_place(project, ref))()
         return PromptTemplate("{text}", "{answer}", ("text",), "answer", "")

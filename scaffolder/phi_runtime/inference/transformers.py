@@ -18,9 +18,9 @@ from phi_runtime.models.reference import ModelRef
 class TransformersGenerator:
     """A base, an adapter on its base, or a merged model."""
 
-    def __init__(self, ref: ModelRef, device: str = "cpu") -> None:
+    def __init__(self, ref: ModelRef, device: str = "cpu", *, special: bool = True) -> None:
         quiet_libraries()
-        self.device = device
+        self.device, self.special = device, special
         self.tokenizer: Any = load_tokenizer(ref)
         self.model: Any = load_reference(ref, compute_dtype("bfloat16", device), device).eval()
         self.pad_id = self.tokenizer.pad_token_id
@@ -31,7 +31,7 @@ class TransformersGenerator:
         """Ids and mask, (B, T) each, padded on the left so that every answer starts at the same place."""
         import torch
 
-        rows = [encode_prompt(self.tokenizer, p) for p in prompts]
+        rows = [encode_prompt(self.tokenizer, p, special=self.special) for p in prompts]
         longest = max(len(r) for r in rows)
         ids = torch.tensor([[self.pad_id] * (longest - len(r)) + r for r in rows], device=self.device)
         mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=self.device)

@@ -7,13 +7,15 @@ A pass module holds `LIBRARIES`, the distributions whose version shapes its outp
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from phi_runtime.data.dataset import Place, data_place
 from phi_runtime.events import Emit
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.project import Project
+from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.schema import Pass, Workflow
 
 MODULES = {
@@ -27,7 +29,8 @@ MODULES = {
 
 @dataclass(frozen=True)
 class PassContext:
-    """All that a pass gets to know. `out` is empty and becomes the artefact; `work` survives an interruption of the pass."""
+    """All that a pass gets to know. `out` is empty and becomes the artefact; `work` survives an interruption of the pass;
+    `record` is the folder in which this run is recorded."""
 
     name: str
     config: Any
@@ -37,6 +40,13 @@ class PassContext:
     workflow: Workflow
     project: Project
     emit: Emit
+    overrides: Overrides = field(default_factory=Overrides)
+    record: Path | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where the rows of a pass that trains come from."""
+        return data_place(self.project, self.source, self.overrides)
 
 
 class PassModule(Protocol):

@@ -9,20 +9,20 @@ from phi_runtime.passes import PassContext
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 
+_PROBE = "Any text will do: one plus 1 makes {two}."
 # Largest difference of the next-token log-probabilities that rounding can make, by the type the weights are stored in.
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.1}
 
 
 def run(context: PassContext) -> dict[str, Any]:
-    from phi_runtime.data.template import PromptTemplate
+    from phi_runtime.data.chat_template import load_template
     from phi_runtime.models.load import load_reference, load_tokenizer
 
     tokenizer = load_tokenizer(context.source)
-    template = PromptTemplate.load(context.source.path)
+    template = load_template(context.source.path)
     tuned = load_reference(context.source, "auto")
     dtype = str(tuned.dtype).removeprefix("torch.")
-    # Of free text the prompt may be empty.
-    ids = tokenizer(template.prompt + template.completion, return_tensors="pt").input_ids  # (1, T)
+    ids = tokenizer(_PROBE, return_tensors="pt").input_ids  # (1, T)
     before = _log_probabilities(tuned, ids)
     merged = tuned.merge_and_unload()
     drift = float((_log_probabilities(merged, ids) - before).abs().max())

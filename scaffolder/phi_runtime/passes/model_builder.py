@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -31,7 +32,6 @@ PROVIDERS = {
 
 def run(context: PassContext) -> dict[str, Any]:
     from phi_runtime.data.template import FILE as TEMPLATE_FILE
-    from phi_runtime.data.template import PromptTemplate
 
     require_free_space(context.out, 2 * folder_bytes(context.source.path), "building the ONNX model")
     own = {"int4_block_size", "int4_accuracy_level", "int4_is_symmetric", "int4_algo_config"}
@@ -49,7 +49,7 @@ def run(context: PassContext) -> dict[str, Any]:
     }
     _build(context, request)
     if (context.source.path / TEMPLATE_FILE).is_file():
-        PromptTemplate.load(context.source.path).save(context.out)
+        shutil.copyfile(context.source.path / TEMPLATE_FILE, context.out / TEMPLATE_FILE)
     _set_search(context)
     sample = _check(context)
     return {"precision": context.config.precision, "size_bytes": folder_bytes(context.out), "sample": sample}
@@ -111,17 +111,17 @@ def _layer_count(context: PassContext) -> int | None:
 
 def _check(context: PassContext) -> str:
     """Generates from the new model, which must load and answer: the builder also builds what no runtime can run."""
+    from phi_runtime.data.chat_template import load_template
     from phi_runtime.data.template import FILE as TEMPLATE_FILE
-    from phi_runtime.data.template import PromptTemplate
     from phi_runtime.inference.generator import Sampling
     from phi_runtime.inference.onnx import OnnxGenerator
 
-    prompt = "Hello"
+    prompt, special = "Hello", True
     if (context.out / TEMPLATE_FILE).is_file():
-        template = PromptTemplate.load(context.out)
-        prompt = template.render_prompt(dict.fromkeys(template.inputs, "Hello, how are you?")) or prompt
+        template = load_template(context.out)
+        prompt, special = template.prompt_for("Hello, how are you?") or prompt, template.special
     try:
-        generator = OnnxGenerator(context.out)
+        generator = OnnxGenerator(context.out, special=special)
         pieces = list(generator.stream(prompt, Sampling(max_new_tokens=8)))
     except Exception as e:
         raise WorkFailed(

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.artefacts import digest
+from phi_runtime.artefacts import digest, write_json
+from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import Dataset, load_dataset
-from phi_runtime.data.sequences import Sequences
-from phi_runtime.data.tokenize import encode
+from phi_runtime.data.report import FILE as REPORT
+from phi_runtime.data.report import report
 from phi_runtime.errors import Interrupted, WorkFailed
 from phi_runtime.events import Event
-from phi_runtime.models.load import load_tokenizer
 from phi_runtime.passes import PassContext
 from phi_runtime.training import checkpoints
 from phi_runtime.workflow.schema import LoRA, TrainingArgs
@@ -22,6 +22,8 @@ from phi_runtime.workflow.schema import LoRA, TrainingArgs
 if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
+
+    from phi_runtime.data.sequences import Sequences
 
 LOSS_LOG = "loss_log.jsonl"
 
@@ -34,18 +36,24 @@ class _Data:
     tokenizer: Any
 
     @property
+    def pad_id(self) -> int:
+        """What fills up a batch; it is masked, so that any token will do."""
+        found = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if found is None else found)
+
+    @property
     def counts(self) -> dict[str, int]:
         """What is trained on, for the log and the manifest."""
         counts = {
             "rows": self.training.rows,
-            "sequences": len(self.training.examples),
-            "tokens": self.training.tokens,
-            "trained_tokens": self.training.trained_tokens,
+            "sequences": len(self.training),
+            "tokens": self.training.token_count,
+            "trained_tokens": self.training.trained_count,
             "held_out_rows": self.held_out.rows,
-            "held_out_sequences": len(self.held_out.examples),
+            "held_out_sequences": len(self.held_out),
         }
         if self.dataset.training.settings.strategy in ("join", "join-sliding-window"):
-            counts["last_sequence_tokens"] = len(self.training.examples[-1]["input_ids"])
+            counts["last_sequence_tokens"] = int(self.training.lengths[-1])
         return counts
 
 
@@ -106,8 +114,11 @@ def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, 
     if losses and not math.isfinite(losses[-1]):
         raise WorkFailed("the training loss is not a number", fix="lower training_args.learning_rate")
     model.save_pretrained(context.out)
+    template = data.dataset.training.template
+    if isinstance(template, ChatTemplate):
+        data.tokenizer.chat_template = template.source
     data.tokenizer.save_pretrained(context.out)
-    data.dataset.training.template.save(context.out)
+    template.save(context.out)
     (context.out / LOSS_LOG).write_text(
         "".join(json.dumps(e, sort_keys=True) + "\n" for e in log), encoding="utf-8", newline="\n"
     )
@@ -115,6 +126,8 @@ def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, 
     return {
         "steps": trainer.state.global_step,
         **data.counts,
+        "skipped_rows": data.dataset.training.store.survey.broken,
+        "empty_rows": data.dataset.training.store.survey.empty,
         "dropped_rows": data.training.too_long,
         "cut_rows": data.training.cut,
         "loss": losses[-1] if losses else None,
@@ -126,15 +139,26 @@ def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, 
 
 def _prepare(context: PassContext) -> _Data:
     config = context.config
-    dataset = load_dataset(context.workflow, config, context.project.config)
-    tokenizer = load_tokenizer(context.source)
+    place = context.place
+    dataset = load_dataset(context.workflow, config, place, context.emit, context.name)
+    tokenizer = place.tokenizer
     seed = config.training_args.order_seed
-    training, held_out = (encode(side, tokenizer, seed) for side in (dataset.training, dataset.held_out))
-    remarks = [*training.remarks, *(f"held-out rows: {remark}" for remark in held_out.remarks)]
+    training = dataset.training.sequences(tokenizer, seed, context.work / "training")
+    held_out = dataset.held_out.sequences(tokenizer, seed, context.work / "held-out")
+    remarks = [*dataset.remarks, *training.remarks, *(f"held-out rows: {remark}" for remark in held_out.remarks)]
     if training.endless:
         remarks.append(
             f"{training.endless} of {training.rows} rows end without a special token, and add_special_tokens is false: "
             "the model will not learn to stop"
+        )
+    found = report(dataset, config, place)
+    if context.record:
+        write_json(context.record / REPORT, found)
+    leakage = found["splits"]["leakage"]
+    if alike := leakage["same_question"] + leakage["near_duplicate"]:
+        remarks.append(
+            f"{alike} of {held_out.rows} held-out rows ask what training rows ask, in the same or almost the same words: the scores "
+            "will be too good (`phi-scaffold data check` shows them)"
         )
     for remark in remarks:
         context.emit(Event("warning", context.name, {"message": remark}))
@@ -146,7 +170,7 @@ def _arguments(context: PassContext, data: _Data, dtype: torch.dtype) -> Trainin
     from transformers import TrainingArguments
 
     given = context.config.training_args
-    batches = math.ceil(len(data.training.examples) / given.per_device_train_batch_size)
+    batches = math.ceil(len(data.training) / given.per_device_train_batch_size)
     steps = (
         given.max_steps
         if given.max_steps > 0
@@ -159,7 +183,7 @@ def _arguments(context: PassContext, data: _Data, dtype: torch.dtype) -> Trainin
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         tf32=context.config.allow_tf32 if torch.cuda.is_available() else None,
-        **_evaluation(given, bool(data.held_out.examples)),
+        **_evaluation(given, bool(len(data.held_out))),
         save_strategy="steps",
         save_steps=given.save_steps or max(1, steps // 10),
         logging_strategy="steps",
@@ -192,23 +216,39 @@ def _evaluation(given: TrainingArgs, held_out: bool) -> dict[str, Any]:
     return {"eval_strategy": strategy, "eval_steps": given.eval_steps or given.logging_steps}
 
 
+def _layout(context: PassContext, model: Any, data: _Data, arguments: TrainingArguments) -> Any:
+    """How the rows lie in a batch, said to the user; packed only if this model keeps packed rows apart."""
+    from phi_runtime.training.batches import Layout, choose_layout, keeps_apart
+
+    wanted, size = context.config.packing, arguments.train_batch_size
+    hidden = model.config.get_text_config().hidden_size
+    layout: Layout = choose_layout(data.training.lengths, size, arguments.data_seed or 0, hidden, wanted)
+    if layout.packed and not keeps_apart(model, data.pad_id):
+        layout = choose_layout(data.training.lengths, size, arguments.data_seed or 0, hidden, wanted=False)
+        message = "this model lets packed rows see one another: they are padded instead"
+        context.emit(Event("warning", context.name, {"message": message}))
+    facts = {"layout": "packed" if layout.packed else "padded", "filler_share": round(layout.filler, 4)}
+    context.emit(Event("metric", context.name, {**facts, "other_filler_share": round(layout.instead, 4)}))
+    context.emit(Event("progress", context.name, {"done": None, "total": None, "unit": "", "message": str(layout)}))
+    return layout
+
+
 def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, data: _Data) -> Any:
     from transformers import PrinterCallback
 
     from phi_runtime.training.callbacks import Progress, StopOnSignal
     from phi_runtime.training.rounding import AlternatingBase
-    from phi_runtime.training.trainer import SelectiveTrainer, pad_batch
+    from phi_runtime.training.trainer import SelectiveTrainer
 
-    pad_id = data.tokenizer.pad_token_id
-    pad_id = data.tokenizer.eos_token_id if pad_id is None else pad_id
+    pad_id, layout = data.pad_id, _layout(context, model, data, arguments)
     signals = StopOnSignal()
     trainer = SelectiveTrainer(
         model=model,
         args=arguments,
-        train_dataset=data.training.examples,
-        eval_dataset=data.held_out.examples or None,
-        data_collator=lambda examples: pad_batch(examples, pad_id),
-        callbacks=[Progress(context.name, context.emit, data.training.tokens), signals],
+        train_dataset=data.training,
+        eval_dataset=data.held_out if len(data.held_out) else None,
+        data_collator=lambda examples: layout.collate(examples, pad_id),
+        callbacks=[Progress(context.name, context.emit, data.training.token_count), signals],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = True  # our loss divides by the trained tokens of the whole step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.nn import functional
 from transformers import Trainer, TrainerControl
 
 from phi_runtime.training import checkpoints
+from phi_runtime.training.batches import LengthSampler
 from phi_runtime.training.rounding import AlternatingBase
 
 
@@ -33,14 +33,14 @@ class SelectiveTrainer(Trainer):
 
         `labels` (B, T) holds the token where it is trained and -100 elsewhere. The vocabulary projection, which dominates small
         models, runs on the positions before those tokens alone (`logits_to_keep`, transformers ≥ 5.20). `num_items_in_batch`
-        is the number of trained tokens in the whole optimizer step, so that accumulation does not change the loss.
+        is the number of trained tokens in the whole optimizer step, so that accumulation does not change the loss. A packed
+        batch has `position_ids` and no mask.
         """
         labels = inputs["labels"]
         keep = torch.zeros_like(labels, dtype=torch.bool)  # (B, T)
         keep[:, :-1] = labels[:, 1:] != -100
-        output = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=keep, use_cache=False
-        )
+        read = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids") if name in inputs}
+        output = model(**read, logits_to_keep=keep, use_cache=False)
         logits = output.logits.float().view(-1, output.logits.shape[-1])  # (trained, V)
         total = functional.cross_entropy(logits, labels[:, 1:][keep[:, :-1]], reduction="sum")
         loss = total / (num_items_in_batch if num_items_in_batch is not None else keep.sum().clamp(min=1))
@@ -66,7 +66,7 @@ class SelectiveTrainer(Trainer):
         return metrics
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        lengths = [len(e["input_ids"]) for e in (train_dataset or self.train_dataset)]
+        lengths = (self.train_dataset if train_dataset is None else train_dataset).lengths.tolist()
         return LengthSampler(lengths, self.args.train_batch_size, self.args.data_seed or 0)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -79,53 +79,3 @@ class SelectiveTrainer(Trainer):
             finally:
                 self.args.output_dir = str(root)
         checkpoints.rotate(root, self.args.save_total_limit or 1)
-
-
-class LengthSampler(torch.utils.data.Sampler[int]):
-    """Shuffles rows so that those of one batch are of like length: little padding, and still another order in every epoch.
-
-    Runs of 8 batches of shuffled rows are sorted by length and cut into batches, whose order is shuffled. The order depends on
-    seed and epoch alone.
-    """
-
-    RUN = 8
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        run = self.RUN * self.batch_size
-        batches: list[list[int]] = []
-        for start in range(0, len(order), run):
-            by_length = sorted(order[start : start + run], key=lambda i: self.lengths[i])
-            batches += [by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)]
-        # The one short batch comes last: in the middle it would shift the borders of all that follow.
-        short = [batches.pop(i) for i in reversed(range(len(batches))) if len(batches[i]) < self.batch_size]
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[i]
-        for batch in short:
-            yield from batch
-
-
-def pad_batch(examples: list[dict[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
-    """A batch of (B, T) tensors, T being its longest row. Padding is masked by position, never by token id."""
-    longest = max(len(e["input_ids"]) for e in examples)
-    batch = {
-        "input_ids": torch.full((len(examples), longest), pad_id),
-        "attention_mask": torch.zeros((len(examples), longest), dtype=torch.long),
-        "labels": torch.full((len(examples), longest), -100),
-    }
-    for i, example in enumerate(examples):
-        length = len(example["input_ids"])
-        batch["input_ids"][i, :length] = torch.tensor(example["input_ids"])
-        batch["attention_mask"][i, :length] = 1
-        batch["labels"][i, :length] = torch.tensor(example["labels"])
-    return batch

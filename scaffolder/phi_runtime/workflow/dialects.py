@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.data.files import unpacked_name
 from phi_runtime.data.rows import FORMATS
 from phi_runtime.workflow.diagnostics import dotted
 from phi_runtime.workflow.draft import EMPTY, MISSING, Draft
@@ -31,6 +32,12 @@ from phi_runtime.workflow.source import KeyPath, Source
 from phi_runtime.workflow.spellings import DATALOADER_KEYS, HF_CONFIG, OLD_DATA_KEYS, PAIR_FORMATS
 
 PROVIDER_OF = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
+_NO_FUNCTION = "no function of it is named here, so Olive never called one"
+# What makes the text of a row, in the order in which Olive takes it, each with what it then passes over.
+_TEXT_KEYS = (
+    ("chat_template", ("text_formatting_func", "text_template", "text_cols")),
+    ("text_formatting_func", ("text_template", "text_cols")),
+)
 _CPU = {"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}
 
 
@@ -258,6 +265,20 @@ def _data_config(draft: Draft, at: KeyPath, old_model: bool) -> None:
     _load_dataset(draft, load)
     if isinstance(draft.get(process), dict):
         _pre_process(draft, process, old_model)
+    _user_script(draft, at, process)
+
+
+def _user_script(draft: Draft, at: KeyPath, process: KeyPath) -> None:
+    """A script is for the function that makes the text of a row; where none is named, Olive never called one."""
+    function = draft.get((*process, "text_formatting_func"))
+    for key in ("user_script", "script_dir"):
+        if isinstance(draft.get((*at, key)), str | None):
+            if isinstance(function, str) and draft.get((*process, key)) in (MISSING, None):
+                draft.move((*at, key), (*process, key), f"`{key}` belongs to `pre_process_data_config`")
+            else:
+                draft.drop((*at, key), _NO_FUNCTION)
+        if isinstance(draft.get((*process, key)), str | None) and function is MISSING:
+            draft.drop((*process, key), _NO_FUNCTION)
 
 
 def _components(draft: Draft, at: KeyPath) -> None:
@@ -300,7 +321,7 @@ def _component_type(draft: Draft, at: KeyPath, usual: str) -> None:
         draft.drop((*at, "type"), "there is one way to do this")
     elif isinstance(kind, str):
         message = (
-            f"`{kind}` is a function of a user_script; these are not run yet: write its rows to a file, and name that"
+            f"`{kind}` is a function of a user_script that makes a data set: write its rows to a file, and name that"
         )
         draft.refuse((*at, "type"), message)
 
@@ -312,6 +333,9 @@ def _load_dataset(draft: Draft, at: KeyPath) -> None:
     _no_token(draft, at)
     respell(draft, at, LoadDataset)
     _component_type(draft, at, "huggingface_dataset")
+    for key in ("data_dir", "subset", "revision"):
+        if draft.get((*at, key)) is None:
+            draft.drop((*at, key), EMPTY)
     files = (*at, "data_files")
     if isinstance(draft.get(files), dict) and draft.has((*files, "type")):
         respell(draft, files, Datastore)
@@ -320,15 +344,17 @@ def _load_dataset(draft: Draft, at: KeyPath) -> None:
             draft.replace(files, draft.get((*files, "path")), "a file is written as it is")
     if not draft.has((*at, "data_name")) and (format_ := _format(draft.get(files))):
         draft.put((*at, "data_name"), format_, "the format, by the ending of the file", because=files)
-    if not draft.has((*at, "split")) and draft.has(files):
+    if not draft.has((*at, "split")) and (draft.has(files) or draft.has((*at, "data_dir"))):
         message = "the split of a file; Olive takes `validation` where none is named, which a file has not"
         draft.put((*at, "split"), "train", message)
+    elif not draft.has((*at, "split")) and isinstance(draft.get((*at, "data_name")), str):
+        draft.put((*at, "split"), "validation", "Olive takes `validation` where no split is named")
 
 
 def _format(files: Any) -> str | None:
     first = next(iter(files.values()), None) if isinstance(files, dict) and "type" not in files else files
     first = first[0] if isinstance(first, list) and first else first
-    return FORMATS.get(Path(first).suffix.lower()) if isinstance(first, str) else None
+    return FORMATS.get(unpacked_name(Path(first)).suffix.lower()) if isinstance(first, str) else None
 
 
 def _pre_process(draft: Draft, at: KeyPath, old_model: bool) -> None:
@@ -350,6 +376,14 @@ def _pre_process(draft: Draft, at: KeyPath, old_model: bool) -> None:
     named = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     if named and isinstance(draft.get((*at, "text_template")), str):
         draft.drop(columns, "`text_template` names the columns")
+    for first, others in _TEXT_KEYS:
+        if draft.has((*at, first)) and not draft.get((*at, first)):
+            draft.drop((*at, first), EMPTY)
+        if draft.has((*at, first)):
+            for other in others:
+                if draft.has((*at, other)):
+                    draft.drop((*at, other), f"`{first}` makes the text")
+            break
     if not old:
         return
     if not draft.has((*at, "strategy")):

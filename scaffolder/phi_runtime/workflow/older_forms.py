@@ -151,6 +151,8 @@ def _data(definitions: Schema) -> None:
     for key in ("params_config", "components"):  # what they hold is known when their parts are
         message = "Now `load_dataset_config` and `pre_process_data_config`."
         config["properties"][key] = older_key({"$ref": f"#/$defs/DataConfig.{key}"}, message)
+    for key in ("user_script", "script_dir"):
+        config["properties"][key] = older_key({"type": ["string", "null"]}, "Belongs to `pre_process_data_config`.")
     for clause in config.get("allOf", []):
         if {"required": ["load_dataset_config"]} in clause["anyOf"]:
             clause["anyOf"] += [{"required": ["params_config"]}, {"required": ["components"]}]
@@ -170,10 +172,7 @@ def _data(definitions: Schema) -> None:
         **named,
         "properties": {**named["properties"], "name": {"type": "string", "description": "Its name."}},
     }
-    load = definitions["LoadDataset"]
-    load["allOf"] = [
-        a for a in load["allOf"] if {"required": ["data_name"]} not in a["anyOf"]
-    ]  # told by the file's ending
+    del definitions["LoadDataset"]["allOf"]  # what data_name is, is told by the file's ending
     texts = ("pair_format", "input_col", "input_template", "output_col", "output_template")
     properties = definitions["PreProcess"]["properties"]
     properties["type"] = older_key({"enum": ["text_generation_huggingface_pre_process", None]}, "There is one way.")

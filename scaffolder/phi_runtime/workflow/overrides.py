@@ -17,11 +17,14 @@ HERE = "this_machine"
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line says over the config. `data` are files for data configs, by name; "" stands for the only one."""
+    """What the command line says over the config. `data` are files for data configs, by name; "" stands for the only one.
+    `skip_bad_rows` leaves out rows that cannot be used; `run_user_script` lets the user_script of a config run."""
 
     on_local: bool = False
     data: Mapping[str, Path] = field(default_factory=dict)
     trust_remote_code: bool = False
+    skip_bad_rows: bool = False
+    run_user_script: bool = False
 
 
 def override(draft: Draft, overrides: Overrides) -> None:

@@ -41,8 +41,7 @@ class Older:
 _TOKEN = "the hub token comes from HF_TOKEN or .env"
 _MEASURED = "every run measures its models itself; what it asks stands in evaluation.json"
 _NOT_YET = "is not built yet"
-_NO_FUNCTION = "no function of it is named here, so Olive never called one"
-_HOOK = "functions of the user are not run yet: write the text of a row as `text_template`"
+_HOOK = "only text_formatting_func is called: let that, or transform in hooks.py, make the text of the pair"
 
 WORKFLOW = Older(
     nested="engine",
@@ -131,8 +130,6 @@ DATA_CONFIG = Older(
     left_out={
         "post_process_data_config": "nothing is left to do after the model",
         "dataloader_config": "the batch sizes stand in `training_args`",
-        "script_dir": _NO_FUNCTION,
-        "user_script": _NO_FUNCTION,
     },
 )
 
@@ -146,10 +143,7 @@ LOAD_DATASET = Older(
         "cache_dir": "the files are read where they lie",
         "download_mode": "the files are read where they lie",
     },
-    refused={
-        "subset": f"a subset of a hub data set {_NOT_YET}: name a local file as `data_files`",
-        "data_dir": f"a folder of files {_NOT_YET}: name them in `data_files`",
-    },
+    renamed={"name": "subset", "delimiter": "sep"},
 )
 
 PRE_PROCESS = Older(
@@ -160,13 +154,8 @@ PRE_PROCESS = Older(
         "task": "it is that of `input_model`",
         "trust_remote_code": "it is that of `input_model`",
         "kv_cache": "it is read from the model",
-        "script_dir": _NO_FUNCTION,
-        "user_script": _NO_FUNCTION,
     },
     refused={
-        "chat_template": f"a chat template {_NOT_YET}: write the text of a row as `text_template`",
-        "message_col": "chat rows are not read yet: write the text of a row as `text_template`",
-        "text_formatting_func": _HOOK,
         "input_formatting_func": _HOOK,
         "output_formatting_func": _HOOK,
     },

@@ -12,6 +12,7 @@ from phi_scaffold import __version__
 
 COMMANDS = (
     "new",
+    "data",
     "fetch",
     "run",
     "status",
@@ -42,7 +43,11 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
     app.callback()(_root)
     asked = next((a for a in arguments if not a.startswith("-")), "")
     for name in [asked] if asked in COMMANDS else COMMANDS:
-        app.command(name)(getattr(import_module(f"phi_scaffold.cli.{name}"), name))
+        command = getattr(import_module(f"phi_scaffold.cli.{name}"), name)
+        if isinstance(command, typer.Typer):  # a group of commands
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 

@@ -12,6 +12,8 @@ from phi_scaffold.cli.options import (
     On,
     ProjectFolder,
     Quiet,
+    RunUserScript,
+    SkipBadRows,
     TrustRemoteCode,
     open_project,
     overrides,
@@ -21,6 +23,8 @@ from phi_scaffold.cli.options import (
 def evaluate(
     on: On = None,
     data: DataFiles = None,
+    skip_bad_rows: SkipBadRows = False,
+    run_user_script: RunUserScript = False,
     trust_remote_code: TrustRemoteCode = False,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
@@ -38,7 +42,7 @@ def evaluate(
 
     project = open_project(project_folder, config)
     use_project_environment(project)
-    given = overrides(on, data, trust_remote_code)
+    given = overrides(on, data, trust_remote_code, skip_bad_rows=skip_bad_rows, run_user_script=run_user_script)
     with show.display(as_json=False, quiet=quiet or as_json) as emit:
         outcome = run_workflow(project, emit, only=["evaluate"], overrides=given)
     if as_json:

@@ -20,11 +20,19 @@ def new(
     model: Annotated[
         str | None, typer.Option(help="Base model: an id of `phi-scaffold models`, or OWNER/NAME on the hub.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="classification or generation.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="classification, chat, question-answering, summarization, extraction or generation; default: as the data look."
+        ),
+    ] = None,
     method: Annotated[str | None, typer.Option(help="lora, qlora or full.")] = None,
     target: Annotated[str | None, typer.Option(help="cpu, cuda or directml.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Your own data (.jsonl, .json, .csv) in place of the sample.")
+        Path | None,
+        typer.Option(
+            help="Your own data (.jsonl, .json, .csv, .tsv, .parquet, .txt, or packed) in place of the sample."
+        ),
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="Columns of the data, the answer last: question,context,reply.")

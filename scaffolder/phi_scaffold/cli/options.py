@@ -47,9 +47,23 @@ DataFiles = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Obey the config's trust_remote_code: run Python code of the model.")
 ]
+SkipBadRows = Annotated[
+    bool,
+    typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and count them, instead of stopping."),
+]
+RunUserScript = Annotated[
+    bool, typer.Option("--run-user-script", help="Let text_formatting_func of the config's user_script run.")
+]
 
 
-def overrides(on: str | None, data: list[str] | None, trust_remote_code: bool) -> Overrides:
+def overrides(
+    on: str | None,
+    data: list[str] | None,
+    trust_remote_code: bool,
+    *,
+    skip_bad_rows: bool = False,
+    run_user_script: bool = False,
+) -> Overrides:
     """What these flags say over the config. Raises UsageError."""
     from phi_runtime.workflow.overrides import Overrides
 
@@ -66,7 +80,7 @@ def overrides(on: str | None, data: list[str] | None, trust_remote_code: bool) -
             files[name] = Path(file)
         else:
             files[""] = Path(given)
-    return Overrides(on_local=on == "local", data=files, trust_remote_code=trust_remote_code)
+    return Overrides(on == "local", files, trust_remote_code, skip_bad_rows, run_user_script)
 
 
 def open_project(folder: Path | None, config: Path | None = None) -> Project:

@@ -14,6 +14,8 @@ from phi_scaffold.cli.options import (
     On,
     ProjectFolder,
     Quiet,
+    RunUserScript,
+    SkipBadRows,
     TrustRemoteCode,
     open_project,
     overrides,
@@ -31,6 +33,8 @@ def run(
     dry_run: Annotated[bool, typer.Option(help="Show what would run and why, do nothing.")] = False,
     on: On = None,
     data: DataFiles = None,
+    skip_bad_rows: SkipBadRows = False,
+    run_user_script: RunUserScript = False,
     trust_remote_code: TrustRemoteCode = False,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
@@ -49,7 +53,7 @@ def run(
 
     project = open_project(project_folder, config)
     use_project_environment(project)
-    given = overrides(on, data, trust_remote_code)
+    given = overrides(on, data, trust_remote_code, skip_bad_rows=skip_bad_rows, run_user_script=run_user_script)
     if dry_run:
         from phi_runtime.plan import plan
         from phi_runtime.workflow.load import load_workflow

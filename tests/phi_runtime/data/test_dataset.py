@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.data.dataset import Dataset, completion_only, fingerprint, load_dataset
+from phi_runtime.data.dataset import Dataset, Place, Side, completion_only, fingerprint, load_dataset, load_side
 from phi_runtime.data.template import PromptTemplate
-from phi_runtime.errors import DataError
+from phi_runtime.errors import DataError, UsageError
+from phi_runtime.models.reference import ModelRef
+from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.schema import DataConfig, LoRA, PreProcess, Workflow
+from tests.conftest import Listener
+from tests.phi_runtime.data.stores import as_lists
 
 DATASTORE = {"type": "azureml_datastore", "datastore_name": "blobs", "relative_path": "a.jsonl"}
 
@@ -31,8 +35,31 @@ def lora(**others: Any) -> LoRA:
     return LoRA.model_validate({"type": "LoRA", "train_data_config": "train", **others})
 
 
-def loaded(folder: Path, configs: list[DataConfig], **training: Any) -> Dataset:
-    return load_dataset(Workflow.model_construct(data_configs=configs), lora(**training), folder / "config.json")
+@pytest.fixture(scope="module")
+def model(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    """A model of which the tokenizer alone is there."""
+    path = tmp_path_factory.mktemp("model")
+    tiny_tokenizer.save_pretrained(path)
+    return ModelRef(path, "hf", "key")
+
+
+@pytest.fixture
+def place(folder: Path, model: ModelRef) -> Place:
+    return Place(folder / "config.json", model, folder / "cache")
+
+
+def loaded(place: Place, configs: list[DataConfig], **training: Any) -> Dataset:
+    workflow = Workflow.model_construct(data_configs=configs)
+    return load_dataset(workflow, lora(**training), place, Listener(), "finetune")
+
+
+def values(side: Side, name: str = "text") -> list[str]:
+    return [row[name] for row in side.values()]
+
+
+def append(path: Path, *lines: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(f"{line}\n" for line in lines))
 
 
 def fingerprints(folder: Path, *configs: DataConfig) -> dict[str, str]:
@@ -64,41 +91,46 @@ PAIRS = {"text_template": "{q}\n{a}", "strategy": "line-by-line"}
     ],
 )
 def test_rows_that_are_joined_drawn_or_counted_keep_the_order_of_their_files(
-    folder: Path, pre_process: dict[str, Any]
+    place: Place, pre_process: dict[str, Any]
 ) -> None:
-    found = loaded(folder, [data(FILES, **pre_process)], eval_dataset_size=10)
-    texts = [row.values["text"] for row in found.training.rows]
-    held_out = {row.values["text"] for row in found.held_out.rows}
+    found = loaded(place, [data(FILES, **pre_process)], eval_dataset_size=10)
+    held_out = set(values(found.held_out))
     everything = [f"text {number}.{i}" for number in (1, 2) for i in range(20)]
     assert len(held_out) == 10
-    assert texts == [text for text in everything if text not in held_out]
+    assert values(found.training) == [text for text in everything if text not in held_out]
 
 
-def test_line_by_line_the_order_depends_on_the_content_alone(folder: Path) -> None:
-    one_way = loaded(folder, [data(FILES, **PAIRS)]).training.rows
-    other_way = loaded(folder, [data(FILES[::-1], **PAIRS)]).training.rows
-    assert [r.values["q"] for r in one_way] == [r.values["q"] for r in other_way]
+def test_line_by_line_the_order_depends_on_the_content_alone(place: Place) -> None:
+    one_way = loaded(place, [data(FILES, **PAIRS)]).training
+    other_way = loaded(place, [data(FILES[::-1], **PAIRS)]).training
+    assert values(one_way, "q") == values(other_way, "q")
+    assert values(one_way, "q") != values(loaded(place, [data(FILES, **PAIRS)], **SEED_7).training, "q")
+
+
+SEED_7: dict[str, Any] = {"training_args": {"data_seed": 7}}
 
 
 @pytest.mark.parametrize(
     ("strategy", "sibling"), [("join-random", "join"), ("line-by-line-random", "line-by-line"), ("join", "join")]
 )
 def test_rows_held_out_of_the_training_data_are_all_taken_and_none_drawn(
-    folder: Path, strategy: str, sibling: str
+    place: Place, strategy: str, sibling: str
 ) -> None:
     pre_process = {"strategy": strategy, "max_samples": 5, "max_seq_len": 32}
-    found = loaded(folder, [data(FILES, **pre_process)], eval_dataset_size=10)
+    found = loaded(place, [data(FILES, **pre_process)], eval_dataset_size=10)
     held_out = found.held_out.settings
     assert (held_out.strategy, held_out.max_samples, held_out.max_seq_len) == (sibling, None, 32)
     assert found.training.settings.max_samples == 5
+    assert found.held_out.store is found.training.store
 
 
-def test_held_out_rows_with_a_config_of_their_own_are_encoded_as_it_says(folder: Path) -> None:
+def test_held_out_rows_with_a_config_of_their_own_are_encoded_as_it_says(place: Place) -> None:
     own = data("2.jsonl", "held_out", "train[:4]", text_template="{q} {a}", strategy="join", max_seq_len=64)
-    found = loaded(folder, [data("1.jsonl", **PAIRS), own], eval_data_config="held_out")
-    assert (len(found.training.rows), len(found.held_out.rows)) == (20, 4)
+    found = loaded(place, [data("1.jsonl", **PAIRS), own], eval_data_config="held_out")
+    assert (len(found.training), len(found.held_out)) == (20, 4)
     assert found.held_out.settings == own.pre_process_data_config
-    assert (found.training.template.prompt, found.held_out.template.prompt) == ("{q}\n", "{q} ")
+    prompts = [side.template.render_prompt({"q": "x"}) for side in (found.training, found.held_out)]
+    assert prompts == ["x\n", "x "]
     assert (found.training.completion_only, found.held_out.completion_only) == (True, False)
 
 
@@ -111,34 +143,140 @@ def test_held_out_rows_with_a_config_of_their_own_are_encoded_as_it_says(folder:
         ({"strategy": "line-by-line"}, False),
         ({"text_cols": ["q", "a"], "strategy": "line-by-line"}, False),
         ({"text_template": "{a}", "strategy": "line-by-line"}, False),
+        ({"chat_template": True, "strategy": "join"}, True),
+        ({"user_script": "x.py", "text_formatting_func": "f", "strategy": "line-by-line"}, False),
     ],
 )
-def test_the_completion_alone_is_trained_where_a_template_asks_line_by_line(
+def test_the_completion_alone_is_trained_of_conversations_and_where_a_template_asks_line_by_line(
     pre_process: dict[str, Any], expected: bool
 ) -> None:
     settings = PreProcess.model_validate(pre_process)
-    template = PromptTemplate.from_text(settings.template)
-    assert completion_only(lora(), settings, template) is expected
+    assert completion_only(lora(), settings) is expected
     for chosen in (True, False):
-        assert completion_only(lora(completion_only_loss=chosen), settings, template) is chosen
+        assert completion_only(lora(completion_only_loss=chosen), settings) is chosen
 
 
-def test_columns_that_are_named_are_the_text_with_blanks_between(folder: Path) -> None:
-    found = loaded(folder, [data("1.jsonl", text_cols=["q", "a"])]).training
+def test_columns_that_are_named_are_the_text_with_blanks_between(place: Place) -> None:
+    found = loaded(place, [data("1.jsonl", text_cols=["q", "a"])]).training
+    assert isinstance(found.template, PromptTemplate)
     assert (found.template.prompt, found.template.completion) == ("{q} ", "{a}")
 
 
-def test_only_the_rows_that_are_chosen_must_be_usable(folder: Path) -> None:
-    with (folder / "1.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"text": ""}\n')
-    assert len(loaded(folder, [data("1.jsonl", split="train[:20]")]).training.rows) == 20
-    with pytest.raises(DataError, match=r"1\.jsonl:21:1: error: `text` is empty"):
-        loaded(folder, [data("1.jsonl")])
+def test_each_row_knows_its_file_and_its_line(folder: Path, place: Place) -> None:
+    found = loaded(place, [data(FILES)], eval_dataset_size=10)
+    for side in (found.training, found.held_out):
+        for where, text in zip(side.places(), values(side), strict=True):
+            number, index = text.removeprefix("text ").split(".")
+            assert (where.path, where.line) == (folder / f"{number}.jsonl", int(index) + 1)
+    assert values(found.training.first(3)) == values(found.training)[:3]
+    assert found.training.path == folder / "1.jsonl"
+    assert found.training.first(0).values() == []
 
 
-def test_where_all_rows_are_held_out_it_is_said(folder: Path) -> None:
+def test_a_side_becomes_the_sequences_of_its_settings(place: Place) -> None:
+    found = loaded(place, [data("1.jsonl", "train", "train[:2]", strategy="join", joiner=" | ", max_seq_len=64)])
+    (example,) = as_lists(found.training.sequences(place.tokenizer, data_seed=0))
+    assert place.tokenizer.decode(example["input_ids"]) == "text 1.0<|im_end|> | text 1.1<|im_end|> | "
+
+
+def test_where_no_sequence_is_left_the_file_is_named(place: Place) -> None:
+    side = loaded(place, [data("1.jsonl", **PAIRS, max_seq_len=8)]).training
+    with pytest.raises(DataError, match=r"1\.jsonl: error: every row is longer than max_seq_len = 8") as caught:
+        side.sequences(place.tokenizer, data_seed=0)
+    assert caught.value.fix
+
+
+# -- rows that cannot be used -------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_row_is_refused_with_its_line_and_how_to_leave_such_rows_out(folder: Path, place: Place) -> None:
+    append(folder / "2.jsonl", '{"text": "x"', '{"other": "x"}')
+    with pytest.raises(
+        DataError, match=r"2\.jsonl:21:13: error: this row is not JSON .*\(2 rows are broken\)"
+    ) as caught:
+        loaded(place, [data(FILES)])
+    assert "--skip-bad-rows" in caught.value.fix
+    assert str(place.tolerant().overrides) == str(Overrides(skip_bad_rows=True))
+
+
+def test_broken_rows_are_left_out_on_request_and_told(folder: Path, model: ModelRef) -> None:
+    append(folder / "1.jsonl", "{", '{"text": "good"}')
+    place = Place(folder / "config.json", model, folder / "cache", Overrides(skip_bad_rows=True))
+    found = loaded(place, [data("1.jsonl")], eval_dataset_size=0)
+    assert values(found.training)[-2:] == ["text 1.19", "good"]
+    assert found.remarks == ["1 of 22 rows cannot be used and are left out"]
+
+
+def test_only_the_rows_that_are_chosen_must_be_usable(folder: Path, place: Place) -> None:
+    append(folder / "1.jsonl", "{")
+    assert len(loaded(place, [data("1.jsonl", split="train[:20]")], eval_dataset_size=0).training) == 20
+    with pytest.raises(DataError, match=r"1\.jsonl:21:"):
+        loaded(place, [data("1.jsonl")])
+
+
+def test_empty_rows_and_doubled_tokens_are_told_and_no_fault(folder: Path, place: Place) -> None:
+    append(folder / "1.jsonl", '{"text": ""}', '{"text": " "}', '{"text": "x<|im_end|><|im_end|>"}')
+    found = loaded(place, [data("1.jsonl")], eval_dataset_size=0)
+    assert len(found.training) == 21
+    assert found.remarks == ["2 of 23 rows are empty and are left out", "1 of 23 rows end with two end tokens"]
+    assert loaded(place, [data("2.jsonl")]).remarks == []
+
+
+def test_where_no_row_can_be_used_the_counts_are_said(folder: Path, place: Place) -> None:
+    (folder / "hooks.py").write_text("def filter(row):\n    return row['text'] != 'no'\n", encoding="utf-8")
+    append(folder / "3.jsonl", '{"text": ""}', '{"text": "no"}', '{"text": "no"}', "{")
+    with pytest.raises(
+        DataError, match=r"3\.jsonl: error: none of 4 rows can be used: 1 are broken, 1 are empty, 2 are left"
+    ):
+        loaded(place.tolerant(), [data("3.jsonl")])
+
+
+def test_held_out_rows_of_their_own_must_be_usable_too(folder: Path, place: Place) -> None:
+    append(folder / "3.jsonl", '{"text": ""}')
+    with pytest.raises(DataError, match=r"3\.jsonl: error: none of 1 rows can be used: 1 are empty"):
+        loaded(place, [data("1.jsonl"), data("3.jsonl", "dev")], eval_data_config="dev")
+
+
+# -- functions of the user ----------------------------------------------------------------------------------------------------
+
+
+def test_hooks_beside_the_config_make_the_rows_that_are_trained(folder: Path, place: Place) -> None:
+    code = "def transform(row):\n    return {'said': row['text'].upper()} if row['text'] != 'text 1.3' else None\n"
+    (folder / "hooks.py").write_text(code, encoding="utf-8")
+    found = loaded(place, [data("1.jsonl", text_template="Text: {said}")], eval_dataset_size=0).training
+    assert values(found, "said") == [f"TEXT 1.{i}" for i in range(20) if i != 3]
+    assert place.tokenizer.decode(found.store.row(0)[0]) == "Text: TEXT 1.0<|im_end|>"
+
+
+def test_a_user_script_runs_only_where_that_is_asked_for(folder: Path, place: Place, model: ModelRef) -> None:
+    (folder / "make.py").write_text("def both(row):\n    return row['q'] + '!' + row['a']\n", encoding="utf-8")
+    config = data("1.jsonl", user_script="make.py", text_formatting_func="both")
+    with pytest.raises(UsageError, match=r"`both` of make\.py is Python code") as caught:
+        loaded(place, [config])
+    assert "--run-user-script" in caught.value.fix
+    willing = Place(place.config, model, place.cache, Overrides(run_user_script=True))
+    assert "question 1.0!answer 0" in values(loaded(willing, [config], eval_dataset_size=0).training)
+
+
+def test_conversations_are_rendered_by_the_template_of_the_config(folder: Path, place: Place) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    append(folder / "chat.jsonl", json.dumps({"said": turns}), json.dumps({"said": turns * 2}))
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    template += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    config = data("chat.jsonl", chat_template=template, message_col="said", strategy="line-by-line")
+    side = load_side(config, lora(), place, Listener(), "finetune")
+    learned = [place.tokenizer.decode(ids[flags]) for ids, flags in (side.store.row(i) for i in range(2))]
+    assert learned == ["Ho<|im_end|>", "Ho<|im_end|>Ho<|im_end|>"]
+    with pytest.raises(DataError, match="no chat template of its own"):
+        load_side(data("chat.jsonl", chat_template=True, message_col="said"), lora(), place, Listener(), "finetune")
+
+
+# -- nothing to train on ------------------------------------------------------------------------------------------------------
+
+
+def test_where_all_rows_are_held_out_it_is_said(place: Place) -> None:
     with pytest.raises(DataError, match="all 20 rows are held out"):
-        loaded(folder, [data("1.jsonl")], eval_dataset_size=20)
+        loaded(place, [data("1.jsonl")], eval_dataset_size=20)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +284,14 @@ def test_where_all_rows_are_held_out_it_is_said(folder: Path) -> None:
     [
         (DATASTORE, "train", "lies in Azure ML"),
         ({"train": "1.jsonl", "test": "2.jsonl"}, "dev[:5]", "no files for the split `dev`"),
+        ("none.jsonl", "train", r"none\.jsonl: error: there is no such data file"),
     ],
 )
 def test_data_that_is_not_on_this_machine_is_said_to_be_elsewhere(
-    folder: Path, files: Any, split: str, says: str
+    place: Place, files: Any, split: str, says: str
 ) -> None:
     with pytest.raises(DataError, match=says):
-        loaded(folder, [data(files, split=split)])
+        loaded(place, [data(files, split=split)])
 
 
 def test_the_fingerprint_follows_the_content_of_every_file_and_their_order(folder: Path) -> None:
@@ -166,3 +305,16 @@ def test_the_fingerprint_follows_the_content_of_every_file_and_their_order(folde
 
 def test_data_in_a_datastore_is_known_by_its_address(folder: Path) -> None:
     assert fingerprints(folder, data(DATASTORE)) == {"train": "azureml://datastores/blobs/paths/a.jsonl"}
+
+
+def test_the_fingerprint_follows_the_functions_that_change_the_rows(folder: Path) -> None:
+    plain = fingerprints(folder, data("1.jsonl"))["train"]
+    script = {"user_script": "hooks_of_olive.py", "text_formatting_func": "f"}
+    append(folder / "hooks_of_olive.py", "def f(row): ...")
+    scripted = fingerprints(folder, data("1.jsonl", **script))["train"]
+    append(folder / "hooks.py", "# nothing yet")
+    assert fingerprints(folder, data("1.jsonl"))["train"] == plain
+    append(folder / "hooks.py", "def filter(row): return True")
+    hooked = fingerprints(folder, data("1.jsonl"))["train"]
+    append(folder / "hooks_of_olive.py", "# changed")
+    assert len({plain, scripted, hooked, fingerprints(folder, data("1.jsonl", **script))["train"]}) == 4

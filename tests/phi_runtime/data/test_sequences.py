@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
-from phi_runtime.data.sequences import IGNORED, Example, Sequences, make
+from phi_runtime.data import sequences as module
+from phi_runtime.data.sequences import IGNORED, Sequences, make, over_long
+from phi_runtime.data.store import Store
+from phi_runtime.data.tokenize import Encoded
 from phi_runtime.errors import DataError
 from phi_runtime.workflow.schema import PreProcess
+from tests.phi_runtime.data.stores import as_lists, store_of
 
 X = IGNORED
 JOINER = [0]
+Example = dict[str, list[int]]
 
 
 def row(*ids: int, prompt: int = 0) -> Example:
@@ -23,12 +30,31 @@ def settings(strategy: str, max_seq_len: int = 8, **others: Any) -> PreProcess:
     return PreProcess.model_validate({"strategy": strategy, "max_seq_len": max_seq_len, **others})
 
 
-def made(rows: list[Example], *, completion_only: bool = False, data_seed: int = 0, **chosen: Any) -> Sequences:
-    return make(rows, settings(**chosen), joiner=JOINER, completion_only=completion_only, data_seed=data_seed)
+def store(rows: list[Example]) -> Store:
+    return store_of([Encoded(r["input_ids"], [label != X for label in r["labels"]]) for r in rows])
+
+
+def made(
+    rows: list[Example],
+    *,
+    completion_only: bool = False,
+    data_seed: int = 0,
+    scratch: Path | None = None,
+    **chosen: Any,
+) -> Sequences:
+    return make(
+        store(rows),
+        np.arange(len(rows)),
+        settings(**chosen),
+        joiner=JOINER,
+        completion_only=completion_only,
+        data_seed=data_seed,
+        scratch=scratch,
+    )
 
 
 def ids(sequences: Sequences) -> list[list[int]]:
-    return [e["input_ids"] for e in sequences.examples]
+    return [e["input_ids"] for e in as_lists(sequences)]
 
 
 def some_rows(seed: int, count: int = 30, longest: int = 20) -> list[Example]:
@@ -45,19 +71,34 @@ def joined(rows: list[Example]) -> list[int]:
 
 def test_line_by_line_makes_each_row_a_sequence() -> None:
     rows = [row(1, 2, 3), row(4, 5, prompt=1)]
-    assert made(rows, strategy="line-by-line") == Sequences(rows, rows=2)
+    found = made(rows, strategy="line-by-line")
+    assert (as_lists(found), found.rows, found.cut, found.too_long, found.remarks) == (rows, 2, 0, 0, ())
+
+
+def test_the_rows_that_are_chosen_come_in_the_order_that_is_asked_for() -> None:
+    rows = store([row(i, i) for i in range(1, 6)])
+    for strategy, expected in (("line-by-line", [[4, 4], [2, 2]]), ("join", [[4, 4, 0, 2, 2, 0]])):
+        assert ids(make(rows, np.array([3, 1]), settings(strategy), joiner=JOINER)) == expected
+
+
+def test_sequences_copy_nothing_of_the_store_and_may_be_changed() -> None:
+    rows = store([row(1, 2, 3)])
+    found = make(rows, np.arange(1), settings("line-by-line"))
+    assert found.tokens is rows.tokens
+    found[0]["input_ids"][:] = 9
+    assert as_lists(found) == [row(1, 2, 3)]
 
 
 def test_a_long_text_is_cut_off_and_counted() -> None:
     found = made([row(*range(1, 12)), row(1, 2)], strategy="line-by-line")
-    assert found.examples == [row(1, 2, 3, 4, 5, 6, 7, 8), row(1, 2)]
+    assert as_lists(found) == [row(1, 2, 3, 4, 5, 6, 7, 8), row(1, 2)]
     assert (found.cut, found.too_long) == (1, 0)
     assert found.remarks == ("1 of 2 rows have more than 8 tokens and are cut off there",)
 
 
 def test_a_row_whose_completion_would_be_cut_off_is_left_out_and_counted() -> None:
     found = made([row(*range(1, 12), prompt=4), row(1, 2, prompt=1)], strategy="line-by-line", completion_only=True)
-    assert found.examples == [row(1, 2, prompt=1)]
+    assert as_lists(found) == [row(1, 2, prompt=1)]
     assert (found.cut, found.too_long) == (0, 1)
     assert found.remarks == ("1 of 2 rows have more than 8 tokens and are left out",)
 
@@ -65,7 +106,7 @@ def test_a_row_whose_completion_would_be_cut_off_is_left_out_and_counted() -> No
 def test_a_row_of_exactly_the_longest_length_stays_whole() -> None:
     full = row(*range(1, 9))
     for completion_only in (True, False):
-        assert made([full], strategy="line-by-line", completion_only=completion_only) == Sequences([full], 1)
+        assert as_lists(made([full], strategy="line-by-line", completion_only=completion_only)) == [full]
 
 
 def test_max_samples_takes_the_first_rows() -> None:
@@ -78,6 +119,46 @@ def test_drop_short_sequences_leaves_full_ones_and_max_samples_counts_these() ->
     assert ids(made(rows, **chosen)) == [list(range(8)), list(range(10, 18)), list(range(20, 28))]
     assert "2 of 5 rows have fewer than 8 tokens and are left out" in made(rows, **chosen).remarks
     assert ids(made(rows, **chosen, max_samples=2)) == [list(range(8)), list(range(10, 18))]
+
+
+@pytest.mark.parametrize(
+    ("over_long", "completion_only", "expected"),
+    [
+        ("drop", False, [[1, 2]]),
+        ("truncate", True, [[*range(1, 9)], [1, 2]]),
+        ("split", False, [[*range(1, 9)], [*range(9, 17)], [17, 18, 19], [1, 2]]),
+        ("split", True, [[*range(1, 9)], [*range(9, 17)], [17, 18, 19], [1, 2]]),
+    ],
+)
+def test_what_becomes_of_a_long_row_can_be_chosen(over_long: str, completion_only: bool, expected: Any) -> None:
+    chosen = {"strategy": "line-by-line", "over_long": over_long, "completion_only": completion_only}
+    found = made([row(*range(1, 20), prompt=3), row(1, 2)], **chosen)  # type: ignore[arg-type]
+    assert ids(found) == expected
+    assert found.token_count == sum(map(len, expected))
+    assert found.trained_count == sum(label != X for e in as_lists(found) for label in e["labels"][1:])
+
+
+def test_rows_that_are_split_are_counted_and_a_part_of_prompt_alone_is_left_out() -> None:
+    found = made(
+        [row(*range(20), prompt=9), row(1, 2)], strategy="line-by-line", over_long="split", completion_only=True
+    )
+    assert ids(found) == [[*range(8, 16)], [*range(16, 20)], [1, 2]]
+    assert (found.cut, found.too_long) == (1, 0)
+    assert found.remarks == (
+        "1 of 2 rows have more than 8 tokens and are split into 3 sequences",
+        "1 of 4 sequences hold no token to train on and are left out",
+    )
+
+
+def test_max_samples_counts_the_sequences_of_rows_that_are_split() -> None:
+    found = made([row(*range(1, 20)), row(1, 2)], strategy="line-by-line", over_long="split", max_samples=2)
+    assert ids(found) == [[*range(1, 9)], [*range(9, 17)]]
+
+
+def test_long_rows_are_left_out_by_default_where_the_completion_alone_is_trained() -> None:
+    assert over_long(settings("line-by-line"), completion_only=True) == "drop"
+    assert over_long(settings("line-by-line"), completion_only=False) == "truncate"
+    assert over_long(settings("line-by-line", over_long="split"), completion_only=True) == "split"
 
 
 # -- the -random strategies -------------------------------------------------------------------------------------------------
@@ -140,8 +221,9 @@ def test_join_random_on_six_rows_draws_these_very_blocks() -> None:
 @pytest.mark.parametrize("strategy", ["line-by-line-random", "join-random"])
 def test_without_a_random_seed_the_data_seed_draws(strategy: str) -> None:
     rows, chosen = some_rows(3), {"strategy": strategy, "max_samples": 20}
-    assert made(rows, **chosen, data_seed=5) == made(rows, **chosen, random_seed=5)  # type: ignore[arg-type]
-    assert made(rows, **chosen, data_seed=6) != made(rows, **chosen, random_seed=5)  # type: ignore[arg-type]
+    drawn = ids(made(rows, **chosen, random_seed=5))  # type: ignore[arg-type]
+    assert ids(made(rows, **chosen, data_seed=5)) == drawn  # type: ignore[arg-type]
+    assert ids(made(rows, **chosen, data_seed=6)) != drawn  # type: ignore[arg-type]
 
 
 def test_a_short_row_is_drawn_again_and_a_draw_without_end_is_given_up() -> None:
@@ -151,8 +233,8 @@ def test_a_short_row_is_drawn_again_and_a_draw_without_end_is_given_up() -> None
     assert ids(found) == [list(range(100, 108))] * 6
     assert not found.remarks
     few = made(rows, **chosen, random_retries=3, random_seed=0)
-    assert 0 < len(few.examples) < 6
-    assert few.remarks == (f"{6 - len(few.examples)} of 6 draws found no row of 8 tokens and are left out",)
+    assert 0 < len(few) < 6
+    assert few.remarks == (f"{6 - len(few)} of 6 draws found no row of 8 tokens and are left out",)
 
 
 # -- join -------------------------------------------------------------------------------------------------------------------
@@ -160,8 +242,8 @@ def test_a_short_row_is_drawn_again_and_a_draw_without_end_is_given_up() -> None
 
 def test_join_cuts_all_rows_with_their_joiners_every_max_seq_len_tokens_and_keeps_the_end() -> None:
     found = made([row(1, 2, 3), row(4, 5, 6, 7), row(8, 9)], strategy="join")
-    assert found.examples == [row(1, 2, 3, 0, 4, 5, 6, 7), row(0, 8, 9, 0)]
-    assert (found.rows, found.tokens) == (3, 12)
+    assert as_lists(found) == [row(1, 2, 3, 0, 4, 5, 6, 7), row(0, 8, 9, 0)]
+    assert (found.rows, found.token_count) == (3, 12)
 
 
 def test_join_takes_a_last_block_that_is_exactly_full() -> None:
@@ -174,18 +256,30 @@ def test_join_of_a_small_data_set_is_one_short_sequence() -> None:
 
 def test_join_keeps_prompts_and_the_joiner_after_a_completion_masked() -> None:
     found = made([row(1, 2, 3, prompt=2), row(4, 5, 6, 7, prompt=1)], strategy="join", completion_only=True)
-    assert [e["labels"] for e in found.examples] == [[X, X, 3, X, X, 5, 6, 7]]  # the joiner that is left trains nothing
+    assert [e["labels"] for e in as_lists(found)] == [
+        [X, X, 3, X, X, 5, 6, 7]
+    ]  # the joiner that is left trains nothing
     assert "1 of 2 sequences hold no token to train on and are left out" in found.remarks
 
 
 def test_join_without_a_joiner_puts_rows_end_to_end() -> None:
-    found = make([row(1, 2), row(3, 4)], settings("join"), joiner=[], completion_only=False, data_seed=0)
-    assert ids(found) == [[1, 2, 3, 4]]
+    rows = store([row(1, 2), row(3, 4)])
+    assert ids(make(rows, np.arange(2), settings("join"))) == [[1, 2, 3, 4]]
+
+
+def test_a_long_join_lies_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = some_rows(0)
+    in_memory = as_lists(made(rows, strategy="join", scratch=tmp_path / "scratch"))
+    assert not (tmp_path / "scratch").exists()
+    monkeypatch.setattr(module, "_IN_MEMORY_TOKENS", 10)
+    on_disk = made(rows, strategy="join", scratch=tmp_path / "scratch")
+    assert isinstance(on_disk.tokens, np.memmap)
+    assert as_lists(on_disk) == in_memory
 
 
 def test_max_samples_takes_the_first_blocks() -> None:
     rows = some_rows(0)
-    assert made(rows, strategy="join", max_samples=2).examples == made(rows, strategy="join").examples[:2]
+    assert as_lists(made(rows, strategy="join", max_samples=2)) == as_lists(made(rows, strategy="join"))[:2]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -197,7 +291,7 @@ def test_joined_sequences_hold_every_token_in_order_once(seed: int) -> None:
     lone = len(everything) % (13 + seed) == 1  # a last token on its own has nothing before it to learn from
     assert [t for s in ids(found) for t in s] == (everything[:-1] if lone else everything)
     assert all(size == 13 + seed for size in sizes[:-1])
-    assert all(e["labels"] == e["input_ids"] for e in found.examples)
+    assert all(e["labels"] == e["input_ids"] for e in as_lists(found))
 
 
 # -- join-sliding-window ----------------------------------------------------------------------------------------------------
@@ -205,7 +299,7 @@ def test_joined_sequences_hold_every_token_in_order_once(seed: int) -> None:
 
 def test_windows_start_every_stride_tokens_and_train_what_the_one_before_has_not_seen() -> None:
     found = made([row(*range(1, 6)), row(*range(6, 11))], strategy="join-sliding-window", stride=3)
-    assert [(e["input_ids"], e["labels"]) for e in found.examples] == [
+    assert [(e["input_ids"], e["labels"]) for e in as_lists(found)] == [
         ([1, 2, 3, 4, 5, 0, 6, 7], [X, X, X, X, X, 0, 6, 7]),
         ([4, 5, 0, 6, 7, 8, 9, 10], [X, X, X, X, X, 8, 9, 10]),
         ([6, 7, 8, 9, 10, 0], [X, X, X, X, X, 0]),
@@ -217,7 +311,7 @@ def test_windows_start_every_stride_tokens_and_train_what_the_one_before_has_not
 def test_every_token_after_the_first_context_is_trained_exactly_once(seed: int, stride: int) -> None:
     rows = some_rows(seed)
     found = made(rows, strategy="join-sliding-window", max_seq_len=16, stride=stride)
-    trained = [label for e in found.examples for label in e["labels"] if label != X]
+    trained = [label for e in as_lists(found) for label in e["labels"] if label != X]
     expected = joined(rows)[16 - stride :]
     assert trained == (expected[:-1] if stride == 16 and len(expected) % 16 == 1 else expected)  # a lone last token
     assert all(len(s) == 16 for s in ids(found)[:-1])
@@ -241,12 +335,12 @@ def test_full_windows_are_those_of_olive(seed: int) -> None:
             [row(*range(9), prompt=1), row(*range(12), prompt=1)],
             {"strategy": "line-by-line", "completion_only": True},
             "every row is longer than max_seq_len = 8 tokens (the shortest has 9)",
-            "raise pre_process_data_config.max_seq_len",
+            "raise pre_process_data_config.max_seq_len, or set over_long to truncate or split",
         ),
         (
             [row(1, 2), row(1, 2, 3)],
             {"strategy": "line-by-line", "drop_short_sequences": True},
-            "drop_short_sequences leaves out all 2 rows: the longest has 3 of max_seq_len = 8 tokens",
+            "drop_short_sequences leaves none of 2 rows: the longest has 3 of max_seq_len = 8 tokens",
             "lower max_seq_len, or set drop_short_sequences to false",
         ),
         (
@@ -281,9 +375,10 @@ def test_where_nothing_is_left_the_counts_and_what_to_do_are_said(
 
 @pytest.mark.parametrize("strategy", ["line-by-line", "join"])
 def test_no_rows_make_no_sequences(strategy: str) -> None:
-    assert made([], strategy=strategy) == Sequences([], 0)
+    found = made([], strategy=strategy)
+    assert (len(found), found.rows, found.token_count, found.trained_count) == (0, 0, 0, 0)
 
 
 def test_the_first_token_of_a_sequence_is_never_trained() -> None:
     found = made([row(1, 2, 3), row(4, 5, prompt=1)], strategy="line-by-line")
-    assert (found.tokens, found.trained_tokens) == (5, 3)
+    assert (found.token_count, found.trained_count) == (5, 3)

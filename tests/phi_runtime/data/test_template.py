@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from phi_runtime.data.template import PromptTemplate, TemplateFault
+from phi_runtime.data.chat_template import load_template
+from phi_runtime.data.template import PromptTemplate, RowFault, TemplateFault
 
 
 def test_the_last_column_is_the_completion_and_all_before_it_the_prompt() -> None:
@@ -62,4 +64,53 @@ def test_a_template_that_cannot_be_split_says_why(text: str, says: str) -> None:
 def test_a_saved_template_comes_back_equal(tmp_path: Path) -> None:
     template = PromptTemplate.from_text("Frage: {q}\n→ {a}<|end|>")
     template.save(tmp_path)
-    assert PromptTemplate.load(tmp_path) == template
+    assert load_template(tmp_path) == template
+
+
+def test_the_text_of_a_row_is_its_prompt_which_is_not_trained_and_its_completion_which_is() -> None:
+    template = PromptTemplate.from_text("Q: {q}\nA: {a}.")
+    row = {"q": "x", "a": " y "}
+    assert template.pieces(row, completion_only=True) == [("Q: x\nA: ", False), (" y .", True)]
+    assert template.pieces(row, completion_only=False) == [("Q: x\nA:  y .", True)]
+    assert (template.question(row), template.reference(row), template.prompt_for("z")) == (
+        "Q: x\nA: ",
+        "y",
+        "Q: z\nA: ",
+    )
+    assert template.asks
+
+
+def test_free_text_is_trained_whole_also_where_it_has_a_heading() -> None:
+    plain, headed = PromptTemplate.from_text("{text}"), PromptTemplate.from_text("Story: {text}")
+    assert plain.pieces({"text": "x"}, completion_only=True) == [("x", True)]
+    assert headed.pieces({"text": "x"}, completion_only=True) == [("Story: ", False), ("x", True)]
+    assert headed.pieces({"text": "x"}, completion_only=False) == [("Story: x", True)]
+    assert (headed.question({"text": "x"}), headed.asks) == ("x", False)
+
+
+@pytest.mark.parametrize(
+    ("row", "says", "empty"),
+    [
+        ({"q": "x", "b": 1}, "this row has no column `a`", False),
+        ({"q": "x", "a": None}, "`a` holds None where text is expected", False),
+        ({"q": "x", "a": ["y"]}, r"`a` holds \['y'\] where text", False),
+        ({"q": "x", "a": float("nan")}, "`a` holds nan", False),
+        ({"q": True, "a": "y"}, "`q` holds True", False),
+        ({"q": "x", "a": " \n"}, "`a` is empty", True),
+        ({"q": "", "a": "y"}, "`q` is empty", True),
+    ],
+)
+def test_a_row_without_a_text_in_each_column_is_at_fault_and_one_that_says_nothing_is_empty(
+    row: dict[str, Any], says: str, empty: bool
+) -> None:
+    with pytest.raises(RowFault, match=says) as caught:
+        PromptTemplate.from_text("{q}\n{a}").check(row)
+    assert caught.value.empty is empty
+    assert caught.value.fix
+
+
+def test_numbers_are_text_and_one_of_several_inputs_is_enough() -> None:
+    template = PromptTemplate.from_text("{q} {context}\n{a}")
+    row = {"q": "how many", "context": "", "a": 3.5}
+    template.check(row)
+    assert template.pieces(row, completion_only=False) == [("how many \n3.5", True)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.data.dataset import Place
 from phi_runtime.evaluation import ladder
 from phi_runtime.inference.generator import Sampling, Speed
 from phi_runtime.models.reference import ModelRef
@@ -39,14 +40,15 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any) -> Recorder:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     found = Recorder()
-    monkeypatch.setattr(ladder, "open_generator", lambda *_: found)
-    monkeypatch.setattr(ladder, "load_tokenizer", lambda _: tiny_tokenizer)
+    monkeypatch.setattr(ladder, "open_generator", lambda *_, **__: found)
     return found
 
 
-def evaluated(folder: Path, rows: list[dict[str, str]], **pre_process: Any) -> tuple[dict[str, Any], Any, Listener]:
+def evaluated(
+    folder: Path, model: Path, rows: list[dict[str, str]], **pre_process: Any
+) -> tuple[dict[str, Any], Any, Listener]:
     """The content of evaluation.json, that of answers.json, and the events."""
     (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     data = {
@@ -60,16 +62,17 @@ def evaluated(folder: Path, rows: list[dict[str, str]], **pre_process: Any) -> t
     )
     step = LoRA.model_validate({"type": "LoRA", "train_data_config": "train", "eval_data_config": "held_out"})
     listener = Listener()
-    rungs = [("base", ModelRef(folder, "hf", "key"))]
-    content = ladder.evaluate(workflow, step, rungs, folder / "config.json", folder, "cpu", listener)
+    base = ModelRef(model, "hf", "key")
+    place = Place(folder / "config.json", base, folder / "cache")
+    content = ladder.evaluate(workflow, step, [("base", base)], place, folder, "cpu", listener)
     return content, json.loads((folder / "answers.json").read_text(encoding="utf-8")), listener
 
 
 def test_free_text_is_asked_nothing_and_has_its_perplexity_from_the_second_token_on(
-    tmp_path: Path, recorder: Recorder, tiny_tokenizer: Any
+    tmp_path: Path, recorder: Recorder, tiny_phi3: Path, tiny_tokenizer: Any
 ) -> None:
     texts = ["we won the game", "dark " * 50]
-    content, answers, listener = evaluated(tmp_path, [{"text": t} for t in texts], max_seq_len=16)
+    content, answers, listener = evaluated(tmp_path, tiny_phi3, [{"text": t} for t in texts], max_seq_len=16)
     assert (content["rows"], content["rungs"][0]["metrics"], answers, recorder.prompts) == (2, {}, [], [])
     assert content["rungs"][0]["perplexity"] == pytest.approx(2.7183)
     whole = [[*tiny_tokenizer(t, add_special_tokens=False).input_ids, tiny_tokenizer.eos_token_id] for t in texts]
@@ -77,9 +80,11 @@ def test_free_text_is_asked_nothing_and_has_its_perplexity_from_the_second_token
     assert listener.of("metric") == [{"stage": "evaluate", "rung": "base", "perplexity": 2.7183}]
 
 
-def test_of_questions_the_answers_alone_are_measured(tmp_path: Path, recorder: Recorder, tiny_tokenizer: Any) -> None:
+def test_of_questions_the_answers_alone_are_measured(
+    tmp_path: Path, recorder: Recorder, tiny_phi3: Path, tiny_tokenizer: Any
+) -> None:
     rows = [{"q": "we won", "a": "joy"}, {"q": "run away", "a": "fear"}]
-    content, answers, listener = evaluated(tmp_path, rows, text_template="{q}\n{a}", strategy="line-by-line")
+    content, answers, listener = evaluated(tmp_path, tiny_phi3, rows, text_template="{q}\n{a}", strategy="line-by-line")
     assert recorder.prompts == ["we won\n", "run away\n"]
     assert [tiny_tokenizer.decode(completion) for _, completion in recorder.measured] == [
         "joy<|im_end|>",

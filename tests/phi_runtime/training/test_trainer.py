@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.phi_runtime.data.stores import sequences_of
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from phi_runtime.training.trainer import LengthSampler, SelectiveTrainer, pad_batch  # noqa: E402
+from phi_runtime.training.batches import LengthSampler, pad_batch  # noqa: E402
+from phi_runtime.training.trainer import SelectiveTrainer  # noqa: E402
 
 EXAMPLES = [
     {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, -100, 8, 9]},
@@ -36,7 +39,7 @@ def trainer(model: Any, tmp_path: Path, batch: int = 4, accumulation: int = 1) -
         remove_unused_columns=False,
     )
     made = SelectiveTrainer(
-        model=model, args=arguments, train_dataset=EXAMPLES, data_collator=lambda e: pad_batch(e, 2)
+        model=model, args=arguments, train_dataset=sequences_of(EXAMPLES), data_collator=lambda e: pad_batch(e, 2)
     )
     made.model_accepts_loss_kwargs = True
     return made
@@ -77,7 +80,7 @@ def test_the_held_out_loss_weighs_tokens_and_not_batches(tiny_phi3: Path, tmp_pa
     batch = pad_batch(EXAMPLES, 2)
     with torch.no_grad():
         whole = made.compute_loss(model, batch)
-    assert made.evaluate(EXAMPLES)["eval_loss"] == pytest.approx(float(whole), rel=1e-5)
+    assert made.evaluate(sequences_of(EXAMPLES))["eval_loss"] == pytest.approx(float(whole), rel=1e-5)
 
 
 def test_padding_is_masked_even_where_a_row_holds_the_padding_token() -> None:

@@ -91,7 +91,7 @@ def test_the_config_that_the_refused_ones_start_from_is_sound(tmp_path: Path) ->
         ),
         (
             lambda c: c["data_configs"][0]["pre_process_data_config"].update(text_formatting_func="format_row"),
-            "not-supported",
+            "missing-key",
             '"text_formatting_func"',
         ),
         (

@@ -19,7 +19,7 @@ from phi_runtime.workflow.schema.beside import (
     Sweep,
 )
 from phi_runtime.workflow.schema.common import Dtype, Kind, Strict
-from phi_runtime.workflow.schema.data import DataConfig, Datastore, LoadDataset, PreProcess
+from phi_runtime.workflow.schema.data import BUILDERS, DataConfig, Datastore, LoadDataset, PreProcess
 from phi_runtime.workflow.schema.machine import (
     Accelerator,
     AnySystem,
@@ -46,6 +46,7 @@ from phi_runtime.workflow.schema.passes import (
 from phi_runtime.workflow.schema.workflow import Workflow
 
 __all__ = [
+    "BUILDERS",
     "Accelerator",
     "AnyPass",
     "AnySystem",

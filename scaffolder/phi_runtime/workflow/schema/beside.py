@@ -10,8 +10,11 @@ from phi_runtime.workflow.schema.common import Count, Strict, Whole
 class Evaluation(Strict):
     """evaluation.json: what the quality ladder measures."""
 
-    task: Literal["classification", "generation"] = Field(
-        "generation", description="classification: the completion is one of a few labels. generation: it is free text."
+    task: Literal["classification", "chat", "question-answering", "summarization", "extraction", "generation"] = Field(
+        "generation",
+        description="What the answers are, which says how they are scored. classification: one of a few labels (accuracy). chat, "
+        "generation: free text (token F1). question-answering: a short text (SQuAD's token F1). summarization: ROUGE-L. extraction: "
+        "a JSON object (F1 of its fields).",
     )
     max_rows: Count = Field(200, description="Held-out rows that are scored at most; the first of the shuffled split.")
     max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")

@@ -36,25 +36,48 @@ FileOrFiles = Annotated[
 
 
 def _files_shape(value: Any) -> str:
+    if value is None:
+        return "nothing"
     if isinstance(value, Datastore) or (isinstance(value, dict) and value.get("type") == "azureml_datastore"):
         return "a datastore"
     return "files by split" if isinstance(value, dict) else _list_or_one(value)
 
 
+BUILDERS = ("json", "csv", "parquet", "text")
+HUB_DATASET = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
+
+
 class LoadDataset(Strict):
     """Which rows are read."""
 
-    data_name: Literal["json", "csv"] = Field(
-        description="Format of the file: json (an array, or one object a line) or csv."
+    data_name: Annotated[str, Field(pattern=HUB_DATASET)] = Field(
+        description="Format of the files: json (an array, or one object a line), csv, parquet or text; packed or not (.gz, .bz2, "
+        ".xz, .zst). Or a data set of the Hugging Face Hub, as OWNER/NAME.",
+        examples=list(BUILDERS),
+    )
+    subset: str | None = Field(None, description="Hub data set: name of its config.")
+    revision: str | None = Field(None, description="Hub data set: branch, tag or commit; null: main.")
+    data_dir: str | None = Field(
+        None,
+        description="Folder that the files are read from: all of their format, by name; of a hub data set, one inside it.",
+    )
+    sep: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="csv: what stands between fields; null: a comma, and a tab in a .tsv file."
+    )
+    sample_by: Literal["line", "paragraph", "document"] | None = Field(
+        None, description="text: what is a row; null: a line. It has one column, `text`."
     )
     data_files: Annotated[
         Annotated[str, Tag("one file"), Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Tag("a list"), Field(min_length=1)]
         | Annotated[Datastore, Tag("a datastore")]
-        | Annotated[dict[str, FileOrFiles], Tag("files by split"), Field(min_length=1)],
+        | Annotated[dict[str, FileOrFiles], Tag("files by split"), Field(min_length=1)]
+        | Annotated[None, Tag("nothing")],
         Discriminator(_files_shape),
     ] = Field(
-        description="The data file, relative to this file; several in a list; or an object that gives each split its own.",
+        None,
+        description="The data file, relative to this file; a folder or a pattern such as ../datasets/*.jsonl; several in a list; or "
+        "an object that gives each split its own.",
         examples=["../datasets/train.jsonl"],
     )
     split: Annotated[str, Field(pattern=SPLIT)] = Field(
@@ -66,6 +89,11 @@ class LoadDataset(Strict):
     col_filters: dict[str, str | Whole | float | bool] | None = Field(
         None, description="Only rows in which each of these columns holds this very value."
     )
+
+    @property
+    def format(self) -> Literal["json", "csv", "parquet", "text"] | None:
+        """The format of the files; None for a data set of the hub."""
+        return self.data_name if self.data_name in BUILDERS else None  # type: ignore[return-value]
 
 
 class PreProcess(Strict):
@@ -79,6 +107,23 @@ class PreProcess(Strict):
     text_cols: Annotated[list[str], Field(min_length=1)] | None = Field(
         None, description='Columns whose values, with blanks between, are the text. Without text_template: ["text"].'
     )
+    chat_template: bool | Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="Rows are conversations: true renders them with the model's own chat template, a text with that Jinja template. "
+        "What the assistant says is the completion.",
+    )
+    message_col: str = Field(
+        "messages",
+        description='chat_template: column with the messages, {"role", "content"} or ShareGPT\'s {"from", "value"}. A column `tools` '
+        "beside it is handed to the template.",
+    )
+    user_script: str | None = Field(None, description="Python file with the function that text_formatting_func names.")
+    script_dir: str | None = Field(None, description="Folder with modules that user_script imports.")
+    text_formatting_func: str | None = Field(
+        None,
+        description="Function of user_script that makes the text of a row, given as a dict. It runs with --run-user-script alone; "
+        "functions of your own belong into hooks.py beside this file.",
+    )
     strategy: Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window"] = Field(
         "join",
         description="How rows become sequences. line-by-line: each row is one. join: all rows one after the other, cut every "
@@ -88,8 +133,13 @@ class PreProcess(Strict):
     max_seq_len: Whole = Field(
         1024,
         ge=8,
-        description="Longest sequence, in tokens. line-by-line: a longer row is cut off, or left out where the loss is on the "
-        "completion alone; both are counted.",
+        description="Longest sequence, in tokens. What becomes of longer rows says over_long.",
+    )
+    over_long: Literal["drop", "truncate", "split"] | None = Field(
+        None,
+        description="line-by-line: a row of more than max_seq_len tokens is left out (drop), cut off (truncate) or made several "
+        "sequences (split), and counted; null: drop where the loss is on the completion alone, else truncate. Olive ignores this "
+        "key and cuts off.",
     )
     max_samples: Count | None = Field(
         None, description="Sequences to make at most; the number of draws of a -random strategy. null: all."
@@ -123,7 +173,9 @@ class PreProcess(Strict):
 
     @property
     def template(self) -> str:
-        """The text of one row as a text_template, also where columns are named instead."""
+        """The text of one row as a text_template, also where columns or a function are named instead."""
+        if self.text_formatting_func:
+            return "{text}"
         return self.text_template or " ".join(f"{{{column}}}" for column in self.text_cols or ["text"])
 
 

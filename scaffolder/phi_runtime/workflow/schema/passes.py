@@ -122,6 +122,11 @@ class FinetunePass(Pass):
         description="Train on the completion alone and not on the prompt. null: yes for a text_template line by line, no where rows "
         "are joined or columns are named. Olive ignores this key and trains on all.",
     )
+    packing: bool | None = Field(
+        None,
+        description="Lay several rows of a batch into one line, each seeing itself alone, instead of padding them to the longest. "
+        "null: where the lengths of the rows make that faster. The loss is the same. Olive ignores this key.",
+    )
     training_args: TrainingArgs = Field(default_factory=TrainingArgs, description="Settings of the trainer.")
 
 

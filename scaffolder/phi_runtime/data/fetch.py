@@ -1,0 +1,40 @@
+"""The data sets of the hub that a workflow names: which are here, and how the others are brought."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phi_runtime.artefacts import write_json
+from phi_runtime.events import Emit
+from phi_runtime.workflow.paths import hub_path, split_name
+from phi_runtime.workflow.schema import DataConfig, Workflow
+
+
+def hub_data(workflow: Workflow, config_path: Path) -> dict[Path, DataConfig]:
+    """The data sets of the hub that a pass of `workflow` reads, by the file that each is, or is to be."""
+    steps = [workflow.finetune[1]] if workflow.finetune else []
+    names = {n for step in steps for n in (step.train_data_config, step.eval_data_config) if n}
+    configs = [data for data in workflow.data_configs if data.name in names and data.load_dataset_config.format is None]
+    return {hub_path(data.load_dataset_config, config_path): data for data in configs}
+
+
+def fetch_data(workflow: Workflow, config_path: Path, emit: Emit, stage: str) -> None:
+    """Brings those that are not here, each with a file beside it that says where it came from. Raises as `hub.download` does."""
+    from phi_runtime.data.hub import download
+
+    for path, data in hub_data(workflow, config_path).items():
+        if path.is_file():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        load = data.load_dataset_config
+        facts = download(
+            load.data_name,
+            subset=load.subset,
+            split=split_name(data),
+            revision=load.revision,
+            data_dir=load.data_dir,
+            target=path,
+            emit=emit,
+            stage=stage,
+        )
+        write_json(path.with_suffix(".source.json"), facts)

@@ -1,0 +1,152 @@
+"""What a data set holds and what a model will see of it: everything that goes wrong in silence, counted before it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phi_runtime.data.chat_template import ChatTemplate
+from phi_runtime.data.dataset import Dataset, Place, Side, load_dataset, load_side
+from phi_runtime.data.leakage import leaks
+from phi_runtime.data.sequences import over_long
+from phi_runtime.data.survey import Place as SurveyPlace
+from phi_runtime.errors import DataError, Location
+from phi_runtime.events import Emit
+from phi_runtime.project import Project, project_of
+from phi_runtime.workflow.schema import FinetunePass, Workflow
+
+FILE = "data_report.json"
+PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
+_COMPARED = 200_000  # training rows that are looked through for near duplicates of held-out ones
+
+
+def examine(
+    workflow: Workflow, training: FinetunePass, place: Place, emit: Emit, stage: str = "data"
+) -> dict[str, Any]:
+    """The report on the data that `training` reads, broken rows being counted; `usable` says whether anything is left to train on.
+
+    `data_sets` has one entry for each data config, `splits` what is trained on and what is held out. Raises DataError for a file
+    that cannot be read.
+    """
+    tolerant = place.tolerant()
+    names = [name for name in (training.train_data_config, training.eval_data_config) if name]
+    read = [load_side(workflow.data_config(name), training, tolerant, emit, stage) for name in names]
+    if not all(len(side) for side in read):
+        found = [_of_side(side, project_of(place.config)) for side in read]
+        return {"usable": False, "data_sets": found, "splits": None, "remarks": []}
+    return report(load_dataset(workflow, training, tolerant, emit, stage), training, tolerant)
+
+
+def report(dataset: Dataset, training: FinetunePass, place: Place) -> dict[str, Any]:
+    """The report on a data set that is loaded."""
+    project = project_of(place.config)
+    sides = {side.data.name: side for side in (dataset.training, dataset.held_out)}
+    remarks = list(dataset.remarks)
+    usable = True
+    made = {}
+    for name, side in (("training", dataset.training), ("held_out", dataset.held_out)):
+        try:
+            sequences = side.sequences(place.tokenizer, training.training_args.order_seed)
+        except DataError as e:
+            usable = False if name == "training" else usable
+            remarks.append(f"{'' if name == 'training' else 'held-out rows: '}{e.what}")
+            continue
+        remarks += [r if name == "training" else f"held-out rows: {r}" for r in sequences.remarks]
+        made[name] = {
+            "rows": sequences.rows,
+            "sequences": len(sequences),
+            "tokens": sequences.token_count,
+            "trained_tokens": sequences.trained_count,
+        }
+    return {
+        "usable": usable,
+        "data_sets": [_of_side(side, project) for side in sides.values()],
+        "splits": {**made, "leakage": _leakage(dataset, project)},
+        "remarks": remarks,
+    }
+
+
+def _of_side(side: Side, project: Project) -> dict[str, Any]:
+    store, survey = side.store, side.store.survey
+    sizes: np.ndarray = store.rows["tokens"].astype(np.int64)
+    trained = int(store.rows["trained"].sum())
+    settings, total = side.settings, int(sizes.sum())
+    joined = "join" in settings.strategy
+    return {
+        "name": side.data.name,
+        "files": [project.shown(path) for path in side.files],
+        "rows_are": "conversations"
+        if isinstance(side.template, ChatTemplate)
+        else "questions"
+        if side.template.asks
+        else "texts",
+        "loss": "completions" if side.completion_only else "all",
+        "strategy": settings.strategy,
+        "rows": {
+            "read": survey.read,
+            "broken": survey.broken,
+            "empty": survey.empty,
+            "filtered": survey.filtered,
+            "kept": len(store),
+            "duplicate": _duplicates(store.rows),
+            "all_masked": int((store.rows["trained"] == 0).sum()),
+            "endless": survey.endless,
+            "too_long": 0 if joined else int((sizes > settings.max_seq_len).sum()),
+        },
+        "max_seq_len": settings.max_seq_len,
+        "over_long": None if joined else over_long(settings, side.completion_only),
+        "tokens": {
+            "total": total,
+            "trained": trained,
+            "trained_share": round(trained / total, 4) if total else 0.0,
+            "percentiles": {str(p): int(np.percentile(sizes, p, method="higher")) for p in PERCENTILES}
+            if len(sizes)
+            else {},
+        },
+        "labels": dict(survey.labels.most_common()) if survey.labels and _are_labels(side) else None,
+        "columns": dict(survey.columns.most_common()),
+        "personal_data": dict(survey.personal),
+        "encoding_faults": dict(survey.encoding),
+        "broken_at": _shown(side, project, survey.broken_at),
+        "empty_at": _shown(side, project, survey.empty_at),
+        "personal_data_at": _shown(side, project, survey.personal_at),
+        "encoding_faults_at": _shown(side, project, survey.encoding_at),
+    }
+
+
+def _are_labels(side: Side) -> bool:
+    labels = side.store.survey.labels
+    return side.template.asks and labels is not None and len(labels) <= max(2, len(side.store) // 5)
+
+
+def _duplicates(rows: np.ndarray) -> int:
+    """Rows that have question and answer of one before them."""
+    key = np.stack([rows["question"][:, 0], rows["question"][:, 1], rows["answer"]], axis=1)
+    return len(rows) - len(np.unique(key, axis=0)) if len(rows) else 0
+
+
+def _shown(side: Side, project: Project, places: Iterable[SurveyPlace]) -> list[dict[str, Any]]:
+    return [{"file": project.shown(side.files[file]), "line": line, "message": what} for file, line, what, *_ in places]
+
+
+def _leakage(dataset: Dataset, project: Project) -> dict[str, Any]:
+    training, held_out = dataset.training, dataset.held_out
+    compared = training.chosen[:_COMPARED]
+    found = leaks(training.store, compared, held_out.store, held_out.chosen)
+    places = [
+        {"training": _told(training.place_of(t), project), "held_out": _told(held_out.place_of(h), project)}
+        for t, h in found.examples
+    ]
+    return {
+        "same_question": found.same,
+        "near_duplicate": found.near,
+        "compared_rows": len(compared),
+        "examples": places,
+    }
+
+
+def _told(where: Location, project: Project) -> str:
+    return f"{project.shown(Path(where.path))}:{where.line}"
