@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from phi_runtime.data.chat import SYSTEM, TOOLS, ChatFault, Message, messages_of, text_of, tools_of
-from phi_runtime.data.template import FILE, Piece, PromptTemplate, RowFault, save
+from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered, RowFault, save
 from phi_runtime.errors import DataError
 
 
@@ -61,9 +61,6 @@ class ChatTemplate:
         """Raises RowFault when the row holds no conversation, or none that the template takes."""
         self._read(values)
 
-    def question(self, values: Mapping[str, Any]) -> str:
-        return json.dumps(self._read(values)[0][:-1], ensure_ascii=False)
-
     def reference(self, values: Mapping[str, Any]) -> str:
         return text_of(self._read(values)[0][-1]).strip()
 
@@ -94,13 +91,17 @@ class ChatTemplate:
             raise RowFault(f"the chat template refuses this conversation: {e}") from None
         return str(texts[0])
 
-    def pieces(self, values: Mapping[str, Any], *, completion_only: bool) -> list[Piece]:
-        """The text of a conversation; with `completion_only`, what the assistant says and the token that ends its turn are trained.
+    def row(self, values: Mapping[str, Any], *, completion_only: bool) -> Rendered:
+        """A conversation as it is trained; with `completion_only`, what the assistant says and the token that ends its turn are.
 
         A turn stands where the conversation up to it, asked, ends, if the whole begins so. Some templates write an earlier turn
-        otherwise than the last (they leave out its reasoning): such a turn is not trained.
+        otherwise than the last (they leave out its reasoning): such a turn is not trained. Raises RowFault.
         """
         messages, tools = self._read(values)
+        question = json.dumps(messages[:-1], ensure_ascii=False)
+        return Rendered(self._pieces(messages, tools, completion_only), question, text_of(messages[-1]).strip())
+
+    def _pieces(self, messages: list[Message], tools: list[Any] | None, completion_only: bool) -> list[Piece]:
         whole = self.render(messages, tools, ask=False)
         if not completion_only:
             return [(whole, True)]

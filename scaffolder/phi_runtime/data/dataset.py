@@ -249,6 +249,11 @@ def data_files(data: DataConfig, config_path: Path) -> list[Path]:
     files = [file.path for file in data_paths(data, config_path)]
     if not files:
         raise _no_file(data, config_path)
+    if data.load_dataset_config.format is None and not files[0].is_file():
+        name = data.load_dataset_config.data_name
+        raise DataError(
+            f"{name} is not here yet", where=Location(config_path), fix="bring it with `phi-scaffold fetch`"
+        )
     return files
 
 

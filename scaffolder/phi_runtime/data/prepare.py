@@ -9,7 +9,7 @@ import hashlib
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -26,10 +26,11 @@ from phi_runtime.data.rows import Broken
 from phi_runtime.data.selection import Found, select
 from phi_runtime.data.store import ROW, Store, StoreWriter, discard_old_stores, open_store
 from phi_runtime.data.survey import Survey
-from phi_runtime.data.template import Piece, RowFault
-from phi_runtime.data.tokenize import Encoder
+from phi_runtime.data.template import Piece, Rendered, RowFault
+from phi_runtime.data.tokenize import Encoded, Encoder
 from phi_runtime.errors import DataError, Location
 from phi_runtime.events import Emit, Event
+from phi_runtime.lock import exclusive
 from phi_runtime.workflow.schema import DataConfig
 
 BATCH_ROWS, BATCH_CHARACTERS = 1024, 1_000_000
@@ -46,7 +47,7 @@ _TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template*",
 )
-_WORD = re.compile(r"\w+")
+_NO_WORD = re.compile(r"\W+")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def prepare(recipe: Recipe, cache: Path, emit: Emit, stage: str) -> Store:
     """The store of `recipe` in the folder `cache`, made if it is not there.
 
     Broken rows are counted in its survey and left out; whether that will do is for the caller to say. Raises DataError for a
-    file that cannot be read, or that changes while it is.
+    file that cannot be read, or that changes while it is, and Conflict when another process makes a store there.
     """
     if absent := next((path for path in recipe.files if not path.is_file()), None):
         raise DataError("there is no such data file", where=Location(absent), fix="check the path")
@@ -84,22 +85,22 @@ def prepare(recipe: Recipe, cache: Path, emit: Emit, stage: str) -> Store:
     if store is not None:
         (folder / "survey.json").touch()
         return store
-    cache.mkdir(parents=True, exist_ok=True)
     tokenizer = recipe.tokenizer()
-    writer = StoreWriter(folder)
-    try:
-        _fill(writer, recipe, tokenizer, emit, stage)
-    finally:
-        if changed := _states(recipe.files) != before:
-            writer.discard()  # its parts are not of the content that the key names
-    if changed:
-        raise DataError(
-            "the data changed while they were read",
-            where=Location(recipe.files[0]),
-            fix="run it again when they are at rest",
-        )
-    store = writer.finish(key, {"files": [str(path) for path in recipe.files]})
-    discard_old_stores(cache, [folder])
+    with exclusive(cache.with_name(f"{cache.name}.lock")):
+        writer = StoreWriter(folder)
+        try:
+            _fill(writer, recipe, tokenizer, emit, stage)
+        finally:
+            if changed := _states(recipe.files) != before:
+                writer.discard()  # its parts are not of the content that the key names
+        if changed:
+            raise DataError(
+                "the data changed while they were read",
+                where=Location(recipe.files[0]),
+                fix="run it again when they are at rest",
+            )
+        store = writer.finish(key, {"files": [str(path) for path in recipe.files]})
+        discard_old_stores(cache, [folder])
     return store
 
 
@@ -128,13 +129,47 @@ def _states(files: list[Path]) -> list[tuple[int, int]]:
     return [(s.st_size, s.st_mtime_ns) if s else (0, 0) for s in found]
 
 
-@dataclass
 class _Batch:
-    """Rows on their way to the encoder."""
+    """Rows on their way to the encoder: their pieces, their places and hashes, and what was seen on the way."""
 
-    pieces: list[list[Piece]]
-    rows: np.ndarray
-    survey: Survey
+    def __init__(self) -> None:
+        self.pieces: list[list[Piece]] = []
+        self.places: list[tuple[int, int, int]] = []
+        self.hashes: list[bytes] = []
+        self.survey = Survey()
+        self.characters = 0
+
+    @property
+    def full(self) -> bool:
+        return self.survey.read >= BATCH_ROWS or self.characters >= BATCH_CHARACTERS
+
+    def add(self, file: int, line: int, number: int, row: Rendered) -> None:
+        self.pieces.append(row.pieces)
+        self.places.append((file, line, number))
+        self.hashes.append(hashes_of(row.question, row.answer))
+        self.characters += len(row.question) + len(row.answer)
+
+    def rows(self, encoded: Sequence[Encoded]) -> np.ndarray:
+        """The rows of the store, (n,) of `ROW`."""
+        return rows_of(self.places, self.hashes, encoded)
+
+
+def rows_of(places: Sequence[tuple[int, int, int]], hashes: Sequence[bytes], encoded: Sequence[Encoded]) -> np.ndarray:
+    """Rows of a store: `places` are file, line and number of each, `hashes` those of `hashes_of`."""
+    rows: np.ndarray = np.zeros(len(places), dtype=ROW)
+    if not len(places):
+        return rows
+    for name, column in zip(("file", "line", "number"), zip(*places, strict=True), strict=True):
+        rows[name] = column
+    four = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 4)
+    rows["question"], rows["answer"], rows["words"] = four[:, :2], four[:, 2], four[:, 3]
+    rows["tokens"] = [len(row.ids) for row in encoded]
+    rows["trained"] = [row.trained_count for row in encoded]
+    rows["endless"] = [row.endless for row in encoded]
+    return rows
+
+
+_Encoded = tuple[np.ndarray, np.ndarray, np.ndarray, Survey]
 
 
 def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage: str) -> None:
@@ -143,7 +178,7 @@ def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage
     template = recipe.template()
     settings = recipe.data.pre_process_data_config
     encoder = Encoder(tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
-    waiting: deque[Future[tuple[np.ndarray, np.ndarray, _Batch]]] = deque()
+    waiting: deque[Future[_Encoded]] = deque()
     done, told = writer.seen, time.monotonic()
     with ThreadPoolExecutor(2, thread_name_prefix="tokenise") as pool:
         try:
@@ -161,38 +196,31 @@ def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage
                 future.cancel()
 
 
-def _take(writer: StoreWriter, waiting: deque[Future[tuple[np.ndarray, np.ndarray, _Batch]]]) -> int:
-    tokens, trained, batch = waiting.popleft().result()
-    writer.add(tokens, trained, batch.rows, batch.survey)
-    return batch.survey.read
+def _take(writer: StoreWriter, waiting: deque[Future[_Encoded]]) -> int:
+    tokens, trained, rows, survey = waiting.popleft().result()
+    writer.add(tokens, trained, rows, survey)
+    return survey.read
 
 
 def _batches(recipe: Recipe, template: Template, skipped: int) -> Iterator[_Batch]:
     found = select(recipe.data.load_dataset_config, recipe.files)
     place = {path: i for i, path in enumerate(recipe.files)}
-    pieces: list[list[Piece]] = []
-    rows: list[tuple[Any, ...]] = []
-    survey, characters = Survey(), 0
+    batch = _Batch()
     for item in islice(found, skipped, None):
-        survey.read += 1
+        batch.survey.read += 1
         if isinstance(item, Broken):
-            survey.saw_broken(place[Path(item.where.path)], item)
-        elif (row := _rendered(item, place[item.path], recipe, template, survey)) is not None:
-            text, question, answer = row
-            pieces.append(text)
-            rows.append((place[item.path], item.row.line, item.number, 0, 0, *_hashes(question, answer), False))
-            characters += sum(len(piece) for piece, _ in text)
-        if survey.read >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
-            yield _Batch(pieces, np.array(rows, dtype=ROW), survey)
-            pieces, rows, survey, characters = [], [], Survey(), 0
-    if survey.read:
-        yield _Batch(pieces, np.array(rows, dtype=ROW), survey)
+            batch.survey.saw_broken(place[Path(item.where.path)], item)
+        elif (row := _rendered(item, place[item.path], recipe, template, batch.survey)) is not None:
+            batch.add(place[item.path], item.row.line, item.number, row)
+        if batch.full:
+            yield batch
+            batch = _Batch()
+    if batch.survey.read:
+        yield batch
 
 
-def _rendered(
-    item: Found, file: int, recipe: Recipe, template: Template, survey: Survey
-) -> tuple[list[Piece], str, str] | None:
-    """The text of a row, its question and its answer; None, and counted, where the row is not to be used."""
+def _rendered(item: Found, file: int, recipe: Recipe, template: Template, survey: Survey) -> Rendered | None:
+    """The row as it is trained; None, and counted, where it is not to be used."""
     line = item.row.line
     survey.saw_columns(item.row.values)
     try:
@@ -200,10 +228,8 @@ def _rendered(
         if values is None:
             survey.filtered += 1
             return None
-        template.check(values)
-        text = template.pieces(values, completion_only=recipe.completion_only)
-        question, answer = template.question(values), template.reference(values)
-        (question + answer + "".join(piece for piece, _ in text)).encode()  # half of a surrogate pair is no text
+        row = template.row(values, completion_only=recipe.completion_only)
+        "".join([row.question, row.answer, *[text for text, _ in row.pieces]]).encode()
     except RowFault as e:
         if e.empty:
             survey.saw_empty(file, line, str(e))
@@ -213,30 +239,35 @@ def _rendered(
     except UnicodeEncodeError:
         survey.saw_broken(file, Broken(item.where, "this row holds half of a surrogate pair, which is no text"))
         return None
-    survey.saw(file, line, question, answer)
-    return text, question, answer
+    survey.saw(file, line, row.question, row.answer)
+    return row
 
 
-def _hashes(question: str, answer: str) -> tuple[tuple[int, int], int, int]:
-    first = hashlib.blake2b(question.encode(), digest_size=16).digest()
-    words = " ".join(_WORD.findall(question.casefold())).encode()
+def hashes_of(question: str, answer: str) -> bytes:
+    """Hashes of what is asked (16 bytes), of the answer (8) and of the words of what is asked (8)."""
+    words = _NO_WORD.sub("", question.casefold())
     return (
-        (int.from_bytes(first[:8], "little"), int.from_bytes(first[8:], "little")),
-        int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=8).digest(), "little"),
-        int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little"),
+        hashlib.blake2b(question.encode(), digest_size=16).digest()
+        + hashlib.blake2b(answer.encode(), digest_size=8).digest()
+        + hashlib.blake2b(words.encode(), digest_size=8).digest()
     )
 
 
-def _encoded(encoder: Encoder, batch: _Batch) -> tuple[np.ndarray, np.ndarray, _Batch]:
-    rows = encoder.encode(batch.pieces)
-    tokens = np.fromiter(chain.from_iterable(row.ids for row in rows), dtype=np.uint32)
-    trained = np.fromiter(chain.from_iterable(row.trained for row in rows), dtype=np.bool_)
-    for i, row in enumerate(rows):
-        batch.rows["tokens"][i], batch.rows["trained"][i] = len(row.ids), row.trained_count
-        batch.rows["endless"][i] = row.endless
+def _encoded(encoder: Encoder, batch: _Batch) -> _Encoded:
+    encoded = encoder.encode(batch.pieces)
+    rows, survey = batch.rows(encoded), batch.survey
+    tokens = np.fromiter(
+        chain.from_iterable(row.ids for row in encoded), dtype=np.uint32, count=int(rows["tokens"].sum())
+    )
+    trained: np.ndarray = np.zeros(len(tokens), dtype=np.bool_)
+    bos, end, at = encoder.tokenizer.bos_token_id, encoder.end, 0
+    for row in encoded:
+        for start, stop in row.runs:
+            trained[at + start : at + stop] = True
         ids = row.ids
+        at += len(ids)
         if len(ids) > 1:
-            batch.survey.double_bos += ids[0] == ids[1] == encoder.tokenizer.bos_token_id
-            batch.survey.double_end += ids[-1] == ids[-2] == encoder.end
-    batch.survey.endless += int(batch.rows["endless"].sum())
-    return tokens, trained, batch
+            survey.double_bos += ids[0] == ids[1] == bos
+            survey.double_end += ids[-1] == ids[-2] == end
+    survey.endless += int(rows["endless"].sum())
+    return tokens, trained, rows, survey

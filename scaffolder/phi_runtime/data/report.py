@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import Dataset, Place, Side, load_dataset, load_side
 from phi_runtime.data.leakage import leaks
-from phi_runtime.data.sequences import over_long
+from phi_runtime.data.sequences import Sequences, over_long
 from phi_runtime.data.survey import Place as SurveyPlace
 from phi_runtime.errors import DataError, Location
 from phi_runtime.events import Emit
@@ -26,45 +27,53 @@ _COMPARED = 200_000  # training rows that are looked through for near duplicates
 def examine(
     workflow: Workflow, training: FinetunePass, place: Place, emit: Emit, stage: str = "data"
 ) -> dict[str, Any]:
-    """The report on the data that `training` reads, broken rows being counted; `usable` says whether anything is left to train on.
-
-    `data_sets` has one entry for each data config, `splits` what is trained on and what is held out. Raises DataError for a file
-    that cannot be read.
-    """
-    tolerant = place.tolerant()
+    """The report on the data that `training` reads, broken rows being counted. Raises DataError for a file that cannot be read."""
+    tolerant, project = place.tolerant(), project_of(place.config)
     names = [name for name in (training.train_data_config, training.eval_data_config) if name]
     read = [load_side(workflow.data_config(name), training, tolerant, emit, stage) for name in names]
     if not all(len(side) for side in read):
-        found = [_of_side(side, project_of(place.config)) for side in read]
+        found = [_of_side(side, project) for side in read]
         return {"usable": False, "data_sets": found, "splits": None, "remarks": []}
-    return report(load_dataset(workflow, training, tolerant, emit, stage), training, tolerant)
+    try:
+        dataset = load_dataset(workflow, training, tolerant, emit, stage)
+    except DataError as e:
+        found = [_of_side(side, project) for side in read]
+        return {"usable": False, "data_sets": found, "splits": None, "remarks": [e.what]}
+    made: dict[str, Sequences] = {}
+    faults = []
+    with tempfile.TemporaryDirectory(prefix=".joined-", dir=place.cache.parent) as scratch:
+        for name, side in (("training", dataset.training), ("held_out", dataset.held_out)):
+            try:
+                made[name] = side.sequences(place.tokenizer, training.training_args.order_seed, Path(scratch) / name)
+            except DataError as e:
+                faults.append(e.what if name == "training" else f"held-out rows: {e.what}")
+        return report(dataset, made, project, faults)
 
 
-def report(dataset: Dataset, training: FinetunePass, place: Place) -> dict[str, Any]:
-    """The report on a data set that is loaded."""
-    project = project_of(place.config)
+def report(
+    dataset: Dataset, made: Mapping[str, Sequences], project: Project, faults: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The report on a data set that is loaded: `made` are the sequences of its sides, `training` and `held_out`, as far as they
+    could be made; `faults` say why not.
+
+    `data_sets` has one entry for each data config, `splits` what is trained on and what is held out; `usable` says whether anything
+    is left to train on.
+    """
     sides = {side.data.name: side for side in (dataset.training, dataset.held_out)}
-    remarks = list(dataset.remarks)
-    usable = True
-    made = {}
-    for name, side in (("training", dataset.training), ("held_out", dataset.held_out)):
-        try:
-            sequences = side.sequences(place.tokenizer, training.training_args.order_seed)
-        except DataError as e:
-            usable = False if name == "training" else usable
-            remarks.append(f"{'' if name == 'training' else 'held-out rows: '}{e.what}")
-            continue
+    remarks = [*dataset.remarks, *faults]
+    counts = {}
+    for name, sequences in made.items():
         remarks += [r if name == "training" else f"held-out rows: {r}" for r in sequences.remarks]
-        made[name] = {
+        counts[name] = {
             "rows": sequences.rows,
             "sequences": len(sequences),
             "tokens": sequences.token_count,
             "trained_tokens": sequences.trained_count,
         }
     return {
-        "usable": usable,
+        "usable": "training" in made,
         "data_sets": [_of_side(side, project) for side in sides.values()],
-        "splits": {**made, "leakage": _leakage(dataset, project)},
+        "splits": {**counts, "leakage": _leakage(dataset, project)},
         "remarks": remarks,
     }
 

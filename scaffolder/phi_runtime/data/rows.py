@@ -318,7 +318,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         raise MissingDependency(
             "reading a Parquet file needs the package pyarrow",
             where=Location(path),
-            fix='run `pip install "datasets>=5.2,<6"` in the project\'s .venv',
+            fix="run `pip install pyarrow` where phi-scaffold is installed",
         ) from None
     number = 0
     try:

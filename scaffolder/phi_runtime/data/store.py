@@ -160,11 +160,14 @@ class StoreWriter:
 
 
 def discard_old_stores(folder: Path, keep: Sequence[Path]) -> None:
-    """Removes all stores of `folder` but the KEPT_STORES that were used last and those in `keep`."""
-    stores = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    by_use = sorted(
-        stores, key=lambda p: (p / _SURVEY).stat().st_mtime if (p / _SURVEY).is_file() else 0.0, reverse=True
-    )
-    for old in by_use[KEPT_STORES:]:
-        if old not in keep:
-            shutil.rmtree(old, ignore_errors=True)
+    """Removes all stores of `folder` but the KEPT_STORES that were used last and those in `keep`, and parts of stores that were
+    never finished: whoever calls this holds the folder's lock, so that nobody is at work on them."""
+    found = [p for p in folder.iterdir() if p.is_dir()]
+    parts = [p for p in found if p.name.startswith(".")]
+
+    def used(store: Path) -> float:
+        return (store / _SURVEY).stat().st_mtime if (store / _SURVEY).is_file() else 0.0
+
+    by_use = sorted((p for p in found if p not in parts and p not in keep), key=used, reverse=True)
+    for old in [*by_use[KEPT_STORES - len(keep) :], *parts]:
+        shutil.rmtree(old, ignore_errors=True)

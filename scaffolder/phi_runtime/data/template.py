@@ -11,12 +11,21 @@ import string
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 FILE = "prompt_template.json"
 
 Piece = tuple[str, bool]
 """A stretch of a row's text, and whether it is trained."""
+
+
+class Rendered(NamedTuple):
+    """The text of a row in pieces; its `question`, which tells it from others: two rows of one question never stand on both
+    sides of a split; and the `answer` that is wanted."""
+
+    pieces: list[Piece]
+    question: str
+    answer: str
 
 
 class TemplateFault(ValueError):
@@ -102,18 +111,17 @@ class PromptTemplate:
         if self.inputs and not any(str(values[name]).strip() for name in self.inputs):
             raise RowFault(f"`{'`, `'.join(self.inputs)}` is empty in this row", "fill or remove that row", empty=True)
 
-    def question(self, values: Mapping[str, Any]) -> str:
-        """What tells a row from others: two rows of one question never stand on both sides of a split."""
-        return self.render_prompt(values) if self.inputs else self.render_completion(values)
-
     def reference(self, values: Mapping[str, Any]) -> str:
         """The answer that is wanted."""
         return str(values[self.answer]).strip()
 
-    def pieces(self, values: Mapping[str, Any], *, completion_only: bool) -> list[Piece]:
-        """The text of a row. With `completion_only` what the prompt says is not trained."""
+    def row(self, values: Mapping[str, Any], *, completion_only: bool) -> Rendered:
+        """A row as it is trained. With `completion_only` what the prompt says is not. Raises RowFault as `check` does."""
+        self.check(values)
         prompt, completion = self.render_prompt(values), self.render_completion(values)
-        return [(prompt, False), (completion, True)] if completion_only and prompt else [(prompt + completion, True)]
+        apart = completion_only and prompt
+        pieces = [(prompt, False), (completion, True)] if apart else [(prompt + completion, True)]
+        return Rendered(pieces, prompt if self.inputs else completion, self.reference(values))
 
     def prompt_for(self, text: str) -> str:
         """The prompt with `text` in each of its columns."""

@@ -13,17 +13,29 @@ from phi_runtime.data.template import Piece
 _LONGEST_WORD = 200
 
 
+Run = tuple[int, int]
+"""The first of a stretch of tokens that are trained, and the one behind its last."""
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """The ids of one row, and of each whether it is trained. `endless`: no token of its own says that the row ends."""
+    """The ids of one row, and the `runs` of them that are trained. `endless`: no token of its own says that the row ends."""
 
     ids: list[int]
-    trained: list[bool]
+    runs: list[Run]
     endless: bool = False
 
     @property
+    def trained(self) -> list[bool]:
+        """Of each id whether it is trained."""
+        flags = [False] * len(self.ids)
+        for start, stop in self.runs:
+            flags[start:stop] = [True] * (stop - start)
+        return flags
+
+    @property
     def trained_count(self) -> int:
-        return sum(self.trained)
+        return sum(stop - start for start, stop in self.runs)
 
 
 def prompt_ids(tokenizer: Any, prompt: str, *, special: bool = True) -> list[int]:
@@ -83,15 +95,15 @@ class Encoder:
     def _special(self, text: str) -> bool:
         return not self.chat and not (self.bos and text.startswith(self.bos))
 
-    def _by_offsets(self, encoding: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]] | None:
+    def _by_offsets(self, encoding: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[Run]] | None:
         """By the places of the tokens in the text; None where that does not tell."""
         ids: list[int] = encoding.ids
         if len(pieces) == 1 and pieces[0][1]:
-            return ids, [True] * len(ids)
+            return ids, [(0, len(ids))]
         if not self.exact:
             return None
-        trained: list[bool] = []
-        at = 0
+        runs: list[Run] = []
+        at = start = 0
         for i, (text, learned) in enumerate(pieces):
             at += len(text)
             end = encoding.char_to_token(at) if i < len(pieces) - 1 else len(ids)
@@ -101,8 +113,10 @@ class Encoder:
                 before = text if i == 0 else "".join(t for t, _ in pieces[: i + 1])
                 if encoding.token_to_chars(end)[0] != at or not self._alike_alone(encoding, before, end):
                     return None
-            trained += [learned] * (end - len(trained))
-        return ids, trained
+            if learned:
+                runs.append((start, end))
+            start = end
+        return ids, runs
 
     def _alike_alone(self, encoding: Any, before: str, end: int) -> bool:
         """Whether the text `before` the token `end` has the same tokens at its end when nothing follows.
@@ -122,15 +136,15 @@ class Encoder:
         known: list[int] = encoding.ids[first:end]
         return len(before) - start < _LONGEST_WORD and self.alone(before[start:]) == known
 
-    def _by_trial(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
+    def _by_trial(self, pieces: Sequence[Piece]) -> tuple[list[int], list[Run]]:
         """By encoding the pieces: together if what stands before each answer is then the same as alone, else apart."""
         text = "".join(t for t, _ in pieces)
         special = self._special(text)
         whole = self._ids(text, special)
         if all(learned for _, learned in pieces):
-            return whole, [True] * len(whole)
-        trained: list[bool] = []
-        so_far = ""
+            return whole, [(0, len(whole))]
+        runs: list[Run] = []
+        so_far, start = "", 0
         for i, (piece, learned) in enumerate(pieces):
             so_far += piece
             head = self._ids(so_far, special) if i < len(pieces) - 1 else whole
@@ -138,17 +152,20 @@ class Encoder:
             same = next((j for j, (a, b) in enumerate(together) if a != b), len(together))
             if same < len(head) and not learned:
                 return self._apart(pieces, special)
-            trained += [learned] * (same - len(trained))
-        return whole, trained
+            if learned:
+                runs.append((start, same))
+            start = same
+        return whole, runs
 
-    def _apart(self, pieces: Sequence[Piece], special: bool) -> tuple[list[int], list[bool]]:
+    def _apart(self, pieces: Sequence[Piece], special: bool) -> tuple[list[int], list[Run]]:
         ids: list[int] = []
-        trained: list[bool] = []
+        runs: list[Run] = []
         for i, (piece, learned) in enumerate(pieces):
-            some = self._ids(piece, special and i == 0)
-            ids += some
-            trained += [learned] * len(some)
-        return ids, trained
+            start = len(ids)
+            ids += self._ids(piece, special and i == 0)
+            if learned:
+                runs.append((start, len(ids)))
+        return ids, runs
 
     def _ids(self, text: str, special: bool) -> list[int]:
         if self.backend is not None:
@@ -156,18 +173,19 @@ class Encoder:
             return found
         return list(self.tokenizer(text, add_special_tokens=special).input_ids)
 
-    def _finished(self, ids: list[int], trained: list[bool]) -> Encoded:
+    def _finished(self, ids: list[int], runs: list[Run]) -> Encoded:
         """The row with the end that it needs. A conversation ends in the marker of its last turn, if its template has one."""
+        runs = [(start, stop) for start, stop in runs if stop > start]
+        start, last = runs[-1] if runs else (len(ids), len(ids))
         if self.chat:
-            last = len(ids) - trained[::-1].index(True) if True in trained else len(ids)
-            ended = self._ends([i for i, learned in zip(ids[:last][-3:], trained[:last][-3:], strict=True) if learned])
+            ended = self._ends(ids[max(start, last - 3) : last])
             if not ended and self.end_token and self.end is not None:
-                ids, trained, ended = [*ids[:last], self.end], [*trained[:last], True], True
+                ids, runs, ended = [*ids[:last], self.end], [*runs[:-1], (start, last + 1)], True
         else:
-            if self.end_token and self.end is not None and (True not in trained or ids[-1] != self.end):
-                ids, trained = [*ids, self.end], [*trained, True]
+            if self.end_token and self.end is not None and (not runs or ids[-1] != self.end):
+                ids, runs = [*ids, self.end], [*runs[:-1], (start, len(ids) + 1)]
             ended = bool(ids) and ids[-1] in self.ends
-        return Encoded(ids, trained, not ended)
+        return Encoded(ids, runs, not ended)
 
     def _ends(self, last: list[int]) -> bool:
         """Whether the `last` trained tokens are a marker and at most white space behind it."""

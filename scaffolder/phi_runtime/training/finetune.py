@@ -66,6 +66,7 @@ def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, 
     import torch
 
     data = _prepare(context)
+    _check_stops(context, model, data)
     config, arguments = context.config, _arguments(context, data, dtype)
     context.emit(
         Event(
@@ -151,7 +152,7 @@ def _prepare(context: PassContext) -> _Data:
             f"{training.endless} of {training.rows} rows end without a special token, and add_special_tokens is false: "
             "the model will not learn to stop"
         )
-    found = report(dataset, config, place)
+    found = report(dataset, {"training": training, "held_out": held_out}, context.project)
     if context.record:
         write_json(context.record / REPORT, found)
     leakage = found["splits"]["leakage"]
@@ -163,6 +164,21 @@ def _prepare(context: PassContext) -> _Data:
     for remark in remarks:
         context.emit(Event("warning", context.name, {"message": remark}))
     return _Data(dataset, training, held_out, tokenizer)
+
+
+def _check_stops(context: PassContext, model: Any, data: _Data) -> None:
+    """Warns where conversations end a turn in a token at which the model, as its generation config has it, goes on talking."""
+    side = data.dataset.training
+    if not isinstance(side.template, ChatTemplate) or not side.completion_only:
+        return
+    stops = model.generation_config.eos_token_id
+    known = {data.tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
+    rows = (side.store.row(index) for index in side.chosen[:100])
+    ends = {int(ids[trained.nonzero()[0][-1]]) for ids, trained in rows if trained.any()}
+    if ends and not ends & known:
+        token = data.tokenizer.convert_ids_to_tokens(ends.pop())
+        message = f"turns end in `{token}`, at which the model does not stop: add it to eos_token_id in its generation_config.json"
+        context.emit(Event("warning", context.name, {"message": message}))
 
 
 def _arguments(context: PassContext, data: _Data, dtype: torch.dtype) -> TrainingArguments:

@@ -27,7 +27,7 @@ def chat(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Talk to a model of the project. Each line is put into the template that it was trained with; an empty line ends it.
+    """Talk to a model of the project, as it was trained: in a conversation, or each line in its template. An empty line ends it.
 
     Example: phi-scaffold chat --model merged
     """
@@ -41,7 +41,9 @@ def chat(
     session = open_session(project, model, Overrides(trust_remote_code=trust_remote_code))
     if not quiet:
         print(f"{session.name} ({project.shown(session.path)}). An empty line ends the chat.", file=sys.stderr)
-    asked = (", ".join(session.template.inputs) or "text") + ": " if sys.stdin.isatty() else ""
+    label = "you" if session.converses else ", ".join(session.template.inputs) or "text"
+    asked = f"{label}: " if sys.stdin.isatty() else ""
+    said: list[dict[str, str]] = []
     while True:
         try:
             line = input(asked).strip()
@@ -49,6 +51,9 @@ def chat(
             return
         if not line:
             return
-        for piece in session.generator.stream(session.render(line), Sampling(max_new_tokens, temperature)):
+        answer = ""
+        for piece in session.generator.stream(session.render(line, said), Sampling(max_new_tokens, temperature)):
+            answer += piece
             print(piece, end="", flush=True)
         print(flush=True)
+        said += [{"role": "user", "content": line}, {"role": "assistant", "content": answer.strip()}]

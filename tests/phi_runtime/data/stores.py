@@ -8,22 +8,27 @@ from typing import Any
 import numpy as np
 
 from phi_runtime.data.chat_template import Template
-from phi_runtime.data.prepare import _hashes
+from phi_runtime.data.prepare import hashes_of, rows_of
 from phi_runtime.data.sequences import IGNORED, Example, Sequences
-from phi_runtime.data.store import ROW, Store
+from phi_runtime.data.store import Store
 from phi_runtime.data.tokenize import Encoded, Encoder
+
+
+def marked(ids: Sequence[int], trained: Sequence[bool], endless: bool = False) -> Encoded:
+    """A row whose ids are trained one by one as `trained` says."""
+    places = [i for i, flag in enumerate(trained) if flag]
+    borders = [i for i in places if i - 1 not in places]
+    runs = [(start, next(i for i in range(start, len(ids) + 1) if i not in places)) for start in borders]
+    return Encoded(list(ids), runs, endless)
 
 
 def store_of(rows: Sequence[Encoded], questions: Sequence[tuple[str, str]] | None = None) -> Store:
     """A store of encoded rows; `questions` are what each asks and the answer, which the split goes by."""
     named = questions or [(f"question {i}", f"answer {i}") for i in range(len(rows))]
-    table = [
-        (0, i + 1, i, len(row.ids), row.trained_count, *_hashes(*named[i]), row.endless) for i, row in enumerate(rows)
-    ]
     return Store(
         np.array([token for row in rows for token in row.ids], dtype=np.uint32),
         np.array([flag for row in rows for flag in row.trained], dtype=bool),
-        np.array(table, dtype=ROW),
+        rows_of([(0, i + 1, i) for i in range(len(rows))], [hashes_of(q, a) for q, a in named], rows),
     )
 
 
@@ -37,13 +42,13 @@ def encoded(
 ) -> Store:
     """A store of rows by column."""
     encoder = Encoder(tokenizer, end_token=end_token, chat=not template.special)
-    rows = encoder.encode([template.pieces(v, completion_only=completion_only) for v in values])
-    return store_of(rows, [(template.question(v), template.reference(v)) for v in values])
+    rendered = [template.row(v, completion_only=completion_only) for v in values]
+    return store_of(encoder.encode([row.pieces for row in rendered]), [(row.question, row.answer) for row in rendered])
 
 
 def sequences_of(examples: Sequence[Mapping[str, Sequence[int]]]) -> Sequences:
     """Sequences that are these very examples of `input_ids` and `labels`."""
-    rows = [Encoded(list(e["input_ids"]), [label != IGNORED for label in e["labels"]]) for e in examples]
+    rows = [marked(list(e["input_ids"]), [label != IGNORED for label in e["labels"]]) for e in examples]
     store = store_of(rows)
     spans = np.stack([store.starts[:-1], store.starts[1:], np.zeros(len(rows), np.int64)], axis=1)
     return Sequences(store.tokens, store.trained, spans, len(rows))

@@ -63,8 +63,8 @@ TURNS = chat("Hi", "Ho", "How?", " So.\nAnd so. ")
 def trained(source: str, row: dict[str, Any]) -> list[str]:
     """The texts that are trained; beside them all stand as the template writes the whole."""
     made = template(source)
-    pieces = made.pieces(row, completion_only=True)
-    assert "".join(text for text, _ in pieces) == made.pieces(row, completion_only=False)[0][0]
+    pieces = made.row(row, completion_only=True).pieces
+    assert "".join(text for text, _ in pieces) == made.row(row, completion_only=False).pieces[0][0]
     before = [i for i, (_, learned) in enumerate(pieces) if learned][-1]
     asked = made.render_prompt(row)
     assert asked == "".join(text for text, _ in pieces[:before]), "the last answer must follow on what is asked"
@@ -123,15 +123,19 @@ def test_calls_of_tools_are_trained_and_what_the_tools_say_is_not() -> None:
 
 
 def test_the_whole_is_trained_on_request() -> None:
-    assert template(PLAIN).pieces(chat("Hi", "Ho"), completion_only=False) == [("user: Hi\nassistant: Ho\n", True)]
+    assert template(PLAIN).row(chat("Hi", "Ho"), completion_only=False).pieces == [("user: Hi\nassistant: Ho\n", True)]
 
 
 def test_question_and_reference_are_those_of_the_last_answer() -> None:
     made = template(CHATML)
+
+    def asked(row: dict[str, Any]) -> str:
+        return made.row(row, completion_only=True).question
+
     assert made.reference(TURNS) == "So.\nAnd so."
-    assert made.question(TURNS) == json.dumps(TURNS["messages"][:-1])
-    assert made.question(TURNS) != made.question(TURNS | {"system": "Be brief."})
-    assert made.question(chat("Hi", "Ho", "Bye")) == made.question(chat("Hi", "Ha"))
+    assert asked(TURNS) == json.dumps(TURNS["messages"][:-1])
+    assert asked(TURNS) != asked(TURNS | {"system": "Be brief."})
+    assert asked(chat("Hi", "Ho", "Bye")) == asked(chat("Hi", "Ha"))
     assert made.prompt_for("Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert made.render_prompt(chat("Hi", "Ho", system="Be brief.")).startswith("<|im_start|>system\nBe brief.")
 
@@ -154,7 +158,7 @@ def test_a_conversation_that_cannot_be_written_is_the_fault_of_its_row(
     source: str, row: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(RowFault, match=says):
-        template(source).pieces(row, completion_only=True)
+        template(source).row(row, completion_only=True)
 
 
 # -- a tokenizer's own --------------------------------------------------------------------------------------------------------
@@ -172,7 +176,9 @@ def test_the_text_is_that_of_the_tokenizer_itself(tokenizer: Any, source: str) -
     tokenizer.chat_template = source
     made = ChatTemplate.of(tokenizer, True, "messages")
     messages = TURNS["messages"]
-    assert made.pieces(TURNS, completion_only=False)[0][0] == tokenizer.apply_chat_template(messages, tokenize=False)
+    assert made.row(TURNS, completion_only=False).pieces[0][0] == tokenizer.apply_chat_template(
+        messages, tokenize=False
+    )
     asked = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
     assert made.render_prompt(TURNS) == asked
     assert made.names["eos_token"] == tokenizer.eos_token
@@ -201,7 +207,7 @@ def test_a_saved_template_comes_back_and_writes_the_same(tokenizer: Any, tmp_pat
     back = load_template(tmp_path)
     assert back == made
     row = {"dialog": TURNS["messages"]}
-    assert back.pieces(row, completion_only=True) == made.pieces(row, completion_only=True)
+    assert back.row(row, completion_only=True).pieces == made.row(row, completion_only=True).pieces
     columns = PromptTemplate.from_text("{q}\n{a}")
     columns.save(tmp_path)
     assert load_template(tmp_path) == columns

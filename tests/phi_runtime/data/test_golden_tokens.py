@@ -147,7 +147,7 @@ def test_the_ids_are_those_of_the_text_and_of_apply_chat_template_and_the_answer
     tokenizer.chat_template = catalog().prompt_formats[name].chat_template
     template = ChatTemplate.of(tokenizer, True, "messages")
     row = {"messages": CHAT}
-    (encoded,) = Encoder(tokenizer, chat=True).encode([template.pieces(row, completion_only=True)])
+    (encoded,) = Encoder(tokenizer, chat=True).encode([template.row(row, completion_only=True).pieces])
 
     assert encoded.ids == ids_of(family.text, family, tokenizer)
     assert encoded.ids == tokenizer.apply_chat_template(CHAT)["input_ids"]
@@ -183,7 +183,7 @@ def test_every_template_of_the_catalogue_ends_each_turn_once_and_takes_a_system_
     tokenizer = tokenizer_of(family)
     template = ChatTemplate.of(tokenizer, catalog().prompt_formats[name].chat_template, "messages")
     row = {"messages": [{"role": "system", "content": "Be brief."}, *CHAT]}
-    pieces = template.pieces(row, completion_only=True)
+    pieces = template.row(row, completion_only=True).pieces
     whole = "".join(text for text, _ in pieces)
     assert whole.count("Be brief.") == 1
     trained = [text for text, learned in pieces if learned]

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import errno
 import gzip
-import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import count
@@ -25,80 +24,14 @@ import pytest
 from phi_runtime.data import hub as data_hub
 from phi_runtime.errors import ConfigError, DataError, MissingDependency, NetworkError, PhiError
 from phi_runtime.events import Event, silent
+from tests.phi_runtime.data.hub_data import PHRASES, TALKS, card, lines, parquet
 from tests.phi_runtime.data.hub_stand_in import COMMIT, OTHER_COMMIT, TOKEN, HubStandIn, Repository, hub_stand_in
 
 Download = Callable[..., dict[str, Any]]
 
 
-def lines(*rows: dict[str, Any]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def parquet(columns: dict[str, Any]) -> bytes:
-    import pyarrow
-    from pyarrow.parquet import write_table
-
-    table = columns if isinstance(columns, pyarrow.Table) else pyarrow.table(columns)
-    written = io.BytesIO()
-    write_table(table, written, row_group_size=2)
-    return written.getvalue()
-
-
-def card(text: str) -> bytes:
-    return f"---\n{text}\n---\n".encode()
-
-
-PHRASES = {
-    "README.md": card("license: mit"),
-    "data/train-00000-of-00002.parquet": parquet({"phrase": ["I won", "I lost", "Oh"], "tone": [1, 0, 1]}),
-    "data/train-00001-of-00002.parquet": parquet({"phrase": ["Ah"], "tone": [0]}),
-    "data/test-00000-of-00001.parquet": parquet({"phrase": ["So"], "tone": [1]}),
-}
-TALKS = {
-    "README.md": card(
-        """configs:
-- config_name: english
-  data_files: [{split: train, path: en/train.jsonl}, {split: validation, path: en/validation.jsonl}]
-- config_name: german
-  data_files: [{split: train, path: de/train.jsonl}, {split: validation, path: de/validation.jsonl}]"""
-    ),
-    "en/train.jsonl": lines({"text": "good morning"}, {"text": "good night"}),
-    "en/validation.jsonl": lines({"text": "hello"}),
-    "de/train.jsonl": lines({"text": "schönen Tag"}),
-    "de/validation.jsonl": lines({"text": "hallo"}),
-}
-
-
 _whole = parquet({"text": ["the first row", "the second"]})
 DAMAGED = _whole[:8] + b"\xff" * 40 + _whole[48:]
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]:
-    for variable in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        monkeypatch.delenv(variable, raising=False)
-    data_hub._library("the tests")
-    from datasets import config
-    from huggingface_hub import HfFileSystem, constants
-
-    monkeypatch.setattr("time.sleep", lambda _: None)  # the clients wait between their attempts
-    with hub_stand_in() as server:
-        server.repositories = {
-            "org/phrases": Repository(PHRASES, card={"license": "mit"}),
-            "org/talks": Repository(TALKS),
-        }
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf-home" / "hub"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(config, "HF_ENDPOINT", server.address)
-        monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "hf-home" / "datasets")
-        HfFileSystem.clear_instance_cache()  # it remembers the trees of a server whose port may come again
-        yield server
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import pytest
 
 from phi_runtime.data.leakage import Leaks, leaks
 from phi_runtime.data.store import Store
-from phi_runtime.data.tokenize import Encoded
-from tests.phi_runtime.data.stores import store_of
+from tests.phi_runtime.data.stores import marked, store_of
 
 TEMPLATE = (
     "Read this letter and say in one word what its writer feels , joy or fear or anger : ",
@@ -29,7 +28,7 @@ def store(questions: Sequence[str], *, template: tuple[str, str] = ("", ""), ans
     rows = []
     for question in questions:
         asked, said = ids(f"{template[0]}{question}{template[1]}"), ids(answer)
-        rows.append(Encoded(asked + said, [False] * len(asked) + [True] * len(said)))
+        rows.append(marked(asked + said, [False] * len(asked) + [True] * len(said)))
     return store_of(rows, [(f"{template[0]}{q}{template[1]}", answer) for q in questions])
 
 
@@ -100,7 +99,7 @@ def test_free_text_is_compared_by_all_of_it() -> None:
     texts = letters(60)
 
     def free(some: list[str]) -> Store:
-        return store_of([Encoded(ids(text), [True] * len(ids(text))) for text in some], [(text, text) for text in some])
+        return store_of([marked(ids(text), [True] * len(ids(text))) for text in some], [(text, text) for text in some])
 
     assert found(free(texts), free([changed(texts[9], [20]), *letters(5, 2)])).examples == ((9, 0),)
 

@@ -12,10 +12,9 @@ import pytest
 from phi_runtime.data import sequences as module
 from phi_runtime.data.sequences import IGNORED, Sequences, make, over_long
 from phi_runtime.data.store import Store
-from phi_runtime.data.tokenize import Encoded
 from phi_runtime.errors import DataError
 from phi_runtime.workflow.schema import PreProcess
-from tests.phi_runtime.data.stores import as_lists, store_of
+from tests.phi_runtime.data.stores import as_lists, marked, store_of
 
 X = IGNORED
 JOINER = [0]
@@ -31,7 +30,7 @@ def settings(strategy: str, max_seq_len: int = 8, **others: Any) -> PreProcess:
 
 
 def store(rows: list[Example]) -> Store:
-    return store_of([Encoded(r["input_ids"], [label != X for label in r["labels"]]) for r in rows])
+    return store_of([marked(r["input_ids"], [label != X for label in r["labels"]]) for r in rows])
 
 
 def made(

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from phi_runtime.data.split import hold_out
-from phi_runtime.data.tokenize import Encoded
-from tests.phi_runtime.data.stores import store_of
+from tests.phi_runtime.data.stores import marked, store_of
 
 Row = tuple[str, str]
 
@@ -22,7 +21,7 @@ def rows(count: int, labels: int = 4) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> np.ndarray:
-    return store_of([Encoded([1, 2], [False, True])] * len(rows), rows).rows
+    return store_of([marked([1, 2], [False, True])] * len(rows), rows).rows
 
 
 def split(rows: Sequence[Row], size: float, seed: int = 1) -> tuple[list[Row], list[Row]]:

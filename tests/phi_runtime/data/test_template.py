@@ -70,9 +70,9 @@ def test_a_saved_template_comes_back_equal(tmp_path: Path) -> None:
 def test_the_text_of_a_row_is_its_prompt_which_is_not_trained_and_its_completion_which_is() -> None:
     template = PromptTemplate.from_text("Q: {q}\nA: {a}.")
     row = {"q": "x", "a": " y "}
-    assert template.pieces(row, completion_only=True) == [("Q: x\nA: ", False), (" y .", True)]
-    assert template.pieces(row, completion_only=False) == [("Q: x\nA:  y .", True)]
-    assert (template.question(row), template.reference(row), template.prompt_for("z")) == (
+    assert template.row(row, completion_only=True).pieces == [("Q: x\nA: ", False), (" y .", True)]
+    assert template.row(row, completion_only=False).pieces == [("Q: x\nA:  y .", True)]
+    assert (template.row(row, completion_only=True).question, template.reference(row), template.prompt_for("z")) == (
         "Q: x\nA: ",
         "y",
         "Q: z\nA: ",
@@ -82,10 +82,10 @@ def test_the_text_of_a_row_is_its_prompt_which_is_not_trained_and_its_completion
 
 def test_free_text_is_trained_whole_also_where_it_has_a_heading() -> None:
     plain, headed = PromptTemplate.from_text("{text}"), PromptTemplate.from_text("Story: {text}")
-    assert plain.pieces({"text": "x"}, completion_only=True) == [("x", True)]
-    assert headed.pieces({"text": "x"}, completion_only=True) == [("Story: ", False), ("x", True)]
-    assert headed.pieces({"text": "x"}, completion_only=False) == [("Story: x", True)]
-    assert (headed.question({"text": "x"}), headed.asks) == ("x", False)
+    assert plain.row({"text": "x"}, completion_only=True).pieces == [("x", True)]
+    assert headed.row({"text": "x"}, completion_only=True).pieces == [("Story: ", False), ("x", True)]
+    assert headed.row({"text": "x"}, completion_only=False).pieces == [("Story: x", True)]
+    assert (headed.row({"text": "x"}, completion_only=True).question, headed.asks) == ("x", False)
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_numbers_are_text_and_one_of_several_inputs_is_enough() -> None:
     template = PromptTemplate.from_text("{q} {context}\n{a}")
     row = {"q": "how many", "context": "", "a": 3.5}
     template.check(row)
-    assert template.pieces(row, completion_only=False) == [("how many \n3.5", True)]
+    assert template.row(row, completion_only=False).pieces == [("how many \n3.5", True)]

@@ -37,7 +37,7 @@ def bos_tokenizer(tiny_tokenizer: Any) -> Any:
 
 
 def one(row: dict[str, str], template: PromptTemplate, tokenizer: Any, *, completion_only: bool, **how: Any) -> Encoded:
-    return Encoder(tokenizer, **how).encode([template.pieces(row, completion_only=completion_only)])[0]
+    return Encoder(tokenizer, **how).encode([template.row(row, completion_only=completion_only).pieces])[0]
 
 
 def learned(tokenizer: Any, row: Encoded) -> str:
@@ -79,7 +79,7 @@ def test_a_bos_that_the_prompt_spells_out_is_not_doubled(bos_tokenizer: Any) -> 
 def test_rows_with_and_without_a_spelled_bos_may_stand_in_one_batch(bos_tokenizer: Any, completion_only: bool) -> None:
     template = PromptTemplate.from_text("{q}\n{a}")
     rows = [{"q": f"{bos_tokenizer.bos_token if i % 3 else ''}the game", "a": f"joy {i}"} for i in range(7)]
-    pieces = [template.pieces(r, completion_only=completion_only) for r in rows]
+    pieces = [template.row(r, completion_only=completion_only).pieces for r in rows]
     found = Encoder(bos_tokenizer).encode(pieces)
     assert [bos_tokenizer.decode(r.ids) for r in found] == [
         f"<|im_start|>the game\njoy {i}<|im_end|>" for i in range(7)
@@ -285,7 +285,7 @@ def test_a_tokenizer_without_a_fast_backend_is_asked_itself(bos_tokenizer: Any) 
         def __call__(self, text: str, add_special_tokens: bool) -> Any:
             return SimpleNamespace(input_ids=bos_tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
 
-    rows = [PLAIN.pieces(ROW | {"phrase": text}, completion_only=only) for text in TEXTS for only in (True, False)]
+    rows = [PLAIN.row(ROW | {"phrase": text}, completion_only=only).pieces for text in TEXTS for only in (True, False)]
     rows.append([("so hap", False), ("py song", True)])
     assert Encoder(Slow()).encode(rows) == Encoder(bos_tokenizer).encode(rows)
 

@@ -1,0 +1,217 @@
+"""Wall time of training to an accuracy, beside Microsoft Olive 0.13.0: one data set of labels, one model, three learning rates each.
+
+    PHI_OLIVE_PYTHON=/path/to/python python bench/to_accuracy.py DATA.jsonl MODEL_FOLDER [TARGET]
+
+DATA has the columns phrase and tone. Rows with a phrase that came before are dropped, 200 are held out. Both train the same LoRA in
+the type that is fast on this machine, at a constant learning rate, each as its own documents have it: Olive joins the rows to
+sequences of 512 tokens and trains on all of them, we train on completions in batches of rows of like length. Every few steps the
+adapter is kept; those are scored afterwards, one after the other, by our own generator on all held-out rows with the prompt that each
+was trained with. The time is that of the steps up to the first that reaches TARGET (0.93), without loading and scoring.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
+RATES = {"ours": (4e-4, 7e-4, 1e-3), "olive": (3e-4, 1e-3, 2e-3)}
+STEPS = {"ours": 60, "olive": 42}
+EVERY = {"ours": 6, "olive": 3}
+HELD_OUT = 200
+
+
+def main(data: Path, model: Path, target: float) -> None:
+    olive = Path(os.environ["PHI_OLIVE_PYTHON"])
+    with tempfile.TemporaryDirectory(prefix="phi-bench-") as temporary:
+        folder = Path(temporary)
+        train, held_out = split(data, folder)
+        dtype = fast_dtype()
+        print(f"{train} rows to train on, {len(held_out)} held out; {dtype}; target {100 * target:.0f} %", flush=True)
+        best: dict[str, float] = {}
+        for i in range(3):
+            for side in ("ours", "olive"):
+                rate = RATES[side][i]
+                place = folder / f"{side}-{i}"
+                place.mkdir()
+                kept = (
+                    run_ours(place, model, rate, dtype)
+                    if side == "ours"
+                    else run_olive(place, olive, model, rate, dtype)
+                )
+                step_s = (kept[-1][1] - kept[0][1]) / (kept[-1][0] - kept[0][0])
+                reached = None
+                for step, _, adapter in kept:
+                    accuracy = score(model, adapter, held_out, side)
+                    print(f"  {side:5} lr {rate:.0e} step {step:3}: {100 * accuracy:5.1f} %", flush=True)
+                    if accuracy >= target:
+                        reached = step * step_s
+                        break
+                told = f"{reached:.0f} s" if reached else "not reached"
+                print(f"{side:5} lr {rate:.0e}: {step_s:.2f} s a step, {told}", flush=True)
+                if reached:
+                    best[side] = min(reached, best.get(side, reached))
+                shutil.rmtree(place)
+        if len(best) == 2:
+            print(
+                f"best of three: ours {best['ours']:.0f} s, Olive {best['olive']:.0f} s: {best['ours'] / best['olive']:.2f}"
+            )
+
+
+def split(data: Path, folder: Path) -> tuple[int, list[dict[str, str]]]:
+    rows = {}
+    for line in data.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows.setdefault(row["phrase"], {"phrase": row["phrase"], "tone": row["tone"]})
+    order = list(rows.values())
+    random.Random(0).shuffle(order)
+    held_out, train = order[:HELD_OUT], order[HELD_OUT:]
+    (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in train), encoding="utf-8")
+    return len(train), held_out
+
+
+def fast_dtype() -> str:
+    from phi_runtime.models.device import compute_dtype
+
+    return str(compute_dtype("bfloat16", "cpu")).removeprefix("torch.")
+
+
+def config(model: Path, data: Path, process: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
+    cpu = {"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}
+    return {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "systems": {"local": {"type": "LocalSystem", "accelerators": [cpu]}},
+        "data_configs": [
+            {
+                "name": "train",
+                "type": "HuggingfaceContainer",
+                "load_dataset_config": {"data_name": "json", "data_files": str(data), "split": "train"},
+                "pre_process_data_config": {"text_template": TEMPLATE, **process},
+            }
+        ],
+        "passes": {"lora": {"type": "LoRA", "target_modules": ["o_proj", "qkv_proj"], "r": 16, "alpha": 32, **step}},
+        "host": "local",
+        "target": "local",
+    }
+
+
+Kept = list[tuple[int, float, Path]]
+"""Steps, when their checkpoint was whole, and the adapter."""
+
+
+def run_ours(folder: Path, model: Path, rate: float, dtype: str) -> Kept:
+    step = {
+        "lora_dropout": 0.0,
+        "torch_dtype": dtype,
+        "train_data_config": "train",
+        "training_args": {
+            "seed": 0,
+            "per_device_train_batch_size": 16,
+            "gradient_checkpointing": False,
+            "learning_rate": rate,
+            "max_steps": STEPS["ours"],
+            "save_steps": EVERY["ours"],
+        },
+    }
+    process = {"strategy": "line-by-line", "max_seq_len": 128}
+    path = folder / "fine-tuning" / "olive-config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(config(model, folder.parent / "train.jsonl", process, step)))
+    phi = [
+        str(Path(sys.executable).parent / "phi-scaffold"),
+        "run",
+        "--quiet",
+        "--until",
+        "lora",
+        "--config",
+        str(path),
+    ]
+    watched = folder / "gen-model" / ".work"
+    return watch(phi, lambda: watched.glob("lora-*/checkpoints/checkpoint-*"), "manifest.json", folder / "kept")
+
+
+def run_olive(folder: Path, python: Path, model: Path, rate: float, dtype: str) -> Kept:
+    checkpoints = folder / "checkpoints"
+    step = {
+        "torch_dtype": dtype,
+        "train_data_config": "train",
+        "training_args": {
+            "seed": 0,
+            "data_seed": 42,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": 4,
+            "gradient_checkpointing": False,
+            "learning_rate": rate,
+            "max_steps": STEPS["olive"],
+            "save_strategy": "steps",
+            "save_steps": EVERY["olive"],
+            "save_total_limit": 100,
+            "output_dir": str(checkpoints),
+        },
+    }
+    process = {"strategy": "join", "max_seq_len": 512}
+    whole = config(model, folder.parent / "train.jsonl", process, step)
+    whole |= {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "out"), "evaluate_input_model": False}
+    path = folder / "olive.json"
+    path.write_text(json.dumps(whole))
+    command = [str(python), "-m", "olive", "run", "--config", str(path)]
+    return watch(command, lambda: checkpoints.glob("checkpoint-*"), "trainer_state.json", folder / "kept")
+
+
+def watch(command: list[str], found: Any, last: str, keep: Path) -> Kept:
+    """Runs `command` and keeps the adapter of each checkpoint as soon as its `last` file is there."""
+    quiet = {"HF_HUB_OFFLINE": "1", "OLIVE_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    log = keep.with_suffix(".log")
+    keep.mkdir()
+    kept: dict[int, tuple[float, Path]] = {}
+    with log.open("w") as file:
+        process = subprocess.Popen(command, env=os.environ | quiet, stdout=file, stderr=file)
+
+        def look() -> None:
+            for path in found():
+                step = int(path.name.rpartition("-")[2])
+                if step in kept or not (path / last).is_file():
+                    continue
+                adapter = keep / str(step)
+                adapter.mkdir()
+                for name in ("adapter_model.safetensors", "adapter_config.json"):
+                    shutil.copyfile(path / name, adapter / name)
+                kept[step] = ((path / last).stat().st_mtime, adapter)
+
+        while process.poll() is None:
+            with suppress(FileNotFoundError):  # rotated away between two looks
+                look()
+            time.sleep(0.2)
+    if process.returncode or len(kept) < 2:
+        sys.exit(f"{command}: {log.read_text()[-2000:]}")
+    return [(step, *kept[step]) for step in sorted(kept)]
+
+
+def score(model: Path, adapter: Path, held_out: list[dict[str, str]], side: str) -> float:
+    from phi_runtime.inference.transformers import TransformersGenerator
+    from phi_runtime.models.reference import ModelRef
+
+    base = ModelRef(model, "hf", "bench")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(model / name, adapter / name)
+    generator = TransformersGenerator(ModelRef(adapter, "adapter", "bench", base))
+    # Olive writes BOS and end token into the text, with blanks between.
+    begin = f"{generator.tokenizer.bos_token} " if side == "olive" else ""
+    prompts = [begin + TEMPLATE.partition("{tone}")[0].format(**row) for row in held_out]
+    answers = list(generator.answers(prompts, 6, 50))
+    return sum(a.strip() == row["tone"] for a, row in zip(answers, held_out, strict=True)) / len(held_out)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3 or "PHI_OLIVE_PYTHON" not in os.environ:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), float(sys.argv[3]) if len(sys.argv) > 3 else 0.93)

@@ -1,0 +1,185 @@
+"""`data check` and `data preview` show what goes wrong in silence, before it is trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.engine import run
+from phi_runtime.project import Project
+from tests.conftest import Cli, Listener, MakeProject, edit_config
+
+BAD = [
+    '{"phrase": "we won", "tone": "joy"}',
+    '{"phrase": "we won", "tone": "joy"}',
+    '{"phrase": "We won!", "tone": "joy"}',
+    '{"phrase": "write to ann@example.org", "tone": "joy"}',
+    '{"phrase": "a cafÃ© at night", "tone": "fear"}',
+    '{"phrase": "", "tone": "fear"}',
+    '{"phrase": "dark", "tone": ["fear"]}',
+    '{"phrase": "dark"',
+    '{"tone": "fear", "phrase": "who moved there", "source": "x"}',
+]
+
+
+def rows_of(project: Project, *lines: str) -> Path:
+    path = project.root / "datasets" / "train.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def project(make_project: MakeProject) -> Project:
+    return make_project(max_steps=1)
+
+
+def check(cli: Cli, project: Project, *flags: str) -> dict[str, Any]:
+    found: dict[str, Any] = cli("data", "check", "--json", "--project", project.root, *flags).json
+    return found
+
+
+def test_every_fault_is_counted_and_shown_with_its_line(cli: Cli, project: Project) -> None:
+    rows_of(project, *BAD)
+    found = check(cli, project)
+    (data,) = found["data_sets"]
+    rows = {k: data["rows"][k] for k in ("read", "broken", "empty", "kept", "duplicate")}
+    assert rows == {"read": 9, "broken": 2, "empty": 1, "kept": 6, "duplicate": 1}
+    assert [(p["file"], p["line"]) for p in data["broken_at"]] == [("datasets/train.jsonl", n) for n in (7, 8)]
+    assert [p["line"] for p in data["empty_at"]] == [6]
+    assert data["personal_data"] == {"email": 1}
+    assert [p["line"] for p in data["personal_data_at"]] == [4]
+    assert data["encoding_faults"] == {"mojibake": 1}
+    assert data["columns"] == {"phrase, tone": 7, "tone, phrase, source": 1}
+    assert found["usable"]
+
+
+def test_lengths_labels_and_the_share_that_is_trained_are_those_of_the_tokens(
+    cli: Cli, project: Project, tiny_tokenizer: Any
+) -> None:
+    found = check(cli, project)
+    (data,) = found["data_sets"]
+    assert data["labels"] == {"joy": 30, "fear": 30}
+    assert data["tokens"]["percentiles"]["100"] < data["max_seq_len"]
+    sides = found["splits"]
+    assert sides["training"]["rows"] + sides["held_out"]["rows"] == 60
+    assert sides["training"]["tokens"] + sides["held_out"]["tokens"] == data["tokens"]["total"]
+    trained = {tone: len(tiny_tokenizer(tone).input_ids) + 1 for tone in ("joy", "fear")}
+    assert data["tokens"]["trained"] == 30 * sum(trained.values())
+    assert data["tokens"]["trained_share"] == round(data["tokens"]["trained"] / data["tokens"]["total"], 4)
+
+
+def test_held_out_rows_that_were_seen_are_shown_in_pairs(cli: Cli, project: Project) -> None:
+    words = ("old", "red", "sly", "wet", "big")
+    phrases = [f"The {word} bird sang in our garden" for word in words]
+    phrases += [f"the {word} bird sang, in our GARDEN!" for word in words]
+    rows_of(project, *(json.dumps({"phrase": phrase, "tone": "joy"}) for phrase in phrases))
+    leakage = check(cli, project)["splits"]["leakage"]
+    assert leakage["near_duplicate"] > 0
+    assert all(pair["training"] != pair["held_out"] for pair in leakage["examples"])
+
+
+def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: Project) -> None:
+    rows_of(project, '{"phrase": "x", "tone": ""}', '{"phrase": "x", "tone": "joy" "}')
+    result = cli("data", "check", "--json", "--project", project.root)
+    assert (result.code, result.json["usable"]) == (4, False)
+    told = cli("data", "check", "--project", project.root)
+    assert told.code == 4
+    assert "Nothing usable" in told.out
+
+
+def test_the_table_says_what_the_json_says(cli: Cli, project: Project) -> None:
+    rows_of(project, *BAD)
+    out = cli("data", "check", "--project", project.root).out
+    for said in ("broken", "--skip-bad-rows", "datasets/train.jsonl:7", "likely personal data: email 1", "mojibake 1"):
+        assert said in out
+
+
+def test_a_run_stops_at_a_broken_row_or_leaves_it_out_when_told_to(cli: Cli, project: Project) -> None:
+    rows_of(project, *BAD)
+    stopped = cli("run", "--until", "finetune", "--project", project.root)
+    assert stopped.code == 4
+    assert "train.jsonl:7:1: error: `tone` holds" in stopped.err
+    assert "(2 rows are broken)" in stopped.err
+    assert "--skip-bad-rows" in stopped.err
+    done = cli("run", "--until", "finetune", "--skip-bad-rows", "--json", "--project", project.root)
+    assert done.code == 0, done.err
+    warnings = [e["message"] for e in done.events if e["event"] == "warning"]
+    assert "2 of 9 rows cannot be used and are left out" in warnings
+    facts = json.loads((project.gen_model / "adapter" / "manifest.json").read_text())["facts"]
+    assert (facts["skipped_rows"], facts["empty_rows"]) == (2, 1)
+
+
+def test_the_run_keeps_the_report_beside_its_record(project: Project) -> None:
+    outcome = run(project, Listener(), until="finetune")
+    assert outcome.run_folder is not None
+    kept = json.loads((outcome.run_folder / "data_report.json").read_text())
+    assert kept["data_sets"][0]["rows"]["kept"] == 60
+
+
+def test_a_preview_joins_to_the_very_text_and_marks_what_is_trained(cli: Cli, project: Project) -> None:
+    found = cli("data", "preview", "--rows", "2", "--json", "--project", project.root).json["rows"]
+    assert len(found) == 2
+    for row in found:
+        text = "".join(segment["text"] for segment in row["segments"])
+        assert text.startswith("### Phrase: ") or text.startswith("### Text: ")
+        trained = "".join(segment["text"] for segment in row["segments"] if segment["trained"])
+        assert trained in ("joy<|im_end|>", "fear<|im_end|>")
+        assert row["segments"][-1]["kind"] == "special"
+    plain = cli("data", "preview", "--rows", "1", "--project", project.root).out
+    assert "⟦" in plain
+
+
+def test_chats_are_checked_and_previewed_by_turns(cli: Cli, project: Project) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"hi {i}"}, {"role": "assistant", "content": "yes"},
+                      {"role": "user", "content": "sure?"}, {"role": "assistant", "content": "no"}]}
+        for i in range(20)
+    ]  # fmt: skip
+    rows_of(project, *map(json.dumps, rows))
+    chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    chatml += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+    def converse(config: dict[str, Any]) -> None:
+        process = config["data_configs"][0]["pre_process_data_config"]
+        del process["text_template"]
+        process["chat_template"] = chatml
+
+    edit_config(project, converse)
+    assert check(cli, project)["data_sets"][0]["rows_are"] == "conversations"
+    (row,) = cli("data", "preview", "-n", "1", "--json", "--project", project.root).json["rows"]
+    assert [s["text"] for s in row["segments"] if s["trained"] and s["kind"] == "completion"] == ["yes", "no"]
+
+
+def test_hooks_change_and_leave_out_rows_and_their_faults_have_a_place(cli: Cli, project: Project) -> None:
+    hooks = project.config.with_name("hooks.py")
+    hooks.write_text("def transform(row):\n    row['tone'] = row['tone'].upper()\n    return row\n\n\n"
+                     "def filter(row):\n    return row['tone'] == 'JOY'\n")  # fmt: skip
+    (data,) = check(cli, project)["data_sets"]
+    assert (data["rows"]["filtered"], data["labels"]) == (30, {"JOY": 30})
+    hooks.write_text("def transform(row):\n    return row['mood']\n")
+    (data,) = check(cli, project)["data_sets"]
+    assert data["rows"]["broken"] == 60
+    assert "hooks.py:2" in data["broken_at"][0]["message"]
+
+
+def test_a_user_script_runs_only_when_it_is_let(cli: Cli, project: Project) -> None:
+    project.config.with_name("user_script.py").write_text(
+        "def to_text(row):\n    return f\"{row['phrase']} is {row['tone']}\"\n"
+    )
+
+    def call(config: dict[str, Any]) -> None:
+        config["data_configs"][0]["pre_process_data_config"] = {
+            "text_formatting_func": "to_text", "user_script": "user_script.py", "strategy": "line-by-line",
+        }  # fmt: skip
+        config["passes"]["finetune"]["completion_only_loss"] = False
+
+    edit_config(project, call)
+    refused = cli("data", "check", "--project", project.root)
+    assert refused.code == 2
+    assert "--run-user-script" in refused.err
+    rows = cli("data", "preview", "-n", "1", "--json", "--run-user-script", "--project", project.root).json["rows"]
+    text = "".join(s["text"] for s in rows[0]["segments"])
+    assert " is joy" in text or " is fear" in text
