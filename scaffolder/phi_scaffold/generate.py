@@ -137,11 +137,11 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         notes.append(_columns_note(columns))
     else:
         columns = SAMPLES[answers.task]
-    chat_template: bool | str | None = None
+    chat_template = ""
     text_template = ""
     if columns.kind == "chat":
         form = catalog().format_of(answers.model)
-        chat_template = form.chat_template if known is not None and known.base else True
+        chat_template = form.chat_template if known is not None and known.base else "own"
         notes += _chat_notes(answers, known is not None and known.base, form.name)
     elif columns.kind == "columns":
         text_template = text_template_for(answers, columns)

@@ -68,6 +68,18 @@ def test_tuning_teaches_the_task_and_int4_keeps_it(project: Path, light: Path) -
     assert sum(p.stat().st_size for p in (project / "gen-model" / "onnx").iterdir()) <= 120e6
 
 
+def test_the_sample_data_have_no_fault_and_the_very_tokens_are_shown(project: Path, light: Path) -> None:
+    found = json.loads(sh(light / "phi-scaffold", "data", "check", "--json", cwd=project))
+    (data,) = found["data_sets"]
+    assert found["usable"]
+    assert data["rows"]["kept"] == data["rows"]["read"] == 600
+    assert found["splits"]["leakage"]["same_question"] == found["splits"]["leakage"]["near_duplicate"] == 0
+    assert found["remarks"] == []
+    (row,) = json.loads(sh(light / "phi-scaffold", "data", "preview", "-n", "1", "--json", cwd=project))["rows"]
+    trained = "".join(segment["text"] for segment in row["segments"] if segment["trained"])
+    assert trained.removesuffix("<|im_end|>") in ("joy", "sadness", "fear", "surprise")
+
+
 def test_a_second_setup_and_a_second_run_do_nothing(project: Path, light: Path) -> None:
     assert "up to date" in sh("bash", project / "setup" / "setup.sh", PYTHON=sys.executable)
     assert "Nothing to do" in sh(light / "phi-scaffold", "run", cwd=project)

@@ -96,7 +96,7 @@ def _measured(path: Path, inputs: tuple[str, ...], answer: str) -> Columns:
         longest = max(longest, said + sum(len(str(row.values[c])) for c in inputs))
         if len(answers) <= _MANY:
             answers.add(str(row.values[answer]).strip())
-    few = bool(inputs) and len(answers) <= max(2, min(50, count // 5))
+    few = bool(inputs) and len(answers) < count and len(answers) <= max(2, min(50, count // 5))
     labels = tuple(sorted(answers)) if few else ()
     return Columns(inputs, answer, count, labels, "columns" if inputs else "text", longest, longest_answer)
 

@@ -47,7 +47,8 @@ _TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template*",
 )
-_NO_WORD = re.compile(r"\W+")
+_NO_WORD = re.compile(r"[\W_]+")
+_NO_ASCII_WORD = {code: None for code in range(128) if not chr(code).isalnum()}
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,8 @@ def _rendered(item: Found, file: int, recipe: Recipe, template: Template, survey
 
 def hashes_of(question: str, answer: str) -> bytes:
     """Hashes of what is asked (16 bytes), of the answer (8) and of the words of what is asked (8)."""
-    words = _NO_WORD.sub("", question.casefold())
+    # Ten times as fast as the expression, where there are no other letters.
+    words = question.lower().translate(_NO_ASCII_WORD) if question.isascii() else _NO_WORD.sub("", question.casefold())
     return (
         hashlib.blake2b(question.encode(), digest_size=16).digest()
         + hashlib.blake2b(answer.encode(), digest_size=8).digest()

@@ -48,7 +48,9 @@ def check(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Count what goes wrong in silence: broken, empty, double, too long and untrained rows, leaks, likely personal data.
+    """Count what goes wrong in silence, before anything is trained.
+
+    Broken, empty, double, too long and untrained rows, held-out rows that training has seen, broken encodings, likely personal data.
 
     Example: phi-scaffold data check --json
     """
@@ -82,7 +84,9 @@ def preview(
     quiet: Quiet = False,
     debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Show rows exactly as the model will see them: what is asked, what is trained, and the special tokens.
+    """Show rows exactly as the model will see them.
+
+    What is asked, what is trained and the special tokens stand apart.
 
     Example: phi-scaffold data preview --rows 5
     """
@@ -115,6 +119,7 @@ def _opened(project: Project, given: Overrides, emit: Emit) -> tuple[Workflow, F
     from phi_runtime.data.dataset import data_place
     from phi_runtime.data.fetch import fetch_data
     from phi_runtime.errors import ConfigError, Location
+    from phi_runtime.events import Event
     from phi_runtime.models.fetch import fetch
     from phi_runtime.models.load import quiet_libraries
     from phi_runtime.workflow.load import load_workflow
@@ -127,6 +132,7 @@ def _opened(project: Project, given: Overrides, emit: Emit) -> tuple[Workflow, F
             fix="add a pass of type LoRA, QLoRA or FullFinetune",
         )
     quiet_libraries()
+    emit(Event("stage-started", "data", {"index": 1, "count": 1}))
     base = fetch(workflow.input_model, project, emit)
     fetch_data(workflow, project.config, emit, "fetch")
     return workflow, workflow.finetune[1], data_place(project, base, given)
