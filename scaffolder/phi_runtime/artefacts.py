@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,6 +21,7 @@ from typing import Any
 from phi_runtime.errors import OutOfResources
 
 MANIFEST = "manifest.json"
+_RACY_NS = 2_000_000_000  # within it a file may change again and keep its time
 KEEP = ".gitkeep"  # the empty file by which git keeps a folder of an emitted project; no part of an artefact
 
 
@@ -42,6 +44,8 @@ def digest(value: object) -> str:
 def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a file's content, read once for as long as size and time of the file stay."""
     state = path.stat()
+    if time.time_ns() - state.st_mtime_ns < _RACY_NS:
+        return _file_digest.__wrapped__(path)
     return _file_digest(path, state.st_size, state.st_mtime_ns)
 
 

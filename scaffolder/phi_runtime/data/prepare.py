@@ -33,8 +33,8 @@ from phi_runtime.events import Emit, Event
 from phi_runtime.lock import exclusive
 from phi_runtime.workflow.schema import DataConfig
 
-BATCH_ROWS, BATCH_CHARACTERS = 1024, 1_000_000
-AHEAD = 4  # batches that wait for the encoder, so that it never waits for the reader
+BATCH_ROWS, BATCH_CHARACTERS = 512, 1_000_000
+AHEAD = 8  # batches that wait for the encoder, so that it never waits for the reader
 FORM = 1  # of a store: counts up when the same data would be stored otherwise
 LIBRARIES = ("tokenizers", "transformers", "jinja2")  # whose versions shape the tokens
 
@@ -174,14 +174,14 @@ _Encoded = tuple[np.ndarray, np.ndarray, np.ndarray, Survey]
 
 
 def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage: str) -> None:
-    """Reads in this thread and encodes in two others: the tokenizer works outside of Python's lock, on all cores, and while one
-    puts its ids in order the other keeps it busy."""
+    """Reads in this thread and encodes in others: the tokenizer works outside of Python's lock, on all cores, and while one
+    puts its ids in order another keeps it busy."""
     template = recipe.template()
     settings = recipe.data.pre_process_data_config
     encoder = Encoder(tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
     waiting: deque[Future[_Encoded]] = deque()
     done, told = writer.seen, time.monotonic()
-    with ThreadPoolExecutor(2, thread_name_prefix="tokenise") as pool:
+    with ThreadPoolExecutor(3, thread_name_prefix="tokenise") as pool:
         try:
             for batch in _batches(recipe, template, writer.seen):
                 waiting.append(pool.submit(_encoded, encoder, batch))

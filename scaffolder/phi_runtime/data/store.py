@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from phi_runtime.artefacts import put_in_place, read_manifest, seal, write_json
 from phi_runtime.data.survey import Survey
@@ -139,14 +139,12 @@ class StoreWriter:
             _ROWS: [s["rows"] for s in states],
         }
         for name, dtype in ((_TOKENS, np.dtype("<u4")), (_TRAINED, np.dtype("?")), (_ROWS, ROW)):
-            whole = open_memmap(out / name, mode="w+", dtype=dtype, shape=(sum(sizes[name]),))
-            at = 0
-            for part, size in zip(self.parts, sizes[name], strict=True):
-                with np.load(part) as arrays:
-                    whole[at : at + size] = arrays[name.removesuffix(".npy")]
-                at += size
-            whole.flush()
-            del whole
+            with (out / name).open("wb") as file:  # not through the memory map, whose pages count as memory of ours
+                shape = (sum(sizes[name]),)
+                write_array_header_1_0(file, {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+                for part in self.parts:
+                    with np.load(part) as arrays:
+                        arrays[name.removesuffix(".npy")].tofile(file)
         survey = Survey()
         for state in states:
             survey.add(Survey.from_dict(state["survey"]))

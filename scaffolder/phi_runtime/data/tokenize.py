@@ -59,7 +59,7 @@ class Encoder:
         self.bos, self.end = tokenizer.bos_token, tokenizer.eos_token_id
         self.ends = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         self.backend: Any = None
-        self.exact = False
+        self.exact = self.lossless = False
         if backend := getattr(tokenizer, "backend_tokenizer", None):
             from tokenizers import Tokenizer
 
@@ -73,24 +73,49 @@ class Encoder:
             self.backend = Tokenizer.from_str(written.replace('"trim_offsets":true', '"trim_offsets":false'))
             self.backend.no_padding()
             self.backend.no_truncation()
+            # Whether the tokens of a text are those bytes and nothing before them, wherever it stands.
+            bare = "".join(self.backend.encode("joy", add_special_tokens=False).tokens) == "joy"
+            self.lossless = self.exact and bare and '"type":"ByteLevel"' in written and '"normalizer":null' in written
 
     def encode(self, rows: Sequence[Sequence[Piece]]) -> list[Encoded]:
         """Each row, given in pieces, as ids."""
         texts = ["".join(text for text, _ in pieces) for pieces in rows]
         if self.backend is None:
             return [self._finished(*self._by_trial(pieces)) for pieces in rows]
-        found: list[Any] = [None] * len(rows)
         plain = all(trained for pieces in rows for _, trained in pieces)
-        encode = self.backend.encode_batch_fast if plain else self.backend.encode_batch
+        by_ends = self.lossless and not plain and self._short_answers(rows)
+        found = self._batch(texts, offsets=not plain and not by_ends)
+        if by_ends:
+            answers = self.backend.encode_batch_fast([pieces[1][0] for pieces in rows], add_special_tokens=False)
+            told = [self._by_end(w, a, pieces) for w, a, pieces in zip(found, answers, rows, strict=True)]
+        else:
+            told = [self._by_offsets(encoding, pieces) for encoding, pieces in zip(found, rows, strict=True)]
+        return [self._finished(*(row or self._by_trial(pieces))) for row, pieces in zip(told, rows, strict=True)]
+
+    def _batch(self, texts: Sequence[str], *, offsets: bool) -> list[Any]:
+        """The encodings of `texts`, each with the special tokens that it needs; `offsets` take a third of the time more."""
+        encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        found: list[Any] = [None] * len(texts)
         for special in (True, False):
             some = [i for i, text in enumerate(texts) if self._special(text) is special]
             encodings = encode([texts[i] for i in some], add_special_tokens=special) if some else []
             for i, encoding in zip(some, encodings, strict=True):
                 found[i] = encoding
-        return [
-            self._finished(*(self._by_offsets(encoding, pieces) or self._by_trial(pieces)))
-            for encoding, pieces in zip(found, rows, strict=True)
-        ]
+        return found
+
+    def _short_answers(self, rows: Sequence[Sequence[Piece]]) -> bool:
+        """Whether all rows are a prompt and an answer, and the answers so short that encoding them once more costs little."""
+        if not all(len(pieces) == 2 and pieces[1][1] and not pieces[0][1] for pieces in rows):
+            return False
+        return 5 * sum(len(pieces[1][0]) for pieces in rows) < sum(len(pieces[0][0]) for pieces in rows)
+
+    def _by_end(self, whole: Any, answer: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[Run]] | None:
+        """By the tokens of the answer alone, if the whole ends in them; None where that does not tell."""
+        ids, end = whole.ids, answer.ids
+        start = len(ids) - len(end)
+        if not end or ids[start:] != end or (self.looks_ahead and pieces[0][0][-2:].isspace()):
+            return None
+        return ids, [(start, len(ids))]
 
     def _special(self, text: str) -> bool:
         return not self.chat and not (self.bos and text.startswith(self.bos))
