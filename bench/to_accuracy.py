@@ -1,12 +1,12 @@
 """Wall time of training to an accuracy, beside Microsoft Olive 0.13.0: one data set of labels, one model, three learning rates each.
 
-    PHI_OLIVE_PYTHON=/path/to/python python bench/to_accuracy.py DATA.jsonl MODEL_FOLDER [TARGET]
+    PHI_OLIVE_PYTHON=/path/to/python python bench/to_accuracy.py DATA.jsonl MODEL_FOLDER [TARGET [RATES]]
 
 DATA has the columns phrase and tone. Rows with a phrase that came before are dropped, 200 are held out. Both train the same LoRA in
 the type that is fast on this machine, at a constant learning rate, each as its own documents have it: Olive joins the rows to
 sequences of 512 tokens and trains on all of them, we train on completions in batches of rows of like length. Every few steps the
-adapter is kept; those are scored afterwards, one after the other, by our own generator on all held-out rows with the prompt that each
-was trained with. The time is that of the steps up to the first that reaches TARGET (0.93), without loading and scoring.
+adapter is kept; the first that reaches TARGET (0.93) is found afterwards, by halving, with our own generator on all held-out rows and
+the prompt that each was trained with. The time is that of the steps up to it, without loading and scoring.
 """
 
 from __future__ import annotations
@@ -19,18 +19,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
-RATES = {"ours": (4e-4, 7e-4, 1e-3), "olive": (3e-4, 1e-3, 2e-3)}
+RATES = {"ours": (7e-4, 1e-3, 4e-4), "olive": (1e-3, 3e-4, 2e-3)}
 STEPS = {"ours": 60, "olive": 42}
 EVERY = {"ours": 6, "olive": 3}
 HELD_OUT = 200
 
 
-def main(data: Path, model: Path, target: float) -> None:
+Kept = list[tuple[int, float, Path]]
+"""Steps, when their checkpoint was whole, and the adapter."""
+
+
+def main(data: Path, model: Path, target: float, rates: int) -> None:
     olive = Path(os.environ["PHI_OLIVE_PYTHON"])
     with tempfile.TemporaryDirectory(prefix="phi-bench-") as temporary:
         folder = Path(temporary)
@@ -38,7 +43,7 @@ def main(data: Path, model: Path, target: float) -> None:
         dtype = fast_dtype()
         print(f"{train} rows to train on, {len(held_out)} held out; {dtype}; target {100 * target:.0f} %", flush=True)
         best: dict[str, float] = {}
-        for i in range(3):
+        for i in range(rates):
             for side in ("ours", "olive"):
                 rate = RATES[side][i]
                 place = folder / f"{side}-{i}"
@@ -49,22 +54,33 @@ def main(data: Path, model: Path, target: float) -> None:
                     else run_olive(place, olive, model, rate, dtype)
                 )
                 step_s = (kept[-1][1] - kept[0][1]) / (kept[-1][0] - kept[0][0])
-                reached = None
-                for step, _, adapter in kept:
-                    accuracy = score(model, adapter, held_out, side)
-                    print(f"  {side:5} lr {rate:.0e} step {step:3}: {100 * accuracy:5.1f} %", flush=True)
-                    if accuracy >= target:
-                        reached = step * step_s
-                        break
+                steps = first_to(target, kept, lambda adapter, side=side: score(model, adapter, held_out, side))
+                reached = steps * step_s if steps else None
                 told = f"{reached:.0f} s" if reached else "not reached"
                 print(f"{side:5} lr {rate:.0e}: {step_s:.2f} s a step, {told}", flush=True)
                 if reached:
                     best[side] = min(reached, best.get(side, reached))
                 shutil.rmtree(place)
         if len(best) == 2:
-            print(
-                f"best of three: ours {best['ours']:.0f} s, Olive {best['olive']:.0f} s: {best['ours'] / best['olive']:.2f}"
-            )
+            print(f"best: ours {best['ours']:.0f} s, Olive {best['olive']:.0f} s: {best['ours'] / best['olive']:.2f}")
+
+
+def first_to(target: float, kept: Kept, scored: Callable[[Path], float]) -> int | None:
+    """The steps of the first adapter that scores `target`, found by halving; None when the last does not."""
+    low, high, found = 0, len(kept) - 1, None
+    at = high
+    while low <= high:
+        step, _, adapter = kept[at]
+        accuracy = scored(adapter)
+        print(f"  step {step:3}: {100 * accuracy:5.1f} %", flush=True)
+        if accuracy >= target:
+            found, high = step, at - 1
+        elif found is None:
+            return None
+        else:
+            low = at + 1
+        at = (low + high) // 2
+    return found
 
 
 def split(data: Path, folder: Path) -> tuple[int, list[dict[str, str]]]:
@@ -102,10 +118,6 @@ def config(model: Path, data: Path, process: dict[str, Any], step: dict[str, Any
         "host": "local",
         "target": "local",
     }
-
-
-Kept = list[tuple[int, float, Path]]
-"""Steps, when their checkpoint was whole, and the adapter."""
 
 
 def run_ours(folder: Path, model: Path, rate: float, dtype: str) -> Kept:
@@ -214,4 +226,6 @@ def score(model: Path, adapter: Path, held_out: list[dict[str, str]], side: str)
 if __name__ == "__main__":
     if len(sys.argv) < 3 or "PHI_OLIVE_PYTHON" not in os.environ:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), float(sys.argv[3]) if len(sys.argv) > 3 else 0.93)
+    given = sys.argv[3:]
+    wanted = float(given[0]) if given else 0.93
+    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), wanted, int(given[1]) if len(given) > 1 else 3)

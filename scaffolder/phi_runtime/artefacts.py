@@ -7,7 +7,6 @@ killed at any moment leaves at worst a folder that is ignored and, the next time
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -57,6 +56,8 @@ def _file_digest(path: Path, *_: int) -> str:
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:
     """The installed versions of those distributions that are installed."""
+    import importlib.metadata
+
     found = {}
     for name in distributions:
         try:

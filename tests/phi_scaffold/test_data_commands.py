@@ -52,7 +52,7 @@ def test_every_fault_is_counted_and_shown_with_its_line(cli: Cli, project: Proje
     assert data["personal_data"] == {"email": 1}
     assert [p["line"] for p in data["personal_data_at"]] == [4]
     assert data["encoding_faults"] == {"mojibake": 1}
-    assert data["columns"] == {"phrase, tone": 7, "tone, phrase, source": 1}
+    assert data["columns"] == {"phrase, tone": 7, "phrase, source, tone": 1}
     assert found["usable"]
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,13 +63,28 @@ def _zstd(path: Path) -> Any:
     return _Zstd(path.open("rb"), zstandard)
 
 
-_OPENERS: dict[str, Callable[[Path], Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _zstd,
-}
-PACKED = tuple(_OPENERS)
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+
+
+def _opener(path: Path) -> tuple[Callable[[Path], Any], tuple[type[Exception], ...]]:
+    """What opens the file, and what it raises for damaged data beside OSError; its library is loaded here."""
+    match path.suffix.lower():
+        case ".gz":
+            import gzip
+            import zlib
+
+            return gzip.open, (EOFError, zlib.error)
+        case ".bz2":
+            import bz2
+
+            return bz2.open, (EOFError,)
+        case ".xz":
+            import lzma
+
+            return lzma.open, (EOFError, lzma.LZMAError)
+        case ".zst":
+            return _zstd, (EOFError,)
+    return lambda plain: plain.open("rb"), ()
 
 
 def unpacked_name(path: Path) -> Path:
@@ -87,9 +98,9 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
     Raises DataError for a file that is absent, a folder, unreadable, empty, in UTF-16 or damaged in its packing.
     """
-    opener = _OPENERS.get(path.suffix.lower())
+    opener, faults = _opener(path)
     try:
-        with opener(path) if opener else path.open("rb") as raw:
+        with opener(path) as raw:
             stream = io.BufferedReader(raw, 2**18)
             start = stream.peek(3)
             if start[:2] in _UTF16:
@@ -103,10 +114,10 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
         raise DataError("there is no such data file", where=Location(path), fix="check the path") from None
     except IsADirectoryError:
         raise DataError("this is a folder, not a data file", where=Location(path), fix="give one file") from None
-    except (gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as e:
+    except faults as e:
         raise _damaged(path, e) from None
     except OSError as e:
-        if e.errno is None:  # what bz2 raises for damaged data
+        if e.errno is None:  # what gzip and bz2 raise for damaged data
             raise _damaged(path, e) from None
         raise DataError(f"cannot be read: {e.strerror}", where=Location(path)) from None
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +66,8 @@ def _called(function: Callable[[Values], Any], values: Values) -> Any:
 
 def hooks_file(config_path: Path) -> Path | None:
     """The hooks.py beside the config, if it defines a function that is called, which is told without running it."""
+    import ast
+
     path = config_path.parent / FILE
     if not path.is_file():
         return None
@@ -124,6 +123,8 @@ def script_of(data: DataConfig, config_path: Path) -> tuple[Path | None, str]:
 
 def import_file(path: Path, beside: Path | None = None) -> Any:
     """The module at `path`, run anew; modules in its own folder and in `beside` can be imported by it. Raises DataError."""
+    import importlib.util
+
     name = f"_{path.stem}_{digest(str(path))[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -159,6 +160,8 @@ def _function(module: Any, path: Path, name: str) -> Any:
 
 def _place(error: Exception) -> Location:
     """The line of the user's file that failed, below our own."""
+    import traceback
+
     frames = [
         f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__ and "importlib" not in f.filename
     ]

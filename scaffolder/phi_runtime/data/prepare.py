@@ -190,16 +190,20 @@ def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage
                 if time.monotonic() - told > 0.5:
                     told = time.monotonic()
                     emit(Event("progress", stage, {"done": done, "total": None, "unit": "rows"}))
+        finally:  # also when it is stopped: what is on its way is kept
             while waiting:
-                done += _take(writer, waiting)
-        finally:
-            for future in waiting:
-                future.cancel()
+                _take(writer, waiting)
 
 
 def _take(writer: StoreWriter, waiting: deque[Future[_Encoded]]) -> int:
-    tokens, trained, rows, survey = waiting.popleft().result()
-    writer.add(tokens, trained, rows, survey)
+    """Writes the next batch in order, and says how many rows were read for it. Where it fails, none behind it is written."""
+    try:
+        tokens, trained, rows, survey = waiting.popleft().result()
+        writer.add(tokens, trained, rows, survey)
+    except BaseException:
+        while waiting:
+            waiting.pop().cancel()
+        raise
     return survey.read
 
 

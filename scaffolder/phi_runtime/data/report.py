@@ -59,7 +59,8 @@ def report(
     `data_sets` has one entry for each data config, `splits` what is trained on and what is held out; `usable` says whether anything
     is left to train on.
     """
-    sides = {side.data.name: side for side in (dataset.training, dataset.held_out)}
+    sides = {dataset.training.data.name: dataset.training}
+    sides.setdefault(dataset.held_out.data.name, dataset.held_out)
     remarks = [*dataset.remarks, *faults]
     counts = {}
     for name, sequences in made.items():

@@ -51,7 +51,7 @@ class Survey:
             self.empty_at.append([file, line, what])
 
     def saw_columns(self, values: Mapping[str, Any]) -> None:
-        names = _writable(", ".join(values))
+        names = _writable(", ".join(sorted(values)))
         if names in self.columns or len(self.columns) < MIXTURES:
             self.columns[names] += 1
 

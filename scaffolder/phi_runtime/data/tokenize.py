@@ -86,8 +86,10 @@ class Encoder:
         by_ends = self.lossless and not plain and self._short_answers(rows)
         found = self._batch(texts, offsets=not plain and not by_ends)
         if by_ends:
-            answers = self.backend.encode_batch_fast([pieces[1][0] for pieces in rows], add_special_tokens=False)
-            told = [self._by_end(w, a, pieces) for w, a, pieces in zip(found, answers, rows, strict=True)]
+            answers = list(dict.fromkeys(pieces[1][0] for pieces in rows))  # labels come again and again
+            encodings = self.backend.encode_batch_fast(answers, add_special_tokens=False)
+            ends: dict[str, list[int]] = {a: e.ids for a, e in zip(answers, encodings, strict=True)}
+            told = [self._by_end(e.ids, ends[pieces[1][0]], pieces) for e, pieces in zip(found, rows, strict=True)]
         else:
             told = [self._by_offsets(encoding, pieces) for encoding, pieces in zip(found, rows, strict=True)]
         return [self._finished(*(row or self._by_trial(pieces))) for row, pieces in zip(told, rows, strict=True)]
@@ -109,9 +111,8 @@ class Encoder:
             return False
         return 5 * sum(len(pieces[1][0]) for pieces in rows) < sum(len(pieces[0][0]) for pieces in rows)
 
-    def _by_end(self, whole: Any, answer: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[Run]] | None:
-        """By the tokens of the answer alone, if the whole ends in them; None where that does not tell."""
-        ids, end = whole.ids, answer.ids
+    def _by_end(self, ids: list[int], end: list[int], pieces: Sequence[Piece]) -> tuple[list[int], list[Run]] | None:
+        """By the tokens `end` of the answer alone, if the whole ends in them; None where that does not tell."""
         start = len(ids) - len(end)
         if not end or ids[start:] != end or (self.looks_ahead and pieces[0][0][-2:].isspace()):
             return None

@@ -126,7 +126,7 @@ def test_what_is_seen_on_the_way_is_counted_with_its_place(tmp_path: Path, cache
     assert survey.empty_at == [[0, 3, "`a` is empty in this row"], [1, 1, "`q` is empty in this row"]]
     assert (survey.personal, survey.personal_at) == ({"email": 1}, [[1, 2, "email"]])
     assert survey.labels == {"fear": 2}
-    assert survey.columns == {"q, a": 6, "q": 1}
+    assert survey.columns == {"a, q": 6, "q": 1}
 
 
 def test_half_of_a_surrogate_pair_anywhere_in_a_row_is_its_fault(

@@ -239,6 +239,18 @@ def test_the_places_of_the_tokens_tell_what_trying_tells(tokenizer: Any, turns: 
         assert found == tried, pieces
 
 
+def test_short_answers_tell_their_border_by_their_own_tokens_as_trying_does(tokenizer: Any) -> None:
+    rng = random.Random(5)
+    rows = [
+        [("".join(rng.choices(PARTS, k=40)), False), ("".join(rng.choices(PARTS, k=rng.randint(1, 3))), True)]
+        for _ in range(400)
+    ]
+    encoder, by_trial = Encoder(tokenizer, end_token=False), Encoder(tokenizer, end_token=False)
+    by_trial.exact = by_trial.lossless = False
+    for pieces, found, tried in zip(rows, encoder.encode(rows), by_trial.encode(rows), strict=True):
+        assert found == tried, pieces
+
+
 def test_the_model_learns_to_go_on_from_the_very_prompt_that_it_is_given(tokenizer: Any) -> None:
     rows = some_rows(7, 1500, 1)
     for ((prompt, _), answer), row in zip(rows, Encoder(tokenizer).encode(rows), strict=True):
