@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,38 @@ BAD = [
     '{"phrase": "dark"',
     '{"tone": "fear", "phrase": "who moved there", "source": "x"}',
 ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "check"],
+        ["data", "preview"],
+        ["run"],
+        ["evaluate"],
+        ["status"],
+        ["chat"],
+        ["generate", "--prompt", "x"],
+    ],
+)
+def test_the_light_environment_hands_over_before_it_imports_what_it_has_not(
+    command: list[str], project: Project
+) -> None:
+    python = project.root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    code = (
+        "import sys\n"
+        "for name in ('numpy', 'torch', 'transformers', 'tokenizers'):\n    sys.modules[name] = None\n"
+        "import phi_scaffold.environment as environment\n"
+        "environment._hand_over = lambda python: sys.exit(77)\n"
+        "from phi_scaffold.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--project", project.root], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 77, done.stderr
 
 
 def rows_of(project: Project, *lines: str) -> Path:

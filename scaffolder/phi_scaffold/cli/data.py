@@ -54,12 +54,12 @@ def check(
 
     Example: phi-scaffold data check --json
     """
+    given = overrides(None, files, trust_remote_code, run_user_script=run_user_script)
+    project = _project(project_folder, config)
     from phi_runtime.data.report import examine
     from phi_runtime.errors import DataError
     from phi_scaffold import show, show_data
 
-    given = overrides(None, files, trust_remote_code, run_user_script=run_user_script)
-    project = _project(project_folder, config)
     with show.display(as_json=False, quiet=quiet or as_json) as emit:
         workflow, training, place = _opened(project, given, emit)
         found = examine(workflow, training, place, emit)
@@ -90,12 +90,12 @@ def preview(
 
     Example: phi-scaffold data preview --rows 5
     """
+    given = overrides(None, files, trust_remote_code, run_user_script=run_user_script, skip_bad_rows=True)
+    project = _project(project_folder, config)
     from phi_runtime.data.dataset import load_dataset
     from phi_runtime.data.preview import preview as segments_of
     from phi_scaffold import show, show_data
 
-    given = overrides(None, files, trust_remote_code, run_user_script=run_user_script, skip_bad_rows=True)
-    project = _project(project_folder, config)
     with show.display(as_json=False, quiet=quiet or as_json) as emit:
         workflow, training, place = _opened(project, given, emit)
         dataset = load_dataset(workflow, training, place, emit, "data")
@@ -107,6 +107,7 @@ def preview(
 
 
 def _project(folder: Path | None, config: Path | None) -> Project:
+    """The project, from here on in its own environment: the light one has not what the report is made with."""
     from phi_scaffold.environment import use_project_environment
 
     project = open_project(folder, config)
