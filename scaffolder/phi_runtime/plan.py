@@ -88,9 +88,8 @@ def pass_stage(workflow: Workflow, project: Project, name: str, source: ModelRef
 
 
 def _data(workflow: Workflow, training: FinetunePass, project: Project) -> dict[str, Any]:
-    names = {n for n in (training.train_data_config, training.eval_data_config) if n}
     return {
-        "data_config": {n: canonical(workflow.data_config(n)) for n in sorted(names)},
+        "data_config": {n: canonical(workflow.data_config(n)) for n in sorted(training.data_names)},
         "data": fingerprint(workflow, training, project.config),
     }
 

@@ -51,7 +51,8 @@ _LONGEST_NAME = 64
 @dataclass(frozen=True)
 class Answers:
     """What the user chose. `data` is the user's own file, None for the sample; `columns` names its columns, the answer last;
-    `prompt_template` is plain, chat (the model's own format) or a text with `{column}`s."""
+    `prompt_template` is plain, chat (the model's own format) or a text with `{column}`s. `found` is what the file holds, where it
+    was read already."""
 
     model: str
     task: str = "classification"
@@ -61,6 +62,7 @@ class Answers:
     data: Path | None = None
     columns: tuple[str, ...] = ()
     prompt_template: str = "plain"
+    found: Columns | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
             fix=f"choose --precision {', '.join(PRECISIONS[answers.target])}",
         )
     if answers.data:
-        columns = find_columns(answers.data, answers.columns)
+        columns = answers.found or find_columns(answers.data, answers.columns)
         notes.append(_columns_note(columns))
     else:
         columns = SAMPLES[answers.task]

@@ -25,7 +25,8 @@ def ask(given: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
         data = _prompt("Data file (empty: sample data)", None, "") or None
     data = Path(data).expanduser() if data else None
     columns = _columns(given.get("columns") or (), data)
-    usual = task_of(find_columns(data, columns)) if data and not given.get("task") else TASKS[0]
+    found = find_columns(data, columns) if data else None
+    usual = task_of(found) if found else TASKS[0]
     task = one_of("--task", str(given.get("task") or put("What it is to learn", TASKS, usual)), TASKS)
     method = one_of("--method", str(given.get("method") or put("How it is trained", METHODS, METHODS[0])), METHODS)
     target = one_of("--target", str(given.get("target") or put("What it is made for", TARGETS, TARGETS[0])), TARGETS)
@@ -44,6 +45,7 @@ def ask(given: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
         data=data,
         columns=columns,
         prompt_template=str(given.get("prompt_template") or "plain"),
+        found=found,
     )
 
 

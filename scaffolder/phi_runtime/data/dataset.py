@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.artefacts import digest, file_digest, versions
 from phi_runtime.data.chat_template import ChatTemplate, Template
-from phi_runtime.data.hooks import Hooks, Values, hooks_key, load_hooks, script_of
+from phi_runtime.data.hooks import Hooks, Values, functions_key, load_hooks
 from phi_runtime.data.rows import Broken
 from phi_runtime.data.selection import select
 from phi_runtime.data.template import PromptTemplate
@@ -140,33 +140,45 @@ class Dataset:
 
 
 def load_dataset(workflow: Workflow, training: FinetunePass, place: Place, emit: Emit, stage: str) -> Dataset:
-    """The tokenised rows that `training` names, from the cache where they are there.
+    """The tokenised rows that `training` names, from the cache where they are there, on their two sides.
+
+    Raises DataError, with the line, for a row that cannot be used, and as `divide` does.
+    """
+    read = load_sides(workflow, training, place, emit, stage)
+    for side in read:
+        _refuse_empty(side)
+    return divide(read, training)
+
+
+def load_sides(workflow: Workflow, training: FinetunePass, place: Place, emit: Emit, stage: str) -> list[Side]:
+    """All usable rows of each data config that `training` reads."""
+    return [load_side(workflow.data_config(name), training, place, emit, stage) for name in training.data_names]
+
+
+def divide(read: Sequence[Side], training: FinetunePass) -> Dataset:
+    """What is trained on and what is held out of the rows of `load_sides`.
 
     Held-out rows of an eval_data_config are as that one says. Those of eval_dataset_size are all taken, none drawn. Raises
-    DataError, with the line, for a row that cannot be used.
+    DataError when none is left to train on.
     """
     from phi_runtime.data.split import hold_out
 
-    seed = training.training_args.order_seed
-    read = load_side(workflow.data_config(training.train_data_config), training, place, emit, stage)
-    _refuse_empty(read)
-    rows = read.store.rows
+    seed, first, rows = training.training_args.order_seed, read[0], read[0].store.rows
     if training.eval_data_config:
-        held_out = load_side(workflow.data_config(training.eval_data_config), training, place, emit, stage)
-        _refuse_empty(held_out)
+        held_out = read[-1]
         kept, _ = hold_out(rows, 0, seed)
     else:
         kept, chosen = hold_out(rows, training.eval_dataset_size, seed)
-        held_out = replace(read, chosen=chosen, settings=_without_draws(read.settings))
+        held_out = replace(first, chosen=chosen, settings=_without_draws(first.settings))
     if not len(kept):
         raise DataError(
             f"all {len(rows)} rows are held out, none is left to train on",
-            where=Location(read.path),
+            where=Location(first.path),
             fix="lower eval_dataset_size",
         )
-    if read.settings.strategy != "line-by-line" or read.settings.max_samples:
+    if first.settings.strategy != "line-by-line" or first.settings.max_samples:
         kept.sort()  # as in the files
-    return Dataset(replace(read, chosen=kept), held_out)
+    return Dataset(replace(first, chosen=kept), held_out)
 
 
 def load_side(data: DataConfig, training: FinetunePass, place: Place, emit: Emit, stage: str) -> Side:
@@ -183,36 +195,22 @@ def load_side(data: DataConfig, training: FinetunePass, place: Place, emit: Emit
         )
         raise UsageError(what, where=Location(place.config), fix="look at it, then let it run with --run-user-script")
     hooks = load_hooks(place.config, data)
-    alone = completion_only(training, settings)
-    make_template = template_of(data, place)
-    recipe = Recipe(
-        data,
-        files,
-        hooks,
-        alone,
-        make_template,
-        lambda: place.tokenizer,
-        tokenizer_key(place.model.path),
-        versions(LIBRARIES),
-    )
+    alone, template = completion_only(training, settings), template_of(data, place)
+    key = tokenizer_key(place.model.path)
+    recipe = Recipe(data, files, hooks, alone, template, lambda: place.tokenizer, key, versions(LIBRARIES))
     store = prepare(recipe, place.cache, emit, stage)
-    side = Side(data, files, hooks, store, np.arange(len(store)), settings, alone, make_template())
+    side = Side(data, files, hooks, store, np.arange(len(store)), settings, alone, template)
     if not place.overrides.skip_bad_rows:
         _refuse_broken(side)
     return side
 
 
-def template_of(data: DataConfig, place: Place) -> Callable[[], Template]:
-    """What renders the rows of `data`, made when it is asked for: a model's own chat template takes loading its tokenizer."""
+def template_of(data: DataConfig, place: Place) -> Template:
+    """What renders the rows of `data`."""
     settings = data.pre_process_data_config
     if settings.chat_template:
-        return partial(_chat_template, settings, place)
-    return partial(PromptTemplate.from_text, settings.template)
-
-
-def _chat_template(settings: PreProcess, place: Place) -> Template:
-    assert settings.chat_template
-    return ChatTemplate.of(place.tokenizer, settings.chat_template, settings.message_col)
+        return ChatTemplate.of(place.tokenizer, settings.chat_template, settings.message_col)
+    return PromptTemplate.from_text(settings.template)
 
 
 def completion_only(training: FinetunePass, settings: PreProcess) -> bool:
@@ -228,8 +226,7 @@ def completion_only(training: FinetunePass, settings: PreProcess) -> bool:
 def fingerprint(workflow: Workflow, training: FinetunePass, config_path: Path) -> dict[str, str]:
     """The content of the files that `training` reads and of the functions that it calls on their rows, by data config name; of data
     that are not here, their address."""
-    names = [n for n in (training.train_data_config, training.eval_data_config) if n]
-    return {name: _fingerprint(workflow.data_config(name), config_path) for name in names}
+    return {name: _fingerprint(workflow.data_config(name), config_path) for name in training.data_names}
 
 
 def _fingerprint(data: DataConfig, config_path: Path) -> str:
@@ -240,8 +237,8 @@ def _fingerprint(data: DataConfig, config_path: Path) -> str:
     if not paths or not all(path.is_file() for path in paths):
         return f"hub:{data.load_dataset_config.data_name}"
     digests = [file_digest(path) for path in paths]
-    functions = [key for key in (hooks_key(config_path), script_of(data, config_path)[1]) if key]
-    return digests[0] if len(digests) == 1 and not functions else digest([*digests, *functions])
+    functions = functions_key(config_path, data)
+    return digests[0] if len(digests) == 1 and not functions else digest([*digests, functions])
 
 
 def data_files(data: DataConfig, config_path: Path) -> list[Path]:

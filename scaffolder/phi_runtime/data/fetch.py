@@ -12,9 +12,8 @@ from phi_runtime.workflow.schema import DataConfig, Workflow
 
 def hub_data(workflow: Workflow, config_path: Path) -> dict[Path, DataConfig]:
     """The data sets of the hub that a pass of `workflow` reads, by the file that each is, or is to be."""
-    steps = [workflow.finetune[1]] if workflow.finetune else []
-    names = {n for step in steps for n in (step.train_data_config, step.eval_data_config) if n}
-    configs = [data for data in workflow.data_configs if data.name in names and data.load_dataset_config.format is None]
+    names = workflow.finetune[1].data_names if workflow.finetune else ()
+    configs = [data for data in map(workflow.data_config, names) if data.load_dataset_config.format is None]
     return {hub_path(data.load_dataset_config, config_path): data for data in configs}
 
 

@@ -88,6 +88,12 @@ def hooks_key(config_path: Path) -> str:
     return file_digest(path) if path else ""
 
 
+def functions_key(config_path: Path, data: DataConfig) -> str:
+    """The content of all files whose functions change the rows of `data`, without running them; empty where there is none."""
+    keys = [hooks_key(config_path), script_of(data, config_path)[1]]
+    return digest(keys) if any(keys) else ""
+
+
 def load_hooks(config_path: Path, data: DataConfig) -> Hooks:
     """The functions of the hooks.py beside the config, and the one of a user_script that `data` names.
 
@@ -97,7 +103,7 @@ def load_hooks(config_path: Path, data: DataConfig) -> Hooks:
     if path := hooks_file(config_path):
         module = import_file(path)
         transform, keep = (_function(module, path, name) for name in ("transform", "filter"))
-    script, key = script_of(data, config_path)
+    script, _ = script_of(data, config_path)
     if script is not None:
         settings = data.pre_process_data_config
         folder = resolve(settings.script_dir, config_path).path if settings.script_dir else None
@@ -107,7 +113,7 @@ def load_hooks(config_path: Path, data: DataConfig) -> Hooks:
             raise DataError(
                 f"{script.name} has no function `{name}`", where=Location(script), fix="check text_formatting_func"
             )
-    return Hooks(transform, keep, text, digest([hooks_key(config_path), key]) if path or script else "")
+    return Hooks(transform, keep, text, functions_key(config_path, data))
 
 
 def script_of(data: DataConfig, config_path: Path) -> tuple[Path | None, str]:

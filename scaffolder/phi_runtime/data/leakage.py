@@ -21,6 +21,7 @@ _LOOKED_AT = 2000  # rows by which that is told
 _BLOCK = 50_000  # rows that are hashed at once
 _SHOWN = 20
 _NONE = np.uint64(2**64 - 1)
+_LAST = np.array([_NONE])
 
 Pair = tuple[int, int]
 """A training row and a held-out row, by their places in their stores."""
@@ -39,12 +40,10 @@ def leaks(training: Store, trained_on: np.ndarray, held: Store, held_out: np.nda
     """What the rows `held_out` of `held` share with the rows `trained_on` of `training`."""
     if not len(held_out) or not len(trained_on):
         return Leaks(0, 0)
-    seen: dict[int, int] = {}
     same = _shared(training.rows["question"][trained_on][:, 0], held.rows["question"][held_out][:, 0])
-    seen.update(same)
-    words: dict[int, int] = _shared(training.rows["words"][trained_on], held.rows["words"][held_out])
-    near = {h: t for h, t in words.items() if h not in seen}
-    near |= {h: t for h, t in _alike(training, trained_on, held, held_out).items() if h not in seen and h not in near}
+    words = _shared(training.rows["words"][trained_on], held.rows["words"][held_out])
+    alike = _alike(training, trained_on, held, held_out) | words
+    near = {h: t for h, t in alike.items() if h not in same}
     pairs = [(int(trained_on[t]), int(held_out[h])) for h, t in [*same.items(), *near.items()]]
     return Leaks(len(same), len(near), tuple(pairs[:_SHOWN]))
 
@@ -120,9 +119,6 @@ def _sketches(store: Store, chosen: np.ndarray, common: np.ndarray) -> Iterator[
             bands[:, k // _PER_BAND] = bands[:, k // _PER_BAND] * np.uint64(31) + smallest
         bands[empty] = _NONE
         yield begin, bands
-
-
-_LAST = np.array([_NONE], dtype=np.uint64)
 
 
 def _overlap(one: Store, i: int, other: Store, j: int, common: np.ndarray) -> float:

@@ -59,7 +59,7 @@ class Recipe:
     files: list[Path]
     hooks: Hooks
     completion_only: bool
-    template: Callable[[], Template]
+    template: Template
     tokenizer: Callable[[], Any]
     tokenizer_key: str
     versions: dict[str, str]
@@ -84,7 +84,6 @@ def prepare(recipe: Recipe, cache: Path, emit: Emit, stage: str) -> Store:
     folder = cache / key[:20]
     store = open_store(folder)
     if store is not None:
-        (folder / "survey.json").touch()
         return store
     tokenizer = recipe.tokenizer()
     with exclusive(cache.with_name(f"{cache.name}.lock")):
@@ -101,7 +100,7 @@ def prepare(recipe: Recipe, cache: Path, emit: Emit, stage: str) -> Store:
                 fix="run it again when they are at rest",
             )
         store = writer.finish(key, {"files": [str(path) for path in recipe.files]})
-        discard_old_stores(cache, [folder])
+        discard_old_stores(cache, keep=folder)
     return store
 
 
@@ -176,7 +175,7 @@ _Encoded = tuple[np.ndarray, np.ndarray, np.ndarray, Survey]
 def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage: str) -> None:
     """Reads in this thread and encodes in others: the tokenizer works outside of Python's lock, on all cores, and while one
     puts its ids in order another keeps it busy."""
-    template = recipe.template()
+    template = recipe.template
     settings = recipe.data.pre_process_data_config
     encoder = Encoder(tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
     waiting: deque[Future[_Encoded]] = deque()

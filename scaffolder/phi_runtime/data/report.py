@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.data.dataset import Dataset, Place, Side, load_dataset, load_side
+from phi_runtime.data.dataset import Dataset, Place, Side, divide, load_sides
 from phi_runtime.data.leakage import leaks
 from phi_runtime.data.sequences import Sequences, over_long
 from phi_runtime.data.survey import Place as SurveyPlace
@@ -28,17 +28,15 @@ def examine(
     workflow: Workflow, training: FinetunePass, place: Place, emit: Emit, stage: str = "data"
 ) -> dict[str, Any]:
     """The report on the data that `training` reads, broken rows being counted. Raises DataError for a file that cannot be read."""
-    tolerant, project = place.tolerant(), project_of(place.config)
-    names = [name for name in (training.train_data_config, training.eval_data_config) if name]
-    read = [load_side(workflow.data_config(name), training, tolerant, emit, stage) for name in names]
+    project = project_of(place.config)
+    read = load_sides(workflow, training, place.tolerant(), emit, stage)
+    unusable: dict[str, Any] = {"usable": False, "data_sets": [], "splits": None, "remarks": []}
     if not all(len(side) for side in read):
-        found = [_of_side(side, project) for side in read]
-        return {"usable": False, "data_sets": found, "splits": None, "remarks": []}
+        return unusable | {"data_sets": [_of_side(side, project) for side in read]}
     try:
-        dataset = load_dataset(workflow, training, tolerant, emit, stage)
+        dataset = divide(read, training)
     except DataError as e:
-        found = [_of_side(side, project) for side in read]
-        return {"usable": False, "data_sets": found, "splits": None, "remarks": [e.what]}
+        return unusable | {"data_sets": [_of_side(side, project) for side in read], "remarks": [e.what]}
     made: dict[str, Sequences] = {}
     faults = []
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=place.cache.parent) as scratch:

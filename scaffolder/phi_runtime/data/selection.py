@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,18 +39,15 @@ def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[Found | Broken]
 
     Raises DataError as `scan` does, and when no row is left.
     """
-    start, stop = 0, None
-    if found := _SLICE.search(load.split):
-        # Only shares and places from the end take the number of all rows.
-        counted = sum(1 for path in files for _ in scan(path, reading_of(load, path))) if _needs_count(found) else None
-        start, stop = boundaries(load.split, counted) if counted is not None else (int(found[1] or 0), _whole(found[3]))
+    # Only shares and places from the end take the number of all rows.
+    start, stop = boundaries(load.split, _count(load, files) if _needs_count(load.split) else sys.maxsize)
     filters = load.col_filters or {}
     number = read = chosen = 0
     for path in files:
-        if stop is not None and number >= stop:
+        if number >= stop:
             break
         for row in scan(path, reading_of(load, path)):
-            if stop is not None and number >= stop:
+            if number >= stop:
                 break
             number += 1
             if number <= start:
@@ -70,12 +68,13 @@ def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[Found | Broken]
         raise _nothing(load, files, number, read)
 
 
-def _needs_count(found: re.Match[str]) -> bool:
-    return "%" in found[0] or "-" in found[0]
+def _needs_count(split: str) -> bool:
+    found = _SLICE.search(split)
+    return found is not None and ("%" in found[0] or "-" in found[0])
 
 
-def _whole(written: str | None) -> int | None:
-    return None if written is None else int(written)
+def _count(load: LoadDataset, files: Sequence[Path]) -> int:
+    return sum(1 for path in files for _ in scan(path, reading_of(load, path)))
 
 
 def _nothing(load: LoadDataset, files: Sequence[Path], number: int, read: int) -> DataError:
@@ -85,8 +84,7 @@ def _nothing(load: LoadDataset, files: Sequence[Path], number: int, read: int) -
         what = f"none of {read} rows holds {wanted}"
         return DataError(what, where=where, fix="check the values in load_dataset_config.col_filters")
     if number or _SLICE.search(load.split):
-        rows = sum(1 for path in files for _ in scan(path, reading_of(load, path)))
-        what = f"`{load.split}` leaves none of the {rows} rows"
+        what = f"`{load.split}` leaves none of the {_count(load, files)} rows"
         return DataError(what, where=where, fix="choose other boundaries in load_dataset_config.split")
     return DataError("the data file has no row", where=where, fix="put at least one row into it")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,9 +62,10 @@ class Store:
 
 
 def open_store(folder: Path) -> Store | None:
-    """The store in `folder`; None when there is no whole one."""
+    """The store in `folder`, which counts as used by that; None when there is no whole one."""
     if read_manifest(folder) is None:
         return None
+    (folder / _SURVEY).touch()
     # As plain arrays over the map: a slice of a memmap object itself costs ten times as much.
     tokens, trained, rows = (np.asarray(np.load(folder / name, mmap_mode="r")) for name in (_TOKENS, _TRAINED, _ROWS))
     survey = Survey.from_dict(json.loads((folder / _SURVEY).read_text(encoding="utf-8")))
@@ -157,8 +157,8 @@ class StoreWriter:
         return store
 
 
-def discard_old_stores(folder: Path, keep: Sequence[Path]) -> None:
-    """Removes all stores of `folder` but the KEPT_STORES that were used last and those in `keep`, and parts of stores that were
+def discard_old_stores(folder: Path, keep: Path) -> None:
+    """Removes all stores of `folder` but `keep` and those that were used last, KEPT_STORES in all, and parts of stores that were
     never finished: whoever calls this holds the folder's lock, so that nobody is at work on them."""
     found = [p for p in folder.iterdir() if p.is_dir()]
     parts = [p for p in found if p.name.startswith(".")]
@@ -166,6 +166,6 @@ def discard_old_stores(folder: Path, keep: Sequence[Path]) -> None:
     def used(store: Path) -> float:
         return (store / _SURVEY).stat().st_mtime if (store / _SURVEY).is_file() else 0.0
 
-    by_use = sorted((p for p in found if p not in parts and p not in keep), key=used, reverse=True)
-    for old in [*by_use[KEPT_STORES - len(keep) :], *parts]:
+    by_use = sorted((p for p in found if p not in parts and p != keep), key=used, reverse=True)
+    for old in [*by_use[KEPT_STORES - 1 :], *parts]:
         shutil.rmtree(old, ignore_errors=True)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from phi_runtime.artefacts import folder_bytes, write_json
 from phi_runtime.data.dataset import Place, Side, load_dataset
+from phi_runtime.data.hooks import Values
+from phi_runtime.data.tokenize import Encoder
 from phi_runtime.evaluation.memory import peak_rss_bytes, reset_peak
 from phi_runtime.evaluation.metrics import headline, score
 from phi_runtime.events import Emit, Event
@@ -25,6 +25,8 @@ SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 128, 32
 PERPLEXITY_ROWS = 64
 
 Rung = tuple[str, ModelRef]
+Scored = tuple[list[int], list[int]]
+"""Tokens that are given, and tokens that are to be said after them."""
 
 
 def evaluate(
@@ -42,14 +44,17 @@ def evaluate(
     has perplexity alone, and no answers.
     """
     held_out = load_dataset(workflow, training, place, emit, "evaluate").held_out.first(workflow.evaluation.max_rows)
-    prompts, references = _questions(held_out)
+    values = held_out.values() if held_out.template.asks else []  # free text asks nothing
+    prompts = [held_out.template.render_prompt(row) for row in values]
+    references = [held_out.template.reference(row) for row in values]
+    scored = _scored(held_out, values[:PERPLEXITY_ROWS], place)
     results: list[dict[str, Any]] = []
     said: dict[str, list[str]] = {}
     for number, (name, ref) in enumerate(rungs if len(held_out) else ()):
         emit(Event("progress", "evaluate", {"done": number, "total": len(rungs), "unit": "models", "message": name}))
         reset_peak()
         generator = open_generator(ref, device, special=held_out.template.special)
-        result, said[name] = _measure(generator, held_out, prompts, references, workflow.evaluation)
+        result, said[name] = _measure(generator, held_out, prompts, references, scored, workflow.evaluation)
         results.append(
             {"name": name, **result, "size_bytes": folder_bytes(ref.path), "peak_rss_bytes": peak_rss_bytes()}
         )
@@ -68,15 +73,25 @@ def evaluate(
     return content
 
 
-def _questions(held_out: Side) -> tuple[list[str], list[str]]:
-    """Prompts and the answers wanted; none of free text."""
-    template = held_out.template
-    rows = held_out.values() if template.asks else []
-    return [template.render_prompt(values) for values in rows], [template.reference(values) for values in rows]
+def _scored(held_out: Side, values: Sequence[Values], place: Place) -> list[Scored]:
+    """What the perplexity is taken of: the last answer of each row, whatever is trained of it; of free text, the first max_seq_len
+    tokens of each row from the second on."""
+    settings, template, store = held_out.settings, held_out.template, held_out.store
+    if not template.asks:
+        rows = (store.row(index)[0][: settings.max_seq_len].tolist() for index in held_out.chosen[:PERPLEXITY_ROWS])
+        return [(ids[:1], ids[1:]) for ids in rows]
+    encoder = Encoder(place.tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
+    encoded = encoder.encode([template.row(row, completion_only=True).pieces for row in values])
+    return [(row.ids[: row.runs[-1][0]], row.ids[slice(*row.runs[-1])]) for row in encoded]
 
 
 def _measure(
-    generator: Generator, held_out: Side, prompts: list[str], references: list[str], settings: Evaluation
+    generator: Generator,
+    held_out: Side,
+    prompts: list[str],
+    references: list[str],
+    scored: Sequence[Scored],
+    settings: Evaluation,
 ) -> tuple[dict[str, Any], list[str]]:
     stop = held_out.template.stop.strip()
     answers = [
@@ -87,28 +102,13 @@ def _measure(
     speed = generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS)
     return {
         "metrics": {name: round(value, 4) for name, value in metrics.items()},
-        "perplexity": round(_perplexity(generator, held_out), 4),
+        "perplexity": round(_perplexity(generator, scored), 4),
         "prefill_tokens_per_s": round(speed.prefill_tokens_per_s, 1),
         "decode_tokens_per_s": round(speed.decode_tokens_per_s, 1),
     }, answers
 
 
-def _perplexity(generator: Generator, held_out: Side) -> float:
-    """By token of the last answers; of free text, by token from the second on, the first max_seq_len of each row."""
-    loss, tokens = 0.0, 0
-    for row in held_out.chosen[:PERPLEXITY_ROWS]:
-        ids, trained = held_out.store.row(row)
-        if not held_out.template.asks:
-            ids, start = ids[: held_out.settings.max_seq_len], 1
-        else:
-            stop = int(trained.nonzero()[0][-1]) + 1
-            ids, start = ids[:stop], _last_answer(trained[:stop])
-        loss += generator.completion_loss(ids[:start].tolist(), ids[start:].tolist())
-        tokens += len(ids) - start
-    return math.exp(min(loss / max(tokens, 1), 50))
-
-
-def _last_answer(trained: np.ndarray) -> int:
-    """Where the stretch of trained tokens starts that ends (T,) `trained`."""
-    asked = (~trained).nonzero()[0]
-    return int(asked[-1]) + 1 if len(asked) else 1
+def _perplexity(generator: Generator, scored: Sequence[Scored]) -> float:
+    """By token."""
+    loss = sum(generator.completion_loss(asked, answered) for asked, answered in scored)
+    return math.exp(min(loss / max(sum(len(answered) for _, answered in scored), 1), 50))

@@ -102,5 +102,5 @@ def _template(workflow: Workflow, ref: ModelRef, project: Project) -> Template:
         if workflow.finetune:
             data = [workflow.data_config(workflow.finetune[1].train_data_config)]
         with suppress(TemplateFault, IndexError):
-            return template_of(data[0], data_place(project, ref))()
+            return template_of(data[0], data_place(project, ref))
         return PromptTemplate("{text}", "{answer}", ("text",), "answer", "")

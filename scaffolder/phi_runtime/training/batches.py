@@ -88,7 +88,7 @@ def choose_layout(lengths: np.ndarray, batch_size: int, seed: int, hidden: int, 
     # (cost, tokens with filler) by lines; 0 is padding
     found = {0: _cost([(len(batch), int(batch.max())) for batch in batches], hidden)}
     for lines in (1, 2, 4, batch_size):
-        found[lines] = _cost([(len(_bins(b, lines * int(b.max()))), _longest(b, lines)) for b in batches], hidden)
+        found[lines] = _cost([_packed(batch, lines)[1] for batch in batches], hidden)
     packed = min((lines for lines in found if lines), key=lambda lines: found[lines][0])
     pack = found[packed][0] < _WORTH * found[0][0] if wanted is None else wanted
     chosen, other = (packed, 0) if pack else (0, packed)
@@ -100,24 +100,21 @@ def _cost(shapes: Sequence[tuple[int, int]], hidden: int) -> tuple[float, int]:
     return sum(rows * longest * (1 + longest / (6 * hidden)) for rows, longest in shapes), tokens
 
 
-def _bins(lengths: np.ndarray, capacity: int) -> list[list[int]]:
-    """Rows, by place, in lines of at most `capacity` tokens: first fit, the longest first (Johnson 1973)."""
-    lines: list[list[int]] = []
+def _packed(lengths: np.ndarray, lines: int) -> tuple[list[list[int]], tuple[int, int]]:
+    """Rows, by place, in lines of at most `lines` times the longest: first fit, the longest first (Johnson 1973); and the shape
+    (L, T) that they take."""
+    capacity = lines * int(lengths.max())
+    packed: list[list[int]] = []
     room: list[int] = []
     for i in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[i])
-        at = next((k for k, free in enumerate(room) if free >= length), None)
-        if at is None:
-            lines.append([])
+        at = next((k for k, free in enumerate(room) if free >= length), len(room))
+        if at == len(room):
+            packed.append([])
             room.append(capacity)
-            at = len(lines) - 1
-        lines[at].append(i)
+        packed[at].append(i)
         room[at] -= length
-    return lines
-
-
-def _longest(lengths: np.ndarray, lines: int) -> int:
-    return max(int(lengths[line].sum()) for line in _bins(lengths, lines * int(lengths.max())))
+    return packed, (len(packed), capacity - min(room))
 
 
 def pad_batch(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
@@ -139,13 +136,10 @@ def pad_batch(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tenso
 def pack_batch(examples: Sequence[Example], pad_id: int, lines: int) -> dict[str, torch.Tensor]:
     """The same rows in (L, T) tensors, several in a line. Positions that begin anew keep them apart: transformers masks the
     attention by them where there is no attention_mask. What fills up a line is a row of its own, and is not trained."""
-    lengths = np.array([len(e["input_ids"]) for e in examples])
-    bins = _bins(lengths, lines * int(lengths.max()))
-    longest = max(int(lengths[line].sum()) for line in bins)
-    shape = (len(bins), longest)
+    packed, shape = _packed(np.array([len(e["input_ids"]) for e in examples]), lines)
     ids, labels = torch.full(shape, pad_id), torch.full(shape, IGNORED)
     positions = torch.empty(shape, dtype=torch.long)
-    for i, line in enumerate(bins):
+    for i, line in enumerate(packed):
         at = 0
         for example in (examples[k] for k in line):
             end = at + len(example["input_ids"])
@@ -153,7 +147,7 @@ def pack_batch(examples: Sequence[Example], pad_id: int, lines: int) -> dict[str
             labels[i, at + 1 : end] = torch.as_tensor(example["labels"][1:])  # nothing comes before the first
             positions[i, at:end] = torch.arange(end - at)
             at = end
-        positions[i, at:] = torch.arange(longest - at)
+        positions[i, at:] = torch.arange(shape[1] - at)
     return {"input_ids": ids, "labels": labels, "position_ids": positions}
 
 

@@ -54,7 +54,7 @@ def made(tokenizer: Any, *files: Path, data_name: str = "json", hooks: Hooks | N
             return ChatTemplate.of(tokenizer, settings.chat_template, settings.message_col)
         return PromptTemplate.from_text(settings.template)
 
-    return Recipe(data, list(files), hooks or Hooks(), True, template, lambda: tokenizer, "tokenizer", {})
+    return Recipe(data, list(files), hooks or Hooks(), True, template(), lambda: tokenizer, "tokenizer", {})
 
 
 def changed(recipe: Recipe, **process: Any) -> Recipe:

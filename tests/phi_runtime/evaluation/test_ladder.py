@@ -93,3 +93,11 @@ def test_of_questions_the_answers_alone_are_measured(
     assert answers[1] == {"prompt": "run away\n", "reference": "fear", "answers": {"base": "joy"}}
     assert content["rungs"][0]["metrics"]
     assert "perplexity" not in listener.of("metric")[0]
+
+
+def test_the_answers_alone_are_measured_also_where_the_questions_were_trained_too(
+    tmp_path: Path, recorder: Recorder, tiny_phi3: Path, tiny_tokenizer: Any
+) -> None:
+    rows = [{"q": "we won", "a": "joy"}]
+    evaluated(tmp_path, tiny_phi3, rows, text_template="{q}\n{a}", strategy="join")
+    assert [tuple(map(tiny_tokenizer.decode, pair)) for pair in recorder.measured] == [("we won\n", "joy<|im_end|>")]

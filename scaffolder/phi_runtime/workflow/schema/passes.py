@@ -129,6 +129,16 @@ class FinetunePass(Pass):
     )
     training_args: TrainingArgs = Field(default_factory=TrainingArgs, description="Settings of the trainer.")
 
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """The data configs that it reads, the one that it trains on first."""
+        held_out = self.eval_data_config
+        return (
+            (self.train_data_config,)
+            if held_out in (None, self.train_data_config)
+            else (self.train_data_config, held_out)
+        )
+
 
 class LoRA(FinetunePass):
     """Low-rank adaptation: https://arxiv.org/abs/2106.09685."""
