@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi_runtime.passes import PassContext
 from phi_runtime.passes.lora import attention
+
+if TYPE_CHECKING:
+    import torch
 
 LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
 def run(context: PassContext) -> dict[str, Any]:
+    from phi_runtime.training.finetune import finetune
+
+    return finetune(context, *trainable(context))
+
+
+def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
+    """The model in float32, and the type to compute in."""
     import torch
 
     from phi_runtime.models.device import compute_dtype, pick_device
     from phi_runtime.models.load import load_model
-    from phi_runtime.training.finetune import finetune
 
     device = pick_device(context.workflow.host_device)
     model = load_model(context.source, torch.float32, device, **attention(context))
-    return finetune(context, model, compute_dtype(context.config.torch_dtype, device))
+    return model, compute_dtype(context.config.torch_dtype, device)

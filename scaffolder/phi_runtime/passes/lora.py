@@ -1,24 +1,33 @@
-"""LoRA: an adapter in float32 over a frozen base."""
+"""LoRA and its kin: an adapter in float32 over a frozen base."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi_runtime.passes import PassContext
+
+if TYPE_CHECKING:
+    import torch
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 
 
 def run(context: PassContext) -> dict[str, Any]:
+    from phi_runtime.training.finetune import finetune
+
+    return finetune(context, *trainable(context))
+
+
+def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
+    """The model with what is to be trained of it, and the type to compute in."""
     from phi_runtime.models.device import compute_dtype, pick_device
     from phi_runtime.models.load import load_model
     from phi_runtime.training.adapter import add_adapter
-    from phi_runtime.training.finetune import finetune
 
     device = pick_device(context.workflow.host_device)
     dtype = compute_dtype(context.config.torch_dtype, device)
     base = load_model(context.source, dtype, device, **attention(context))
-    return finetune(context, add_adapter(base, context.config), dtype)
+    return add_adapter(base, context.config), dtype
 
 
 def attention(context: PassContext) -> dict[str, Any]:

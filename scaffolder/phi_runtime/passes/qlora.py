@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi_runtime.errors import MissingDependency
 from phi_runtime.passes import PassContext
 from phi_runtime.passes.lora import attention
 
+if TYPE_CHECKING:
+    import torch
+
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "bitsandbytes")
 
 
 def run(context: PassContext) -> dict[str, Any]:
+    from phi_runtime.training.finetune import finetune
+
+    return finetune(context, *trainable(context))
+
+
+def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
+    """The 4-bit model with its adapter, and the type to compute in."""
     try:
         import bitsandbytes
     except ImportError as e:
@@ -21,7 +31,6 @@ def run(context: PassContext) -> dict[str, Any]:
     from phi_runtime.models.device import compute_dtype, pick_device
     from phi_runtime.models.load import load_model
     from phi_runtime.training.adapter import add_adapter
-    from phi_runtime.training.finetune import finetune
 
     config = context.config
     device = pick_device(context.workflow.host_device)
@@ -45,4 +54,4 @@ def run(context: PassContext) -> dict[str, Any]:
             # On CPUs with AVX512-BF16 the first evaluation repacks the weight for inference, and every later training step
             # loses gradient without a word (seen in 0.50.2, nn/modules.py).
             module.support_avx512bf16_for_cpu = False
-    return finetune(context, add_adapter(base, config), dtype)
+    return add_adapter(base, config), dtype

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from phi_runtime.data.sequences import Sequences
+    from phi_runtime.training.trainer import SelectiveTrainer
 
 LOSS_LOG = "loss_log.jsonl"
 
@@ -57,6 +58,31 @@ class _Data:
         return counts
 
 
+@dataclass(frozen=True)
+class Training:
+    """All that a training run needs, made ready: the rows, and the trainer with the model on its device."""
+
+    data: _Data
+    trainer: SelectiveTrainer
+
+
+def prepare(context: PassContext, model: Any, dtype: torch.dtype) -> Training:
+    """Reads the data and builds the trainer for `model`, as `context.config` says."""
+    data = _prepare(context)
+    _check_stops(context, model, data)
+    facts = {
+        **data.counts,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": str(model.device),
+    }
+    context.emit(Event("metric", context.name, facts))
+    if str(dtype) != f"torch.{context.config.torch_dtype}":
+        message = f"{model.device} has no fast {context.config.torch_dtype}: computing in {facts['dtype']}"
+        context.emit(Event("warning", context.name, {"message": message}))
+    return Training(data, _trainer(context, model, _arguments(context, data, dtype), data))
+
+
 def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, Any]:
     """Trains `model` as `context.config` says, and saves it with tokenizer, prompt template and loss log to `context.out`.
 
@@ -65,27 +91,9 @@ def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, 
     """
     import torch
 
-    data = _prepare(context)
-    _check_stops(context, model, data)
-    config, arguments = context.config, _arguments(context, data, dtype)
-    context.emit(
-        Event(
-            "metric",
-            context.name,
-            {
-                **data.counts,
-                "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-                "dtype": str(dtype).removeprefix("torch."),
-                "device": str(model.device),
-            },
-        )
-    )
-    if str(dtype) != f"torch.{config.torch_dtype}":
-        message = f"{model.device} has no fast {config.torch_dtype}: computing in {str(dtype).removeprefix('torch.')}"
-        context.emit(Event("warning", context.name, {"message": message}))
-
-    trainer = _trainer(context, model, arguments, data)
-    resume, broken = checkpoints.newest(Path(arguments.output_dir))
+    training = prepare(context, model, dtype)
+    data, trainer = training.data, training.trainer
+    resume, broken = checkpoints.newest(Path(trainer.args.output_dir))
     for folder in broken:
         context.emit(Event("warning", context.name, {"message": f"{folder.name} is not whole and is passed over"}))
     if resume:
