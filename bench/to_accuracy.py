@@ -215,7 +215,7 @@ def score(model: Path, adapter: Path, held_out: list[dict[str, str]], side: str)
     base = ModelRef(model, "hf", "bench")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(model / name, adapter / name)
-    generator = TransformersGenerator(ModelRef(adapter, "adapter", "bench", base))
+    generator = TransformersGenerator.of(ModelRef(adapter, "adapter", "bench", base))
     # Olive writes BOS and end token into the text, with blanks between.
     begin = f"{generator.tokenizer.bos_token} " if side == "olive" else ""
     prompts = [begin + TEMPLATE.partition("{tone}")[0].format(**row) for row in held_out]

@@ -28,20 +28,24 @@ from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes import PassContext, module_of
 from phi_runtime.plan import (
     FAILED,
+    INPUTS,
     LOCK,
     Stage,
     evaluation_stage,
+    left_behind,
     pass_stage,
     plan,
     produced,
-    rung_name,
+    rungs_of,
     work_folder,
+    work_folders,
 )
 from phi_runtime.project import Project, read_dotenv
 from phi_runtime.suggest import did_you_mean
-from phi_runtime.workflow.load import EVALUATE, FETCH, Checked, check_workflow, sound, stage_order
+from phi_runtime.workflow.chain import BASE, ladder, needed, sources
+from phi_runtime.workflow.load import FETCH, Checked, check_workflow, evaluation_stages, sound, stage_order
 from phi_runtime.workflow.overrides import Overrides
-from phi_runtime.workflow.schema import Workflow, canonical
+from phi_runtime.workflow.schema import FinetunePass, Workflow, canonical
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ def run(
     until: str | None = None,
     force: Sequence[str] = (),
     overrides: Overrides | None = None,
+    nproc: int = 1,
 ) -> Outcome:
     """Brings the stages of the project's workflow up to date, in order; `only` and `until` say which, `force` does some again.
 
-    A stage whose inputs are those of its last result is not run. Raises PhiError: ConfigError, DataError, Conflict when another
-    run is at work, Interrupted, OutOfResources, or WorkFailed for what a stage died of.
+    A stage whose inputs are those of its last result is not run. What trains is done by `nproc` processes together. Raises PhiError:
+    ConfigError, DataError, Conflict when another run is at work, Interrupted, OutOfResources, or WorkFailed for what a stage died of.
     """
     read_dotenv(project.root)
     checked = check_workflow(project.config, overrides)
@@ -79,13 +84,17 @@ def run(
             f"`{workflow.remote}` is an Azure ML system, and running there is not built yet",
             fix="run it on this machine: phi-scaffold run --on local --data FILE",
         )
-    _tell_dialect(checked, workflow, emit)
-    project.gen_model.mkdir(exist_ok=True)
+    if nproc > 1:
+        from phi_runtime.remote.shares import check_processes
+
+        check_processes(workflow, nproc, emit)
+    _tell_dialect(checked, workflow, emit, overrides or Overrides())
+    project.gen_model.mkdir(parents=True, exist_ok=True)
     with exclusive(project.gen_model / LOCK):
-        return _Run(project, workflow, emit, force, overrides or Overrides()).stages(names)
+        return _Run(project, workflow, emit, force, overrides or Overrides(), nproc).stages(names)
 
 
-def _tell_dialect(checked: Checked, workflow: Workflow, emit: Emit) -> None:
+def _tell_dialect(checked: Checked, workflow: Workflow, emit: Emit, overrides: Overrides) -> None:
     """One warning for all that was translated, and each of those that a user must know of."""
     older = len(checked.draft.translations)
     if older:
@@ -93,36 +102,54 @@ def _tell_dialect(checked: Checked, workflow: Workflow, emit: Emit) -> None:
         message = f"{name} is in an older form ({older} changes to read it): `phi-scaffold migrate` writes it anew"
         emit(Event("warning", "", {"message": message}))
     for finding in checked.findings:
-        if finding.rule in ("trust-remote-code", "azure", "found-under-root"):
+        if finding.rule in ("trust-remote-code", "azure", "found-under-root", "unknown-reference"):
             emit(Event("warning", "", {"message": f"{finding.where}: {finding.message}"}))
     if workflow.host_device == "gpu" and not has_gpu():
         message = (
             f"`{workflow.host}` has a GPU and this machine seems to have none: `run --on local` takes what is here"
         )
         emit(Event("warning", "", {"message": message}))
-    if workflow.sweep is not None:
-        message = "the search is not run: this trains once, with the values that stand in the config"
+    if "sweep" in checked.draft.value and not overrides.values:  # Olive would search with this config
+        message = "this trains once, with the values that stand in the config; `phi-scaffold sweep` runs the search"
         emit(Event("warning", "", {"message": message}))
 
 
 def chosen_stages(workflow: Workflow, only: Sequence[str], until: str | None) -> list[str]:
-    """The stages to run: those up to the last one asked for, since each needs the ones before it. Raises UsageError."""
+    """The stages to run: those asked for with all that they need, and those up to `until`; all where neither is given.
+
+    Raises UsageError.
+    """
     order = stage_order(workflow)
     for name in [*only, *([until] if until else [])]:
         if name not in order:
             raise UsageError(
                 f"there is no stage `{name}`{did_you_mean(name, order)}", fix=f"the stages are {', '.join(order)}"
             )
-    last = max((order.index(n) for n in [*only, *([until] if until else [])]), default=len(order) - 1)
-    return order[: last + 1]
+    if not only and not until:
+        return order
+    chosen = {FETCH, *(order[: order.index(until) + 1] if until else [])}
+    for name in only:
+        chosen |= _with_needs(workflow, name)
+    return [name for name in order if name in chosen]
+
+
+def _with_needs(workflow: Workflow, name: str) -> set[str]:
+    """The stage `name` with the passes whose models go into it."""
+    measured = evaluation_stages(workflow)
+    if name not in measured:
+        return needed(workflow.passes, name) if name in workflow.passes else {name}
+    training = measured[name]
+    models = ladder(workflow.passes, training) if training else workflow.passes
+    return {name}.union(*(needed(workflow.passes, model) for model in models))
 
 
 class _Run:
     def __init__(
-        self, project: Project, workflow: Workflow, emit: Emit, force: Sequence[str], overrides: Overrides
+        self, project: Project, workflow: Workflow, emit: Emit, force: Sequence[str], overrides: Overrides, nproc: int
     ) -> None:
         self.project, self.workflow, self.listener, self.force = project, workflow, emit, set(force)
-        self.overrides = overrides
+        self.overrides, self.nproc = overrides, nproc
+        self.sources = sources(workflow.passes)
         self.refs: dict[str, ModelRef] = {}
         self.done: list[str] = []
         self.cached: list[str] = []
@@ -137,19 +164,20 @@ class _Run:
 
     def stages(self, names: list[str]) -> Outcome:
         started = time.monotonic()
-        evaluation = None
+        measured: list[dict[str, Any]] = []
         for index, name in enumerate(names, start=1):
             self.emit(Event("stage-started", name, {"index": index, "count": len(names)}))
             if name == FETCH:
                 self.fetch()
-            elif name == EVALUATE:
-                evaluation = self.evaluate()
-            else:
+            elif name in self.workflow.passes:
                 self.pass_(name)
+            else:
+                measured += self.evaluate(name)
         wall_s = round(time.monotonic() - started, 2)
         self.emit(
             Event("run-finished", "", {"wall_s": wall_s, "state": "done" if self.done else "cached", "done": self.done})
         )
+        evaluation = {**measured[0], "adapters": measured} if measured else None
         return Outcome(tuple(self.done), tuple(self.cached), evaluation, self.folder)
 
     # -- stages -------------------------------------------------------------------------------------------------------
@@ -164,16 +192,16 @@ class _Run:
             for data in hub_data(self.workflow, self.project.config):
                 data.unlink(missing_ok=True)
         if state == "cached":
-            self.refs["base"] = fetch(self.workflow.input_model, self.project, self.emit)
+            self.refs[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
             self.was_cached(FETCH, path)
             return
-        with self.working(FETCH, path):
-            self.refs["base"] = fetch(self.workflow.input_model, self.project, self.emit)
+        with self.working(FETCH, path), exclusive(self.project.fetch_lock):
+            self.refs[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
             fetch_data(self.workflow, self.project.config, self.emit, FETCH)
 
     def pass_(self, name: str) -> None:
         step = self.workflow.passes[name]
-        source = list(self.refs.values())[-1]
+        source = self.refs[self.sources[name] or BASE]
         stage = pass_stage(self.workflow, self.project, name, source)
         if stage.state == "cached" and name not in self.force:
             self.was_cached(name, stage.target)
@@ -183,40 +211,44 @@ class _Run:
                 context = PassContext(
                     name, step, source, out, aside, self.workflow, self.project, self.emit, self.overrides, self.folder
                 )
+                if self.nproc > 1 and isinstance(step, FinetunePass):
+                    from phi_runtime.remote.launch import run_in_processes
+
+                    return run_in_processes(context, self.nproc)
                 return module_of(step).run(context)
 
             self.make(stage, step.produces, work)
             stage = pass_stage(self.workflow, self.project, name, source)
         self.refs[name] = produced(step, stage, source)
 
-    def evaluate(self) -> dict[str, Any] | None:
-        stage = evaluation_stage(self.workflow, self.project, self.refs)
+    def evaluate(self, name: str) -> list[dict[str, Any]]:
+        """What the evaluation stage `name` found, with the name of the pass that it is about; nothing where none trains."""
+        training = evaluation_stages(self.workflow)[name]
+        if training is None:
+            self.emit(Event("warning", name, {"message": "nothing was trained, so there is nothing to compare"}))
+            return []
         from phi_runtime.evaluation.ladder import RESULTS
 
-        if self.workflow.finetune is None:
-            self.emit(Event("warning", EVALUATE, {"message": "nothing was trained, so there is nothing to compare"}))
-            return None
-        if stage.state == "cached" and EVALUATE not in self.force:
-            self.was_cached(EVALUATE, stage.target)
+        stage = evaluation_stage(self.workflow, self.project, name, self.refs)
+        if stage.state == "cached" and name not in self.force:
+            self.was_cached(name, stage.target)
         else:
-            self.make(stage, "evaluation", self.ladder)
+            self.make(stage, "evaluation", lambda out, _: self.measure(name, training, out))
         content: dict[str, Any] = json.loads((stage.target / RESULTS).read_text(encoding="utf-8"))
-        return content
+        return [{"name": training, **content}]
 
-    def ladder(self, out: Path, _: Path) -> dict[str, Any]:
+    def measure(self, stage: str, training: str, out: Path) -> dict[str, Any]:
         from phi_runtime.data.dataset import data_place
         from phi_runtime.evaluation.ladder import evaluate
         from phi_runtime.models.device import pick_device
 
-        assert self.workflow.finetune is not None
-        step = self.workflow.finetune[1]
         device = pick_device(self.workflow.host_device)
-        rungs = [(rung_name(self.workflow, name), ref) for name, ref in self.refs.items()]
-        place = data_place(self.project, self.refs["base"], self.overrides)
-        content = evaluate(self.workflow, step, rungs, place, out, device, self.emit)
+        rungs = [(rung, self.refs[name]) for rung, name in rungs_of(self.workflow, training).items()]
+        place = data_place(self.project, self.refs[self.sources[training] or BASE], self.overrides)
+        content = evaluate(self.workflow, training, rungs, place, out, device, self.emit, stage)
         if not content["rows"]:
             message = "no rows are held out, so nothing was measured: set eval_dataset_size"
-            self.emit(Event("warning", EVALUATE, {"message": message}))
+            self.emit(Event("warning", stage, {"message": message}))
         return {"rows": content["rows"]}
 
     # -- how a stage becomes an artefact --------------------------------------------------------------------------------
@@ -226,15 +258,20 @@ class _Run:
         aside = work_folder(self.project, stage)
         if stage.name in self.force:
             shutil.rmtree(aside, ignore_errors=True)
+        elif left := left_behind(self.project, stage):
+            message = f"it was {left}. It starts anew; to go on from there, stop this and undo the change"
+            self.emit(Event("warning", stage.name, {"message": message}))
         out = aside / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         (aside / FAILED).unlink(missing_ok=True)
         with self.working(stage.name, stage.target, aside):
+            known = {"inputs": stage.inputs, "origins": stage.origins()}
+            write_json(aside / INPUTS, known)
             facts = work(out, aside)
-            seal(out, key=stage.key, kind=kind, facts={**facts, "inputs": stage.inputs})
+            seal(out, key=stage.key, kind=kind, facts={**facts, **known})
             put_in_place(out, stage.target)
-        for leftover in aside.parent.glob(f"{stage.name}-*"):
+        for leftover in work_folders(self.project, stage.name):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def was_cached(self, name: str, target: Path) -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.artefacts import Manifest, digest, read_manifest, versions
+from phi_runtime.changes import changed, origins
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.fetch import hub_data
+from phi_runtime.data.hooks import training_key
 from phi_runtime.lock import is_held
 from phi_runtime.models.fetch import present
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes import module_of
 from phi_runtime.project import Project
-from phi_runtime.workflow.load import EVALUATE, FETCH
+from phi_runtime.training.checkpoints import newest
+from phi_runtime.workflow.chain import BASE, ladder, sources
+from phi_runtime.workflow.load import EVALUATE, FETCH, evaluation_stages
 from phi_runtime.workflow.schema import FinetunePass, ModelBuilder, Pass, Workflow, canonical
 
 State = Literal["cached", "stale", "failed", "missing", "running"]
@@ -24,14 +30,15 @@ State = Literal["cached", "stale", "failed", "missing", "running"]
 FOLDERS = {"adapter": "adapter", "hf": "merged", "onnx": "onnx"}
 EVALUATION_FOLDER = "evaluation"
 EVALUATION_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "onnxruntime-genai", "onnxruntime-genai-cuda")
-FAILED = "failed.json"
+FAILED, INPUTS, CHECKPOINTS = "failed.json", "inputs.json", "checkpoints"  # in a stage's work folder
 LOCK = ".run.lock"
 
 
 @dataclass(frozen=True)
 class Stage:
     """One step of a run. `inputs` is all that shapes its output; `key` is their digest; both are empty while a stage before it
-    has not run, because its input is not known then."""
+    has not run, because its input is not known then. `after` are the stages whose
+    output goes into it. `origins` finds what lies behind the inputs, for who asks what changed."""
 
     name: str
     type: str
@@ -41,6 +48,8 @@ class Stage:
     key: str = ""
     inputs: dict[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None
+    after: tuple[str, ...] = ()
+    origins: Callable[[], dict[str, str]] = dict
 
 
 def plan(workflow: Workflow, project: Project) -> list[Stage]:
@@ -49,15 +58,16 @@ def plan(workflow: Workflow, project: Project) -> list[Stage]:
     base = present(workflow.input_model, project)
     here = base and all(path.is_file() for path in hub_data(workflow, project.config))
     stages = [Stage(FETCH, "Fetch", base_path, "cached" if here else "missing")]
-    ref, refs = base, {"base": base} if base else {}
-    for name in workflow.passes:
-        stage = pass_stage(workflow, project, name, ref)
-        stages.append(stage)
-        ref = produced(workflow.passes[name], stage, ref) if stage.state == "cached" else None
-        if ref:
-            refs[name] = ref
-    complete = len(refs) == len(workflow.passes) + 1
-    stages.append(evaluation_stage(workflow, project, refs if complete else None))
+    refs = {BASE: base} if base else {}
+    for name, before in sources(workflow.passes).items():
+        source = refs.get(before or "")
+        stage = pass_stage(workflow, project, name, source)
+        stages.append(replace(stage, after=(FETCH if before == BASE else before or "",)))
+        if stage.state == "cached":
+            refs[name] = produced(workflow.passes[name], stage, source)
+    for name, training in evaluation_stages(workflow).items():
+        models = ladder(workflow.passes, training) if training else []
+        stages.append(replace(evaluation_stage(workflow, project, name, refs), after=tuple(models)))
     return [_with_marks(stage, project) for stage in stages]
 
 
@@ -79,35 +89,43 @@ def pass_stage(workflow: Workflow, project: Project, name: str, source: ModelRef
         "input": source.key,
         "versions": versions(module_of(step).LIBRARIES),
     }
-    if isinstance(step, FinetunePass):
-        inputs |= _data(workflow, step, project)
-        inputs["load"] = canonical(workflow.input_model.load_kwargs)
     if isinstance(step, ModelBuilder):
         inputs["target"] = workflow.execution_provider
-    return _stage(name, step.type, target, inputs)
+    if not isinstance(step, FinetunePass):
+        return _stage(name, step.type, target, inputs)
+    inputs |= _data(workflow, step, project)
+    inputs["load"] = canonical(workflow.input_model.load_kwargs)
+    if step.training_args.metric_for_best_model not in (None, "loss", "eval_loss"):  # answers say which state is kept
+        inputs["evaluation"] = canonical(workflow.evaluation.of(name))
+    return _stage(name, step.type, target, inputs, origins=partial(origins, workflow, step, project, source))
 
 
 def _data(workflow: Workflow, training: FinetunePass, project: Project) -> dict[str, Any]:
+    hooks = training_key(project.config)  # named where there are some: what was made without any stays as it is
     return {
+        **({"hooks": hooks} if hooks else {}),
         "data_config": {n: canonical(workflow.data_config(n)) for n in sorted(training.data_names)},
         "data": fingerprint(workflow, training, project.config),
     }
 
 
-def evaluation_stage(workflow: Workflow, project: Project, refs: dict[str, ModelRef] | None) -> Stage:
-    """The stage that measures all models of the run."""
-    target = project.gen_model / EVALUATION_FOLDER
-    if refs is None or workflow.finetune is None:
-        return _stage(EVALUATE, "Evaluate", target, None, "its input is not there yet")
-    _, step = workflow.finetune
+def evaluation_stage(workflow: Workflow, project: Project, name: str, refs: Mapping[str, ModelRef]) -> Stage:
+    """The stage that measures what one pass trained and what was made of that; `refs` are the models that are there, by pass."""
+    training = evaluation_stages(workflow)[name]
+    target = project.gen_model / (EVALUATION_FOLDER if name == EVALUATE else f"{EVALUATION_FOLDER}-{training}")
+    rungs = ladder(workflow.passes, training) if training else []
+    if training is None or not all(rung in refs for rung in rungs):
+        return _stage(name, "Evaluate", target, None, "its input is not there yet")
+    config = canonical(workflow.evaluation.of(training))
+    del config["passes"]
     inputs = {
         "type": "Evaluate",
-        "config": canonical(workflow.evaluation),
-        "input": digest({name: ref.key for name, ref in refs.items()}),
+        "config": config,
+        "input": digest({rung: refs[rung].key for rung in rungs}),
         "versions": versions(EVALUATION_LIBRARIES),
-        **_data(workflow, step, project),
+        **_data(workflow, workflow.trainings[training], project),
     }
-    return _stage(EVALUATE, "Evaluate", target, inputs)
+    return _stage(name, "Evaluate", target, inputs)
 
 
 def produced(step: Pass, stage: Stage, source: ModelRef | None) -> ModelRef:
@@ -118,10 +136,20 @@ def produced(step: Pass, stage: Stage, source: ModelRef | None) -> ModelRef:
     return ModelRef(stage.target, step.produces, stage.manifest.content, base, trust)
 
 
+def rungs_of(workflow: Workflow, training: str) -> dict[str, str]:
+    """The models of the ladder of the pass `training`, by what it calls them: base, adapter, merged, finetuned, onnx-int4, …; a
+    second of one name gets that of its pass added."""
+    found: dict[str, str] = {}
+    for name in ladder(workflow.passes, training):
+        rung = rung_name(workflow, name)
+        found[f"{rung}-{name}" if rung in found else rung] = name
+    return found
+
+
 def rung_name(workflow: Workflow, name: str) -> str:
-    """What the quality ladder calls the model of a pass: base, adapter, merged, finetuned, onnx-int4, …"""
-    if name == "base":
-        return "base"
+    """What the model of the pass `name` is: base, adapter, merged, finetuned, onnx-int4, …"""
+    if name == BASE:
+        return BASE
     step = workflow.passes[name]
     if isinstance(step, ModelBuilder):
         return f"onnx-{step.precision}"
@@ -130,33 +158,29 @@ def rung_name(workflow: Workflow, name: str) -> str:
     return "adapter" if step.produces == "adapter" else "finetuned"
 
 
-def _stage(name: str, type_: str, target: Path, inputs: dict[str, Any] | None, why: str = "") -> Stage:
+def _stage(
+    name: str,
+    type_: str,
+    target: Path,
+    inputs: dict[str, Any] | None,
+    why: str = "",
+    origins: Callable[[], dict[str, str]] = dict,
+) -> Stage:
     manifest = read_manifest(target)
     if inputs is None:
         return Stage(name, type_, target, "stale" if manifest else "missing", why, manifest=manifest)
-    key = digest(inputs)
+    stage = Stage(name, type_, target, "missing", "", digest(inputs), inputs, manifest, origins=origins)
     if manifest is None:
-        return Stage(name, type_, target, "missing", key=key, inputs=inputs)
-    if manifest.key == key:
-        return Stage(name, type_, target, "cached", key=key, inputs=inputs, manifest=manifest)
-    return Stage(name, type_, target, "stale", changed(manifest.facts.get("inputs", {}), inputs), key, inputs, manifest)
+        return stage
+    if manifest.key == stage.key:
+        return replace(stage, state="cached")
+    return replace(stage, state="stale", why=_changed(manifest.facts, stage))
 
 
-def changed(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In words, what of a stage's inputs is other than when it ran."""
-    parts = [] if before.get("input") == now["input"] else ["the model before it changed"]
-    if before.get("data", now.get("data")) != now.get("data"):
-        parts.append("the data changed")
-    for part in now.keys() - {"input", "data"}:
-        parts += _differences(part, before.get(part, now[part]), now[part])
-    return "; ".join(sorted(parts)) or "made by another version"
-
-
-def _differences(name: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-        return [d for k in keys for d in _differences(k, before.get(k), now.get(k))]
-    return [] if before == now else [f"{name}: {json.dumps(before)} → {json.dumps(now)}"]
+def _changed(facts: Mapping[str, Any], stage: Stage) -> str:
+    """In words, what is other now than when `facts` were written, in a manifest or in a work folder."""
+    then = facts.get("origins", {})
+    return changed(facts.get("inputs", {}), stage.inputs, then, stage.origins() if then else {})
 
 
 def work_folder(project: Project, stage: Stage) -> Path:
@@ -164,19 +188,38 @@ def work_folder(project: Project, stage: Stage) -> Path:
     return project.gen_model / ".work" / f"{stage.name}-{stage.key[:16]}"
 
 
+def work_folders(project: Project, name: str) -> list[Path]:
+    """All work folders of the stage `name`, whatever its inputs were, the latest first."""
+    found = (project.gen_model / ".work").glob(f"{name}-{'[0-9a-f]' * 16}")
+    return sorted(found, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+
+
+def left_behind(project: Project, stage: Stage) -> str | None:
+    """Of a training that was interrupted, and whose inputs are others now so that it cannot go on: where it stopped and what
+    changed, in words. None where there is none, or where this stage has work of its own to go on with."""
+    own = work_folder(project, stage)
+    if newest(own / CHECKPOINTS)[0]:
+        return None
+    for folder in work_folders(project, stage.name):
+        checkpoint = newest(folder / CHECKPOINTS)[0]
+        if folder != own and checkpoint:
+            facts = json.loads((folder / INPUTS).read_text(encoding="utf-8")) if (folder / INPUTS).is_file() else {}
+            step = checkpoint.name.rpartition("-")[2]
+            return f"interrupted at step {step}, and cannot go on from there: {_changed(facts, stage)}"
+    return None
+
+
 def _with_marks(stage: Stage, project: Project) -> Stage:
     if stage.state not in ("missing", "stale") or not stage.key:
         return stage
     work = work_folder(project, stage)
     if work.is_dir() and is_held(project.gen_model / LOCK):
-        return _replaced(stage, "running", "")
+        return replace(stage, state="running", why="")
     if (work / FAILED).is_file():
         reason = json.loads((work / FAILED).read_text(encoding="utf-8")).get("message", "")
-        return _replaced(stage, "failed", reason)
+        return replace(stage, state="failed", why=reason)
+    if left := left_behind(project, stage):
+        return replace(stage, why=f"{left}; `phi-scaffold run` starts anew")
     if work.is_dir():
-        return _replaced(stage, stage.state, "interrupted; `phi-scaffold run` goes on")
+        return replace(stage, why="interrupted; `phi-scaffold run` goes on")
     return stage
-
-
-def _replaced(stage: Stage, state: State, why: str) -> Stage:
-    return Stage(stage.name, stage.type, stage.target, state, why, stage.key, stage.inputs, stage.manifest)

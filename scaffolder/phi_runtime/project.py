@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phi_runtime.errors import UsageError
 
 CONFIG = Path("fine-tuning/olive-config.json")
+GEN_MODEL = "gen-model"
+# What else lies in gen-model/.
+TAKEN = ("adapter", "merged", "onnx", "evaluation", "runs", "sweep", "olive", "mlflow", "trackio", "wandb")
 
 
 @dataclass(frozen=True)
 class Project:
-    """An emitted project. `root` holds the six folders; `config` is the workflow that this run follows."""
+    """An emitted project. `root` holds the six folders; `config` is the workflow that this run follows.
+
+    `made` is the folder for all that a run makes, with its record and its lock; None stands for gen-model/ itself. A task of its own
+    (`--task-name`) and each trial of a sweep have a folder of theirs, so that they neither see nor disturb one another. What they
+    share stays where it is: the base models in model-cache/, and the tokens of the data (`token_cache`), which are known by content.
+    """
 
     root: Path
     config: Path
+    made: Path | None = None
 
     @property
     def model_cache(self) -> Path:
@@ -24,7 +34,18 @@ class Project:
 
     @property
     def gen_model(self) -> Path:
-        return self.root / "gen-model"
+        """Where models, evaluation, runs and unfinished work lie."""
+        return self.made or self.root / GEN_MODEL
+
+    @property
+    def token_cache(self) -> Path:
+        """Where the tokenised data lie, for all that is made in this project."""
+        return self.root / GEN_MODEL / ".data"
+
+    @property
+    def fetch_lock(self) -> Path:
+        """Held while something is brought into model-cache/, which all runs of the project share."""
+        return self.root / GEN_MODEL / ".fetch.lock"
 
     @property
     def runs(self) -> Path:
@@ -63,6 +84,29 @@ def project_of(config: Path) -> Project:
     config = config.absolute()
     home = config.parent.parent if config.parent.name == CONFIG.parent.name else config.parent
     return Project(root=home, config=config)
+
+
+def for_task(project: Project, name: str, *, config_given: bool = False) -> Project:
+    """The same project for the task `name`: what is made lies in gen-model/<name>/, and the config is
+    fine-tuning/<name>.olive-config.json where there is one, unless the user gave another.
+
+    Raises UsageError for a name that cannot be a folder there.
+    """
+    kinds = "|".join(TAKEN)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or re.fullmatch(rf"({kinds})(-.*)?", name, re.IGNORECASE):
+        raise UsageError(
+            f"`{name}` cannot name a task: letters, digits, - and _ can, but not {', '.join(TAKEN)}",
+            fix="choose another --task-name",
+        )
+    own = project.config.with_name(f"{name}.{CONFIG.name}")
+    config = own if own.is_file() and not config_given else project.config
+    return replace(project, config=config, made=project.root / GEN_MODEL / name)
+
+
+def tasks(project: Project) -> list[str]:
+    """The tasks that have something in gen-model/, but the one that `project` is for."""
+    folders = (runs.parent for runs in (project.root / GEN_MODEL).glob("*/runs"))
+    return sorted(folder.name for folder in folders if folder.name not in TAKEN and folder != project.gen_model)
 
 
 def read_dotenv(root: Path) -> None:

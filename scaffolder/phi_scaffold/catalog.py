@@ -1,4 +1,4 @@
-"""The models that we know: sizes, licences, prompt formats, and the memory that working with them takes."""
+"""The models that we know: sizes, licences, prompt formats."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.errors import UsageError
+from phi_runtime.models.memory import Job, Method, with_lora
+from phi_runtime.models.shape import Shape, assembled
 from phi_runtime.suggest import did_you_mean
 
 DEFAULT = "smollm2-135m"
-METHODS = ("lora", "qlora", "full")
+METHODS: tuple[Method, ...] = ("lora", "qlora", "full")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -53,48 +55,28 @@ class Model:
     unverified: tuple[str, ...] = ()
 
     @property
-    def embedding_parameters(self) -> int:
-        return self.vocabulary * self.hidden
+    def shape(self) -> Shape:
+        """The sizes that its memory depends on."""
+        return assembled(
+            parameters=self.parameters,
+            hidden=self.hidden,
+            intermediate=self.intermediate,
+            layers=self.layers,
+            vocabulary=self.vocabulary,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            tied=self.tied,
+            fused="qkv_proj" in self.target_modules,
+            gated=self.architecture != "PhiForCausalLM",
+        )
 
-    @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
-
-    def lora_parameters(self, rank: int) -> int:
-        """Trainable parameters of a LoRA on the attention's projections (Hu et al. 2021: r · (in + out) for each)."""
-        query, key_value = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        if "qkv_proj" in self.target_modules:
-            shapes = [(self.hidden, query + 2 * key_value), (query, self.hidden)]
-        else:
-            shapes = [(self.hidden, query), (self.hidden, key_value), (self.hidden, key_value), (query, self.hidden)]
-        return self.layers * rank * sum(a + b for a, b in shapes)
-
-    def training_bytes(self, method: str, batch: int, tokens: int, bytes_per_weight: int, rank: int = 16) -> int:
-        """Estimate of the peak memory of a training step, in bytes.
-
-        Weights, gradients and AdamW's two moments, plus activations with gradient checkpointing, 2BTLh + 2BT(10h + 4i). Logits
-        are computed for completions alone and are left out.
-        """
-        activations = 2 * batch * tokens * (self.layers * self.hidden + 10 * self.hidden + 4 * self.intermediate)
-        adapter = 16 * self.lora_parameters(rank)  # fp32 weight, gradient and two moments
+    def training(self, method: Method, device: str, number_bytes: int) -> Job:
+        """A step on one row of 2048 tokens, with an adapter of rank 16 where the method has one."""
+        tokens = min(2048, self.context)
+        job = Job(method, 1, tokens, device=device, number_bytes=number_bytes, double_quant=method == "qlora")
         if method == "full":
-            return 16 * self.parameters + activations
-        if method == "qlora":
-            head = 1 if self.tied else 2
-            kept = min(head * self.embedding_parameters, self.parameters)
-            return int(0.52 * (self.parameters - kept)) + bytes_per_weight * kept + adapter + activations
-        return bytes_per_weight * self.parameters + adapter + activations
-
-    def int4_bytes(self) -> int:
-        """Estimate of the int4 ONNX model's size on disk: 4 bits and a 4-byte scale for every 32 weights; an embedding of its own
-        stays in float32, a tied one shares the quantised head."""
-        apart = 0 if self.tied else self.embedding_parameters
-        return int((self.parameters - apart) * (0.5 + 4 / 32) + apart * 4)
-
-    def int4_inference_bytes(self, tokens: int = 4096) -> int:
-        """Estimate of the memory to answer with the int4 model on a CPU: 1.25 times the file, and the float32 key-value cache."""
-        cache_bytes = 2 * self.layers * self.kv_heads * self.head_dim * 4
-        return int(150e6 + 1.25 * self.int4_bytes() + min(tokens, self.context) * cache_bytes)
+            return job
+        return with_lora(job, self.shape.targets(None, all_linear=method == "qlora"), rank=16)
 
 
 @dataclass(frozen=True)

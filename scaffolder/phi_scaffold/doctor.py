@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.models.device import usable_cores
+from phi_runtime.models.machine import has_bfloat16, memory_bytes
 from phi_runtime.plan import versions
 from phi_runtime.project import Project
 
@@ -58,27 +59,6 @@ def examine(project: Project | None) -> list[Finding]:
     return [check() for check in checks]
 
 
-def memory_bytes() -> int:
-    """Memory that this process may use: the machine's, or the container's limit when that is lower."""
-    if sys.platform == "win32":
-        import ctypes
-
-        class Status(ctypes.Structure):
-            _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-                (f"f{i}", ctypes.c_ulonglong) for i in range(7)
-            ]
-
-        status = Status(length=ctypes.sizeof(Status))
-        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
-        return int(status.f0)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdigit() else total
-
-
 def _python() -> Finding:
     text = f"{platform.python_version()} ({sys.executable})"
     return Finding("good", "python", text, value=platform.python_version())
@@ -86,10 +66,7 @@ def _python() -> Finding:
 
 def _cores() -> Finding:
     count = usable_cores()
-    flags = ""
-    if sys.platform == "linux":
-        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    bf16 = any(f" {f}" in flags for f in ("amx_bf16", "avx512_bf16"))
+    bf16 = has_bfloat16("cpu")
     kind = "with" if bf16 else "without"
     return Finding(
         "good",

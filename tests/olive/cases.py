@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from phi_runtime.workflow.schema import BuilderOptions, LoRA, ModelBuilder, PreProcess, QLoRA, Strict, TrainingArgs
+from phi_runtime.workflow.schema import (
+    BuilderOptions,
+    DoRA,
+    LoHa,
+    LoKr,
+    LoRA,
+    ModelBuilder,
+    PreProcess,
+    QLoRA,
+    Strict,
+    TrainingArgs,
+)
 
 DIALECTS = Path(__file__).resolve().parents[1] / "phi_runtime" / "workflow" / "dialects"
 EMITTED = [f"{method}-{target}" for method in ("lora", "qlora") for target in ("cpu", "cuda", "directml")]
@@ -76,23 +87,68 @@ TRAINING: dict[str, Any] = {
     "lr_scheduler_kwargs": {"min_lr": 1e-6},
     "warmup_steps": 6,
     "optim": "paged_adamw_8bit",
+    "optim_args": "beta3=0.999",
+    "optim_target_modules": ["q_proj"],
+    "auto_find_batch_size": True,
+    "gradient_checkpointing_kwargs": {"every_n_layers": 2, "offload": True},
+    "label_smoothing_factor": 0.1,
     "weight_decay": 0.01,
     "max_grad_norm": 0.3,
     "adam_beta1": 0.8,
     "adam_beta2": 0.95,
     "adam_epsilon": 1e-6,
     "neftune_noise_alpha": 5.0,
+    "logging_strategy": "epoch",
     "logging_steps": 9,
     "logging_first_step": True,
+    "log_on_each_node": False,
     "eval_strategy": "epoch",
     "eval_steps": 13,
+    "eval_delay": 2.0,
+    "eval_on_start": True,
+    "save_strategy": "best",
     "save_steps": 26,
     "save_total_limit": 2,
+    "save_on_each_node": True,
+    "load_best_model_at_end": False,  # in transformers it forbids most values of the others; see `best` below
+    "metric_for_best_model": "eval_loss",
+    "greater_is_better": False,
     "seed": 5,
     "data_seed": 8,
+    "full_determinism": True,
     "report_to": "none",
+    "run_name": "first",
+    "project": "moods",
+    "trackio_space_id": "me/moods",
+    "trackio_bucket_id": "me/bucket",
+    "trackio_static_space_id": False,
     "output_dir": "checkpoints",
+    "torch_compile": True,
+    "torch_compile_backend": "inductor",
+    "torch_compile_mode": "default",
+    "use_liger_kernel": True,
+    "liger_kernel_config": {"rope": False},
+    "torch_empty_cache_steps": 10,
+    "dataloader_num_workers": 2,
+    "dataloader_prefetch_factor": 4,
+    "dataloader_persistent_workers": True,
+    "dataloader_multiprocessing_context": "spawn",
+    "dataloader_in_order": True,
+    "dataloader_pin_memory": False,
+    "dataloader_drop_last": True,
+    "debug": "underflow_overflow",
+    "average_tokens_across_devices": False,
+    "ddp_timeout": 600,
+    "ddp_find_unused_parameters": True,
+    "ddp_bucket_cap_mb": 50,
+    "ddp_broadcast_buffers": True,
+    "ddp_static_graph": True,
+    "fsdp": True,
+    "fsdp_config": {"cpu_offload": True},
+    "accelerator_config": {"even_batches": False},
 }
+# transformers takes the first only within several processes, and the second only where deepspeed is installed.
+NEED_MORE = ("ddp_backend", "deepspeed")
 LORA: dict[str, Any] = {
     "type": "LoRA",
     "torch_dtype": "float16",
@@ -103,11 +159,14 @@ LORA: dict[str, Any] = {
     "eval_dataset_size": 0.2,
     "completion_only_loss": True,
     "packing": True,
+    "early_stopping_patience": 3,
+    "early_stopping_threshold": 0.01,
     "training_args": TRAINING,
     "r": 24,
     "alpha": 12.5,
     "lora_dropout": 0.25,
     "target_modules": ["q_proj", "v_proj"],
+    "use_rslora": True,
     "int4_aware": True,
     "ephemeral_gpu_offload": False,
 }
@@ -117,6 +176,26 @@ QLORA: dict[str, Any] = LORA | {
     "double_quant": True,
     "compute_dtype": "float32",
     "save_quant_config": False,
+}
+DORA: dict[str, Any] = LORA | {"type": "DoRA", "ephemeral_gpu_offload": True}
+_NOT_OF_PRODUCTS = ("lora_dropout", "use_rslora", "int4_aware", "ephemeral_gpu_offload")
+LOHA: dict[str, Any] = {key: value for key, value in LORA.items() if key not in _NOT_OF_PRODUCTS} | {
+    "type": "LoHa",
+    "rank_dropout": 0.1,
+    "module_dropout": 0.05,
+    "use_effective_conv2d": False,
+    "init_weights": False,
+    "exclude_modules": ["v_proj"],
+    "layers_to_transform": [0, 2],
+    "layers_pattern": ["layers"],
+    "rank_pattern": {"q_proj": 8},
+    "alpha_pattern": {"q_proj": 4.0},
+}
+LOKR: dict[str, Any] = LOHA | {
+    "type": "LoKr",
+    "decompose_both": True,
+    "decompose_factor": 8,
+    "rank_dropout_scale": True,
 }
 EXTRA_OPTIONS: dict[str, Any] = {"matmul_mixed_precision": "last_matmul:int8"}
 BUILDER: dict[str, Any] = {
@@ -135,13 +214,20 @@ EVERY_OPTION: dict[type[Strict], dict[str, Any]] = {
     TrainingArgs: TRAINING,
     LoRA: LORA,
     QLoRA: QLORA,
+    DoRA: DORA,
+    LoHa: LOHA,
+    LoKr: LOKR,
     ModelBuilder: BUILDER,
     BuilderOptions: EXTRA_OPTIONS,
 }
 
 
+OURS = ("FullFinetune", "IA3", "PEANuT", "PromptTuning")
+"""Passes that Olive has not."""
+
+
 def dialect_cases() -> dict[str, dict[str, Any]]:
-    """The canonical forms of the dialects that Olive has all parts of: nothing of Azure ML, and no full fine-tuning.
+    """The canonical forms of the dialects that Olive has all parts of: nothing of Azure ML, and no pass of ours.
 
     Without modules_to_save and the function of a script, which Olive 0.13.0 refuses; a test of each says when it no longer does.
     """
@@ -151,6 +237,8 @@ def dialect_cases() -> dict[str, dict[str, Any]]:
         if not _beyond_olive(config):
             for step in config["passes"].values():
                 step.pop("modules_to_save", None)
+                for key in NEED_MORE:
+                    step.get("training_args", {}).pop(key, None)
             for data in config.get("data_configs") or []:
                 for key in ("text_formatting_func", "user_script", "script_dir"):
                     data.get("pre_process_data_config", {}).pop(key, None)
@@ -164,17 +252,19 @@ def _beyond_olive(config: dict[str, Any]) -> bool:
         "passes" not in config  # a search by itself
         or config.get("azureml_client")
         or any(s["type"] == "AzureML" for s in config["systems"].values())
-        or any(p["type"] == "FullFinetune" for p in config["passes"].values())
+        or any(p["type"] in OURS for p in config["passes"].values())
         or any(isinstance(f, dict) and f.get("type") == "azureml_datastore" for f in files)
     )
 
 
 def made_cases() -> dict[str, dict[str, Any]]:
     """Configs of every option, and one for each value of each option that takes one of a few."""
-    minimal = {"minimal-lora": MINIMAL, "minimal-qlora": changed(MINIMAL, ("passes", "finetune", "type"), "QLoRA")}
+    kinds = {"lora": LORA, "qlora": QLORA, "dora": DORA, "loha": LOHA, "lokr": LOKR}
+    types = {name: step["type"] for name, step in kinds.items()}
+    minimal = {f"minimal-{n}": changed(MINIMAL, ("passes", "finetune", "type"), kind) for n, kind in types.items()}
     everything = {
-        "everything-lora": _everything(LORA),
-        "everything-qlora": _everything(QLORA),
+        **{f"everything-{name}": _everything(step) for name, step in kinds.items()},
+        "best": changed(_everything(LORA), ("passes", "finetune", "training_args", "load_best_model_at_end"), True),
         "columns": changed(
             MINIMAL,
             ("data_configs", 0, "pre_process_data_config"),

@@ -11,13 +11,28 @@ from typing import Any
 
 from phi_runtime.workflow.schema import Workflow
 
-OUR_KEYS = frozenset({"eval_dataset_size", "completion_only_loss", "int4_aware", "over_long", "packing"})
+OUR_KEYS = frozenset(
+    {
+        "eval_dataset_size",
+        "completion_only_loss",
+        "int4_aware",
+        "use_rslora",
+        "early_stopping_patience",
+        "early_stopping_threshold",
+        "over_long",
+        "packing",
+    }
+)
 """Keys of passes that Olive passes over, with a warning."""
 
 NOT_COMPARED = {
     "output_dir": "ours are in gen-model/.work; Olive's are in a temporary folder unless the key says otherwise",
     "report_to": "Olive's `none` becomes an empty list of trackers",
     "save_total_limit": "Olive keeps one checkpoint in its temporary folder, and all of them in an output_dir",
+    "debug": "transformers makes a list of it",
+    "fsdp": "transformers makes true of its words, and puts their meaning into fsdp_config",
+    "fsdp_config": "transformers fills it in",
+    "accelerator_config": "transformers fills it in",
 }
 """Keys of training_args whose value Olive changes."""
 
@@ -26,6 +41,10 @@ MEANT_OTHERWISE: dict[str, tuple[tuple[Any, ...], str]] = {
     "eval_strategy": ((None, "no"), "null follows eval_steps; Olive never leaves held-out rows unmeasured"),
     "eval_steps": ((None,), "logging_steps, which Olive fills in only where it measures"),
     "lr_scheduler_kwargs": ((None,), "Olive's is an empty object"),
+    "metric_for_best_model": ((None,), "loss, which transformers fills in where it is needed"),
+    "greater_is_better": ((None,), "what the metric's name says, which transformers fills in where it is needed"),
+    "project": ((None,), "the project's folder, where transformers calls all projects the same"),
+    "dataloader_pin_memory": ((None,), "where there is a GPU, as in transformers, whose default is true"),
 }
 """Keys of training_args of which some values mean something of our own; others are compared."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.workflow.schema import Strict, Workflow
-from tests.olive.cases import EMITTED, EVERY_OPTION, MINIMAL, changed, dialect_cases, made_cases
+from tests.olive.cases import EMITTED, EVERY_OPTION, MINIMAL, NEED_MORE, changed, dialect_cases, made_cases
 from tests.olive.compare import OUR_KEYS, differences, ignored_keys, is_written
 
 pytestmark = pytest.mark.olive
@@ -94,6 +94,9 @@ def test_olive_warns_of_our_own_keys_and_of_nothing_else(
     [
         ("minimal-lora", OTHER_DEFAULTS | ALWAYS_WRITTEN),
         ("minimal-qlora", OTHER_DEFAULTS | OTHER_DEFAULTS_OF_QLORA | ALWAYS_WRITTEN),
+        ("minimal-dora", OTHER_DEFAULTS | ALWAYS_WRITTEN),
+        ("minimal-loha", OTHER_DEFAULTS | ALWAYS_WRITTEN),
+        ("minimal-lokr", OTHER_DEFAULTS | ALWAYS_WRITTEN),
     ],
 )
 def test_a_key_that_is_left_out_means_what_it_means_in_olive_but_for_these(
@@ -115,4 +118,4 @@ def test_olive_still_refuses_modules_to_save(answers: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("model", EVERY_OPTION)
 def test_no_option_of_the_schema_is_left_out_of_the_comparison(model: type[Strict]) -> None:
-    assert set(EVERY_OPTION[model]) == set(model.model_fields) - {"modules_to_save", *OF_A_FUNCTION}
+    assert set(EVERY_OPTION[model]) == set(model.model_fields) - {"modules_to_save", *OF_A_FUNCTION, *NEED_MORE}

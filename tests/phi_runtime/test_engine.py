@@ -59,7 +59,14 @@ def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli
     assert not list((project.gen_model / ".work").iterdir())
     run_folder = outcome.run_folder
     assert run_folder is not None
-    recorded = {"config.json", "data_report.json", "environment.json", "metrics.jsonl", "stages.json"}
+    recorded = {
+        "config.json",
+        "data_report.json",
+        "environment.json",
+        "metrics.jsonl",
+        "resources.jsonl",
+        "stages.json",
+    }
     assert {p.name for p in run_folder.iterdir()} == recorded
 
     before = {p: p.stat().st_mtime_ns for p in project.gen_model.rglob("*") if p.is_file() and p.name != ".run.lock"}
@@ -204,12 +211,12 @@ def test_a_full_disk_is_said_and_loses_nothing(make_project: MakeProject, monkey
 def test_a_stage_that_dies_leaves_its_traceback_in_a_file_and_one_line_for_the_user(
     make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from phi_runtime.passes import lora
+    from phi_runtime.passes import adapter
 
     def die(_: object) -> dict[str, Any]:
         raise RuntimeError("shape mismatch\nand more")
 
-    monkeypatch.setattr(lora, "run", die)
+    monkeypatch.setattr(adapter, "run", die)
     project = make_project()
     with pytest.raises(WorkFailed, match=r"`finetune` failed: shape mismatch$") as caught:
         run(project, Listener())
@@ -237,7 +244,7 @@ def test_an_unknown_stage_is_refused_before_anything_runs(make_project: MakeProj
 
 def test_dry_run_tells_and_does_nothing(make_project: MakeProject, cli: Cli) -> None:
     project = make_project()
-    rows = cli("run", "--dry-run", "--json", "--project", project.root).json["stages"]
+    rows = cli("run", "--dry-run", "--no-step", "--json", "--project", project.root).json["stages"]
     assert [(r["name"], r["would_run"]) for r in rows] == [
         ("fetch", False), ("finetune", True), ("merge", True), ("export", True), ("evaluate", True),
     ]  # fmt: skip

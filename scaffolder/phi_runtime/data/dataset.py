@@ -52,7 +52,7 @@ class Place:
 
 def data_place(project: Project, model: ModelRef, overrides: Overrides | None = None) -> Place:
     """The place of a project's data sets, as the tokenizer of `model` reads them."""
-    return Place(project.config, model, project.gen_model / ".data", overrides or Overrides())
+    return Place(project.config, model, project.token_cache, overrides or Overrides())
 
 
 @dataclass(frozen=True)

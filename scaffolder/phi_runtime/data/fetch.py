@@ -12,7 +12,7 @@ from phi_runtime.workflow.schema import DataConfig, Workflow
 
 def hub_data(workflow: Workflow, config_path: Path) -> dict[Path, DataConfig]:
     """The data sets of the hub that a pass of `workflow` reads, by the file that each is, or is to be."""
-    names = workflow.finetune[1].data_names if workflow.finetune else ()
+    names = dict.fromkeys(name for training in workflow.trainings.values() for name in training.data_names)
     configs = [data for data in map(workflow.data_config, names) if data.load_dataset_config.format is None]
     return {hub_path(data.load_dataset_config, config_path): data for data in configs}
 

@@ -1,4 +1,4 @@
-"""fine-tuning/hooks.py: the user's own functions over rows, called while the data are read."""
+"""fine-tuning/hooks.py: the user's own functions. Those over rows are called while the data are read, those of training there."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from phi_runtime.workflow.schema import DataConfig
 
 FILE = "hooks.py"
 TEXT = "text"
+ON_ROWS, IN_TRAINING = ("transform", "filter"), ("loss", "metrics")
 
 Values = dict[str, Any]
 
@@ -64,8 +65,8 @@ def _called(function: Callable[[Values], Any], values: Values) -> Any:
         raise RowFault(f"{function.__name__} failed at {_place(e)}: {type(e).__name__}: {e}") from None
 
 
-def hooks_file(config_path: Path) -> Path | None:
-    """The hooks.py beside the config, if it defines a function that is called, which is told without running it."""
+def hooks_file(config_path: Path, functions: tuple[str, ...] = ON_ROWS) -> Path | None:
+    """The hooks.py beside the config, if it defines one of `functions`, which is told without running it."""
     import ast
 
     path = config_path.parent / FILE
@@ -79,13 +80,18 @@ def hooks_file(config_path: Path) -> Path | None:
     names = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
     names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     names |= {n.asname or n.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for n in node.names}
-    return path if names & {"transform", "filter", "*"} else None
+    return path if names & {*functions, "*"} else None
 
 
-def hooks_key(config_path: Path) -> str:
-    """The content of the hooks.py beside the config, without running it; empty where there is none."""
-    path = hooks_file(config_path)
+def hooks_key(config_path: Path, functions: tuple[str, ...] = ON_ROWS) -> str:
+    """The content of the hooks.py beside the config, without running it; empty where it defines none of `functions`."""
+    path = hooks_file(config_path, functions)
     return file_digest(path) if path else ""
+
+
+def training_key(config_path: Path) -> str:
+    """The content of the hooks.py beside the config, without running it; empty where training has no use for it."""
+    return hooks_key(config_path, IN_TRAINING)
 
 
 def functions_key(config_path: Path, data: DataConfig) -> str:
@@ -102,7 +108,7 @@ def load_hooks(config_path: Path, data: DataConfig) -> Hooks:
     transform = keep = text = None
     if path := hooks_file(config_path):
         module = import_file(path)
-        transform, keep = (_function(module, path, name) for name in ("transform", "filter"))
+        transform, keep = (_function(module, path, name) for name in ON_ROWS)
     script, _ = script_of(data, config_path)
     if script is not None:
         settings = data.pre_process_data_config
@@ -114,6 +120,57 @@ def load_hooks(config_path: Path, data: DataConfig) -> Hooks:
                 f"{script.name} has no function `{name}`", where=Location(script), fix="check text_formatting_func"
             )
     return Hooks(transform, keep, text, functions_key(config_path, data))
+
+
+@dataclass(frozen=True)
+class TrainingHooks:
+    """`loss(model_output, batch)` instead of the cross-entropy, and `metrics(predictions, references)` of held-out answers."""
+
+    loss: Callable[[Any, Values], Any] | None = None
+    metrics: Callable[[list[str], list[str]], dict[str, float]] | None = None
+
+
+def load_training_hooks(config_path: Path) -> TrainingHooks:
+    """The functions of the hooks.py beside the config that training calls. What fails in them is a DataError with their line."""
+    path = hooks_file(config_path, IN_TRAINING)
+    if path is None:
+        return TrainingHooks()
+    module = import_file(path)
+    loss, metrics = (_function(module, path, name) for name in IN_TRAINING)
+    return TrainingHooks(_checked_loss(loss) if loss else None, _checked_metrics(metrics) if metrics else None)
+
+
+def _checked_loss(function: Callable[[Any, Values], Any]) -> Callable[[Any, Values], Any]:
+    def loss(output: Any, batch: Values) -> Any:
+        made = _in_training(function, output, batch)
+        if getattr(made, "ndim", None) != 0:
+            shape = tuple(made.shape) if hasattr(made, "shape") else type(made).__name__
+            raise DataError(f"loss returned {shape}", where=Location(FILE), fix="return a tensor of one number")
+        return made
+
+    return loss
+
+
+def _checked_metrics(function: Callable[..., Any]) -> Callable[[list[str], list[str]], dict[str, float]]:
+    def metrics(predictions: list[str], references: list[str]) -> dict[str, float]:
+        made = _in_training(function, predictions, references)
+        try:
+            return {str(name): float(value) for name, value in made.items()}
+        except (AttributeError, TypeError, ValueError):
+            what = f"metrics returned {made!r:.80}"
+            raise DataError(what, where=Location(FILE), fix='return numbers by name, such as {"f1": 0.5}') from None
+
+    return metrics
+
+
+def _in_training(function: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return function(*given)
+    except Exception as e:
+        if isinstance(e, MemoryError) or "memory" in str(e):  # training knows what to do then
+            raise
+        what = f"{function.__name__} failed: {type(e).__name__}: {e}"
+        raise DataError(what, where=_place(e), fix=f"mend {FILE}") from e
 
 
 def script_of(data: DataConfig, config_path: Path) -> tuple[Path | None, str]:

@@ -24,7 +24,8 @@ IGNORED = -100
 _IN_MEMORY_TOKENS = 16_000_000  # of joined rows; more go to the disk
 
 Example = dict[str, np.ndarray]
-"""`input_ids` and `labels`, (T,) int64 each; a label is the token where it is trained and -100 elsewhere."""
+"""`input_ids` and `labels`, (T,) int64 each; a label is the token where it is trained and -100 elsewhere. `index`, (), is its place
+among the sequences."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Sequences:
         ids: np.ndarray = self.tokens[start:stop].astype(np.int64)
         learned = self.trained[start:stop].copy()
         learned[:context] = False
-        return {"input_ids": ids, "labels": np.where(learned, ids, IGNORED)}
+        return {"input_ids": ids, "labels": np.where(learned, ids, IGNORED), "index": np.asarray(index)}
 
     @property
     def lengths(self) -> np.ndarray:

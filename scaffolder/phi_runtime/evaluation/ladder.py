@@ -10,15 +10,16 @@ from typing import Any
 
 from phi_runtime.artefacts import folder_bytes, write_json
 from phi_runtime.data.dataset import Place, Side, load_dataset
-from phi_runtime.data.hooks import Values
+from phi_runtime.data.hooks import Values, load_training_hooks
 from phi_runtime.data.tokenize import Encoder
 from phi_runtime.evaluation.memory import peak_rss_bytes, reset_peak
 from phi_runtime.evaluation.metrics import headline, score
 from phi_runtime.events import Emit, Event
 from phi_runtime.inference.by_kind import open_generator
-from phi_runtime.inference.generator import Generator
+from phi_runtime.inference.generator import Generator, short_answers
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.workflow.schema import Evaluation, FinetunePass, Workflow
+from phi_runtime.workflow.load import EVALUATE
+from phi_runtime.workflow.schema import Evaluation, Workflow
 
 RESULTS = "evaluation.json"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 128, 32
@@ -31,19 +32,24 @@ Scored = tuple[list[int], list[int]]
 
 def evaluate(
     workflow: Workflow,
-    training: FinetunePass,
+    training: str,
     rungs: Sequence[Rung],
     place: Place,
     out: Path,
     device: str,
     emit: Emit,
+    stage: str = EVALUATE,
 ) -> dict[str, Any]:
-    """Measures every rung on the held-out rows, writes evaluation.json into `out` and returns its content.
+    """Measures every rung on the held-out rows of the pass `training`, writes evaluation.json into `out` and returns its content.
 
-    Its form is that of `evaluate --json`; `answers` beside it hold what each rung said to each row. Free text asks nothing: it
-    has perplexity alone, and no answers.
+    Its form is that of `evaluate --json`; `answers` beside it hold what each rung said to each row. The user's own metrics (hooks.py)
+    stand among the others. Free text asks nothing: it has perplexity alone, and no answers.
     """
-    held_out = load_dataset(workflow, training, place, emit, "evaluate").held_out.first(workflow.evaluation.max_rows)
+    settings = workflow.evaluation.of(training)
+    held_out = load_dataset(workflow, workflow.trainings[training], place, emit, stage).held_out.first(
+        settings.max_rows
+    )
+    own = load_training_hooks(place.config).metrics
     values = held_out.values() if held_out.template.asks else []  # free text asks nothing
     prompts = [held_out.template.render_prompt(row) for row in values]
     references = [held_out.template.reference(row) for row in values]
@@ -51,19 +57,21 @@ def evaluate(
     results: list[dict[str, Any]] = []
     said: dict[str, list[str]] = {}
     for number, (name, ref) in enumerate(rungs if len(held_out) else ()):
-        emit(Event("progress", "evaluate", {"done": number, "total": len(rungs), "unit": "models", "message": name}))
+        emit(Event("progress", stage, {"done": number, "total": len(rungs), "unit": "models", "message": name}))
         reset_peak()
         generator = open_generator(ref, device, special=held_out.template.special)
-        result, said[name] = _measure(generator, held_out, prompts, references, scored, workflow.evaluation)
+        result, said[name] = _measure(generator, held_out, prompts, references, scored, settings)
+        if own and prompts:
+            result["metrics"] |= {metric: round(value, 4) for metric, value in own(said[name], references).items()}
         results.append(
             {"name": name, **result, "size_bytes": folder_bytes(ref.path), "peak_rss_bytes": peak_rss_bytes()}
         )
-        metric = headline(workflow.evaluation.task)
+        metric = headline(settings.task)
         main = {metric: result["metrics"][metric]} if result["metrics"] else {"perplexity": result["perplexity"]}
-        emit(Event("metric", "evaluate", {"rung": name, **main}))
+        emit(Event("metric", stage, {"rung": name, **main}))
         del generator
         gc.collect()
-    content = {"task": workflow.evaluation.task, "rows": len(held_out), "rungs": results}
+    content = {"task": settings.task, "rows": len(held_out), "rungs": results}
     write_json(out / RESULTS, content)
     rows = [
         {"prompt": p, "reference": r, "answers": {name: said[name][i] for name in said}}
@@ -93,11 +101,7 @@ def _measure(
     scored: Sequence[Scored],
     settings: Evaluation,
 ) -> tuple[dict[str, Any], list[str]]:
-    stop = held_out.template.stop.strip()
-    answers = [
-        (answer.split(stop)[0] if stop else answer).strip()
-        for answer in generator.answers(prompts, settings.max_new_tokens, settings.batch_size)
-    ]
+    answers = short_answers(generator, prompts, held_out.template.stop, settings.max_new_tokens, settings.batch_size)
     metrics = score(settings.task, answers, references) if answers else {}
     speed = generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS)
     return {

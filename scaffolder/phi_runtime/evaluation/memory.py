@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from phi_runtime.models.machine import memory_bytes
+
 
 def reset_peak() -> None:
     """Lets the peak count anew from now, where the kernel can (Linux: proc(5), clear_refs)."""
@@ -20,3 +22,12 @@ def peak_rss_bytes() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
+
+
+def peak_and_total(device: str) -> tuple[int | None, int]:
+    """The memory of `device` that was taken at most, and what it has, in bytes: of the machine, or of this process's GPU."""
+    if not device.startswith("cuda"):
+        return peak_rss_bytes(), memory_bytes()
+    import torch
+
+    return torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()[1]

@@ -14,4 +14,4 @@ def open_generator(ref: ModelRef, device: str = "cpu", *, special: bool = True) 
         return OnnxGenerator(ref.path, special=special)
     from phi_runtime.inference.transformers import TransformersGenerator
 
-    return TransformersGenerator(ref, device, special=special)
+    return TransformersGenerator.of(ref, device, special=special)

@@ -43,3 +43,12 @@ class Generator(Protocol):
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         """Measures a prompt of `prompt_tokens` and an answer of exactly `new_tokens`; the median of three, after a warm-up."""
         ...
+
+
+def short_answers(
+    generator: Generator, prompts: Sequence[str], stop: str, max_new_tokens: int, batch_size: int
+) -> list[str]:
+    """Greedy answers up to `stop`, the text that ends one in the prompt template, without blanks around them."""
+    stop = stop.strip()
+    answers = generator.answers(prompts, max_new_tokens, batch_size)
+    return [(answer.split(stop)[0] if stop else answer).strip() for answer in answers]

@@ -15,11 +15,12 @@ from phi_runtime.data.template import PromptTemplate, TemplateFault
 from phi_runtime.errors import MissingDependency, UsageError
 from phi_runtime.inference.by_kind import open_generator
 from phi_runtime.inference.generator import Generator
+from phi_runtime.model_names import model_called, model_names, shown_name
 from phi_runtime.models.fetch import present
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.plan import pass_stage, produced, rung_name
+from phi_runtime.plan import pass_stage, produced
 from phi_runtime.project import Project
-from phi_runtime.suggest import did_you_mean
+from phi_runtime.workflow.chain import BASE, sources
 from phi_runtime.workflow.load import load_workflow
 from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.schema import Workflow
@@ -60,38 +61,35 @@ class Session:
 
 
 def made_models(workflow: Workflow, project: Project) -> dict[str, ModelRef]:
-    """The models that are there, by short name (base, adapter, merged, onnx, …), also those whose config has changed since."""
+    """The models that are there, by the pass that made them (BASE for the base model), also those whose config has changed since."""
     base = present(workflow.input_model, project)
-    if base is None:
-        return {}
-    models, ref = {"base": base}, base
-    for name, step in workflow.passes.items():
-        stage = pass_stage(workflow, project, name, ref)
-        if stage.manifest is None:
-            break
-        ref = produced(step, stage, ref)
-        models[rung_name(workflow, name).partition("-")[0]] = ref
+    models = {BASE: base} if base else {}
+    for name, before in sources(workflow.passes).items():
+        if source := models.get(before or ""):
+            stage = pass_stage(workflow, project, name, source)
+            if stage.manifest is not None:
+                models[name] = produced(workflow.passes[name], stage, source)
     return models
 
 
 def open_session(project: Project, wanted: str | None, overrides: Overrides | None = None) -> Session:
-    """Loads the model called `wanted`, or the last that the workflow made. Raises UsageError, MissingDependency."""
+    """Loads the model called `wanted` (see model_names), or the last that the workflow made. Raises UsageError, MissingDependency."""
     workflow = load_workflow(project.config, overrides)
     models = made_models(workflow, project)
     if not models:
         raise MissingDependency("there is no model yet", fix="run `phi-scaffold run` first")
-    if wanted is not None and wanted not in models:
-        fix = f"there are {', '.join(models)}; `phi-scaffold run` makes the others"
-        raise UsageError(f"there is no model `{wanted}`{did_you_mean(wanted, models)}", fix=fix)
-    name = wanted or list(models)[-1]
-    ref = models[name]
+    names = model_names(workflow, project)
+    made = list(models)[-1] if wanted is None else model_called(wanted, names, models)
+    ref = models[made]
     device = "cpu"
     if ref.kind != "onnx":
         from phi_runtime.models.device import best_device
 
         device = best_device() if workflow.host_device == "gpu" else "cpu"
     template = _template(workflow, ref, project)
-    return Session(name, ref.path, open_generator(ref, device, special=template.special), template)
+    return Session(
+        wanted or shown_name(names, made), ref.path, open_generator(ref, device, special=template.special), template
+    )
 
 
 def _template(workflow: Workflow, ref: ModelRef, project: Project) -> Template:

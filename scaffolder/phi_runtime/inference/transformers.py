@@ -18,11 +18,15 @@ from phi_runtime.models.reference import ModelRef
 class TransformersGenerator:
     """A base, an adapter on its base, or a merged model."""
 
-    def __init__(self, ref: ModelRef, device: str = "cpu", *, special: bool = True) -> None:
+    @classmethod
+    def of(cls, ref: ModelRef, device: str = "cpu", *, special: bool = True) -> TransformersGenerator:
+        """The model that `ref` names, loaded."""
         quiet_libraries()
-        self.device, self.special = device, special
-        self.tokenizer: Any = load_tokenizer(ref)
-        self.model: Any = load_reference(ref, compute_dtype("bfloat16", device), device).eval()
+        model = load_reference(ref, compute_dtype("bfloat16", device), device).eval()
+        return cls(model, load_tokenizer(ref), device, special=special)
+
+    def __init__(self, model: Any, tokenizer: Any, device: str = "cpu", *, special: bool = True) -> None:
+        self.model, self.tokenizer, self.device, self.special = model, tokenizer, device, special
         self.pad_id = self.tokenizer.pad_token_id
         if self.pad_id is None:
             self.pad_id = self.tokenizer.eos_token_id

@@ -1,4 +1,4 @@
-"""Which modules of a model can carry an adapter."""
+"""Which modules of a model can carry an adapter, and which are one and the same."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ def target_modules(model: Any, wanted: list[str] | None, *, all_linear: bool) ->
         return sorted(names)
     if wanted is None:
         return attention
-    full_names = [f for full in names.values() for f in full]
-    _refuse_unknown("target_modules", "linear module", wanted, full_names)
+    refuse_unknown("target_modules", model, wanted)
     return list(wanted)
 
 
@@ -41,6 +40,24 @@ def saved_modules(model: Any, wanted: list[str] | None) -> list[str] | None:
     if wanted is not None:
         _refuse_unknown("modules_to_save", "module", wanted, [n for n, _ in model.named_modules() if n])
     return wanted
+
+
+def refuse_unknown(key: str, model: Any, wanted: list[str]) -> None:
+    """Raises ConfigError for the first of `wanted`, which `key` of the config holds, that is no linear module of the model."""
+    _refuse_unknown(key, "linear module", wanted, [f for full in linear_names(model).values() for f in full])
+
+
+def ties_embeddings(model: Any) -> bool:
+    """Whether the input embedding is the output head too."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
+def embeddings_among(model: Any, wanted: list[str] | None) -> list[str]:
+    """Those of `wanted`, ends of modules' names, that name the input embedding or the output head."""
+    both = (model.get_input_embeddings(), model.get_output_embeddings())
+    full = [name for name, module in model.named_modules() if module in both]
+    return [end for end in wanted or () if not unknown_module("module", end, full)]
 
 
 def _refuse_unknown(key: str, what: str, wanted: list[str], full_names: list[str]) -> None:

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
     import torch
 
 
+CORES = "PHI_SCAFFOLD_CORES"  # environment variable: the share of a process that works beside others
+
+
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, not the machine's count."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    """Cores that this process may use: its affinity, not the machine's count, or its share where others work beside it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    share = os.environ.get(CORES, "")
+    return min(cores, max(1, int(share))) if share.isdigit() else cores
 
 
 def has_gpu() -> bool:

@@ -51,7 +51,7 @@ def known_modules(model: InputModel, config_path: Path) -> Modules | None:
     """The modules of the workflow's base model; None while it is not here and its architecture is not known."""
     folder = base_model_path(model, project_of(config_path))
     if names := _tensor_shapes(folder):
-        linear = {n for n, shape in names.items() if len(shape) == 2 and not _EMBEDDINGS.search(n)}
+        linear = {n for n, shape in names.items() if len(shape) == 2 and not is_embedding(n)}
         return Modules(
             tuple(sorted(linear)), tuple(sorted({*names, "lm_head"}))
         )  # a tied head has no weight of its own
@@ -59,15 +59,24 @@ def known_modules(model: InputModel, config_path: Path) -> Modules | None:
     return PHI3 if name in EMBEDDED or _PHI3_IDS.fullmatch(name) else None
 
 
+def tensors(folder: Path) -> dict[str, tuple[list[int], str]]:
+    """Shape and number type (F32, BF16, …) of each tensor in the safetensors files of the model in `folder`."""
+    return {
+        name: (facts.get("shape", []), facts.get("dtype", ""))
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, facts in _header(file).items()
+        if isinstance(facts, dict) and name != "__metadata__"
+    }
+
+
 def _tensor_shapes(folder: Path) -> dict[str, list[int]]:
     """Shape of the weight of each module of the model in `folder`; empty when there are no safetensors files."""
-    shapes: dict[str, list[int]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        for tensor, facts in _header(file).items():
-            module, _, kind = tensor.rpartition(".")
-            if kind == "weight" and isinstance(facts, dict):
-                shapes[module] = facts.get("shape", [])
-    return shapes
+    return {name[:-7]: shape for name, (shape, _) in tensors(folder).items() if name.endswith(".weight")}
+
+
+def is_embedding(module: str) -> bool:
+    """Whether the module of this full name is the embedding, or the output head."""
+    return bool(_EMBEDDINGS.search(module))
 
 
 def _header(file: Path) -> dict[str, object]:

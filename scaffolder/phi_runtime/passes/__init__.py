@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phi_runtime.data.dataset import Place, data_place
-from phi_runtime.events import Emit
+from phi_runtime.events import Emit, Event
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.project import Project
 from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.schema import Pass, Workflow
 
 MODULES = {
-    "LoRA": "lora",
+    **dict.fromkeys(("LoRA", "DoRA", "LoHa", "LoKr", "IA3", "PEANuT", "PromptTuning"), "adapter"),
     "QLoRA": "qlora",
     "FullFinetune": "full_finetune",
     "MergeAdapterWeights": "merge_adapter_weights",
@@ -48,11 +48,23 @@ class PassContext:
         """Where the rows of a pass that trains come from."""
         return data_place(self.project, self.source, self.overrides)
 
+    def say(self, message: str) -> None:
+        """Tells the user what goes on."""
+        self.emit(Event("progress", self.name, {"done": None, "total": None, "unit": "", "message": message}))
+
+    def warn(self, message: str) -> None:
+        """Tells the user what should not be."""
+        self.emit(Event("warning", self.name, {"message": message}))
+
 
 class PassModule(Protocol):
     LIBRARIES: tuple[str, ...]
 
     def run(self, context: PassContext) -> dict[str, Any]: ...
+
+    def trainable(self, context: PassContext) -> tuple[Any, Any]:
+        """Of a pass that trains: the model with what is to be trained of it, and the torch.dtype to compute in."""
+        ...
 
 
 def module_of(step: Pass) -> PassModule:

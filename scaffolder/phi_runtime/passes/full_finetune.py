@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.passes import PassContext
-from phi_runtime.passes.lora import attention
+from phi_runtime.passes.adapter import attention
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers")
 def run(context: PassContext) -> dict[str, Any]:
     from phi_runtime.training.finetune import finetune
 
-    return finetune(context, *trainable(context))
+    return finetune(context, trainable)
 
 
 def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
@@ -24,8 +24,9 @@ def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
     import torch
 
     from phi_runtime.models.device import compute_dtype, pick_device
-    from phi_runtime.models.load import load_model
+    from phi_runtime.models.load import load_model, placement
 
     device = pick_device(context.workflow.host_device)
-    model = load_model(context.source, torch.float32, device, **attention(context))
+    where = placement(context.config, context.source, torch.float32, device)
+    model = load_model(context.source, torch.float32, **where, **attention(context))
     return model, compute_dtype(context.config.torch_dtype, device)

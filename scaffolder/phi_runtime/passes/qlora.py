@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.errors import MissingDependency
 from phi_runtime.passes import PassContext
-from phi_runtime.passes.lora import attention
+from phi_runtime.passes.adapter import attention
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "bitsandbytes")
 def run(context: PassContext) -> dict[str, Any]:
     from phi_runtime.training.finetune import finetune
 
-    return finetune(context, *trainable(context))
+    return finetune(context, trainable)
 
 
 def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
@@ -29,7 +29,7 @@ def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
     from transformers import BitsAndBytesConfig
 
     from phi_runtime.models.device import compute_dtype, pick_device
-    from phi_runtime.models.load import load_model
+    from phi_runtime.models.load import load_model, placement
     from phi_runtime.training.adapter import add_adapter
 
     config = context.config
@@ -41,14 +41,8 @@ def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
         bnb_4bit_use_double_quant=config.double_quant,
         bnb_4bit_compute_dtype=dtype,
     )
-    base = load_model(
-        context.source,
-        dtype,
-        device,
-        quantization_config=quantization,
-        device_map={"": device},
-        **attention(context),
-    )
+    where = {"device_map": {"": device}, **placement(config, context.source, dtype, device)}
+    base = load_model(context.source, dtype, quantization_config=quantization, **where, **attention(context))
     for module in base.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             # On CPUs with AVX512-BF16 the first evaluation repacks the weight for inference, and every later training step

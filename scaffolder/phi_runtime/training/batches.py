@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ class Layout:
         return f"rows are {way}: {100 * self.filler:.0f} % of what is computed is filler"
 
     def collate(self, examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
-        return pack_batch(examples, pad_id, self.lines) if self.packed else pad_batch(examples, pad_id)
+        batch = pack_batch(examples, pad_id, self.lines) if self.packed else pad_batch(examples, pad_id)
+        return batch | {"index": torch.tensor([int(example["index"]) for example in examples])}
 
 
 def choose_layout(lengths: np.ndarray, batch_size: int, seed: int, hidden: int, wanted: bool | None = None) -> Layout:
@@ -149,6 +151,29 @@ def pack_batch(examples: Sequence[Example], pad_id: int, lines: int) -> dict[str
             at = end
         positions[i, at:] = torch.arange(shape[1] - at)
     return {"input_ids": ids, "labels": labels, "position_ids": positions}
+
+
+def split_batch(batch: dict[str, torch.Tensor], parts: int) -> list[dict[str, torch.Tensor]]:
+    """`batch` in as many pieces, or in one for each of its rows where these are fewer. All rows are padded then, the longest first:
+    whoever has too little memory learns it from the first piece."""
+    if parts == 1:
+        return [batch]
+    rows = sorted(_rows_of(batch), key=lambda row: -len(row["input_ids"]))
+    size = -(-len(rows) // parts)
+    return [pad_batch(rows[i : i + size], 0) for i in range(0, len(rows), size)]
+
+
+def _rows_of(batch: dict[str, torch.Tensor]) -> Iterator[Example]:
+    """The rows that lie in a batch."""
+    for i, ids in enumerate(batch["input_ids"]):
+        if "attention_mask" in batch:
+            borders = [0, int(batch["attention_mask"][i].sum())]
+        else:
+            borders = [*(batch["position_ids"][i] == 0).nonzero().flatten().tolist(), len(ids)]
+        for start, end in pairwise(borders):
+            labels = batch["labels"][i, start:end].cpu().numpy()
+            if (labels != IGNORED).any():  # else it fills up a line
+                yield {"input_ids": ids[start:end].cpu().numpy(), "labels": labels}
 
 
 def keeps_apart(model: Any, pad_id: int) -> bool:

@@ -17,18 +17,34 @@ _PREFIX = "checkpoint-"
 def staged(root: Path, step: int, facts: dict[str, Any]) -> Iterator[Path]:
     """A folder to write the checkpoint of `step` into, as `checkpoint-<step>` below it; on leaving, that is put into `root`.
 
-    Raises OutOfResources before anything is written when the disk has not 1.2 times the last checkpoint's size free.
+    Several processes write into it, each its part. Raises OutOfResources before anything is written when the disk has not 1.2 times
+    the last checkpoint's size free.
     """
-    if last := newest(root)[0]:
-        require_free_space(root, int(1.2 * folder_bytes(last)), "saving a checkpoint")
+    from phi_runtime.training.processes import (
+        is_first,
+        wait_for_all,
+    )  # with torch, which whoever only looks has no need of
+
     aside = root / ".partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    if is_first():
+        if last := newest(root)[0]:
+            require_free_space(root, int(1.2 * folder_bytes(last)), "saving a checkpoint")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    wait_for_all()
     yield aside
-    folder = aside / f"{_PREFIX}{step}"
-    seal(folder, key=str(step), kind="checkpoint", facts=facts)
-    put_in_place(folder, root / folder.name)
-    shutil.rmtree(aside, ignore_errors=True)
+    wait_for_all()
+    if is_first():
+        folder = folder_of(aside, step)
+        seal(folder, key=str(step), kind="checkpoint", facts=facts)
+        put_in_place(folder, folder_of(root, step))
+        shutil.rmtree(aside, ignore_errors=True)
+    wait_for_all()
+
+
+def folder_of(root: Path, step: int) -> Path:
+    """The checkpoint of `step`."""
+    return root / f"{_PREFIX}{step}"
 
 
 def _steps(root: Path) -> list[tuple[int, Path]]:
@@ -46,7 +62,14 @@ def newest(root: Path) -> tuple[Path | None, list[Path]]:
     return None, broken
 
 
-def rotate(root: Path, keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints."""
-    for _, path in _steps(root)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+def facts_of(checkpoint: Path) -> dict[str, Any]:
+    """What was said of a whole checkpoint when it was saved."""
+    manifest = read_manifest(checkpoint)
+    return manifest.facts if manifest else {}
+
+
+def rotate(root: Path, keep: int, best: int | None = None) -> None:
+    """Removes all but the newest `keep` checkpoints, and the one of the step `best`."""
+    for step, path in _steps(root)[:-keep]:
+        if step != best:
+            shutil.rmtree(path, ignore_errors=True)

@@ -3,281 +3,253 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.artefacts import digest, write_json
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.data.dataset import Dataset, load_dataset
-from phi_runtime.data.report import FILE as REPORT
-from phi_runtime.data.report import report
-from phi_runtime.errors import Interrupted, WorkFailed
+from phi_runtime.errors import Interrupted
+from phi_runtime.evaluation.memory import peak_and_total
 from phi_runtime.events import Event
 from phi_runtime.passes import PassContext
+from phi_runtime.project import GEN_MODEL
 from phi_runtime.training import checkpoints
-from phi_runtime.workflow.schema import LoRA, TrainingArgs
+from phi_runtime.training.diagnosis import diagnose
+from phi_runtime.training.forecast import check_fits
+from phi_runtime.training.processes import is_first, processes, wait_for_all
+from phi_runtime.training.resources import Resources
+from phi_runtime.training.rows import Rows, check_stops, read_rows
+from phi_runtime.training.trackers import project_name, run_name, trackers
 
 if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
 
-    from phi_runtime.data.sequences import Sequences
+    from phi_runtime.training.batches import Layout
     from phi_runtime.training.trainer import SelectiveTrainer
 
 LOSS_LOG = "loss_log.jsonl"
 
-
-@dataclass(frozen=True)
-class _Data:
-    dataset: Dataset
-    training: Sequences
-    held_out: Sequences
-    tokenizer: Any
-
-    @property
-    def pad_id(self) -> int:
-        """What fills up a batch; it is masked, so that any token will do."""
-        found = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if found is None else found)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What is trained on, for the log and the manifest."""
-        counts = {
-            "rows": self.training.rows,
-            "sequences": len(self.training),
-            "tokens": self.training.token_count,
-            "trained_tokens": self.training.trained_count,
-            "held_out_rows": self.held_out.rows,
-            "held_out_sequences": len(self.held_out),
-        }
-        if self.dataset.training.settings.strategy in ("join", "join-sliding-window"):
-            counts["last_sequence_tokens"] = int(self.training.lengths[-1])
-        return counts
+Trainable = Callable[[PassContext], "tuple[Any, torch.dtype]"]
+"""Loads the model of a pass, with what is to be trained of it, and says in which type to compute."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """All that a training run needs, made ready: the rows, and the trainer with the model on its device."""
+    """All that a training run needs, made ready: the rows, how they lie in a batch, and the trainer with the model on its device."""
 
-    data: _Data
+    rows: Rows
+    layout: Layout
     trainer: SelectiveTrainer
+    dtype: str
 
 
-def prepare(context: PassContext, model: Any, dtype: torch.dtype) -> Training:
-    """Reads the data and builds the trainer for `model`, as `context.config` says."""
-    data = _prepare(context)
-    _check_stops(context, model, data)
+def prepare(context: PassContext, trainable: Trainable) -> Training:
+    """Reads the rows, loads the model and builds the trainer, as `context.config` says; what is cheap to refuse is refused first."""
+    from phi_runtime.training.arguments import optimizer_of, training_arguments
+
+    given = context.config.training_args
+    home = context.project.root / GEN_MODEL
+    reports_to = trackers(given.report_to, context.record, home, given.project)
+    optimizer = optimizer_of(context)
+    rows = read_rows(context)
+    if short := check_fits(context.workflow, context.project, context.name):
+        context.warn(short)
+    model, dtype = trainable(context)
+    check_stops(context, model, rows)
     facts = {
-        **data.counts,
+        **rows.counts,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(model.device),
     }
     context.emit(Event("metric", context.name, facts))
-    if str(dtype) != f"torch.{context.config.torch_dtype}":
-        message = f"{model.device} has no fast {context.config.torch_dtype}: computing in {facts['dtype']}"
-        context.emit(Event("warning", context.name, {"message": message}))
-    return Training(data, _trainer(context, model, _arguments(context, data, dtype), data))
+    if facts["dtype"] != context.config.torch_dtype:
+        context.warn(f"{model.device} has no fast {context.config.torch_dtype}: computing in {facts['dtype']}")
+    arguments = training_arguments(context, rows, dtype, optimizer, reports_to)
+    arguments.run_name = given.run_name or run_name(context.record, context.name)
+    arguments.project = given.project or project_name(home)
+    layout = _layout(context, model, rows, arguments)
+    return Training(rows, layout, _trainer(context, model, arguments, rows, layout), facts["dtype"])
 
 
-def finetune(context: PassContext, model: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """Trains `model` as `context.config` says, and saves it with tokenizer, prompt template and loss log to `context.out`.
+def finetune(context: PassContext, trainable: Trainable) -> dict[str, Any]:
+    """Trains a model as `context.config` says, and saves it with tokenizer, prompt template and loss log to `context.out`.
 
     Goes on from the newest whole checkpoint in `context.work`. Returns the facts for the manifest: losses, steps, tokens.
-    Raises Interrupted after SIGINT or SIGTERM, the reached state being saved; WorkFailed when the loss is not a number.
+    Raises Interrupted after SIGINT or SIGTERM, the reached state being saved; WorkFailed when the gradients stay without numbers;
+    OutOfResources.
     """
     import torch
+    from peft.helpers import disable_input_dtype_casting
 
-    training = prepare(context, model, dtype)
-    data, trainer = training.data, training.trainer
-    resume, broken = checkpoints.newest(Path(trainer.args.output_dir))
-    for folder in broken:
-        context.emit(Event("warning", context.name, {"message": f"{folder.name} is not whole and is passed over"}))
-    if resume:
-        context.emit(
-            Event(
-                "progress",
-                context.name,
-                {
-                    "done": None,
-                    "total": None,
-                    "unit": "",
-                    "message": f"going on from step {resume.name.rpartition('-')[2]}",
-                },
-            )
-        )
+    training = prepare(context, trainable)
+    rows, trainer = training.rows, training.trainer
+    resume = _resumed(context, trainer)
     watch = trainer.signals
-    with watch:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    resources = Resources(context.record, context.name)
+    trainer.progress.resources = resources
+    # Under autocast, which casts by itself, peft's own casts would only copy what an adapter reads there and back.
+    autocast = training.dtype != "float32"
+    with watch, resources, disable_input_dtype_casting(trainer.model, active=autocast):
+        if resume is None or not _finished(trainer, resume):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if watch.caught:
         raise Interrupted(
             f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; that step is saved",
             fix="`phi-scaffold run` goes on from there",
         )
-
+    best = trainer.load_best()
+    if best is not None:
+        context.say(f"the state after step {best} is kept, the best of {trainer.state.global_step} steps")
     log = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    _save(context, trainer, rows, log)
     losses = [e["loss"] for e in log if "loss" in e]
-    if losses and not math.isfinite(losses[-1]):
-        raise WorkFailed("the training loss is not a number", fix="lower training_args.learning_rate")
-    model.save_pretrained(context.out)
-    template = data.dataset.training.template
+    held_out = [e["eval_loss"] for e in log if "eval_loss" in e and best in (None, e["step"])]
+    survey = rows.dataset.training.store.survey
+    return {
+        "steps": trainer.state.global_step,
+        "best_step": best,
+        "skipped_steps": trainer.skipped,
+        **rows.counts,
+        "skipped_rows": survey.broken,
+        "empty_rows": survey.empty,
+        "dropped_rows": rows.training.too_long,
+        "cut_rows": rows.training.cut,
+        "loss": losses[-1] if losses else None,
+        "held_out_loss": held_out[-1] if held_out else None,
+        "dtype": training.dtype,
+        "torch_threads": torch.get_num_threads(),
+        "diagnosis": _diagnosed(context, training, resources, log),
+    }
+
+
+def _diagnosed(
+    context: PassContext, training: Training, resources: Resources, log: list[dict[str, Any]]
+) -> list[dict[str, str]]:
+    """What the run suffered from, for its closing summary and the manifest."""
+    trainer, config = training.trainer, context.config
+    given = {**config.training_args.model_dump(), **config.model_dump(exclude={"training_args"})}
+    device = str(trainer.args.device)
+    peak, there = peak_and_total(device)
+    facts = given | {
+        "max_seq_len": training.rows.dataset.training.settings.max_seq_len,
+        "steps": trainer.state.global_step,
+        "device": device,
+        "dtype": training.dtype,
+        "wall_s": trainer.progress.wall_s,
+        "skipped_steps": trainer.skipped,
+        "halved": trainer.parts.bit_length() - 1,
+        "filler_share": training.layout.filler,
+        "peak_memory_bytes": peak,
+        "memory_bytes": there,
+        **resources.means(),
+    }
+    found = [asdict(each) for each in diagnose(log, facts)]
+    context.emit(Event("metric", context.name, {"diagnosis": found, **resources.peaks()}))
+    return found
+
+
+def _resumed(context: PassContext, trainer: SelectiveTrainer) -> Path | None:
+    """The checkpoint to go on from, what is broken being named; the trainer gets what it had learnt of the machine and the data."""
+    resume, broken = checkpoints.newest(Path(trainer.args.output_dir))
+    for folder in broken:
+        context.warn(f"{folder.name} is not whole and is passed over")
+    if resume:
+        facts = checkpoints.facts_of(resume)
+        trainer.parts, trainer.skipped = facts.get("parts", 1), facts.get("skipped", 0)
+        context.say(f"going on from step {resume.name.rpartition('-')[2]}")
+        if (before := facts.get("processes", 1)) != processes():
+            context.warn(f"it had {before} processes then, and now {processes()}: dropout falls otherwise from here on")
+    return resume
+
+
+def _finished(trainer: SelectiveTrainer, checkpoint: Path) -> bool:
+    """Whether the run had stopped early when it saved `checkpoint`, so that only what comes after training is left; its weights
+    are in the model then."""
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if not trainer.ways.best.exhausted(state.log_history):
+        return False
+    trainer.state = state
+    trainer._load_from_checkpoint(str(checkpoint))
+    return True
+
+
+def _save(context: PassContext, trainer: SelectiveTrainer, rows: Rows, log: list[dict[str, Any]]) -> None:
+    """The model with tokenizer, prompt template and loss log, into `context.out`."""
+    weights = _whole_weights(trainer)
+    if is_first():
+        _write(context, trainer, rows, log, weights)
+    wait_for_all()
+
+
+def _whole_weights(trainer: SelectiveTrainer) -> dict[str, Any] | None:
+    """Those of a model that is cut to pieces, gathered by all processes for the first; None where each has them anyway."""
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return None
+    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    tied = getattr(trainer.accelerator.unwrap_model(trainer.model), "all_tied_weights_keys", {})
+    return {name: weight for name, weight in whole.items() if name not in tied}
+
+
+def _write(
+    context: PassContext,
+    trainer: SelectiveTrainer,
+    rows: Rows,
+    log: list[dict[str, Any]],
+    weights: dict[str, Any] | None,
+) -> None:
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(context.out, state_dict=weights)
+    template = rows.dataset.training.template
     if isinstance(template, ChatTemplate):
-        data.tokenizer.chat_template = template.source
-    data.tokenizer.save_pretrained(context.out)
+        rows.tokenizer.chat_template = template.source
+    rows.tokenizer.save_pretrained(context.out)
     template.save(context.out)
     (context.out / LOSS_LOG).write_text(
         "".join(json.dumps(e, sort_keys=True) + "\n" for e in log), encoding="utf-8", newline="\n"
     )
-    held_out = [e["eval_loss"] for e in log if "eval_loss" in e]
-    return {
-        "steps": trainer.state.global_step,
-        **data.counts,
-        "skipped_rows": data.dataset.training.store.survey.broken,
-        "empty_rows": data.dataset.training.store.survey.empty,
-        "dropped_rows": data.training.too_long,
-        "cut_rows": data.training.cut,
-        "loss": losses[-1] if losses else None,
-        "held_out_loss": held_out[-1] if held_out else None,
-        "dtype": str(dtype).removeprefix("torch."),
-        "torch_threads": torch.get_num_threads(),
-    }
 
 
-def _prepare(context: PassContext) -> _Data:
-    config = context.config
-    place = context.place
-    dataset = load_dataset(context.workflow, config, place, context.emit, context.name)
-    tokenizer = place.tokenizer
-    seed = config.training_args.order_seed
-    training = dataset.training.sequences(tokenizer, seed, context.work / "training")
-    held_out = dataset.held_out.sequences(tokenizer, seed, context.work / "held-out")
-    remarks = [*dataset.remarks, *training.remarks, *(f"held-out rows: {remark}" for remark in held_out.remarks)]
-    if training.endless:
-        remarks.append(
-            f"{training.endless} of {training.rows} rows end without a special token, and add_special_tokens is false: "
-            "the model will not learn to stop"
-        )
-    found = report(dataset, {"training": training, "held_out": held_out}, context.project)
-    if context.record:
-        write_json(context.record / REPORT, found)
-    leakage = found["splits"]["leakage"]
-    if alike := leakage["same_question"] + leakage["near_duplicate"]:
-        remarks.append(
-            f"{alike} of {held_out.rows} held-out rows ask what training rows ask, in the same or almost the same words: the scores "
-            "will be too good (`phi-scaffold data check` shows them)"
-        )
-    for remark in remarks:
-        context.emit(Event("warning", context.name, {"message": remark}))
-    return _Data(dataset, training, held_out, tokenizer)
-
-
-def _check_stops(context: PassContext, model: Any, data: _Data) -> None:
-    """Warns where conversations end a turn in a token at which the model, as its generation config has it, goes on talking."""
-    side = data.dataset.training
-    if not isinstance(side.template, ChatTemplate) or not side.completion_only:
-        return
-    stops = model.generation_config.eos_token_id
-    known = {data.tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
-    rows = (side.store.row(index) for index in side.chosen[:100])
-    ends = {int(ids[trained.nonzero()[0][-1]]) for ids, trained in rows if trained.any()}
-    if ends and not ends & known:
-        token = data.tokenizer.convert_ids_to_tokens(ends.pop())
-        message = f"turns end in `{token}`, at which the model does not stop: add it to eos_token_id in its generation_config.json"
-        context.emit(Event("warning", context.name, {"message": message}))
-
-
-def _arguments(context: PassContext, data: _Data, dtype: torch.dtype) -> TrainingArguments:
-    import torch
-    from transformers import TrainingArguments
-
-    given = context.config.training_args
-    batches = math.ceil(len(data.training) / given.per_device_train_batch_size)
-    steps = (
-        given.max_steps
-        if given.max_steps > 0
-        else math.ceil(given.num_train_epochs * math.ceil(batches / given.gradient_accumulation_steps))
-    )
-    return TrainingArguments(
-        **_given(given, context.workflow.host_device, context),
-        output_dir=str(context.work / "checkpoints"),
-        use_cpu=context.workflow.host_device == "cpu",
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        tf32=context.config.allow_tf32 if torch.cuda.is_available() else None,
-        **_evaluation(given, bool(len(data.held_out))),
-        save_strategy="steps",
-        save_steps=given.save_steps or max(1, steps // 10),
-        logging_strategy="steps",
-        logging_nan_inf_filter=False,  # Trainer's default shows a running mean where the loss is not a number
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        label_names=["labels"],
-    )
-
-
-def _given(given: TrainingArgs, device: str, context: PassContext) -> dict[str, Any]:
-    """What the config says to the trainer as it is."""
-    values: dict[str, Any] = {"data_seed": given.order_seed}
-    values |= given.model_dump(
-        exclude={"save_steps", "eval_steps", "eval_strategy", "output_dir", "data_seed"}, exclude_none=True
-    )
-    if device == "cpu" and ("paged" in given.optim or "8bit" in given.optim):
-        values["optim"] = "adamw_torch"
-        message = f"{given.optim} needs CUDA: adamw_torch takes its place, which trains the same in more memory"
-        context.emit(Event("warning", context.name, {"message": message}))
-    return values
-
-
-def _evaluation(given: TrainingArgs, held_out: bool) -> dict[str, Any]:
-    """When the held-out loss is measured."""
-    strategy = given.eval_strategy or ("steps" if given.eval_steps else "epoch")
-    if not held_out or strategy == "no":
-        return {"eval_strategy": "no"}
-    return {"eval_strategy": strategy, "eval_steps": given.eval_steps or given.logging_steps}
-
-
-def _layout(context: PassContext, model: Any, data: _Data, arguments: TrainingArguments) -> Any:
+def _layout(context: PassContext, model: Any, rows: Rows, arguments: TrainingArguments) -> Layout:
     """How the rows lie in a batch, said to the user; packed only if this model keeps packed rows apart."""
-    from phi_runtime.training.batches import Layout, choose_layout, keeps_apart
+    from phi_runtime.training.adapter import virtual_tokens
+    from phi_runtime.training.batches import choose_layout, keeps_apart
 
-    wanted, size = context.config.packing, arguments.train_batch_size
+    wanted, size, seed = context.config.packing, arguments.train_batch_size, arguments.data_seed or 0
     hidden = model.config.get_text_config().hidden_size
-    layout: Layout = choose_layout(data.training.lengths, size, arguments.data_seed or 0, hidden, wanted)
-    if layout.packed and not keeps_apart(model, data.pad_id):
-        layout = choose_layout(data.training.lengths, size, arguments.data_seed or 0, hidden, wanted=False)
-        message = "this model lets packed rows see one another: they are padded instead"
-        context.emit(Event("warning", context.name, {"message": message}))
+    layout = choose_layout(rows.training.lengths, size, seed, hidden, wanted)
+    if layout.packed and (virtual_tokens(model) or not keeps_apart(model, rows.pad_id)):
+        layout = choose_layout(rows.training.lengths, size, seed, hidden, wanted=False)
+        if wanted:
+            context.warn("this model lets packed rows see one another: they are padded instead")
     facts = {"layout": "packed" if layout.packed else "padded", "filler_share": round(layout.filler, 4)}
     context.emit(Event("metric", context.name, {**facts, "other_filler_share": round(layout.instead, 4)}))
-    context.emit(Event("progress", context.name, {"done": None, "total": None, "unit": "", "message": str(layout)}))
+    context.say(str(layout))
     return layout
 
 
-def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, data: _Data) -> Any:
+def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, rows: Rows, layout: Layout) -> Any:
     from transformers import PrinterCallback
 
-    from phi_runtime.training.callbacks import Progress, StopOnSignal
-    from phi_runtime.training.rounding import AlternatingBase
+    from phi_runtime.training.callbacks import Progress, SaveWithEvaluation, StopOnSignal
+    from phi_runtime.training.dealt import OrderOfEpoch
     from phi_runtime.training.trainer import SelectiveTrainer
+    from phi_runtime.training.ways import ways_of
 
-    pad_id, layout = data.pad_id, _layout(context, model, data, arguments)
-    signals = StopOnSignal()
+    pad_id, signals = rows.pad_id, StopOnSignal()
+    progress = Progress(context.name, context.emit, rows.training.token_count)
     trainer = SelectiveTrainer(
         model=model,
         args=arguments,
-        train_dataset=data.training,
-        eval_dataset=data.held_out if len(data.held_out) else None,
+        train_dataset=rows.training,
+        eval_dataset=rows.held_out if len(rows.held_out) else None,
         data_collator=lambda examples: layout.collate(examples, pad_id),
-        callbacks=[Progress(context.name, context.emit, data.training.token_count), signals],
+        callbacks=[progress, signals, SaveWithEvaluation(), OrderOfEpoch()],
+        ways=ways_of(context, model, rows),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.model_accepts_loss_kwargs = True  # our loss divides by the trained tokens of the whole step
-    trainer.signals = signals
-    if isinstance(context.config, LoRA) and context.config.int4_aware:
-        trainer.base = AlternatingBase(model)
-    trainer.checkpoint_facts = {"config": digest(context.config.model_dump(mode="json"))}
+    trainer.signals, trainer.progress = signals, progress
     return trainer

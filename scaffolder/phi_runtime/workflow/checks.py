@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.suggest import nearest
+from phi_runtime.workflow.adapter_checks import USE_AS_IT_IS, cannot_be_merged, check_adapter
+from phi_runtime.workflow.chain import BASE, sources
 from phi_runtime.workflow.data_checks import check_data, rows_up_to
 from phi_runtime.workflow.diagnostics import Finding
 from phi_runtime.workflow.draft import Draft
@@ -16,17 +18,17 @@ from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.parts import Checks, parts_of, placeholders, warned
 from phi_runtime.workflow.paths import resolve
 from phi_runtime.workflow.schema import (
+    AdapterPass,
     AzureMLSystem,
     FinetunePass,
     Kind,
-    LoRA,
     ModelBuilder,
     Pass,
-    QLoRA,
     RegistryModel,
     Workflow,
 )
 from phi_runtime.workflow.source import KeyPath
+from phi_runtime.workflow.training_checks import check_training
 
 # What the builder of onnxruntime-genai 0.18 builds *and* runs (fp16 and bf16 for the CPU build, but fail when they are loaded).
 RUNNABLE = {
@@ -129,15 +131,26 @@ def _model(c: Checks) -> Iterator[Finding]:
 def _order(c: Checks) -> Iterator[Finding]:
     before: str = "the base model"
     kind: Kind = "hf"
-    for name, step in c.parts.passes.items():
-        if step is None:
-            return
+    last: Pass | None = None
+    steps: dict[str, Pass] = {}
+    for name, part in c.parts.passes.items():
+        if part is None:
+            break
+        steps[name] = part
+    for name, source in sources(steps).items():
+        step = steps[name]
         label = f"`{name}` ({_type(step)})"
-        if step.accepts != kind:
+        if source is None:
             message = f"{label} needs {_KINDS[step.accepts]}, but comes after {before}, which gives {_KINDS[kind]}"
+            if kind == "adapter" and cannot_be_merged(last):
+                message += f"; {USE_AS_IT_IS}"
             yield c.draft.finding(("passes", name), "pass-order", message)
             return
-        before, kind = label, step.produces
+        if step.accepts == "adapter" and cannot_be_merged(steps.get(source)):
+            message = f"{label} cannot take what `{source}` ({_type(steps[source])}) makes: {USE_AS_IT_IS}"
+            yield c.draft.finding(("passes", name), "pass-order", message)
+            return
+        before, kind, last = label, step.produces, step
 
 
 def _type(step: Pass) -> str:
@@ -148,29 +161,22 @@ def _type(step: Pass) -> str:
 def _passes(c: Checks) -> Iterator[Finding]:
     target = c.parts.systems.get(c.parts.target) if isinstance(c.parts.target, str) else None
     provider = target.accelerators[0].execution_providers[0] if target else None
-    trained: list[str] = []
     for name, step in c.parts.passes.items():
         at: KeyPath = ("passes", name)
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in (FETCH, EVALUATE):
-            message = (
-                f"`{name}` cannot name a pass: letters, digits, - and _ can, but not the stages {FETCH} and {EVALUATE}"
-            )
+        taken = name in (BASE, FETCH, EVALUATE) or name.startswith(f"{EVALUATE}-")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or taken:
+            others = f"{BASE}, {FETCH}, {EVALUATE} and {EVALUATE}-…"
+            message = f"`{name}` cannot name a pass: letters, digits, - and _ can, but {others} stand for other things"
             yield c.draft.finding(at, "pass-name", message)
         if isinstance(step, ModelBuilder) and provider and step.precision not in RUNNABLE[provider]:
             runnable = RUNNABLE[provider]
             message = f"`{step.precision}` does not run on {provider}; {', '.join(runnable)} do"
             yield c.draft.finding((*at, "precision"), "precision", message, runnable[-1])
-        if isinstance(step, QLoRA) and step.int4_aware:
-            message = "`int4_aware` is for LoRA: the base of a QLoRA has 4 bits already"
-            yield c.draft.finding((*at, "int4_aware"), "contradiction", message)
         if isinstance(step, FinetunePass):
-            trained.append(name)
             yield from _finetune(c, at, step)
-        if isinstance(step, LoRA):
-            yield from _modules(c, at, step)
-    if len(trained) > 1:
-        message = f"`{trained[0]}` and `{trained[1]}` both train; one run trains once"
-        yield c.draft.finding(("passes", trained[1]), "pass-order", message)
+            yield from check_training(c, at, step)
+        if isinstance(step, AdapterPass):
+            yield from check_adapter(c, at, step)
 
 
 def _finetune(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Finding]:
@@ -185,21 +191,3 @@ def _finetune(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Finding]:
     if size and step.eval_data_config:
         message = "`eval_dataset_size` and `eval_data_config` both name the held-out rows; take one out"
         yield c.draft.finding((*at, "eval_dataset_size"), "contradiction", message)
-
-
-def _modules(c: Checks, at: KeyPath, step: LoRA) -> Iterator[Finding]:
-    """Names of modules against those that the model really has, where its files are here already."""
-    if c.parts.input_model is None or not (step.target_modules or step.modules_to_save):
-        return
-    from phi_runtime.models.modules import known_modules, last_names, unknown_module
-
-    modules = known_modules(c.parts.input_model, c.path)
-    if modules is None:
-        return
-    for key, what, known in (
-        ("target_modules", "linear module", modules.linear),
-        ("modules_to_save", "module", modules.all),
-    ):
-        for i, wanted in enumerate(getattr(step, key) or ()):
-            if wanted != "all-linear" and (fault := unknown_module(what, wanted, known)):
-                yield c.draft.finding((*at, key, i), "target-module", fault, nearest(wanted, last_names(known)))

@@ -130,7 +130,8 @@ def _translate(
         message = f"unknown {what} type `{given}`; known are {', '.join(tags)}".replace("  ", " ")
         return finding(source, written((*path, "type")), "unknown-value", message, nearest(given, tags))
     if kind == "literal_error":
-        allowed = [a.strip("' ") for a in str(context.get("expected", "")).replace(" or ", ", ").split(", ")]
+        named = [a.strip("' ") for a in str(context.get("expected", "")).replace(" or ", ", ").split(", ")]
+        allowed = [{"True": "true", "False": "false"}.get(a, a) for a in named]
         given = error["input"]
         choice = " or ".join(allowed) if len(allowed) < 3 else "one of " + ", ".join(allowed)
         message = f"`{name}` is {short(given)}; expected {choice}"

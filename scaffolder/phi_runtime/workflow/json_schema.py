@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from phi_runtime.workflow.older import Older
 from phi_runtime.workflow.older_forms import Schema, add_older_forms, any_case, either, older_key, other_form, reference
 from phi_runtime.workflow.pass_dialects import SAMPLERS
 from phi_runtime.workflow.respell import takes_null
-from phi_runtime.workflow.schema import Evaluation, Sweep, Workflow
-from phi_runtime.workflow.spellings import SPELLINGS, Older
+from phi_runtime.workflow.schema import PASS_TYPES, Evaluation, Sweep, Workflow
+from phi_runtime.workflow.spellings import SPELLINGS
 
 Name = Literal["workflow", "evaluation", "sweep"]
 MODELS: dict[Name, type[BaseModel]] = {"workflow": Workflow, "evaluation": Evaluation, "sweep": Sweep}
@@ -24,7 +25,7 @@ FILES: dict[Name, str] = {
     "evaluation": "evaluation.schema.json",
     "sweep": "sweep.schema.json",
 }
-_TOLD_APART = ("LoRA", "QLoRA", "FullFinetune", "MergeAdapterWeights", "ModelBuilder", "LocalSystem", "AzureMLSystem")
+_TOLD_APART = (*PASS_TYPES, "LocalSystem", "AzureMLSystem")
 
 
 def schema_of(name: Name) -> Schema:

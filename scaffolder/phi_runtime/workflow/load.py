@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from phi_runtime.project import CONFIG
 from phi_runtime.workflow.diagnostics import Finding, dotted, from_pydantic, in_order, raise_if_any, warning
 from phi_runtime.workflow.dialects import translate
 from phi_runtime.workflow.draft import Draft, Translation
 from phi_runtime.workflow.overrides import Overrides, override
 from phi_runtime.workflow.pass_dialects import translate_sweep
 from phi_runtime.workflow.schema import CondaEnvironment, Evaluation, Sweep, Workflow
-from phi_runtime.workflow.search_checks import check_search
-from phi_runtime.workflow.source import Source, read_source
+from phi_runtime.workflow.search_checks import check_search, check_values, trained_pass
+from phi_runtime.workflow.source import KeyPath, Source, read_source
 
 EVALUATION, SWEEP = "evaluation.json", "sweep.yaml"
+SWEEP_IN_CONFIG: KeyPath = ("sweep",)
 FETCH, EVALUATE = "fetch", "evaluate"
 
 M = TypeVar("M", bound=BaseModel)
@@ -72,18 +74,58 @@ def check_workflow(path: Path, overrides: Overrides | None = None, source: Sourc
     from phi_runtime.workflow.checks import cross_check
 
     form = read_form(source or read_source(path), overrides)
-    evaluation, beside = _read_beside(path.parent / EVALUATION, Evaluation)
-    sweep = form.sweep
+    evaluation, beside, of_evaluation = _read_beside(beside_of(path, EVALUATION), Evaluation)
+    sweep, of_sweep, at = form.sweep, form.draft, SWEEP_IN_CONFIG
     if "sweep" not in form.value:
-        sweep, more = _read_beside(path.parent / SWEEP, Sweep)
+        sweep, more, there = _read_beside(beside_of(path, SWEEP), Sweep)
+        of_sweep, at = there or of_sweep, ()
         beside += more
     across = cross_check(form.draft, form.value, form.workflow, form.errors, path, overrides or Overrides())
     errors = [*form.errors, *in_order([f for f in [*across, *beside] if f.severity == "error"])]
     warnings = [f for f in across if f.severity == "warning"] + told(form.draft)
+    if evaluation and of_evaluation and form.workflow:
+        warnings += _unknown_passes(evaluation, of_evaluation, list(form.workflow.trainings))
+    if (
+        sweep and form.workflow and not errors and not (overrides and overrides.values)
+    ):  # those of a trial were looked at
+        errors = _check_values(path, form.workflow, overrides or Overrides(), sweep, of_sweep, at)
     workflow = None
     if form.workflow is not None and not errors:
         workflow = form.workflow.model_copy(update={"evaluation": evaluation or Evaluation(), "sweep": sweep})
     return Checked(form.draft.source, form.draft, workflow, errors + in_order(warnings))
+
+
+def beside_of(config: Path, file: str) -> Path:
+    """The `file` that belongs to a config: NAME.evaluation.json of NAME.olive-config.json, if it is there, else evaluation.json.
+    What a search found to be best, NAME.olive-config.best.json, has the same ones."""
+    name = config.name.replace(".best.json", ".json")
+    own = config.with_name(name.removesuffix(CONFIG.name) + file)
+    return own if name.endswith(CONFIG.name) and own.is_file() else config.with_name(file)
+
+
+def _unknown_passes(evaluation: Evaluation, draft: Draft, known: list[str]) -> list[Finding]:
+    """No errors: other configs beside this one may have those passes, and read the same file."""
+
+    def finding(name: str) -> Finding:
+        message = f"no pass called `{name}` trains (those that do: {', '.join(known) or 'none'})"
+        return warning(draft.source, ("passes", name), "unknown-reference", message)
+
+    return [finding(name) for name in evaluation.passes if name not in known]
+
+
+def _check_values(
+    path: Path, workflow: Workflow, overrides: Overrides, sweep: Sweep, draft: Draft, at: KeyPath
+) -> list[Finding]:
+    """What of the search a sound config cannot take, said where the search stands."""
+    trained = trained_pass(workflow, list(sweep.search_space))
+    if trained is None:
+        return []
+
+    def faults(key: str, value: Any) -> list[Finding]:
+        found = check_workflow(path, replace(overrides, values={key: value})).findings
+        return [f for f in found if f.severity == "error"]
+
+    return check_values(draft, sweep, at, trained, faults)
 
 
 @dataclass(frozen=True)
@@ -140,7 +182,7 @@ def _told(translation: Translation) -> str:
 
 def _kind(source: Source) -> type[BaseModel]:
     keys = set(source.value) if isinstance(source.value, dict) else set()
-    if source.path.name == EVALUATION:
+    if source.path.name == EVALUATION or source.path.name.endswith(f".{EVALUATION}"):
         return Evaluation
     if "search_space" in keys and not keys & {"input_model", "model", "passes"}:
         return Sweep
@@ -149,14 +191,14 @@ def _kind(source: Source) -> type[BaseModel]:
     return Workflow
 
 
-def _read_beside(path: Path, model: type[M]) -> tuple[M | None, list[Finding]]:
-    """A file beside the config; None where there is none."""
+def _read_beside(path: Path, model: type[M]) -> tuple[M | None, list[Finding], Draft | None]:
+    """A file beside the config, what is wrong with it, and how it was read; None where there is none."""
     if not path.is_file():
-        return None, []
+        return None, [], None
     source = read_source(path)
     draft = translate_sweep(source) if model is Sweep else Draft(source)
     value, findings = _validate(draft, draft.value, model)
-    return value, findings + (check_search(draft, value) if isinstance(value, Sweep) else [])
+    return value, findings + (check_search(draft, value) if isinstance(value, Sweep) else []), draft
 
 
 def _validate(
@@ -171,7 +213,15 @@ def _validate(
 
 def stage_order(workflow: Workflow) -> list[str]:
     """The names of all stages, in the order in which they run."""
-    return [FETCH, *workflow.passes, EVALUATE]
+    return [FETCH, *workflow.passes, *evaluation_stages(workflow)]
+
+
+def evaluation_stages(workflow: Workflow) -> dict[str, str | None]:
+    """The stages that measure, each with the pass whose held-out rows it asks: `evaluate` for the first pass that trains,
+    `evaluate-<pass>` for each further one. Where none trains, one that has nothing to measure."""
+    names = list(workflow.trainings)
+    first = names[0] if names else None
+    return {EVALUATE: first, **{f"{EVALUATE}-{name}": name for name in names[1:]}}
 
 
 def as_dict(findings: list[Finding], path: Path) -> dict[str, Any]:

@@ -66,8 +66,8 @@ def migrate(path: Path, output: Path | None = None, *, write: bool = True) -> Mi
     target = output or path
     if not form.draft.translations and target == path:
         return Migration([], {})
-    value = _ordered({k: v for k, v in form.value.items() if k != "sweep"})
-    files = {target: render(value, _comments(form.draft, value), _form(target))}
+    value = _canonical(form.draft)
+    files = {target: canonical_text(form.draft, target)}
     if "sweep" in form.value:
         sweep = target.parent / SWEEP
         if sweep.exists():
@@ -85,6 +85,16 @@ def migrate(path: Path, output: Path | None = None, *, write: bool = True) -> Mi
         for file, text in files.items():
             write_text(file, text)
     return Migration(changes, files, backup)
+
+
+def canonical_text(draft: Draft, target: Path) -> str:
+    """The config that `draft` has become, with the comments of the file it was read from, as it is to be written to `target`."""
+    value = _canonical(draft)
+    return render(value, _comments(draft, value), _form(target))
+
+
+def _canonical(draft: Draft) -> dict[str, Any]:
+    return _ordered({k: v for k, v in draft.value.items() if k != "sweep"})
 
 
 def _form(path: Path) -> Literal["json", "yaml"]:

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from phi_runtime.workflow.schema import PreProcess, TrainingArgs
-from phi_runtime.workflow.spellings import (
-    CLASSIC_EXPORT,
-    DATALOADER_KEYS,
-    HF_CONFIG,
-    OLD_DATA_KEYS,
-    OPTIMIZERS,
-    TRAINING_NAMES,
-)
+from phi_runtime.workflow.schema import PASS_TYPES, FinetunePass, PreProcess
+from phi_runtime.workflow.spellings import CLASSIC_EXPORT, DATALOADER_KEYS, HF_CONFIG, OLD_DATA_KEYS
+from phi_runtime.workflow.training_spellings import OFTEN_IN_THE_PASS, OPTIMIZERS, TRAINING_NAMES
 
 Schema = dict[str, Any]
 _PROVIDER = {"$ref": "#/$defs/Accelerator/properties/execution_providers/anyOf/0/items"}
@@ -217,27 +211,32 @@ def _passes(definitions: Schema) -> None:
     for key in ("bf16", "fp16"):
         names[key] = older_key({"type": "boolean"}, "Now `torch_dtype` of the pass.")
     either(names, "optim", {"enum": list(OPTIMIZERS)}, "Has another name now.")
-    either(names, "report_to", {"enum": [[], ["none"]]}, "Written `none`.")
-    for name in ("LoRA", "QLoRA", "FullFinetune"):
+    either(names, "report_to", {"enum": [[]]}, "Written `none`.")
+    names["tf32"] = older_key({"type": ["boolean", "null"]}, "Now `allow_tf32` of the pass.")
+    either(names, "deepspeed", {"const": False}, "Leave it out.")
+    words = {"type": "array", "items": {"enum": ["full_shard", "shard_grad_op", "offload", "auto_wrap"]}}
+    either(names, "fsdp", {"anyOf": [words, {"const": ""}]}, "Written `true`.")
+    either(names, "debug", {"enum": [[], ["underflow_overflow"]]}, "A text.")
+    either(definitions["FsdpConfig"]["properties"], "transformer_layer_cls_to_wrap", {"type": "string"}, "A list.")
+    for name in (name for name, kind in PASS_TYPES.items() if issubclass(kind, FinetunePass)):
         definitions[name].pop("allOf")  # the name of the data is filled in where there is one
         properties = definitions[name]["properties"]
-        for key in TrainingArgs.model_fields:
-            if key != "output_dir":
-                properties[key] = older_key(reference("TrainingArgs", key), "Belongs to `training_args`.")
+        for key in OFTEN_IN_THE_PASS:
+            properties[key] = older_key(reference("TrainingArgs", key), "Belongs to `training_args`.")
         properties["bias"] = older_key({"const": "none"}, "Biases are never trained.")
         size = properties["eval_dataset_size"]
         size["anyOf"] = [{"maximum": 1}, {"type": "integer"}]  # a fraction, or a count
         for key in ("train_data_config", "eval_data_config"):
             either(properties, key, {"$ref": "#/$defs/DataConfig.inline"}, "The name of a data config.")
-        for key in ("target_modules", "modules_to_save"):
+        for key in ("target_modules", "modules_to_save", "feedforward_modules", "layers_pattern"):
             if key in properties:
                 either(properties, key, {"type": "string"}, "A list.")
         for key in ("r", "alpha", "lora_dropout"):
             if key in properties:
                 first = {k: v for k, v in properties[key].items() if k not in ("description", "default", "examples")}
-                values = {"type": "array", "minItems": 1, "prefixItems": [first]}
+                values = {"type": "array", "minItems": 1, "items": first}
                 either(properties, key, values, "A search is described in sweep.yaml.")
-    for name in ("LoRA", "QLoRA", "FullFinetune", "MergeAdapterWeights", "ModelBuilder"):
+    for name in PASS_TYPES:
         properties = definitions[name]["properties"]
         properties["host"] = older_key({"type": ["string", "null"]}, "That of the config is for all passes.")
     own = definitions["ModelBuilder"]["properties"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from phi_runtime.data.rows import format_of
 from phi_runtime.errors import UsageError
@@ -18,13 +19,15 @@ HERE = "this_machine"
 @dataclass(frozen=True)
 class Overrides:
     """What the command line says over the config. `data` are files for data configs, by name; "" stands for the only one.
-    `skip_bad_rows` leaves out rows that cannot be used; `run_user_script` lets the user_script of a config run."""
+    `skip_bad_rows` leaves out rows that cannot be used; `run_user_script` lets the user_script of a config run. `values` are settings
+    by their dotted path from the top of the config, as a trial of a search has them; a data config stands there by its name."""
 
     on_local: bool = False
     data: Mapping[str, Path] = field(default_factory=dict)
     trust_remote_code: bool = False
     skip_bad_rows: bool = False
     run_user_script: bool = False
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def override(draft: Draft, overrides: Overrides) -> None:
@@ -38,6 +41,30 @@ def override(draft: Draft, overrides: Overrides) -> None:
         draft.value["host"] = draft.value["target"] = HERE
     for name, file in overrides.data.items():
         _read_from(draft, name, file)
+    for key, value in overrides.values.items():
+        _set(draft, key, value)
+
+
+def _set(draft: Draft, key: str, value: Any) -> None:
+    """Puts `value` to the dotted path `key`; settings that are not written yet are made. A part that has a name must be there."""
+    part: Any = draft.value
+    *outer, last = key.split(".")
+    for depth, name in enumerate(outer):
+        if isinstance(part, list):
+            known = {c["name"]: c for c in part if isinstance(c, dict) and isinstance(c.get("name"), str)}
+        else:
+            known = part
+        if name not in known and depth == 1 and outer[0] in ("passes", "data_configs"):
+            raise UsageError(
+                f"`{key}`: there is nothing called `{name}` in `{outer[0]}`{did_you_mean(name, list(known))}",
+                fix=f"`{outer[0]}` holds {', '.join(known)}",
+            )
+        part = known.setdefault(name, {})
+        if not isinstance(part, dict | list):
+            raise UsageError(f"`{key}`: `{name}` is {part!r}, which holds no settings", fix="check the path")
+    if not isinstance(part, dict):
+        raise UsageError(f"`{key}` names no setting", fix=f"write which of {outer[-1]} is meant")
+    part[last] = value
 
 
 def _read_from(draft: Draft, name: str, file: Path) -> None:

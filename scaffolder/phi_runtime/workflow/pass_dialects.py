@@ -8,27 +8,23 @@ from typing import Any
 from phi_runtime.workflow.draft import EMPTY, MISSING, Draft
 from phi_runtime.workflow.respell import respell, type_name
 from phi_runtime.workflow.schema import (
-    FullFinetune,
-    LoRA,
-    MergeAdapterWeights,
+    PASS_TYPES,
+    AcceleratorConfig,
+    AdapterPass,
+    FinetunePass,
+    FsdpConfig,
+    GradientCheckpointing,
     ModelBuilder,
-    QLoRA,
     SearchStrategy,
-    Strict,
     TrainingArgs,
 )
 from phi_runtime.workflow.source import KeyPath, Source
-from phi_runtime.workflow.spellings import CLASSIC_EXPORT, OPTIMIZERS, TRAINING_NAMES
+from phi_runtime.workflow.spellings import CLASSIC_EXPORT
+from phi_runtime.workflow.training_spellings import OFTEN_IN_THE_PASS, OPTIMIZERS, OPTIMIZERS_REFUSED, TRAINING_NAMES
 
 PASSES: KeyPath = ("passes",)
-PASS_TYPES: dict[str, type[Strict]] = {
-    "LoRA": LoRA,
-    "QLoRA": QLoRA,
-    "FullFinetune": FullFinetune,
-    "MergeAdapterWeights": MergeAdapterWeights,
-    "ModelBuilder": ModelBuilder,
-}
-_TRAINING = ("LoRA", "QLoRA", "FullFinetune")
+_TRAINING = [name for name, kind in PASS_TYPES.items() if issubclass(kind, FinetunePass)]
+_MERGED = [name for name, kind in PASS_TYPES.items() if issubclass(kind, AdapterPass) and kind.merges]
 _SWEEP: KeyPath = ("sweep",)
 
 
@@ -97,9 +93,8 @@ def _own_host(draft: Draft, at: KeyPath) -> None:
 
 def _finetune(draft: Draft, at: KeyPath, old: bool) -> None:
     arguments = (*at, "training_args")
-    known = set(TrainingArgs.model_fields)
     for key in draft.keys(at):
-        if key in known and key not in ("output_dir",):
+        if key in OFTEN_IN_THE_PASS:
             draft.move((*at, key), (*arguments, key), f"`{key}` belongs to `training_args`")
     _training_args(draft, arguments, at)
     if draft.get((*at, "bias")) == "none":
@@ -107,13 +102,14 @@ def _finetune(draft: Draft, at: KeyPath, old: bool) -> None:
     size, held_out = (*at, "eval_dataset_size"), draft.get((*at, "eval_data_config"))
     if old and draft.has(size) and held_out is not MISSING and held_out is not None:
         draft.drop(size, "Olive took `eval_data_config` where both were written")
-    for key in ("target_modules", "modules_to_save"):
+    for key in ("target_modules", "modules_to_save", "feedforward_modules", "layers_pattern"):
         if isinstance(draft.get((*at, key)), str):
             draft.replace((*at, key), [draft.get((*at, key))], f"`{key}` is a list")
     for key in ("train_data_config", "eval_data_config"):
         _inline_data(draft, (*at, key))
     _only_data(draft, (*at, "train_data_config"))
-    if old and draft.get((*at, "type")) != "FullFinetune" and not draft.has((*at, "lora_dropout")):
+    has_dropout = "lora_dropout" in PASS_TYPES[draft.get((*at, "type"))].model_fields
+    if old and has_dropout and not draft.has((*at, "lora_dropout")):
         draft.put((*at, "lora_dropout"), 0.0, "the default when this form was current; today's is 0.05")
 
 
@@ -124,13 +120,46 @@ def _training_args(draft: Draft, at: KeyPath, step: KeyPath) -> None:
             draft.put((*step, "torch_dtype"), dtype, f"`{key}` is `torch_dtype` of the pass", because=(*at, key))
         if isinstance(draft.get((*at, key)), bool):
             draft.drop((*at, key), "`torch_dtype` of the pass says it")
+    if isinstance(draft.get((*at, "tf32")), bool):
+        draft.move((*at, "tf32"), (*step, "allow_tf32"), "`tf32` is `allow_tf32` of the pass")
+    elif draft.get((*at, "tf32")) is None:
+        draft.drop((*at, "tf32"), EMPTY)
     optimizer, trackers, saving = (*at, "optim"), (*at, "report_to"), (*at, "save_steps")
     if isinstance(name := draft.get(optimizer), str) and name in OPTIMIZERS:
         draft.replace(optimizer, OPTIMIZERS[name], f"`{name}` is now `{OPTIMIZERS[name]}`", rule="older-spelling")
+    elif isinstance(name, str) and name in OPTIMIZERS_REFUSED:
+        draft.refuse(optimizer, f"`{name}` is not to be had here: {OPTIMIZERS_REFUSED[name]}", "adamw_torch_fused")
     if draft.get(saving) is None:
         draft.drop(saving, EMPTY)
     if isinstance(draft.get(trackers), list) and draft.get(trackers) in ([], ["none"]):
         draft.replace(trackers, "none", "no tracker is `none`")
+    _devices(draft, at)
+    for key, part in (
+        ("gradient_checkpointing_kwargs", GradientCheckpointing),
+        ("fsdp_config", FsdpConfig),
+        ("accelerator_config", AcceleratorConfig),
+    ):
+        respell(draft, (*at, key), part)
+        if draft.get((*at, key)) == {}:
+            draft.drop((*at, key), EMPTY)
+    wrapped = (*at, "fsdp_config", "transformer_layer_cls_to_wrap")
+    if isinstance(draft.get(wrapped), str):
+        draft.replace(wrapped, [draft.get(wrapped)], "`transformer_layer_cls_to_wrap` is a list")
+    if draft.get((*at, "debug")) in ([], ["underflow_overflow"]):
+        draft.replace((*at, "debug"), " ".join(draft.get((*at, "debug"))), "`debug` is a text")
+
+
+def _devices(draft: Draft, at: KeyPath) -> None:
+    """The forms of what spreads the training over several devices."""
+    deepspeed, fsdp = (*at, "deepspeed"), (*at, "fsdp")
+    if draft.get(deepspeed) is False:
+        draft.drop(deepspeed, "it is off, as always here")
+    elif draft.get(deepspeed) is True:
+        draft.refuse(deepspeed, "`deepspeed`: name the file of its settings, or use `fsdp` instead")
+    if draft.get(fsdp) in ("", []):
+        draft.drop(fsdp, EMPTY)
+    elif isinstance(words := draft.get(fsdp), list) and all(isinstance(word, str) for word in words):
+        draft.replace(fsdp, " ".join(words), "the words of `fsdp` are a text")
 
 
 def _inline_data(draft: Draft, at: KeyPath) -> None:
@@ -260,7 +289,7 @@ def _merge_before_export(draft: Draft) -> None:
         return
     names = list(kinds)
     for before, name in pairwise(names):
-        if kinds[before] in ("LoRA", "QLoRA") and kinds[name] == "ModelBuilder":
+        if kinds[before] in _MERGED and kinds[name] == "ModelBuilder":
             free = next(n for n in ("merge", "merge_adapter_weights", "merge_adapter") if n not in kinds)
             draft.put((*PASSES, free), {"type": "MergeAdapterWeights"}, "an adapter is merged before it is exported",
                       because=(*PASSES, name))  # fmt: skip

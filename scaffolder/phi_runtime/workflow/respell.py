@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pydantic.fields import FieldInfo
 
 from phi_runtime.workflow.draft import EMPTY, Draft
+from phi_runtime.workflow.older import Older
 from phi_runtime.workflow.schema import Strict
 from phi_runtime.workflow.source import KeyPath
-from phi_runtime.workflow.spellings import SPELLINGS, Older
+from phi_runtime.workflow.spellings import SPELLINGS
 
 
 def respell(draft: Draft, at: KeyPath, part: type[Strict] | Older) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
+from phi_runtime.workflow.older import Older
 from phi_runtime.workflow.schema import (
+    IA3,
+    AcceleratorConfig,
     AzureMLSystem,
     DataConfig,
     Datastore,
+    DoRA,
+    FsdpConfig,
     FullFinetune,
+    GradientCheckpointing,
     InputModel,
     LoadDataset,
     LoadKwargs,
     LocalSystem,
+    LoHa,
+    LoKr,
     LoRA,
     MergeAdapterWeights,
     ModelBuilder,
+    PEANuT,
     PreProcess,
+    PromptTuning,
     QLoRA,
     RegistryModel,
     SearchStrategy,
@@ -25,21 +32,15 @@ from phi_runtime.workflow.schema import (
     TrainingArgs,
     Workflow,
 )
-
-
-@dataclass(frozen=True)
-class Older:
-    """Spellings of one part. `nested`: an object that held its keys. `renamed`: old key → new key. `left_out`: key → why it has
-    no effect here. `refused`: key → what to do instead of it, because it would have one."""
-
-    nested: str | None = None
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
-
+from phi_runtime.workflow.training_spellings import (
+    ACCELERATOR_CONFIG,
+    FSDP_CONFIG,
+    GRADIENT_CHECKPOINTING,
+    MEASURED,
+    TRAINING_ARGS,
+)
 
 _TOKEN = "the hub token comes from HF_TOKEN or .env"
-_MEASURED = "every run measures its models itself; what it asks stands in evaluation.json"
 _NOT_YET = "is not built yet"
 _HOOK = "only text_formatting_func is called: let that, or transform in hooks.py, make the text of the pair"
 
@@ -48,8 +49,8 @@ WORKFLOW = Older(
     renamed={"model": "input_model"},
     left_out={
         "$schema": "the editor finds the schema by the name of the file",
-        "evaluators": _MEASURED,
-        "evaluator": _MEASURED,
+        "evaluators": MEASURED,
+        "evaluator": MEASURED,
         "packaging_config": "the finished models lie in gen-model/",
         "cache_config": "what is done is kept in gen-model/",
         "enable_shared_cache": "what is done is kept in gen-model/",
@@ -161,51 +162,8 @@ PRE_PROCESS = Older(
     },
 )
 
-_ALWAYS_RESUMES = "`run` always goes on from the newest whole checkpoint"
-
-TRAINING_ARGS = Older(
-    nested="extra_args",
-    renamed={"evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps"},
-    left_out={
-        "group_by_length": "batches always hold rows of like length here",
-        "train_sampling_strategy": "batches always hold rows of like length here",
-        "length_column_name": "batches always hold rows of like length here",
-        "overwrite_output_dir": _ALWAYS_RESUMES,
-        "resume_from_checkpoint": _ALWAYS_RESUMES,
-        "logging_dir": "the losses are in metrics.jsonl of the run",
-        "logging_strategy": "`logging_steps` says when",
-        "save_strategy": "`save_steps` says when; there are always checkpoints, so that nothing is lost",
-        "do_train": "the pass trains",
-        "do_eval": "`eval_strategy` says when",
-        "remove_unused_columns": "only what the model reads is in a batch",
-        "prediction_loss_only": "the held-out loss is what is measured",
-        "label_names": "the labels are called `labels`",
-        "disable_tqdm": "progress is shown by phi-scaffold",
-        "log_level": "progress is shown by phi-scaffold",
-        "gradient_checkpointing_kwargs": "the non-reentrant form is always used",
-        "ddp_find_unused_parameters": "one process trains",
-        "dataloader_num_workers": "the rows are in memory",
-        "dataloader_pin_memory": "it is on where there is a GPU",
-        "use_module_with_loss": "ONNX Runtime training is gone from Olive",
-    },
-    refused={
-        "load_best_model_at_end": f"keeping the best checkpoint {_NOT_YET}: take the key out; the last weights are kept",
-        "metric_for_best_model": f"keeping the best checkpoint {_NOT_YET}: take the key out",
-        "greater_is_better": f"keeping the best checkpoint {_NOT_YET}: take the key out",
-        "deepspeed": f"training over several devices {_NOT_YET}: take the key out",
-        "fsdp": f"training over several devices {_NOT_YET}: take the key out",
-        "fsdp_config": f"training over several devices {_NOT_YET}: take the key out",
-        "auto_find_batch_size": f"it {_NOT_YET}: set per_device_train_batch_size",
-        "push_to_hub": "nothing is sent to the hub by a run: take the key out",
-        "hub_token": "a token does not belong into a file: put it into .env as HF_TOKEN",
-        "no_cuda": "set the accelerator's `device` to cpu instead",
-        "use_cpu": "set the accelerator's `device` to cpu instead",
-        "label_smoothing_factor": f"it {_NOT_YET}: take the key out",
-    },
-)
-
 _PASS_LEFT_OUT = {
-    "evaluator": _MEASURED,
+    "evaluator": MEASURED,
     "clean_run_cache": "`run --force STAGE` does a stage again",
     "output_name": "each artefact has a folder of its own name",
     "disable_search": "a search is described in sweep.yaml",
@@ -229,6 +187,17 @@ LORA = Older(
     },
 )
 QLORA = Older(nested="config", renamed=_LORA_NAMES, left_out=_FINETUNE_LEFT_OUT)
+_NO_DROPOUT = "Olive takes it here and does nothing with it: rank_dropout and module_dropout are its own"
+PRODUCT = Older(
+    nested="config",
+    renamed={"hf_training_args": "training_args", "lora_r": "r", "lora_alpha": "alpha"},
+    left_out={
+        **_FINETUNE_LEFT_OUT,
+        "lora_dropout": _NO_DROPOUT,
+        "dropout": _NO_DROPOUT,
+        "ephemeral_gpu_offload": "Olive takes it here and does nothing with it: it is for DoRA",
+    },
+)
 FULL = Older(nested="config", renamed=_FINETUNE, left_out=_FINETUNE_LEFT_OUT)
 MERGE = Older(nested="config", left_out=_PASS_LEFT_OUT)
 _ISSUE = "the model would not run as it is written: take the key out"
@@ -281,8 +250,17 @@ SPELLINGS: dict[type[Strict], Older] = {
     LoadDataset: LOAD_DATASET,
     PreProcess: PRE_PROCESS,
     TrainingArgs: TRAINING_ARGS,
+    GradientCheckpointing: GRADIENT_CHECKPOINTING,
+    FsdpConfig: FSDP_CONFIG,
+    AcceleratorConfig: ACCELERATOR_CONFIG,
     LoRA: LORA,
     QLoRA: QLORA,
+    DoRA: LORA,
+    LoHa: PRODUCT,
+    LoKr: PRODUCT,
+    IA3: FULL,
+    PEANuT: FULL,
+    PromptTuning: FULL,
     FullFinetune: FULL,
     MergeAdapterWeights: MERGE,
     ModelBuilder: BUILDER,
@@ -304,15 +282,3 @@ OLD_DATA_KEYS = ("dataset_type", "corpus_strategy", "source_max_len", "target_ma
 DATALOADER_KEYS = ("batch_size", "shuffle", "drop_last")
 
 PAIR_FORMATS = {"default": "{input}{output}", "self_instruct": "{prompt}{completion}"}
-
-OPTIMIZERS = {"adamw_hf": "adamw_torch", "paged_adamw": "paged_adamw_32bit"}
-
-# Names that people use for settings of the trainer outside `training_args`.
-TRAINING_NAMES = {
-    "lr": "learning_rate",
-    "batch_size": "per_device_train_batch_size",
-    "epochs": "num_train_epochs",
-    "num_epochs": "num_train_epochs",
-    "optimizer": "optim",
-    "scheduler": "lr_scheduler_type",
-}

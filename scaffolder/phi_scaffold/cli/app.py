@@ -17,6 +17,7 @@ COMMANDS = (
     "run",
     "status",
     "evaluate",
+    "sweep",
     "chat",
     "generate",
     "models",

@@ -10,6 +10,7 @@ from phi_scaffold.cli.options import (
     MaxNewTokens,
     ProjectFolder,
     Quiet,
+    TaskName,
     Temperature,
     TrustRemoteCode,
     Which,
@@ -22,6 +23,7 @@ def chat(
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
     trust_remote_code: TrustRemoteCode = False,
+    task_name: TaskName = None,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     quiet: Quiet = False,
@@ -36,7 +38,7 @@ def chat(
     from phi_runtime.workflow.overrides import Overrides
     from phi_scaffold.environment import use_project_environment
 
-    project = open_project(project_folder, config)
+    project = open_project(project_folder, config, task_name)
     use_project_environment(project)
     session = open_session(project, model, Overrides(trust_remote_code=trust_remote_code))
     if not quiet:

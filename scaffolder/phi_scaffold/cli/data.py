@@ -16,6 +16,7 @@ from phi_scaffold.cli.options import (
     Quiet,
     RunUserScript,
     TrustRemoteCode,
+    one_of,
     open_project,
     overrides,
 )
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from phi_runtime.workflow.overrides import Overrides
     from phi_runtime.workflow.schema import FinetunePass, Workflow
 
+Training = Annotated[
+    str | None, typer.Option("--pass", help="The pass whose data are meant, where several train; default: the first.")
+]
+
 data = typer.Typer(
     help="What the data hold, and what the model will see of them.",
     no_args_is_help=True,
@@ -39,6 +44,7 @@ data = typer.Typer(
 
 @data.command()
 def check(
+    training_pass: Training = None,
     files: DataFiles = None,
     run_user_script: RunUserScript = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -58,10 +64,10 @@ def check(
     project = _project(project_folder, config)
     from phi_runtime.data.report import examine
     from phi_runtime.errors import DataError
-    from phi_scaffold import show, show_data
+    from phi_scaffold import show_data, show_progress
 
-    with show.display(as_json=False, quiet=quiet or as_json) as emit:
-        workflow, training, place = _opened(project, given, emit)
+    with show_progress.display(as_json=False, quiet=quiet or as_json) as emit:
+        workflow, training, place = _opened(project, given, emit, training_pass)
         found = examine(workflow, training, place, emit)
     if as_json:
         print(json.dumps(found))
@@ -75,6 +81,7 @@ def check(
 def preview(
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many rows.")] = 3,
     held_out: Annotated[bool, typer.Option("--held-out", help="Rows that are held out instead of trained on.")] = False,
+    training_pass: Training = None,
     files: DataFiles = None,
     run_user_script: RunUserScript = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -94,10 +101,10 @@ def preview(
     project = _project(project_folder, config)
     from phi_runtime.data.dataset import load_dataset
     from phi_runtime.data.preview import preview as segments_of
-    from phi_scaffold import show, show_data
+    from phi_scaffold import show_data, show_progress
 
-    with show.display(as_json=False, quiet=quiet or as_json) as emit:
-        workflow, training, place = _opened(project, given, emit)
+    with show_progress.display(as_json=False, quiet=quiet or as_json) as emit:
+        workflow, training, place = _opened(project, given, emit, training_pass)
         dataset = load_dataset(workflow, training, place, emit, "data")
     found = segments_of(dataset.held_out if held_out else dataset.training, place.tokenizer, rows)
     if as_json:
@@ -115,7 +122,7 @@ def _project(folder: Path | None, config: Path | None) -> Project:
     return project
 
 
-def _opened(project: Project, given: Overrides, emit: Emit) -> tuple[Workflow, FinetunePass, Place]:
+def _opened(project: Project, given: Overrides, emit: Emit, wanted: str | None) -> tuple[Workflow, FinetunePass, Place]:
     """The workflow with its model and its data here, fetched if need be: the tokenizer says what a row becomes."""
     from phi_runtime.data.dataset import data_place
     from phi_runtime.data.fetch import fetch_data
@@ -132,8 +139,9 @@ def _opened(project: Project, given: Overrides, emit: Emit) -> tuple[Workflow, F
             where=Location(project.config),
             fix="add a pass of type LoRA, QLoRA or FullFinetune",
         )
+    training = one_of("--pass", wanted, workflow.trainings) if wanted else workflow.finetune[0]
     quiet_libraries()
     emit(Event("stage-started", "data", {"index": 1, "count": 1}))
     base = fetch(workflow.input_model, project, emit)
     fetch_data(workflow, project.config, emit, "fetch")
-    return workflow, workflow.finetune[1], data_place(project, base, given)
+    return workflow, workflow.trainings[training], data_place(project, base, given)

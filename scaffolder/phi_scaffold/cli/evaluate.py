@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
+
+import typer
 
 from phi_scaffold.cli.options import (
     ConfigFile,
@@ -14,6 +17,7 @@ from phi_scaffold.cli.options import (
     Quiet,
     RunUserScript,
     SkipBadRows,
+    TaskName,
     TrustRemoteCode,
     open_project,
     overrides,
@@ -21,11 +25,16 @@ from phi_scaffold.cli.options import (
 
 
 def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Of several adapters, measure the one that this model or pass belongs to; default: all."),
+    ] = None,
     on: On = None,
     data: DataFiles = None,
     skip_bad_rows: SkipBadRows = False,
     run_user_script: RunUserScript = False,
     trust_remote_code: TrustRemoteCode = False,
+    task_name: TaskName = None,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -37,15 +46,19 @@ def evaluate(
     Example: phi-scaffold evaluate --json
     """
     from phi_runtime.engine import run as run_workflow
-    from phi_scaffold import show
+    from phi_runtime.model_names import stages_that_measure
+    from phi_runtime.workflow.load import load_workflow
+    from phi_scaffold import show, show_diagnosis, show_progress
     from phi_scaffold.environment import use_project_environment
 
-    project = open_project(project_folder, config)
+    project = open_project(project_folder, config, task_name)
     use_project_environment(project)
     given = overrides(on, data, trust_remote_code, skip_bad_rows=skip_bad_rows, run_user_script=run_user_script)
-    with show.display(as_json=False, quiet=quiet or as_json) as emit:
-        outcome = run_workflow(project, emit, only=["evaluate"], overrides=given)
+    only = stages_that_measure(model, load_workflow(project.config, given), project)
+    with show_progress.display(as_json=False, quiet=quiet or as_json) as emit:
+        outcome = run_workflow(project, emit, only=only, overrides=given)
     if as_json:
         print(json.dumps(outcome.evaluation))
     elif outcome.evaluation:
-        show.ladder(outcome.evaluation)
+        show.ladders(outcome.evaluation)
+        show_diagnosis.of_results(outcome.evaluation)

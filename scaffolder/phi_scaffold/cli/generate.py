@@ -14,6 +14,7 @@ from phi_scaffold.cli.options import (
     MaxNewTokens,
     ProjectFolder,
     Quiet,
+    TaskName,
     Temperature,
     TrustRemoteCode,
     Which,
@@ -33,6 +34,7 @@ def generate(
     temperature: Temperature = 0.0,
     seed: Annotated[int | None, typer.Option(help="Makes a drawn answer repeatable.")] = None,
     trust_remote_code: TrustRemoteCode = False,
+    task_name: TaskName = None,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -48,7 +50,7 @@ def generate(
     from phi_runtime.workflow.overrides import Overrides
     from phi_scaffold.environment import use_project_environment
 
-    project = open_project(project_folder, config)
+    project = open_project(project_folder, config, task_name)
     use_project_environment(project)
     session = open_session(project, model, Overrides(trust_remote_code=trust_remote_code))
     text = prompt if raw else session.render(prompt)

@@ -22,9 +22,8 @@ def models(
     Example: phi-scaffold models microsoft/Phi-4-mini-instruct
     """
     from phi_runtime.errors import UsageError
-    from phi_scaffold import show
     from phi_scaffold.catalog import catalog, find_model
-    from phi_scaffold.doctor import memory_bytes
+    from phi_scaffold.show_models import models as show_models
 
     known = catalog().models
     if model is not None:
@@ -35,4 +34,4 @@ def models(
                 fix="see `phi-scaffold models`",
             )
         known = {found: known[found]}
-    show.models(list(known.values()), memory_bytes(), as_json=as_json, single=model is not None)
+    show_models(list(known.values()), as_json=as_json, single=model is not None)

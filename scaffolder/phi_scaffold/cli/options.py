@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phi_runtime.errors import MissingDependency, UsageError
-from phi_runtime.project import Project, find_project, read_dotenv
+from phi_runtime.project import Project, find_project, for_task, read_dotenv
 from phi_runtime.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -24,8 +24,17 @@ ProjectFolder = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="The workflow config; default: fine-tuning/olive-config.json.")
 ]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task-name",
+        metavar="NAME",
+        help="Work in gen-model/NAME/, with fine-tuning/NAME.olive-config.json if it is there.",
+    ),
+]
 Which = Annotated[
-    str | None, typer.Option("--model", help="base, adapter, merged or onnx; default: the last one that is there.")
+    str | None,
+    typer.Option("--model", help="base, adapter, merged, onnx, or a pass's name; default: the last one that is there."),
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[
@@ -83,13 +92,13 @@ def overrides(
     return Overrides(on == "local", files, trust_remote_code, skip_bad_rows, run_user_script)
 
 
-def open_project(folder: Path | None, config: Path | None = None) -> Project:
-    """The project that a command works in, its .env read."""
+def open_project(folder: Path | None, config: Path | None = None, task: str | None = None) -> Project:
+    """The project that a command works in, for the task of --task-name, its .env read."""
     if folder is not None and not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", fix="check --project")
     project = find_project(folder or Path.cwd(), config)
     read_dotenv(project.root)
-    return project
+    return project if task is None else for_task(project, task, config_given=config is not None)
 
 
 def one_of(flag: str, value: str, known: Iterable[str]) -> str:

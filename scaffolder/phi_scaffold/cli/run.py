@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from phi_scaffold.cli.options import (
     Quiet,
     RunUserScript,
     SkipBadRows,
+    TaskName,
     TrustRemoteCode,
     open_project,
     overrides,
@@ -30,12 +32,27 @@ def run(
     force: Annotated[
         list[str] | None, typer.Option(help="Run this stage again although it is cached; may be given again.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Show what would run and why, do nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(help="Show what would run, why, and what it takes, and try one step of training; make nothing."),
+    ] = False,
+    no_step: Annotated[bool, typer.Option("--no-step", help="With --dry-run: try no step, which takes time.")] = False,
+    nproc: Annotated[
+        int,
+        typer.Option(min=1, help="Train on so many processes: GPUs, or shares of the cores. The result is the same."),
+    ] = 1,
+    emit_accelerate_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the config by which accelerate starts these processes, say how, and end."
+        ),
+    ] = None,
     on: On = None,
     data: DataFiles = None,
     skip_bad_rows: SkipBadRows = False,
     run_user_script: RunUserScript = False,
     trust_remote_code: TrustRemoteCode = False,
+    task_name: TaskName = None,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -48,23 +65,42 @@ def run(
     """
     from phi_runtime.engine import chosen_stages
     from phi_runtime.engine import run as run_workflow
-    from phi_scaffold import show
+    from phi_scaffold import show, show_progress
     from phi_scaffold.environment import use_project_environment
 
-    project = open_project(project_folder, config)
+    project = open_project(project_folder, config, task_name)
     use_project_environment(project)
     given = overrides(on, data, trust_remote_code, skip_bad_rows=skip_bad_rows, run_user_script=run_user_script)
     if dry_run:
-        from phi_runtime.plan import plan
         from phi_runtime.workflow.load import load_workflow
+        from phi_scaffold.dry_run import dry_run as show_dry_run
 
         workflow = load_workflow(project.config, given)
         names = chosen_stages(workflow, stages or [], until)
         for name in force or []:
             chosen_stages(workflow, [name], None)
-        show.plan([s for s in plan(workflow, project) if s.name in names], project, set(force or []), as_json=as_json)
+        show_dry_run(
+            project,
+            workflow,
+            given,
+            names=names,
+            force=set(force or []),
+            step=not no_step,
+            as_json=as_json,
+            quiet=quiet,
+        )
         return
-    with show.display(as_json=as_json, quiet=quiet) as emit:
-        outcome = run_workflow(project, emit, only=stages or [], until=until, force=force or [], overrides=given)
+    if emit_accelerate_config:
+        from phi_runtime.remote.by_hand import write_by_hand
+        from phi_runtime.workflow.load import load_workflow
+        from phi_scaffold.show_processes import by_hand
+
+        workflow, stage = load_workflow(project.config, given), next(iter(stages or []), None)
+        by_hand(write_by_hand(project, workflow, given, nproc, emit_accelerate_config, stage), as_json=as_json)
+        return
+    with show_progress.display(as_json=as_json, quiet=quiet) as emit:
+        outcome = run_workflow(
+            project, emit, only=stages or [], until=until, force=force or [], overrides=given, nproc=nproc
+        )
     if not as_json:
         show.outcome(outcome, project)

@@ -10,6 +10,7 @@ from phi_scaffold.cli.options import (
     On,
     ProjectFolder,
     Quiet,
+    TaskName,
     TrustRemoteCode,
     open_project,
     overrides,
@@ -20,6 +21,7 @@ def status(
     on: On = None,
     data: DataFiles = None,
     trust_remote_code: TrustRemoteCode = False,
+    task_name: TaskName = None,
     project_folder: ProjectFolder = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -35,7 +37,7 @@ def status(
     from phi_scaffold import show
     from phi_scaffold.environment import use_project_environment
 
-    project = open_project(project_folder, config)
+    project = open_project(project_folder, config, task_name)
     use_project_environment(project)
     workflow = load_workflow(project.config, overrides(on, data, trust_remote_code))
     show.status(plan(workflow, project), project, as_json=as_json)

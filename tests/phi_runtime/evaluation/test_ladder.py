@@ -56,15 +56,16 @@ def evaluated(
         "load_dataset_config": {"data_name": "json", "data_files": "rows.jsonl"},
         "pre_process_data_config": pre_process,
     }
+    step = LoRA.model_validate({"type": "LoRA", "train_data_config": "train", "eval_data_config": "held_out"})
     workflow = Workflow.model_construct(
         data_configs=[DataConfig.model_validate({"name": name, **data}) for name in ("train", "held_out")],
+        passes={"finetune": step},
         evaluation=Evaluation(),
     )
-    step = LoRA.model_validate({"type": "LoRA", "train_data_config": "train", "eval_data_config": "held_out"})
     listener = Listener()
     base = ModelRef(model, "hf", "key")
     place = Place(folder / "config.json", base, folder / "cache")
-    content = ladder.evaluate(workflow, step, [("base", base)], place, folder, "cpu", listener)
+    content = ladder.evaluate(workflow, "finetune", [("base", base)], place, folder, "cpu", listener)
     return content, json.loads((folder / "answers.json").read_text(encoding="utf-8")), listener
 
 
@@ -93,6 +94,16 @@ def test_of_questions_the_answers_alone_are_measured(
     assert answers[1] == {"prompt": "run away\n", "reference": "fear", "answers": {"base": "joy"}}
     assert content["rungs"][0]["metrics"]
     assert "perplexity" not in listener.of("metric")[0]
+
+
+@pytest.mark.usefixtures("recorder")
+def test_the_users_own_metrics_stand_among_the_others(tmp_path: Path, tiny_phi3: Path) -> None:
+    hook = "def metrics(predictions, references):\n    return {'said_joy': sum(p == 'joy' for p in predictions) / 3}\n"
+    (tmp_path / "hooks.py").write_text(hook, encoding="utf-8")
+    rows = [{"q": "we won", "a": "joy"}, {"q": "run away", "a": "fear"}]
+    content, _, _ = evaluated(tmp_path, tiny_phi3, rows, text_template="{q}\n{a}", strategy="line-by-line")
+    metrics = content["rungs"][0]["metrics"]
+    assert (metrics["exact_match"], metrics["said_joy"]) == (0.5, 0.6667)
 
 
 def test_the_answers_alone_are_measured_also_where_the_questions_were_trained_too(

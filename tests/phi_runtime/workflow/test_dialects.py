@@ -24,7 +24,8 @@ from phi_runtime.workflow.load import check, load_workflow
 from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.schema import AzureMLSystem, Datastore, LoRA, QLoRA, RegistryModel, Workflow
 from phi_runtime.workflow.source import KeyPath
-from phi_runtime.workflow.spellings import CLASSIC_EXPORT, HF_CONFIG, OPTIMIZERS, PAIR_FORMATS, SPELLINGS
+from phi_runtime.workflow.spellings import CLASSIC_EXPORT, HF_CONFIG, PAIR_FORMATS, SPELLINGS
+from phi_runtime.workflow.training_spellings import OPTIMIZERS
 
 CASES = Path(__file__).parent / "dialects"
 SWEEPS = CASES / "sweeps"

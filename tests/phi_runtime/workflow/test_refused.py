@@ -122,16 +122,8 @@ def test_the_config_that_the_refused_ones_start_from_is_sound(tmp_path: Path) ->
         ),
         (lambda c: c.update(pass_flows=[["lora"], ["lora", "merge"]]), "not-supported", '"pass_flows"'),
         (lambda c: c.update(pass_flows=[["lora", "no_such_pass"]]), "not-supported", '"pass_flows"'),
-        (
-            lambda c: c["passes"]["lora"]["training_args"].update(deepspeed={"zero_optimization": {"stage": 3}}),
-            "not-supported",
-            '"deepspeed"',
-        ),
-        (
-            lambda c: c["passes"]["lora"]["training_args"].update(load_best_model_at_end=True),
-            "not-supported",
-            '"load_best_model_at_end"',
-        ),
+        (lambda c: c["passes"]["lora"]["training_args"].update(deepspeed=True), "not-supported", '"deepspeed"'),
+        (lambda c: c["passes"]["lora"]["training_args"].update(optim="lomo"), "not-supported", '"optim"'),
         (lambda c: c["passes"]["lora"].update(r=16, lora_r=8), "contradiction", '"lora_r"'),
         (
             lambda c: c["passes"]["lora"].update(alpha=16, config={"alpha": 8}),
@@ -178,6 +170,8 @@ _PLACES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "LoadDataset": lambda c: c["data_configs"][0]["load_dataset_config"],
     "PreProcess": lambda c: c["data_configs"][0]["pre_process_data_config"],
     "TrainingArgs": lambda c: c["passes"]["lora"]["training_args"],
+    "FsdpConfig": lambda c: c["passes"]["lora"]["training_args"].setdefault("fsdp_config", {}),
+    "AcceleratorConfig": lambda c: c["passes"]["lora"]["training_args"].setdefault("accelerator_config", {}),
     "ModelBuilder": lambda c: c["passes"]["build"],
 }
 

@@ -9,6 +9,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from phi_runtime.workflow.schema.adapters import (
+    IA3,
+    AdapterPass,
+    DoRA,
+    LinearAdapter,
+    LoHa,
+    LoKr,
+    LoRA,
+    PEANuT,
+    ProductAdapter,
+    PromptTuning,
+    QLoRA,
+)
 from phi_runtime.workflow.schema.beside import (
     Choice,
     CondaEnvironment,
@@ -20,6 +33,7 @@ from phi_runtime.workflow.schema.beside import (
 )
 from phi_runtime.workflow.schema.common import Dtype, Kind, Strict
 from phi_runtime.workflow.schema.data import BUILDERS, DataConfig, Datastore, LoadDataset, PreProcess
+from phi_runtime.workflow.schema.finetune_pass import FinetunePass, Pass
 from phi_runtime.workflow.schema.machine import (
     Accelerator,
     AnySystem,
@@ -32,22 +46,24 @@ from phi_runtime.workflow.schema.machine import (
     System,
 )
 from phi_runtime.workflow.schema.passes import (
+    PASS_TYPES,
     AnyPass,
     BuilderOptions,
-    FinetunePass,
     FullFinetune,
-    LoRA,
     MergeAdapterWeights,
     ModelBuilder,
-    Pass,
-    QLoRA,
-    TrainingArgs,
 )
+from phi_runtime.workflow.schema.training_args import AcceleratorConfig, FsdpConfig, TrainingArgs
+from phi_runtime.workflow.schema.training_basics import GradientCheckpointing
 from phi_runtime.workflow.schema.workflow import Workflow
 
 __all__ = [
     "BUILDERS",
+    "IA3",
+    "PASS_TYPES",
     "Accelerator",
+    "AcceleratorConfig",
+    "AdapterPass",
     "AnyPass",
     "AnySystem",
     "AzureMLClient",
@@ -57,22 +73,31 @@ __all__ = [
     "CondaEnvironment",
     "DataConfig",
     "Datastore",
+    "DoRA",
     "Dtype",
     "Evaluation",
     "FinetunePass",
     "FloatRange",
+    "FsdpConfig",
     "FullFinetune",
+    "GradientCheckpointing",
     "InputModel",
     "IntRange",
     "Kind",
+    "LinearAdapter",
+    "LoHa",
+    "LoKr",
     "LoRA",
     "LoadDataset",
     "LoadKwargs",
     "LocalSystem",
     "MergeAdapterWeights",
     "ModelBuilder",
+    "PEANuT",
     "Pass",
     "PreProcess",
+    "ProductAdapter",
+    "PromptTuning",
     "QLoRA",
     "RegistryModel",
     "SearchStrategy",

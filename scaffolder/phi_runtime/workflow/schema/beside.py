@@ -1,16 +1,27 @@
 """The files beside the config: what Olive would not take in it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from phi_runtime.workflow.schema.common import Count, Strict, Whole
 
+Task = Literal["classification", "chat", "question-answering", "summarization", "extraction", "generation"]
+
+
+class EvaluationOfPass(Strict):
+    """What is measured otherwise for one pass that trains; null: as for all."""
+
+    task: Task | None = Field(None, description="What its answers are.")
+    max_rows: Count | None = Field(None, description="Held-out rows that are scored at most.")
+    max_new_tokens: Count | None = Field(None, description="Longest answer, in tokens.")
+    batch_size: Count | None = Field(None, description="Prompts that are answered at once.")
+
 
 class Evaluation(Strict):
     """evaluation.json: what the quality ladder measures."""
 
-    task: Literal["classification", "chat", "question-answering", "summarization", "extraction", "generation"] = Field(
+    task: Task = Field(
         "generation",
         description="What the answers are, which says how they are scored. classification: one of a few labels (accuracy). chat, "
         "generation: free text (token F1). question-answering: a short text (SQuAD's token F1). summarization: ROUGE-L. extraction: "
@@ -19,14 +30,38 @@ class Evaluation(Strict):
     max_rows: Count = Field(200, description="Held-out rows that are scored at most; the first of the shuffled split.")
     max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")
     batch_size: Count = Field(16, description="Prompts that are answered at once.")
+    passes: dict[str, EvaluationOfPass] = Field(
+        default_factory=dict,
+        description="Where several passes train: what is other for one of them, by its name.",
+        examples=[{"style": {"task": "generation"}}],
+    )
+
+    def of(self, training: str) -> Self:
+        """The settings for what the pass `training` makes."""
+        own = self.passes.get(training)
+        return self.model_copy(update=own.model_dump(exclude_none=True)) if own else self
 
 
 class SearchStrategy(Strict):
     """How the search space is walked."""
 
-    type: Literal["random", "tpe", "grid"] = Field("random", description="Sampler.")
-    num_trials: Count = Field(20, description="Trials to run.")
-    seed: Whole | None = Field(None, ge=0, description="Seed of the sampler.")
+    type: Literal["random", "tpe", "grid"] = Field(
+        "random",
+        description="Sampler. random: by chance. tpe: where the trials before were good. grid: every combination, and then it ends.",
+    )
+    num_trials: Count = Field(20, description="Trials to run in all; a grid takes all of its own unless this is given.")
+    seed: Whole | None = Field(None, ge=0, description="Seed of the sampler; null: another search each time.")
+    metric: str = Field(
+        "held_out_loss",
+        description="What tells a good trial: held_out_loss, perplexity, or a metric of the task in evaluation.json, such as "
+        "accuracy, for which each trial answers the held-out rows.",
+        examples=["held_out_loss", "accuracy"],
+    )
+    pruner: Literal["median", "none"] = Field(
+        "median",
+        description="median: a trial whose best so far is worse than the median of the others at the same share of the run is ended. "
+        "none: all go to the end.",
+    )
 
 
 class FloatRange(Strict):
@@ -36,6 +71,7 @@ class FloatRange(Strict):
     low: float = Field(description="Least value.", examples=[1e-5])
     high: float = Field(description="Largest value.", examples=[1e-3])
     log: bool = Field(False, description="Sample the logarithm evenly, as suits learning rates.")
+    points: Count = Field(5, description="Values that a grid takes of it, evenly apart.")
 
 
 class IntRange(Strict):
@@ -44,8 +80,8 @@ class IntRange(Strict):
     type: Literal["int"] = Field(description="Whole numbers.")
     low: Whole = Field(description="Least value.", examples=[8])
     high: Whole = Field(description="Largest value.", examples=[64])
-    log: bool = Field(False, description="Sample the logarithm evenly.")
-    step: Count = Field(1, description="Distance between two values.")
+    log: bool = Field(False, description="Sample the logarithm evenly; a grid doubles from the least value on.")
+    step: Count = Field(1, description="Distance between two values; not with log.")
 
 
 class Choice(Strict):

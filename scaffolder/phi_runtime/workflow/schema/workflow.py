@@ -46,7 +46,12 @@ class Workflow(Strict):
     @property
     def finetune(self) -> tuple[str, FinetunePass] | None:
         """The first pass that trains, with its name."""
-        return next(((n, p) for n, p in self.passes.items() if isinstance(p, FinetunePass)), None)
+        return next(iter(self.trainings.items()), None)
+
+    @property
+    def trainings(self) -> dict[str, FinetunePass]:
+        """All passes that train, by name, in order."""
+        return {name: step for name, step in self.passes.items() if isinstance(step, FinetunePass)}
 
     @property
     def execution_provider(self) -> str:

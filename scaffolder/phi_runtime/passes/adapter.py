@@ -1,4 +1,4 @@
-"""LoRA and its kin: an adapter in float32 over a frozen base."""
+"""LoRA, DoRA, LoHa, LoKr, IA3, PEANuT and PromptTuning: an adapter in float32 over a frozen base of full precision."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 def run(context: PassContext) -> dict[str, Any]:
     from phi_runtime.training.finetune import finetune
 
-    return finetune(context, *trainable(context))
+    return finetune(context, trainable)
 
 
 def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
     """The model with what is to be trained of it, and the type to compute in."""
     from phi_runtime.models.device import compute_dtype, pick_device
-    from phi_runtime.models.load import load_model
+    from phi_runtime.models.load import load_model, placement
     from phi_runtime.training.adapter import add_adapter
 
     device = pick_device(context.workflow.host_device)
     dtype = compute_dtype(context.config.torch_dtype, device)
-    base = load_model(context.source, dtype, device, **attention(context))
+    where = placement(context.config, context.source, dtype, device)
+    base = load_model(context.source, dtype, **where, **attention(context))
     return add_adapter(base, context.config), dtype
 
 

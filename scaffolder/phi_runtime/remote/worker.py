@@ -1,0 +1,130 @@
+"""One of the processes that train together: `accelerate launch … -m phi_runtime.remote.worker REQUEST`.
+
+REQUEST is a file that `launch` writes, a pickled PassContext. What the first process has to tell goes to stdout, a line of JSON
+each: its pid, the events, and at the end the facts. A process that fails leaves its error in a file beside REQUEST, and says that
+there. What libraries print to stdout goes to stderr. SIGINT to the first process makes all of them save and stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from phi_runtime.events import Event
+
+WATCHED = "PHI_SCAFFOLD_WATCHED"  # set by `launch`, which holds the other end of stdin
+LEFT_ALONE = 70  # the exit code after stdin was closed
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def train(request: Path, tell: Tell) -> None:
+    """Does this process's part of the pass in `request`."""
+    from phi_runtime.data.dataset import load_dataset
+    from phi_runtime.models.load import quiet_libraries
+    from phi_runtime.passes import module_of
+    from phi_runtime.training import processes
+
+    context = pickle.loads(request.read_bytes())
+    context.out.mkdir(exist_ok=True)
+    quiet_libraries()
+    processes.join(cpu=context.workflow.host_device == "cpu")
+    if processes.is_first():
+        context = replace(context, emit=lambda event: tell(event.as_dict()))
+        # The others find it done.
+        load_dataset(context.workflow, context.config, context.place, context.emit, context.name)
+    else:
+        context = replace(context, record=None)
+    processes.wait_for_all()
+    facts = module_of(context.config).run(context)
+    if processes.is_first():
+        tell({"facts": facts})
+    processes.leave()
+
+
+def _mouth() -> Tell:
+    """Writes lines to what was stdout."""
+    told = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n", buffering=1)
+    os.dup2(2, 1)
+
+    def tell(line: dict[str, Any]) -> None:
+        told.write(json.dumps(line) + "\n")
+
+    return tell
+
+
+def _end_with_parent() -> None:
+    """Waits for the end of stdin, which is that of the parent: nobody needs this process then."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(LEFT_ALONE)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def keep_error(error: BaseException, request: Path, rank: str) -> None:
+    """Leaves `error`, with where it happened, for `errors_of`."""
+    where = f"in process {rank}:\n{''.join(traceback.format_exception(error))}"
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    error.add_note(where)
+    try:
+        packed = pickle.dumps(error)
+        pickle.loads(packed)
+    except Exception:  # an exception of a library that cannot be sent
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+        error.add_note(where)
+        packed = pickle.dumps(error)
+    aside = request.with_name(f".error-{rank}.partial")  # this process may be ended at any moment
+    aside.write_bytes(packed)
+    aside.replace(request.with_name(f"error-{rank}.pickle"))
+
+
+def errors_of(request: Path) -> list[BaseException]:
+    """What the processes of `request` failed of, the first first."""
+    files = sorted(request.parent.glob("error-*.pickle"), key=lambda file: file.stat().st_mtime_ns)
+    return [pickle.loads(file.read_bytes()) for file in files]
+
+
+def forget_errors(request: Path) -> None:
+    """Takes away those of an earlier run."""
+    for file in request.parent.glob("error-*.pickle"):
+        file.unlink()
+
+
+def event_of(line: dict[str, Any]) -> Event:
+    """The event in a line of a worker."""
+    data = dict(line)
+    return Event(data.pop("event"), data.pop("stage"), time=data.pop("time"), data=data)
+
+
+def main() -> int:
+    tell, request, rank = _mouth(), Path(sys.argv[1]), os.environ.get("RANK", "0")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    if WATCHED in os.environ:
+        _end_with_parent()
+    try:
+        if rank == "0":
+            tell({"pid": os.getpid()})
+        train(request, tell)
+    except BaseException as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        keep_error(error, request, rank)
+        tell({"failed": rank})
+        os._exit(getattr(error, "exit_code", 1))  # the end of the interpreter would wait for the other processes
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""How a run looks while it goes on, on a terminal and in a pipe, and what is said of it at its end."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.markup import escape
+
+from phi_runtime.engine import Outcome
+from phi_runtime.events import Event
+from phi_runtime.project import Project
+from phi_runtime.training.diagnosis import Diagnosis
+from phi_scaffold import show, show_diagnosis
+from phi_scaffold.show_progress import bar_with_figures, display, figures, in_lines, in_room
+from phi_scaffold.terminal import duration
+
+STEP = {
+    "done": 120,
+    "total": 500,
+    "unit": "steps",
+    "loss": 0.4213,
+    "held_out_loss": 0.5,
+    "learning_rate": 1.9e-4,
+    "tokens_per_s": 12345.6,
+    "rss_bytes": 1_630_000_000,
+    "cpu_share": 0.97,
+    "remaining_s": 200.0,
+}
+DIAGNOSIS = Diagnosis(
+    "overfitting",
+    "held-out loss 0.42 at step 80, 0.61 at the end",
+    "training_args.num_train_epochs",
+    "num_train_epochs 3 → 1",
+)
+EVENTS = [
+    Event("stage-started", "finetune", {"index": 2, "count": 5}),
+    Event("metric", "finetune", {"sequences": 480, "rows": 480, "tokens": 12000, "trained_tokens": 900}),
+    Event("progress", "finetune", {"done": None, "total": None, "unit": "", "message": "rows are packed"}),
+    Event("warning", "finetune", {"message": "3 [rows] are empty"}),
+    Event("progress", "finetune", STEP),
+    Event("metric", "finetune", {"diagnosis": [DIAGNOSIS.as_dict()]}),
+    Event("stage-finished", "finetune", {"state": "done", "output": "gen-model/adapter", "wall_s": 83.0}),
+]
+
+
+class Terminal(io.StringIO):
+    """Takes what is drawn, and says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int, events: Sequence[Event]) -> list[str]:
+    """The lines that a terminal of that width was sent, without colours: whenever something is said, the bar is drawn below it."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with display(as_json=False, quiet=False) as emit:
+        for event in events:
+            emit(event)
+    moved = re.sub(r"\r|\x1b\[[0-9]*[AK]", "\n", terminal.getvalue())  # to another line, or back on this one
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", moved).splitlines()
+
+
+def piped(capsys: pytest.CaptureFixture[str], events: Sequence[Event]) -> list[str]:
+    """The lines that a pipe was sent."""
+    with display(as_json=False, quiet=False) as emit:
+        for event in events:
+            emit(event)
+    return capsys.readouterr().err.splitlines()
+
+
+# -- the figures ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_said_with_all_that_it_measured() -> None:
+    assert figures(STEP) == [
+        "loss 0.421",
+        "held-out loss 0.500",
+        "learning rate 1.9e-4",
+        "12,346 tokens/s",
+        "memory 1.6 GB",
+        "cores 97 %",
+        "3 min 20 s left",
+    ]
+
+
+def test_on_a_gpu_its_memory_and_its_use_are_meant() -> None:
+    said = figures({**STEP, "gpu_memory_bytes": 41_200_000_000, "gpu_share": 0.88})
+    assert "memory 41.2 GB" in said
+    assert "GPU 88 %" in said
+    assert "cores 97 %" not in said
+
+
+def test_steps_that_were_skipped_are_counted_and_what_is_not_known_is_left_out() -> None:
+    assert figures({"loss": 1.0, "skipped_steps": 2.0, "held_out_loss": None}) == ["loss 1.000", "2 steps skipped"]
+    assert figures({"skipped_steps": 0, "remaining_s": 0.0}) == []
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(4.25, "4.2 s"), (80, "1 min 20 s"), (7530, "2 h 5 min")])
+def test_a_duration_is_said_as_a_person_says_it(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_no_figure_is_cut_in_two() -> None:
+    assert in_lines(["loss 0.421", "held-out loss 0.500", "1,234 tokens/s"], 35) == [
+        "  loss 0.421, held-out loss 0.500",
+        "  1,234 tokens/s",
+    ]
+    assert in_lines(["longer than there is room"], 8) == ["  longer than there is room"]
+
+
+# -- while it goes on ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    place = "[2/5] finetune: "
+    assert piped(capsys, EVENTS) == [
+        f"{place}480 rows in 480 sequences of 12,000 tokens, 900 of them trained",
+        f"{place}rows are packed",
+        "warning: finetune: 3 [rows] are empty",
+        f"{place}overfitting: held-out loss 0.42 at step 80, 0.61 at the end",
+        f"{place}done in 1 min 23 s → gen-model/adapter",
+    ]  # the step came too soon after the line before it
+
+
+def test_the_first_step_of_a_stage_is_a_line_and_those_close_after_it_are_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step = Event("progress", "finetune", STEP)
+    (line,) = piped(capsys, [EVENTS[0], step, step, step])
+    assert line == (
+        "[2/5] finetune: 120/500 steps, loss 0.421, held-out loss 0.500, learning rate 1.9e-4, 12,346 tokens/s, "
+        "memory 1.6 GB, cores 97 %, 3 min 20 s left"
+    )
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_gets_a_line_for_what_is_said_and_done(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    lines = on_a_terminal(monkeypatch, width, EVENTS)
+    assert all(len(line) <= width for line in lines)
+    for said in (
+        "  finetune: 480 rows in 480 sequences of 12,000 tokens, 900 of them trained",
+        "  finetune: rows are packed",
+        "warning: finetune: 3 [rows] are empty",
+        "! finetune: overfitting: held-out loss 0.42 at step 80, 0.61 at the end",
+        "✓ finetune: done in 1 min 23 s → gen-model/adapter",
+    ):
+        assert said in lines
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", ["finetune", "finetune-" + "x" * 90])
+def test_the_bar_fits_its_line_and_has_the_figures_below(width: int, name: str) -> None:
+    terminal = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    progress, below = bar_with_figures(terminal)
+    place = in_room(f"[2/5] {name}", width)
+    progress.add_task(escape(place), total=50_000, completed=12_000, done="12000/50000 steps")
+    below[:] = figures(STEP)
+    terminal.print(progress.get_renderable())
+    bar, *lines = terminal.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert re.search(rf" {re.escape(place)} ━+╸? +12000/50000 steps \d+:\d\d:\d\d$", bar)
+    assert len(bar) <= width
+    assert lines == in_lines(figures(STEP), width - 2)
+
+
+def test_a_long_name_is_cut_and_a_usual_one_is_not() -> None:
+    assert in_room("[2/5] finetune-tones-of-voice", 80) == "[2/5] finetune-tones-of-voice"
+    assert in_room("[2/5] " + "x" * 90, 80).endswith("xx…")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_a_library_prints_is_not_taken_for_a_result(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    with display(as_json=as_json, quiet=False) as emit:
+        print("* a library says hello")
+        emit(EVENTS[0])
+    printed = capsys.readouterr()
+    assert "hello" in printed.err
+    assert [json.loads(line)["event"] for line in printed.out.splitlines()] == (["stage-started"] if as_json else [])
+
+
+def test_quiet_says_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with display(as_json=False, quiet=True) as emit:
+        for event in EVENTS:
+            emit(event)
+    assert capsys.readouterr() == ("", "warning: finetune: 3 [rows] are empty\n")
+
+
+# -- at its end ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """The record of a run whose training overfitted."""
+    folder = tmp_path / "gen-model" / "runs" / "1"
+    folder.mkdir(parents=True)
+    lines = [json.dumps(event.as_dict()) + "\n" for event in EVENTS if event.event == "metric"]
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def a_ladder(tuned: float) -> dict[str, Any]:
+    figures_ = {"perplexity": 2.0, "prefill_tokens_per_s": 1.0, "decode_tokens_per_s": 1.0, "size_bytes": 1}
+    rungs = [
+        {"name": name, "metrics": {"accuracy": score}, "peak_rss_bytes": None, **figures_}
+        for name, score in (("base", 0.5), ("adapter", tuned))
+    ]
+    return {"name": "finetune", "task": "classification", "rows": 100, "rungs": rungs}
+
+
+def ending(capsys: pytest.CaptureFixture[str], project: Path, record: Path | None, tuned: float) -> list[str]:
+    result = Outcome(("finetune",), (), {"adapters": [a_ladder(tuned)]}, record)
+    show.outcome(result, Project(project, project / "fine-tuning" / "olive-config.json"))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_closing_summary_says_each_problem_with_its_evidence_and_what_to_try(
+    capsys: pytest.CaptureFixture[str], record: Path, tmp_path: Path
+) -> None:
+    lines = ending(capsys, tmp_path, record, tuned=0.4)
+    at = lines.index("Done: finetune. The run's record is in gen-model/runs/1")
+    assert lines[at + 1 : at + 4] == [
+        "! finetune: overfitting",
+        "    held-out loss 0.42 at step 80, 0.61 at the end",
+        "    try num_train_epochs 3 → 1",
+    ]
+    assert lines[at + 4 : at + 6] == ["! finetune: poor results", "    accuracy 50.0 % of base, 40.0 % of adapter"]
+    assert lines[at + 6].startswith("    try ")
+    assert len(lines) == at + 7
+
+
+def test_a_run_without_problems_ends_with_its_record(
+    capsys: pytest.CaptureFixture[str], record: Path, tmp_path: Path
+) -> None:
+    (record / "metrics.jsonl").unlink()
+    assert ending(capsys, tmp_path, record, tuned=0.9)[-1].startswith("Done: finetune.")
+
+
+def test_long_advice_is_indented_and_folded_on_a_terminal(monkeypatch: pytest.MonkeyPatch, record: Path) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    show_diagnosis.of_trainings(record)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert lines == [
+        "! finetune: overfitting",
+        "    held-out loss 0.42 at step 80, 0.61",
+        "    at the end",
+        "    try num_train_epochs 3 → 1",
+    ]
