@@ -75,10 +75,10 @@ def ladders(evaluation: dict[str, Any]) -> None:
     """The quality ladder of each pass that trained something."""
     measured = [adapter for adapter in evaluation["adapters"] if adapter["rungs"]]
     for adapter in measured:
-        ladder(adapter, f" of `{adapter['name']}`" if len(measured) > 1 else "")
+        _ladder(adapter, f" of `{adapter['name']}`" if len(measured) > 1 else "")
 
 
-def ladder(evaluation: dict[str, Any], whose: str) -> None:
+def _ladder(evaluation: dict[str, Any], whose: str) -> None:
     """A quality ladder, one model a line. Models of free text were asked nothing: they have perplexity alone."""
     from rich.table import Table
 

@@ -43,7 +43,7 @@ def test_joined_free_text_is_trained_merged_built_and_measured(make_project: Mak
     warnings = [w["message"] for w in listener.of("warning")]
     assert sum(w.startswith("48 of 48 rows end without a special token") for w in warnings) == 1
 
-    show.ladder(evaluation)
+    show.ladders(evaluation)
     assert "accuracy" not in capsys.readouterr().out
     for name in ("base", "adapter"):
         assert open_session(project, name).render("sunny") == "sunny"

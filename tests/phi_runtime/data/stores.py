@@ -55,8 +55,8 @@ def sequences_of(examples: Sequence[Mapping[str, Sequence[int]]]) -> Sequences:
 
 
 def as_lists(sequences: Sequences) -> list[dict[str, list[int]]]:
-    """The sequences as plain lists."""
-    return [{name: ids.tolist() for name, ids in example.items()} for example in _each(sequences)]
+    """The ids and labels of the sequences as plain lists."""
+    return [{name: example[name].tolist() for name in ("input_ids", "labels")} for example in _each(sequences)]
 
 
 def _each(sequences: Sequences) -> list[Example]:
