@@ -1,4 +1,4 @@
-"""Your own functions over the rows of the data, and in training. `phi-scaffold run` and `data check` call those that are defined here.
+"""Your own functions over the rows of the data, and in training. `phi-scaffold run` and `data check` call those defined here.
 
 A row is a dict of its columns, such as {"phrase": "What a day!", "tone": "joy"}. A change of this file makes anew what was made with
 it. Other modules in this folder can be imported.

@@ -14,7 +14,8 @@ from phi_runtime.passes import PassContext
 from phi_runtime.plan import pass_stage, produced, work_folder
 from phi_runtime.project import Project
 from phi_runtime.remote.accelerate_config import accelerate_config, as_yaml
-from phi_runtime.remote.launch import command_line, write_request
+from phi_runtime.remote.launch import command_line
+from phi_runtime.remote.request import write_request
 from phi_runtime.remote.shares import check_processes
 from phi_runtime.workflow.chain import BASE, sources
 from phi_runtime.workflow.overrides import Overrides

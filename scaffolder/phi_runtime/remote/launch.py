@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import shlex
 import signal
@@ -16,18 +15,18 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.artefacts import write_text
 from phi_runtime.errors import WorkFailed
-from phi_runtime.events import Emit, Event, silent
+from phi_runtime.events import Emit, Event
 from phi_runtime.models.device import CORES, usable_cores
 from phi_runtime.passes import PassContext
 from phi_runtime.remote.accelerate_config import accelerate_config, as_yaml
+from phi_runtime.remote.request import errors_of, forget_errors, write_request
 from phi_runtime.remote.shares import share
-from phi_runtime.remote.worker import WATCHED, errors_of, event_of, forget_errors
+from phi_runtime.remote.worker import WATCHED, event_of
 
 _WORKER = "phi_runtime.remote.worker"
 _KILLED = re.compile(
@@ -70,13 +69,6 @@ def run_in_processes(context: PassContext, count: int) -> dict[str, Any]:
     if facts is None:
         raise _reason(request, log, count)
     return {**facts, "processes": count}
-
-
-def write_request(context: PassContext, folder: Path) -> Path:
-    """The file that tells the workers what to do."""
-    path = folder / "request.pickle"
-    path.write_bytes(pickle.dumps(replace(context, emit=silent)))
-    return path
 
 
 def command_line(config: Path, request: Path, count: int) -> str:

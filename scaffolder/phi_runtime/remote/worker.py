@@ -1,6 +1,6 @@
 """One of the processes that train together: `accelerate launch … -m phi_runtime.remote.worker REQUEST`.
 
-REQUEST is a file that `launch` writes, a pickled PassContext. What the first process has to tell goes to stdout, a line of JSON
+REQUEST is a file that `launch` writes (remote/request.py). What the first process has to tell goes to stdout, a line of JSON
 each: its pid, the events, and at the end the facts. A process that fails leaves its error in a file beside REQUEST, and says that
 there. What libraries print to stdout goes to stderr. SIGINT to the first process makes all of them save and stop.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.events import Event
+from phi_runtime.remote.request import keep_error, read_request
 
 WATCHED = "PHI_SCAFFOLD_WATCHED"  # set by `launch`, which holds the other end of stdin
 LEFT_ALONE = 70  # the exit code after stdin was closed
@@ -34,7 +34,7 @@ def train(request: Path, tell: Tell) -> None:
     from phi_runtime.passes import module_of
     from phi_runtime.training import processes
 
-    context = pickle.loads(request.read_bytes())
+    context = read_request(request)
     context.out.mkdir(exist_ok=True)
     quiet_libraries()
     processes.join(cpu=context.workflow.host_device == "cpu")
@@ -71,35 +71,6 @@ def _end_with_parent() -> None:
         os._exit(LEFT_ALONE)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def keep_error(error: BaseException, request: Path, rank: str) -> None:
-    """Leaves `error`, with where it happened, for `errors_of`."""
-    where = f"in process {rank}:\n{''.join(traceback.format_exception(error))}"
-    error.__traceback__ = error.__cause__ = error.__context__ = None
-    error.add_note(where)
-    try:
-        packed = pickle.dumps(error)
-        pickle.loads(packed)
-    except Exception:  # an exception of a library that cannot be sent
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-        error.add_note(where)
-        packed = pickle.dumps(error)
-    aside = request.with_name(f".error-{rank}.partial")  # this process may be ended at any moment
-    aside.write_bytes(packed)
-    aside.replace(request.with_name(f"error-{rank}.pickle"))
-
-
-def errors_of(request: Path) -> list[BaseException]:
-    """What the processes of `request` failed of, the first first."""
-    files = sorted(request.parent.glob("error-*.pickle"), key=lambda file: file.stat().st_mtime_ns)
-    return [pickle.loads(file.read_bytes()) for file in files]
-
-
-def forget_errors(request: Path) -> None:
-    """Takes away those of an earlier run."""
-    for file in request.parent.glob("error-*.pickle"):
-        file.unlink()
 
 
 def event_of(line: dict[str, Any]) -> Event:

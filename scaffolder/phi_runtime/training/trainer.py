@@ -70,7 +70,7 @@ class SelectiveTrainer(Trainer):
         self.skipped = self._skipped_in_a_row = 0
         self._batches: list[Batch] = []  # of the step that is at work
         self._at = 0  # how many of them are done
-        self._step_loss = 0.0
+        self._step_loss: Any = 0.0
         self._since_log, self._skipped_since_log = 0, 0
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -119,8 +119,8 @@ class SelectiveTrainer(Trainer):
         loss = self._tried([inputs], model, num_items_in_batch)
         if loss is None:
             loss = self._in_less_memory(model, num_items_in_batch)
-        finite = loss if torch.isfinite(loss) else torch.zeros_like(loss)  # what is not would spoil the log for good
-        self._step_loss += float(finite)
+        finite = torch.where(torch.isfinite(loss), loss, 0)  # what is not would spoil the log for good
+        self._step_loss = self._step_loss + finite
         return finite
 
     def _tried(self, batches: Sequence[Batch], model: Any, items: Any) -> torch.Tensor | None:

@@ -75,7 +75,7 @@ def workers(project: Project) -> list[int]:
     """The processes of the machine that work for the project's training."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return [
-        int(line.split()[0]) for line in listed.splitlines() if f"{project.root}/" in line and "request.pickle" in line
+        int(line.split()[0]) for line in listed.splitlines() if f"{project.root}/" in line and "request.json" in line
     ]
 
 
