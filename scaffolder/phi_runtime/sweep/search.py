@@ -113,7 +113,7 @@ class _Search:
             ended.put(worker)
 
         try:
-            with _stopped_by_sigterm():
+            with _stopped_by_signals():
                 for worker in workers:
                     threading.Thread(target=job, args=(worker,), daemon=True).start()
                 self._wait(ended, workers)
@@ -284,8 +284,9 @@ class _Search:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM is taken as Ctrl-C is, in the main thread; elsewhere signals cannot be caught and stay as they are."""
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM is taken as Ctrl-C is, and that also where a shell has the jobs in its background ignore it; in the main thread:
+    elsewhere signals cannot be caught and stay as they are."""
 
     def stop(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -293,8 +294,9 @@ def _stopped_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -114,6 +114,7 @@ class Worker:
 
 def main() -> None:
     """The process itself."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no message of ours
 
