@@ -328,7 +328,7 @@ def _values() -> Iterator[tuple[str, dict[str, Any]]]:
     }
     for model, place in places.items():
         for key, field in model.model_fields.items():
-            for value in _literals(field.annotation) if key != "type" else ():
+            for value in _literals(field.annotation) if key not in ("type", *NEED_MORE) else ():
                 yield f"{key}={value}", changed(base, (*place, key), value)
 
 
