@@ -30,6 +30,12 @@ class Event:
     def as_dict(self) -> dict[str, Any]:
         return {"event": self.event, "stage": self.stage, "time": self.time, **self.data}
 
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Event:
+        """The event that `as_dict` gave."""
+        data = dict(value)
+        return cls(data.pop("event"), data.pop("stage"), time=data.pop("time"), data=data)
+
 
 Emit = Callable[[Event], None]
 

@@ -28,6 +28,15 @@ class Project:
     config: Path
     made: Path | None = None
 
+    def as_dict(self) -> dict[str, str | None]:
+        """For a file, or another process."""
+        return {"root": str(self.root), "config": str(self.config), "made": str(self.made) if self.made else None}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, str | None]) -> Project:
+        """The project that `as_dict` gave."""
+        return cls(Path(str(value["root"])), Path(str(value["config"])), Path(value["made"]) if value["made"] else None)
+
     @property
     def model_cache(self) -> Path:
         return self.root / "model-cache"

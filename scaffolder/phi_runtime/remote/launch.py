@@ -13,7 +13,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from phi_runtime.passes import PassContext
 from phi_runtime.remote.accelerate_config import accelerate_config, as_yaml
 from phi_runtime.remote.request import errors_of, forget_errors, write_request
 from phi_runtime.remote.shares import share
-from phi_runtime.remote.worker import WATCHED, event_of
+from phi_runtime.remote.worker import WATCHED
+from phi_runtime.signals import handled_by
 
 _WORKER = "phi_runtime.remote.worker"
 _KILLED = re.compile(
@@ -62,7 +62,8 @@ def run_in_processes(context: PassContext, count: int) -> dict[str, Any]:
             start_new_session=True,  # Ctrl-C at the terminal is for this process alone
         )
         try:
-            with _Signals() as signals:
+            signals = _Signals()
+            with handled_by(signals.on_signal):
                 facts = _listen(process, signals, context.emit)
         finally:
             _end(process)
@@ -95,24 +96,13 @@ def _cores(count: int) -> int:
 
 class _Signals:
     """SIGINT and SIGTERM are passed on to the first worker, as SIGINT; at the second, or where there is nothing yet that could be
-    saved, KeyboardInterrupt is raised. As a context manager it listens, in the main thread; elsewhere nobody can."""
+    saved, KeyboardInterrupt is raised."""
 
     def __init__(self) -> None:
         self.worker: int | None = None
         self.asked = False
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, *_: object) -> None:
+    def on_signal(self, *_: object) -> None:
         if self.asked or self.worker is None or os.name == "nt":  # where one process cannot interrupt another
             raise KeyboardInterrupt
         self.asked = True
@@ -130,7 +120,7 @@ def _listen(process: subprocess.Popen[bytes], signals: _Signals, emit: Emit) -> 
         except ValueError:  # two of them spoke at once
             continue
         if "event" in line:
-            emit(event_of(line))
+            emit(Event.from_dict(line))
         elif "pid" in line:
             signals.worker = line["pid"]
         elif "facts" in line:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import traceback
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ def write_request(context: PassContext, folder: Path) -> Path:
         "source": _plain(context.source),
         "out": str(context.out),
         "work": str(context.work),
-        "project": _plain(context.project),
-        "overrides": _plain(context.overrides),
+        "project": context.project.as_dict(),
+        "overrides": context.overrides.as_dict(),
         "record": str(context.record) if context.record else None,
     }
     path = folder / FILE
@@ -43,9 +43,7 @@ def write_request(context: PassContext, folder: Path) -> Path:
 def read_request(path: Path) -> PassContext:
     """The pass that the file asks for. Raises ConfigError when the config is not the one any more that it was written for."""
     asked = json.loads(path.read_text(encoding="utf-8"))
-    project = Project(**{name: value and Path(value) for name, value in asked["project"].items()})
-    given = asked["overrides"]
-    overrides = Overrides(**{**given, "data": {name: Path(file) for name, file in given["data"].items()}})
+    project, overrides = Project.from_dict(asked["project"]), Overrides.from_dict(asked["overrides"])
     workflow = load_workflow(project.config, overrides)
     step = workflow.passes.get(asked["name"])
     if step is None or digest(canonical(step)) != asked["config"]:
@@ -57,9 +55,8 @@ def read_request(path: Path) -> PassContext:
     return PassContext(asked["name"], step, source, out, work, workflow, project, silent, overrides, record)
 
 
-def _plain(value: Any) -> Any:
-    """Data classes as JSON, their paths as text."""
-    return json.loads(json.dumps(asdict(value), default=str))
+def _plain(model: ModelRef) -> dict[str, Any]:
+    return {**vars(model), "path": str(model.path), "base": _plain(model.base) if model.base else None}
 
 
 def _model(value: dict[str, Any]) -> ModelRef:

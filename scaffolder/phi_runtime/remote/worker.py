@@ -7,24 +7,19 @@ there. What libraries print to stdout goes to stderr. SIGINT to the first proces
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from phi_runtime.events import Event
+from phi_runtime.json_lines import Tell, own_stdout
 from phi_runtime.remote.request import keep_error, read_request
 
 WATCHED = "PHI_SCAFFOLD_WATCHED"  # set by `launch`, which holds the other end of stdin
 LEFT_ALONE = 70  # the exit code after stdin was closed
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 def train(request: Path, tell: Tell) -> None:
@@ -51,17 +46,6 @@ def train(request: Path, tell: Tell) -> None:
     processes.leave()
 
 
-def _mouth() -> Tell:
-    """Writes lines to what was stdout."""
-    told = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n", buffering=1)
-    os.dup2(2, 1)
-
-    def tell(line: dict[str, Any]) -> None:
-        told.write(json.dumps(line) + "\n")
-
-    return tell
-
-
 def _end_with_parent() -> None:
     """Waits for the end of stdin, which is that of the parent: nobody needs this process then."""
 
@@ -73,14 +57,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def event_of(line: dict[str, Any]) -> Event:
-    """The event in a line of a worker."""
-    data = dict(line)
-    return Event(data.pop("event"), data.pop("stage"), time=data.pop("time"), data=data)
-
-
 def main() -> int:
-    tell, request, rank = _mouth(), Path(sys.argv[1]), os.environ.get("RANK", "0")
+    tell, request, rank = own_stdout(), Path(sys.argv[1]), os.environ.get("RANK", "0")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if WATCHED in os.environ:
         _end_with_parent()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from phi_runtime.events import Emit, Event
 from phi_runtime.lock import exclusive
 from phi_runtime.models.device import usable_cores
 from phi_runtime.plan import LOCK
+from phi_runtime.signals import handled_by
 from phi_runtime.sweep import metric as metrics
 from phi_runtime.sweep import space, study
 from phi_runtime.sweep.outcome import Found, conclude, trial_of
@@ -113,7 +113,7 @@ class _Search:
             ended.put(worker)
 
         try:
-            with _stopped_by_signals():
+            with handled_by(_stop):
                 for worker in workers:
                     threading.Thread(target=job, args=(worker,), daemon=True).start()
                 self._wait(ended, workers)
@@ -283,20 +283,6 @@ class _Search:
             self.listener(event)
 
 
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM is taken as Ctrl-C is, and that also where a shell has the jobs in its background ignore it; in the main thread:
-    elsewhere signals cannot be caught and stay as they are."""
-
-    def stop(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop(_: int, __: FrameType | None) -> None:
+    """SIGTERM is taken as Ctrl-C is."""
+    raise KeyboardInterrupt

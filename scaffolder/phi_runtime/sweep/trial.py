@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,27 +46,18 @@ class Setting:
     overrides: Overrides = field(default_factory=Overrides)
 
     def as_dict(self) -> dict[str, Any]:
-        overrides = {**asdict(self.overrides), "data": {name: str(path) for name, path in self.overrides.data.items()}}
-        project = {
-            "root": str(self.project.root),
-            "config": str(self.project.config),
-            "made": str(self.project.gen_model),
-        }
         return {
-            "project": project,
+            "project": self.project.as_dict(),
             "folder": str(self.folder),
             "stage": self.stage,
             "metric": self.metric,
-            "overrides": overrides,
+            "overrides": self.overrides.as_dict(),
         }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Setting:
-        paths = {name: Path(path) for name, path in value["project"].items()}
-        given = value["overrides"]
-        data = {name: Path(path) for name, path in given["data"].items()}
-        overrides = Overrides(**{**given, "data": data})
-        return cls(Project(**paths), Path(value["folder"]), value["stage"], value["metric"], overrides)
+        project, overrides = Project.from_dict(value["project"]), Overrides.from_dict(value["overrides"])
+        return cls(project, Path(value["folder"]), value["stage"], value["metric"], overrides)
 
 
 @dataclass(frozen=True)

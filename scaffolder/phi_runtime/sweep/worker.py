@@ -19,6 +19,7 @@ from typing import Any
 from phi_runtime import errors
 from phi_runtime.errors import Interrupted, PhiError
 from phi_runtime.events import Emit, Event
+from phi_runtime.json_lines import own_stdout
 from phi_runtime.models.device import CORES, usable_cores
 from phi_runtime.models.machine import gpus
 from phi_runtime.sweep.trial import Judge, Result, Setting, Task, run_trial
@@ -55,7 +56,7 @@ class Worker:
             for line in process.stdout:
                 said = json.loads(line)
                 if "event" in said:
-                    emit(Event(**said["event"]))
+                    emit(Event.from_dict(said))
                 elif "question" in said:
                     self._send({"end": judge(*said["question"])})
                 elif "result" in said:
@@ -115,15 +116,10 @@ class Worker:
 def main() -> None:
     """The process itself."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no message of ours
-
-    def say(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
+    say = own_stdout()
 
     def emit(event: Event) -> None:
-        say({"event": asdict(event)})
+        say(event.as_dict())
 
     def judge(percent: int, value: float) -> bool:
         say({"question": [percent, value]})

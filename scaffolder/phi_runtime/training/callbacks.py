@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from types import FrameType
 from typing import Any
@@ -59,26 +58,12 @@ class Progress(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGINT or SIGTERM: finish the step, save it, stop. A second SIGINT stops at once.
-
-    As a context manager it listens, in the main thread; elsewhere signals cannot be caught and stay as they are.
-    """
+    """A handler of signals. At the first: finish the step, save it, stop. The second stops at once."""
 
     def __init__(self) -> None:
         self.caught = 0
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopOnSignal:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
+    def on_signal(self, number: int, _: FrameType | None) -> None:
         if self.caught:
             raise KeyboardInterrupt
         self.caught = number

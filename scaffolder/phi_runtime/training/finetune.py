@@ -14,6 +14,7 @@ from phi_runtime.evaluation.memory import peak_and_total
 from phi_runtime.events import Event
 from phi_runtime.passes import PassContext
 from phi_runtime.project import GEN_MODEL
+from phi_runtime.signals import handled_by
 from phi_runtime.training import checkpoints
 from phi_runtime.training.diagnosis import diagnose
 from phi_runtime.training.forecast import check_fits
@@ -92,7 +93,7 @@ def finetune(context: PassContext, trainable: Trainable) -> dict[str, Any]:
     trainer.progress.resources = resources
     # Under autocast, which casts by itself, peft's own casts would only copy what an adapter reads there and back.
     autocast = training.dtype != "float32"
-    with watch, resources, disable_input_dtype_casting(trainer.model, active=autocast):
+    with handled_by(watch.on_signal), resources, disable_input_dtype_casting(trainer.model, active=autocast):
         if resume is None or not _finished(trainer, resume):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if watch.caught:
