@@ -7,13 +7,14 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.errors import MissingDependency
+from phi_runtime.errors import MissingDependency, UsageError
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.models.shape import shape_of
 from phi_runtime.workflow.schema import FinetunePass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -97,10 +98,34 @@ def trained_bytes(step: FinetunePass, source: ModelRef, itemsize: int) -> float:
 
 
 def load_reference(ref: ModelRef, dtype: torch.dtype | str, device: str = "cpu", **kwargs: Any) -> Any:
-    """The model that `ref` names: a full one, or a base with its adapter on it."""
+    """The model that `ref` names: a full one, or a base with its adapter on it. Raises UsageError where the two do not fit."""
     if ref.kind != "adapter":
         return load_model(ref, dtype, device, **kwargs)
-    from peft import PeftModel
-
     assert ref.base is not None
-    return PeftModel.from_pretrained(load_model(ref.base, dtype, device, **kwargs), ref.path)
+    return put_adapter(load_model(ref.base, dtype, device, **kwargs), ref.path)
+
+
+def put_adapter(model: Any, folder: Path, name: str = "default") -> Any:
+    """`model` with the adapter in `folder` on it, called `name`, beside those that it has already. peft passes over weights that find
+    no place and leaves at random those that are missing: here both are errors (UsageError)."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), name)
+            else:
+                model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+            homeless = set(file.keys()) - set(get_peft_model_state_dict(model, adapter_name=name))
+        if homeless:
+            raise ValueError(f"the model has no place for {len(homeless)} of its weights, {min(homeless)} among them")
+    except (RuntimeError, ValueError, OSError, KeyError, UserWarning) as e:
+        reason = next((line.strip() for line in str(e).splitlines() if "mismatch for" in line), str(e).splitlines()[0])
+        raise UsageError(
+            f"the adapter in {folder} does not fit this model: {reason}",
+            fix="use it with the model that it was trained on",
+        ) from None
+    return model

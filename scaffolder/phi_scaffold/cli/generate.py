@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phi_runtime.errors import UsageError
 from phi_scaffold.cli.options import (
     ConfigFile,
     Debug,
@@ -14,12 +16,21 @@ from phi_scaffold.cli.options import (
     MaxNewTokens,
     ProjectFolder,
     Quiet,
+    Seed,
+    Stop,
     TaskName,
     Temperature,
+    TopK,
+    TopP,
     TrustRemoteCode,
     Which,
+    WhichAdapter,
+    adapter_of,
     open_project,
 )
+
+if TYPE_CHECKING:
+    from phi_runtime.inference.generator import Guide
 
 
 def generate(
@@ -27,12 +38,22 @@ def generate(
         str, typer.Option(help='What is asked. For a template with several columns, JSON: {"column": "text", …}')
     ],
     model: Which = None,
+    adapter: WhichAdapter = None,
     raw: Annotated[
         bool, typer.Option(help="Give the prompt to the model as it is, without the template it was trained with.")
     ] = False,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
-    seed: Annotated[int | None, typer.Option(help="Makes a drawn answer repeatable.")] = None,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    stop: Stop = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The answer is JSON of this schema (ONNX models).")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="The whole answer matches this regular expression (ONNX models).")
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     task_name: TaskName = None,
     project_folder: ProjectFolder = None,
@@ -46,17 +67,36 @@ def generate(
     Example: phi-scaffold generate --prompt "What a day!" --model onnx
     """
     from phi_runtime.inference.generator import Sampling
-    from phi_runtime.inference.session import open_session
+    from phi_runtime.inference.session import chosen_adapter, open_session
     from phi_runtime.workflow.overrides import Overrides
     from phi_scaffold.environment import use_project_environment
 
     project = open_project(project_folder, config, task_name)
+    guide = _guide(json_schema, regex)
     use_project_environment(project)
-    session = open_session(project, model, Overrides(trust_remote_code=trust_remote_code))
+    named, more = adapter_of(adapter)
+    opened = open_session(project, model, Overrides(trust_remote_code=trust_remote_code), adapters=more)
+    session = opened.on(chosen_adapter(opened.generator, named))
+    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()), guide)
     text = prompt if raw else session.render(prompt)
-    pieces = []
-    for piece in session.generator.stream(text, Sampling(max_new_tokens, temperature, seed=seed)):
-        pieces.append(piece)
+    answer = session.generator.answer(text, sampling if raw else session.ending(sampling), session.adapter)
+    said = ""
+    for piece in answer:
+        said += piece.text
         if not as_json:
-            print(piece, end="", flush=True)
-    print(json.dumps({"model": session.name, "prompt": text, "answer": "".join(pieces)}) if as_json else "")
+            print(piece.text, end="", flush=True)
+    told = {"model": session.name, "adapter": session.adapter, "prompt": text, "answer": said, "finish": answer.finish}
+    print(json.dumps({**told, **vars(answer.usage)}) if as_json else "")
+
+
+def _guide(json_schema: Path | None, regex: str | None) -> Guide | None:
+    from phi_runtime.inference.generator import Guide
+
+    if json_schema and regex is not None:
+        raise UsageError("an answer is guided by a schema or by a regular expression", fix="take out one of them")
+    if json_schema:
+        try:
+            return Guide("json_schema", json_schema.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise UsageError(f"{json_schema} cannot be read: {e}", fix="check --json-schema") from None
+    return None if regex is None else Guide("regex", regex)

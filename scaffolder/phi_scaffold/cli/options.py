@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,11 +35,31 @@ TaskName = Annotated[
 ]
 Which = Annotated[
     str | None,
-    typer.Option("--model", help="base, adapter, merged, onnx, or a pass's name; default: the last one that is there."),
+    typer.Option(
+        "--model",
+        help="base, adapter, merged, onnx, a pass's name, or a model's folder; default: the last one that is there.",
+    ),
+]
+WhichAdapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="NAME|FOLDER",
+        help="Answer with this adapter: one that lies beside the model, or a folder of peft; none: with the bare base.",
+    ),
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[
     float, typer.Option("--temperature", min=0.0, max=5.0, help="0 always takes the likeliest token.")
+]
+TopP = Annotated[
+    float, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the likeliest tokens that make up this share.")
+]
+TopK = Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many of the likeliest tokens; 0: from all.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Makes a drawn answer repeatable.")]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="The answer ends before this text; may be given again."),
 ]
 
 On = Annotated[
@@ -90,6 +111,14 @@ def overrides(
         else:
             files[""] = Path(given)
     return Overrides(on == "local", files, trust_remote_code, skip_bad_rows, run_user_script)
+
+
+def adapter_of(given: str | None) -> tuple[str | None, dict[str, Path]]:
+    """The name that --adapter gives, and the folder of it where that is what was given."""
+    if given is None or not Path(given).is_dir():
+        return given, {}
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", Path(given).resolve().name)
+    return name, {name: Path(given).resolve()}
 
 
 def open_project(folder: Path | None, config: Path | None = None, task: str | None = None) -> Project:

@@ -1,0 +1,43 @@
+"""The tiny model as ONNX, and both kinds of generators on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phi_runtime.inference.onnx import OnnxGenerator
+from phi_runtime.inference.transformers import TransformersGenerator
+from phi_runtime.models.reference import ModelRef
+
+
+def build_onnx(source: Path, out: Path, precision: str = "fp32", **options: object) -> Path:
+    """The model in `source` as the builder makes it, without a pass around it."""
+    code = (
+        "import json,sys; from onnxruntime_genai.models import builder as b; s,o,p,k=sys.argv[1:];"
+        "a=(None,s,o,p,'cpu',o+'-cache'); b.create_model(*a,**b.parse_extra_options(*a,json.loads(k)))"
+    )
+    import json
+
+    given = json.dumps([f"{name}={value}" for name, value in options.items()])
+    command = [sys.executable, "-c", code, str(source), str(out), precision, given]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_onnx(tiny_phi3, tmp_path_factory.mktemp("onnx") / "tiny", "int4")
+
+
+@pytest.fixture
+def onnx(tiny_onnx: Path) -> OnnxGenerator:
+    return OnnxGenerator(tiny_onnx, conversations=2)
+
+
+@pytest.fixture
+def torch_model(tiny_phi3: Path) -> TransformersGenerator:
+    return TransformersGenerator.of(ModelRef(tiny_phi3, "hf", "tiny"), conversations=2)
