@@ -1,0 +1,179 @@
+"""The bodies of answers. Those of a stream are put together as text: what does not change is written once for each answer."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Logprobs = list[Any]  # [token, logprob, [[token, logprob], …]] each, as the worker tells them
+
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+@dataclass
+class Choice:
+    """One answer, as far as it has come."""
+
+    text: str = ""
+    logprobs: Logprobs | None = None
+    finish: str | None = None
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What all bodies of one request begin with."""
+
+    model: str
+    fingerprint: str
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+class Form(Protocol):
+    """How one of the two routes writes its answers. The texts of a stream are SSE events."""
+
+    model: str
+
+    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]: ...
+
+    def first(self, index: int) -> str: ...
+
+    def part(self, index: int, text: str, logprobs: Logprobs | None) -> str: ...
+
+    def end(self, index: int, finish: str) -> str: ...
+
+    def usage(self, choices: Sequence[Choice]) -> str: ...
+
+
+class _Form:
+    kind: str
+    chunk_kind: str
+    prefix: str
+
+    def __init__(self, head: Head, *, count: int = 1, with_usage: bool = False) -> None:
+        """`count` choices answer each prompt. With usage, each event of a stream has the field, as OpenAI's have."""
+        self.count, self.model = count, head.model
+        self.id = f"{self.prefix}-{head.id}"
+        self.fields = {"created": head.created, "model": head.model, "system_fingerprint": head.fingerprint}
+        beginning = _dumps({"id": self.id, "object": self.chunk_kind, **self.fields})
+        self._open = f'data: {beginning[:-1]},"choices":['
+        self._close = '],"usage":null}\n\n' if with_usage else "]}\n\n"
+
+    def usage(self, choices: Sequence[Choice]) -> str:
+        return f'{self._open}],"usage":{_dumps(usage_of(choices, self.count))}}}\n\n'
+
+    def _body(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
+        return {"id": self.id, "object": self.kind, **self.fields, "choices": choices, "usage": usage}
+
+
+class ChatForm(_Form):
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+    prefix = "chatcmpl"
+
+    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        listed = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "logprobs": None if choice.logprobs is None else _chat_logprobs(choice.logprobs),
+                "finish_reason": choice.finish,
+            }
+            for index, choice in enumerate(choices)
+        ]
+        return self._body(listed, usage_of(choices, self.count))
+
+    def first(self, index: int) -> str:
+        return self._delta(index, '{"role":"assistant","content":""}', "null", "null")
+
+    def part(self, index: int, text: str, logprobs: Logprobs | None) -> str:
+        written = "null" if logprobs is None else _dumps(_chat_logprobs(logprobs))
+        return self._delta(index, f'{{"content":{_dumps(text)}}}', written, "null")
+
+    def end(self, index: int, finish: str) -> str:
+        return self._delta(index, "{}", "null", f'"{finish}"')
+
+    def _delta(self, index: int, delta: str, logprobs: str, finish: str) -> str:
+        return f'{self._open}{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish}}}{self._close}'
+
+
+class TextForm(_Form):
+    kind = "text_completion"
+    chunk_kind = "text_completion"
+    prefix = "cmpl"
+
+    def __init__(self, head: Head, *, count: int = 1, with_usage: bool = False) -> None:
+        super().__init__(head, count=count, with_usage=with_usage)
+        self._offsets: dict[int, int] = {}
+
+    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        listed = [
+            {
+                "index": index,
+                "text": choice.text,
+                "logprobs": self._logprobs(index, choice.logprobs),
+                "finish_reason": choice.finish,
+            }
+            for index, choice in enumerate(choices)
+        ]
+        return self._body(listed, usage_of(choices, self.count))
+
+    def first(self, index: int) -> str:
+        return ""
+
+    def part(self, index: int, text: str, logprobs: Logprobs | None) -> str:
+        return self._choice(index, text, _dumps(self._logprobs(index, logprobs)), "null")
+
+    def end(self, index: int, finish: str) -> str:
+        return self._choice(index, "", "null", f'"{finish}"')
+
+    def _choice(self, index: int, text: str, logprobs: str, finish: str) -> str:
+        return f'{self._open}{{"index":{index},"text":{_dumps(text)},"logprobs":{logprobs},"finish_reason":{finish}}}{self._close}'
+
+    def _logprobs(self, index: int, logprobs: Logprobs | None) -> dict[str, Any] | None:
+        if logprobs is None:
+            return None
+        offsets = []
+        for token, _, _ in logprobs:
+            offsets.append(self._offsets.get(index, 0))
+            self._offsets[index] = offsets[-1] + len(token)
+        return {
+            "tokens": [token for token, _, _ in logprobs],
+            "token_logprobs": [logprob for _, logprob, _ in logprobs],
+            "top_logprobs": [dict(top) for _, _, top in logprobs],
+            "text_offset": offsets,
+        }
+
+
+def usage_of(choices: Sequence[Choice], count: int) -> dict[str, Any]:
+    """Tokens of all answers together; the prompt that `count` choices share counts once."""
+    prompt = sum(choice.usage["prompt_tokens"] for choice in choices[::count])
+    cached = sum(choice.usage["cached_tokens"] for choice in choices[::count])
+    completion = sum(choice.usage["completion_tokens"] for choice in choices)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def error_event(body: dict[str, Any]) -> str:
+    """An error in the middle of a stream."""
+    return f"data: {_dumps(body)}\n\n"
+
+
+def _chat_logprobs(logprobs: Logprobs) -> dict[str, Any]:
+    def entry(token: str, logprob: float) -> dict[str, Any]:
+        # a token that is part of a letter has no text of its own
+        return {"token": token, "logprob": logprob, "bytes": None if "\ufffd" in token else list(token.encode())}
+
+    content = [
+        {**entry(token, logprob), "top_logprobs": [entry(*other) for other in top]} for token, logprob, top in logprobs
+    ]
+    return {"content": content, "refusal": None}

@@ -1,0 +1,178 @@
+"""A trained project, and real servers on it: processes of the command line, on free ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+
+from phi_runtime.data.chat_template import ChatTemplate
+from phi_runtime.engine import run
+from phi_runtime.project import Project
+from phi_scaffold.catalog import catalog
+from tests.conftest import Listener, tiny_project
+from tests.phi_runtime.passes.tiny_adapters import build_graph, make_adapter, put_beside
+
+LONG = "[a-z]{300}"  # a guide: an answer of about as many tokens, whatever the model would like to say
+
+
+@dataclass
+class Server:
+    """A server that is ready. What it prints on stderr goes into `log`."""
+
+    process: subprocess.Popen[str]
+    url: str
+    models: list[str]
+    log: Path
+    key: str = "none"
+    clients: list[OpenAI] = field(default_factory=list)
+    first_worker: int = 0
+
+    def __post_init__(self) -> None:
+        self.first_worker = self.worker()
+
+    @property
+    def client(self) -> OpenAI:
+        """The openai package against this server; it does not ask again by itself."""
+        if not self.clients:
+            self.clients.append(OpenAI(base_url=self.url, api_key=self.key, max_retries=0, timeout=120))
+        return self.clients[0]
+
+    def post(self, path: str = "/chat/completions", **given: Any) -> httpx.Response:
+        return httpx.post(self.url + path, timeout=60, **given)
+
+    def get(self, path: str, **given: Any) -> httpx.Response:
+        """`path` from the root: /health, /metrics."""
+        return httpx.get(self.url.removesuffix("/v1") + path, timeout=60, **given)
+
+    def metric(self, name: str) -> float:
+        lines = self.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"phi_scaffold_{name}"))
+
+    def worker(self) -> int:
+        """The process of the models."""
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        return int(found.stdout.split()[0])
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within it the models stand still, so that an answer takes as long as a test needs."""
+        os.kill(self.first_worker, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(self.first_worker, signal.SIGCONT)
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Waits until something holds; fails after a minute."""
+        for _ in range(1200):
+            if true():
+                return
+            time.sleep(0.05)
+        raise AssertionError("it did not become true within a minute")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def project(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project that has run. In it also `talker`, its ONNX model as if it had been trained on conversations, and `styled`, a graph
+    with two adapters."""
+    made = tiny_project(tmp_path_factory.mktemp("served") / "tiny", tiny_phi3)
+    run(made, Listener())
+    talker = made.root / "talker"
+    shutil.copytree(made.gen_model / "onnx", talker)
+    chatml = catalog().prompt_formats["chatml"].chat_template
+    names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    ChatTemplate(chatml, "messages", names, tuple(names.values())).save(talker)
+    adapters = {
+        name: make_adapter(tiny_phi3, made.root / name, ["qkv_proj", "o_proj"], seed=seed)
+        for seed, name in enumerate(("old", "new"), start=1)
+    }
+    styled = build_graph(tiny_phi3, made.root / "build", "int4").rename(made.root / "styled")
+    put_beside(styled, tiny_phi3, adapters)
+    return made
+
+
+def started(project: Project, log: Path, *flags: str | Path, **environment: str) -> Server:
+    command = [
+        sys.executable,
+        "-m",
+        "phi_scaffold",
+        "serve",
+        "--project",
+        project.root,
+        "--port",
+        "0",
+        "--json",
+        *flags,
+    ]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            cwd=project.root,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, log.read_text()
+    ready = json.loads(line)
+    assert "url" in ready, line
+    return Server(process, ready["url"], ready["models"], log)
+
+
+def ended(server: Server) -> None:
+    for client in server.clients:
+        client.close()
+    if server.process.poll() is None:
+        server.process.kill()
+        server.process.wait()
+    assert server.process.stdout is not None
+    server.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server that most tests share."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    names = ("onnx", "base", "adapter", "talker", "styled")
+    made = started(project, log, *(flag for name in names for flag in ("--model", name)))
+    yield made
+    ended(made)
+
+
+@pytest.fixture
+def start(project: Project, tmp_path: Path) -> Iterator[Start]:
+    """Starts a server of a test's own: `start("--parallel", "1", KEY="value")`; the model is onnx unless flags name one."""
+    servers: list[Server] = []
+
+    def begin(*flags: str | Path, **environment: str) -> Server:
+        named = () if "--model" in flags else ("--model", "onnx")
+        servers.append(started(project, tmp_path / f"log-{len(servers)}", *named, *flags, **environment))
+        return servers[-1]
+
+    yield begin
+    for each in servers:
+        ended(each)

@@ -1,0 +1,98 @@
+"""`phi-scaffold serve`, where it does not come to serving."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+
+import numpy as np
+import pytest
+
+from phi_runtime.project import Project
+from tests.conftest import Cli
+from tests.phi_runtime.serving.conftest import Server
+
+
+def test_a_public_address_needs_a_key(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PHI_SCAFFOLD_API_KEY", raising=False)
+    for host in ("0.0.0.0", "::", "192.0.2.1"):
+        refused = cli("serve", "--project", project.root, "--host", host)
+        assert refused.code == 2
+        assert "no API key" in refused.err
+        assert "PHI_SCAFFOLD_API_KEY" in refused.err
+
+
+def test_two_servers_cannot_share_a_port(server: Server, project: Project, cli: Cli) -> None:
+    port = server.url.rpartition(":")[2].partition("/")[0]
+    refused = cli("serve", "--project", project.root, "--port", port)
+    assert refused.code == 6
+    assert f"port {port} of 127.0.0.1 is taken" in refused.err
+    assert "--port" in refused.err.splitlines()[-1]
+
+
+def test_an_address_that_is_not_there(project: Project, cli: Cli) -> None:
+    refused = cli("serve", "--project", project.root, "--host", "no.such.host.invalid", "--api-key", "x")
+    assert refused.code == 2
+    assert "no.such.host.invalid" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--model", "onyx"], 2, "did you mean `onnx`"),
+        (["--adapter", "style"], 2, "NAME=FOLDER"),
+        (["--adapter", "style=nowhere"], 2, "holds no adapter"),
+        (["--adapter", "style=gen-model/adapter"], 2, "takes no adapters"),
+        (["--model", "base", "--adapter", "style=foreign"], 2, "does not fit"),
+        (["--model", "fine-tuning"], 2, "there is no model in"),
+    ],
+)
+def test_models_and_adapters_that_are_not_there(
+    project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch, flags: list[str], code: int, said: str
+) -> None:
+    monkeypatch.chdir(project.root)
+    if "style=foreign" in flags:  # an adapter of a model that is twice as wide
+        from safetensors.numpy import load_file, save_file
+
+        shutil.copytree(project.gen_model / "adapter", project.root / "foreign")
+        weights = project.root / "foreign" / "adapter_model.safetensors"
+        save_file({name: np.concatenate([each, each], -1) for name, each in load_file(weights).items()}, weights)
+    refused = cli("serve", "--port", "0", *flags)
+    assert (refused.code, "Traceback" in refused.err) == (code, False), refused.err
+    assert said in refused.err
+
+
+def test_a_truncated_model_is_told_of(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.root)
+    broken = project.root / "broken"
+    broken.mkdir()
+    for file in (project.gen_model / "onnx").iterdir():
+        if file.is_file():
+            content = file.read_bytes()
+            (broken / file.name).write_bytes(content[: len(content) // 2] if file.name == "model.onnx" else content)
+    refused = cli("serve", "--port", "0", "--model", "broken")
+    assert refused.code == 1
+    assert "cannot be loaded" in refused.err
+
+
+def test_missing_packages_are_named(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("phi_runtime.serving", "uvicorn"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    refused = cli("serve", "--project", project.root, "--port", "0")
+    assert refused.code == 5
+    assert "phi-scaffold[serve]" in refused.err
+
+
+def test_it_listens_on_ipv6_too() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6")
+    from phi_runtime.serving.server import _url, listen
+
+    try:
+        door = listen("::1", 0)
+    except Exception:
+        pytest.skip("no IPv6")
+    with door:
+        assert _url(door).startswith("http://[::1]:")

@@ -1,0 +1,118 @@
+"""Answers of the tiny ONNX model, taken in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from phi_runtime.inference.generator import Guide, Sampling
+from phi_runtime.inference.onnx import OnnxGenerator
+from phi_runtime.project import Project
+from phi_runtime.serving import scheduler
+from phi_runtime.serving.scheduler import Scheduler
+from phi_runtime.serving.wire import Ask
+
+LONG = Sampling(400, guide=Guide("regex", "[a-z]{200}"))
+SHORT = Sampling(3, guide=Guide("regex", "[a-z]{200}"))
+
+Make = Callable[[int], tuple[Scheduler, list[dict[str, Any]]]]
+
+
+@pytest.fixture
+def make(project: Project) -> Make:
+    generator = OnnxGenerator(project.gen_model / "onnx", conversations=2)
+
+    def made(parallel: int) -> tuple[Scheduler, list[dict[str, Any]]]:
+        told: list[dict[str, Any]] = []
+        return Scheduler({"onnx": generator}, lambda ask: (ask.prompt or "", ask.sampling), told.append, parallel), told
+
+    return made
+
+
+def ask(number: int, sampling: Sampling, *, stream: bool = False) -> dict[str, Any]:
+    asked = Ask(number, "onnx", None, None, f"sunny song {number}", sampling, stream)
+    assert Ask.from_dict(asked.as_dict()) == asked
+    return {"ask": asked.as_dict()}
+
+
+def work(at: Scheduler) -> None:
+    while at.busy:
+        at.turn()
+
+
+def ends(told: list[dict[str, Any]]) -> list[int]:
+    return [part["id"] for part in told if "finish" in part]
+
+
+def test_a_short_answer_does_not_wait_for_a_long_one(make: Make) -> None:
+    at, told = make(2)
+    at.hear(ask(1, LONG))
+    at.turn()
+    at.hear(ask(2, SHORT))
+    work(at)
+    assert ends(told) == [2, 1]
+
+
+def test_those_that_wait_come_in_their_order(make: Make) -> None:
+    at, told = make(1)
+    for number in (1, 2, 3):
+        at.hear(ask(number, LONG if number == 1 else SHORT))
+    at.hear({"cancel": 2})
+    at.turn()
+    assert (len(at.active), len(at.waiting)) == (1, 1)
+    work(at)
+    assert ends(told) == [1, 3]
+
+
+def test_what_is_cancelled_is_closed_and_not_told_of(make: Make) -> None:
+    at, told = make(2)
+    at.hear(ask(1, LONG, stream=True))
+    at.hear(ask(2, SHORT))
+    at.turn()
+    answer = at.active[0].answer
+    at.hear({"cancel": 1})
+    assert next(answer, None) is None
+    work(at)
+    assert ends(told) == [2]
+
+
+def test_parts_that_come_fast_are_told_together(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(scheduler.time, "monotonic", lambda: clock[0])
+    at, told = make(1)
+    at.hear(ask(1, LONG, stream=True))
+    while not told:
+        at.turn()
+    first = told[0]["text"]
+    assert 0 < len(first) < 20  # the first token at once
+    for _ in range(5):
+        at.turn()
+    assert len(told) == 1
+    clock[0] += scheduler.FLUSH_S
+    at.turn()
+    assert len(told) == 2
+    clock[0] += 1
+    work(at)
+    text = "".join(part["text"] for part in told)
+    assert len(text) == 200
+    whole, told_whole = make(1)
+    whole.hear(ask(1, LONG))
+    work(whole)
+    assert [part["text"] for part in told_whole] == [text]
+
+
+def test_a_fault_ends_one_answer_and_no_other(make: Make) -> None:
+    at, told = make(4)
+    at.hear(ask(1, SHORT))
+    at.hear(ask(2, Sampling(3, guide=Guide("regex", "(("))))
+    at.hear({"ask": {**ask(3, SHORT)["ask"], "prompt": "fire " * 900}})
+    at.hear({"ask": {**ask(4, SHORT)["ask"], "model": "gone"}})
+    work(at)
+    assert ends(told) == [1]
+    assert {part["id"]: part["error"]["kind"] for part in told if "error" in part} == {
+        2: "BadGuide",
+        3: "TooLong",
+        4: "",
+    }
