@@ -131,34 +131,44 @@ def tiny_phi3(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 MakeProject = Callable[..., Project]
 
 
+def tiny_project(
+    folder: Path,
+    model: Path,
+    method: str = "lora",
+    rows: int = 60,
+    passes: dict[str, Any] | None = None,
+    **training: Any,
+) -> Project:
+    """Emits a project into `folder` with a small data file, on the tiny `model`; keyword arguments change its config's training."""
+    from phi_scaffold import generate
+
+    data = write_rows(folder.parent / "rows" / "train.jsonl", rows)
+    generate.new(folder, generate.Answers(model="org/tiny", method=method, data=data))
+    config_path = folder / "fine-tuning" / "olive-config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config["input_model"]["model_path"] = str(model)
+    finetune = config["passes"]["finetune"]
+    finetune["training_args"] |= {
+        "max_steps": 8,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "gradient_checkpointing": False,
+        "learning_rate": 0.01,
+        "logging_steps": 1,
+        **training,
+    }
+    for key, change in (passes or {}).items():
+        config["passes"].setdefault(key, {}).update(change)
+    config_path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return find_project(folder)
+
+
 @pytest.fixture
 def make_project(tiny_phi3: Path, tmp_path: Path) -> MakeProject:
     """Emits a project with a small data file and the tiny model as its base; keyword arguments change its config's training."""
-    from phi_scaffold import generate
 
-    def make(
-        name: str = "tiny", method: str = "lora", rows: int = 60, passes: dict[str, Any] | None = None, **training: Any
-    ) -> Project:
-        data = write_rows(tmp_path / "rows" / "train.jsonl", rows)
-        folder = tmp_path / name
-        generate.new(folder, generate.Answers(model="org/tiny", method=method, data=data))
-        config_path = folder / "fine-tuning" / "olive-config.json"
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        config["input_model"]["model_path"] = str(tiny_phi3)
-        finetune = config["passes"]["finetune"]
-        finetune["training_args"] |= {
-            "max_steps": 8,
-            "per_device_train_batch_size": 4,
-            "gradient_accumulation_steps": 1,
-            "gradient_checkpointing": False,
-            "learning_rate": 0.01,
-            "logging_steps": 1,
-            **training,
-        }
-        for key, change in (passes or {}).items():
-            config["passes"].setdefault(key, {}).update(change)
-        config_path.write_text(json.dumps(config, indent=2), encoding="utf-8")
-        return find_project(folder)
+    def make(name: str = "tiny", method: str = "lora", **changes: Any) -> Project:
+        return tiny_project(tmp_path / name, tiny_phi3, method, **changes)
 
     return make
 

@@ -1,65 +1,75 @@
 """Chat with the tuned model in gen-model/merged, which needs no adapter and no peft.
 
     python inferences/chat_merged.py --prompt "What a day!"
-    python inferences/chat_merged.py                    asks on and on; an empty line ends it
+    python inferences/chat_merged.py                          asks on and on; an empty line ends it
 """
 
-import argparse
-import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from chat_onnx import Chat, run
+
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-import transformers
-
-PROJECT = Path(__file__).resolve().parents[1]
+MODEL = Path(__file__).resolve().parents[1] / "gen-model" / "merged"
 
 
-def fill(template, tokenizer, history, text):
-    """The prompt that training used: a conversation, or `text` in its column; for several columns, JSON: {"column": "text", ...}."""
-    if template["kind"] == "chat":
-        history.append({"role": "user", "content": text})
-        return tokenizer.apply_chat_template(history, add_generation_prompt=True, tokenize=False)
-    if not template["inputs"]:  # trained on free text: the answer goes on from it
-        return template["prompt"].format() + text
-    values = {template["inputs"][0]: text} if len(template["inputs"]) == 1 else json.loads(text)
-    return template["prompt"].format(**values)
+class MergedChat(Chat):
+    """A full model, through transformers."""
 
+    def __init__(self, folder):
+        import transformers
 
-def answer(model, tokenizer, template, prompt, max_new_tokens, temperature):
-    spelled = template["kind"] == "chat" or (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token))
-    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not spelled).to(model.device)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    streamer = transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    options = {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.eos_token_id, **sampling}
-    output = model.generate(**inputs, streamer=streamer, **options)
-    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        super().__init__(folder)
+        transformers.utils.logging.disable_progress_bar()
+        self.model = self.load(folder).eval()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        ends = self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id
+        stop = self.tokenizer.encode(self.template.stop, add_special_tokens=False)
+        self.ends = [*(ends if isinstance(ends, list) else [ends]), *(stop if len(stop) == 1 else ())]
 
+    def load(self, folder):
+        import transformers
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=PROJECT / "gen-model" / "merged")
-    parser.add_argument("--prompt", help="one question; without it, you are asked")
-    parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--temperature", type=float, default=0.0)
-    args = parser.parse_args()
-    if not (args.model / "config.json").is_file():
-        parser.error(f"there is no model in {args.model}: run `phi-scaffold run` first, or name one with --model")
-    template = json.loads((args.model / "prompt_template.json").read_text(encoding="utf-8"))
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype="auto", device_map="auto").eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
-    asked = ", ".join(template.get("inputs", ["you"])) or "text"
-    history = []
-    try:
-        while text := args.prompt or input(f"{asked}: ").strip():
-            prompt = fill(template, tokenizer, history, text)
-            said = answer(model, tokenizer, template, prompt, args.max_new_tokens, args.temperature)
-            history.append({"role": "assistant", "content": said})
-            if args.prompt:
-                break
-    except (EOFError, KeyboardInterrupt):
-        print()
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map="auto", local_files_only=True)
+
+    def render(self, messages):
+        source = self.template.stored["chat_template"]
+        return self.tokenizer.apply_chat_template(messages, chat_template=source, add_generation_prompt=True, tokenize=False)
+
+    def generate(self, prompt, sampling, adapter=None):
+        bos = self.tokenizer.bos_token
+        spelled = self.template.converses or bool(bos and prompt.startswith(bos))  # the prompt spells out its special tokens
+        inputs = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not spelled).to(self.model.device)
+        length, context = inputs["input_ids"].shape[1], self.model.config.max_position_embeddings
+        if length + sampling.max_new_tokens > context:
+            asked = f"the prompt ({length} tokens) and its answer (up to {sampling.max_new_tokens})"
+            raise ValueError(f"{asked} exceed the {context} tokens of the model: shorten them, or begin anew")
+        if sampling.seed is not None:
+            import torch
+
+            torch.manual_seed(sampling.seed)
+        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampling.temperature > 0 else {}
+        options = {"max_new_tokens": sampling.max_new_tokens, "do_sample": sampling.temperature > 0}
+        return self.pieces({**inputs, **options, **drawn, "eos_token_id": self.ends, "pad_token_id": self.tokenizer.eos_token_id})
+
+    def pieces(self, options):
+        """Generates in a thread, which ends where nobody listens any more."""
+        from transformers import TextIteratorStreamer
+
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        left = threading.Event()
+        options |= {"streamer": streamer, "stopping_criteria": [lambda *_, **__: left.is_set()]}
+        with ThreadPoolExecutor(1) as thread:
+            work = thread.submit(self.model.generate, **options)
+            work.add_done_callback(lambda _: streamer.end())  # also where it failed
+            try:
+                yield from streamer
+            finally:
+                left.set()
+            work.result()
 
 
 if __name__ == "__main__":
-    main()
+    run(MergedChat, MODEL, "config.json", __doc__)

@@ -1,72 +1,237 @@
-"""Chat with the ONNX model in gen-model/onnx. Carry that folder and this file anywhere: onnxruntime-genai is all they need.
+"""Chat with the ONNX model in gen-model/onnx, or with the one that this file lies beside: onnxruntime-genai is all that it needs.
 
-    python inferences/chat_onnx.py [--prompt "What a day!"]      without a prompt it asks; an empty line ends it
+    python inferences/chat_onnx.py --prompt "What a day!"
+    python inferences/chat_onnx.py                            asks on and on; an empty line ends it
+    python inferences/chat_onnx.py --adapter style            with adapters/style.onnx_adapter of the model's folder
+
+A model that was trained on several columns is asked in JSON: --prompt '{"context": "…", "question": "…"}'
 """
 
 import argparse
 import json
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime_genai as og
 
-PROJECT = Path(__file__).resolve().parents[1]
-
-
-def fill(template, tokenizer, history, text):
-    """The prompt that training used: a conversation, or `text` in its column; for several columns, JSON: {"column": "text", ...}."""
-    if template["kind"] == "chat":
-        history.append({"role": "user", "content": text})
-        return tokenizer.apply_chat_template(json.dumps(history), template_str=template["chat_template"], add_generation_prompt=True)
-    if not template["inputs"]:  # trained on free text: the answer goes on from it
-        return template["prompt"].format() + text
-    values = {template["inputs"][0]: text} if len(template["inputs"]) == 1 else json.loads(text)
-    return template["prompt"].format(**values)
+HERE = Path(__file__).resolve().parent
+MODEL = HERE if (HERE / "genai_config.json").is_file() else HERE.parent / "gen-model" / "onnx"
 
 
-def answer(model, tokenizer, template, prompt, max_new_tokens, temperature):
-    ids, bos = list(tokenizer.encode(prompt)), list(tokenizer.encode(""))
-    if bos and (template["kind"] == "chat" or ids[: 2 * len(bos)] == bos + bos):
-        ids = ids[len(bos) :]  # the prompt spells out the BOS that this tokenizer puts before every text
-    params = og.GeneratorParams(model)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
-    params.set_search_options(max_length=len(ids) + max_new_tokens, **sampling)  # memory is reserved for max_length
-    generator = og.Generator(model, params)
-    generator.append_tokens(ids)
-    stream, said = tokenizer.create_stream(), ""
-    while not generator.is_done():
-        generator.generate_next_token()
-        if (token := generator.get_next_tokens()[0]) not in tokenizer.eos_token_ids:
-            said += (piece := stream.decode(token))
-            print(piece, end="", flush=True)
-    print()
-    return said
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn: temperature 0 gives the same answer each time, a seed makes a drawn one repeatable."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=PROJECT / "gen-model" / "onnx")
-    parser.add_argument("--prompt", help="one question; without it, you are asked")
-    parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--temperature", type=float, default=0.0)
+class Template:
+    """How the model was asked in training, which prompt_template.json beside it says: in a conversation, or in columns of a text."""
+
+    def __init__(self, folder):
+        if not (file := folder / "prompt_template.json").is_file():
+            raise ValueError(f"{file} is missing: a model that `phi-scaffold run` made has it")
+        self.stored = json.loads(file.read_text(encoding="utf-8"))
+        self.converses = self.stored.get("kind") == "chat"
+        self.columns = ["message"] if self.converses else self.stored["inputs"] or ["text"]
+        self.stop = self.stored.get("stop", "").strip()
+
+    def question(self, text):
+        """What somebody typed, by column."""
+        if len(self.columns) == 1:
+            return {self.columns[0]: text}
+        try:
+            return {column: json.loads(text)[column] for column in self.columns}
+        except (ValueError, LookupError, TypeError):
+            example = json.dumps(dict.fromkeys(self.columns, "…"), ensure_ascii=False)
+            raise ValueError(f"the prompt has the columns {', '.join(self.columns)}: ask in JSON, {example}") from None
+
+    def fill(self, question):
+        if not self.stored["inputs"]:  # trained on free text: the answer goes on from it
+            return self.stored["prompt"].format() + question["text"]
+        return self.stored["prompt"].format(**question)
+
+
+class Chat:
+    """A loaded model. Those of the other kinds are in chat_merged.py and chat_adapter.py; each has `render` and `generate`."""
+
+    adapters = ()  # the names that `adapter` takes
+
+    def __init__(self, folder):
+        self.template = Template(folder)
+
+    def ask(self, question, sampling, adapter=None, before=()):
+        """The answer, piece by piece, to a question by column; in a conversation, after the messages `before`.
+
+        Raises ValueError for what cannot be asked.
+        """
+        if self.template.converses:
+            prompt = self.render([*before, {"role": "user", "content": question["message"]}])
+        else:
+            prompt = self.template.fill(question)
+        return until(self.template.stop, self.generate(prompt, sampling, adapter))
+
+
+class OnnxChat(Chat):
+    """An ONNX model. What is asked next is read only from where it differs from what was said before (the key-value cache is kept)."""
+
+    def __init__(self, folder):
+        import onnxruntime_genai as og
+
+        super().__init__(folder)
+        config, cores = og.Config(str(folder)), os.cpu_count()
+        if hasattr(os, "sched_getaffinity"):  # threads beyond the cores that we may use make it several times slower
+            cores = len(os.sched_getaffinity(0))
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": cores}}}}))
+        self.og, self.model = og, og.Model(config)
+        self.tokenizer = og.Tokenizer(self.model)
+        self.bos = self.tokenizer.encode("").tolist()  # what this tokenizer puts before every text
+        stop = self.tokenizer.encode(self.template.stop).tolist()[len(self.bos) :]
+        self.ends = {*self.tokenizer.eos_token_ids, *(stop if len(stop) == 1 else ())}
+        self.context = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["context_length"]
+        self.files = {file.stem: file for file in sorted((folder / "adapters").glob("*.onnx_adapter"))}
+        self.adapters, self.loaded = tuple(self.files), set()
+        self.store = og.Adapters(self.model) if self.files else None
+        self.generator, self.kept = None, None  # the last one, and what it was made for
+
+    def render(self, messages):
+        source = self.template.stored["chat_template"]
+        return self.tokenizer.apply_chat_template(json.dumps(messages), template_str=source, add_generation_prompt=True)
+
+    def encode(self, prompt):
+        ids, count = self.tokenizer.encode(prompt).tolist(), len(self.bos)
+        spelled = self.template.converses or ids[count : 2 * count] == self.bos  # the prompt spells the BOS out
+        return ids[count:] if spelled else ids
+
+    def generate(self, prompt, sampling, adapter=None):
+        ids = self.encode(prompt)
+        if (needed := len(ids) + sampling.max_new_tokens) > self.context:
+            asked = f"the prompt ({len(ids)} tokens) and its answer (up to {sampling.max_new_tokens})"
+            raise ValueError(f"{asked} exceed the {self.context} tokens of the model: shorten them, or begin anew")
+        generator = self.prepared(needed, sampling, adapter)
+        have = generator.get_sequence(0)
+        same = next((i for i, (one, other) in enumerate(zip(ids, have)) if one != other), min(len(ids), len(have)))
+        # At least two tokens are read anew: one alone is rounded otherwise than among others.
+        if (keep := max(0, min(same, len(ids) - 2))) < len(have):
+            generator.rewind_to(keep)
+        generator.append_tokens(ids[keep:])
+        return self.pieces(generator, sampling.max_new_tokens)
+
+    def pieces(self, generator, count):
+        stream = self.tokenizer.create_stream()
+        for _ in range(count):
+            generator.generate_next_token()
+            if (token := generator.get_next_tokens()[0]) in self.ends:
+                return
+            yield stream.decode(token)
+
+    def prepared(self, needed, sampling, adapter):
+        """The generator of before if it has room and is of the same kind, else a new one, with an empty cache; a seed needs a new one."""
+        if adapter is not None and adapter not in self.files:
+            raise ValueError(f"the model has no adapter `{adapter}`: it has {', '.join(self.files) or 'none'}")
+        kind, seeded = (sampling.temperature, sampling.top_p, adapter), sampling.temperature > 0 and sampling.seed is not None
+        if self.generator is None or seeded or self.kept[1] != kind or self.kept[0] < needed:
+            self.generator = None
+            room = min(self.context, 1 << max(9, needed.bit_length()))  # memory is reserved for all of max_length
+            options = {"max_length": room, "do_sample": sampling.temperature > 0, "top_p": sampling.top_p}
+            options |= {"temperature": sampling.temperature} if sampling.temperature > 0 else {}
+            options |= {"random_seed": sampling.seed} if sampling.seed is not None else {}
+            params = self.og.GeneratorParams(self.model)
+            params.set_search_options(**options)
+            self.generator, self.kept = self.og.Generator(self.model, params), (room, kind)
+            if adapter is not None:
+                if adapter not in self.loaded:
+                    self.store.load(str(self.files[adapter]), adapter)
+                    self.loaded.add(adapter)
+                self.generator.set_active_adapter(self.store, adapter)
+        return self.generator
+
+
+def until(stop, pieces):
+    """The text before `stop`; what may become its beginning is held back."""
+    held = ""
+    for piece in pieces:
+        held += piece
+        if stop and stop in held:
+            yield held[: held.index(stop)]
+            return
+        keep = next((n for n in range(min(len(stop) - 1, len(held)), 0, -1) if stop.startswith(held[-n:])), 0)
+        yield held[: len(held) - keep]
+        held = held[len(held) - keep :]
+    yield held
+
+
+def between(kind, least, most):
+    """Reads a number of the command line."""
+
+    def read(text):
+        if not least <= (value := kind(text)) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        return value
+
+    read.__name__ = kind.__name__
+    return read
+
+
+def add_sampling(parser):
+    parser.add_argument("--max-new-tokens", type=between(int, 1, 10**6), default=256, metavar="N", help="longest answer (256)")
+    parser.add_argument("--temperature", type=between(float, 0, 100), default=0.0, metavar="T", help="0: the same answer each time")
+    parser.add_argument("--top-p", type=between(float, 0.01, 1), default=1.0, metavar="P", help="likeliest tokens alone (1.0: all)")
+    parser.add_argument("--seed", type=between(int, 0, 2**31 - 1), metavar="N", help="makes a drawn answer repeatable")
+
+
+def sampling_of(args):
+    return Sampling(args.max_new_tokens, args.temperature, args.top_p, args.seed)
+
+
+def run(kind, folder, marker, doc):
+    """The command line of a chat with a model of `kind` in `folder`, in which a file called `marker` lies."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=folder, metavar="FOLDER", help=f"its folder ({folder})")
+    parser.add_argument("--prompt", metavar="TEXT", help="one question; without it, you are asked")
+    if kind is OnnxChat:
+        parser.add_argument("--adapter", metavar="NAME", help="answer with this adapter of the model")
+    add_sampling(parser)
     args = parser.parse_args()
-    if not (args.model / "genai_config.json").is_file():
-        parser.error(f"there is no ONNX model in {args.model}: run `phi-scaffold run` first, or name one with --model")
-    template = json.loads((args.model / "prompt_template.json").read_text(encoding="utf-8"))
-    tokenizer = og.Tokenizer(model := og.Model(str(args.model)))
-    asked = ", ".join(template.get("inputs", ["you"])) or "text"
-    history = []
+    sys.stdout.reconfigure(errors="replace")  # a Windows console cannot show every letter
+    if not (args.model / marker).is_file():
+        parser.error(f"there is no {marker} in {args.model}: run `phi-scaffold run` first, or name the model's folder with --model")
     try:
-        while text := args.prompt or input(f"{asked}: ").strip():
-            prompt = fill(template, tokenizer, history, text)
-            said = answer(model, tokenizer, template, prompt, args.max_new_tokens, args.temperature)
-            history.append({"role": "assistant", "content": said})
-            if args.prompt:
-                break
-    except (EOFError, KeyboardInterrupt):
+        converse(kind(args.model), args)
+    except (ValueError, RuntimeError, OSError) as e:
+        sys.exit(f"{parser.prog}: error: {e}")
+    except EOFError:
         print()
+    except KeyboardInterrupt:
+        print()
+        sys.exit(130)
+
+
+def note_base(chat, adapter):
+    """Says so where the model has adapters and none of them answers."""
+    if chat.adapters and adapter is None:
+        print(f"the base model answers; with --adapter, {' or '.join(chat.adapters)} does", file=sys.stderr)
+
+
+def converse(chat, args):
+    before, adapter = [], getattr(args, "adapter", None)
+    note_base(chat, adapter)
+    asked = "you" if chat.template.converses else ", ".join(chat.template.columns)
+    while text := args.prompt or input(f"{asked}: ").strip():
+        said = ""
+        for piece in chat.ask(chat.template.question(text), sampling_of(args), adapter, before):
+            said += piece
+            print(piece, end="", flush=True)
+        print()
+        if args.prompt:
+            return
+        before += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
 
 
 if __name__ == "__main__":
-    main()
+    run(OnnxChat, MODEL, "genai_config.json", __doc__)

@@ -1,0 +1,314 @@
+"""The samples of a project, run as they stand from another folder, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from phi_runtime.project import Project
+from phi_scaffold import generate
+from tests.generated.conftest import Ask, answer, ended, start
+
+Sample = Callable[[str], ModuleType]
+SHORT = ("--max-new-tokens", "12")
+
+
+@pytest.mark.parametrize("sample", ["chat_onnx.py", "chat_merged.py", "chat_adapter.py"])
+def test_each_chat_answers_on_and_on(ask: Ask, sample: str) -> None:
+    code, out, _ = ask(sample, *SHORT, said="we won the game\ndark cold noise\nwe won the game\n\n")
+    first, other, again, end = out.removeprefix("phrase: ").split("phrase: ")
+    assert code == 0
+    assert first == again != other
+    assert first.strip()
+    assert end == ""
+
+
+def test_the_same_seed_draws_the_same_answer(ask: Ask) -> None:
+    drawn = ("chat_onnx.py", *SHORT, "--temperature", "2", "--top-p", "0.9", "--seed")
+    first, again = ask(*drawn, "1", said="a party\na party\n\n")[1].removeprefix("phrase: ").split("phrase: ")[:2]
+    assert first == again == ask(*drawn, "1", "--prompt", "a party")[1]
+    assert first != ask(*drawn, "2", "--prompt", "a party")[1]
+
+
+WRONG = [
+    (("chat_onnx.py", "--temprature", "1"), 2, "--temprature"),
+    (("chat_onnx.py", "--temperature", "-1"), 2, "-1 is not between"),
+    (("chat_onnx.py", "--top-p", "0"), 2, "0 is not between"),
+    (("chat_onnx.py", "--max-new-tokens", "many"), 2, "invalid int value: 'many'"),
+    (("chat_onnx.py", "--model", "nowhere"), 2, "there is no genai_config.json in nowhere"),
+    (("chat_onnx.py", "--prompt", "x", "--adapter", "stile"), 1, "no adapter `stile`"),
+    (("chat_onnx.py", "--prompt", "x", "--max-new-tokens", "5000"), 1, "exceed the 512 tokens"),
+    (("chat_adapter.py", "--model", "nowhere"), 2, "there is no adapter_config.json in nowhere"),
+    (("batch.py", "in.jsonl", "out.jsonl", "--limit", "0"), 2, "0 is not between"),
+    (("batch.py", "nowhere.jsonl", "out.jsonl"), 1, "nowhere.jsonl"),
+    (("app.py", "--models", "nowhere"), 1, "there is no model in nowhere yet: run `phi-scaffold run` first"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "code", "message"), WRONG)
+def test_what_is_wrong_is_said(ask: Ask, call: tuple[str, ...], code: int, message: str) -> None:
+    found, out, err = ask(*call)
+    assert (found, out) == (code, "")
+    assert message in err
+
+
+def test_before_the_first_run_the_samples_say_what_to_do(tmp_path: Path) -> None:
+    folder = generate.new(tmp_path / "new", generate.Answers("smollm2-135m", method="full")).folder
+    for call in (["chat_onnx.py"], ["chat_merged.py"], ["batch.py", folder / "datasets" / "train.jsonl", "out.jsonl"]):
+        code, _, err = ended(start(folder / "inferences" / call[0], *call[1:], cwd=tmp_path))
+        assert code
+        assert "run `phi-scaffold run` first" in err
+
+
+# -- the ONNX model ---------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_beside_the_model_answers_when_it_is_asked_for(made: Project, ask: Ask, sample: Sample) -> None:
+    several = ("--model", made.gen_model / "onnx-several", *SHORT, "--prompt", "we won the game")
+    code, base, note = ask("chat_onnx.py", *several)
+    assert code == 0
+    assert "the base model answers; with --adapter, finetune does" in note
+    code, tuned, note = ask("chat_onnx.py", *several, "--adapter", "finetune")
+    assert (code, note) == (0, "")
+    trained = sample("chat_adapter").AdapterChat(made.gen_model / "adapter")
+    assert tuned[:4] == answer(trained, "we won the game", sample("chat_onnx").Sampling(12))[:4] != base[:4]
+    code, out, err = ask("chat_onnx.py", *several, "--adapter", "fintune")
+    assert (code, out) == (1, "")
+    assert "it has finetune" in err
+
+
+def test_only_what_is_new_is_read_and_the_answer_is_that_of_a_fresh_start(made: Project, sample: Sample) -> None:
+    chat_onnx = sample("chat_onnx")
+    chat, sampling = chat_onnx.OnnxChat(made.gen_model / "onnx"), chat_onnx.Sampling(max_new_tokens=8)
+    long = "the quick brown fox jumps over the lazy dog and again " * 6
+    texts = [long, long + "and on it runs", "something else", long, "x", long]
+    found = [answer(chat, text, sampling) for text in texts]
+
+    class Reader:
+        """Counts the tokens that are read."""
+
+        def __init__(self, generator: Any) -> None:
+            self.generator, self.read = generator, []
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.generator, name)
+
+        def append_tokens(self, ids: list[int]) -> None:
+            self.read.append(len(ids))
+            self.generator.append_tokens(ids)
+
+    reader = chat.generator = Reader(chat.generator)
+    assert answer(chat, long, sampling) == found[-1]
+    assert answer(chat, long + "and on it runs", sampling) == found[1]
+    assert reader.read[0] == 2
+    assert reader.read[1] < 40 < len(chat.encode(chat.template.fill({"phrase": long})))
+    for text, before in zip(texts, found, strict=True):
+        chat.generator = None
+        assert answer(chat, text, sampling) == before
+
+
+def test_a_conversation_goes_on_from_what_was_said(made: Project, sample: Sample, tmp_path: Path) -> None:
+    """The same model with a chat template; in fp32, where what was written one by one is rounded as what is read."""
+    folder = shutil.copytree(made.gen_model / "onnx-several", tmp_path / "chat")
+    source = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    (folder / "prompt_template.json").write_text(json.dumps({"kind": "chat", "chat_template": source, "column": "m"}))
+    chat_onnx = sample("chat_onnx")
+    chat, sampling = chat_onnx.OnnxChat(folder), chat_onnx.Sampling(max_new_tokens=6)
+    before: list[dict[str, str]] = []
+    for text in ("we won", '{"json": ["like"]}', "third"):
+        said = answer(chat, text, sampling, before=before, adapter="finetune")
+        kept, chat.generator = chat.generator, None
+        assert said == answer(chat, text, sampling, before=before, adapter="finetune")
+        chat.generator = kept
+        before += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
+
+
+def test_an_answer_ends_before_the_stop_text_of_its_template(sample: Sample) -> None:
+    until = sample("chat_onnx").until
+    assert list(filter(None, until("", ["a", "", "b"]))) == ["a", "b"]
+    assert "".join(until("###", ["one #", "# two #", "##", " three"])) == "one ## two "
+    assert "".join(until("###", ["one", " ##"])) == "one ##"
+    pieces = until("###", iter(["one", "#"]))
+    assert next(pieces) == "one"  # what cannot become the stop text comes at once
+
+
+def test_several_columns_are_asked_in_json(sample: Sample, tmp_path: Path) -> None:
+    stored = {"kind": "text", "prompt": "{context} {question} {{}} ", "inputs": ["context", "question"], "stop": ""}
+    (tmp_path / "prompt_template.json").write_text(json.dumps(stored))
+    template = sample("chat_onnx").Template(tmp_path)
+    assert template.fill(template.question('{"question": "q", "context": "c"}')) == "c q {} "
+    for wrong in ("q", '{"question": "q"}', "[1]"):
+        with pytest.raises(ValueError, match=r'ask in JSON, \{"context": "…", "question": "…"}'):
+            template.question(wrong)
+
+
+def test_the_folder_of_the_onnx_model_is_all_that_its_chat_needs(made: Project, ask: Ask, tmp_path: Path) -> None:
+    folder = shutil.copytree(made.gen_model / "onnx", tmp_path / "carried away")
+    shutil.copy(made.root / "inferences" / "chat_onnx.py", folder)
+    code, out, _ = ended(start(folder / "chat_onnx.py", *SHORT, "--prompt", "we won the game", cwd=tmp_path))
+    assert (code, out) == (0, ask("chat_onnx.py", *SHORT, "--prompt", "we won the game")[1])
+
+
+def test_a_full_model_draws_by_its_seed_and_stops_where_nobody_listens(made: Project, sample: Sample) -> None:
+    chat, sampling = sample("chat_merged").MergedChat(made.gen_model / "merged"), sample("chat_onnx").Sampling
+    drawn = [answer(chat, "a party", sampling(12, 2.0, 0.9, seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    threads, pieces = threading.active_count(), chat.ask(chat.template.question("a party"), sampling(400))
+    next(pieces)
+    pieces.close()
+    assert threading.active_count() == threads
+    with pytest.raises(ValueError, match="exceed the 512 tokens"):
+        answer(chat, "a party", sampling(5000))
+
+
+def test_an_adapter_of_another_base_is_refused(made: Project, sample: Sample, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    chat_adapter = sample("chat_adapter")
+    original = json.loads((made.gen_model / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(original["base_model_name_or_path"])
+    for change, message in (
+        ({"hidden_size": 32, "intermediate_size": 64}, "size mismatch"),
+        ({"num_hidden_layers": 3}, "in one of them alone"),
+        ({"num_hidden_layers": 1}, "in one of them alone"),
+    ):
+        other = tmp_path / f"base{len(list(tmp_path.iterdir()))}"
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.to_dict() | change)).save_pretrained(other)
+        folder = tmp_path / f"of {other.name}"
+        shutil.copytree(made.gen_model / "adapter", folder)
+        changed = original | {"base_model_name_or_path": str(other)}
+        (folder / "adapter_config.json").write_text(json.dumps(changed), encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            chat_adapter.AdapterChat(folder)
+
+
+def test_ctrl_c_ends_a_chat_without_a_traceback(made: Project, tmp_path: Path) -> None:
+    process = start(made.root / "inferences" / "chat_onnx.py", cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.read(len("phrase: ")) == "phrase: "
+    process.send_signal(signal.SIGINT)
+    assert ended(process)[0] == 130
+
+
+# -- a file of questions ----------------------------------------------------------------------------------------------
+
+
+def written(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_file_of_questions_is_answered_in_each_of_its_forms(ask: Ask, tmp_path: Path) -> None:
+    texts = ["we won the game", 'a "lovely" party, é']
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"phrase": t, "tone": "?"}) + "\n" for t in texts))
+    (tmp_path / "q.csv").write_text('phrase,more\nwe won the game,1\n"a ""lovely"" party, é",2\n', encoding="utf-8")
+    (tmp_path / "q.txt").write_text("\n".join(texts) + "\n\n", encoding="utf-8")
+    answers = []
+    for kind in ("jsonl", "csv", "txt"):
+        code, _, err = ask("batch.py", f"q.{kind}", f"{kind}.jsonl", *SHORT)
+        assert (code, "2 rows, 0 of them with an error" in err) == (0, True)
+        lines = written(tmp_path / f"{kind}.jsonl")
+        assert [(line["row"], line["model"]) for line in lines] == [(0, "onnx"), (1, "onnx")]
+        answers.append([line["answer"] for line in lines])
+    assert answers[0] == answers[1] == answers[2] == [
+        ask("chat_onnx.py", *SHORT, "--prompt", text)[1].strip() for text in texts
+    ]  # fmt: skip
+    assert written(tmp_path / "csv.jsonl")[1]["input"] == {"phrase": texts[1], "more": "2"}
+
+
+def test_a_killed_batch_goes_on_after_the_rows_that_are_done(made: Project, ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("".join(f"we won the game {i}\n" for i in range(100)), encoding="utf-8")
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    call = ("q.txt", "--max-new-tokens", "40")
+    assert ask("batch.py", *call, "whole.jsonl")[0] == 0
+    process = start(made.root / "inferences" / "batch.py", *call, "killed.jsonl", cwd=tmp_path)
+    while not killed.exists() or killed.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    done = killed.read_bytes()
+    assert 3 <= done.count(b"\n") < 100
+    killed.write_bytes(
+        done + '{"row": 50, "model": "é'.encode()[:-1]
+    )  # a line of which half was written, within a letter
+    assert ask("batch.py", *call, "killed.jsonl")[0] == 0
+    assert killed.read_bytes() == whole.read_bytes()
+    assert killed.read_bytes().startswith(done[: done.rfind(b"\n") + 1])
+    assert "each of the 100 rows has an answer" in ask("batch.py", *call, "killed.jsonl")[2]
+
+
+def test_a_row_that_cannot_be_answered_stops_no_other_and_is_tried_again(ask: Ask, tmp_path: Path) -> None:
+    rows: list[Any] = [{"phrase": "we won"}, {"text": "?"}, {"phrase": "x" * 3000}, ["list"], {"phrase": "a party"}]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for _ in range(2):
+        code, _, err = ask("batch.py", "q.jsonl", "a.jsonl", *SHORT)
+        assert (code, "5 rows, 3 of them with an error" in err) == (0, True)
+        lines = {line["row"]: line for line in written(tmp_path / "a.jsonl")}
+        assert [("answer" in lines[i], "error" in lines[i]) for i in range(5)] == [
+            (True, False), (False, True), (False, True), (False, True), (True, False),
+        ]  # fmt: skip
+        assert "no column `phrase`" in lines[1]["error"]
+        assert "exceed" in lines[2]["error"]
+        assert len(written(tmp_path / "a.jsonl")) == 5
+
+
+def test_a_file_of_other_answers_is_left_alone(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("we won\na party\n", encoding="utf-8")
+    (tmp_path / "other.txt").write_text("a party\nwe won\n", encoding="utf-8")
+    assert ask("batch.py", "q.txt", "a.jsonl", *SHORT)[0] == 0
+    before = (tmp_path / "a.jsonl").read_bytes()
+    for call in (("other.txt", "a.jsonl"), ("q.txt", "a.jsonl", "--model", "merged"), ("q.txt", "q.txt")):
+        code, _, err = ask("batch.py", *call)
+        assert (code, "name another file" in err) == (1, True)
+    assert (tmp_path / "a.jsonl").read_bytes() == before
+    assert (tmp_path / "q.txt").read_text(encoding="utf-8") == "we won\na party\n"
+    assert ask("batch.py", "q.txt", "a.jsonl", "--limit", "1")[0] == 0  # fewer rows of the same file
+    (tmp_path / "broken.jsonl").write_text('{"phrase": "a"}\n{"phrase\n', encoding="utf-8")
+    assert "broken.jsonl, row 2" in ask("batch.py", "broken.jsonl", "b.jsonl")[2]
+
+
+def test_ctrl_c_stops_a_batch_which_then_goes_on(made: Project, ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("".join(f"dark cold noise {i}\n" for i in range(60)), encoding="utf-8")
+    call = (
+        "q.txt",
+        "a.jsonl",
+        "--max-new-tokens",
+        "60",
+        "--adapter",
+        "finetune",
+        "--model",
+        made.gen_model / "onnx-several",
+    )
+    process = start(made.root / "inferences" / "batch.py", *call, cwd=tmp_path)
+    while not (tmp_path / "a.jsonl").exists() or not (tmp_path / "a.jsonl").read_bytes():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert (code, "the same command goes on" in err) == (130, True)
+    assert ask("batch.py", *call)[0] == 0
+    assert {line["model"] for line in written(tmp_path / "a.jsonl")} == {"onnx-several:finetune"}
+    assert sorted(line["row"] for line in written(tmp_path / "a.jsonl")) == list(range(60))
+
+
+def test_conversations_are_answered_after_what_was_said_in_them(sample: Sample, tmp_path: Path) -> None:
+    (tmp_path / "prompt_template.json").write_text('{"kind": "chat", "chat_template": "", "column": "talk"}')
+    template, asked = sample("chat_onnx").Template(tmp_path), sample("batch").asked
+    user, assistant = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
+    more = {"role": "user", "content": "And?"}
+    assert asked(template, {"talk": [user, assistant, more, assistant]}) == ({"message": "And?"}, [user, assistant])
+    assert asked(template, {"talk": "Hi"}) == asked(template, "Hi") == ({"message": "Hi"}, [])
+    share = [{"from": "system", "value": "S"}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
+    assert asked(template, {"talk": share}) == ({"message": "Hi"}, [{"role": "system", "content": "S"}])
