@@ -21,6 +21,7 @@ from phi_runtime.evaluation.memory import peak_rss_bytes, reset_peak
 from phi_runtime.events import Emit, Event
 from phi_runtime.lock import exclusive
 from phi_runtime.models.device import has_gpu
+from phi_runtime.models.exportable import check_exportable
 from phi_runtime.models.fetch import fetch
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.place import base_model_path
@@ -31,8 +32,10 @@ from phi_runtime.plan import (
     INPUTS,
     LOCK,
     Stage,
+    adapters_there,
     evaluation_stage,
     left_behind,
+    on_ladder,
     pass_stage,
     plan,
     produced,
@@ -197,20 +200,25 @@ class _Run:
             return
         with self.working(FETCH, path), exclusive(self.project.fetch_lock):
             self.refs[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
+            check_exportable(
+                self.workflow, self.project
+            )  # now that its config.json is here, and before anything is trained
             fetch_data(self.workflow, self.project.config, self.emit, FETCH)
 
     def pass_(self, name: str) -> None:
         step = self.workflow.passes[name]
         source = self.refs[self.sources[name] or BASE]
-        stage = pass_stage(self.workflow, self.project, name, source)
+        adapters = adapters_there(self.workflow, name, self.refs)
+        stage = pass_stage(self.workflow, self.project, name, source, adapters)
         if stage.state == "cached" and name not in self.force:
             self.was_cached(name, stage.target)
         else:
 
             def work(out: Path, aside: Path) -> dict[str, Any]:
                 context = PassContext(
-                    name, step, source, out, aside, self.workflow, self.project, self.emit, self.overrides, self.folder
-                )
+                    name, step, source, out, aside, self.workflow, self.project, self.emit, self.overrides, self.folder,
+                    adapters, None if name in self.force else stage.target,
+                )  # fmt: skip
                 if self.nproc > 1 and isinstance(step, FinetunePass):
                     from phi_runtime.remote.launch import run_in_processes
 
@@ -218,7 +226,7 @@ class _Run:
                 return module_of(step).run(context)
 
             self.make(stage, step.produces, work)
-            stage = pass_stage(self.workflow, self.project, name, source)
+            stage = pass_stage(self.workflow, self.project, name, source, adapters)
         self.refs[name] = produced(step, stage, source)
 
     def evaluate(self, name: str) -> list[dict[str, Any]]:
@@ -243,7 +251,10 @@ class _Run:
         from phi_runtime.models.device import pick_device
 
         device = pick_device(self.workflow.host_device)
-        rungs = [(rung, self.refs[name]) for rung, name in rungs_of(self.workflow, training).items()]
+        rungs = [
+            (rung, on_ladder(self.workflow, training, name, self.refs[name]))
+            for rung, name in rungs_of(self.workflow, training).items()
+        ]
         place = data_place(self.project, self.refs[self.sources[training] or BASE], self.overrides)
         content = evaluate(self.workflow, training, rungs, place, out, device, self.emit, stage)
         if not content["rows"]:

@@ -8,7 +8,7 @@ from phi_runtime.errors import UsageError
 from phi_runtime.plan import folder_of, rung_name
 from phi_runtime.project import Project
 from phi_runtime.suggest import did_you_mean
-from phi_runtime.workflow.chain import BASE, training_of
+from phi_runtime.workflow.chain import BASE, trainings_of
 from phi_runtime.workflow.load import evaluation_stages
 from phi_runtime.workflow.schema import Workflow
 
@@ -49,5 +49,5 @@ def stages_that_measure(wanted: str | None, workflow: Workflow, project: Project
     if wanted is None:
         return list(measured)
     made = model_called(wanted, model_names(workflow, project), [BASE, *workflow.passes])
-    training = None if made == BASE else training_of(workflow.passes, made)
-    return [stage for stage, of in measured.items() if training in (None, of)]
+    trainings = trainings_of(workflow.passes, made)
+    return [stage for stage, of in measured.items() if made == BASE or of in trainings]

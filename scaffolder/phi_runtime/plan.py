@@ -21,7 +21,7 @@ from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes import module_of
 from phi_runtime.project import Project
 from phi_runtime.training.checkpoints import newest
-from phi_runtime.workflow.chain import BASE, ladder, sources
+from phi_runtime.workflow.chain import BASE, adapters_of, ladder, sources
 from phi_runtime.workflow.load import EVALUATE, FETCH, evaluation_stages
 from phi_runtime.workflow.schema import FinetunePass, ModelBuilder, Pass, Workflow, canonical
 
@@ -61,8 +61,9 @@ def plan(workflow: Workflow, project: Project) -> list[Stage]:
     refs = {BASE: base} if base else {}
     for name, before in sources(workflow.passes).items():
         source = refs.get(before or "")
-        stage = pass_stage(workflow, project, name, source)
-        stages.append(replace(stage, after=(FETCH if before == BASE else before or "",)))
+        stage = pass_stage(workflow, project, name, source, adapters_there(workflow, name, refs))
+        after = (FETCH if before == BASE else before or "", *adapters_of(workflow.passes, name))
+        stages.append(replace(stage, after=after))
         if stage.state == "cached":
             refs[name] = produced(workflow.passes[name], stage, source)
     for name, training in evaluation_stages(workflow).items():
@@ -78,10 +79,22 @@ def folder_of(workflow: Workflow, project: Project, name: str) -> Path:
     return project.gen_model / (FOLDERS[kind] if first == name else f"{FOLDERS[kind]}-{name}")
 
 
-def pass_stage(workflow: Workflow, project: Project, name: str, source: ModelRef | None) -> Stage:
-    """The stage of one pass, given the model that goes into it."""
+def adapters_there(workflow: Workflow, name: str, refs: Mapping[str, ModelRef]) -> dict[str, ModelRef]:
+    """Of the adapters that the pass `name` takes beside its source, those that are among `refs`."""
+    return {each: refs[each] for each in adapters_of(workflow.passes, name) if each in refs}
+
+
+def pass_stage(
+    workflow: Workflow,
+    project: Project,
+    name: str,
+    source: ModelRef | None,
+    adapters: Mapping[str, ModelRef] | None = None,
+) -> Stage:
+    """The stage of one pass, given the model that goes into it, and the adapters that it takes beside."""
     step, target = workflow.passes[name], folder_of(workflow, project, name)
-    if source is None:
+    adapters = adapters or {}
+    if source is None or len(adapters) < len(adapters_of(workflow.passes, name)):
         return _stage(name, step.type, target, None, "its input is not there yet")
     inputs: dict[str, Any] = {
         "type": step.type,
@@ -89,6 +102,8 @@ def pass_stage(workflow: Workflow, project: Project, name: str, source: ModelRef
         "input": source.key,
         "versions": versions(module_of(step).LIBRARIES),
     }
+    if adapters:
+        inputs["adapters"] = {each: ref.key for each, ref in adapters.items()}
     if isinstance(step, ModelBuilder):
         inputs["target"] = workflow.execution_provider
     if not isinstance(step, FinetunePass):
@@ -121,7 +136,7 @@ def evaluation_stage(workflow: Workflow, project: Project, name: str, refs: Mapp
     inputs = {
         "type": "Evaluate",
         "config": config,
-        "input": digest({rung: refs[rung].key for rung in rungs}),
+        "input": digest({rung: on_ladder(workflow, training, rung, refs[rung]).key for rung in rungs}),
         "versions": versions(EVALUATION_LIBRARIES),
         **_data(workflow, workflow.trainings[training], project),
     }
@@ -131,9 +146,20 @@ def evaluation_stage(workflow: Workflow, project: Project, name: str, refs: Mapp
 def produced(step: Pass, stage: Stage, source: ModelRef | None) -> ModelRef:
     """The model that a cached or finished stage stands for."""
     assert stage.manifest is not None
-    base = source if step.accepts == "hf" or source is None else source.base
+    base = source.base if source and source.kind == "adapter" else source
     trust = source.trust_remote_code if source else False
     return ModelRef(stage.target, step.produces, stage.manifest.content, base, trust)
+
+
+def on_ladder(workflow: Workflow, training: str, name: str, ref: ModelRef) -> ModelRef:
+    """`ref`, the model of the pass `name`, as it stands on the ladder of the pass `training`: an ONNX model that has the adapter of
+    that beside it, with it active. Its key stays what it is when another adapter comes to lie there."""
+    if ref.kind != "onnx" or training not in adapters_of(workflow.passes, name):
+        return ref
+    manifest = read_manifest(ref.path)
+    facts = manifest.facts if manifest else {}
+    parts = [facts.get("graph"), facts.get("adapters", {}).get(training, {}).get("content")]
+    return replace(ref, adapter=training, key=digest(parts) if all(parts) else ref.key)
 
 
 def rungs_of(workflow: Workflow, training: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from phi_runtime.errors import UsageError
 CONFIG = Path("fine-tuning/olive-config.json")
 GEN_MODEL = "gen-model"
 # What else lies in gen-model/.
-TAKEN = ("adapter", "merged", "onnx", "evaluation", "runs", "sweep", "olive", "mlflow", "trackio", "wandb")
+TAKEN = ("adapter", "merged", "onnx", "evaluation", "runs", "sweep", "optimize", "olive", "mlflow", "trackio", "wandb")
 
 
 @dataclass(frozen=True)

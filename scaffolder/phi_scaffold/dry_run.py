@@ -38,7 +38,7 @@ def dry_run(
     that it does not fit into memory is a result."""
     rows = would_run([s for s in plan(workflow, project) if s.name in names], project, force)
     trains = [row["name"] for row in rows if row["would_run"] and row["name"] in workflow.trainings]
-    shape = shape_of(base_model_path(workflow.input_model, project)) or _in_catalogue(workflow)
+    shape = shape_of(base_model_path(workflow.input_model, project)) or in_catalogue(workflow)
     disk = disk_bytes(workflow, project, shape) if shape else {}
     if not as_json:
         show_plan.plan(rows, disk)
@@ -77,7 +77,8 @@ def would_run(stages: Sequence[Stage], project: Project, force: set[str]) -> lis
     return rows
 
 
-def _in_catalogue(workflow: Workflow) -> Shape | None:
+def in_catalogue(workflow: Workflow) -> Shape | None:
+    """The shape of the base model, if it is one that we know."""
     from phi_scaffold.catalog import catalog
 
     name = workflow.input_model.name.rstrip("/")

@@ -197,7 +197,24 @@ LOKR: dict[str, Any] = LOHA | {
     "decompose_factor": 8,
     "rank_dropout_scale": True,
 }
-EXTRA_OPTIONS: dict[str, Any] = {"matmul_mixed_precision": "last_matmul:int8"}
+EXTRA_OPTIONS: dict[str, Any] = {
+    "matmul_mixed_precision": "last_matmul:int8",
+    "prune_lm_head": True,
+    "shared_embeddings": False,
+    "fuse_qkv": False,
+    "fuse_qk_norm_gqa": False,
+    "fuse_mlp_gate_up": True,
+    "windowed_kv_cache": False,
+    "kv_cache_quant_scheme": "int8_per_channel",
+    "moe_quant_type": "int8",
+    "qmoe_block_size": 64,
+    "qmoe_weights_prepacked": 0,
+    "matmulnbits_weights_prepacked": 1,
+    "enable_cuda_fpa_intb_gemm": True,
+    "use_device_allocator_for_initializers": True,
+    "enable_dml_graph": False,
+    "enable_webgpu_graph": True,
+}
 BUILDER: dict[str, Any] = {
     "type": "ModelBuilder",
     "precision": "int8",
@@ -206,7 +223,17 @@ BUILDER: dict[str, Any] = {
     "int4_block_size": 64,
     "int4_accuracy_level": 2,
     "int4_is_symmetric": False,
+    "int4_op_types_to_quantize": ["MatMul", "Gather"],
+    "int4_nodes_to_exclude": ["/lm_head/MatMul"],
     "int4_algo_config": "k_quant_mixed",
+    "use_qdq": True,
+    "use_8bits_moe": True,
+    "use_webgpu_fp32": True,
+    "use_cuda_bf16": True,
+    "include_hidden_states": True,
+    "enable_cuda_graph": True,
+    "adapters": ["finetune"],
+    "gate": {"tokens": 512, "max_kl": 0.5, "min_top1": 0.6, "max_perplexity_increase": 0.3},
     "extra_options": EXTRA_OPTIONS,
 }
 EVERY_OPTION: dict[type[Strict], dict[str, Any]] = {
@@ -335,7 +362,7 @@ def _values() -> Iterator[tuple[str, dict[str, Any]]]:
 def _literals(annotation: Any) -> Iterator[Any]:
     if get_origin(annotation) is Literal:
         yield from get_args(annotation)
-    else:
+    elif get_origin(annotation) is not list:
         for part in get_args(annotation):
             yield from _literals(part)
 

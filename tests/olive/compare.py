@@ -13,8 +13,10 @@ from phi_runtime.workflow.schema import Workflow
 
 OUR_KEYS = frozenset(
     {
+        "adapters",
         "eval_dataset_size",
         "completion_only_loss",
+        "gate",
         "int4_aware",
         "use_rslora",
         "early_stopping_patience",

@@ -12,11 +12,13 @@ from phi_runtime.engine import run
 from phi_runtime.errors import ConfigError, MissingDependency, UsageError
 from phi_runtime.models.fetch import present
 from phi_runtime.models.load import load_model, load_reference
+from phi_runtime.models.onnx_adapters import adapter_file
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.project import Project, find_project
 from phi_runtime.workflow.load import check, load_workflow
 from phi_runtime.workflow.overrides import Overrides
 from tests.conftest import Cli, Listener, write_rows
+from tests.phi_runtime.passes.tiny_adapters import furthest, onnx_logits
 
 AZURE: dict[str, Any] = {
     "azureml_client": {"subscription_id": "s", "resource_group": "g", "workspace_name": "w", "keyvault_name": "k"},
@@ -115,6 +117,27 @@ def test_on_local_it_runs_here_with_local_data_and_means_what_it_meant(azure: Pr
     assert any("paged_adamw_32bit is made for CUDA" in m for m in said)
     again = run(azure, Listener(), until="builder", overrides=Overrides(on_local=True, data={"tones": rows}))
     assert again.done == ()
+
+
+def test_the_toolkits_chain_leaves_the_adapter_beside_the_graph_of_its_base(azure: Project, tmp_path: Path) -> None:
+    """LoRA → … → ExtractAdapters → ModelBuilder{metadata_only}: Olive makes a graph and a file of the adapter of it, and so do we."""
+    config = json.loads(azure.config.read_text(encoding="utf-8"))
+    lora = config["passes"]["lora"]
+    config["passes"] = {
+        "lora": lora,
+        "optimum": {"type": "OptimumConversion"},
+        "optimise": {"type": "OrtTransformersOptimization", "config": {"model_type": "gpt2", "opt_level": 0}},
+        "extract": {"type": "ExtractAdapters", "config": {"make_inputs": True, "pack_inputs": True}},
+        "metadata": {"type": "ModelBuilder", "config": {"metadata_only": True, "precision": "int4"}},
+    }
+    azure.config.write_text(json.dumps(config), encoding="utf-8")
+    rows = write_rows(tmp_path / "rows.jsonl", 40)
+    events = Listener()
+    outcome = run(azure, events, until="metadata", overrides=Overrides(on_local=True, data={"": rows}))
+    assert outcome.done == ("lora", "metadata")
+    assert not (azure.gen_model / "merged" / "config.json").exists()
+    assert adapter_file(azure.gen_model / "onnx", "lora").is_file()
+    assert furthest(onnx_logits(azure.gen_model / "onnx", "lora"), onnx_logits(azure.gen_model / "onnx")) > 1e-4
 
 
 def test_data_on_the_command_line_names_what_is_there(azure: Project, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from phi_runtime.evaluation.metrics import headline, score
 from phi_runtime.events import Emit, Event
 from phi_runtime.inference.by_kind import open_generator
 from phi_runtime.inference.generator import Generator, short_answers
+from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workflow.load import EVALUATE
 from phi_runtime.workflow.schema import Evaluation, Workflow
@@ -63,9 +64,7 @@ def evaluate(
         result, said[name] = _measure(generator, held_out, prompts, references, scored, settings)
         if own and prompts:
             result["metrics"] |= {metric: round(value, 4) for metric, value in own(said[name], references).items()}
-        results.append(
-            {"name": name, **result, "size_bytes": folder_bytes(ref.path), "peak_rss_bytes": peak_rss_bytes()}
-        )
+        results.append({"name": name, **result, "size_bytes": model_bytes(ref), "peak_rss_bytes": peak_rss_bytes()})
         metric = headline(settings.task)
         main = {metric: result["metrics"][metric]} if result["metrics"] else {"perplexity": result["perplexity"]}
         emit(Event("metric", stage, {"rung": name, **main}))
@@ -79,6 +78,14 @@ def evaluate(
     ]
     write_json(out / "answers.json", rows)
     return content
+
+
+def model_bytes(ref: ModelRef) -> int:
+    """Size of the model's files in bytes; of the adapters beside an ONNX model, only that of the active one."""
+    if ref.kind != "onnx" or ref.adapter is None:
+        return folder_bytes(ref.path)
+    others = [file for file in (ref.path / FOLDER).glob(f"*{SUFFIX}") if file != adapter_file(ref.path, ref.adapter)]
+    return folder_bytes(ref.path) - sum(file.stat().st_size for file in others)
 
 
 def _scored(held_out: Side, values: Sequence[Values], place: Place) -> list[Scored]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from phi_runtime.models.machine import memory_bytes
@@ -31,3 +32,31 @@ def peak_and_total(device: str) -> tuple[int | None, int]:
     import torch
 
     return torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()[1]
+
+
+def peak_of_process_bytes() -> int | None:
+    """The largest resident set of this whole process, in bytes, on every system that tells it."""
+    peak = peak_rss_bytes()
+    if peak is not None:
+        return peak
+    if sys.platform == "win32":
+        return _windows_peak()
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def _windows_peak() -> int | None:
+    import ctypes
+
+    class Counters(ctypes.Structure):  # PROCESS_MEMORY_COUNTERS
+        _fields_ = [("size", ctypes.c_ulong), ("faults", ctypes.c_ulong), ("peak", ctypes.c_size_t)] + [
+            (f"f{i}", ctypes.c_size_t) for i in range(7)
+        ]
+
+    counters, kernel = Counters(size=ctypes.sizeof(Counters)), ctypes.windll.kernel32  # type: ignore[attr-defined]
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    kernel.K32GetProcessMemoryInfo.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong)
+    told = kernel.K32GetProcessMemoryInfo(kernel.GetCurrentProcess(), ctypes.byref(counters), counters.size)
+    return int(counters.peak) if told else None

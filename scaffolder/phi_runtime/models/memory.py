@@ -267,14 +267,22 @@ def lokr_weights(module: Linear, rank: int) -> int:
 # -- inference -------------------------------------------------------------------------------------------------------------------
 
 
-def onnx_bytes(shape: Shape, precision: str = "int4", block_size: int = 32) -> int:
-    """Size on disk of the ONNX model for a CPU: 4 or 8 bits and a 4-byte scale for every block of weights; an embedding of its own
-    stays in float32, a tied one shares the quantised head."""
-    apart = 0 if shape.tied else shape.vocabulary * shape.hidden
-    weight = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1 + 4 / block_size, "int4": 0.5 + 4 / block_size}[
-        precision
-    ]
-    return round((shape.parameters - apart) * weight + apart * (2 if precision in ("fp16", "bf16") else 4))
+def onnx_bytes(
+    shape: Shape, precision: str = "int4", block_size: int = 32, *, in_8_bits: int = 0, gpu: bool = False
+) -> int:
+    """Size on disk of the ONNX model: 4 or 8 bits and a scale for every block of weights, which has 4 bytes for a CPU and 2 for a
+    GPU, as has a number of an embedding of its own. One that is tied shares the quantised head, though not that of an int8 model
+    (seen in onnxruntime-genai 0.18). Of an int4 model, `in_8_bits` weights have 8."""
+    number = 2 if precision != "fp32" and (gpu or precision in ("fp16", "bf16")) else 4
+    scale = (2 if gpu else 4) / block_size
+    weight = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1 + scale, "int4": 0.5 + scale}[precision]
+    embedding = shape.vocabulary * shape.hidden
+    weights = shape.parameters - (0 if shape.tied else embedding)
+    if precision in ("int4", "int8"):  # the last block of each row is filled up
+        weights += -shape.hidden % block_size * shape.vocabulary
+        weights += sum(-module.inputs % block_size * module.outputs for module in shape.linear)
+    apart = 0 if shape.tied and precision != "int8" else embedding
+    return round(weights * weight + in_8_bits * 0.5 + apart * number)
 
 
 def inference_bytes(shape: Shape, tokens: int = 4096) -> int:

@@ -7,6 +7,7 @@ A pass module holds `LIBRARIES`, the distributions whose version shapes its outp
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +31,8 @@ MODULES = {
 @dataclass(frozen=True)
 class PassContext:
     """All that a pass gets to know. `out` is empty and becomes the artefact; `work` survives an interruption of the pass;
-    `record` is the folder in which this run is recorded."""
+    `record` is the folder in which this run is recorded. `adapters` are those that the pass takes beside its source, by the passes
+    that made them. `before` is where the artefact lies that will be replaced, if it may be used again."""
 
     name: str
     config: Any
@@ -42,6 +44,8 @@ class PassContext:
     emit: Emit
     overrides: Overrides = field(default_factory=Overrides)
     record: Path | None = None
+    adapters: Mapping[str, ModelRef] = field(default_factory=dict)
+    before: Path | None = None
 
     @property
     def place(self) -> Place:

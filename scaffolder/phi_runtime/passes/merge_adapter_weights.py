@@ -1,11 +1,15 @@
-"""MergeAdapterWeights: the adapter is added into the full-precision base, also where it was trained over a 4-bit one."""
+"""MergeAdapterWeights: the adapter, or several together, are added into the full-precision base, also where they were trained over a
+4-bit one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from phi_runtime.errors import WorkFailed
+from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes import PassContext
+from phi_runtime.workflow.chain import sources
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 
@@ -16,11 +20,15 @@ TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.1}
 
 def run(context: PassContext) -> dict[str, Any]:
     from phi_runtime.data.chat_template import load_template
-    from phi_runtime.models.load import load_reference, load_tokenizer
+    from phi_runtime.models.load import load_tokenizer
 
-    tokenizer = load_tokenizer(context.source)
-    template = load_template(context.source.path)
-    tuned = load_reference(context.source, "auto")
+    adapters = dict(context.adapters) or {sources(context.workflow.passes)[context.name] or "": context.source}
+    first = next(
+        iter(adapters.values())
+    )  # of several, the one whose prompts the merged model is asked with unless told otherwise
+    tokenizer = load_tokenizer(first)
+    template = load_template(first.path)
+    tuned = with_adapters(adapters)
     dtype = str(tuned.dtype).removeprefix("torch.")
     ids = tokenizer(_PROBE, return_tensors="pt").input_ids  # (1, T)
     before = _log_probabilities(tuned, ids)
@@ -34,7 +42,20 @@ def run(context: PassContext) -> dict[str, Any]:
     merged.save_pretrained(context.out)
     tokenizer.save_pretrained(context.out)
     template.save(context.out)
-    return {"largest_log_probability_difference": drift, "dtype": dtype}
+    return {"largest_log_probability_difference": drift, "dtype": dtype, "adapters": list(adapters)}
+
+
+def with_adapters(adapters: Mapping[str, ModelRef]) -> Any:
+    """The base that all `adapters` share, in full precision, with all of them active at once, by these names."""
+    from phi_runtime.models.load import load_model, put_adapter
+
+    model: Any = None
+    for name, adapter in adapters.items():
+        assert adapter.base is not None
+        model = put_adapter(load_model(adapter.base, "auto") if model is None else model, adapter.path, name)
+    if len(adapters) > 1:
+        model.base_model.set_adapter(list(adapters))
+    return model
 
 
 def _log_probabilities(model: Any, ids: Any) -> Any:

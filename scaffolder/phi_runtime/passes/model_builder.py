@@ -1,4 +1,4 @@
-"""ModelBuilder: a full model becomes an ONNX model for ONNX Runtime GenAI.
+"""ModelBuilder: a full model becomes an ONNX model for ONNX Runtime GenAI, which must then run and agree with its source.
 
 The builder runs in a process of its own: it puts its folder on sys.path, imports modules called `builders` and `quantization`,
 and prints at length (seen in onnxruntime-genai 0.18).
@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from phi_runtime.artefacts import folder_bytes, require_free_space, write_json
-from phi_runtime.errors import WorkFailed
+from phi_runtime.artefacts import folder_bytes, require_free_space
 from phi_runtime.events import Event
+from phi_runtime.models.exportable import needed_options
 from phi_runtime.passes import PassContext
+from phi_runtime.passes.builder_output import Watched, error_of
+from phi_runtime.passes.export_folder import complete
+from phi_runtime.passes.export_gate import check
+from phi_runtime.workflow.schema import ModelBuilder
 
 LIBRARIES = ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml", "transformers")
 
@@ -29,106 +34,151 @@ PROVIDERS = {
     "WebGpuExecutionProvider": "webgpu",
 }
 
+_OWN = {
+    "int4_block_size": "block_size",
+    "int4_accuracy_level": "accuracy_level",
+    "int4_is_symmetric": "is_symmetric",
+    "int4_op_types_to_quantize": "op_types_to_quantize",
+    "int4_nodes_to_exclude": "nodes_to_exclude",
+    "int4_algo_config": "algo_config",
+    **{
+        name: name
+        for name in ("use_qdq", "use_webgpu_fp32", "use_cuda_bf16", "include_hidden_states", "enable_cuda_graph")
+    },
+}
+"""Keys of the pass → the builder's options, by the names of onnxruntime-genai 0.18."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """A model to build: the Hugging Face folder `source`, the folder `out` that gets the model, the precision, the execution provider
+    by ONNX Runtime's name, and options of the builder by the names of its release 0.18."""
+
+    source: Path
+    out: Path
+    precision: str
+    provider: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+
+
+def options_of(step: ModelBuilder) -> dict[str, Any]:
+    """The options that the keys of the pass come to, by the names of the builder's release 0.18."""
+    values = step.model_dump(include=set(_OWN), exclude_none=True)
+    options = {_OWN[key]: value for key, value in values.items()}
+    if step.use_8bits_moe is not None:
+        options["moe_quant_type"] = "int8" if step.use_8bits_moe else "int4"
+    return options | step.extra_options.model_dump(exclude_none=True)
+
+
+def request_of(context: PassContext) -> BuildRequest:
+    """What the pass of `context` asks to be built."""
+    step, source = context.config, context.source
+    return BuildRequest(
+        source.path,
+        context.out,
+        step.precision,
+        context.workflow.execution_provider,
+        needed_options(_stored(source.path)) | options_of(step),
+        source.trust_remote_code,
+    )
+
 
 def run(context: PassContext) -> dict[str, Any]:
-    from phi_runtime.data.template import FILE as TEMPLATE_FILE
+    if context.config.adapters:
+        from phi_runtime.passes.onnx_adapters import run_with_adapters
 
-    require_free_space(context.out, 2 * folder_bytes(context.source.path), "building the ONNX model")
-    own = {"int4_block_size", "int4_accuracy_level", "int4_is_symmetric", "int4_algo_config"}
-    options = context.config.model_dump(include=own, exclude_none=True)
-    options |= context.config.extra_options.model_dump(exclude_none=True)
-    if context.source.trust_remote_code:
-        options["hf_remote"] = True
-    request = {
-        "source": str(context.source.path),
-        "out": str(context.out),
-        "cache": str(context.work / "builder-cache"),
-        "precision": context.config.precision,
-        "execution_provider": PROVIDERS[context.workflow.execution_provider],
-        "options": options,
-    }
-    _build(context, request)
-    if (context.source.path / TEMPLATE_FILE).is_file():
-        shutil.copyfile(context.source.path / TEMPLATE_FILE, context.out / TEMPLATE_FILE)
-    _set_search(context)
-    sample = _check(context)
-    return {"precision": context.config.precision, "size_bytes": folder_bytes(context.out), "sample": sample}
+        return run_with_adapters(context)
+    make(context)
+    return finish(context)
 
 
-def _build(context: PassContext, request: dict[str, Any]) -> None:
+def make(context: PassContext) -> None:
+    """Builds what the pass asks for into `context.out`."""
+    request = request_of(context)
+    if request.options.get("kv_cache_quant_scheme", "none") != "none":
+        from phi_runtime.passes.kv_cache import build_calibrated
+
+        build_calibrated(context, request)
+    else:
+        build(context, request)
+
+
+def finish(context: PassContext) -> dict[str, Any]:
+    """Completes the folder of the model that lies in `context.out`, and asks the gate. Returns the facts for its manifest."""
+    complete(context)
+    facts = check(context)
+    return {"precision": context.config.precision, "size_bytes": folder_bytes(context.out), **facts}
+
+
+def build(context: PassContext, request: BuildRequest) -> None:
+    """Builds the model of `request` in a process of its own, which never outlives this one; its progress is that of the pass.
+
+    Raises OutOfResources when disk or memory are full, and WorkFailed. What was written by then is gone.
+    """
+    request.out.mkdir(parents=True, exist_ok=True)
+    require_free_space(request.out, 2 * folder_bytes(request.source), "building the ONNX model")
+    layers = _stored(request.source).get("num_hidden_layers")
+    try:
+        in_a_process(context, _as_json(context, request), layers)
+    except BaseException:
+        shutil.rmtree(request.out, ignore_errors=True)  # half a model is of no use, and takes space
+        raise
+
+
+def in_a_process(context: PassContext, work: Mapping[str, Any], layers: int | None) -> None:
+    """Has builder_process do `work` on a model of so many layers; what it prints becomes progress, or the reason why it failed."""
     log = context.work / "builder.log"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
-    layers = _layer_count(context)
-    last: deque[str] = deque(maxlen=5)
+    watched = Watched(layers)
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "phi_runtime.passes.builder_process", json.dumps(request)],
+            [sys.executable, "-P", "-m", "phi_runtime.passes.builder_process", json.dumps({**work, "watched": True})],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            env=environment,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C at the terminal is for this process alone
         )
+        assert process.stdin is not None
         assert process.stdout is not None
         try:
             for line in process.stdout:  # text mode: a \r of a progress bar ends a line too
                 file.write(line)
-                if line.strip():
-                    last.append(line.strip())
-                if found := re.search(r"decoder layer (?:layer )?(\d+)", line):
-                    context.emit(
-                        Event("progress", context.name, {"done": int(found[1]) + 1, "total": layers, "unit": "layers"})
-                    )
+                if data := watched.heard(line):
+                    context.emit(Event("progress", context.name, data))
         except BaseException:
             process.kill()
             raise
         finally:
             code = process.wait()
+            process.stdin.close()
+            process.stdout.close()
     if code:
-        reason = next(
-            (line for line in reversed(last) if "Error" in line or "Exception" in line),
-            last[-1] if last else f"exit code {code}",
-        )
         kept = context.project.gen_model / f"{context.name}.builder.log"
         log.replace(kept)
-        raise WorkFailed(f"the model builder failed: {reason}", fix=f"its output is in {kept}")
+        raise error_of(code, watched.last, context.project.shown(kept))
 
 
-def _set_search(context: PassContext) -> None:
-    """The generation defaults that the config asks for, into genai_config.json."""
-    file = context.out / "genai_config.json"
-    if context.config.search:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        content["search"] = content.get("search", {}) | context.config.search
-        write_json(file, content)
+def _as_json(context: PassContext, request: BuildRequest) -> dict[str, Any]:
+    remote = {"hf_remote": True} if request.trust_remote_code else {}
+    return {
+        "source": str(request.source),
+        "out": str(request.out),
+        "cache": str(context.work / "builder-cache"),
+        "precision": request.precision,
+        "execution_provider": PROVIDERS[request.provider],
+        "options": {**request.options, **remote},
+    }
 
 
-def _layer_count(context: PassContext) -> int | None:
-    config = json.loads((context.source.path / "config.json").read_text(encoding="utf-8"))
-    count = config.get("num_hidden_layers")
-    return int(count) if count else None
+def _environment() -> dict[str, str]:
+    """Offline, and talkative at once: progress comes from what it prints."""
+    own = {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
+    return {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"} | own
 
 
-def _check(context: PassContext) -> str:
-    """Generates from the new model, which must load and answer: the builder also builds what no runtime can run."""
-    from phi_runtime.data.chat_template import load_template
-    from phi_runtime.data.template import FILE as TEMPLATE_FILE
-    from phi_runtime.inference.generator import Sampling
-    from phi_runtime.inference.onnx import OnnxGenerator
-
-    prompt, special = "Hello", True
-    if (context.out / TEMPLATE_FILE).is_file():
-        template = load_template(context.out)
-        prompt, special = template.prompt_for("Hello, how are you?") or prompt, template.special
-    try:
-        generator = OnnxGenerator(context.out, special=special)
-        pieces = list(generator.stream(prompt, Sampling(max_new_tokens=8)))
-    except Exception as e:
-        raise WorkFailed(
-            f"the ONNX model was built but does not run: {e}", fix="choose another precision for the ModelBuilder pass"
-        ) from e
-    if generator.last_token_count == 0:
-        raise WorkFailed(
-            "the ONNX model was built but generates nothing", fix="choose another precision for the ModelBuilder pass"
-        )
-    return "".join(pieces)
+def _stored(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config

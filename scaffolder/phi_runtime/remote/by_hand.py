@@ -17,7 +17,7 @@ from phi_runtime.remote.accelerate_config import accelerate_config, as_yaml
 from phi_runtime.remote.launch import command_line
 from phi_runtime.remote.request import write_request
 from phi_runtime.remote.shares import check_processes
-from phi_runtime.workflow.chain import BASE, sources
+from phi_runtime.workflow.chain import BASE, adapters_of, sources
 from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.schema import FinetunePass, Workflow
 
@@ -69,7 +69,8 @@ def _model(workflow: Workflow, project: Project, name: str | None) -> ModelRef:
             raise UsageError("the base model is not here yet", fix="bring it with `phi-scaffold fetch`")
         return base
     source = _model(workflow, project, sources(workflow.passes)[name])
-    stage = pass_stage(workflow, project, name, source)
+    adapters = {each: _model(workflow, project, each) for each in adapters_of(workflow.passes, name)}
+    stage = pass_stage(workflow, project, name, source, adapters)
     if stage.state != "cached":
         raise UsageError(f"`{name}`, from which it starts, is not done yet", fix=f"run it: phi-scaffold run {name}")
     return produced(workflow.passes[name], stage, source)

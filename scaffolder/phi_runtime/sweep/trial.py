@@ -19,7 +19,7 @@ from phi_runtime.errors import Conflict, Interrupted, MissingDependency, Network
 from phi_runtime.events import Emit, Event
 from phi_runtime.lock import exclusive
 from phi_runtime.models.fetch import present
-from phi_runtime.plan import folder_of, pass_stage, produced, rung_name
+from phi_runtime.plan import adapters_there, folder_of, pass_stage, produced, rung_name
 from phi_runtime.project import Project
 from phi_runtime.sweep import metric
 from phi_runtime.workflow.chain import BASE, needed, sources
@@ -194,7 +194,7 @@ def _asked(setting: Setting, workflow: Workflow, project: Project, emit: Emit) -
     on_the_way = needed(workflow.passes, setting.stage)
     for name in (n for n in workflow.passes if n in on_the_way):
         source = refs[before[name] or BASE]
-        stage = pass_stage(workflow, project, name, source)
+        stage = pass_stage(workflow, project, name, source, adapters_there(workflow, name, refs))
         refs[name] = produced(workflow.passes[name], stage, source)
     out = project.gen_model / "evaluation"
     out.mkdir(exist_ok=True)

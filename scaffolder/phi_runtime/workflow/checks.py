@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.suggest import nearest
-from phi_runtime.workflow.adapter_checks import USE_AS_IT_IS, cannot_be_merged, check_adapter
+from phi_runtime.workflow.adapter_checks import USE_AS_IT_IS, cannot_be_merged, check_adapter, check_taken
 from phi_runtime.workflow.chain import BASE, sources
 from phi_runtime.workflow.data_checks import check_data, rows_up_to
 from phi_runtime.workflow.diagnostics import Finding
 from phi_runtime.workflow.draft import Draft
+from phi_runtime.workflow.export_checks import check_export
 from phi_runtime.workflow.load import EVALUATE, FETCH
 from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.parts import Checks, parts_of, placeholders, warned
@@ -30,14 +31,6 @@ from phi_runtime.workflow.schema import (
 from phi_runtime.workflow.source import KeyPath
 from phi_runtime.workflow.training_checks import check_training
 
-# What the builder of onnxruntime-genai 0.18 builds *and* runs (fp16 and bf16 for the CPU build, but fail when they are loaded).
-RUNNABLE = {
-    "CPUExecutionProvider": ("fp32", "int8", "int4"),
-    "CUDAExecutionProvider": ("fp32", "fp16", "bf16", "int8", "int4"),
-    "DmlExecutionProvider": ("fp16", "int4"),
-    "WebGpuExecutionProvider": ("int8", "int4"),
-}
-
 _KINDS: dict[Kind, str] = {"hf": "a full model", "adapter": "an adapter", "onnx": "an ONNX model"}
 _PHI3_CODE = (
     "`trust_remote_code` is not obeyed without --trust-remote-code; the code that comes with Phi-3 breaks on today's "
@@ -53,7 +46,14 @@ def cross_check(
         return []
     checks = Checks(draft, parts_of(value, workflow), path, overrides)
     columns: dict[Path, list[str]] = {}
-    found = [*_references(checks), *_machines(checks), *_model(checks), *_order(checks), *_passes(checks)]
+    found = [
+        *_references(checks),
+        *_machines(checks),
+        *_model(checks),
+        *_order(checks),
+        *_passes(checks),
+        *check_taken(checks),
+    ]
     for i, data in enumerate(checks.parts.data_configs):
         if data is not None:
             found += check_data(checks, ("data_configs", i), data, columns)
@@ -140,6 +140,8 @@ def _order(c: Checks) -> Iterator[Finding]:
     for name, source in sources(steps).items():
         step = steps[name]
         label = f"`{name}` ({_type(step)})"
+        if source is None and getattr(step, "adapters", None):
+            return  # said of those (adapter_checks)
         if source is None:
             message = f"{label} needs {_KINDS[step.accepts]}, but comes after {before}, which gives {_KINDS[kind]}"
             if kind == "adapter" and cannot_be_merged(last):
@@ -168,10 +170,8 @@ def _passes(c: Checks) -> Iterator[Finding]:
             others = f"{BASE}, {FETCH}, {EVALUATE} and {EVALUATE}-…"
             message = f"`{name}` cannot name a pass: letters, digits, - and _ can, but {others} stand for other things"
             yield c.draft.finding(at, "pass-name", message)
-        if isinstance(step, ModelBuilder) and provider and step.precision not in RUNNABLE[provider]:
-            runnable = RUNNABLE[provider]
-            message = f"`{step.precision}` does not run on {provider}; {', '.join(runnable)} do"
-            yield c.draft.finding((*at, "precision"), "precision", message, runnable[-1])
+        if isinstance(step, ModelBuilder):
+            yield from check_export(c, at, step, provider)
         if isinstance(step, FinetunePass):
             yield from _finetune(c, at, step)
             yield from check_training(c, at, step)

@@ -97,8 +97,9 @@ def check_workflow(path: Path, overrides: Overrides | None = None, source: Sourc
 
 def beside_of(config: Path, file: str) -> Path:
     """The `file` that belongs to a config: NAME.evaluation.json of NAME.olive-config.json, if it is there, else evaluation.json.
-    What a search found to be best, NAME.olive-config.best.json, has the same ones."""
-    name = config.name.replace(".best.json", ".json")
+    What a search found to be best, NAME.olive-config.best.json, and what `optimize` chose, NAME.olive-config.optimized.json, have the
+    same ones."""
+    name = config.name.replace(".best.json", ".json").replace(".optimized.json", ".json")
     own = config.with_name(name.removesuffix(CONFIG.name) + file)
     return own if name.endswith(CONFIG.name) and own.is_file() else config.with_name(file)
 

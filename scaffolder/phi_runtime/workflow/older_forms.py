@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from phi_runtime.workflow.schema import PASS_TYPES, FinetunePass, PreProcess
-from phi_runtime.workflow.spellings import CLASSIC_EXPORT, DATALOADER_KEYS, HF_CONFIG, OLD_DATA_KEYS
+from phi_runtime.workflow.spellings import (
+    BUILDER_KEYS,
+    BUILDER_LISTS,
+    BUILDER_NAMES,
+    CLASSIC_EXPORT,
+    DATALOADER_KEYS,
+    HF_CONFIG,
+    OLD_DATA_KEYS,
+)
 from phi_runtime.workflow.training_spellings import OFTEN_IN_THE_PASS, OPTIMIZERS, TRAINING_NAMES
 
 Schema = dict[str, Any]
 _PROVIDER = {"$ref": "#/$defs/Accelerator/properties/execution_providers/anyOf/0/items"}
+_COMMAND_LINE = {
+    "type": "string",
+    "pattern": "^(-?[0-9]+|[Tt]rue|[Ff]alse)$",
+}  # a value of the builder's --extra_options
 _PROVIDERS = {"anyOf": [_PROVIDER, {"type": "array", "items": _PROVIDER}, {"type": "null"}]}
 
 
@@ -239,15 +251,18 @@ def _passes(definitions: Schema) -> None:
     for name in PASS_TYPES:
         properties = definitions[name]["properties"]
         properties["host"] = older_key({"type": ["string", "null"]}, "That of the config is for all passes.")
-    own = definitions["ModelBuilder"]["properties"]
     properties = definitions["ModelBuilder"]["properties"]
     either(properties, "metadata_only", {"const": True}, "The whole model is built.")
     options = definitions["BuilderOptions"]["properties"]
-    options |= {
-        k: older_key(reference("ModelBuilder", k), "An option of the pass itself.")
-        for k in own
-        if k.startswith("int4_")
-    }
+    for key in options:
+        either(options, key, _COMMAND_LINE, "No text.")
+    of_the_pass = {key: key for key in BUILDER_KEYS} | BUILDER_NAMES
+    for old, new in of_the_pass.items():
+        text = {"type": "string"} if new in BUILDER_LISTS else _COMMAND_LINE
+        options[old] = older_key({"anyOf": [reference("ModelBuilder", new), text]}, "An option of the pass itself.")
+    for old, new in BUILDER_NAMES.items():
+        properties[old] = older_key(reference("ModelBuilder", new), f"Its name is {new}.")
+    options["disable_qkv_fusion"] = older_key({"type": "boolean"}, "The opposite of fuse_qkv.")
     definitions["ClassicExport"] = other_form(
         {
             "type": "object",

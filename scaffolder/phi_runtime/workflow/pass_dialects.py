@@ -5,26 +5,28 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from phi_runtime.suggest import nearest
 from phi_runtime.workflow.draft import EMPTY, MISSING, Draft
 from phi_runtime.workflow.respell import respell, type_name
 from phi_runtime.workflow.schema import (
     PASS_TYPES,
     AcceleratorConfig,
     AdapterPass,
+    BuilderOptions,
     FinetunePass,
     FsdpConfig,
     GradientCheckpointing,
-    ModelBuilder,
     SearchStrategy,
     TrainingArgs,
 )
 from phi_runtime.workflow.source import KeyPath, Source
-from phi_runtime.workflow.spellings import CLASSIC_EXPORT
+from phi_runtime.workflow.spellings import BUILDER_KEYS, BUILDER_LISTS, BUILDER_NAMES, CLASSIC_EXPORT, EXTRACT_OPTIONS
 from phi_runtime.workflow.training_spellings import OFTEN_IN_THE_PASS, OPTIMIZERS, OPTIMIZERS_REFUSED, TRAINING_NAMES
 
 PASSES: KeyPath = ("passes",)
 _TRAINING = [name for name, kind in PASS_TYPES.items() if issubclass(kind, FinetunePass)]
 _MERGED = [name for name, kind in PASS_TYPES.items() if issubclass(kind, AdapterPass) and kind.merges]
+_APART = ("LoRA", "QLoRA")  # adapters that can be inputs of a graph
 _SWEEP: KeyPath = ("sweep",)
 
 
@@ -241,35 +243,100 @@ def translate_dataset_types(draft: Draft) -> None:
 def _builder(draft: Draft, at: KeyPath) -> None:
     extra = (*at, "extra_options")
     for key in draft.keys(extra):
-        if key in ModelBuilder.model_fields:
-            draft.move((*extra, key), (*at, key), f"`{key}` is an option of the pass itself")
+        new = BUILDER_NAMES.get(key, key)
+        _from_command_line(draft, (*extra, key), new)
+        if new in BUILDER_KEYS:
+            what = f"`{key}` is an option of the pass itself" + (f", `{new}`" if new != key else "")
+            draft.move((*extra, key), (*at, new), what)
+    for key, new in BUILDER_NAMES.items():
+        if draft.has((*at, key)):
+            draft.rename((*at, key), new)
+    fused = (*extra, "disable_qkv_fusion")
+    if isinstance(off := draft.get(fused), bool):
+        draft.replace(fused, not off, "`fuse_qkv` is the opposite of `disable_qkv_fusion`")
+        draft.rename(fused, "fuse_qkv")
+    respell(draft, extra, BuilderOptions)
+    for key in draft.keys(extra):
+        if key not in BuilderOptions.model_fields:  # what is nearest may be a key of the pass
+            known = (*BuilderOptions.model_fields, *BUILDER_KEYS, *BUILDER_NAMES)
+            draft.refuse((*extra, key), f"unknown key `{key}`", nearest(key, known), rule="unknown-key")
+
+
+def _from_command_line(draft: Draft, at: KeyPath, name: str) -> None:
+    """A value as the builder's `--extra_options key=value` has it, where everything is a text, for the option `name`."""
+    value = draft.get(at)
+    if not isinstance(value, str):
+        return
+    if name in BUILDER_LISTS:
+        draft.replace(at, value.split(BUILDER_LISTS[name]), f"`{at[-1]}` is a list")
+    elif value.lower() in ("true", "false"):
+        draft.replace(at, value.lower() == "true", f"`{at[-1]}` is {value.lower()}, without quotes")
+    elif value.removeprefix("-").isdigit():
+        draft.replace(at, int(value), f"`{at[-1]}` is a number")
 
 
 def _classic_export(draft: Draft) -> None:
-    """OnnxConversion, OrtTransformersOptimization, ExtractAdapters, ModelBuilder(metadata_only): one ModelBuilder pass."""
+    """OnnxConversion, OrtTransformersOptimization, ExtractAdapters, ModelBuilder(metadata_only): one ModelBuilder pass, with the
+    adapters beside its model where they were extracted, and merged into it else."""
     kinds = {name: draft.get((*PASSES, name, "type")) for name in draft.keys(PASSES)}
     steps = [n for n, kind in kinds.items() if isinstance(kind, str) and kind in CLASSIC_EXPORT]
-    metadata = [n for n in kinds if kinds[n] == "ModelBuilder" and draft.get((*PASSES, n, "metadata_only")) is True]
+    builders = [n for n in kinds if kinds[n] == "ModelBuilder"]
+    metadata = [n for n in builders if draft.get((*PASSES, n, "metadata_only")) is True]
     if not steps and not metadata:
         return
     for name in steps:
         draft.lift((*PASSES, name, "config"))
-    builder = metadata[0] if metadata else steps[0]
+    apart = _extracted(draft, kinds)
+    only_extracts = all(kinds[n] == "ExtractAdapters" for n in steps)
+    builder = metadata[0] if metadata else builders[0] if builders and only_extracts else steps[0]
     at = (*PASSES, builder)
-    chain = " → ".join(str(kinds[n]) for n in kinds if n in steps or n in metadata)
-    message = f"{chain}: the model builder makes the ONNX model in one pass, the adapter merged into it"
+    chain = " → ".join(str(kinds[n]) for n in kinds if n in steps or n in metadata or n == builder)
+    beside = f"with {_listed(apart)} beside it" if apart else "the adapter merged into it"
+    message = f"{chain}: the model builder makes the ONNX model in one pass, {beside}"
     if metadata:
         draft.drop((*at, "metadata_only"), message)
-    else:
+    elif builder in steps:
         precision = _classic_precision(draft, steps, kinds)
         draft.replace(at, {"type": "ModelBuilder", "precision": precision}, message)
+    if apart:
+        draft.put((*at, "adapters"), apart, message, because=at)
     for name in [*steps, *metadata]:
         if name != builder:
             why = f"`{builder}` (ModelBuilder) does its work"
-            if kinds[name] == "ExtractAdapters":
+            if kinds[name] == "ExtractAdapters" and not apart:
                 why += "; the adapter itself stays in gen-model/adapter"
             draft.drop((*PASSES, name), why)
-    draft.arrange(PASSES, [*(n for n in draft.keys(PASSES) if n != builder), builder])  # the model builder comes last
+    if builder not in builders or metadata:
+        draft.arrange(PASSES, [*(n for n in draft.keys(PASSES) if n != builder), builder])  # the builder comes last
+
+
+def _listed(names: list[str]) -> str:
+    named = ", ".join(f"`{name}`" for name in names)
+    return f"the adapters {named}" if len(names) > 1 else f"the adapter {named}"
+
+
+def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
+    """The passes whose adapters an ExtractAdapters takes out of the graph, when its options say what is done here; the rest of them
+    is refused. None where there is no such pass, or what comes before it is merged or no LoRA."""
+    names = list(kinds)
+    extract = next((n for n in names if kinds[n] == "ExtractAdapters"), None)
+    if extract is None or "MergeAdapterWeights" in kinds.values():
+        return []
+    apart = [n for n in names[: names.index(extract)] if kinds[n] in _APART]
+    if not apart:
+        return []
+    at = (*PASSES, extract)
+    for key in draft.keys(at):
+        value, usual = draft.get((*at, key)), EXTRACT_OPTIONS.get(key)
+        if key == "type":
+            continue
+        if usual is None:
+            draft.refuse((*at, key), f"unknown key `{key}`", nearest(key, list(EXTRACT_OPTIONS)), rule="unknown-key")
+        elif usual.values and str(value).lower() not in usual.values:
+            draft.refuse((*at, key), f"`{key}`: {str(value).lower()} cannot be had: {usual.why}", usual.values[0])
+        else:
+            draft.drop((*at, key), usual.why)
+    return apart
 
 
 def _classic_precision(draft: Draft, steps: list[str], kinds: dict[str, Any]) -> str:
@@ -283,13 +350,14 @@ def _classic_precision(draft: Draft, steps: list[str], kinds: dict[str, Any]) ->
 
 
 def _merge_before_export(draft: Draft) -> None:
-    """Olive's ModelBuilder takes an adapter as it is; here it is merged first."""
+    """Olive's ModelBuilder takes an adapter as it is; here it is merged first, unless it stays beside the ONNX model."""
     kinds = {name: draft.get((*PASSES, name, "type")) for name in draft.keys(PASSES)}
     if "MergeAdapterWeights" in kinds.values():
         return
     names = list(kinds)
     for before, name in pairwise(names):
-        if kinds[before] in _MERGED and kinds[name] == "ModelBuilder":
+        beside = draft.has((*PASSES, name, "adapters"))
+        if kinds[before] in _MERGED and kinds[name] == "ModelBuilder" and not beside:
             free = next(n for n in ("merge", "merge_adapter_weights", "merge_adapter") if n not in kinds)
             draft.put((*PASSES, free), {"type": "MergeAdapterWeights"}, "an adapter is merged before it is exported",
                       because=(*PASSES, name))  # fmt: skip

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from phi_runtime.workflow.older import Older
 from phi_runtime.workflow.schema import (
     IA3,
     AcceleratorConfig,
     AzureMLSystem,
+    BuilderOptions,
     DataConfig,
     Datastore,
     DoRA,
@@ -200,24 +203,64 @@ PRODUCT = Older(
 )
 FULL = Older(nested="config", renamed=_FINETUNE, left_out=_FINETUNE_LEFT_OUT)
 MERGE = Older(nested="config", left_out=_PASS_LEFT_OUT)
-_ISSUE = "the model would not run as it is written: take the key out"
-BUILDER = Older(
-    nested="config",
-    left_out=_PASS_LEFT_OUT,
+_NO_CHAT = "an ONNX model without it could not be asked anything: take the key out"
+_BUILDER_REFUSED = {"exclude_embeds": _NO_CHAT, "exclude_lm_head": _NO_CHAT}
+BUILDER = Older(nested="config", left_out=_PASS_LEFT_OUT, refused=_BUILDER_REFUSED)
+
+BUILDER_NAMES = {
+    "accuracy_level": "int4_accuracy_level",
+    "block_size": "int4_block_size",
+    "is_symmetric": "int4_is_symmetric",
+    "op_types_to_quantize": "int4_op_types_to_quantize",
+    "nodes_to_exclude": "int4_nodes_to_exclude",
+    "algo_config": "int4_algo_config",
+}
+"""What releases of the builder since 0.15 call options that are keys of Olive's pass."""
+_NO_OPTIONS = {"type", "adapters", "precision", "metadata_only", "search", "extra_options", "gate"}
+BUILDER_KEYS = tuple(key for key in ModelBuilder.model_fields if key not in _NO_OPTIONS)
+"""Options of the builder that are keys of the pass, also where they stand in its extra_options."""
+BUILDER_LISTS = {"int4_op_types_to_quantize": "/", "int4_nodes_to_exclude": ","}
+"""Those of them that are lists, and what separates the members on the builder's command line."""
+
+# Options of the builder (0.18) that its `--extra_options` takes and that are no business of a config here.
+_ENGINE = "it is for the engine with paged attention, which is not used here: take the key out"
+_DRAFT = "it is for drafting tokens with a second model, which is not done here: take the key out"
+BUILDER_OPTIONS = Older(
+    left_out={"hf_token": _TOKEN, "config_only": "the whole model is built"},
     refused={
-        **dict.fromkeys(("exclude_embeds", "exclude_lm_head", "include_hidden_states"), _ISSUE),
+        **_BUILDER_REFUSED,
         **dict.fromkeys(
             (
-                "int4_op_types_to_quantize",
-                "int4_nodes_to_exclude",
-                "use_qdq",
-                "use_8bits_moe",
-                "use_webgpu_fp32",
-                "use_cuda_bf16",
-                "enable_cuda_graph",
+                "use_paged_attention",
+                "paged_block_size",
+                "paged_chunk_size",
+                "gpu_utilization_factor",
+                "max_batch_size",
+                "max_scheduled_tokens",
+                "num_blocks",
+                "kv_cache_rotation",
             ),
-            f"this option of the builder {_NOT_YET}: take the key out",
+            _ENGINE,
         ),
+        **dict.fromkeys(
+            (
+                "aux_hidden_state_layers",
+                "dflash2_path",
+                "dspark_path",
+                "exclude_mtp",
+                "max_draft_tokens",
+                "mtp_quant_config",
+                "state_window",
+                "state_update_capacity",
+            ),
+            _DRAFT,
+        ),
+        "adapter_path": "name the passes as `adapters` of this pass instead",
+        "filename": "the runtime finds the model by its usual name: take the key out",
+        "hf_remote": "say it as `trust_remote_code` in load_kwargs of input_model instead",
+        "kv_cache_scale_file": "the scales are measured on the training rows: take the key out",
+        "linear_attn_op": "the builder chooses it: take the key out",
+        "num_hidden_layers": "a model without some of its layers answers nonsense: take the key out",
     },
 )
 SEARCH_STRATEGY = Older(
@@ -264,6 +307,7 @@ SPELLINGS: dict[type[Strict], Older] = {
     FullFinetune: FULL,
     MergeAdapterWeights: MERGE,
     ModelBuilder: BUILDER,
+    BuilderOptions: BUILDER_OPTIONS,
     SearchStrategy: SEARCH_STRATEGY,
 }
 
@@ -276,6 +320,35 @@ CLASSIC_EXPORT = {
     "OnnxMatMul4Quantizer": "int4",
     "ExtractAdapters": "",
 }
+
+
+class Usual(NamedTuple):
+    """The values of an option that mean what is done here, in small letters (none: any), and why it has no effect."""
+
+    values: tuple[str, ...]
+    why: str
+
+
+_BESIDE = "the builder keeps the weights beside the graph"
+EXTRACT_OPTIONS = {
+    "adapter_type": Usual(("lora",), "only LoRA can be inputs of a graph; merge the others into their base"),
+    "make_inputs": Usual(("true",), "adapters are inputs of the graph"),
+    "dynamic_lora_r": Usual(("true",), "the graph takes adapters of any rank"),
+    "optional_inputs": Usual(("true",), "without an adapter the graph answers as its base"),
+    "save_format": Usual(("onnx_adapter",), "adapters are .onnx_adapter files"),
+    **dict.fromkeys(("pack_inputs", "pack_weights"), Usual((), "each product of the graph has inputs of its own")),
+    **dict.fromkeys(
+        (
+            "save_as_external_data",
+            "all_tensors_to_one_file",
+            "external_data_name",
+            "size_threshold",
+            "convert_attribute",
+        ),
+        Usual((), _BESIDE),
+    ),
+}
+"""The options of ExtractAdapters."""
 
 # Keys of a data config that say it is of the form before 0.7, and those of its data loader up to 0.5.
 OLD_DATA_KEYS = ("dataset_type", "corpus_strategy", "source_max_len", "target_max_len", "pair_format")

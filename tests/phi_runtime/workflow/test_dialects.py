@@ -270,14 +270,15 @@ def test_the_azure_templates_keep_their_machine_and_data(name: str) -> None:
     assert isinstance(workflow.input_model.model_path, RegistryModel) == (name == "azureml-registry-lora")
 
 
-def test_the_toolkits_chain_becomes_a_merge_and_one_export() -> None:
+def test_the_toolkits_chain_becomes_one_export_with_the_adapter_beside_it() -> None:
     workflow = loaded("toolkit-chain-qlora")
     qlora = lora_of(workflow)
     assert isinstance(qlora, QLoRA)
     assert (qlora.r, qlora.alpha, qlora.double_quant) == (64, 64, True)
     assert (qlora.training_args.max_steps, qlora.training_args.gradient_checkpointing) == (1200, True)
     assert workflow.data_configs[0].pre_process_data_config.max_seq_len == 1024
-    assert [step.type for step in workflow.passes.values()] == ["QLoRA", "MergeAdapterWeights", "ModelBuilder"]
+    assert [step.type for step in workflow.passes.values()] == ["QLoRA", "ModelBuilder"]
+    assert workflow.passes["ModelBuilder"].adapters == ["qlora"]
     assert (workflow.host, workflow.target) == ("local_system", "target_system")
 
 

@@ -152,7 +152,7 @@ def test_evaluation_json_beside_it_is_read(write: Callable[[dict[str, Any]], Pat
             lambda c: c["passes"]["build"].update(extra_options={"int4_block_sise": 128}),
             "unknown-key",
             '"int4_block_sise"',
-            "",
+            "int4_block_size",
         ),
         (lambda c: c.update(evaluation={}), "unknown-key", '"evaluation"', ""),
     ],

@@ -173,6 +173,7 @@ _PLACES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "FsdpConfig": lambda c: c["passes"]["lora"]["training_args"].setdefault("fsdp_config", {}),
     "AcceleratorConfig": lambda c: c["passes"]["lora"]["training_args"].setdefault("accelerator_config", {}),
     "ModelBuilder": lambda c: c["passes"]["build"],
+    "BuilderOptions": lambda c: c["passes"]["build"].setdefault("extra_options", {}),
 }
 
 

@@ -25,6 +25,7 @@ from phi_runtime.workflow.schema.adapters import (
 from phi_runtime.workflow.schema.beside import (
     Choice,
     CondaEnvironment,
+    Constraints,
     Evaluation,
     FloatRange,
     IntRange,
@@ -33,6 +34,7 @@ from phi_runtime.workflow.schema.beside import (
 )
 from phi_runtime.workflow.schema.common import Dtype, Kind, Strict
 from phi_runtime.workflow.schema.data import BUILDERS, DataConfig, Datastore, LoadDataset, PreProcess
+from phi_runtime.workflow.schema.export import BuilderOptions, Gate, ModelBuilder
 from phi_runtime.workflow.schema.finetune_pass import FinetunePass, Pass
 from phi_runtime.workflow.schema.machine import (
     Accelerator,
@@ -45,14 +47,7 @@ from phi_runtime.workflow.schema.machine import (
     RegistryModel,
     System,
 )
-from phi_runtime.workflow.schema.passes import (
-    PASS_TYPES,
-    AnyPass,
-    BuilderOptions,
-    FullFinetune,
-    MergeAdapterWeights,
-    ModelBuilder,
-)
+from phi_runtime.workflow.schema.passes import PASS_TYPES, AnyPass, FullFinetune, MergeAdapterWeights
 from phi_runtime.workflow.schema.training_args import AcceleratorConfig, FsdpConfig, TrainingArgs
 from phi_runtime.workflow.schema.training_basics import GradientCheckpointing
 from phi_runtime.workflow.schema.workflow import Workflow
@@ -71,6 +66,7 @@ __all__ = [
     "BuilderOptions",
     "Choice",
     "CondaEnvironment",
+    "Constraints",
     "DataConfig",
     "Datastore",
     "DoRA",
@@ -80,6 +76,7 @@ __all__ = [
     "FloatRange",
     "FsdpConfig",
     "FullFinetune",
+    "Gate",
     "GradientCheckpointing",
     "InputModel",
     "IntRange",

@@ -18,6 +18,30 @@ class EvaluationOfPass(Strict):
     batch_size: Count | None = Field(None, description="Prompts that are answered at once.")
 
 
+class Constraints(Strict):
+    """What a model must keep to, to be chosen by `phi-scaffold optimize`; null: its target says, or nothing does."""
+
+    max_size_mb: float | None = Field(
+        None, gt=0, description="Largest size of the ONNX model's folder, in MB (1,000,000 bytes)."
+    )
+    max_accuracy_drop: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="How much lower the task's first metric on the held-out rows may be than that of the full-precision model, as a "
+        "fraction: 0.02 lets 0.95 become 0.93. Of free text, which has no metric: how much the mean probability of a token may fall. "
+        "1 lets everything pass.",
+    )
+    min_tokens_per_s: float | None = Field(
+        None, gt=0, description="Least speed at which one answer is written on this machine, in tokens a second."
+    )
+    max_memory_mb: float | None = Field(
+        None,
+        gt=0,
+        description="Largest peak memory of a process that answers with a context of 2,048 tokens, in MB (1,000,000 bytes).",
+    )
+
+
 class Evaluation(Strict):
     """evaluation.json: what the quality ladder measures."""
 
@@ -34,6 +58,12 @@ class Evaluation(Strict):
         default_factory=dict,
         description="Where several passes train: what is other for one of them, by its name.",
         examples=[{"style": {"task": "generation"}}],
+    )
+    # Left out of what is dumped: they shape no stage's output.
+    constraints: Constraints = Field(
+        default_factory=Constraints,
+        exclude=True,
+        description="What `phi-scaffold optimize` looks for; its flags go before.",
     )
 
     def of(self, training: str) -> Self:

@@ -1,0 +1,210 @@
+"""What the export's settings cost and give on a CPU: size, speed, and distance from the source model, beside the builder's own int4.
+
+    python bench/export.py MODEL_FOLDER [ROUNDS [NAME …]]
+
+Every build is made once from MODEL_FOLDER (Hugging Face format). Quality is over English and code, the text of the export's gate and
+two modules of Python's own library, about 1,200 tokens: KL(source ‖ build) in nats, the share of equal likeliest tokens, and the
+perplexity. Speed is that of the runtime's own loop, reading 256 tokens and writing 64, on all cores that we may use: in each of
+ROUNDS (5) all builds take their turn in another order, after one to warm up; shown are the medians, and the median of the ratios to
+the builder's own int4 of the same round. NAME picks some of the builds.
+
+Last come the perplexity gap to the source and the speed of what the template writes, against the builder's own: the target is at most
+0.6 of its gap, at its speed or more.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import json
+import os
+import random
+import statistics
+import string
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime_genai as og
+
+from phi_runtime.artefacts import folder_bytes
+from phi_runtime.models.device import usable_cores
+from phi_runtime.models.load import load_tokenizer, quiet_libraries
+from phi_runtime.models.reference import ModelRef
+from phi_runtime.passes.export_gate import Comparison, Row, compare, whole
+from phi_runtime.passes.export_text import TEXT
+
+PROMPT, ANSWER, ROW = 256, 64, 256
+MIXED = {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}
+LAYERS = {"matmul_mixed_precision": "mixed_layers:int8"}
+POINTS = {"algo_config": "rtn", "is_symmetric": False}
+LAST = {"matmul_mixed_precision": "last_matmul:int8"}
+BUILDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "builder's int4": ("int4", {}),
+    "template": ("int4", {**POINTS, **MIXED, "prune_lm_head": True}),
+    "template, whole head": ("int4", {**POINTS, **MIXED}),
+    "template, int4_aware": ("int4", {"algo_config": "rtn", **MIXED, "prune_lm_head": True}),
+    "rtn": ("int4", {"algo_config": "rtn"}),
+    "zero points": ("int4", POINTS),
+    "zero points, last": ("int4", {**POINTS, **LAST}),
+    "zero points, layers": ("int4", {**POINTS, **LAYERS}),
+    "default, layers": ("int4", LAYERS),
+    "default, unshared, mixed": ("int4", {**MIXED, "shared_embeddings": False}),
+    "k_quant": ("int4", {"algo_config": "k_quant"}),
+    "k_quant, mixed": ("int4", {"algo_config": "k_quant", **MIXED}),
+    "block 16": ("int4", {"block_size": 16}),
+    "block 64": ("int4", {"block_size": 64}),
+    "block 128": ("int4", {"block_size": 128}),
+    "accuracy 1": ("int4", {"accuracy_level": 1}),
+    "template, fused gate and up": ("int4", {**POINTS, **MIXED, "prune_lm_head": True, "fuse_mlp_gate_up": True}),
+    "int8": ("int8", {}),
+    "fp32": ("fp32", {}),
+}
+
+
+@dataclass
+class Build:
+    """A build: where it lies, how long it took (seconds), how far it is from its source, and the speeds of the rounds (tokens/s)."""
+
+    folder: Path
+    build_s: float
+    quality: Comparison | None = None
+    prefill: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+
+
+def main(source: Path, rounds: int, names: list[str]) -> None:
+    quiet_libraries()
+    reference = ModelRef(source, "hf", "")
+    rows = text_rows(reference)
+    chosen = {name: BUILDS[name] for name in BUILDS if not names or name in names or name == "builder's int4"}
+    with tempfile.TemporaryDirectory(prefix="phi-bench-") as temporary:
+        builds: dict[str, Build] = {}
+        for number, (name, (precision, options)) in enumerate(chosen.items()):
+            print(f"building {name}", file=sys.stderr, flush=True)
+            build = made(source, Path(temporary) / str(number), precision, options)
+            if build is None:
+                print(f"{name}: cannot be built", flush=True)
+                continue
+            try:
+                build.quality = compare(reference, build.folder, rows, "bench")
+            except Exception as e:  # what is built need not run
+                print(f"{name}: does not run ({e})", flush=True)
+                continue
+            builds[name] = build
+        measure(builds, rounds)
+        show(builds)
+
+
+def text_rows(source: ModelRef) -> list[Row]:
+    """Token ids of the texts, in rows of 256."""
+    tokenizer = load_tokenizer(source)
+    texts = [TEXT, inspect.getsource(textwrap)[:1600], inspect.getsource(string)[:1600]]
+    rows: list[Row] = []
+    for text in texts:
+        ids = tokenizer(text).input_ids
+        rows += [whole(ids[i : i + ROW]) for i in range(0, len(ids), ROW) if len(ids[i : i + ROW]) > 1]
+    return rows
+
+
+def made(source: Path, out: Path, precision: str, options: dict[str, Any]) -> Build | None:
+    """The build, made as the pass makes it; None when the builder cannot."""
+    request = {
+        "source": str(source),
+        "out": str(out),
+        "cache": f"{out}-cache",
+        "precision": precision,
+        "execution_provider": "cpu",
+        "options": options,
+    }
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "phi_runtime.passes.builder_process", json.dumps(request)]
+    done = subprocess.run(command, capture_output=True)
+    return None if done.returncode else Build(out, time.perf_counter() - start)
+
+
+def measure(builds: dict[str, Build], rounds: int) -> None:
+    models = {name: opened(build.folder) for name, build in builds.items()}
+    for number in range(rounds + 1):
+        for name in random.Random(number).sample(list(builds), len(builds)):
+            prefill, decode = speed(models[name])
+            if number:
+                builds[name].prefill.append(prefill)
+                builds[name].decode.append(decode)
+    models.clear()
+    gc.collect()
+
+
+def opened(folder: Path) -> Any:
+    config = og.Config(str(folder))
+    threads = {"intra_op_num_threads": usable_cores()}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": threads}}}))
+    return og.Model(config)
+
+
+def speed(model: Any) -> tuple[float, float]:
+    """Tokens a second of reading a prompt, and of writing an answer."""
+    length = PROMPT + ANSWER
+    parameters = og.GeneratorParams(model)
+    parameters.set_search_options(max_length=length, min_length=length, do_sample=False)
+    generator = og.Generator(model, parameters)
+    start = time.perf_counter()
+    generator.append_tokens(np.arange(100, 100 + PROMPT, dtype=np.int32))
+    generator.generate_next_token()
+    first = time.perf_counter()
+    for _ in range(ANSWER - 1):
+        generator.generate_next_token()
+    return PROMPT / (first - start), (ANSWER - 1) / (time.perf_counter() - first)
+
+
+def show(builds: dict[str, Build]) -> None:
+    own = builds["builder's int4"]
+    print(
+        "\n| build | MB | build s | prefill t/s | decode t/s | × prefill | × decode | perplexity | KL | top-1 | gap × |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for name, build in builds.items():
+        found = build.quality
+        assert found is not None
+        cells = [
+            name,
+            f"{folder_bytes(build.folder) / 1e6:.0f}",
+            f"{build.build_s:.0f}",
+            f"{statistics.median(build.prefill):.0f}",
+            f"{statistics.median(build.decode):.0f}",
+            f"{ratio(build.prefill, own.prefill):.2f}",
+            f"{ratio(build.decode, own.decode):.2f}",
+            f"{found.perplexity:.2f}",
+            f"{found.kl:.3f}",
+            f"{found.top1:.3f}",
+            f"{gap(build) / gap(own):.2f}",
+        ]
+        print(f"| {' | '.join(cells)} |")
+    assert own.quality is not None
+    print(f"\nsource: perplexity {own.quality.source_perplexity:.2f} over {own.quality.positions} tokens")
+    if template := builds.get("template"):
+        print(
+            f"template: {gap(template) / gap(own):.2f} of the perplexity gap of the builder's own int4 (at most 0.6), "
+            f"at {ratio(template.decode, own.decode):.2f} of its decode speed (at least 1)"
+        )
+
+
+def gap(build: Build) -> float:
+    assert build.quality is not None
+    return build.quality.perplexity - build.quality.source_perplexity
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5, sys.argv[3:])

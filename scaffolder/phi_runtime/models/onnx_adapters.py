@@ -1,0 +1,312 @@
+"""Adapters beside an ONNX model: what its graph takes, and how an adapter of peft is made to fit. numpy and onnxruntime, no torch.
+
+The graph is that of the base model, with two optional inputs at each product that some adapter changes (passes/adapter_inputs.py):
+`<place>.lora_A.MatMul.weight` (inputs, r) and `<place>.lora_B.MatMul.weight` (r, outputs), both of rank 0 unless one is active.
+`adapters.json` beside the graph says where they are, so that further adapters, of any rank, can be fitted without a new build.
+
+The products of the graph need not be those of the model: query, key and value may be one in either and three in the other, and so
+may gate and up. What both are made of is called a part here; an adapter is cut or put together along the parts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phi_runtime.artefacts import digest, file_digest, read_manifest, write_json
+from phi_runtime.errors import UsageError, WorkFailed
+from phi_runtime.models.peft_lora import MERGE, Lora, LowRank, read_lora
+from phi_runtime.models.place import HUB_ID
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from phi_runtime.models.shape import Shape
+
+RECORD, FOLDER, SUFFIX = "adapters.json", "adapters", ".onnx_adapter"
+_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # of ONNX, by name
+_FORM = 1
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Outputs `start` to `stop` of the model's module `module` are those of the graph's place from `column` on."""
+
+    module: str
+    start: int
+    stop: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """A product in the graph with inputs for an adapter: its sizes, the type of its numbers, and what it takes of which module."""
+
+    inputs: int
+    outputs: int
+    dtype: str
+    cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """adapters.json. `base_key` names the base model's content, `base_name` what it is called; `graph` names all that the graph was
+    made of; `adapters` are those that lie beside it: ranks, modules, and the digests of what went in and came out."""
+
+    base_key: str
+    base_name: str
+    graph: str
+    places: Mapping[str, Place]
+    adapters: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def modules(self) -> set[str]:
+        """The modules of the model that an adapter may change."""
+        return {cut.module for place in self.places.values() for cut in place.cuts}
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / RECORD, {"form": _FORM, **asdict(self)})
+
+
+def read_record(folder: Path) -> Record | None:
+    """What the ONNX model in `folder` takes; None where it takes no adapters."""
+    try:
+        raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if raw.pop("form") != _FORM:
+            return None
+        places = {
+            name: Place(**{**place, "cuts": tuple(Cut(**cut) for cut in place["cuts"])})
+            for name, place in raw.pop("places").items()
+        }
+        return Record(**raw, places=places)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def adapter_file(folder: Path, name: str) -> Path:
+    """Where the adapter `name` of the ONNX model in `folder` lies; the template that it was trained with is beside it in a folder."""
+    return folder / FOLDER / f"{name}{SUFFIX}"
+
+
+def template_folder(folder: Path, name: str | None) -> Path:
+    """The folder with the prompt template of the adapter `name`, or of the model itself."""
+    own = folder / FOLDER / name if name else folder
+    return own if own.is_dir() else folder
+
+
+# -- where the model's modules are in the graph ----------------------------------------------------------------------------------
+
+_PARTS = {"qkv_proj": ("q", "k", "v"), "q_proj": ("q",), "k_proj": ("k",), "v_proj": ("v",),
+          "gate_up_proj": ("gate", "up"), "gate_proj": ("gate",), "up_proj": ("up",), "dense": ("o_proj",)}  # fmt: skip
+_MODULE = re.compile(r"(?:.*\.)?layers\.(\d+)\.(?:.*\.)?(\w*attn|attention|mlp|feed_forward)\.(\w+)")
+Part = tuple[int, str, str]
+
+
+def _parts(layer: int, block: str, name: str) -> list[Part]:
+    """What a product is made of, in the order of its outputs: (layer, attn or mlp, part)."""
+    block = "attn" if "att" in block else "mlp"
+    return [(layer, block, part) for part in _PARTS.get(name, (name,))]
+
+
+def place_parts(place: str) -> list[Part]:
+    """The parts of a place of the graph: model.layers.0.attn.qkv_proj."""
+    _, _, layer, block, name = place.split(".")
+    return _parts(int(layer), block, name)
+
+
+def module_parts(module: str) -> list[Part]:
+    """The parts of a module of the model; none where it is in no layer's attention or feed-forward."""
+    found = _MODULE.fullmatch(module)
+    return _parts(int(found[1]), found[2], found[3]) if found else []
+
+
+def cuts_of(place: str, modules: Iterable[str], shape: Shape) -> tuple[Cut, ...]:
+    """What the place takes of which module of the model, whose sizes are `shape`."""
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    sizes = {"q": query, "k": key, "v": key, "gate": shape.intermediate, "up": shape.intermediate}
+    outputs = {linear.name: linear.outputs for linear in shape.linear}
+    columns, at = {}, 0
+    parts = place_parts(place)
+    for part in parts:
+        columns[part] = at
+        at += sizes.get(part[2], 0)
+    cuts = []
+    for module in modules:
+        start = 0
+        own = module_parts(module)
+        for part in own:
+            size = sizes[part[2]] if part[2] in sizes else outputs[module]
+            if part in columns:
+                cuts.append(Cut(module, start, start + size, columns[part]))
+            start += size
+    return tuple(_joined(cuts))
+
+
+def _joined(cuts: list[Cut]) -> list[Cut]:
+    """Neighbours become one."""
+    found: list[Cut] = []
+    for cut in cuts:
+        last = found[-1] if found else None
+        if (
+            last
+            and last.module == cut.module
+            and last.stop == cut.start
+            and last.column + last.stop - last.start == cut.column
+        ):
+            found[-1] = Cut(cut.module, last.start, cut.stop, last.column)
+        else:
+            found.append(cut)
+    return found
+
+
+# -- fitting ---------------------------------------------------------------------------------------------------------------------
+
+
+def fit_adapter(onnx_folder: Path, peft_folder: Path, out_file: Path) -> dict[str, Any]:
+    """Writes the LoRA in `peft_folder` to `out_file`, in the form that the ONNX model in `onnx_folder` takes; returns facts about it.
+
+    Raises UsageError where the model takes no adapters, the adapter is for another base, changes modules that the graph has no inputs
+    for, or is more than a LoRA; WorkFailed where what was written is not what was meant.
+    """
+    record = read_record(onnx_folder)
+    if record is None:
+        raise UsageError(
+            f"the ONNX model in {onnx_folder} takes no adapters",
+            fix="name them as `adapters` of its ModelBuilder pass, and run that",
+        )
+    lora = read_lora(peft_folder)
+    check_base(record, lora)
+    tensors = arranged(record, lora)
+    out_file.parent.mkdir(parents=True, exist_ok=True)
+    aside = out_file.with_name(f".{out_file.name}.partial")
+    try:
+        write_adapter(tensors, {name: place.dtype for name, place in record.places.items()}, aside)
+        aside.replace(out_file)
+    finally:
+        aside.unlink(missing_ok=True)
+    return {
+        "ranks": lora.ranks,
+        "modules": sorted({module.rpartition(".")[2] for module in lora.modules}),
+        "source": source_key(peft_folder),
+        "content": file_digest(out_file),
+        "size_bytes": out_file.stat().st_size,
+    }
+
+
+def source_key(peft_folder: Path) -> str:
+    """Names the content of an adapter of peft."""
+    manifest = read_manifest(peft_folder)
+    files = sorted(peft_folder.glob("adapter_*"))
+    return manifest.content if manifest else digest([(file.name, file_digest(file)) for file in files])
+
+
+def check_base(record: Record, lora: Lora) -> None:
+    """Raises UsageError where it is known that the adapter was trained on another model than the graph is made of."""
+    manifest = read_manifest(lora.folder)
+    inputs = manifest.facts.get("inputs", {}) if manifest else {}
+    if "input" in inputs:
+        if inputs["input"] != record.base_key:
+            raise _other_base(lora, "its manifest names another base model")
+        return
+    named, own = (name.rstrip("/") if HUB_ID.fullmatch(name) else "" for name in (lora.base_name, record.base_name))
+    # The same model has several homes on the hub: the last part of its name is what it is called everywhere.
+    if named and own and named.rpartition("/")[2].lower() != own.rpartition("/")[2].lower():
+        raise _other_base(lora, f"it was trained on {lora.base_name}, and this is {record.base_name}")
+
+
+def _other_base(lora: Lora, why: str) -> UsageError:
+    return UsageError(
+        f"the adapter in {lora.folder} is for another base: {why}", fix="use it with the model that it was trained on"
+    )
+
+
+def arranged(record: Record, lora: Lora) -> dict[str, tuple[str, np.ndarray]]:
+    """The inputs of the graph that make it answer as `lora` does, by name, each with its place. Raises UsageError."""
+    import numpy as np
+
+    if homeless := set(lora.modules) - record.modules:
+        what = ", ".join(sorted({name.rpartition(".")[2] for name in homeless}))
+        layers = {parts[0][0] for module in record.modules if (parts := module_parts(module))}
+        beyond = [name for name in homeless if (parts := module_parts(name)) and parts[0][0] not in layers]
+        if beyond:
+            raise _other_base(lora, f"it has `{min(beyond)}`, and the graph has {len(layers)} layers with adapters")
+        raise UsageError(
+            f"the adapter in {lora.folder} changes {what}, where this ONNX model takes none",
+            fix=f"add its pass to `adapters` of the ModelBuilder pass, or {MERGE}",
+        )
+    found: dict[str, tuple[str, np.ndarray]] = {}
+    for name, place in record.places.items():
+        cuts = [cut for cut in place.cuts if cut.module in lora.modules]
+        if not cuts:
+            continue
+        rank = sum(lora.modules[module].rank for module in dict.fromkeys(cut.module for cut in cuts))
+        a: np.ndarray = np.zeros((place.inputs, rank), np.float32)
+        b: np.ndarray = np.zeros((rank, place.outputs), np.float32)
+        rows: dict[str, slice] = {}
+        at = 0
+        for cut in cuts:
+            module = lora.modules[cut.module]
+            _check_sizes(record, lora, cut.module, module, place)
+            if cut.module not in rows:
+                rows[cut.module] = slice(at, at := at + module.rank)
+                a[:, rows[cut.module]] = module.a
+            b[rows[cut.module], cut.column : cut.column + cut.stop - cut.start] = module.b[:, cut.start : cut.stop]
+        found[f"{name}.lora_A.MatMul.weight"] = name, a
+        found[f"{name}.lora_B.MatMul.weight"] = name, b
+    return found
+
+
+def _check_sizes(record: Record, lora: Lora, name: str, module: LowRank, place: Place) -> None:
+    outputs = max(cut.stop for other in record.places.values() for cut in other.cuts if cut.module == name)
+    if module.a.shape[0] != place.inputs or module.b.shape[1] != outputs:
+        sizes = f"{module.a.shape[0]} → {module.b.shape[1]} where the model has {place.inputs} → {outputs}"
+        raise _other_base(lora, f"its `{name}` takes {sizes}")
+
+
+# -- the file --------------------------------------------------------------------------------------------------------------------
+
+
+def write_adapter(tensors: Mapping[str, tuple[str, np.ndarray]], dtypes: Mapping[str, str], file: Path) -> None:
+    """Writes an .onnx_adapter; `dtypes` are those of the places. Raises WorkFailed when the file does not hold what was given."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime as ort  # type: ignore[import-untyped]
+
+    # An OrtValue does not own the memory of the array that it is made of: `kept` must live until the file is written.
+    kept = {name: _in_type(values, dtypes[place]) for name, (place, values) in tensors.items()}
+    format_ = ort.AdapterFormat()
+    format_.set_adapter_version(1)
+    format_.set_model_version(1)
+    format_.set_parameters(
+        {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(kept[name], _TYPES[dtypes[place]])
+            for name, (place, _) in tensors.items()
+        }
+    )
+    format_.export_adapter(str(file))
+    written = ort.AdapterFormat.read_adapter(str(file)).get_parameters()
+    for name in kept.keys() | written.keys():
+        if name not in written or name not in kept or _bytes(written[name]) != kept[name].tobytes():
+            raise WorkFailed(
+                f"{file} does not hold the adapter that was written (`{name}` differs)",
+                fix="run again; report it if it stays",
+            )
+
+
+def _in_type(values: np.ndarray, dtype: str) -> np.ndarray:
+    """`values` (float32) in the number type `dtype`, bfloat16 as its bits."""
+    import numpy as np
+
+    if dtype != "bfloat16":
+        return np.ascontiguousarray(values, dtype=dtype)
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # to the nearest, ties to even
+
+
+def _bytes(value: Any) -> bytes:
+    return ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())

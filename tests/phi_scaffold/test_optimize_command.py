@@ -1,0 +1,154 @@
+"""`phi-scaffold optimize` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from phi_runtime.project import Project
+from phi_scaffold.show_optimize import options_text, verdict
+from tests.conftest import Cli, MakeProject, edit_config
+
+
+def base_alone(project: Project) -> Project:
+    """The same project, where the base model is exported as it is: nothing is trained, and no rows are held out."""
+    edit_config(
+        project, lambda c: c.update(passes={"export": {"type": "ModelBuilder", "precision": "int4", "gate": None}})
+    )
+    return project
+
+
+def constrain(project: Project, **constraints: Any) -> None:
+    file = project.config.with_name("evaluation.json")
+    file.write_text(json.dumps({"task": "classification", "constraints": constraints}, indent=2), encoding="utf-8")
+
+
+def test_candidates_are_listed_without_any_work(make_project: MakeProject, cli: Cli) -> None:
+    project = make_project()
+    constrain(project, max_size_mb=0.15, max_accuracy_drop=0.1)
+    at = ("--project", project.root)
+    shown = cli("optimize", "--dry-run", *at)
+    assert shown.code == 0, shown.err
+    assert "`export` for laptop-cpu, from the merged model" in shown.out
+    assert "constraints: max_size_mb 0.15, max_accuracy_drop 0.1" in shown.out
+    lines = shown.out.splitlines()
+    assert next(line for line in lines if line.startswith("int4-block-32")).count("about 0 MB") == 1
+    assert next(line for line in lines if line.startswith("fp32")).endswith("larger than max_size_mb")
+    assert not (project.gen_model / "optimize").exists()
+
+    told = cli("optimize", "--for", "mobile", "--max-accuracy-drop", "0.5", "--dry-run", "--json", *at).json
+    assert [row["options"]["precision"] for row in told["candidates"]] == ["int4"] * 4
+    assert all(row["expected_size_mb"] > 0 and row["expected_memory_mb"] > 150 for row in told["candidates"])
+    assert told["constraints"] == {
+        "max_size_mb": 0.15,
+        "max_accuracy_drop": 0.5,
+        "min_tokens_per_s": None,
+        "max_memory_mb": 3000.0,
+    }
+    planned = cli("optimize", "--for", "directml", "--dry-run", *at)
+    if sys.platform != "win32":
+        assert "models for directml cannot run here (DirectML is part of Windows)" in planned.err
+        assert "accuracy, speed and memory are not measured" in planned.err
+
+
+def test_what_is_wrong_is_said_with_what_to_do(make_project: MakeProject, cli: Cli) -> None:
+    project = make_project()
+    at = ("--project", project.root)
+
+    def refused(*flags: str) -> tuple[int, str]:
+        result = cli("optimize", *flags, *at)
+        return result.code, result.err
+
+    code, said = refused("--max-accuracy-drop", "2")
+    assert code == 2
+    assert "--max-accuracy-drop 2: a drop is a fraction from 0 to 1" in said
+    assert "2 % are --max-accuracy-drop 0.02" in said
+    assert refused("--max-size-mb", "0")[0] == 2
+    code, said = refused("--for", "laptop")
+    assert code == 2
+    assert "did you mean `laptop-cpu`" in said
+    code, said = refused("--pass", "exprot")
+    assert code == 2
+    assert "did you mean `export`" in said
+    assert refused("--context", "4")[0] == 2
+
+    constrain(project, max_accuracy_drop=2, max_size=100)
+    code, said = refused()
+    assert code == 3
+    assert "evaluation.json:4:" in said
+    assert "did you mean `max_size_mb`" in said
+    assert cli("validate", project.config.with_name("evaluation.json")).code == 3
+    constrain(project, max_accuracy_drop=0.02)
+
+    edit_config(project, lambda c: c["passes"]["finetune"].update(eval_dataset_size=0))
+    code, said = refused()
+    assert code == 3
+    assert "no rows are held out, so max_accuracy_drop (0.02) cannot be told" in said
+    edit_config(project, lambda c: c["passes"]["finetune"].update(lora_r=c["passes"]["finetune"].pop("r")))
+    code, said = refused("--apply", "--max-accuracy-drop", "1")
+    assert code == 2
+    assert "phi-scaffold migrate" in said
+    edit_config(project, lambda c: c["passes"].pop("export"))
+    code, said = refused()
+    assert code == 3
+    assert "no pass builds an ONNX model" in said
+    assert not (project.gen_model / "optimize").exists()
+
+
+def test_a_search_is_shown_told_to_machines_and_ends_with_1_where_none_holds(
+    make_project: MakeProject, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi_runtime.optimize import candidates
+
+    monkeypatch.setattr(candidates, "ALL", tuple(c for c in candidates.ALL if c.name in ("int4-block-32", "fp32")))
+    project = base_alone(make_project())
+    at = ("--project", project.root, "--max-accuracy-drop", "1")
+    too_small = cli("optimize", "--max-size-mb", "0.05", *at)
+    assert too_small.code == 1
+    assert "[1/2] int4-block-32: precision=int4 int4_block_size=32" in too_small.err
+    assert "building" in too_small.err
+    assert "measuring" in too_small.err
+    assert "misses size 0.1" in too_small.err
+    assert (
+        "No candidate holds. The nearest is int4-block-32. To take it: phi-scaffold optimize --max-size-mb 1"
+        in too_small.out
+    )
+    assert "not tried: expected to be larger than allowed" in too_small.out
+
+    told = cli("optimize", "--json", *at)
+    assert told.code == 0
+    assert told.err == ""
+    found = told.json
+    assert found["chosen"] == "int4-block-32"
+    assert found["constraints"]["max_accuracy_drop"] == 1.0
+    first, second = found["candidates"]
+    assert (first["state"], first["holds"], first["misses"]) == ("measured", True, [])
+    assert first["decode_tokens_per_s"] > 0
+    assert first["peak_memory_mb"] > 0
+    assert (second["state"], second["why"]) == ("skipped", "not tried: `int4-block-32` holds already")
+    assert found["config"] == "fine-tuning/olive-config.optimized.json"
+    assert found["reference"] is None
+    written = json.loads((project.gen_model / "optimize" / "candidates.json").read_text(encoding="utf-8"))
+    assert written["candidates"] == found["candidates"]
+    assert cli("validate", project.root / found["config"]).code == 0
+
+    shown = cli("optimize", "--quiet", *at)
+    assert shown.err == ""
+    assert "int4-block-32 is chosen; its options are in fine-tuning/olive-config.optimized.json" in shown.out
+    assert "phi-scaffold optimize --for laptop-cpu --max-accuracy-drop 1 --apply" in shown.out
+
+
+def test_what_came_of_a_candidate_is_said_in_words() -> None:
+    options = {"precision": "int4", "extra_options.matmul_mixed_precision": "last_matmul:int8"}
+    assert options_text(options) == "precision=int4 matmul_mixed_precision=last_matmul:int8"
+    missed = {"constraint": "min_tokens_per_s", "value": 9.5, "limit": 20.0, "by": 10.5, "share": 0.5}
+    row = {"state": "measured", "why": "", "misses": [missed]}
+    assert verdict(row) == "misses answer speed 9.5 < 20 tokens/s (by 10.5)"
+    assert verdict({**row, "misses": []}) == "holds"
+    assert verdict({"state": "failed", "why": "too far", "misses": []}) == "failed: too far"
+    assert verdict({"state": "built", "why": "not run: no GPU", "misses": []}).startswith(
+        "fits, as far as can be told here"
+    )
