@@ -119,6 +119,19 @@ def free_name(path: Path) -> Path:
     return next(n for n in names if not n.exists())
 
 
+def replace_unless_edited(path: Path, text: str, known: str | None) -> Path | None:
+    """Writes `text` to `path`. What a user has made of the file since it was written (its digest was `known`) is kept under another
+    name, which is returned."""
+    there = path.read_text(encoding="utf-8") if path.is_file() else text
+    kept = None
+    if there != text and digest(there) != known:
+        kept = free_name(path)
+        path.replace(kept)
+    if there != text or not path.is_file():
+        write_text(path, text)
+    return kept
+
+
 def seal(folder: Path, *, key: str, kind: str, facts: dict[str, Any]) -> Manifest:
     """Makes `folder` an artefact: syncs every file of it to the disk, then writes its manifest."""
     files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in _files(folder)}

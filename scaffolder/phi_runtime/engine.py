@@ -200,9 +200,8 @@ class _Run:
             return
         with self.working(FETCH, path), exclusive(self.project.fetch_lock):
             self.refs[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
-            check_exportable(
-                self.workflow, self.project
-            )  # now that its config.json is here, and before anything is trained
+            # Now that its config.json is here, and before anything is trained.
+            check_exportable(self.workflow, self.project)
             fetch_data(self.workflow, self.project.config, self.emit, FETCH)
 
     def pass_(self, name: str) -> None:

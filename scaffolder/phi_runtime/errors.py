@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,16 @@ class Interrupted(PhiError):
     """The user stopped the work; what was reached is kept."""
 
     exit_code = 130
+
+
+def told(error: PhiError) -> dict[str, Any]:
+    """`error` as JSON for another process, which `error_of` makes it of again: of the nearest kind that this module has."""
+    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)
+    where = error.where and [str(error.where.path), error.where.line, error.where.column]
+    return {"kind": kind, "what": error.what, "fix": error.fix, "where": where}
+
+
+def error_of(value: dict[str, Any]) -> PhiError:
+    """The error that `told` gave."""
+    kind: type[PhiError] = getattr(sys.modules[__name__], value["kind"])
+    return kind(value["what"], where=Location(*value["where"]) if value["where"] else None, fix=value["fix"])

@@ -1,4 +1,4 @@
-"""What a process that works for another one tells it: a line of JSON each, on its stdout."""
+"""What a process that works for another one tells it: a line of JSON each, on its stdout, and what its end says."""
 
 from __future__ import annotations
 
@@ -19,3 +19,10 @@ def own_stdout() -> Tell:
         told.write(json.dumps(line) + "\n")
 
     return tell
+
+
+def ending(code: int) -> str:
+    """In words, what the exit code of a process says that ended before it had told all."""
+    if code < 0:
+        return f"its process was killed by signal {-code}, as a system does that has no memory left"
+    return f"its process ended with code {code}"

@@ -108,14 +108,15 @@ def pass_stage(
         inputs["target"] = workflow.execution_provider
     if not isinstance(step, FinetunePass):
         return _stage(name, step.type, target, inputs)
-    inputs |= _data(workflow, step, project)
+    inputs |= data_inputs(workflow, step, project)
     inputs["load"] = canonical(workflow.input_model.load_kwargs)
     if step.training_args.metric_for_best_model not in (None, "loss", "eval_loss"):  # answers say which state is kept
         inputs["evaluation"] = canonical(workflow.evaluation.of(name))
     return _stage(name, step.type, target, inputs, origins=partial(origins, workflow, step, project, source))
 
 
-def _data(workflow: Workflow, training: FinetunePass, project: Project) -> dict[str, Any]:
+def data_inputs(workflow: Workflow, training: FinetunePass, project: Project) -> dict[str, Any]:
+    """What the data of a pass that trains add to the inputs of a stage that reads them."""
     hooks = training_key(project.config)  # named where there are some: what was made without any stays as it is
     return {
         **({"hooks": hooks} if hooks else {}),
@@ -138,7 +139,7 @@ def evaluation_stage(workflow: Workflow, project: Project, name: str, refs: Mapp
         "config": config,
         "input": digest({rung: on_ladder(workflow, training, rung, refs[rung]).key for rung in rungs}),
         "versions": versions(EVALUATION_LIBRARIES),
-        **_data(workflow, workflow.trainings[training], project),
+        **data_inputs(workflow, workflow.trainings[training], project),
     }
     return _stage(name, "Evaluate", target, inputs)
 

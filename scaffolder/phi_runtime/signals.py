@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+def interrupt(_: int, __: FrameType | None) -> None:
+    """A handler that takes SIGTERM as Ctrl-C is."""
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     """Within it, `handler` gets SIGINT and SIGTERM, also where a shell has the jobs in its background ignore them; in the main

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from phi_runtime.events import Emit, Event
+from phi_scaffold.show_progress import display_search, warn
 from phi_scaffold.terminal import console, duration
 
 if TYPE_CHECKING:
@@ -25,25 +26,9 @@ _NAMES = {
 }
 
 
-@contextmanager
-def display(*, quiet: bool) -> Iterator[Emit]:
-    """A listener for the events of a search: a live line on a terminal, plain lines elsewhere, warnings alone if `quiet`.
-
-    What libraries print meanwhile goes to stderr: stdout is for the results that come afterwards.
-    """
-    with redirect_stdout(sys.stderr):
-        if quiet:
-            yield _warn
-        elif sys.stderr.isatty():
-            with _live() as emit:
-                yield emit
-        else:
-            yield _Lines()
-
-
-def _warn(event: Event) -> None:
-    if event.event == "warning":
-        print(f"warning: {event.data['message']}", file=sys.stderr)
+def display(*, quiet: bool) -> AbstractContextManager[Emit]:
+    """A listener for the events of a search: a live line on a terminal, plain lines elsewhere, warnings alone if `quiet`."""
+    return display_search(quiet=quiet, live=_live, plain=_Lines())
 
 
 class _Lines:
@@ -53,7 +38,7 @@ class _Lines:
         self.doing = ""
 
     def __call__(self, event: Event) -> None:
-        _warn(event)
+        warn(event)
         if event.event == "stage-started":
             self.doing = ""
             print(_started(event), file=sys.stderr, flush=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.events import Emit, Event, silent
@@ -35,6 +35,25 @@ def display(*, as_json: bool, quiet: bool) -> Iterator[Emit]:
                 yield emit
         else:
             yield _PlainLines()
+
+
+@contextmanager
+def display_search(*, quiet: bool, live: Callable[[], AbstractContextManager[Emit]], plain: Emit) -> Iterator[Emit]:
+    """The same for a search, whose results come at its end: `live` on a terminal, `plain` elsewhere, warnings alone if `quiet`."""
+    with redirect_stdout(sys.stderr):
+        if quiet:
+            yield warn
+        elif sys.stderr.isatty():
+            with live() as emit:
+                yield emit
+        else:
+            yield plain
+
+
+def warn(event: Event) -> None:
+    """Prints a warning, and passes over all else."""
+    if event.event == "warning":
+        print(f"warning: {event.data['message']}", file=sys.stderr)
 
 
 # -- in words ---------------------------------------------------------------------------------------------------------------

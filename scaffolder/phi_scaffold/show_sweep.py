@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from phi_runtime.events import Emit, Event
 from phi_runtime.sweep import metric as metrics
-from phi_scaffold.show_progress import figures
+from phi_scaffold.show_progress import display_search, figures, warn
 from phi_scaffold.terminal import console, duration, size
 
 if TYPE_CHECKING:
@@ -26,29 +26,13 @@ _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": 
 _BAR = 30  # characters of a share of 100 %
 
 
-@contextmanager
-def display(*, quiet: bool) -> Iterator[Emit]:
-    """A listener for the events of a search: live bars on a terminal, a line for each trial elsewhere, warnings alone if `quiet`.
-
-    What libraries print meanwhile goes to stderr: stdout is for the results that come afterwards.
-    """
-    with redirect_stdout(sys.stderr):
-        if quiet:
-            yield _warn
-        elif sys.stderr.isatty():
-            with _live() as emit:
-                yield emit
-        else:
-            yield _line
-
-
-def _warn(event: Event) -> None:
-    if event.event == "warning":
-        print(f"warning: {event.data['message']}", file=sys.stderr)
+def display(*, quiet: bool) -> AbstractContextManager[Emit]:
+    """A listener for the events of a search: live bars on a terminal, a line for each trial elsewhere, warnings alone if `quiet`."""
+    return display_search(quiet=quiet, live=_live, plain=_line)
 
 
 def _line(event: Event) -> None:
-    _warn(event)
+    warn(event)
     if event.event == "stage-started" and "values" in event.data:
         print(f"{_name(event.stage)}: {values_text(event.data['values'])}", file=sys.stderr, flush=True)
     elif event.event == "stage-finished" and "over" in event.data:

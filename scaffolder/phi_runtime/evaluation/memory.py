@@ -1,4 +1,4 @@
-"""Peak memory of a part of this process."""
+"""Memory of processes, and its peak in a part of this one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,21 @@ def reset_peak() -> None:
 
 def peak_rss_bytes() -> int | None:
     """The largest resident set since `reset_peak`, in bytes; None where it cannot be told for a part of a process."""
+    return _status_bytes("VmHWM", "self")
+
+
+def resident_bytes(pid: int | None) -> int | None:
+    """The resident set of a process, in bytes; None where the system does not tell."""
+    return _status_bytes("VmRSS", str(pid))
+
+
+def _status_bytes(name: str, process: str) -> int | None:
+    """A size from /proc (Linux: proc(5), status)."""
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{name}:")), None)
 
 
 def peak_and_total(device: str) -> tuple[int | None, int]:

@@ -31,7 +31,12 @@ def open_generator(
         from phi_runtime.inference.onnx import OnnxGenerator
 
         return OnnxGenerator(
-            ref.path, special=special, specials=specials, conversations=conversations, adapter=adapter, more=adapters
+            ref.path,
+            special=special,
+            specials=specials,
+            conversations=conversations,
+            adapter=adapter,
+            adapters=adapters,
         )
     from phi_runtime.inference.transformers import TransformersGenerator
 

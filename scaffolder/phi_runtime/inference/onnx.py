@@ -14,13 +14,14 @@ from phi_runtime.errors import MissingDependency, OutOfResources, WorkFailed
 from phi_runtime.inference.answering import Writer, check_length
 from phi_runtime.inference.generator import Answer, BadGuide, Guide, Sampling, Speed, unknown_adapter
 from phi_runtime.inference.sequences import Conversations
-from phi_runtime.models.device import usable_cores
+from phi_runtime.models.device import has_nvidia_gpu, usable_cores
 from phi_runtime.models.machine import memory_bytes
+from phi_runtime.models.onnx_adapters import adapter_files
+from phi_runtime.workflow.runnable import SHORT
 
 if TYPE_CHECKING:
     import numpy as np
 
-ADAPTERS = "adapters"  # the folder beside the graph
 _ROOM, _AMPLE_ROOM = 512, 4096  # tokens; the rooms of sequences are the first, doubled as often as needed
 
 
@@ -71,7 +72,7 @@ class OnnxGenerator:
     """A model in the folder that the builder wrote, with the adapters that lie beside it.
 
     `conversations` says how many sequences are kept for their next turn; 0 keeps none and takes no more memory than an answer needs.
-    `adapter` is active unless an answer asks for another; `more` are adapters (.onnx_adapter) from elsewhere, by name.
+    `adapter` is active unless an answer asks for another; `adapters` are files (.onnx_adapter) from elsewhere, by name.
     Raises WorkFailed where the folder holds no model that the runtime can load, UnknownAdapter.
     """
 
@@ -85,7 +86,7 @@ class OnnxGenerator:
         specials: Mapping[str, bool] | None = None,
         conversations: int = 0,
         adapter: str | None = None,
-        more: Mapping[str, Path] | None = None,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         og = self.og = runtime()
         self.model, self.tokenizer, stored = _load(og, path)
@@ -100,7 +101,7 @@ class OnnxGenerator:
             dict(specials or {}),
             [int(token) for token in self.tokenizer.encode("")],
         )
-        files = {file.stem: file for file in sorted((path / ADAPTERS).glob("*.onnx_adapter"))} | dict(more or {})
+        files = adapter_files(path) | dict(adapters or {})
         self.adapters = tuple(files)
         self._files, self._loaded = files, None if not files else og.Adapters(self.model)
         self._ready: set[str] = set()
@@ -264,15 +265,36 @@ def runtime() -> Any:
     return onnxruntime_genai
 
 
+def runs_here(provider: str) -> bool:
+    """Whether the installed runtime and this machine can run a model of `provider`."""
+    if provider == "CPUExecutionProvider":
+        return True
+    og = runtime()
+    if provider == "CUDAExecutionProvider":
+        return bool(og.is_cuda_available()) and has_nvidia_gpu()
+    if provider == "DmlExecutionProvider":
+        return bool(og.is_dml_available())
+    import onnxruntime  # type: ignore[import-untyped]
+
+    # og.is_webgpu_available says yes also in builds that lack it (seen in 0.18)
+    return provider in onnxruntime.get_available_providers()
+
+
+def open_model(path: Path) -> Any:
+    """The model in the folder `path`, as ONNX Runtime GenAI has it. Raises what that raises, mostly RuntimeError."""
+    og = runtime()
+    config = og.Config(str(path))
+    # Left unset, the runtime takes fewer threads than we may use; more than that are four times slower.
+    threads = {"session_options": {"intra_op_num_threads": usable_cores()}}
+    config.overlay(json.dumps({"model": {"decoder": threads}}))
+    return og.Model(config)
+
+
 def _load(og: Any, path: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Model, tokenizer and genai_config.json of the folder `path`. Raises WorkFailed, MissingDependency."""
     try:
         stored: dict[str, Any] = json.loads((path / "genai_config.json").read_text(encoding="utf-8"))
-        config = og.Config(str(path))
-        # Left unset, the runtime takes fewer threads than we may use; more than that are four times slower.
-        threads = {"session_options": {"intra_op_num_threads": usable_cores()}}
-        config.overlay(json.dumps({"model": {"decoder": threads}}))
-        model = og.Model(config)
+        model = open_model(path)
         return model, og.Tokenizer(model), stored
     except (OSError, ValueError) as e:
         raise WorkFailed(
@@ -280,10 +302,10 @@ def _load(og: Any, path: Path) -> tuple[Any, Any, dict[str, Any]]:
             fix="make it with `phi-scaffold run`, or name another folder",
         ) from None
     except RuntimeError as e:
-        for provider in _providers(stored):
-            if (there := getattr(og, f"is_{provider}_available", None)) and not there():
+        for provider, name in SHORT.items():
+            if name in _made_for(stored) and not runs_here(provider):
                 raise MissingDependency(
-                    f"{path} is made for {provider}, which this runtime does not drive",
+                    f"{path} is made for {name}, which this runtime does not drive",
                     fix="build it for this machine (`target` in the config), or take it to one with that device",
                 ) from None
         raise WorkFailed(
@@ -292,7 +314,7 @@ def _load(og: Any, path: Path) -> tuple[Any, Any, dict[str, Any]]:
         ) from None
 
 
-def _providers(stored: dict[str, Any]) -> list[str]:
+def _made_for(stored: dict[str, Any]) -> list[str]:
     """What the model is made for, in the runtime's words: cuda, dml, webgpu; nothing for the CPU."""
     options = stored.get("model", {}).get("decoder", {}).get("session_options", {}).get("provider_options", [])
     return [name.lower() for each in options for name in each]

@@ -18,7 +18,7 @@ from phi_runtime.inference.by_kind import open_generator
 from phi_runtime.inference.generator import Answer, Generator, Sampling
 from phi_runtime.model_names import model_called, model_names, shown_name
 from phi_runtime.models.fetch import present
-from phi_runtime.models.onnx_adapters import FOLDER, fit_adapter
+from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.plan import pass_stage, produced
 from phi_runtime.project import Project
@@ -183,7 +183,7 @@ def _adapters_on(made: str, workflow: Workflow, models: Mapping[str, ModelRef]) 
 
 def _fitted(graph: Path, name: str, folder: Path, project: Project) -> Path:
     """The adapter of peft in `folder` as one for the ONNX model in `graph`: a file that is made anew each time."""
-    out = project.gen_model / ".adapters" / f"{name}.onnx_adapter"
+    out = project.gen_model / ".adapters" / f"{name}{SUFFIX}"
     out.parent.mkdir(parents=True, exist_ok=True)
     fit_adapter(graph, folder, out)
     return out

@@ -94,6 +94,11 @@ def adapter_file(folder: Path, name: str) -> Path:
     return folder / FOLDER / f"{name}{SUFFIX}"
 
 
+def adapter_files(folder: Path) -> dict[str, Path]:
+    """The adapters that lie beside the ONNX model in `folder`, by name."""
+    return {file.stem: file for file in sorted((folder / FOLDER).glob(f"*{SUFFIX}"))}
+
+
 def template_folder(folder: Path, name: str | None) -> Path:
     """The folder with the prompt template of the adapter `name`, or of the model itself."""
     own = folder / FOLDER / name if name else folder

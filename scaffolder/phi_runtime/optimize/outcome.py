@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.artefacts import digest, free_name, write_text
+from phi_runtime.artefacts import free_name, replace_unless_edited, write_text
 from phi_runtime.optimize.candidates import Candidate
 from phi_runtime.optimize.constraints import Verdict, nearest
 from phi_runtime.optimize.planning import Plan
@@ -110,16 +110,9 @@ def _near(row: Row, verdict: Verdict) -> dict[str, Any]:
 def write_best(plan: Plan, chosen: Candidate, written: str) -> tuple[Path, Path | None]:
     """The config with the chosen options, beside the project's own, where its relative paths hold. What a user has made of an earlier
     one, whose digest was `written`, is kept under another name, which is returned too."""
-    config, kept = plan.project.config, None
+    config = plan.project.config
     target = config.with_name(f"{config.stem}.optimized.json")
-    text = canonical_text(_changed(plan, chosen), target)
-    there = target.read_text(encoding="utf-8") if target.is_file() else text
-    if there != text and digest(there) != written:
-        kept = free_name(target)
-        target.replace(kept)
-    if there != text or not target.is_file():
-        write_text(target, text)
-    return target, kept
+    return target, replace_unless_edited(target, canonical_text(_changed(plan, chosen), target), written)
 
 
 def apply_options(plan: Plan, chosen: Candidate) -> Path | None:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.artefacts import digest, versions
-from phi_runtime.data.dataset import fingerprint
-from phi_runtime.data.hooks import training_key
 from phi_runtime.errors import ConfigError, Location, UsageError
 from phi_runtime.models.device import usable_cores
 from phi_runtime.models.machine import memory_bytes
@@ -20,7 +18,7 @@ from phi_runtime.optimize.constraints import DROP, SIZE, asks_for_accuracy, cons
 from phi_runtime.optimize.table import Row, Table
 from phi_runtime.optimize.targets import Target, lacks, target_for, values_for
 from phi_runtime.optimize.task import Setting
-from phi_runtime.plan import EVALUATION_LIBRARIES, Stage, plan, rung_name
+from phi_runtime.plan import EVALUATION_LIBRARIES, Stage, data_inputs, plan, rung_name
 from phi_runtime.project import Project, read_dotenv
 from phi_runtime.suggest import did_you_mean
 from phi_runtime.workflow.chain import sources, training_of
@@ -101,9 +99,7 @@ class Plan:
         return inputs | {
             "evaluation": {key: value for key, value in evaluation.items() if key != "passes"},
             "training": canonical(step),
-            "data_config": {name: canonical(self.workflow.data_config(name)) for name in sorted(step.data_names)},
-            "data": fingerprint(self.workflow, step, self.project.config),
-            "hooks": training_key(self.project.config),
+            **data_inputs(self.workflow, step, self.project),
         }
 
     def key_of(self, stage: Stage, shared: str) -> str:

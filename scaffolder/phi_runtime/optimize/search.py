@@ -6,7 +6,6 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 from phi_runtime.artefacts import digest, folder_bytes, put_in_place, read_manifest
@@ -22,7 +21,7 @@ from phi_runtime.optimize.task import Task
 from phi_runtime.optimize.work import ONNX
 from phi_runtime.optimize.worker import CandidateFailed, work_apart
 from phi_runtime.plan import LOCK, Stage
-from phi_runtime.signals import handled_by
+from phi_runtime.signals import handled_by, interrupt
 from phi_runtime.workflow.chain import BASE
 from phi_runtime.workflow.diagnostics import Finding
 from phi_runtime.workflow.load import FETCH
@@ -43,7 +42,7 @@ def optimize(
     """
     project = plan.project
     run(project, emit, only=[FETCH if plan.source == BASE else plan.source], overrides=plan.overrides)
-    with exclusive(project.gen_model / LOCK), handled_by(_stop):
+    with exclusive(project.gen_model / LOCK), handled_by(interrupt):
         searching = _Search(plan, emit, keep=keep, force=force)
         try:
             searching.all(everything=everything)
@@ -262,8 +261,3 @@ def accuracy_drop(reference: dict[str, Any] | None, figures: dict[str, Any]) -> 
     if before is None or now is None:
         return None
     return round(1 - before / now if figures["metric"] == "perplexity" else before - now, 4)
-
-
-def _stop(_: int, __: FrameType | None) -> None:
-    """SIGTERM is taken as Ctrl-C is."""
-    raise KeyboardInterrupt

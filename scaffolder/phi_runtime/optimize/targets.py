@@ -74,7 +74,7 @@ def target_for(wanted: str | None, workflow: Workflow) -> Target:
 
 def lacks(target: Target) -> str:
     """Why a model for `target` cannot run on this machine; empty where it can."""
-    from phi_runtime.passes.export_gate import runs_here
+    from phi_runtime.inference.onnx import runs_here
 
     if target.provider == "CUDAExecutionProvider" and not has_nvidia_gpu():
         return "there is no NVIDIA GPU here"

@@ -16,10 +16,17 @@ import threading
 import traceback
 from typing import Any
 
-from phi_runtime import errors
-from phi_runtime.errors import Interrupted, OutOfResources, PhiError, WorkFailed
+from phi_runtime.errors import (
+    Interrupted,
+    MissingDependency,
+    OutOfResources,
+    PhiError,
+    WorkFailed,
+    error_of,
+    told,
+)
 from phi_runtime.events import Emit, Event
-from phi_runtime.json_lines import own_stdout
+from phi_runtime.json_lines import ending, own_stdout
 from phi_runtime.optimize.task import Setting, Task
 
 LOG = "worker.log"
@@ -57,8 +64,9 @@ def work_apart(setting: Setting, task: Task, emit: Emit) -> dict[str, Any]:
                 result: dict[str, Any] = said["result"]
                 return result
             else:
-                kind = CandidateFailed if said["error"] == CandidateFailed.__name__ else getattr(errors, said["error"])
-                raise kind(said["what"], fix=said["fix"] or f"the details are in {log}")
+                error = error_of(said["error"])
+                error.fix = error.fix or f"the details are in {log}"
+                raise CandidateFailed(error.what, fix=error.fix) if said["own"] else error
         code = process.wait()
     except BrokenPipeError:
         code = process.wait()
@@ -66,12 +74,7 @@ def work_apart(setting: Setting, task: Task, emit: Emit) -> dict[str, Any]:
         _end(process)
     if -code in _ASKED_TO_END:
         raise Interrupted("stopped", fix="the next call goes on from what is there")
-    how = (
-        f"was killed by signal {-code}, as a system does that has no memory left"
-        if code < 0
-        else f"ended with code {code}"
-    )
-    raise CandidateFailed(f"its process {how}", fix=f"the details are in {log}")
+    raise CandidateFailed(ending(code), fix=f"the details are in {log}")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -107,8 +110,7 @@ def main() -> None:
     except Exception as e:
         traceback.print_exc()
         error = _explained(e)
-        known = next(k.__name__ for k in type(error).__mro__ if k is CandidateFailed or hasattr(errors, k.__name__))
-        say({"error": known, "what": error.what, "fix": error.fix})
+        say({"error": told(error), "own": isinstance(error, CandidateFailed)})
 
 
 def _explained(error: Exception) -> PhiError:
@@ -120,7 +122,7 @@ def _explained(error: Exception) -> PhiError:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return OutOfResources("the disk is full", fix="free some space; the next call goes on from what is there")
     if isinstance(error, ImportError):
-        return errors.MissingDependency(f"a library is not installed: {error}", fix="run setup/setup.sh again")
+        return MissingDependency(f"a library is not installed: {error}", fix="run setup/setup.sh again")
     if isinstance(error, MemoryError):
         return CandidateFailed("it needs more memory than there is")
     first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__

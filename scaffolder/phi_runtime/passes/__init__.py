@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from phi_runtime.data.dataset import Place, data_place
+from phi_runtime.data.dataset import Dataset, Place, data_place, load_dataset
+from phi_runtime.errors import PhiError
 from phi_runtime.events import Emit, Event
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.project import Project
@@ -59,6 +60,18 @@ class PassContext:
     def warn(self, message: str) -> None:
         """Tells the user what should not be."""
         self.emit(Event("warning", self.name, {"message": message}))
+
+
+def dataset_behind(context: PassContext, training: str, instead: str) -> Dataset | None:
+    """The rows of the pass `training`, which made what the pass of `context` works on; None, and a warning that says what is taken
+    `instead`, where they cannot be read any more."""
+    place = data_place(context.project, context.source.base or context.source, context.overrides)
+    try:
+        step = context.workflow.trainings[training]
+        return load_dataset(context.workflow, step, place, context.emit, context.name)
+    except PhiError as e:
+        context.warn(f"the rows of `{training}` cannot be read ({e.what}): {instead}")
+        return None
 
 
 class PassModule(Protocol):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -20,7 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from phi_runtime.errors import PhiError, WorkFailed
 from phi_runtime.events import Event
+from phi_runtime.inference.onnx import open_model, runs_here, runtime
 from phi_runtime.models.onnx_adapters import adapter_file
+from phi_runtime.passes import dataset_behind
 from phi_runtime.passes.export_limits import limits_of, next_better
 from phi_runtime.workflow.chain import training_of
 
@@ -118,25 +119,6 @@ def compare(source: ModelRef, folder: Path, rows: Sequence[Row], kind: str, devi
     return _against(source, rows[: len(said)], said, kind, read, device)
 
 
-def runs_here(provider: str) -> bool:
-    """Whether the installed runtime and this machine can run a model of `provider`."""
-    if provider == "CPUExecutionProvider":
-        return True
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime_genai as og
-
-    from phi_runtime.models.device import has_nvidia_gpu
-
-    if provider == "CUDAExecutionProvider":
-        return bool(og.is_cuda_available()) and has_nvidia_gpu()
-    if provider == "DmlExecutionProvider":
-        return bool(og.is_dml_available())
-    import onnxruntime  # type: ignore[import-untyped]
-
-    # og.is_webgpu_available says yes also in builds that lack it (seen in 0.18)
-    return provider in onnxruntime.get_available_providers()
-
-
 def sample_rows(source: ModelRef) -> list[Row]:
     """The fixed text as tokens of `source`, in rows, compared from the second token on."""
     from phi_runtime.models.load import load_tokenizer
@@ -164,18 +146,13 @@ def _rows(context: PassContext, adapter: str | None) -> tuple[list[Row], str]:
 
 
 def _held_out(context: PassContext, adapter: str | None) -> list[Row]:
-    from phi_runtime.data.dataset import data_place, load_dataset
-
     training = adapter or training_of(context.workflow.passes, context.name)
     if training is None:
         return []
-    place = data_place(context.project, context.source.base or context.source, context.overrides)
-    try:
-        step = context.workflow.trainings[training]
-        held_out = load_dataset(context.workflow, step, place, context.emit, context.name).held_out
-    except PhiError as e:
-        context.warn(f"the held-out rows of `{training}` cannot be read ({e.what}): a fixed text is compared on")
+    dataset = dataset_behind(context, training, "a fixed text is compared on")
+    if dataset is None:
         return []
+    held_out = dataset.held_out
     rows = []
     for index in held_out.chosen[:_ROWS]:
         ids, trained = held_out.store.row(int(index))
@@ -217,14 +194,7 @@ def _ask(
 ) -> tuple[list[np.ndarray], str, Read]:
     """The log-probabilities (places, V) at the places of the first `kept` rows, an answer to the beginning of the first row, and how
     the rows were read. `adapter` is active."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime_genai as og
-
-    from phi_runtime.models.device import usable_cores
-
-    config = og.Config(str(folder))
-    config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": usable_cores()}}}}))
-    model = og.Model(config)
+    og, model = runtime(), open_model(folder)
     loaded = None
     if adapter:
         loaded = og.Adapters(model)

@@ -11,8 +11,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from phi_runtime.errors import PhiError
-from phi_runtime.passes import PassContext
+from phi_runtime.passes import PassContext, dataset_behind
 from phi_runtime.passes.model_builder import BuildRequest, build, in_a_process
 from phi_runtime.workflow.chain import training_of
 from phi_runtime.workflow.runnable import RUNNABLE
@@ -66,24 +65,17 @@ def _for_any(options: dict[str, object]) -> dict[str, object]:
 
 def _texts(context: PassContext, file: Path) -> str | None:
     """A file with texts of the training that made the source; None where there are none, so that the builder takes its own."""
-    from phi_runtime.data.dataset import data_place, load_dataset
-
     training = training_of(context.workflow.passes, context.name)
     if training is None:
         return None
-    place = data_place(context.project, context.source.base or context.source, context.overrides)
-    try:
-        step = context.workflow.trainings[training]
-        side = load_dataset(context.workflow, step, place, context.emit, context.name).training
-    except PhiError as e:
-        context.warn(
-            f"the rows of `{training}` cannot be read ({e.what}): the caches are measured on texts of the builder"
-        )
+    dataset = dataset_behind(context, training, "the caches are measured on texts of the builder")
+    if dataset is None:
         return None
+    side, tokenizer = dataset.training, context.place.tokenizer
     texts, count = [], 0
     for index in side.chosen:
         ids = side.store.row(int(index))[0][:_ROW_TOKENS].tolist()
-        texts.append(place.tokenizer.decode(ids))
+        texts.append(tokenizer.decode(ids))
         count += len(ids)
         if len(texts) >= _TEXTS and count >= _TOKENS:
             break

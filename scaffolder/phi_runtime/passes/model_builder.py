@@ -23,16 +23,10 @@ from phi_runtime.passes import PassContext
 from phi_runtime.passes.builder_output import Watched, error_of
 from phi_runtime.passes.export_folder import complete
 from phi_runtime.passes.export_gate import check
+from phi_runtime.workflow.runnable import SHORT
 from phi_runtime.workflow.schema import ModelBuilder
 
 LIBRARIES = ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml", "transformers")
-
-PROVIDERS = {
-    "CPUExecutionProvider": "cpu",
-    "CUDAExecutionProvider": "cuda",
-    "DmlExecutionProvider": "dml",
-    "WebGpuExecutionProvider": "webgpu",
-}
 
 _OWN = {
     "int4_block_size": "block_size",
@@ -168,7 +162,7 @@ def _as_json(context: PassContext, request: BuildRequest) -> dict[str, Any]:
         "out": str(request.out),
         "cache": str(context.work / "builder-cache"),
         "precision": request.precision,
-        "execution_provider": PROVIDERS[request.provider],
+        "execution_provider": SHORT[request.provider],
         "options": {**request.options, **remote},
     }
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import builtins
 import json
 import traceback
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from phi_runtime import errors
 from phi_runtime.artefacts import digest, write_json
-from phi_runtime.errors import ConfigError, Location, PhiError
+from phi_runtime.errors import ConfigError, Location, PhiError, error_of, told
 from phi_runtime.events import silent
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes import PassContext
@@ -76,8 +74,7 @@ def keep_error(error: BaseException, request: Path, rank: str) -> None:
         "message": str(error),
     }
     if isinstance(error, PhiError):
-        where = error.where and {field.name: getattr(error.where, field.name) for field in fields(error.where)}
-        kept |= {"message": error.what, "fix": error.fix, "where": where and {**where, "path": str(where["path"])}}
+        kept["told"] = told(error)
     write_json(request.with_name(f"error-{rank}.json"), kept)
 
 
@@ -94,12 +91,10 @@ def forget_errors(request: Path) -> None:
 
 
 def _error(kept: dict[str, Any]) -> BaseException:
-    ours = getattr(errors, kept["type"], None)
     theirs = getattr(builtins, kept["type"], None)
     error: BaseException
-    if "fix" in kept and isinstance(ours, type) and issubclass(ours, PhiError):
-        where = Location(**kept["where"]) if kept["where"] else None
-        error = ours(kept["message"], where=where, fix=kept["fix"])
+    if "told" in kept:
+        error = error_of(kept["told"])
     elif kept["errno"] is not None:
         error = OSError(kept["errno"], kept["message"])
     elif isinstance(theirs, type) and issubclass(theirs, Exception | KeyboardInterrupt):

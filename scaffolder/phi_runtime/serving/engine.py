@@ -13,9 +13,9 @@ from dataclasses import asdict
 from itertools import count
 from typing import Any, Literal
 
-from phi_runtime.errors import PhiError, WorkFailed
+from phi_runtime.errors import PhiError, WorkFailed, error_of
 from phi_runtime.events import Emit, Event
-from phi_runtime.serving.wire import Ask, Load, Part, ServedModel, error_of
+from phi_runtime.serving.wire import Ask, Load, Part, ServedModel
 
 KEY = "PHI_SCAFFOLD_API_KEY"
 _LONGEST_LINE = 64 * 1024 * 1024  # bytes

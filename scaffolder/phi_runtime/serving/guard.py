@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BODY = 4 * 1024 * 1024
-_DRAINED = (
-    64 * 1024 * 1024
-)  # so much of a body that is too large is read before the answer: a client that still writes hears none
+# So much of a body that is too large is read before the answer: a client that still writes hears none.
+_DRAINED = 64 * 1024 * 1024
 _BODY_S = 60.0
 
 

@@ -6,6 +6,7 @@ Fields that would change the answer and that we cannot obey are errors; others (
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -58,7 +59,7 @@ class Message(BaseModel):
     content: Any = None
 
 
-class Asked(BaseModel):
+class Asked(BaseModel, ABC):
     """The fields that both bodies have. `top_k` and `guided_regex` are ours."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
@@ -98,9 +99,9 @@ class Asked(BaseModel):
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options is for stream: true", "stream_options")
 
+    @abstractmethod
     def sampling(self, most_tokens: int, temperature: float) -> Sampling:
         """How the answers are drawn; `most_tokens` and `temperature` are the server's. Raises ApiError."""
-        raise NotImplementedError
 
     def stops(self) -> tuple[str, ...]:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from phi_runtime import errors
-from phi_runtime.errors import Location, PhiError
+from phi_runtime.errors import PhiError, WorkFailed, told
 from phi_runtime.inference.generator import Guide, Sampling
 
 Part = dict[str, Any]
@@ -69,16 +68,5 @@ class Ask:
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """What a worker says that cannot load its models."""
-    if isinstance(error, PhiError):
-        where = error.where and [str(error.where.path), error.where.line, error.where.column]
-        return {"kind": type(error).__name__, "what": error.what, "fix": error.fix, "where": where}
-    return {"kind": "", "what": f"{type(error).__name__}: {error}", "fix": "", "where": None}
-
-
-def error_of(failed: dict[str, Any]) -> PhiError:
-    """The error that `failure` told of."""
-    kind = getattr(errors, failed["kind"], errors.WorkFailed)
-    where = Location(*failed["where"]) if failed["where"] else None
-    error: PhiError = kind(failed["what"], where=where, fix=failed["fix"])
-    return error
+    """What a worker says that cannot load its models; errors.error_of makes the error of it again."""
+    return told(error if isinstance(error, PhiError) else WorkFailed(f"{type(error).__name__}: {error}"))

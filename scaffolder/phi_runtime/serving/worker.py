@@ -26,9 +26,7 @@ Messages = queue.SimpleQueue[dict[str, Any] | None]
 
 
 def main() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C at the terminal is for the server, which then ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends this process
     tell = own_stdout()
     load = Load(**json.loads(sys.stdin.buffer.readline()))
     messages: Messages = queue.SimpleQueue()

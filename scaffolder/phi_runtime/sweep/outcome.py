@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from phi_runtime.artefacts import digest, free_name, write_json, write_text
+from phi_runtime.artefacts import digest, replace_unless_edited, write_json, write_text
 from phi_runtime.plan import folder_of
 from phi_runtime.project import Project
 from phi_runtime.sweep import metric as metrics
@@ -157,13 +157,7 @@ def _write_best(setting: Setting, best: Trial) -> tuple[Path, Path | None]:
     text = canonical_text(form.draft, target)
     written = setting.project.gen_model / FOLDER / WRITTEN
     known = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
-    kept = None
-    if target.exists():
-        there = target.read_text(encoding="utf-8")
-        if there != text and digest(there) != known.get(target.name):
-            kept = free_name(target)
-            target.replace(kept)
-    write_text(target, text)
+    kept = replace_unless_edited(target, text, known.get(target.name))
     write_json(written, {**known, target.name: digest(text)})
     return target, kept
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from phi_runtime.engine import run
@@ -16,7 +15,7 @@ from phi_runtime.events import Emit, Event
 from phi_runtime.lock import exclusive
 from phi_runtime.models.device import usable_cores
 from phi_runtime.plan import LOCK
-from phi_runtime.signals import handled_by
+from phi_runtime.signals import handled_by, interrupt
 from phi_runtime.sweep import metric as metrics
 from phi_runtime.sweep import space, study
 from phi_runtime.sweep.outcome import Found, conclude, trial_of
@@ -113,7 +112,7 @@ class _Search:
             ended.put(worker)
 
         try:
-            with handled_by(_stop):
+            with handled_by(interrupt):
                 for worker in workers:
                     threading.Thread(target=job, args=(worker,), daemon=True).start()
                 self._wait(ended, workers)
@@ -281,8 +280,3 @@ class _Search:
             self.told.add(message)
         with self.lock:
             self.listener(event)
-
-
-def _stop(_: int, __: FrameType | None) -> None:
-    """SIGTERM is taken as Ctrl-C is."""
-    raise KeyboardInterrupt

@@ -16,10 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from phi_runtime import errors
-from phi_runtime.errors import Interrupted, PhiError
+from phi_runtime.errors import Interrupted, PhiError, error_of, told
 from phi_runtime.events import Emit, Event
-from phi_runtime.json_lines import own_stdout
+from phi_runtime.json_lines import ending, own_stdout
 from phi_runtime.models.device import CORES, usable_cores
 from phi_runtime.models.machine import gpus
 from phi_runtime.sweep.trial import Judge, Result, Setting, Task, run_trial
@@ -62,19 +61,14 @@ class Worker:
                 elif "result" in said:
                     return Result(**said["result"])
                 else:
-                    raise getattr(errors, said["error"])(said["what"], fix=said["fix"])
+                    raise error_of(said["error"])
             code = process.wait()
         except BrokenPipeError:
             code = process.wait()
         self.process = None
         if self.stopped:
             raise Interrupted("stopped")
-        how = (
-            f"was killed by signal {-code}, as a system does that has no memory left"
-            if code < 0
-            else f"ended with code {code}"
-        )
-        return Result("failed", why=f"its process {how}; see {task.folder / 'runs' / _LOG}")
+        return Result("failed", why=f"{ending(code)}; see {task.folder / 'runs' / _LOG}")
 
     def interrupt(self) -> None:
         """Asks the trial to save what it has, and to stop."""
@@ -133,10 +127,9 @@ def main() -> None:
         try:
             say({"result": asdict(run_trial(setting, Task.from_dict(json.loads(line)["task"]), emit, judge))})
         except KeyboardInterrupt:
-            say({"error": "Interrupted", "what": "stopped", "fix": ""})
+            say({"error": told(Interrupted("stopped"))})
         except PhiError as e:
-            kind = next(k.__name__ for k in type(e).__mro__ if hasattr(errors, k.__name__))
-            say({"error": kind, "what": e.what, "fix": e.fix})
+            say({"error": told(e)})
 
 
 if __name__ == "__main__":
