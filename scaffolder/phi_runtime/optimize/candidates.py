@@ -10,8 +10,8 @@ from phi_runtime.models.memory import onnx_bytes
 from phi_runtime.models.shape import Shape
 from phi_runtime.optimize.targets import Target
 
-_ALGORITHM, _BLOCK, _MIXED = "int4_algo_config", "int4_block_size", "extra_options.matmul_mixed_precision"
-_SYMMETRIC = "int4_is_symmetric"
+_BLOCK, _MIXED = "int4_block_size", "extra_options.matmul_mixed_precision"
+_BY_ITSELF = ("int4_algo_config", "int4_is_symmetric")  # the builder's own rounding is the best that runs everywhere
 # Options that a config may have for its own precision, and that go with no other.
 _NOT_INT4 = ("use_qdq",)
 _NOT_ROUNDED = (
@@ -33,7 +33,6 @@ class Candidate:
     name: str
     precision: str
     block_size: int | None = None
-    algorithm: str | None = None
     mixed: str | None = None
 
     @property
@@ -41,9 +40,8 @@ class Candidate:
         own = {
             "precision": self.precision,
             _BLOCK: self.block_size,
-            _ALGORITHM: self.algorithm,
             _MIXED: self.mixed,
-            _SYMMETRIC: None,
+            **dict.fromkeys(_BY_ITSELF),
         }
         others: list[str] = []
         if self.precision != "int4":
@@ -68,8 +66,8 @@ _LAST, _LAST_AND_LAYERS = "last_matmul:int8", "last_matmul:int8,mixed_layers:int
 ALL = (
     Candidate("int4-block-128", "int4", 128),
     Candidate("int4-block-32", "int4", 32),
-    Candidate("int4-last-int8", "int4", 32, "rtn", _LAST),
-    Candidate("int4-mixed-int8", "int4", 32, "rtn", _LAST_AND_LAYERS),
+    Candidate("int4-last-int8", "int4", 32, _LAST),
+    Candidate("int4-mixed-int8", "int4", 32, _LAST_AND_LAYERS),
     Candidate("int8", "int8"),
     Candidate("fp16", "fp16"),
     Candidate("bf16", "bf16"),

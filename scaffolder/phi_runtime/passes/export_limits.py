@@ -50,11 +50,10 @@ def next_better(step: ModelBuilder, provider: str) -> str:
     mixed = {"last_matmul", "mixed_layers"} <= set(step.other_bits)
     if step.precision == "int4" and provider == "DmlExecutionProvider" and not mixed:  # whose builder is older
         return 'give the weights that rounding hurts most 8 bits: "int4_algo_config": "k_quant_mixed"'
-    points = step.int4_is_symmetric is False or step.base_algorithm == "k_quant"
-    if step.precision == "int4" and provider != "DmlExecutionProvider" and not (mixed and points):
+    if step.precision == "int4" and provider != "DmlExecutionProvider" and not (mixed and step.base_algorithm != "rtn"):
         return (
-            'round with zero points, and give the weights that this hurts most 8 bits: "int4_algo_config": "rtn", '
-            '"int4_is_symmetric": false and "extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}'
+            'round as the builder does by itself, and give the weights that this hurts most 8 bits: "int4_algo_config": null '
+            'and "extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}'
         )
     if step.precision == "int4" and step.int4_block_size not in (16, None):
         return 'let fewer weights share a scale: "int4_block_size": 16'

@@ -16,10 +16,13 @@ _PLACE = re.compile(r"\.layers\.(\d+)\.(?:\w+\.)*?(\w+)(?:\.base_layer)?$")
 
 
 def round_to_int4(weight: torch.Tensor) -> torch.Tensor:
-    """`weight` (N, K) as symmetric 4-bit rounding reads it back: blocks of a row share the scale 2·max|w| / 15, codes -8 … 7."""
-    blocks = weight.double().view(-1, BLOCK_SIZE)  # in double precision, as onnxruntime's RTN divides
-    scale = (blocks.abs().amax(dim=1, keepdim=True) * 2 / 15).clamp(min=1e-12)
-    return ((blocks / scale).round().clamp(-8, 7) * scale).view_as(weight).to(weight.dtype)
+    """`weight` (N, K) as it is read back after onnxruntime's own rounding to 4 bits: codes -8 … 7 of a scale that a block of a row
+    shares, whose size and sign make the largest weight -8 (MlasQuantizeBlockwise, symmetric)."""
+    blocks = weight.float().view(-1, BLOCK_SIZE)
+    scale = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True)) / -8
+    inverse = torch.where(scale == 0, 0.0, 1 / scale)
+    codes = (blocks * inverse + 0.5).floor().clamp(-8, 7)
+    return (codes * scale).view_as(weight).to(weight.dtype)
 
 
 def gets_8_bits(layer: int, count: int, module: str) -> bool:

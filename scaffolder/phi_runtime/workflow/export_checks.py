@@ -145,19 +145,12 @@ def _tied(step: ModelBuilder, tied: bool | None) -> Iterator[_Fault]:
     if not (shared if shared is not None else tied) or step.precision != "int4":
         return
     apart = 'set "shared_embeddings": false in extra_options (a larger file)'
-    default = step.base_algorithm == "default"
     if step.use_qdq:
         message = f"`use_qdq` cannot share the embedding with the output head, as this model does; {apart}"
         yield ("use_qdq",), message, ""
-    elif step.int4_is_symmetric is False and default:
+    elif step.int4_is_symmetric is False and step.base_algorithm == "default":
         message = f'this model shares the embedding with the output head, and would not load; "int4_algo_config": "rtn", or {apart}'
         yield ("int4_is_symmetric",), message, ""
-    elif default and step.other_bits.get("last_matmul") == "int8":
-        message = (
-            "this model shares the embedding with the output head, and would not load with other bits for it; "
-            f'"int4_algo_config": "rtn" does, or {apart}'
-        )
-        yield _place_of_bits(step), message, ""
 
 
 def _blocks(step: ModelBuilder, stored: Mapping[str, Any]) -> Iterator[_Fault]:

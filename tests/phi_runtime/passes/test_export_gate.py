@@ -65,6 +65,21 @@ def test_a_pruned_head_is_read_token_by_token_with_the_same_result(decided: Mode
     assert found.kl < 1e-6
 
 
+def test_an_embedding_reads_the_8_bits_that_it_shares_with_the_head(decided: ModelRef, tmp_path: Path) -> None:
+    import onnx
+
+    mixed = {"matmul_mixed_precision": "last_matmul:int8"}
+    graph = build_graph(decided.path, tmp_path / "graph", "int4", extra_options=mixed)
+    nodes = onnx.load(graph / "model.onnx", load_external_data=False).graph.node
+    head = next(node for node in nodes if node.name == "/lm_head/MatMul_Q8")
+    table = next(node for node in nodes if node.op_type == "GatherBlockQuantized")
+    reshape = next(node for node in nodes if table.input[0] in node.output)
+    assert [reshape.input[0], table.input[2]] == list(head.input[1:3])
+    limits = limits_of(step("int4"))
+    found = compared(decided, graph)
+    assert limits.broken_by(found.kl, found.top1, found.perplexity_increase) is None
+
+
 def test_a_model_that_the_builder_gets_wrong_does_not_pass(decided: ModelRef, tmp_path: Path) -> None:
     """The builder (0.18) takes a matrix with as many rows as the vocabulary has tokens for an embedding or an output head: it builds
     such a model without a word, and what comes out is nonsense."""
@@ -94,15 +109,14 @@ def test_own_limits_stand_beside_those_of_the_precision() -> None:
     assert limits_of(step("int8", gate={"max_kl": 0.02, "min_top1": 0.9})) == Limits(0.02, 0.9, 0.15)
 
 
-MIXED = {"int4_algo_config": "rtn", "extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}}
-BEST = {**MIXED, "int4_is_symmetric": False}
+BEST = {"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}}
 
 
 @pytest.mark.parametrize(
     ("precision", "keys", "provider", "says"),
     [
         ("int4", {}, "CPUExecutionProvider", "matmul_mixed_precision"),
-        ("int4", MIXED, "CPUExecutionProvider", '"int4_is_symmetric": false'),
+        ("int4", {**BEST, "int4_algo_config": "rtn"}, "CPUExecutionProvider", '"int4_algo_config": null'),
         ("int4", {}, "DmlExecutionProvider", '"k_quant_mixed"'),
         ("int4", {**BEST, "int4_block_size": 128}, "CPUExecutionProvider", '"int4_block_size": 16'),
         ("int4", BEST, "CPUExecutionProvider", '"int8"'),
@@ -132,7 +146,7 @@ def test_an_export_is_compared_on_held_out_rows_and_its_folder_is_complete(make_
     metric = next(e for e in listener.of("metric") if e["stage"] == "export")
     assert metric == {"stage": "export", **facts["quality"]}
     units = {e.get("unit") for e in listener.of("progress") if e["stage"] == "export"}
-    assert {"layers", "%", "tensors"} <= units
+    assert {"layers", "matrices", "tensors"} <= units
 
     folder = project.gen_model / "onnx"
     chat = project.root / "inferences" / "chat_onnx.py"

@@ -16,12 +16,14 @@ MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 def test_it_rounds_as_onnx_runtime_does() -> None:
-    from onnxruntime.quantization.neural_compressor.weight_only import quant_tensor
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
     weight = torch.randn(48, 96, generator=torch.Generator().manual_seed(0))
-    codes, scale, zero_point = quant_tensor(weight.numpy(), num_bits=4, group_size=32, scheme="sym", dtype="uint")
-    read_back = torch.tensor((codes - zero_point) * scale, dtype=torch.float32).view(48, 96)
-    torch.testing.assert_close(round_to_int4(weight), read_back)
+    quantizer = DefaultWeightOnlyQuantizer(DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, bits=4))
+    packed, scales, _ = quantizer.qbits_block_quant(weight.T.contiguous().numpy())  # (48, 3, 16), two codes in a byte
+    codes = torch.stack([torch.tensor(packed & 15), torch.tensor(packed >> 4)], dim=-1).view(48, 3, 32).int() - 8
+    read_back = codes * torch.tensor(scales).view(48, 3, 1)
+    torch.testing.assert_close(round_to_int4(weight), read_back.view(48, 96))
 
 
 def test_rounding_is_exact_for_nothing_and_keeps_type_and_zeros() -> None:

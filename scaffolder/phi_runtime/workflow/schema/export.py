@@ -42,9 +42,7 @@ class BuilderOptions(Strict):
     fuse_qk_norm_gqa: bool | None = Field(
         None, description="CUDA and WebGPU: the norms of query and key inside the attention. null: where it can be."
     )
-    fuse_mlp_gate_up: bool | None = Field(
-        None, description="One product for the gate and up projections. null: false; it made answers slower on a CPU."
-    )
+    fuse_mlp_gate_up: bool | None = Field(None, description="One product for the gate and up projections. null: false.")
     windowed_kv_cache: bool | None = Field(
         None,
         description="Keep only the window of layers with sliding-window attention in the cache. null: where it can be.",
