@@ -64,8 +64,9 @@ class LoRA(LinearAdapter):
     )
     int4_aware: bool = Field(
         False,
-        description="Every other step sees the base rounded to 4 bits, as an export with mixed_layers:int8 leaves it, so that the "
-        "adapter fits both. Takes the memory of one more copy of the base. Olive ignores this key.",
+        description="Every other step sees the base rounded to 4 bits, as an export with the builder's own rounding and "
+        "mixed_layers:int8 leaves it, so that the adapter fits both. Takes the memory of one more copy of the base. Olive ignores "
+        "this key.",
     )
     ephemeral_gpu_offload: bool = Field(False, description="Olive only: for DoRA.")
 
