@@ -136,13 +136,10 @@ class Plain:
     """ONNX Runtime GenAI as its examples use it, with the threads that we give it too."""
 
     def __init__(self, folder: Path) -> None:
-        import onnxruntime_genai as og
+        from phi_runtime.inference.onnx import open_model, runtime
 
-        self.og = og
-        config = og.Config(str(folder))
-        threads = {"session_options": {"intra_op_num_threads": len(os.sched_getaffinity(0))}}
-        config.overlay(json.dumps({"model": {"decoder": threads}}))
-        self.model = og.Model(config)
+        self.og = og = runtime()
+        self.model = open_model(folder)
         self.tokenizer = og.Tokenizer(self.model)
         self.ends = set(self.tokenizer.eos_token_ids)
 

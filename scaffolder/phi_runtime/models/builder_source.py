@@ -51,3 +51,10 @@ def option_names() -> frozenset[str]:
     folder = builder_folder()
     texts = [path.read_text(encoding="utf-8") for path in folder.rglob("*.py")] if folder else []
     return frozenset(first or second for text in texts for first, second in _OPTION.findall(text))
+
+
+def gets_8_bits(layer: int, count: int, module: str) -> bool:
+    """Whether `mixed_layers:int8` gives 8 bits to a module, in one of `count` layers: where rounding hurts most, after llama.cpp
+    (make_matmul_mixed_precision in builders/base.py of 0.18, written out here)."""
+    sensitive = layer < count / 8 or layer >= 7 * count / 8 or (layer - round(count / 8)) % 3 == 2
+    return sensitive and module in ("qkv_proj", "v_proj", "down_proj")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from phi_runtime.models.builder_source import gets_8_bits
 from phi_runtime.models.memory import onnx_bytes
 from phi_runtime.models.shape import Shape
 from phi_runtime.optimize.targets import Target
@@ -111,15 +112,8 @@ def _in_8_bits(shape: Shape, mixed: str) -> int:
     """Weights of an int4 model that `mixed` gives 8 bits."""
     found = shape.vocabulary * shape.hidden if "last_matmul" in mixed else 0
     if "mixed_layers" in mixed:
-        layers = [i for i in range(shape.layers) if _is_mixed(i, shape.layers)]
-        chosen = (".qkv_proj", ".v_proj", ".down_proj")
         for module in shape.linear:
-            number = next((int(part) for part in module.name.split(".") if part.isdigit()), -1)
-            if number in layers and module.name.endswith(chosen):
+            layer = next((int(part) for part in module.name.split(".") if part.isdigit()), None)
+            if layer is not None and gets_8_bits(layer, shape.layers, module.name.rpartition(".")[2]):
                 found += module.inputs * module.outputs
     return found
-
-
-def _is_mixed(layer: int, layers: int) -> bool:
-    """Whether mixed_layers names this layer (make_matmul_mixed_precision in builders/base.py of onnxruntime-genai 0.18)."""
-    return layer < layers / 8 or layer >= 7 * layers / 8 or (layer - round(layers / 8)) % 3 == 2

@@ -22,6 +22,7 @@ from phi_runtime.plan import EVALUATION_LIBRARIES, Stage, data_inputs, plan, run
 from phi_runtime.project import Project, read_dotenv
 from phi_runtime.suggest import did_you_mean
 from phi_runtime.workflow.chain import sources, training_of
+from phi_runtime.workflow.diagnostics import Finding
 from phi_runtime.workflow.load import EVALUATION, beside_of, load_workflow, read_form
 from phi_runtime.workflow.overrides import Overrides
 from phi_runtime.workflow.schema import Constraints, ModelBuilder, Workflow, canonical
@@ -225,7 +226,7 @@ def plan_as_dict(planned: Plan) -> dict[str, Any]:
         try:
             known = _known(planned, candidate, table)
         except ConfigError as e:
-            refused = str(e.findings[0].message) if e.findings else e.what  # type: ignore[attr-defined]
+            refused = why_refused(e)
         memory = planned.expected_memory_mb(candidate)
         why = refused or (f"larger than {SIZE}" if planned.too_large(candidate) else "")
         rows.append(
@@ -250,6 +251,12 @@ def plan_as_dict(planned: Plan) -> dict[str, Any]:
         "context_tokens": planned.setting.tokens,
         "candidates": rows,
     }
+
+
+def why_refused(error: ConfigError) -> str:
+    """Why the config does not allow a candidate: the first fault of it."""
+    first = error.findings[0] if error.findings else None
+    return first.message if isinstance(first, Finding) else error.what
 
 
 def _known(planned: Plan, candidate: Candidate, table: Table) -> Row | None:

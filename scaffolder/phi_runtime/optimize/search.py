@@ -15,7 +15,7 @@ from phi_runtime.events import Emit, Event
 from phi_runtime.lock import exclusive
 from phi_runtime.optimize.candidates import Candidate
 from phi_runtime.optimize.outcome import Found, apply_options, write_best
-from phi_runtime.optimize.planning import Plan
+from phi_runtime.optimize.planning import Plan, why_refused
 from phi_runtime.optimize.table import FIGURES, Row, Table
 from phi_runtime.optimize.task import Task
 from phi_runtime.optimize.work import ONNX
@@ -23,7 +23,6 @@ from phi_runtime.optimize.worker import CandidateFailed, work_apart
 from phi_runtime.plan import LOCK, Stage
 from phi_runtime.signals import handled_by, interrupt
 from phi_runtime.workflow.chain import BASE
-from phi_runtime.workflow.diagnostics import Finding
 from phi_runtime.workflow.load import FETCH
 
 SOURCE = "source"
@@ -75,7 +74,7 @@ class _Search:
         try:
             return self.plan.stage_of(candidate)
         except ConfigError as e:
-            return e.findings[0].message if e.findings and isinstance(e.findings[0], Finding) else e.what
+            return why_refused(e)
 
     def _source_key(self) -> str:
         """The key of the model that is built from. Raises ConfigError where the config allows no candidate."""

@@ -21,7 +21,7 @@ from phi_runtime.errors import PhiError, WorkFailed
 from phi_runtime.events import Event
 from phi_runtime.inference.onnx import open_model, runs_here, runtime
 from phi_runtime.models.onnx_adapters import adapter_file
-from phi_runtime.passes import dataset_behind
+from phi_runtime.passes import PassContext, dataset_behind
 from phi_runtime.passes.export_limits import limits_of, next_better
 from phi_runtime.workflow.chain import training_of
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from phi_runtime.models.reference import ModelRef
-    from phi_runtime.passes import PassContext
 
 _ROW_TOKENS = 256  # of a long row; more of them says more than a longer one
 _ROWS = 96  # at most: where answers are labels of one token, reading their prompts is the work

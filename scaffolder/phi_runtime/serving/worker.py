@@ -115,7 +115,6 @@ def _names(session: Session) -> dict[str, str | None]:
 def prompt_of(session: Session, ask: Ask) -> tuple[str, Sampling]:
     """The text that the model reads, and how its answer is drawn. A model that was not trained on conversations gets the last message
     of the user, in its template, as in `phi-scaffold chat`. Raises UsageError, ValueError."""
-    session = session.on(ask.adapter)
     if ask.messages is None:
         assert ask.prompt is not None
         return ask.prompt, ask.sampling

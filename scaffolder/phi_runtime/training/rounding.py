@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from phi_runtime.models.builder_source import gets_8_bits
+
 BLOCK_SIZE = 32  # the builder's own default
 _PLACE = re.compile(r"\.layers\.(\d+)\.(?:\w+\.)*?(\w+)(?:\.base_layer)?$")
 
@@ -23,12 +25,6 @@ def round_to_int4(weight: torch.Tensor) -> torch.Tensor:
     inverse = torch.where(scale == 0, 0.0, 1 / scale)
     codes = (blocks * inverse + 0.5).floor().clamp(-8, 7)
     return (codes * scale).view_as(weight).to(weight.dtype)
-
-
-def gets_8_bits(layer: int, count: int, module: str) -> bool:
-    """Whether `mixed_layers:int8` gives 8 bits to a module: where rounding hurts most (onnxruntime-genai 0.18, after llama.cpp)."""
-    sensitive = layer < count / 8 or layer >= 7 * count / 8 or (layer - round(count / 8)) % 3 == 2
-    return sensitive and module in ("qkv_proj", "v_proj", "down_proj")
 
 
 class AlternatingBase:

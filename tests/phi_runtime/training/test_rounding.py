@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime_genai")
 
-from phi_runtime.training.rounding import AlternatingBase, gets_8_bits, round_to_int4  # noqa: E402
+from phi_runtime.models.builder_source import gets_8_bits  # noqa: E402
+from phi_runtime.training.rounding import AlternatingBase, round_to_int4  # noqa: E402
 
 MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
