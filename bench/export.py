@@ -39,12 +39,12 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime_genai as og
 
-from phi_runtime.artefacts import folder_bytes
+from phi_runtime.core.artifacts import folder_bytes
+from phi_runtime.export.gate import Comparison, Row, compare, whole
+from phi_runtime.export.gate_text import TEXT
 from phi_runtime.inference.onnx import open_model
 from phi_runtime.models.load import load_tokenizer, quiet_libraries
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.passes.export_gate import Comparison, Row, compare, whole
-from phi_runtime.passes.export_text import TEXT
 
 PROMPT, ANSWER, ROW = 256, 64, 256
 MIXED = {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}
@@ -130,7 +130,7 @@ def made(source: Path, out: Path, precision: str, options: dict[str, Any]) -> Bu
         "options": options,
     }
     start = time.perf_counter()
-    command = [sys.executable, "-m", "phi_runtime.passes.builder_process", json.dumps(request)]
+    command = [sys.executable, "-m", "phi_runtime.export.builder_process", json.dumps(request)]
     done = subprocess.run(command, capture_output=True)
     return None if done.returncode else Build(out, time.perf_counter() - start)
 

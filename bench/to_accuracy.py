@@ -96,7 +96,7 @@ def split(data: Path, folder: Path) -> tuple[int, list[dict[str, str]]]:
 
 
 def fast_dtype() -> str:
-    from phi_runtime.models.device import compute_dtype
+    from phi_runtime.hardware.device import compute_dtype
 
     return str(compute_dtype("bfloat16", "cpu")).removeprefix("torch.")
 

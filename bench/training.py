@@ -188,7 +188,7 @@ def matrix_flops() -> float:
     """Multiplications and additions a second of torch on large float32 matrices, the best of five."""
     import torch
 
-    from phi_runtime.models.device import usable_cores
+    from phi_runtime.hardware.device import usable_cores
 
     torch.set_num_threads(usable_cores())
     a = torch.randn(2048, 2048)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.events import Event
-from phi_runtime.plan import plan
-from phi_runtime.project import Project, find_project
-from phi_runtime.workflow.load import load_workflow
+from phi_runtime.core.events import Event
+from phi_runtime.core.project import Project, find_project
+from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.pipeline.plan import plan
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -140,7 +140,7 @@ def tiny_project(
     **training: Any,
 ) -> Project:
     """Emits a project into `folder` with a small data file, on the tiny `model`; keyword arguments change its config's training."""
-    from phi_scaffold import generate
+    from phi_scaffold.new import generate
 
     data = write_rows(folder.parent / "rows" / "train.jsonl", rows)
     generate.new(folder, generate.Answers(model="org/tiny", method=method, data=data))

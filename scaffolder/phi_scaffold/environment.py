@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from phi_runtime.errors import MissingDependency
-from phi_runtime.project import Project
+from phi_runtime.core.errors import MissingDependency
+from phi_runtime.core.project import Project
 
 _HANDED_OVER = "PHI_SCAFFOLD_HANDED_OVER"
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from phi_runtime.engine import run
-from phi_runtime.project import Project, find_project
+from phi_runtime.core.project import Project, find_project
+from phi_runtime.pipeline.engine import run
 from tests.conftest import Listener, tiny_project
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from phi_runtime.project import Project
-from phi_scaffold import generate
+from phi_runtime.core.project import Project
+from phi_scaffold.new import generate
 from tests.generated.conftest import Ask, ended, start
 
 KEY = "a-key-of-this-test"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.workflow.load import check, stage_order
-from phi_scaffold import generate
-from phi_scaffold.generate import METHODS, PRECISIONS, TARGETS, TASKS, Answers
+from phi_runtime.pipeline.load import check, stage_order
+from phi_scaffold.new import generate
+from phi_scaffold.new.generate import METHODS, PRECISIONS, TARGETS, TASKS, Answers
 
 DATA = {
     "sample": None,
@@ -178,7 +178,7 @@ def test_copier_yml_and_the_package_agree() -> None:
     import yaml
 
     from phi_scaffold import __version__
-    from phi_scaffold.catalog import DEFAULT
+    from phi_scaffold.new.catalog import DEFAULT
 
     questions = yaml.safe_load((Path(__file__).parents[2] / "copier.yml").read_text(encoding="utf-8"))
     assert tuple(questions["task"]["choices"]) == TASKS

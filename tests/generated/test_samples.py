@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.project import Project
-from phi_scaffold import generate
+from phi_runtime.core.project import Project
+from phi_scaffold.new import generate
 from tests.generated.conftest import Ask, answer, ended, start
 
 Sample = Callable[[str], ModuleType]

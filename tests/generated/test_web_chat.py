@@ -13,9 +13,9 @@ from types import ModuleType
 
 import pytest
 
-from phi_runtime.project import Project
-from phi_scaffold import generate
-from phi_scaffold.generate import TASKS
+from phi_runtime.core.project import Project
+from phi_scaffold.new import generate
+from phi_scaffold.new.generate import TASKS
 from tests.generated.conftest import answer, ended, start
 from tests.web_chat import WebChat, chromium
 

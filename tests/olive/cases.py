@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from phi_runtime.workflow.schema import (
+from phi_runtime.config.schema import (
     BuilderOptions,
     DoRA,
     LoHa,
@@ -21,7 +21,7 @@ from phi_runtime.workflow.schema import (
     TrainingArgs,
 )
 
-DIALECTS = Path(__file__).resolve().parents[1] / "phi_runtime" / "workflow" / "dialects"
+DIALECTS = Path(__file__).resolve().parents[1] / "phi_runtime" / "config" / "dialects"
 EMITTED = [f"{method}-{target}" for method in ("lora", "qlora") for target in ("cpu", "cuda", "directml")]
 
 MINIMAL: dict[str, Any] = {

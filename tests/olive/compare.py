@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.workflow.schema import Workflow
+from phi_runtime.config.schema import Workflow
 
 OUR_KEYS = frozenset(
     {

@@ -20,8 +20,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.errors import Conflict
-from phi_runtime.lock import exclusive
+from phi_runtime.core.errors import Conflict
+from phi_runtime.core.locks import exclusive
 
 OLIVE = "0.13.0"
 # `requests` is undeclared and needed. onnxruntime-genai is not: no model is built.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.workflow.schema import Strict, Workflow
+from phi_runtime.config.schema import Strict, Workflow
 from tests.olive.cases import EMITTED, EVERY_OPTION, MINIMAL, NEED_MORE, changed, dialect_cases, made_cases
 from tests.olive.compare import OUR_KEYS, differences, ignored_keys, is_written
 
@@ -41,7 +41,7 @@ OF_A_FUNCTION = ("text_formatting_func", "user_script", "script_dir")
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every case as a file."""
-    from phi_scaffold import generate
+    from phi_scaffold.new import generate
 
     folder = tmp_path_factory.mktemp("configs")
     files = {}

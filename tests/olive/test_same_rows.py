@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.workflow.schema import LoadDataset
+from phi_runtime.config.schema import LoadDataset
 
 pytestmark = pytest.mark.olive
 
@@ -94,7 +94,7 @@ def ours(load: dict[str, Any], *files: Path) -> list[dict[str, Any]]:
 def test_the_rows_of_a_slice_and_a_filter_are_those_that_olive_reads(
     name: str, files: dict[str, Path], olives: dict[str, Any]
 ) -> None:
-    from phi_runtime.errors import DataError
+    from phi_runtime.core.errors import DataError
 
     kind, part = cases()[name]
     read = olives[name]
@@ -154,8 +154,8 @@ def test_quotes_line_breaks_and_empty_cells_of_a_table_are_read_as_olive_reads_t
 def test_the_files_of_a_pattern_are_read_in_the_order_in_which_olive_reads_them(
     files: dict[str, Path], others: dict[str, Any]
 ) -> None:
-    from phi_runtime.workflow.paths import data_paths
-    from phi_runtime.workflow.schema import DataConfig
+    from phi_runtime.config.paths import data_paths
+    from phi_runtime.config.schema import DataConfig
 
     folder = files["lines"].parent
     load = {"data_name": "json", "data_files": "rows.json*"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.workflow.schema import PreProcess
+from phi_runtime.config.schema import PreProcess
 
 pytestmark = pytest.mark.olive
 

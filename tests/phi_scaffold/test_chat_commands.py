@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from phi_runtime.engine import run
-from phi_runtime.project import Project
+from phi_runtime.core.project import Project
+from phi_runtime.pipeline.engine import run
 from tests.conftest import Cli, Listener, MakeProject
 
 

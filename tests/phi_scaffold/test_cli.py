@@ -138,7 +138,7 @@ def test_a_command_goes_on_in_the_projects_own_environment(make_project: MakePro
 
 
 def test_debug_shows_the_traceback(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from phi_runtime.errors import UsageError
+    from phi_runtime.core.errors import UsageError
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError):

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.engine import run
-from phi_runtime.project import Project
+from phi_runtime.core.project import Project
+from phi_runtime.pipeline.engine import run
 from tests.conftest import Cli, Listener, MakeProject, edit_config
 
 BAD = [

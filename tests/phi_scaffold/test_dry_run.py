@@ -82,7 +82,7 @@ def test_a_model_that_is_not_fetched_is_estimated_from_the_catalogue(make_projec
 
 
 def test_models_tells_what_would_fit(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from phi_scaffold import show_models
+    from phi_scaffold.show import models as show_models
 
     monkeypatch.setattr(show_models, "gpus", tuple)
     monkeypatch.setattr(show_models, "memory_bytes", lambda: 9 * 10**9)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.project import Project
-from phi_scaffold.show_optimize import options_text, verdict
+from phi_runtime.core.project import Project
+from phi_scaffold.show.optimize import options_text, verdict
 from tests.conftest import Cli, MakeProject, edit_config
 
 
@@ -101,7 +101,7 @@ def test_what_is_wrong_is_said_with_what_to_do(make_project: MakeProject, cli: C
 def test_a_search_is_shown_told_to_machines_and_ends_with_1_where_none_holds(
     make_project: MakeProject, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from phi_runtime.optimize import candidates
+    from phi_runtime.search.optimize import candidates
 
     monkeypatch.setattr(candidates, "ALL", tuple(c for c in candidates.ALL if c.name in ("int4-block-32", "fp32")))
     project = base_alone(make_project())

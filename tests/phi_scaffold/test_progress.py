@@ -13,13 +13,14 @@ import pytest
 from rich.console import Console
 from rich.markup import escape
 
-from phi_runtime.engine import Outcome
-from phi_runtime.events import Event
-from phi_runtime.project import Project
+from phi_runtime.core.events import Event
+from phi_runtime.core.project import Project
+from phi_runtime.pipeline.engine import Outcome
 from phi_runtime.training.diagnosis import Diagnosis
-from phi_scaffold import show, show_diagnosis
-from phi_scaffold.show_progress import bar_with_figures, display, figures, in_lines, in_room
-from phi_scaffold.terminal import duration
+from phi_scaffold.show import diagnosis as show_diagnosis
+from phi_scaffold.show import run as show
+from phi_scaffold.show.progress import bar_with_figures, display, figures, in_lines, in_room
+from phi_scaffold.show.terminal import duration
 
 STEP = {
     "done": 120,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.project import Project
-from phi_scaffold.show_sweep import short_names, values_text
+from phi_runtime.core.project import Project
+from phi_scaffold.show.sweep import short_names, values_text
 from tests.conftest import Cli, MakeProject
 
 pytest.importorskip("optuna")

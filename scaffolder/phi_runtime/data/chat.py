@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from phi_runtime.suggest import nearest
+from phi_runtime.core.suggestions import nearest
 
 Message = dict[str, Any]
 

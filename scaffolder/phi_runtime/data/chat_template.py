@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat import SYSTEM, TOOLS, ChatFault, Message, messages_of, text_of, tools_of
 from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered, RowFault, save
-from phi_runtime.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from phi_runtime.core.errors import DataError, Location
 from phi_runtime.data.chat import ChatFault, messages_of, text_of
 from phi_runtime.data.rows import Reading, Row, read_rows
 from phi_runtime.data.template import PromptTemplate, RowFault
-from phi_runtime.errors import DataError, Location
 
 Kind = Literal["columns", "chat", "text"]
 

@@ -8,19 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.artefacts import digest, file_digest, versions
+from phi_runtime.config.overrides import Overrides
+from phi_runtime.config.paths import data_paths, split_name
+from phi_runtime.config.schema import DataConfig, Datastore, FinetunePass, PreProcess, Workflow
+from phi_runtime.core.artifacts import digest, file_digest, versions
+from phi_runtime.core.errors import DataError, Location, UsageError
+from phi_runtime.core.events import Emit
+from phi_runtime.core.project import Project
 from phi_runtime.data.chat_template import ChatTemplate, Template
 from phi_runtime.data.hooks import Hooks, Values, functions_key, load_hooks
 from phi_runtime.data.rows import Broken
 from phi_runtime.data.selection import select
 from phi_runtime.data.template import PromptTemplate
-from phi_runtime.errors import DataError, Location, UsageError
-from phi_runtime.events import Emit
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.project import Project
-from phi_runtime.workflow.overrides import Overrides
-from phi_runtime.workflow.paths import data_paths, split_name
-from phi_runtime.workflow.schema import DataConfig, Datastore, FinetunePass, PreProcess, Workflow
 
 if TYPE_CHECKING:
     import numpy as np

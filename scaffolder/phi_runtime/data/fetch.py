@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phi_runtime.artefacts import write_json
-from phi_runtime.events import Emit
-from phi_runtime.workflow.paths import hub_path, split_name
-from phi_runtime.workflow.schema import DataConfig, Workflow
+from phi_runtime.config.paths import hub_path, split_name
+from phi_runtime.config.schema import DataConfig, Workflow
+from phi_runtime.core.artifacts import write_json
+from phi_runtime.core.events import Emit
 
 
 def hub_data(workflow: Workflow, config_path: Path) -> dict[Path, DataConfig]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.errors import DataError, Location, MissingDependency
+from phi_runtime.core.errors import DataError, Location, MissingDependency
 
 LIMIT_BYTES = 16 * 2**20
 """The longest row that is read. A longer one is no text to train on but a mistake, and would fill the memory."""
@@ -63,9 +63,6 @@ def _zstd(path: Path) -> Any:
     return _Zstd(path.open("rb"), zstandard)
 
 
-PACKED = (".gz", ".bz2", ".xz", ".zst")
-
-
 def _opener(path: Path) -> tuple[Callable[[Path], Any], tuple[type[Exception], ...]]:
     """What opens the file, and what it raises for damaged data beside OSError; its library is loaded here."""
     match path.suffix.lower():
@@ -85,11 +82,6 @@ def _opener(path: Path) -> tuple[Callable[[Path], Any], tuple[type[Exception], .
         case ".zst":
             return _zstd, (EOFError,)
     return lambda plain: plain.open("rb"), ()
-
-
-def unpacked_name(path: Path) -> Path:
-    """`path` without the ending of what it is packed with: rows.jsonl of rows.jsonl.gz."""
-    return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
 @contextmanager

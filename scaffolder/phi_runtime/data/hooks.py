@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.artefacts import digest, file_digest
+from phi_runtime.config.paths import resolve
+from phi_runtime.config.schema import DataConfig
+from phi_runtime.core.artifacts import digest, file_digest
+from phi_runtime.core.errors import DataError, Location
 from phi_runtime.data.template import RowFault
-from phi_runtime.errors import DataError, Location
-from phi_runtime.workflow.paths import resolve
-from phi_runtime.workflow.schema import DataConfig
 
 FILE = "hooks.py"
 TEXT = "text"

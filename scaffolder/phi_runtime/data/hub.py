@@ -20,9 +20,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.errors import ConfigError, DataError, MissingDependency, NetworkError, PhiError
-from phi_runtime.events import Emit, Event
-from phi_runtime.suggest import did_you_mean
+from phi_runtime.core.errors import ConfigError, DataError, MissingDependency, NetworkError, PhiError
+from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.suggestions import did_you_mean
 
 INSTALL = 'pip install "datasets>=5.2,<6"'
 CONVERTED = "refs/convert/parquet"  # the branch on which the hub keeps its own Parquet copy of a data set
@@ -258,7 +258,7 @@ def _listed(names: Iterable[str]) -> str:
 
 @contextmanager
 def _told(name: str, revision: str | None) -> Iterator[None]:
-    """Says what the libraries raise in the words of phi_runtime.errors. A full disk and the like stay what they are."""
+    """Says what the libraries raise in the words of phi_runtime.core.errors. A full disk and the like stay what they are."""
     from huggingface_hub import constants, errors
     from yaml import YAMLError
 

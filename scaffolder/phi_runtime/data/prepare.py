@@ -18,9 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from phi_runtime.artefacts import digest, file_digest
+from phi_runtime.config.file_formats import unpacked_name
+from phi_runtime.config.schema import DataConfig
+from phi_runtime.core.artifacts import digest, file_digest
+from phi_runtime.core.errors import DataError, Location
+from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.locks import exclusive
 from phi_runtime.data.chat_template import Template
-from phi_runtime.data.files import unpacked_name
 from phi_runtime.data.hooks import Hooks
 from phi_runtime.data.rows import Broken
 from phi_runtime.data.selection import Found, select
@@ -28,10 +32,6 @@ from phi_runtime.data.store import ROW, Store, StoreWriter, discard_old_stores, 
 from phi_runtime.data.survey import Survey
 from phi_runtime.data.template import Piece, Rendered, RowFault
 from phi_runtime.data.tokenize import Encoded, Encoder
-from phi_runtime.errors import DataError, Location
-from phi_runtime.events import Emit, Event
-from phi_runtime.lock import exclusive
-from phi_runtime.workflow.schema import DataConfig
 
 BATCH_ROWS, BATCH_CHARACTERS = 512, 1_000_000
 AHEAD = 8  # batches that wait for the encoder, so that it never waits for the reader

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from phi_runtime.config.schema import FinetunePass, Workflow
+from phi_runtime.core.errors import DataError, Location
+from phi_runtime.core.events import Emit
+from phi_runtime.core.project import Project, project_of
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import Dataset, Place, Side, divide, load_sides
 from phi_runtime.data.leakage import leaks
 from phi_runtime.data.sequences import Sequences, over_long
 from phi_runtime.data.survey import Place as SurveyPlace
-from phi_runtime.errors import DataError, Location
-from phi_runtime.events import Emit
-from phi_runtime.project import Project, project_of
-from phi_runtime.workflow.schema import FinetunePass, Workflow
 
 FILE = "data_report.json"
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)

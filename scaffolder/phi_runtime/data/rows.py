@@ -12,22 +12,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from phi_runtime.data.files import LIMIT_BYTES, first_byte, lines, opened, unpacked_name
-from phi_runtime.errors import DataError, Location, MissingDependency
-
-Format = Literal["json", "csv", "parquet", "text"]
-FORMATS: dict[str, Format] = {
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
-SampleBy = Literal["line", "paragraph", "document"]
+from phi_runtime.config.file_formats import Format, SampleBy, format_of, unpacked_name
+from phi_runtime.core.errors import DataError, Location, MissingDependency
+from phi_runtime.data.files import LIMIT_BYTES, first_byte, lines, opened
 
 _TOO_LONG = f"this row has more than {LIMIT_BYTES >> 20} MB"
 _MEND = "mend or remove that row"
@@ -65,19 +54,6 @@ class Broken:
     @property
     def error(self) -> DataError:
         return DataError(self.what, where=self.where, fix=self.fix)
-
-
-def format_of(path: Path) -> Format:
-    """The format that a file's ending names. Raises DataError for an ending that is not known."""
-    name = unpacked_name(path)
-    try:
-        return FORMATS[name.suffix.lower()]
-    except KeyError:
-        raise DataError(
-            f"cannot tell the format of a `{name.suffix or name.name}` file",
-            where=Location(path),
-            fix=f"give a file that ends in {', '.join(FORMATS)}",
-        ) from None
 
 
 def read_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:

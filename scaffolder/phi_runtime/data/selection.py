@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.data.rows import Broken, Reading, Row, format_of, scan
-from phi_runtime.errors import DataError, Location
-from phi_runtime.workflow.schema import LoadDataset
+from phi_runtime.config.file_formats import format_of
+from phi_runtime.config.schema import LoadDataset
+from phi_runtime.core.errors import DataError, Location
+from phi_runtime.data.rows import Broken, Reading, Row, scan
 
 _SLICE = re.compile(r"\[(-?\d+)?(%)?:(-?\d+)?(%)?\]$")
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from phi_runtime.config.schema import PreProcess
+from phi_runtime.core.errors import DataError
 from phi_runtime.data.store import Store
-from phi_runtime.errors import DataError
-from phi_runtime.workflow.schema import PreProcess
 
 IGNORED = -100
 _IN_MEMORY_TOKENS = 16_000_000  # of joined rows; more go to the disk

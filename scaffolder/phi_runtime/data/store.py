@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
-from phi_runtime.artefacts import put_in_place, read_manifest, seal, write_json
+from phi_runtime.core.artifacts import put_in_place, read_manifest, seal, write_json
 from phi_runtime.data.survey import Survey
 
 ROW = np.dtype(

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from phi_runtime.errors import DataError, UsageError
-from phi_runtime.suggest import did_you_mean
+from phi_runtime.core.errors import DataError, UsageError
+from phi_runtime.core.suggestions import did_you_mean
 
 Finish = Literal["stop", "length"]
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.errors import MissingDependency, OutOfResources, WorkFailed
+from phi_runtime.config.supported_precisions import SHORT
+from phi_runtime.core.errors import MissingDependency, OutOfResources, WorkFailed
+from phi_runtime.hardware.device import has_nvidia_gpu, usable_cores
+from phi_runtime.hardware.machine import memory_bytes
 from phi_runtime.inference.answering import Writer, check_length
 from phi_runtime.inference.generator import Answer, BadGuide, Guide, Sampling, Speed, unknown_adapter
 from phi_runtime.inference.sequences import Conversations
-from phi_runtime.models.device import has_nvidia_gpu, usable_cores
-from phi_runtime.models.machine import memory_bytes
 from phi_runtime.models.onnx_adapters import adapter_files
-from phi_runtime.workflow.runnable import SHORT
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.data.tokenize import prompt_ids as encode_prompt
+from phi_runtime.hardware.device import compute_dtype
 from phi_runtime.inference.answering import Decode, Writer, check_length
 from phi_runtime.inference.generator import Answer, BadGuide, Sampling, Speed, unknown_adapter
 from phi_runtime.inference.sequences import Conversations
-from phi_runtime.models.device import compute_dtype
 from phi_runtime.models.load import load_reference, load_tokenizer, put_adapter, quiet_libraries
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.models.stored import rope_switch

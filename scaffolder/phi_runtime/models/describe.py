@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from phi_runtime.errors import ConfigError
+from phi_runtime.core.errors import ConfigError
 from phi_runtime.models.modules import unknown_module
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.errors import MissingDependency, NetworkError
-from phi_runtime.events import Emit, Event
+from phi_runtime.core.errors import MissingDependency, NetworkError
+from phi_runtime.core.events import Emit, Event
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def make_embedded(model: EmbeddedModel, out: Path, emit: Emit) -> None:
     import tempfile
     import zipfile
 
-    from phi_runtime.artefacts import file_digest
+    from phi_runtime.core.artifacts import file_digest
 
     with tempfile.TemporaryDirectory(prefix=".download-", dir=out.parent) as temporary:
         folder = Path(temporary)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from phi_runtime.errors import ConfigError
+from phi_runtime.config.schema import ModelBuilder, Workflow
+from phi_runtime.core.errors import ConfigError
+from phi_runtime.core.project import Project
 from phi_runtime.models.builder_source import text_models
 from phi_runtime.models.stored import stored_config
-from phi_runtime.project import Project
-from phi_runtime.workflow.schema import ModelBuilder, Workflow
 
 # Builders that are there and fail all the same (seen in onnxruntime-genai 0.18 with transformers 5.23).
 _BROKEN = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from phi_runtime.artefacts import digest, file_digest, put_in_place, read_manifest, require_free_space, seal
-from phi_runtime.errors import ConfigError, Location
-from phi_runtime.events import Emit
+from phi_runtime.config.schema import InputModel
+from phi_runtime.core.artifacts import digest, file_digest, put_in_place, read_manifest, require_free_space, seal
+from phi_runtime.core.errors import ConfigError, Location
+from phi_runtime.core.events import Emit
+from phi_runtime.core.project import Project
 from phi_runtime.models.embedded import DISK_BYTES, EMBEDDED, make_embedded
 from phi_runtime.models.place import HUB_ID, base_model_path
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.project import Project
-from phi_runtime.workflow.schema import InputModel
 
 _LARGE_BYTES = 10_000_000
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.artefacts import file_digest, folder_bytes, require_free_space
-from phi_runtime.errors import NetworkError
-from phi_runtime.events import Emit, Event
-from phi_runtime.workflow.schema import LoadKwargs
+from phi_runtime.config.schema import LoadKwargs
+from phi_runtime.core.artifacts import file_digest, folder_bytes, require_free_space
+from phi_runtime.core.errors import NetworkError
+from phi_runtime.core.events import Emit, Event
 
 # Weights as safetensors only: a pickle can run code when it is loaded.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")

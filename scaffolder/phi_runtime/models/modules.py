@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from phi_runtime.config.schema import InputModel
+from phi_runtime.core.project import project_of
 from phi_runtime.models.embedded import EMBEDDED
 from phi_runtime.models.place import base_model_path
-from phi_runtime.project import project_of
-from phi_runtime.workflow.schema import InputModel
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.artefacts import digest, file_digest, read_manifest, write_json
-from phi_runtime.errors import UsageError, WorkFailed
+from phi_runtime.core.artifacts import digest, file_digest, read_manifest, write_json
+from phi_runtime.core.errors import UsageError, WorkFailed
 from phi_runtime.models.peft_lora import MERGE, Lora, LowRank, read_lora
 from phi_runtime.models.place import HUB_ID
 

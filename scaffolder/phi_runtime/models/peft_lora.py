@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from phi_runtime.errors import UsageError
+from phi_runtime.core.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from phi_runtime.project import Project
-from phi_runtime.workflow.paths import resolve
-from phi_runtime.workflow.schema import InputModel
+from phi_runtime.config.paths import resolve
+from phi_runtime.config.schema import InputModel
+from phi_runtime.core.project import Project
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

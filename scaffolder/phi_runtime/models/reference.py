@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi_runtime.workflow.schema import Kind
+from phi_runtime.config.schema import Kind
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.config.schema import InputModel
+from phi_runtime.core.project import project_of
 from phi_runtime.models.place import base_model_path
-from phi_runtime.project import project_of
-from phi_runtime.workflow.schema import InputModel
 
 
 def stored_config(model: InputModel, config_path: Path) -> dict[str, Any]:

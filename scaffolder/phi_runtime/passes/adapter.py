@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.passes import PassContext
+from phi_runtime.context import PassContext
 
 if TYPE_CHECKING:
     import torch
@@ -20,9 +20,10 @@ def run(context: PassContext) -> dict[str, Any]:
 
 def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
     """The model with what is to be trained of it, and the type to compute in."""
-    from phi_runtime.models.device import compute_dtype, pick_device
-    from phi_runtime.models.load import load_model, placement
+    from phi_runtime.hardware.device import compute_dtype, pick_device
+    from phi_runtime.models.load import load_model
     from phi_runtime.training.adapter import add_adapter
+    from phi_runtime.training.placement import placement
 
     device = pick_device(context.workflow.host_device)
     dtype = compute_dtype(context.config.torch_dtype, device)

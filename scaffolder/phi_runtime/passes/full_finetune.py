@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.passes import PassContext
+from phi_runtime.context import PassContext
 from phi_runtime.passes.adapter import attention
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
     """The model in float32, and the type to compute in."""
     import torch
 
-    from phi_runtime.models.device import compute_dtype, pick_device
-    from phi_runtime.models.load import load_model, placement
+    from phi_runtime.hardware.device import compute_dtype, pick_device
+    from phi_runtime.models.load import load_model
+    from phi_runtime.training.placement import placement
 
     device = pick_device(context.workflow.host_device)
     where = placement(context.config, context.source, torch.float32, device)

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from phi_runtime.errors import WorkFailed
+from phi_runtime.config.pass_graph import sources
+from phi_runtime.context import PassContext
+from phi_runtime.core.errors import WorkFailed
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.passes import PassContext
-from phi_runtime.workflow.chain import sources
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.artefacts import folder_bytes, require_free_space
-from phi_runtime.events import Event
+from phi_runtime.config.schema import ModelBuilder
+from phi_runtime.config.supported_precisions import SHORT
+from phi_runtime.context import PassContext
+from phi_runtime.core.artifacts import folder_bytes, require_free_space
+from phi_runtime.core.events import Event
+from phi_runtime.export.builder_output import Watched, error_of
+from phi_runtime.export.folder import complete
+from phi_runtime.export.gate import check
 from phi_runtime.models.exportable import needed_options
-from phi_runtime.passes import PassContext
-from phi_runtime.passes.builder_output import Watched, error_of
-from phi_runtime.passes.export_folder import complete
-from phi_runtime.passes.export_gate import check
-from phi_runtime.workflow.runnable import SHORT
-from phi_runtime.workflow.schema import ModelBuilder
 
 LIBRARIES = ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml", "transformers")
 
@@ -80,7 +80,7 @@ def request_of(context: PassContext) -> BuildRequest:
 
 def run(context: PassContext) -> dict[str, Any]:
     if context.config.adapters:
-        from phi_runtime.passes.onnx_adapters import run_with_adapters
+        from phi_runtime.export.adapters_on_graph import run_with_adapters
 
         return run_with_adapters(context)
     make(context)
@@ -91,7 +91,7 @@ def make(context: PassContext) -> None:
     """Builds what the pass asks for into `context.out`."""
     request = request_of(context)
     if request.options.get("kv_cache_quant_scheme", "none") != "none":
-        from phi_runtime.passes.kv_cache import build_calibrated
+        from phi_runtime.export.kv_cache import build_calibrated
 
         build_calibrated(context, request)
     else:
@@ -126,7 +126,7 @@ def in_a_process(context: PassContext, work: Mapping[str, Any], layers: int | No
     watched = Watched(layers)
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "phi_runtime.passes.builder_process", json.dumps({**work, "watched": True})],
+            [sys.executable, "-P", "-m", "phi_runtime.export.builder_process", json.dumps({**work, "watched": True})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.errors import MissingDependency
-from phi_runtime.passes import PassContext
+from phi_runtime.context import PassContext
+from phi_runtime.core.errors import MissingDependency
 from phi_runtime.passes.adapter import attention
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
         raise MissingDependency("QLoRA needs bitsandbytes", fix="pip install 'phi-scaffold[qlora]' in .venv") from e
     from transformers import BitsAndBytesConfig
 
-    from phi_runtime.models.device import compute_dtype, pick_device
-    from phi_runtime.models.load import load_model, placement
+    from phi_runtime.hardware.device import compute_dtype, pick_device
+    from phi_runtime.models.load import load_model
     from phi_runtime.training.adapter import add_adapter
+    from phi_runtime.training.placement import placement
 
     config = context.config
     device = pick_device(context.workflow.host_device)

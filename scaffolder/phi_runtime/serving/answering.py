@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.responses import Response
 
-from phi_runtime.events import Emit, Event
+from phi_runtime.core.events import Emit, Event
 from phi_runtime.serving.bodies import Choice, Form, error_event
 from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, from_worker

@@ -14,7 +14,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from phi_runtime.evaluation.memory import resident_bytes
+from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.hardware.process_memory import resident_bytes
 from phi_runtime.inference.generator import Sampling
 from phi_runtime.serving import errors
 from phi_runtime.serving.answering import Desk, Fields, Reply
@@ -24,7 +25,6 @@ from phi_runtime.serving.errors import ApiError, invalid
 from phi_runtime.serving.guard import Guard
 from phi_runtime.serving.protocol import SEEDS, Asked, ChatRequest, CompletionRequest, model_not_found
 from phi_runtime.serving.wire import Ask, ServedModel
-from phi_runtime.suggest import did_you_mean
 
 
 @dataclass(frozen=True)

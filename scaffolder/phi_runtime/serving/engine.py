@@ -13,8 +13,8 @@ from dataclasses import asdict
 from itertools import count
 from typing import Any, Literal
 
-from phi_runtime.errors import PhiError, WorkFailed, error_of
-from phi_runtime.events import Emit, Event
+from phi_runtime.core.errors import PhiError, WorkFailed, error_of
+from phi_runtime.core.events import Emit, Event
 from phi_runtime.serving.wire import Ask, Load, Part, ServedModel
 
 KEY = "PHI_SCAFFOLD_API_KEY"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from phi_runtime.errors import PhiError
+from phi_runtime.core.errors import PhiError
 from phi_runtime.inference.generator import Answer, Generator, Piece, Sampling, TokenLogprob, TooLong
 from phi_runtime.serving.wire import Ask, Part
 

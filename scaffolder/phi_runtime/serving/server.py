@@ -12,8 +12,8 @@ from types import FrameType
 
 import uvicorn
 
-from phi_runtime.errors import Conflict, UsageError
-from phi_runtime.events import Emit
+from phi_runtime.core.errors import Conflict, UsageError
+from phi_runtime.core.events import Emit
 from phi_runtime.serving.answering import Desk
 from phi_runtime.serving.app import Limits, make_app
 from phi_runtime.serving.engine import KEY, Engine

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from phi_runtime.errors import PhiError, WorkFailed, told
+from phi_runtime.core.errors import PhiError, WorkFailed, told
 from phi_runtime.inference.generator import Guide, Sampling
 
 Part = dict[str, Any]

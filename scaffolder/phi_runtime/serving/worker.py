@@ -12,15 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.config.overrides import Overrides
+from phi_runtime.core.errors import UsageError
+from phi_runtime.core.project import Project
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.errors import UsageError
 from phi_runtime.inference.generator import Sampling
-from phi_runtime.inference.session import NO_ADAPTER, Session, chosen_adapter, open_session
-from phi_runtime.json_lines import own_stdout
-from phi_runtime.project import Project
+from phi_runtime.pipeline.session import NO_ADAPTER, Session, chosen_adapter, open_session
 from phi_runtime.serving.scheduler import Scheduler
 from phi_runtime.serving.wire import Ask, Load, ServedModel, failure
-from phi_runtime.workflow.overrides import Overrides
+from phi_runtime.workers.json_lines import own_stdout
 
 Messages = queue.SimpleQueue[dict[str, Any] | None]
 

@@ -1,1 +1,1 @@
-"""What LoRA, QLoRA and full fine-tuning share."""
+"""Fine-tuning: batches, loss, trainer, checkpoints and diagnosis."""

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.errors import ConfigError
-from phi_runtime.models.describe import (
-    embeddings_among,
-    refuse_unknown,
-    saved_modules,
-    target_modules,
-    ties_embeddings,
-)
-from phi_runtime.workflow.schema import (
+from phi_runtime.config.schema import (
     IA3,
     AdapterPass,
     DoRA,
@@ -23,6 +15,14 @@ from phi_runtime.workflow.schema import (
     PEANuT,
     ProductAdapter,
     PromptTuning,
+)
+from phi_runtime.core.errors import ConfigError
+from phi_runtime.models.describe import (
+    embeddings_among,
+    refuse_unknown,
+    saved_modules,
+    target_modules,
+    ties_embeddings,
 )
 
 if TYPE_CHECKING:

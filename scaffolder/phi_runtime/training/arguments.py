@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.artefacts import versions
-from phi_runtime.errors import MissingDependency
-from phi_runtime.passes import PassContext
-from phi_runtime.remote.shares import share
+from phi_runtime.config.schema import TrainingArgs
+from phi_runtime.config.schema.training_basics import ADAMW_OF_BITSANDBYTES, OPTIMIZER_PACKAGES
+from phi_runtime.context import PassContext
+from phi_runtime.core.artifacts import versions
+from phi_runtime.core.errors import MissingDependency
+from phi_runtime.training.distributed.shares import share
 from phi_runtime.training.processes import processes
 from phi_runtime.training.rows import Rows
-from phi_runtime.workflow.schema import TrainingArgs
-from phi_runtime.workflow.schema.training_basics import ADAMW_OF_BITSANDBYTES, OPTIMIZER_PACKAGES
 
 if TYPE_CHECKING:
     import torch

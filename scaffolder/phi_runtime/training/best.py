@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from phi_runtime.workflow.schema import FinetunePass
+from phi_runtime.config.schema import FinetunePass
 
 HELD_OUT_LOSS = "eval_loss"
 

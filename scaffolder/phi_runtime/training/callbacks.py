@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from phi_runtime.events import Emit, Event
+from phi_runtime.core.events import Emit, Event
 from phi_runtime.training.processes import any_of
 from phi_runtime.training.resources import Resources
 

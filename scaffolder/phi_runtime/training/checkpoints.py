@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.artefacts import folder_bytes, put_in_place, read_manifest, require_free_space, seal
+from phi_runtime.core.artifacts import folder_bytes, put_in_place, read_manifest, require_free_space, seal
 
 _PREFIX = "checkpoint-"
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.context import PassContext
+from phi_runtime.core.errors import Interrupted
+from phi_runtime.core.events import Event
+from phi_runtime.core.project import GEN_MODEL
+from phi_runtime.core.signals import handled_by
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.errors import Interrupted
-from phi_runtime.evaluation.memory import peak_and_total
-from phi_runtime.events import Event
-from phi_runtime.passes import PassContext
-from phi_runtime.project import GEN_MODEL
-from phi_runtime.signals import handled_by
+from phi_runtime.hardware.process_memory import peak_and_total
 from phi_runtime.training import checkpoints
 from phi_runtime.training.diagnosis import diagnose
 from phi_runtime.training.forecast import check_fits
@@ -236,9 +236,9 @@ def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, row
     from transformers import PrinterCallback
 
     from phi_runtime.training.callbacks import Progress, SaveWithEvaluation, StopOnSignal
-    from phi_runtime.training.dealt import OrderOfEpoch
+    from phi_runtime.training.extras import ways_of
+    from phi_runtime.training.rank_sampler import OrderOfEpoch
     from phi_runtime.training.trainer import SelectiveTrainer
-    from phi_runtime.training.ways import ways_of
 
     pad_id, signals = rows.pad_id, StopOnSignal()
     progress = Progress(context.name, context.emit, rows.training.token_count)

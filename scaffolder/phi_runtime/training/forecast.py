@@ -9,24 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from phi_runtime.artefacts import folder_bytes, read_manifest
-from phi_runtime.models.machine import available_bytes, gpus, has_bfloat16
-from phi_runtime.models.memory import (
-    SUGGESTED_RANK,
-    Estimate,
-    Fit,
-    Job,
-    estimate,
-    lokr_weights,
-    onnx_bytes,
-    what_fits,
-    with_lora,
-)
-from phi_runtime.models.place import base_model_path
-from phi_runtime.models.shape import Linear, Shape, shape_of
-from phi_runtime.project import Project
-from phi_runtime.workflow.paths import data_paths
-from phi_runtime.workflow.schema import (
+from phi_runtime.config.paths import data_paths
+from phi_runtime.config.schema import (
     IA3,
     DataConfig,
     DoRA,
@@ -43,6 +27,22 @@ from phi_runtime.workflow.schema import (
     QLoRA,
     Workflow,
 )
+from phi_runtime.core.artifacts import folder_bytes, read_manifest
+from phi_runtime.core.project import Project
+from phi_runtime.hardware.machine import available_bytes, gpus, has_bfloat16
+from phi_runtime.models.memory import (
+    SUGGESTED_RANK,
+    Estimate,
+    Fit,
+    Job,
+    estimate,
+    lokr_weights,
+    onnx_bytes,
+    what_fits,
+    with_lora,
+)
+from phi_runtime.models.place import base_model_path
+from phi_runtime.models.shape import Linear, Shape, shape_of
 
 _ROWS, _SURVEY = "rows.npy", "survey.json"
 

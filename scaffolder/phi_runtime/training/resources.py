@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from phi_runtime.models.device import usable_cores
+from phi_runtime.hardware.device import usable_cores
 
 FILE = "resources.jsonl"
 EVERY_S = 1.0

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phi_runtime.artefacts import write_json
+from phi_runtime.context import PassContext
+from phi_runtime.core.artifacts import write_json
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import Dataset, load_dataset
 from phi_runtime.data.report import FILE as REPORT
 from phi_runtime.data.report import report
-from phi_runtime.passes import PassContext
 from phi_runtime.training.processes import rank
 
 if TYPE_CHECKING:

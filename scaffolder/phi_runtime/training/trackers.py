@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from phi_runtime.errors import ConfigError, MissingDependency
-from phi_runtime.project import GEN_MODEL
-from phi_runtime.suggest import did_you_mean
+from phi_runtime.core.errors import ConfigError, MissingDependency
+from phi_runtime.core.project import GEN_MODEL
+from phi_runtime.core.suggestions import did_you_mean
 
 TRACKERS = ("tensorboard", "mlflow", "trackio", "wandb")
 """By the names that transformers has for them, which are those of their packages as well."""

@@ -12,13 +12,13 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import Trainer, TrainerControl
 
-from phi_runtime.errors import OutOfResources, WorkFailed
+from phi_runtime.core.errors import OutOfResources, WorkFailed
 from phi_runtime.training import checkpoints
 from phi_runtime.training.batches import LengthSampler, split_batch
 from phi_runtime.training.best import Best
-from phi_runtime.training.dealt import BLANK, Dealt, WithBlanks
 from phi_runtime.training.loss import Loss, trained_positions
 from phi_runtime.training.processes import is_first, of_first, processes, shard_on_cpu, summed
+from phi_runtime.training.rank_sampler import BLANK, Dealt, WithBlanks
 from phi_runtime.training.rounding import AlternatingBase
 
 Batch = dict[str, torch.Tensor]

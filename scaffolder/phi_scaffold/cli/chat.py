@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from phi_runtime.errors import PhiError
+from phi_runtime.core.errors import PhiError
 from phi_scaffold.cli.options import (
     ConfigFile,
     Debug,
@@ -50,9 +50,9 @@ def chat(
 
     Example: phi-scaffold chat --model merged
     """
+    from phi_runtime.config.overrides import Overrides
     from phi_runtime.inference.generator import Sampling
-    from phi_runtime.inference.session import chosen_adapter, open_session
-    from phi_runtime.workflow.overrides import Overrides
+    from phi_runtime.pipeline.session import chosen_adapter, open_session
     from phi_scaffold.environment import use_project_environment
 
     project = open_project(project_folder, config, task_name)

@@ -24,11 +24,11 @@ from phi_scaffold.cli.options import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from phi_runtime.config.overrides import Overrides
+    from phi_runtime.config.schema import FinetunePass, Workflow
+    from phi_runtime.core.events import Emit
+    from phi_runtime.core.project import Project
     from phi_runtime.data.dataset import Place
-    from phi_runtime.events import Emit
-    from phi_runtime.project import Project
-    from phi_runtime.workflow.overrides import Overrides
-    from phi_runtime.workflow.schema import FinetunePass, Workflow
 
 Training = Annotated[
     str | None, typer.Option("--pass", help="The pass whose data are meant, where several train; default: the first.")
@@ -62,9 +62,10 @@ def check(
     """
     given = overrides(None, files, trust_remote_code, run_user_script=run_user_script)
     project = _project(project_folder, config)
+    from phi_runtime.core.errors import DataError
     from phi_runtime.data.report import examine
-    from phi_runtime.errors import DataError
-    from phi_scaffold import show_data, show_progress
+    from phi_scaffold.show import data as show_data
+    from phi_scaffold.show import progress as show_progress
 
     with show_progress.display(as_json=False, quiet=quiet or as_json) as emit:
         workflow, training, place = _opened(project, given, emit, training_pass)
@@ -101,7 +102,8 @@ def preview(
     project = _project(project_folder, config)
     from phi_runtime.data.dataset import load_dataset
     from phi_runtime.data.preview import preview as segments_of
-    from phi_scaffold import show_data, show_progress
+    from phi_scaffold.show import data as show_data
+    from phi_scaffold.show import progress as show_progress
 
     with show_progress.display(as_json=False, quiet=quiet or as_json) as emit:
         workflow, training, place = _opened(project, given, emit, training_pass)
@@ -124,13 +126,13 @@ def _project(folder: Path | None, config: Path | None) -> Project:
 
 def _opened(project: Project, given: Overrides, emit: Emit, wanted: str | None) -> tuple[Workflow, FinetunePass, Place]:
     """The workflow with its model and its data here, fetched if need be: the tokenizer says what a row becomes."""
+    from phi_runtime.core.errors import ConfigError, Location
+    from phi_runtime.core.events import Event
     from phi_runtime.data.dataset import data_place
     from phi_runtime.data.fetch import fetch_data
-    from phi_runtime.errors import ConfigError, Location
-    from phi_runtime.events import Event
     from phi_runtime.models.fetch import fetch
     from phi_runtime.models.load import quiet_libraries
-    from phi_runtime.workflow.load import load_workflow
+    from phi_runtime.pipeline.load import load_workflow
 
     workflow = load_workflow(project.config, given)
     if workflow.finetune is None:

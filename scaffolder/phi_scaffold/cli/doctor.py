@@ -19,11 +19,11 @@ def doctor(
     """
     from pathlib import Path
 
-    from phi_runtime.errors import MissingDependency, UsageError
-    from phi_runtime.project import find_project, read_dotenv
-    from phi_scaffold import show
+    from phi_runtime.core.errors import MissingDependency, UsageError
+    from phi_runtime.core.project import find_project, read_dotenv
     from phi_scaffold.doctor import examine
     from phi_scaffold.environment import use_project_environment
+    from phi_scaffold.show import run as show
 
     try:
         project = find_project(project_folder or Path.cwd())

@@ -45,11 +45,13 @@ def evaluate(
 
     Example: phi-scaffold evaluate --json
     """
-    from phi_runtime.engine import run as run_workflow
-    from phi_runtime.model_names import stages_that_measure
-    from phi_runtime.workflow.load import load_workflow
-    from phi_scaffold import show, show_diagnosis, show_progress
+    from phi_runtime.pipeline.engine import run as run_workflow
+    from phi_runtime.pipeline.load import load_workflow
+    from phi_runtime.pipeline.model_names import stages_that_measure
     from phi_scaffold.environment import use_project_environment
+    from phi_scaffold.show import diagnosis as show_diagnosis
+    from phi_scaffold.show import progress as show_progress
+    from phi_scaffold.show import run as show
 
     project = open_project(project_folder, config, task_name)
     use_project_environment(project)

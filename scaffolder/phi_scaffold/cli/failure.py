@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from phi_runtime.errors import ConfigError, PhiError
+from phi_runtime.core.errors import ConfigError, PhiError
 
 INTERRUPTED = 130
 

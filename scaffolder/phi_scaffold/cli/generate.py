@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phi_runtime.errors import UsageError
+from phi_runtime.core.errors import UsageError
 from phi_scaffold.cli.options import (
     ConfigFile,
     Debug,
@@ -66,9 +66,9 @@ def generate(
 
     Example: phi-scaffold generate --prompt "What a day!" --model onnx
     """
+    from phi_runtime.config.overrides import Overrides
     from phi_runtime.inference.generator import Sampling
-    from phi_runtime.inference.session import chosen_adapter, open_session
-    from phi_runtime.workflow.overrides import Overrides
+    from phi_runtime.pipeline.session import chosen_adapter, open_session
     from phi_scaffold.environment import use_project_environment
 
     project = open_project(project_folder, config, task_name)

@@ -28,8 +28,8 @@ def migrate(
 
     Example: phi-scaffold migrate old-config.json --output fine-tuning/olive-config.json
     """
-    from phi_runtime.errors import UsageError
-    from phi_runtime.workflow.migrate import migrate as write_canonical
+    from phi_runtime.config.dialects.migrate import migrate as write_canonical
+    from phi_runtime.core.errors import UsageError
 
     path = config or open_project(None).config
     if not path.is_file():

@@ -21,9 +21,9 @@ def models(
 
     Example: phi-scaffold models microsoft/Phi-4-mini-instruct
     """
-    from phi_runtime.errors import UsageError
-    from phi_scaffold.catalog import catalog, find_model
-    from phi_scaffold.show_models import models as show_models
+    from phi_runtime.core.errors import UsageError
+    from phi_scaffold.new.catalog import catalog, find_model
+    from phi_scaffold.show.models import models as show_models
 
     known = catalog().models
     if model is not None:

@@ -62,8 +62,9 @@ def new(
 
     Example: phi-scaffold new mood --data reviews.csv --yes
     """
-    from phi_scaffold import generate, show
-    from phi_scaffold.questions import ask, read_answers
+    from phi_scaffold.new import generate
+    from phi_scaffold.new.questions import ask, read_answers
+    from phi_scaffold.show import run as show
 
     folder = Path(name).expanduser()
     generate.check_name(folder.absolute())

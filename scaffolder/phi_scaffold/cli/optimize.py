@@ -85,12 +85,12 @@ def optimize(
 
     Example: phi-scaffold optimize --for laptop-cpu --max-size-mb 3000 --apply
     """
-    from phi_runtime.optimize.planning import plan_as_dict, prepare
-    from phi_runtime.optimize.search import optimize as search
-    from phi_runtime.workflow.load import load_workflow
-    from phi_scaffold import show_optimize
-    from phi_scaffold.dry_run import in_catalogue
+    from phi_runtime.pipeline.load import load_workflow
+    from phi_runtime.search.optimize.planning import plan_as_dict, prepare
+    from phi_runtime.search.optimize.search import optimize as search
     from phi_scaffold.environment import use_project_environment
+    from phi_scaffold.show import optimize as show_optimize
+    from phi_scaffold.show.dry_run import in_catalogue
 
     project = open_project(project_folder, config, task_name)
     use_project_environment(project)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phi_runtime.errors import MissingDependency, UsageError
-from phi_runtime.project import Project, find_project, for_task, read_dotenv
-from phi_runtime.suggest import did_you_mean
+from phi_runtime.core.errors import MissingDependency, UsageError
+from phi_runtime.core.project import Project, find_project, for_task, read_dotenv
+from phi_runtime.core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from phi_runtime.workflow.overrides import Overrides
+    from phi_runtime.config.overrides import Overrides
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone, no progress.")]
@@ -95,7 +95,7 @@ def overrides(
     run_user_script: bool = False,
 ) -> Overrides:
     """What these flags say over the config. Raises UsageError."""
-    from phi_runtime.workflow.overrides import Overrides
+    from phi_runtime.config.overrides import Overrides
 
     if on == "azureml":
         raise MissingDependency(

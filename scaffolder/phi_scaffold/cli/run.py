@@ -63,17 +63,18 @@ def run(
 
     Example: phi-scaffold run --until merge
     """
-    from phi_runtime.engine import chosen_stages
-    from phi_runtime.engine import run as run_workflow
-    from phi_scaffold import show, show_progress
+    from phi_runtime.pipeline.engine import chosen_stages
+    from phi_runtime.pipeline.engine import run as run_workflow
     from phi_scaffold.environment import use_project_environment
+    from phi_scaffold.show import progress as show_progress
+    from phi_scaffold.show import run as show
 
     project = open_project(project_folder, config, task_name)
     use_project_environment(project)
     given = overrides(on, data, trust_remote_code, skip_bad_rows=skip_bad_rows, run_user_script=run_user_script)
     if dry_run:
-        from phi_runtime.workflow.load import load_workflow
-        from phi_scaffold.dry_run import dry_run as show_dry_run
+        from phi_runtime.pipeline.load import load_workflow
+        from phi_scaffold.show.dry_run import dry_run as show_dry_run
 
         workflow = load_workflow(project.config, given)
         names = chosen_stages(workflow, stages or [], until)
@@ -91,9 +92,9 @@ def run(
         )
         return
     if emit_accelerate_config:
-        from phi_runtime.remote.by_hand import write_by_hand
-        from phi_runtime.workflow.load import load_workflow
-        from phi_scaffold.show_processes import by_hand
+        from phi_runtime.pipeline.launch_commands import write_by_hand
+        from phi_runtime.pipeline.load import load_workflow
+        from phi_scaffold.show.processes import by_hand
 
         workflow, stage = load_workflow(project.config, given), next(iter(stages or []), None)
         by_hand(write_by_hand(project, workflow, given, nproc, emit_accelerate_config, stage), as_json=as_json)

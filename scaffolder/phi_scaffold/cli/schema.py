@@ -20,6 +20,6 @@ def schema(
 
     Example: phi-scaffold schema > olive-config.schema.json
     """
-    from phi_runtime.workflow.json_schema import MODELS, schema_of
+    from phi_runtime.config.dialects.json_schema import MODELS, schema_of
 
     print(json.dumps(schema_of(one_of("schema", name, MODELS)), indent=2, ensure_ascii=False))  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from phi_runtime.errors import MissingDependency, UsageError
-from phi_runtime.events import Event
+from phi_runtime.core.errors import MissingDependency, UsageError
+from phi_runtime.core.events import Event
 from phi_scaffold.cli.options import (
     ConfigFile,
     Debug,
@@ -84,10 +84,10 @@ def serve(
         if e.name not in ("fastapi", "uvicorn", "starlette"):
             raise
         raise MissingDependency(f"{e.name} is not installed", fix='run `pip install "phi-scaffold[serve]"`') from None
+    from phi_runtime.config.overrides import Overrides
     from phi_runtime.serving.app import Limits
     from phi_runtime.serving.engine import KEY
     from phi_runtime.serving.wire import Load
-    from phi_runtime.workflow.overrides import Overrides
 
     adapters = {}
     for given in adapter or ():

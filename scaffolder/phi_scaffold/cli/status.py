@@ -32,10 +32,10 @@ def status(
 
     Example: phi-scaffold status --json
     """
-    from phi_runtime.plan import plan
-    from phi_runtime.workflow.load import load_workflow
-    from phi_scaffold import show
+    from phi_runtime.pipeline.load import load_workflow
+    from phi_runtime.pipeline.plan import plan
     from phi_scaffold.environment import use_project_environment
+    from phi_scaffold.show import run as show
 
     project = open_project(project_folder, config, task_name)
     use_project_environment(project)

@@ -55,10 +55,10 @@ def sweep(
 
     Example: phi-scaffold sweep --trials 20 --jobs 2
     """
-    from phi_runtime.sweep.planning import plan_as_dict, prepare
-    from phi_runtime.sweep.search import search
-    from phi_scaffold import show_sweep
+    from phi_runtime.search.sweep.planning import plan_as_dict, prepare
+    from phi_runtime.search.sweep.search import search
     from phi_scaffold.environment import use_project_environment
+    from phi_scaffold.show import sweep as show_sweep
 
     project = open_project(project_folder, config, task_name)
     use_project_environment(project)

@@ -24,9 +24,9 @@ def validate(
 
     Example: phi-scaffold validate fine-tuning/olive-config.json
     """
-    from phi_runtime.errors import ConfigError, UsageError
-    from phi_runtime.workflow.diagnostics import Finding
-    from phi_runtime.workflow.load import as_dict, check
+    from phi_runtime.config.diagnostics import Finding
+    from phi_runtime.core.errors import ConfigError, UsageError
+    from phi_runtime.pipeline.load import as_dict, check
 
     path = config or open_project(None).config
     if not path.is_file():

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat_template import ChatTemplate, load_template
 from phi_runtime.data.template import PromptTemplate, RowFault
-from phi_runtime.errors import DataError
 
 MARKERS = (
     "<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|im_start|>", "<|im_end|>", "<think>",

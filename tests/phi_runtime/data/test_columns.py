@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.core.errors import DataError
 from phi_runtime.data.columns import Columns, column_names, find_columns
 from phi_runtime.data.rows import Reading
-from phi_runtime.errors import DataError
 
 
 def write(tmp_path: Path, *rows: str | dict[str, Any]) -> Path:

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.core.errors import DataError
+from phi_runtime.core.events import silent
+from phi_runtime.core.project import Project
 from phi_runtime.data.fetch import hub_data
 from phi_runtime.data.report import examine
-from phi_runtime.engine import run
-from phi_runtime.errors import DataError
-from phi_runtime.events import silent
-from phi_runtime.project import Project
-from phi_runtime.workflow.load import check, load_workflow
+from phi_runtime.pipeline.engine import run
+from phi_runtime.pipeline.load import check, load_workflow
 from tests.conftest import Listener, MakeProject, edit_config, states
 from tests.phi_runtime.data.hub_data import lines
 from tests.phi_runtime.data.hub_stand_in import HubStandIn, Repository

@@ -14,7 +14,7 @@ import pytest
 
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.tokenize import Encoder, prompt_ids
-from phi_scaffold.catalog import catalog
+from phi_scaffold.new.catalog import catalog
 
 CHAT = [
     {"role": "user", "content": "Hello, who are you?"},

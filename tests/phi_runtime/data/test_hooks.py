@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.config.schema import DataConfig
+from phi_runtime.core.errors import DataError
 from phi_runtime.data.hooks import Hooks, hooks_key, load_hooks, script_of
 from phi_runtime.data.template import RowFault
-from phi_runtime.errors import DataError
-from phi_runtime.workflow.schema import DataConfig
 
 
 def data(**pre_process: Any) -> DataConfig:

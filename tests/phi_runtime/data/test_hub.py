@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.core.errors import ConfigError, DataError, MissingDependency, NetworkError, PhiError
+from phi_runtime.core.events import Event, silent
 from phi_runtime.data import hub as data_hub
-from phi_runtime.errors import ConfigError, DataError, MissingDependency, NetworkError, PhiError
-from phi_runtime.events import Event, silent
 from tests.phi_runtime.data.hub_data import PHRASES, TALKS, card, lines, parquet
 from tests.phi_runtime.data.hub_stand_in import COMMIT, OTHER_COMMIT, TOKEN, HubStandIn, Repository, hub_stand_in
 
@@ -412,7 +412,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from phi_runtime.data.hub import download
-from phi_runtime.events import silent
+from phi_runtime.core.events import silent
 heavy = {"datasets", "pyarrow", "pandas", "huggingface_hub"} & set(sys.modules)
 assert not heavy, heavy
 download("org/phrases", subset=None, split="train", revision=None, data_dir=None, target=Path(sys.argv[1]), emit=silent, stage="")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.workflow.paths import data_paths, resolve
-from phi_runtime.workflow.schema import DataConfig
+from phi_runtime.config.paths import data_paths, resolve
+from phi_runtime.config.schema import DataConfig
 
 
 @pytest.fixture(params=["project", "a [1] project"])

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phi_runtime.config.schema import DataConfig
+from phi_runtime.core.errors import DataError
 from phi_runtime.data import prepare as module
 from phi_runtime.data import selection
 from phi_runtime.data import store as stores
@@ -21,8 +23,6 @@ from phi_runtime.data.hooks import Hooks
 from phi_runtime.data.prepare import Recipe, prepare, tokenizer_key
 from phi_runtime.data.store import Store
 from phi_runtime.data.template import PromptTemplate
-from phi_runtime.errors import DataError
-from phi_runtime.workflow.schema import DataConfig
 from tests.conftest import Listener
 
 GOOD = [{"q": f"the game {i}", "a": "joy" if i % 3 else "fear"} for i in range(40)]

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.config.file_formats import format_of, unpacked_name
+from phi_runtime.core.errors import DataError, MissingDependency
 from phi_runtime.data import rows as reading
-from phi_runtime.data.files import LIMIT_BYTES, unpacked_name
-from phi_runtime.data.rows import Broken, Reading, Row, format_of, read_rows, scan
-from phi_runtime.errors import DataError, MissingDependency
+from phi_runtime.data.files import LIMIT_BYTES
+from phi_runtime.data.rows import Broken, Reading, Row, read_rows, scan
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 if find_spec("zstandard"):

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.config.schema import LoadDataset
+from phi_runtime.core.errors import DataError
 from phi_runtime.data import selection
 from phi_runtime.data.rows import Broken
 from phi_runtime.data.selection import Found, boundaries, reading_of, select
-from phi_runtime.errors import DataError
-from phi_runtime.workflow.schema import LoadDataset
 
 
 def load(data_name: str = "json", **others: Any) -> LoadDataset:

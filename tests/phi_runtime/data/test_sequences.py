@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phi_runtime.config.schema import PreProcess
+from phi_runtime.core.errors import DataError
 from phi_runtime.data import sequences as module
 from phi_runtime.data.sequences import IGNORED, Sequences, make, over_long
 from phi_runtime.data.store import Store
-from phi_runtime.errors import DataError
-from phi_runtime.workflow.schema import PreProcess
 from tests.phi_runtime.data.stores import as_lists, marked, store_of
 
 X = IGNORED

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phi_runtime.config.schema import PreProcess
 from phi_runtime.data.sequences import IGNORED, Sequences, make
 from phi_runtime.data.template import Piece, PromptTemplate
 from phi_runtime.data.tokenize import Encoded, Encoder, prompt_ids
-from phi_runtime.workflow.schema import PreProcess
 from tests.phi_runtime.data.stores import as_lists, encoded
 
 ROW = {"phrase": "we won the game", "tone": "joy"}

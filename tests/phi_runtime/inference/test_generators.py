@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.errors import WorkFailed
+from phi_runtime.core.errors import WorkFailed
 from phi_runtime.inference.generator import BadGuide, Generator, Guide, Sampling, TooLong, UnknownAdapter
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.inference.transformers import TransformersGenerator

@@ -19,12 +19,12 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from phi_runtime.core.project import Project
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.engine import run
-from phi_runtime.project import Project
-from phi_scaffold.catalog import catalog
+from phi_runtime.pipeline.engine import run
+from phi_scaffold.new.catalog import catalog
 from tests.conftest import Listener, tiny_project
-from tests.phi_runtime.passes.tiny_adapters import build_graph, make_adapter, put_beside
+from tests.phi_runtime.export.tiny_adapters import build_graph, make_adapter, put_beside
 
 LONG = "[a-z]{300}"  # a guide: an answer of about as many tokens, whatever the model would like to say
 

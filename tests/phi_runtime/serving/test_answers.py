@@ -10,9 +10,9 @@ import pytest
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, Field
 
+from phi_runtime.core.project import Project
 from phi_runtime.inference.generator import Sampling
-from phi_runtime.inference.session import open_session
-from phi_runtime.project import Project
+from phi_runtime.pipeline.session import open_session
 from tests.phi_runtime.serving.conftest import LONG, Server
 
 SONG = [{"role": "user", "content": "a lovely song 7"}]

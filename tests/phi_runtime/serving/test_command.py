@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from phi_runtime.project import Project
+from phi_runtime.core.project import Project
 from tests.conftest import Cli
 from tests.phi_runtime.serving.conftest import Server
 

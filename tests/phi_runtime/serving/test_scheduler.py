@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.core.project import Project
 from phi_runtime.inference.generator import Guide, Sampling
 from phi_runtime.inference.onnx import OnnxGenerator
-from phi_runtime.project import Project
 from phi_runtime.serving import scheduler
 from phi_runtime.serving.scheduler import Scheduler
 from phi_runtime.serving.wire import Ask

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from phi_runtime.engine import run
-from phi_runtime.errors import MissingDependency
+from phi_runtime.core.errors import MissingDependency
+from phi_runtime.pipeline.engine import run
 from tests.conftest import Listener, MakeProject
 
 pytest.importorskip("torch")

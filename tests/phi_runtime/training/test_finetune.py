@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.artefacts import read_manifest
-from phi_runtime.engine import run
-from phi_runtime.errors import ConfigError, DataError, WorkFailed
-from phi_runtime.project import Project
+from phi_runtime.core.artifacts import read_manifest
+from phi_runtime.core.errors import ConfigError, DataError, WorkFailed
+from phi_runtime.core.project import Project
+from phi_runtime.pipeline.engine import run
 from tests.conftest import Listener, MakeProject, edit_config, states, weights
 
 # Constant, so that a run of fewer steps is the beginning of a longer one.
@@ -82,8 +82,8 @@ def test_a_run_that_had_stopped_early_does_not_go_on_when_it_is_resumed(make_pro
 
 
 def _work_name(project: Project) -> str:
-    from phi_runtime.plan import plan, work_folder
-    from phi_runtime.workflow.load import load_workflow
+    from phi_runtime.pipeline.load import load_workflow
+    from phi_runtime.pipeline.plan import plan, work_folder
 
     stage = next(s for s in plan(load_workflow(project.config), project) if s.name == "finetune")
     return work_folder(project, stage).name
@@ -137,7 +137,7 @@ def test_the_contrastive_loss_of_the_docs_spreads_the_representations(make_proje
     from phi_runtime.models.fetch import present
     from phi_runtime.models.load import load_reference, load_tokenizer
     from phi_runtime.models.reference import ModelRef
-    from phi_runtime.workflow.load import load_workflow
+    from phi_runtime.pipeline.load import load_workflow
 
     alike = {}
     for name in ("plain", "contrastive"):

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.engine import run
+from phi_runtime.core.project import Project
 from phi_runtime.models.memory import estimate
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import shape_of
-from phi_runtime.project import Project
+from phi_runtime.pipeline.engine import run
+from phi_runtime.pipeline.load import check_workflow, load_workflow
 from phi_runtime.training import forecast as forecasting
 from phi_runtime.training.forecast import Forecast, check_fits, disk_bytes, forecast, job_of
-from phi_runtime.workflow.load import check_workflow, load_workflow
 from tests.conftest import Listener, MakeProject, edit_config
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.engine import run
-from phi_runtime.errors import ConfigError
+from phi_runtime.config.schema import PASS_TYPES, AdapterPass
+from phi_runtime.context import PassContext
+from phi_runtime.core.errors import ConfigError
+from phi_runtime.core.project import Project
 from phi_runtime.models.fetch import present
-from phi_runtime.passes import PassContext
-from phi_runtime.project import Project
-from phi_runtime.workflow.load import load_workflow
-from phi_runtime.workflow.schema import PASS_TYPES, AdapterPass
+from phi_runtime.pipeline.engine import run
+from phi_runtime.pipeline.load import load_workflow
 from tests.conftest import Listener, MakeProject, edit_config
 
 torch = pytest.importorskip("torch")
@@ -224,7 +224,7 @@ def test_the_loss_over_learned_tokens_is_that_of_the_rows_own_tokens(tiny_phi3: 
 
 
 def test_an_adapter_of_learned_tokens_answers_alike_alone_and_in_a_batch(make_project: MakeProject) -> None:
-    from phi_runtime.inference.session import open_session
+    from phi_runtime.pipeline.session import open_session
 
     project = make_project(max_steps=6)
     train_with(project, "PromptTuning")
@@ -302,7 +302,7 @@ def test_the_type_of_the_products_reaches_every_layer(
     options: dict[str, Any],
     dtype: Any,
 ) -> None:
-    monkeypatch.setattr("phi_runtime.models.device.has_bfloat16", lambda _: True)
+    monkeypatch.setattr("phi_runtime.hardware.device.has_bfloat16", lambda _: True)
     model = four_bit(make_project, tmp_path, **options)
     assert {layer.compute_dtype for layer in linear4bit(model)} == {dtype}
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.errors import ConfigError, MissingDependency
-from phi_runtime.project import GEN_MODEL
+from phi_runtime.core.errors import ConfigError, MissingDependency
+from phi_runtime.core.project import GEN_MODEL
 from phi_runtime.training import trackers as module
 from phi_runtime.training.trackers import TRACKERS, project_name, run_name, trackers
 

@@ -12,7 +12,7 @@ from tests.phi_runtime.data.stores import sequences_of
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from phi_runtime.errors import OutOfResources, WorkFailed  # noqa: E402
+from phi_runtime.core.errors import OutOfResources, WorkFailed  # noqa: E402
 from phi_runtime.training.batches import Layout, LengthSampler, pad_batch  # noqa: E402
 from phi_runtime.training.trainer import SelectiveTrainer, Ways  # noqa: E402
 

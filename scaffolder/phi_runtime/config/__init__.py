@@ -1,0 +1,1 @@
+"""The config as text and as types. Imports no ML library."""

@@ -1,0 +1,250 @@
+"""What is wrong with a config, said where it stands."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, Tag
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from phi_runtime.config.reading.source import KeyPath, Source
+from phi_runtime.core.errors import ConfigError, Location
+from phi_runtime.core.suggestions import nearest
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of a config. `rule` names its kind, `key` is the dotted path, `suggestion` a value that would do."""
+
+    severity: Literal["error", "warning"]
+    where: Location
+    rule: str
+    key: str
+    message: str
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        hint = f" - did you mean `{self.suggestion}`?" if self.suggestion else ""
+        return f"{self.where}: {self.severity}: {self.message}{hint} ({self.rule})"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "severity": self.severity,
+            "line": self.where.line,
+            "column": self.where.column,
+            "rule": self.rule,
+            "key": self.key,
+            "message": self.message,
+            "suggestion": self.suggestion or None,
+        }
+
+
+def dotted(key_path: KeyPath) -> str:
+    return ".".join(str(k) for k in key_path)
+
+
+def finding(source: Source, key_path: KeyPath, rule: str, message: str, suggestion: str = "") -> Finding:
+    """An error; `key_path` is the one that is written in the file."""
+    return Finding("error", source.locate(key_path), rule, dotted(key_path), message, suggestion)
+
+
+def warning(source: Source, key_path: KeyPath, rule: str, message: str) -> Finding:
+    return Finding("warning", source.locate(key_path), rule, dotted(key_path), message)
+
+
+def in_order(findings: Sequence[Finding]) -> list[Finding]:
+    """In the order of the file."""
+    return sorted(findings, key=lambda f: (f.where.line, f.where.column))
+
+
+def raise_if_any(source: Source, findings: Sequence[Finding]) -> None:
+    """Raises ConfigError for the first error, carrying all findings."""
+    errors = [f for f in findings if f.severity == "error"]
+    if errors:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        see_all = f"see all with `phi-scaffold validate {source.path}`" if more else ""
+        fix = f"write `{first.suggestion}`" if first.suggestion else see_all
+        raise ConfigError(f"{first.message}{more}", where=first.where, fix=fix, findings=tuple(errors))
+
+
+# -- pydantic's errors in our words --------------------------------------------------------------------------------------
+
+_TYPES = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "finite_number": "a finite number",
+}
+
+
+def from_pydantic(
+    source: Source,
+    errors: Sequence[ErrorDetails],
+    model: type[BaseModel],
+    value: Any,
+    written: Callable[[KeyPath], KeyPath],
+) -> list[Finding]:
+    """pydantic's errors on `value`, one for each place, in the order of the file; `written` tells where a path of `value` stands."""
+    found: dict[KeyPath, Finding] = {}
+    for error in errors:
+        # pydantic puts the tag of a union's member into the path (passes, lora, LoRA, r); the file knows no such key.
+        path = key_path_of(value, error["loc"])
+        found.setdefault(path, _translate(source, error, model, path, written))
+    meant = {f.suggestion: p[:-1] for p, f in found.items() if f.rule == "unknown-key" and f.suggestion}
+    # A misspelt key is the cause, the missing one that it was meant to be its consequence.
+    kept = [f for p, f in found.items() if not (f.rule == "missing-key" and p and meant.get(str(p[-1])) == p[:-1])]
+    return in_order(kept)
+
+
+def _translate(
+    source: Source, error: ErrorDetails, model: type[BaseModel], path: KeyPath, written: Callable[[KeyPath], KeyPath]
+) -> Finding:
+    place = written(path)
+    kind, context, name = error["type"], error.get("ctx", {}), dotted(place)
+    if kind == "extra_forbidden":
+        known = _fields_at(model, error["loc"][:-1])
+        return finding(source, place, "unknown-key", f"unknown key `{place[-1]}`", nearest(str(place[-1]), list(known)))
+    example = _example(model, error["loc"])
+    such = f", such as {example}" if example else ""
+    if kind == "missing":
+        return finding(source, place, "missing-key", f"the key `{name}` is missing{such}")
+    if kind == "union_tag_not_found":
+        return finding(source, place, "missing-key", f"the key `{name}.type` is missing")
+    if kind == "union_tag_invalid":
+        tags = str(context.get("expected_tags", "")).replace("'", "").split(", ")
+        given = str(context.get("tag"))
+        what = {"passes": "pass", "systems": "system"}.get(str(path[0]) if path else "", "")
+        message = f"unknown {what} type `{given}`; known are {', '.join(tags)}".replace("  ", " ")
+        return finding(source, written((*path, "type")), "unknown-value", message, nearest(given, tags))
+    if kind == "literal_error":
+        named = [a.strip("' ") for a in str(context.get("expected", "")).replace(" or ", ", ").split(", ")]
+        allowed = [{"True": "true", "False": "false"}.get(a, a) for a in named]
+        given = error["input"]
+        choice = " or ".join(allowed) if len(allowed) < 3 else "one of " + ", ".join(allowed)
+        message = f"`{name}` is {short(given)}; expected {choice}"
+        rule = "unknown-value" if isinstance(given, str) else "wrong-type"
+        return finding(source, place, rule, message, nearest(str(given), allowed))
+    rule = "wrong-type" if kind in _TYPES else "out-of-range"
+    message = f"`{name}` is {short(error['input'])}; expected {_expected(kind, context, error)}{such}"
+    return finding(source, place, rule, message)
+
+
+def _expected(kind: str, context: dict[str, Any], error: ErrorDetails) -> str:
+    if kind in _TYPES:
+        return _TYPES[kind]
+    bounds = {
+        "greater_than": "a number above {gt}",
+        "greater_than_equal": "a number of at least {ge}",
+        "less_than": "a number below {lt}",
+        "less_than_equal": "a number of at most {le}",
+        "too_short": "at least {min_length} of them",
+        "too_long": "at most {max_length} of them",
+        "string_too_short": "a text that is not empty",
+        "string_pattern_mismatch": "a text of the form {pattern}",
+    }
+    if kind in bounds:
+        return bounds[kind].format(**context)
+    return error["msg"][:1].lower() + error["msg"][1:]
+
+
+def short(value: object) -> str:
+    """A value in a message."""
+    text = repr(value)
+    text = {"True": "true", "False": "false", "None": "null"}.get(text, text)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def key_path_of(value: Any, loc: tuple[int | str, ...]) -> KeyPath:
+    """The keys of `value` that pydantic's path of an error goes through."""
+    path: list[str | int] = []
+    for position, step in enumerate(loc):
+        last = position == len(loc) - 1
+        if isinstance(value, dict) and isinstance(step, str):
+            if step in value or (last and not _is_tag(step)):
+                path.append(step)
+                value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            path.append(step)
+            value = value[step]
+    return tuple(path)
+
+
+# The tags that our unions and pydantic's plain ones put into a path; none of them is a key.
+_TAG = re.compile(
+    r"a path|a registry model|one file|a list|a datastore|files by split"
+    r"|str|int|float|bool|nullable|(literal|function-before|list|dict)\[.*|constrained-\w+"
+)
+
+
+def _is_tag(step: str) -> bool:
+    return _TAG.fullmatch(step) is not None
+
+
+def _example(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """A value that would do for the field at `loc`, as JSON."""
+    import json
+
+    field = _field_at(model, loc)
+    if field is None:
+        return ""
+    value = field.examples[0] if field.examples else None if field.is_required() else field.default
+    return (
+        json.dumps(value, ensure_ascii=False)
+        if value is not None and isinstance(value, str | int | float | list)
+        else ""
+    )
+
+
+def _field_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> FieldInfo | None:
+    while loc and isinstance(loc[-1], str) and _is_tag(loc[-1]):
+        loc = loc[:-1]
+    return _fields_at(model, loc[:-1]).get(str(loc[-1])) if loc else None
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> dict[str, FieldInfo]:
+    """The fields of the model that stands at `loc`, following dictionaries, lists and tagged unions."""
+    current: Any = model
+    for step in loc:
+        if _is_model(current):
+            current = current.model_fields[step].annotation if step in current.model_fields else current
+        elif typing.get_origin(current) in (dict, list):
+            current = typing.get_args(current)[-1]
+        current = _member(current, step)
+    return current.model_fields if _is_model(current) else {}
+
+
+def _member(annotation: Any, step: int | str) -> Any:
+    """`annotation` without wrappers; of a union the member that `step` names, or the only one beside None."""
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if not isinstance(annotation, types.UnionType) and typing.get_origin(annotation) is not typing.Union:
+        return annotation
+    members = [m for m in typing.get_args(annotation) if m is not type(None)]
+    for member in members:
+        bare, *tags = typing.get_args(member) if typing.get_origin(member) is typing.Annotated else (member,)
+        if step in [t.tag for t in tags if isinstance(t, Tag)] or (_is_model(bare) and _type_tag(bare) == step):
+            return bare
+    return _member(members[0], step) if len(members) == 1 else annotation
+
+
+def _type_tag(model: type[BaseModel]) -> str:
+    field = model.model_fields.get("type")
+    tags = typing.get_args(field.annotation) if field else ()
+    return tags[0] if tags else model.__name__
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

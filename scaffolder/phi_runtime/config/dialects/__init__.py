@@ -1,0 +1,1 @@
+"""Translate every generation of Olive's config format into the canonical one."""

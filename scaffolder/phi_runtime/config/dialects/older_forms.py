@@ -1,0 +1,281 @@
+"""The older forms of a config in the words of JSON Schema, as far as no table of spellings says them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phi_runtime.config.dialects.keys import (
+    BUILDER_KEYS,
+    BUILDER_LISTS,
+    BUILDER_NAMES,
+    CLASSIC_EXPORT,
+    DATALOADER_KEYS,
+    HF_CONFIG,
+    OLD_DATA_KEYS,
+)
+from phi_runtime.config.dialects.training_keys import OFTEN_IN_THE_PASS, OPTIMIZERS, TRAINING_NAMES
+from phi_runtime.config.schema import PASS_TYPES, FinetunePass, PreProcess
+
+Schema = dict[str, Any]
+_PROVIDER = {"$ref": "#/$defs/Accelerator/properties/execution_providers/anyOf/0/items"}
+_COMMAND_LINE = {
+    "type": "string",
+    "pattern": "^(-?[0-9]+|[Tt]rue|[Ff]alse)$",
+}  # a value of the builder's --extra_options
+_PROVIDERS = {"anyOf": [_PROVIDER, {"type": "array", "items": _PROVIDER}, {"type": "null"}]}
+
+
+def other_form(schema: Schema, message: str) -> Schema:
+    """An older form beside today's. Not marked as deprecated: VS Code would take that for no match, and report another form."""
+    return {**schema, "description": message}
+
+
+def older_key(schema: Schema, message: str) -> Schema:
+    return {**schema, "deprecated": True, "deprecationMessage": message, "doNotSuggest": True, "description": message}
+
+
+def reference(part: str, key: str) -> Schema:
+    return {"$ref": f"#/$defs/{part}/properties/{key}"}
+
+
+def any_case(name: str) -> Schema:
+    pattern = "".join(f"[{c.upper()}{c.lower()}]" if c.isalpha() else c for c in name)
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+def either(properties: Schema, key: str, schema: Schema, message: str) -> None:
+    """`key` may be of another form too, which is told as an older one."""
+    facts = {k: v for k, v in properties[key].items() if k in ("description", "default", "examples")}
+    form = {k: v for k, v in properties[key].items() if k not in facts}
+    properties[key] = {**facts, "anyOf": [form, other_form(schema, message)]}
+
+
+def add_older_forms(definitions: Schema) -> None:
+    _input_model(definitions)
+    _systems(definitions)
+    _data(definitions)
+    _passes(definitions)
+    _workflow(definitions)
+
+
+def _workflow(definitions: Schema) -> None:
+    properties = definitions["Workflow"]["properties"]
+    for key in ("evaluation", "sweep"):
+        properties.pop(key, None)
+    properties["execution_providers"] = older_key(_PROVIDERS, "Stands in the `accelerators` of each system.")
+    properties["pass_flows"] = older_key({"type": ["array", "null"]}, "The passes stand in their order.")
+    names = {key: key for key in definitions["TrainingArgs"]["properties"]} | TRAINING_NAMES
+    settings = {short: reference("TrainingArgs", name) for short, name in names.items()}
+    config = {"type": "object", "properties": settings, "additionalProperties": False}
+    properties["training_config"] = older_key(config, "Stands in `training_args` of the pass.")
+    properties["search_space"] = older_key(
+        reference("Sweep", "search_space"), "Described in sweep.yaml beside this file."
+    )
+    search = {"anyOf": [{"$ref": "#/$defs/SearchStrategy"}, {"type": "boolean"}]}
+    either(properties, "search_strategy", search, "Described in sweep.yaml beside this file.")
+    for key in ("host", "target"):
+        own = [{"$ref": "#/$defs/LocalSystem"}, {"$ref": "#/$defs/AzureMLSystem"}, {"type": "null"}]
+        either(properties, key, {"anyOf": own}, "The name of a system.")
+    either(properties, "systems", {"type": "null"}, "Name a system.")
+    either(
+        properties,
+        "data_configs",
+        {"type": "object", "additionalProperties": {"$ref": "#/$defs/DataConfig.named"}},
+        "A list.",
+    )
+    either(properties, "input_model", {"type": "string", "minLength": 1}, "An object with a type.")
+    part = definitions["Workflow"]
+    part["properties"]["systems"]["anyOf"][0].pop("minProperties", None)
+    # The engine block never held these two; all else that the models require is filled in.
+    model = [{"required": [key]} for key in ("input_model", "model")]
+    part["allOf"] = [{"anyOf": model}, {"required": ["passes"]}]
+
+
+def _resource(kind: str, key: str) -> Schema:
+    """A path or a name as the object that Olive has for it."""
+    text = {"type": "string", "minLength": 1}
+    nested = {"type": "object", "properties": {key: text}, "required": [key]}
+    return {
+        "type": "object",
+        "properties": {"type": {"const": kind}, key: text, "config": nested},
+        "required": ["type"],
+        "anyOf": [{"required": [key]}, {"required": ["config"]}],
+    }
+
+
+def _input_model(definitions: Schema) -> None:
+    hub: Schema = {key: {} for key in HF_CONFIG.left_out}
+    arguments = {old: {"$ref": "#/$defs/LoadKwargs"} for old, new in HF_CONFIG.renamed.items() if new == "load_kwargs"}
+    form = {
+        "type": "object",
+        "properties": {
+            "model_name": reference("InputModel", "model_path"),
+            "model_path": reference("InputModel", "model_path"),
+            "task": reference("InputModel", "task"),
+            "load_kwargs": {"$ref": "#/$defs/LoadKwargs"},
+            **arguments,
+            **hub,
+        },
+        "additionalProperties": False,
+    }
+    properties = definitions["InputModel"]["properties"]
+    properties["hf_config"] = older_key(form, "What it holds stands beside `type` now.")
+    for kind, key in (("folder", "path"), ("string_name", "name")):
+        either(properties, "model_path", _resource(kind, key), "A folder or a name is written as it is.")
+    part = definitions["InputModel"]
+    older = part["properties"]["type"]["anyOf"][1]
+    older["pattern"] = f"{older['pattern']}|{any_case('PyTorchModel')['pattern']}"
+    part["allOf"][0]["anyOf"].append({"required": ["hf_config"]})
+
+
+def _systems(definitions: Schema) -> None:
+    device: Schema = {"anyOf": [any_case(name) for name in ("cpu", "gpu")]}
+    for name in ("LocalSystem", "AzureMLSystem"):
+        properties = definitions[name]["properties"]
+        properties["execution_providers"] = older_key(_PROVIDERS, "Stands in `accelerators`.")
+        items = properties["accelerators"]["items"]
+        properties["accelerators"]["items"] = {
+            "anyOf": [items, other_form(device, "An object with device and provider.")]
+        }
+        one = {"anyOf": [device, items, {"type": "null"}]}
+        either(properties, "accelerators", one, "A list of one accelerator.")
+        part = definitions[name]
+        part["allOf"] = [a for a in part.get("allOf", []) if {"required": ["accelerators"]} not in a["anyOf"]]
+        if not part["allOf"]:
+            part.pop("allOf")
+    properties = definitions["AzureMLSystem"]["properties"]
+    properties["azureml_client"] = older_key({"$ref": "#/$defs/AzureMLClient"}, "Now `azureml_client_config`.")
+    accelerator = definitions["Accelerator"]
+    accelerator["anyOf"] = [{"required": [key]} for key in accelerator.pop("required")]
+    either(accelerator["properties"], "device", device, "Written `cpu` or `gpu`.")
+    providers = accelerator["properties"]["execution_providers"]["items"]["enum"]
+    either(accelerator["properties"], "execution_providers", {"enum": [*providers, None]}, "A list.")
+
+
+def _data(definitions: Schema) -> None:
+    config = definitions["DataConfig"]
+    for key in ("params_config", "components"):  # what they hold is known when their parts are
+        message = "Now `load_dataset_config` and `pre_process_data_config`."
+        config["properties"][key] = older_key({"$ref": f"#/$defs/DataConfig.{key}"}, message)
+    for key in ("user_script", "script_dir"):
+        config["properties"][key] = older_key({"type": ["string", "null"]}, "Belongs to `pre_process_data_config`.")
+    for clause in config.get("allOf", []):
+        if {"required": ["load_dataset_config"]} in clause["anyOf"]:
+            clause["anyOf"] += [{"required": ["params_config"]}, {"required": ["components"]}]
+    properties = definitions["LoadDataset"]["properties"]
+    properties["type"] = older_key({"enum": ["huggingface_dataset", None]}, "There is one way to read rows.")
+    by_split = next(form for form in properties["data_files"]["oneOf"] if "additionalProperties" in form)
+    by_split["not"] = {"required": ["type"]}
+    local = _resource("file", "path")
+    either(properties, "data_files", local, "A file is written as it is.")
+    inline = {k: v for k, v in config.items() if k != "allOf"}
+    definitions["DataConfig.inline"] = {
+        **inline,
+        "properties": {k: reference("DataConfig", k) for k in config["properties"]},
+    }
+    named = definitions["DataConfig.inline"]
+    definitions["DataConfig.named"] = {
+        **named,
+        "properties": {**named["properties"], "name": {"type": "string", "description": "Its name."}},
+    }
+    del definitions["LoadDataset"]["allOf"]  # what data_name is, is told by the file's ending
+    texts = ("pair_format", "input_col", "input_template", "output_col", "output_template")
+    properties = definitions["PreProcess"]["properties"]
+    properties["type"] = older_key({"enum": ["text_generation_huggingface_pre_process", None]}, "There is one way.")
+    properties["dataset_type"] = older_key({"enum": ["corpus", "pair"]}, "Now `completion_only_loss` of the pass.")
+    properties["ignore_source_in_labels"] = older_key({"type": "boolean"}, "Now `completion_only_loss` of the pass.")
+    properties["target_max_len"] = older_key({"type": "integer"}, "Part of `max_seq_len`.")
+    pair = {"properties": {"dataset_type": {"const": "pair"}}, "required": ["dataset_type"]}
+    of_pairs = dict.fromkeys((*texts, "ignore_source_in_labels"), pair)
+    of_pairs["target_max_len"] = {**pair, "required": ["dataset_type", "source_max_len"]}
+    definitions["PreProcess"]["dependentSchemas"] = of_pairs
+    for key in texts:
+        properties[key] = older_key({"type": "string"}, "Now `text_template`.")
+    either(properties, "text_cols", {"type": "string"}, "A list.")
+    either(properties, "joiner", {"type": "null"}, 'Written "".')
+    _components(definitions)
+
+
+def _components(definitions: Schema) -> None:
+    """The parts of a data config up to 0.5."""
+    load = {key: reference("LoadDataset", key) for key in definitions["LoadDataset"]["properties"]}
+    process = {key: reference("PreProcess", key) for key in definitions["PreProcess"]["properties"]}
+    left_out: Schema = {"type": ["object", "null"], "description": "It has no effect here."}
+    others = dict.fromkeys(("post_process_data", "dataloader"), left_out)
+
+    def held(properties: Schema) -> Schema:
+        return {"type": "object", "properties": properties, "additionalProperties": False}
+
+    parts = held({"load_dataset": held(load), "pre_process_data": held(process), **others})
+    spread = {key: process[key] for key in (*PreProcess.model_fields, *OLD_DATA_KEYS)}
+    unused: Schema = {k: {"description": "It has no effect here."} for k in (*DATALOADER_KEYS, "model_name", "task")}
+    every = {key: value for key, value in load.items() if key not in ("type", "params")} | spread | unused
+    parts["description"] = "What one component alone gets."
+    definitions["DataConfig.params_config"] = held({**every, "component_kwargs": parts})
+    name = {"name": {"description": "It has no effect here."}}
+    definitions["DataConfig.components"] = held(
+        {"load_dataset": held(load | name), "pre_process_data": held(process | name), **others}
+    )
+
+
+def _passes(definitions: Schema) -> None:
+    names = definitions["TrainingArgs"]["properties"]
+    for key in ("bf16", "fp16"):
+        names[key] = older_key({"type": "boolean"}, "Now `torch_dtype` of the pass.")
+    either(names, "optim", {"enum": list(OPTIMIZERS)}, "Has another name now.")
+    either(names, "report_to", {"enum": [[]]}, "Written `none`.")
+    names["tf32"] = older_key({"type": ["boolean", "null"]}, "Now `allow_tf32` of the pass.")
+    either(names, "deepspeed", {"const": False}, "Leave it out.")
+    words = {"type": "array", "items": {"enum": ["full_shard", "shard_grad_op", "offload", "auto_wrap"]}}
+    either(names, "fsdp", {"anyOf": [words, {"const": ""}]}, "Written `true`.")
+    either(names, "debug", {"enum": [[], ["underflow_overflow"]]}, "A text.")
+    either(definitions["FsdpConfig"]["properties"], "transformer_layer_cls_to_wrap", {"type": "string"}, "A list.")
+    for name in (name for name, kind in PASS_TYPES.items() if issubclass(kind, FinetunePass)):
+        definitions[name].pop("allOf")  # the name of the data is filled in where there is one
+        properties = definitions[name]["properties"]
+        for key in OFTEN_IN_THE_PASS:
+            properties[key] = older_key(reference("TrainingArgs", key), "Belongs to `training_args`.")
+        properties["bias"] = older_key({"const": "none"}, "Biases are never trained.")
+        size = properties["eval_dataset_size"]
+        size["anyOf"] = [{"maximum": 1}, {"type": "integer"}]  # a fraction, or a count
+        for key in ("train_data_config", "eval_data_config"):
+            either(properties, key, {"$ref": "#/$defs/DataConfig.inline"}, "The name of a data config.")
+        for key in ("target_modules", "modules_to_save", "feedforward_modules", "layers_pattern"):
+            if key in properties:
+                either(properties, key, {"type": "string"}, "A list.")
+        for key in ("r", "alpha", "lora_dropout"):
+            if key in properties:
+                first = {k: v for k, v in properties[key].items() if k not in ("description", "default", "examples")}
+                values = {"type": "array", "minItems": 1, "items": first}
+                either(properties, key, values, "A search is described in sweep.yaml.")
+    for name in PASS_TYPES:
+        properties = definitions[name]["properties"]
+        properties["host"] = older_key({"type": ["string", "null"]}, "That of the config is for all passes.")
+    properties = definitions["ModelBuilder"]["properties"]
+    either(properties, "metadata_only", {"const": True}, "The whole model is built.")
+    options = definitions["BuilderOptions"]["properties"]
+    for key in options:
+        either(options, key, _COMMAND_LINE, "No text.")
+    of_the_pass = {key: key for key in BUILDER_KEYS} | BUILDER_NAMES
+    for old, new in of_the_pass.items():
+        text = {"type": "string"} if new in BUILDER_LISTS else _COMMAND_LINE
+        options[old] = older_key({"anyOf": [reference("ModelBuilder", new), text]}, "An option of the pass itself.")
+    for old, new in BUILDER_NAMES.items():
+        properties[old] = older_key(reference("ModelBuilder", new), f"Its name is {new}.")
+    options["disable_qkv_fusion"] = older_key({"type": "boolean"}, "The opposite of fuse_qkv.")
+    definitions["ClassicExport"] = other_form(
+        {
+            "type": "object",
+            "properties": {
+                "type": {"enum": list(CLASSIC_EXPORT), "description": "A step of Olive's older way to an ONNX model."},
+                "config": {"type": ["object", "null"], "description": "Its options; they have no effect here."},
+            },
+            "required": ["type"],
+        },
+        "One ModelBuilder pass does the work of Olive's older chain.",
+    )
+    passes = definitions["Workflow"]["properties"]["passes"]
+    one = passes["additionalProperties"]
+    forms = {"anyOf": [*one.get("oneOf", []), {"$ref": "#/$defs/ClassicExport"}]}
+    alone = {"type": "array", "minItems": 1, "maxItems": 1, "items": forms}
+    passes["additionalProperties"] = {"anyOf": [*forms["anyOf"], other_form(alone, "An object.")]}

@@ -1,0 +1,1 @@
+"""Build, check and complete ONNX models with the ONNX Runtime GenAI model builder."""

@@ -1,0 +1,150 @@
+"""Several adapters beside one ONNX model: the graph is that of the base they share, and each adapter is a file of its own.
+
+The graph is built once. When an adapter is added later, or trained anew, its files are taken over as they are, with nothing more
+than further inputs where the adapter changes what none did before: the quantised weights stay the same to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from phi_runtime.config.schema import canonical
+from phi_runtime.context import PassContext
+from phi_runtime.core.artifacts import MANIFEST, Manifest, digest, folder_bytes, read_manifest, versions
+from phi_runtime.core.errors import PhiError, WorkFailed
+from phi_runtime.data.template import FILE as TEMPLATE
+from phi_runtime.export.adapter_inputs import add_inputs
+from phi_runtime.export.folder import complete
+from phi_runtime.export.gate import check
+from phi_runtime.models.onnx_adapters import FOLDER, RECORD, Record, adapter_file, fit_adapter, read_record, source_key
+from phi_runtime.models.peft_lora import read_lora
+from phi_runtime.models.shape import shape_of
+
+_FORM = 1  # of the graph; counted up when what is put into it changes
+# Facts that stay when the graph is taken over.
+_OF_THE_GRAPH: tuple[str, ...] = ("precision", "checked", "sample", "quality", "limits")
+
+
+def run_with_adapters(context: PassContext) -> dict[str, Any]:
+    """Fills `context.out` with the graph of `context.source`, taken over from `context.before` where that is the same one, and with
+    `context.adapters`, each compared with the same adapter in peft. Returns the facts for the manifest. Raises WorkFailed."""
+    from phi_runtime.passes.model_builder import finish, make
+
+    graph = graph_key(context)
+    before = _reusable(context, graph)
+    if before is None:
+        make(context)
+    else:
+        context.say("the graph is there already: only what is new of the adapters is made")
+        _take_over(context, context.out)
+    record = _with_inputs(context, graph)
+    record.save(context.out)
+    _put_template(context)
+    known = _passed(context, before)
+    if known:
+        complete(context)
+        facts = {key: known[key] for key in _OF_THE_GRAPH if key in known}
+    else:
+        facts = finish(context)
+    rounding = facts.get("quality", {}).get("largest_difference", 0.0)
+    adapters = {
+        name: _adapter(context, name, known.get("adapters", {}).get(name, {}), rounding) for name in context.adapters
+    }
+    replace(record, adapters=adapters).save(context.out)
+    return {**facts, "size_bytes": folder_bytes(context.out), "graph": graph, "adapters": adapters}
+
+
+def graph_key(context: PassContext) -> str:
+    """Names all that the graph is made of; the adapters and what is asked of it afterwards are no part of that."""
+    from phi_runtime.passes.model_builder import LIBRARIES
+
+    config = {key: value for key, value in canonical(context.config).items() if key not in ("adapters", "gate")}
+    provider = context.workflow.execution_provider
+    return digest([_FORM, context.source.key, config, provider, versions(LIBRARIES)])
+
+
+def _reusable(context: PassContext, graph: str) -> Manifest | None:
+    """The artefact that lies in `context.before`, if it is whole and its graph is this one."""
+    manifest = read_manifest(context.before) if context.before else None
+    record = read_record(context.before) if manifest and context.before else None
+    return manifest if record and record.graph == graph else None
+
+
+def _passed(context: PassContext, before: Manifest | None) -> dict[str, Any]:
+    """The facts of the artefact `before`, if it passed the gate that is asked for now; else none."""
+    facts = before.facts if before else {}
+    same = facts.get("inputs", {}).get("config", {}).get("gate") == canonical(context.config)["gate"]
+    return facts if before and same else {}
+
+
+def _take_over(context: PassContext, out: Path) -> None:
+    """The files of the graph in `context.before`, without its adapters. The large ones are linked where the disk can do that: nothing
+    writes into them, since what is written anew takes the place of a file whole."""
+    assert context.before is not None
+    for file in context.before.iterdir():
+        if file.name in (MANIFEST, RECORD, FOLDER) or file.name.startswith("."):
+            continue
+        if file.is_dir():
+            shutil.copytree(file, out / file.name)
+        else:
+            _link(file, out / file.name)
+
+
+def _link(file: Path, to: Path) -> None:
+    if file.suffix in (".onnx", ".data", ".onnx_adapter"):
+        with suppress(OSError):
+            os.link(file, to)
+            return
+    shutil.copy2(file, to)
+
+
+def _with_inputs(context: PassContext, graph: str) -> Record:
+    """Gives the graph in `context.out` inputs for all modules that some adapter changes."""
+    shape = shape_of(context.source.path)
+    if shape is None:
+        raise WorkFailed(f"the sizes of the model in {context.source.path} are not known", fix="fetch it again")
+    modules = {module for adapter in context.adapters.values() for module in read_lora(adapter.path).modules}
+    config = json.loads((context.out / "genai_config.json").read_text(encoding="utf-8"))
+    places = add_inputs(context.out / config["model"]["decoder"]["filename"], modules, shape)
+    return Record(context.source.key, _base_name(context), graph, places)
+
+
+def _base_name(context: PassContext) -> str:
+    """The id of the base model on the hub, as far as it is known."""
+    path, cache = context.source.path, context.project.model_cache
+    manifest = read_manifest(path)
+    named = str(manifest.facts.get("source", "")) if manifest else ""
+    if named.startswith("hub:"):
+        return named.removeprefix("hub:")
+    return path.relative_to(cache).as_posix() if path.is_relative_to(cache) else ""
+
+
+def _put_template(context: PassContext) -> None:
+    """The base model was trained with no prompt template of ours: it gets that of the first adapter."""
+    first = next(iter(context.adapters.values()))
+    if not (context.source.path / TEMPLATE).is_file() and (first.path / TEMPLATE).is_file():
+        shutil.copyfile(first.path / TEMPLATE, context.out / TEMPLATE)
+
+
+def _adapter(context: PassContext, name: str, known: dict[str, Any], rounding: float) -> dict[str, Any]:
+    """Puts the adapter `name` beside the graph: as it lies in `context.before`, if it is the one that is `known` there, and made and
+    compared anew else. Returns the facts about it."""
+    folder, file = context.adapters[name].path, adapter_file(context.out, name)
+    template = file.with_suffix("") / TEMPLATE
+    template.parent.mkdir(parents=True)
+    if (folder / TEMPLATE).is_file():
+        shutil.copyfile(folder / TEMPLATE, template)
+    if known.get("source") == source_key(folder) and context.before:
+        _link(adapter_file(context.before, name), file)
+        return known
+    try:
+        facts = fit_adapter(context.out, folder, file)
+    except PhiError as e:
+        raise WorkFailed(e.what, fix=e.fix) from e
+    return {**facts, **check(context, name, rounding)}

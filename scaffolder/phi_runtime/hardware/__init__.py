@@ -1,0 +1,1 @@
+"""Cores, memory, GPUs and number types of this machine, read without importing torch."""

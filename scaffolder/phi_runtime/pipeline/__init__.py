@@ -1,0 +1,1 @@
+"""Load a config, plan its stages and run them."""

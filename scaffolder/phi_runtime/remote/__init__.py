@@ -1,1 +1,0 @@
-"""The same run on several processes, through accelerate."""

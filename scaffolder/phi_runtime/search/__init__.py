@@ -1,0 +1,1 @@
+"""Search over whole runs: sweep (training settings) and optimize (export settings)."""

@@ -1,0 +1,119 @@
+"""The models to try, and what is known of them before they are built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from phi_runtime.models.builder_source import gets_8_bits
+from phi_runtime.models.memory import onnx_bytes
+from phi_runtime.models.shape import Shape
+from phi_runtime.search.optimize.targets import Target
+
+_BLOCK, _MIXED = "int4_block_size", "extra_options.matmul_mixed_precision"
+_BY_ITSELF = ("int4_algo_config", "int4_is_symmetric")  # the builder's own rounding is the best that runs everywhere
+# Options that a config may have for its own precision, and that go with no other.
+_NOT_INT4 = ("use_qdq",)
+_NOT_ROUNDED = (
+    "int4_accuracy_level",
+    "int4_op_types_to_quantize",
+    "int4_nodes_to_exclude",
+    "use_cuda_bf16",
+    "extra_options.matmulnbits_weights_prepacked",
+    "extra_options.enable_cuda_fpa_intb_gemm",
+)
+_WITHOUT_GROUPS = ("DmlExecutionProvider",)  # its last release, 0.14.1, has no matmul_mixed_precision
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model to try. `options` are those of the ModelBuilder pass that are tried, by dotted key; the others stay as the config has
+    them. None stands for the builder's own choice."""
+
+    name: str
+    precision: str
+    block_size: int | None = None
+    mixed: str | None = None
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        own = {
+            "precision": self.precision,
+            _BLOCK: self.block_size,
+            _MIXED: self.mixed,
+            **dict.fromkeys(_BY_ITSELF),
+        }
+        others: list[str] = []
+        if self.precision != "int4":
+            others += _NOT_INT4
+        if self.precision not in ("int4", "int8"):
+            others += _NOT_ROUNDED
+        return own | dict.fromkeys(others)
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The options that say something."""
+        return {key: value for key, value in self.options.items() if value is not None}
+
+    def values(self, pass_name: str) -> dict[str, Any]:
+        """The options by dotted path from the top of the config."""
+        return {f"passes.{pass_name}.{key}": value for key, value in self.options.items()}
+
+
+_LAST, _LAST_AND_LAYERS = "last_matmul:int8", "last_matmul:int8,mixed_layers:int8"
+
+# Smallest and fastest first, on every execution provider.
+ALL = (
+    Candidate("int4-block-128", "int4", 128),
+    Candidate("int4-block-32", "int4", 32),
+    Candidate("int4-last-int8", "int4", 32, _LAST),
+    Candidate("int4-mixed-int8", "int4", 32, _LAST_AND_LAYERS),
+    Candidate("int8", "int8"),
+    Candidate("fp16", "fp16"),
+    Candidate("bf16", "bf16"),
+    Candidate("fp32", "fp32"),
+)
+
+
+def candidates_for(target: Target) -> tuple[Candidate, ...]:
+    """Those that run on `target`, cheapest first."""
+    return tuple(
+        candidate
+        for candidate in ALL
+        if candidate.precision in target.precisions and not (candidate.mixed and target.provider in _WITHOUT_GROUPS)
+    )
+
+
+def expected_bytes(shape: Shape, candidate: Candidate, target: Target) -> int:
+    """Size of the weights of the model that `candidate` will be; the tokenizer beside them comes on top."""
+    return onnx_bytes(
+        shape,
+        candidate.precision,
+        candidate.block_size or 32,
+        in_8_bits=_in_8_bits(shape, candidate.mixed or ""),
+        gpu=target.on_gpu,
+    )
+
+
+def expected_memory_bytes(
+    shape: Shape, candidate: Candidate, target: Target, tokens: int, *, all_logits: bool = True
+) -> int | None:
+    """Peak memory of reading a prompt of `tokens` on a CPU: the file 1.25 times, and in float32 the key-value cache and the logits,
+    which a graph gives for every token (`all_logits`) unless its head is pruned. None for a GPU, where that was never measured."""
+    if target.on_gpu:
+        return None
+    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * 4
+    logits = 4 * shape.vocabulary if all_logits else 0
+    return round(150e6 + 1.25 * expected_bytes(shape, candidate, target) + tokens * (cache + logits))
+
+
+def _in_8_bits(shape: Shape, mixed: str) -> int:
+    """Weights of an int4 model that `mixed` gives 8 bits."""
+    found = shape.vocabulary * shape.hidden if "last_matmul" in mixed else 0
+    if "mixed_layers" in mixed:
+        for module in shape.linear:
+            layer = next((int(part) for part in module.name.split(".") if part.isdigit()), None)
+            if layer is not None and gets_8_bits(layer, shape.layers, module.name.rpartition(".")[2]):
+                found += module.inputs * module.outputs
+    return found

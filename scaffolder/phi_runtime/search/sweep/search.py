@@ -1,0 +1,282 @@
+"""The search: asks Optuna for values, runs trials, and keeps what came of them."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from phi_runtime.core.errors import Interrupted, UsageError, WorkFailed
+from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.locks import exclusive
+from phi_runtime.core.signals import handled_by, interrupt
+from phi_runtime.hardware.device import usable_cores
+from phi_runtime.pipeline.engine import run
+from phi_runtime.pipeline.load import FETCH
+from phi_runtime.pipeline.plan import LOCK
+from phi_runtime.search.sweep import metric as metrics
+from phi_runtime.search.sweep import space, study
+from phi_runtime.search.sweep.outcome import Found, conclude, trial_of
+from phi_runtime.search.sweep.planning import Plan
+from phi_runtime.search.sweep.trial import Judge, Result, Task, run_trial
+from phi_runtime.search.sweep.worker import Worker, shares
+
+if TYPE_CHECKING:
+    import optuna
+
+FAILURES_AT_THE_START = 3
+
+Execute = Callable[[Task, Emit, Judge], Result]
+
+
+def search(plan: Plan, emit: Emit, *, jobs: int = 0, debug: bool = False) -> Found:
+    """Runs the trials of `plan` that are not done yet: `jobs` at once in processes of their own, or with 0 one by one in this one.
+
+    Raises Interrupted when it was stopped (what was reached is kept; the next search goes on), WorkFailed where the first trials all
+    fail, Conflict when another run is at work in the project, and whatever befalls any trial. Optuna itself talks with `debug` alone.
+    """
+    cores = usable_cores()
+    if plan.workflow.host_device == "cpu" and jobs > cores:
+        raise UsageError(f"--jobs {jobs} is more than this machine has cores", fix=f"give at most --jobs {cores}")
+    optuna = study.library()
+    optuna.logging.set_verbosity(optuna.logging.INFO if debug else optuna.logging.ERROR)
+    project = plan.setting.project
+    run(project, _without_warnings(emit), only=[FETCH], overrides=plan.setting.overrides)
+    with exclusive(project.gen_model / LOCK):
+        searching = _Search(plan, emit)
+        if jobs:
+            searching.in_processes(jobs)
+        else:
+            searching.drive(lambda task, tell, judge: run_trial(plan.setting, task, tell, judge))
+            searching.end()
+        if searching.best is None:
+            raise WorkFailed("no trial came to its end", fix=f"see the records in {plan.place.folder}")
+        return conclude(plan.setting, plan.sweep, plan.place, searching.study, searching.best)
+
+
+def _without_warnings(emit: Emit) -> Emit:
+    """Each trial warns of the same again."""
+    return lambda event: None if event.event == "warning" else emit(event)
+
+
+class _Search:
+    """The state of a search. `lock` is held by whoever speaks with Optuna or the listener: one thread drives each job."""
+
+    def __init__(self, plan: Plan, emit: Emit) -> None:
+        from optuna.trial import TrialState
+
+        self.plan, self.listener = plan, emit
+        self.study = study.open_study(plan.place, plan.sweep.search_strategy, plan.trials)
+        self.lock = threading.RLock()
+        self.stopping = False
+        self.error: BaseException | None = None
+        self.told: set[str] = set()
+        self.failures = 0
+        existing = self.study.get_trials(deepcopy=False)
+        self.unfinished = [t.number for t in existing if t.state == TrialState.RUNNING]
+        self.asked = len(existing)
+        self.over = self.asked - len(self.unfinished)
+        self.any_success = any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in existing)
+        self.best: int | None = self._best()
+        for trial in existing:
+            if trial.state.is_finished():
+                study.tidy(plan.place.trial_folder(trial.number), keep_model=trial.number == self.best)
+
+    # -- driving ---------------------------------------------------------------------------------------------------------
+
+    def drive(self, execute: Execute) -> None:
+        """Runs one trial after another until there are no more, or the search is stopped."""
+        try:
+            while (trial := self.next()) is not None:
+                task = self.task_of(trial)
+                if (same := self.done_before(trial)) is None:
+                    self.record(trial, task, execute(task, self.emit, self.judge_of(trial)))
+                else:
+                    self.record(trial, task, same)
+        except BaseException as e:
+            with self.lock:
+                if not self.stopping or not isinstance(e, Interrupted):
+                    self.error = self.error or e
+                self.stopping = True
+
+    def in_processes(self, jobs: int) -> None:
+        """The same in `jobs` processes at once."""
+        workers = [Worker(self.plan.setting, share) for share in shares(jobs, self.plan.workflow.host_device)]
+        ended: SimpleQueue[Worker] = SimpleQueue()
+
+        def job(worker: Worker) -> None:
+            self.drive(worker.run)
+            ended.put(worker)
+
+        try:
+            with handled_by(interrupt):
+                for worker in workers:
+                    threading.Thread(target=job, args=(worker,), daemon=True).start()
+                self._wait(ended, workers)
+        finally:
+            for worker in workers:
+                worker.close()
+        self.end()
+
+    def _wait(self, ended: SimpleQueue[Worker], workers: list[Worker]) -> None:
+        """Until all jobs have ended. Not by Thread.join, which takes a thread for ended when Ctrl-C comes meanwhile (Python 3.11)."""
+        running, interrupted = len(workers), False
+        while running:
+            try:
+                with suppress(Empty):
+                    ended.get(timeout=0.1)
+                    running -= 1
+                if self.stopping and not interrupted:  # one of them met what befalls all
+                    raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                if interrupted:  # the second time, at once
+                    break
+                interrupted = True
+                with self.lock:
+                    self.error = self.error or Interrupted("stopped")
+                    self.stopping = True
+                for worker in workers:
+                    worker.interrupt()
+
+    def end(self) -> None:
+        """Raises what stopped the search, if anything did."""
+        if isinstance(self.error, Interrupted | KeyboardInterrupt):
+            best = f"; the best so far is trial {self.best}" if self.best is not None else ""
+            raise Interrupted(
+                f"stopped after {self.over} of {self.plan.trials} trials{best}",
+                fix="`phi-scaffold sweep` goes on with the others",
+            )
+        if self.error:
+            raise self.error
+
+    # -- trials ----------------------------------------------------------------------------------------------------------
+
+    def next(self) -> optuna.Trial | None:
+        """The next trial to run: first those that were interrupted, then new ones."""
+        from optuna.trial import Trial as Reopened
+
+        with self.lock:
+            if self.stopping:
+                return None
+            strategy, keys = self.plan.sweep.search_strategy, self.plan.sweep.search_space
+            fresh = not self.unfinished
+            if fresh and self.asked >= self.plan.trials:
+                return None
+            number = self.asked if fresh else self.unfinished.pop(0)
+            if strategy.type == "grid":
+                combination = self._untried(number)
+                if combination is None:
+                    return None
+                self.study.sampler = space.given(combination)
+            else:
+                self.study.sampler = space.sampler(strategy.type, strategy.seed, number)
+            if fresh:
+                self.asked += 1
+                trial = self.study.ask()
+            else:
+                known = self.study.get_trials(deepcopy=False)[number]
+                trial = Reopened(self.study, known._trial_id)
+            space.suggest(trial, keys)
+            return trial
+
+    def _untried(self, number: int) -> space.Values | None:
+        """The first combination of the grid that no other trial has."""
+        strategy = self.plan.sweep.search_strategy
+        tried = [t.params for t in self.study.get_trials(deepcopy=False) if t.number != number]
+        return next((c for c in space.grid(self.plan.sweep.search_space, strategy.seed) if c not in tried), None)
+
+    def task_of(self, trial: optuna.Trial) -> Task:
+        values = space.decoded(self.plan.sweep.search_space, trial.params)
+        paths = self.plan.keys()
+        task = Task(
+            trial.number,
+            {paths[key]: value for key, value in values.items()},
+            self.plan.place.trial_folder(trial.number),
+        )
+        data = {"index": trial.number + 1, "count": self.plan.trials, "values": values}
+        self.emit(Event("stage-started", task.name, data))
+        return task
+
+    def done_before(self, trial: optuna.Trial) -> Result | None:
+        """What another trial with the same values came to: it would come to that again."""
+        with self.lock:
+            for other in self.study.get_trials(deepcopy=False):
+                if other.number != trial.number and other.params == trial.params and other.state.is_finished():
+                    seen = trial_of(other, self.plan.sweep)
+                    if seen.state == "complete" or seen.state == "pruned":
+                        return Result(seen.state, seen.score, f"the same values as trial {other.number}", seen.figures)
+        return None
+
+    def judge_of(self, trial: optuna.Trial) -> Judge:
+        def judge(percent: int, value: float) -> bool:
+            with self.lock, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a trial that goes on reports again what it had before it was stopped
+                trial.report(value, percent)
+                return bool(trial.should_prune())
+
+        return judge
+
+    def record(self, trial: optuna.Trial, task: Task, result: Result) -> None:
+        """Puts down what a trial came to, and clears its folder up."""
+        from optuna.trial import TrialState
+
+        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[result.state]
+        with self.lock:
+            trial.set_user_attr("figures", result.figures)
+            trial.set_user_attr("why", result.why)
+            trial.set_user_attr("wall_s", result.wall_s)
+            self.study.tell(trial, result.score if result.state == "complete" else None, state=state)
+            self.over += 1
+            before, self.best = self.best, self._best()
+            for number in {trial.number, before} - {None, self.best}:
+                study.tidy(self.plan.place.trial_folder(int(number or 0)))
+            if self.best == trial.number:
+                study.tidy(task.folder, keep_model=True)
+            self._tell(task, result)
+            self._count_failures(result)
+
+    def _best(self) -> int | None:
+        """The number of the best trial that has a model, the earliest of equals."""
+        from optuna.trial import TrialState
+
+        done = [
+            t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None
+        ]
+        sign = 1 if metrics.minimised(self.plan.setting.metric) else -1
+        return min(done, key=lambda t: (sign * float(t.value or 0), t.number)).number if done else None
+
+    def _tell(self, task: Task, result: Result) -> None:
+        best = None if self.best is None else self.study.get_trials(deepcopy=False)[self.best].value
+        data = {
+            "state": result.state,
+            "score": result.score,
+            "why": result.why,
+            "wall_s": result.wall_s,
+            "metric": self.plan.setting.metric,
+            "over": self.over,
+            "count": self.plan.trials,
+            "best": {"number": self.best, "score": best} if self.best is not None else None,
+        }
+        self.emit(Event("stage-finished", task.name, data))
+
+    def _count_failures(self, result: Result) -> None:
+        self.any_success = self.any_success or result.state != "failed"
+        self.failures += result.state == "failed"
+        if not self.any_success and self.failures >= FAILURES_AT_THE_START:
+            raise WorkFailed(
+                f"the first {self.failures} trials failed, the last one: {result.why}",
+                fix=f"mend that; to begin anew with the same values, remove {self.plan.place.folder}",
+            )
+
+    def emit(self, event: Event) -> None:
+        """Passes on what is told; the same warning of several trials once."""
+        if event.event == "warning":
+            message = str(event.data.get("message"))
+            if message in self.told:
+                return
+            self.told.add(message)
+        with self.lock:
+            self.listener(event)

@@ -1,0 +1,1 @@
+"""Child processes: start one, exchange JSON lines with it, end it with its parent."""

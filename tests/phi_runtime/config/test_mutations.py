@@ -1,0 +1,151 @@
+"""Whatever is done to a config, it is valid or each of its faults is shown in it; nothing is passed over."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from phi_runtime.config.dialects.draft import Draft
+from phi_runtime.config.dialects.json_schema import schema_of
+from phi_runtime.config.reading.source import KeyPath, read_source
+from phi_runtime.core.errors import ConfigError
+from phi_runtime.pipeline.load import Checked, check
+
+CASES = Path(__file__).parent / "dialects"
+VALUES: list[Any] = [None, True, False, -1, 0, 1, 2.5, 1e9, "", "x", "16", [], ["x"], {}, {"x": 1}, [{}]]
+KEYS = ["config", "params", "type", "alpha", "engine", "lora_r", "x", "", "ä", "model_path", "training_args", "sweep"]
+# What the models say of the form of one value; other rules look at several, or at files.
+FORM = ("unknown-key", "unknown-value", "wrong-type", "out-of-range")
+
+
+def bases(without: str = "nothing") -> list[Any]:
+    paths = sorted(p for p in CASES.iterdir() if p.suffix in (".json", ".yaml") and without not in p.name)
+    return [read_source(p).value for p in paths]
+
+
+def places(value: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
+    yield at
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in inner:
+        yield from places(member, (*at, key))
+
+
+def mutate(value: Any, chance: random.Random) -> Any:
+    """One change: a member dropped, renamed or doubled under another name, or a value of another type."""
+    value = copy.deepcopy(value)
+    path = chance.choice([p for p in places(value) if p])
+    parent = value
+    for key in path[:-1]:
+        parent = parent[key]
+    kind = chance.choice(["drop", "rename", "double", "retype", "retype"])
+    if kind == "drop":
+        del parent[path[-1]]
+    elif kind == "retype" or isinstance(parent, list):
+        parent[path[-1]] = chance.choice(VALUES)
+    else:
+        name = chance.choice([*KEYS, f"{path[-1]}s", str(path[-1])[:-1], str(path[-1]).upper()])
+        parent[name] = parent.pop(path[-1]) if kind == "rename" else copy.deepcopy(parent[path[-1]])
+    return value
+
+
+def damage(text: str, chance: random.Random) -> str:
+    """A change to the text itself: the end lost, a line lost, a line twice."""
+    kind, lines = chance.choice(["truncate", "lose", "repeat"]), text.split("\n")
+    if kind == "truncate":
+        return text[: chance.randrange(len(text))]
+    i = chance.randrange(len(lines))
+    return "\n".join(lines[:i] + ([lines[i]] * 2 if kind == "repeat" else []) + lines[i + 1 :])
+
+
+@pytest.fixture
+def check_text(tmp_path: Path) -> Callable[[str], Checked | None]:
+    """Checks a text; None where it is not even JSON, which was said with a place in it."""
+    (tmp_path / "datasets").symlink_to(CASES / "datasets")
+    path = tmp_path / "olive-config.json"
+
+    def run(text: str) -> Checked | None:
+        path.write_text(text, encoding="utf-8")
+        lines = text.count("\n") + 1
+        with contextlib.suppress(ConfigError):
+            return inspected(check(path), lines)
+        with pytest.raises(ConfigError) as caught:
+            check(path)
+        assert caught.value.where is not None
+        assert 1 <= caught.value.where.line <= lines
+        return None
+
+    return run
+
+
+def inspected(checked: Checked, lines: int) -> Checked:
+    """The same, every finding of it standing in the file."""
+    for finding in checked.findings:
+        assert 1 <= finding.where.line <= lines, finding
+        assert finding.where.column >= 1
+        assert finding.message
+    return checked
+
+
+def lost(draft: Draft) -> list[KeyPath]:
+    """What stands in the file and is neither in the canonical form nor told."""
+    kept = {draft.written(p) for p in places(draft.value)}
+    told = {t.old for t in draft.translations} | {tuple(f.key.split(".")) for f in draft.refused}
+
+    def is_told(path: KeyPath) -> bool:
+        return any(path[:n] in told or tuple(map(str, path[:n])) in told for n in range(1, len(path) + 1))
+
+    return [p for p in places(draft.source.value) if p not in kept and not is_told(p)]
+
+
+def test_two_thousand_mutations_are_valid_or_located_and_nothing_is_dropped_silently(
+    check_text: Callable[[str], Checked | None],
+) -> None:
+    chance, valid, invalid = random.Random(3), 0, 0
+    configs = bases()
+    for number in range(2000):
+        config = mutate(chance.choice(configs), chance)
+        text = json.dumps(config, indent=1, ensure_ascii=False)
+        if number % 10 == 0:
+            text = damage(text, chance)
+        checked = check_text(text)
+        if checked is None or not checked.valid:
+            invalid += 1
+        else:
+            valid += 1
+        if checked is not None:
+            assert lost(checked.draft) == [], text
+    assert valid > 200
+    assert invalid > 800
+
+
+def test_the_schema_agrees_with_the_models(check_text: Callable[[str], Checked | None]) -> None:
+    chance = random.Random(11)
+    validator = Draft202012Validator(schema_of("workflow"))
+    # A search with nothing to search is left out as a whole, and a list of ranks is only right beside a search: no schema says so.
+    configs = [c for c in bases(without="search") if "passes" in c]
+    caught = 0
+    for _ in range(400):
+        config = mutate(chance.choice(configs), chance)
+        text = json.dumps(config, indent=1, ensure_ascii=False)
+        checked = check_text(text)
+        assert checked is not None
+        if any(
+            t.new is None and t.old is not None and t.old[-1] == "search_strategy" for t in checked.draft.translations
+        ):
+            continue
+        schema_valid = validator.is_valid(config)
+        rules = {f.rule for f in checked.findings if f.severity == "error"}
+        if checked.valid:
+            assert schema_valid, text
+        elif rules & set(FORM):
+            assert not schema_valid, (rules, [str(f) for f in checked.findings if f.severity == "error"], text)
+            caught += 1
+    assert caught > 100

@@ -1,0 +1,49 @@
+"""The files that a data config names, in all its forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.config.paths import data_paths
+from phi_runtime.config.schema import DataConfig
+
+
+def data(files: Any, split: str = "train") -> DataConfig:
+    return DataConfig.model_validate(
+        {
+            "name": "d",
+            "type": "HuggingfaceContainer",
+            "load_dataset_config": {"data_name": "json", "data_files": files, "split": split},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "expected"),
+    [
+        ("a.jsonl", "train", ["a.jsonl"]),
+        (["b.jsonl", "a.jsonl"], "train[:10%]", ["b.jsonl", "a.jsonl"]),
+        ({"train": "a.jsonl", "test": ["c.jsonl", "d.jsonl"]}, "test[5:]", ["c.jsonl", "d.jsonl"]),
+        ({"train": "a.jsonl"}, "train", ["a.jsonl"]),
+        ({"train": "a.jsonl"}, "validation", []),
+        ({"type": "azureml_datastore", "datastore_url": "azureml://x/y"}, "train", []),
+    ],
+)
+def test_the_files_of_the_split_are_named_in_their_order(
+    tmp_path: Path, files: Any, split: str, expected: list[str]
+) -> None:
+    found = data_paths(data(files, split), tmp_path / "config.json")
+    assert [f.path for f in found] == [tmp_path / name for name in expected]
+
+
+def test_each_file_may_lie_beside_the_config_or_under_the_projects_root(tmp_path: Path) -> None:
+    config = tmp_path / "fine-tuning" / "config.json"
+    for name in ("fine-tuning/a.jsonl", "datasets/b.jsonl"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    beside, under_root = data_paths(data(["a.jsonl", "datasets/b.jsonl"]), config)
+    assert (beside.path, beside.from_root) == (tmp_path / "fine-tuning" / "a.jsonl", False)
+    assert (under_root.path, under_root.from_root) == (tmp_path / "datasets" / "b.jsonl", True)

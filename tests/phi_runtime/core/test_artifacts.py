@@ -1,0 +1,87 @@
+"""An artefact is whole or it does not exist."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from phi_runtime.core import artifacts as artefacts
+from phi_runtime.core.artifacts import digest, put_in_place, read_manifest, require_free_space, seal
+from phi_runtime.core.errors import Conflict, OutOfResources
+from phi_runtime.core.locks import exclusive, is_held
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "weights.bin").write_bytes(b"12345")
+    (folder / "sub" / "config.json").write_text("{}")
+    seal(folder, key="k", kind="hf", facts={"steps": 3})
+    return folder
+
+
+def test_a_sealed_folder_has_its_key_content_and_facts(sealed: Path) -> None:
+    manifest = read_manifest(sealed)
+    assert manifest is not None
+    assert (manifest.key, manifest.kind, manifest.facts) == ("k", "hf", {"steps": 3})
+    assert manifest.files == {"sub/config.json": 2, "weights.bin": 5}
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "no manifest", "half a manifest"])
+def test_a_damaged_folder_is_no_artefact(sealed: Path, damage: str) -> None:
+    if damage == "truncate":
+        (sealed / "weights.bin").write_bytes(b"123")
+    elif damage == "remove":
+        (sealed / "weights.bin").unlink()
+    elif damage == "no manifest":
+        (sealed / "manifest.json").unlink()
+    else:
+        (sealed / "manifest.json").write_text((sealed / "manifest.json").read_text()[:20])
+    assert read_manifest(sealed) is None
+
+
+def test_content_tells_results_apart_that_the_same_inputs_made(tmp_path: Path) -> None:
+    contents = []
+    for text in ("a", "b", "a"):
+        folder = tmp_path / str(len(contents))
+        folder.mkdir()
+        (folder / "f").write_text(text)
+        contents.append(seal(folder, key="k", kind="hf", facts={}).content)
+    assert contents[0] == contents[2] != contents[1]
+
+
+def test_putting_in_place_replaces_the_old_one_whole_and_keeps_the_folder_in_git(sealed: Path, tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / ".gitkeep").touch()
+    (target / "old.bin").touch()
+    put_in_place(sealed, target)
+    assert read_manifest(target) is not None
+    assert not (target / "old.bin").exists()
+    assert (target / ".gitkeep").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_digest_does_not_depend_on_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
+
+
+def test_too_little_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(artefacts.shutil, "disk_usage", lambda _: usage(10, 10, int(1e9)))
+    with pytest.raises(OutOfResources, match=r"needs 2\.0 GB .* 1\.0 GB free") as caught:
+        require_free_space(tmp_path, int(2e9), "merging")
+    assert caught.value.exit_code == 8
+
+
+def test_only_one_run_at_a_time(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with exclusive(lock):
+        assert is_held(lock)
+        with pytest.raises(Conflict) as caught, exclusive(lock):
+            pass
+        assert caught.value.exit_code == 6
+    assert not is_held(lock)

@@ -1,0 +1,114 @@
+"""What is asked and measured of the held-out rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.config.schema import DataConfig, Evaluation, LoRA, Workflow
+from phi_runtime.data.dataset import Place
+from phi_runtime.evaluation import comparison as ladder
+from phi_runtime.inference.generator import Sampling, Speed
+from phi_runtime.models.reference import ModelRef
+from tests.conftest import Listener
+
+
+class Recorder:
+    """Answers "joy" to everything, finds every token as likely as one of e, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+        self.measured: list[tuple[list[int], list[int]]] = []
+
+    def stream(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+        yield "joy"
+
+    def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> Iterator[str]:
+        self.prompts += prompts
+        yield from ("joy" for _ in prompts)
+
+    def completion_loss(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> float:
+        self.measured.append((list(prompt_ids), list(completion_ids)))
+        return float(len(completion_ids))
+
+    def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
+        return Speed(1.0, 1.0)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    found = Recorder()
+    monkeypatch.setattr(ladder, "open_generator", lambda *_, **__: found)
+    return found
+
+
+def evaluated(
+    folder: Path, model: Path, rows: list[dict[str, str]], **pre_process: Any
+) -> tuple[dict[str, Any], Any, Listener]:
+    """The content of evaluation.json, that of answers.json, and the events."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    data = {
+        "type": "HuggingfaceContainer",
+        "load_dataset_config": {"data_name": "json", "data_files": "rows.jsonl"},
+        "pre_process_data_config": pre_process,
+    }
+    step = LoRA.model_validate({"type": "LoRA", "train_data_config": "train", "eval_data_config": "held_out"})
+    workflow = Workflow.model_construct(
+        data_configs=[DataConfig.model_validate({"name": name, **data}) for name in ("train", "held_out")],
+        passes={"finetune": step},
+        evaluation=Evaluation(),
+    )
+    listener = Listener()
+    base = ModelRef(model, "hf", "key")
+    place = Place(folder / "config.json", base, folder / "cache")
+    content = ladder.evaluate(workflow, "finetune", [("base", base)], place, folder, "cpu", listener)
+    return content, json.loads((folder / "answers.json").read_text(encoding="utf-8")), listener
+
+
+def test_free_text_is_asked_nothing_and_has_its_perplexity_from_the_second_token_on(
+    tmp_path: Path, recorder: Recorder, tiny_phi3: Path, tiny_tokenizer: Any
+) -> None:
+    texts = ["we won the game", "dark " * 50]
+    content, answers, listener = evaluated(tmp_path, tiny_phi3, [{"text": t} for t in texts], max_seq_len=16)
+    assert (content["rows"], content["rungs"][0]["metrics"], answers, recorder.prompts) == (2, {}, [], [])
+    assert content["rungs"][0]["perplexity"] == pytest.approx(2.7183)
+    whole = [[*tiny_tokenizer(t, add_special_tokens=False).input_ids, tiny_tokenizer.eos_token_id] for t in texts]
+    assert recorder.measured == [(ids[:1], ids[1:16]) for ids in whole]
+    assert listener.of("metric") == [{"stage": "evaluate", "rung": "base", "perplexity": 2.7183}]
+
+
+def test_of_questions_the_answers_alone_are_measured(
+    tmp_path: Path, recorder: Recorder, tiny_phi3: Path, tiny_tokenizer: Any
+) -> None:
+    rows = [{"q": "we won", "a": "joy"}, {"q": "run away", "a": "fear"}]
+    content, answers, listener = evaluated(tmp_path, tiny_phi3, rows, text_template="{q}\n{a}", strategy="line-by-line")
+    assert recorder.prompts == ["we won\n", "run away\n"]
+    assert [tiny_tokenizer.decode(completion) for _, completion in recorder.measured] == [
+        "joy<|im_end|>",
+        "fear<|im_end|>",
+    ]
+    assert answers[1] == {"prompt": "run away\n", "reference": "fear", "answers": {"base": "joy"}}
+    assert content["rungs"][0]["metrics"]
+    assert "perplexity" not in listener.of("metric")[0]
+
+
+@pytest.mark.usefixtures("recorder")
+def test_the_users_own_metrics_stand_among_the_others(tmp_path: Path, tiny_phi3: Path) -> None:
+    hook = "def metrics(predictions, references):\n    return {'said_joy': sum(p == 'joy' for p in predictions) / 3}\n"
+    (tmp_path / "hooks.py").write_text(hook, encoding="utf-8")
+    rows = [{"q": "we won", "a": "joy"}, {"q": "run away", "a": "fear"}]
+    content, _, _ = evaluated(tmp_path, tiny_phi3, rows, text_template="{q}\n{a}", strategy="line-by-line")
+    metrics = content["rungs"][0]["metrics"]
+    assert (metrics["exact_match"], metrics["said_joy"]) == (0.5, 0.6667)
+
+
+def test_the_answers_alone_are_measured_also_where_the_questions_were_trained_too(
+    tmp_path: Path, recorder: Recorder, tiny_phi3: Path, tiny_tokenizer: Any
+) -> None:
+    rows = [{"q": "we won", "a": "joy"}]
+    evaluated(tmp_path, tiny_phi3, rows, text_template="{q}\n{a}", strategy="join")
+    assert [tuple(map(tiny_tokenizer.decode, pair)) for pair in recorder.measured] == [("we won\n", "joy<|im_end|>")]

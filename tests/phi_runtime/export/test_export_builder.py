@@ -1,0 +1,209 @@
+"""The process that builds: what it is told, what it tells, and what it leaves behind when it fails or is stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.config.dialects.keys import BUILDER_NAMES, BUILDER_OPTIONS
+from phi_runtime.config.schema import BuilderOptions, ModelBuilder
+from phi_runtime.core.errors import Interrupted, OutOfResources, WorkFailed
+from phi_runtime.core.events import Event
+from phi_runtime.core.project import Project
+from phi_runtime.export.builder_output import Watched, error_of
+from phi_runtime.export.builder_process import FAILED, as_pairs, build, names_of_release
+from phi_runtime.models import builder_source
+from phi_runtime.passes.model_builder import options_of
+from phi_runtime.pipeline.engine import run
+from tests.conftest import Cli, MakeProject, edit_config, states
+
+ONLY_EXPORT = {"export": {"type": "ModelBuilder", "precision": "fp32"}}
+
+
+def exporting(project: Project) -> Project:
+    """The project with a config that exports its base model and does nothing else."""
+    edit_config(project, lambda config: config.update(passes=ONLY_EXPORT))
+    return project
+
+
+def builders_of(project: Project) -> list[int]:
+    """The builder's processes that work for `project`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if "builder_process" in command and str(project.gen_model) in command:
+            found.append(int(folder.name))
+    return found
+
+
+# -- options -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_installed_builder_knows_every_option_that_a_config_can_name() -> None:
+    known = builder_source.option_names()
+    assert set(BuilderOptions.model_fields) - known == set()
+    assert set(BUILDER_NAMES) - known == set()
+    assert set(BUILDER_OPTIONS.refused) - known == set()
+    own = {"use_qdq", "use_webgpu_fp32", "use_cuda_bf16", "include_hidden_states", "enable_cuda_graph"}
+    assert own - known == set()
+
+
+def test_the_list_of_models_is_that_of_the_installed_builder() -> None:
+    assert builder_source.text_models() == builder_source.TEXT_MODELS
+
+
+def test_keys_of_the_pass_become_options_of_the_builder() -> None:
+    step = ModelBuilder.model_validate(
+        {
+            "type": "ModelBuilder",
+            "precision": "int4",
+            "int4_block_size": 64,
+            "int4_accuracy_level": 4,
+            "int4_is_symmetric": True,
+            "int4_op_types_to_quantize": ["MatMul", "Gather"],
+            "int4_nodes_to_exclude": ["/lm_head/MatMul", "/model/layers.0/mlp/down_proj/MatMul"],
+            "use_8bits_moe": True,
+            "extra_options": {"prune_lm_head": True, "qmoe_block_size": 64},
+        }
+    )
+    assert sorted(as_pairs(names_of_release(options_of(step), builder_source.option_names()))) == [
+        "accuracy_level=4",
+        "block_size=64",
+        "is_symmetric=true",
+        "moe_quant_type=int8",
+        "nodes_to_exclude=/lm_head/MatMul,/model/layers.0/mlp/down_proj/MatMul",
+        "op_types_to_quantize=MatMul/Gather",
+        "prune_lm_head=true",
+        "qmoe_block_size=64",
+    ]
+
+
+def test_an_older_release_gets_the_names_that_it_knows() -> None:
+    older = {"int4_block_size", "int4_algo_config", "use_qdq"}
+    given = {"block_size": 32, "algo_config": "rtn", "use_qdq": False}
+    assert names_of_release(given, older) == {"int4_block_size": 32, "int4_algo_config": "rtn", "use_qdq": False}
+    with pytest.raises(ValueError, match="no option matmul_mixed_precision"):
+        names_of_release({"matmul_mixed_precision": "last_matmul:int8"}, older)
+
+
+def test_the_builder_is_never_given_an_option_that_it_would_pass_over(tmp_path: Path) -> None:
+    request = {"source": ".", "out": str(tmp_path), "cache": ".", "precision": "int4", "execution_provider": "cpu"}
+    with pytest.raises(ValueError, match="no option int4_accuracy_levle"):
+        build({**request, "options": {"int4_accuracy_levle": 4}})
+
+
+# -- what it says --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_long_phase_of_a_build_shows_how_far_it_is() -> None:
+    watched = Watched(layers=30)
+    heard = [
+        watched.heard(line)
+        for line in (
+            "Reading embedding layer\n",
+            "Reading layer 0\n",
+            "Reading decoder layer 7\n",
+            "2026-01-01 INFO - complete quantization of /model/layers.0/attn/qkv_proj/MatMul with 4 bits ...\n",
+            "2026-01-01 INFO - complete quantization of /lm_head/MatMul with 4 bits ...\n",
+            "2026-01-01 INFO - complete quantization of model with RTN algorithm.\n",
+            "Progress: [#####               ] 25.33%\n",
+            "Saving model.norm.weight (f32, [64]):  56%|#####     | 10/18 [00:00<00:00, 1100.00it/s]\n",
+            "Saving model.embed_tokens.weight (f32, [512,64]):  61%|######    | 11/18 [00:00<00:00, 1100.00it/s]\n",
+        )
+    ]
+    assert heard == [
+        None,
+        {"done": 1, "total": 30, "unit": "layers"},
+        {"done": 8, "total": 30, "unit": "layers"},
+        {"done": None, "total": None, "unit": "", "message": "rounding the weights"},
+        {"done": 2, "total": None, "unit": "matrices"},
+        None,
+        {"done": 25, "total": 100, "unit": "%"},
+        {"done": None, "total": None, "unit": "", "message": "writing the model"},
+        {"done": 11, "total": 18, "unit": "tensors"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "kind", "says"),
+    [
+        ({"type": "OSError", "message": "No space left", "errno": errno.ENOSPC}, 1, OutOfResources, "the disk is full"),
+        ({"type": "MemoryError", "message": "", "errno": None}, 1, OutOfResources, "ran out of memory"),
+        ({"type": "KeyError", "message": "'rope_type'", "errno": None}, 1, WorkFailed, "KeyError: 'rope_type'"),
+        (None, -signal.SIGKILL, OutOfResources, "was killed"),
+        (None, -signal.SIGSEGV, WorkFailed, "a last line"),
+    ],
+)
+def test_the_reason_why_a_build_failed_can_be_read(
+    told: dict[str, Any] | None, code: int, kind: type[Exception], says: str
+) -> None:
+    lines = ["Traceback …", "a last line"] + ([f"{FAILED}{json.dumps(told)}"] if told else [])
+    error = error_of(code, lines, "gen-model/export.builder.log")
+    assert type(error) is kind
+    assert says in str(error)
+    assert error.fix
+
+
+# -- what is left of a build that does not end well ----------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_up_during_an_export_is_said_and_leaves_no_model(make_project: MakeProject, cli: Cli) -> None:
+    project = exporting(make_project())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # the model takes 640 kB
+    try:
+        result = cli("run", "--project", project.root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert result.code == 8, result.err
+    assert "the disk is full" in result.err
+    assert "Traceback" not in result.err
+    assert states(project)["export"] == "failed"
+    assert not list(project.gen_model.rglob("model.onnx*"))
+
+
+def test_the_builder_ends_when_the_export_is_stopped(make_project: MakeProject) -> None:
+    project = exporting(make_project())
+    at_work: list[int] = []
+
+    def stop(event: Event) -> None:
+        if event.stage == "export" and event.event == "progress":
+            at_work.extend(builders_of(project))
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        run(project, stop)
+    assert len(at_work) == 1
+    assert builders_of(project) == []
+    assert not list(project.gen_model.rglob("model.onnx*"))
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+def test_the_builder_ends_when_the_run_is_killed(make_project: MakeProject) -> None:
+    project = exporting(make_project())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "phi_scaffold", "run"],
+        cwd=project.root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not builders_of(project):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while builders_of(project):
+        time.sleep(0.02)
+    assert states(project)["export"] == "missing"

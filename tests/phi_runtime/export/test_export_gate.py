@@ -1,0 +1,205 @@
+"""The gate behind an export: what passes is near to its source, what is broken does not pass, and the folder can be carried away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.config.schema import ModelBuilder
+from phi_runtime.core.artifacts import read_manifest
+from phi_runtime.core.errors import WorkFailed
+from phi_runtime.export.gate import Comparison, compare, sample_rows, whole
+from phi_runtime.export.gate_limits import Limits, limits_of, next_better
+from phi_runtime.models.reference import ModelRef
+from phi_runtime.pipeline.engine import run
+from tests.conftest import Listener, MakeProject, edit_config, states
+from tests.phi_runtime.export.test_export_builder import exporting
+from tests.phi_runtime.export.tiny_adapters import build_graph
+
+
+@pytest.fixture(scope="module")
+def decided(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    """The tiny model with ten times its weights, so that it prefers some tokens to others."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("models") / "decided"
+    model = AutoModelForCausalLM.from_pretrained(tiny_phi3, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" not in name:
+                weight *= 10
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_phi3).save_pretrained(folder)
+    return ModelRef(folder, "hf", "decided")
+
+
+@pytest.fixture(scope="module")
+def exact(decided: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_graph(decided.path, tmp_path_factory.mktemp("fp32") / "graph", "fp32")
+
+
+def compared(source: ModelRef, graph: Path) -> Comparison:
+    return compare(source, graph, [whole(ids[:65]) for ids, _ in sample_rows(source)[:3]], "sample text")
+
+
+def step(precision: str, **keys: Any) -> ModelBuilder:
+    return ModelBuilder.model_validate({"type": "ModelBuilder", "precision": precision, **keys})
+
+
+def test_a_float32_export_says_what_its_source_says(decided: ModelRef, exact: Path) -> None:
+    found = compared(decided, exact)
+    assert (found.positions, found.read, found.top1) == (192, "whole", 1.0)
+    assert found.kl < 1e-6
+    assert found.perplexity == pytest.approx(found.source_perplexity, rel=1e-4)
+
+
+def test_a_pruned_head_is_read_token_by_token_with_the_same_result(decided: ModelRef, tmp_path: Path) -> None:
+    graph = build_graph(decided.path, tmp_path / "graph", "fp32", extra_options={"prune_lm_head": True})
+    found = compared(decided, graph)
+    assert found.read == "token by token"
+    assert found.positions == 192
+    assert found.kl < 1e-6
+
+
+def test_an_embedding_reads_the_8_bits_that_it_shares_with_the_head(decided: ModelRef, tmp_path: Path) -> None:
+    import onnx
+
+    mixed = {"matmul_mixed_precision": "last_matmul:int8"}
+    graph = build_graph(decided.path, tmp_path / "graph", "int4", extra_options=mixed)
+    nodes = onnx.load(graph / "model.onnx", load_external_data=False).graph.node
+    head = next(node for node in nodes if node.name == "/lm_head/MatMul_Q8")
+    table = next(node for node in nodes if node.op_type == "GatherBlockQuantized")
+    reshape = next(node for node in nodes if table.input[0] in node.output)
+    assert [reshape.input[0], table.input[2]] == list(head.input[1:3])
+    limits = limits_of(step("int4"))
+    found = compared(decided, graph)
+    assert limits.broken_by(found.kl, found.top1, found.perplexity_increase) is None
+
+
+def test_a_model_that_the_builder_gets_wrong_does_not_pass(decided: ModelRef, tmp_path: Path) -> None:
+    """The builder (0.18) takes a matrix with as many rows as the vocabulary has tokens for an embedding or an output head: it builds
+    such a model without a word, and what comes out is nonsense."""
+    from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
+
+    config = Phi3Config.from_pretrained(decided.path, intermediate_size=256, initializer_range=0.2)
+    Phi3ForCausalLM(config).save_pretrained(tmp_path / "source")
+    AutoTokenizer.from_pretrained(decided.path).save_pretrained(tmp_path / "source")
+    source = ModelRef(tmp_path / "source", "hf", "wrong")
+    found = compared(source, build_graph(source.path, tmp_path / "graph", "fp32"))
+    for precision in ("int4", "int8", "fp32"):
+        limits = limits_of(step(precision))
+        assert limits.broken_by(found.kl, found.top1, found.perplexity_increase) is not None
+
+
+def test_what_is_beyond_a_limit_is_named() -> None:
+    limits = Limits(max_kl=1.0, min_top1=0.5, max_perplexity_increase=0.4)
+    assert limits.broken_by(0.5, 0.68, 0.39) is None
+    assert limits.broken_by(1.5, 0.68, 0.39) == "KL 1.5 is above 1"
+    assert limits.broken_by(0.5, 0.68, 0.5) == "the perplexity grew by 50 %, more than 40 %"
+    assert limits.broken_by(0.5, 0.4, 0.39) == "the likeliest token is the same in 40 %, less than 50 %"
+    assert limits.broken_by(float("nan"), 1.0, 0.0) == "its logits are no numbers"
+
+
+def test_own_limits_stand_beside_those_of_the_precision() -> None:
+    assert limits_of(step("int8")) == Limits(0.1, None, 0.15)
+    assert limits_of(step("int8", gate={"max_kl": 0.02, "min_top1": 0.9})) == Limits(0.02, 0.9, 0.15)
+
+
+BEST = {"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}}
+
+
+@pytest.mark.parametrize(
+    ("precision", "keys", "provider", "says"),
+    [
+        ("int4", {}, "CPUExecutionProvider", "matmul_mixed_precision"),
+        ("int4", {**BEST, "int4_algo_config": "rtn"}, "CPUExecutionProvider", '"int4_algo_config": null'),
+        ("int4", {}, "DmlExecutionProvider", '"k_quant_mixed"'),
+        ("int4", {**BEST, "int4_block_size": 128}, "CPUExecutionProvider", '"int4_block_size": 16'),
+        ("int4", BEST, "CPUExecutionProvider", '"int8"'),
+        ("int4", {"int4_algo_config": "k_quant_mixed"}, "DmlExecutionProvider", '"fp16"'),
+        ("int8", {}, "CPUExecutionProvider", '"fp32"'),
+        ("int8", {}, "CUDAExecutionProvider", '"bf16"'),
+        ("fp32", {}, "CPUExecutionProvider", "through transformers"),
+    ],
+)
+def test_the_next_better_setting_is_one_that_the_target_runs(
+    precision: str, keys: dict[str, Any], provider: str, says: str
+) -> None:
+    assert says in next_better(step(precision, **keys), provider)
+
+
+def test_an_export_is_compared_on_held_out_rows_and_its_folder_is_complete(make_project: MakeProject) -> None:
+    project = make_project()
+    listener = Listener()
+    run(project, listener, until="export")
+    manifest = read_manifest(project.gen_model / "onnx")
+    assert manifest is not None
+    facts = manifest.facts
+    assert facts["checked"] is True
+    assert facts["quality"]["rows"] == "held-out"
+    assert facts["quality"]["positions"] == 36  # the tokens of the answers to 12 rows
+    assert 0 <= facts["quality"]["kl"] <= facts["limits"]["max_kl"]
+    metric = next(e for e in listener.of("metric") if e["stage"] == "export")
+    assert metric == {"stage": "export", **facts["quality"]}
+    units = {e.get("unit") for e in listener.of("progress") if e["stage"] == "export"}
+    assert {"layers", "matrices", "tensors"} <= units
+
+    folder = project.gen_model / "onnx"
+    chat = project.root / "inferences" / "chat_onnx.py"
+    assert (folder / "chat_onnx.py").read_bytes() == chat.read_bytes()
+    assert (folder / "requirements.txt").read_text() == f"onnxruntime-genai=={genai_version()}\n"
+    assert {"chat_onnx.py", "requirements.txt", "prompt_template.json", "model.onnx.data"} <= set(manifest.files)
+
+    edit_config(project, lambda c: c["passes"]["export"].update(gate={"max_kl": 1e-12}))
+    with pytest.raises(WorkFailed, match="too far from its source: KL") as failed:
+        run(project, Listener(), until="export")
+    assert '"precision": "int8"' in failed.value.fix
+    assert states(project)["export"] == "failed"
+    assert read_manifest(folder) == manifest  # the last good one stays where it was
+
+
+def genai_version() -> str:
+    import onnxruntime_genai
+
+    return str(onnxruntime_genai.__version__)
+
+
+def test_what_cannot_run_here_is_built_and_said_to_be_unchecked(make_project: MakeProject) -> None:
+    project = exporting(make_project())
+
+    def for_cuda(config: dict[str, Any]) -> None:
+        config["systems"]["local_system"]["accelerators"] = [
+            {"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]}
+        ]
+        config["passes"]["export"]["precision"] = "fp16"
+
+    edit_config(project, for_cuda)
+    listener = Listener()
+    run(project, listener)
+    manifest = read_manifest(project.gen_model / "onnx")
+    assert manifest is not None
+    assert manifest.facts["checked"] is False
+    assert "quality" not in manifest.facts
+    assert any("not tried" in w["message"] for w in listener.of("warning"))
+    requirements = (project.gen_model / "onnx" / "requirements.txt").read_text()
+    assert requirements == f"onnxruntime-genai-cuda=={genai_version()}\n"
+    assert json.loads((project.gen_model / "onnx" / "genai_config.json").read_text())["model"]["decoder"]
+
+
+def test_a_cache_of_8_bits_is_measured_on_the_rows_and_answers_as_before(make_project: MakeProject) -> None:
+    project = exporting(make_project())
+    change = {"extra_options": {"kv_cache_quant_scheme": "int8_per_channel"}, "gate": {"max_kl": 0.02}}
+    edit_config(project, lambda c: c["passes"]["export"].update(change))
+    run(project, Listener())
+    manifest = read_manifest(project.gen_model / "onnx")
+    assert manifest is not None
+    assert manifest.facts["quality"]["rows"] == "sample text"
+    import onnx
+
+    graph = onnx.load(str(project.gen_model / "onnx" / "model.onnx"), load_external_data=False).graph
+    caches = [i.type.tensor_type.elem_type for i in graph.input if i.name.startswith("past_key_values.")]
+    assert set(caches) == {onnx.TensorProto.INT8}

@@ -1,0 +1,251 @@
+"""A tiny Phi-3 through every pass: what is done is not done again, and what is interrupted goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.core.artifacts import read_manifest
+from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
+from phi_runtime.core.events import Event
+from phi_runtime.core.project import Project
+from phi_runtime.pipeline.engine import Outcome, run
+from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.pipeline.plan import plan
+from tests.conftest import Cli, Listener, MakeProject, edit_config, states, write_rows
+
+
+def whole_run(project: Project) -> tuple[Outcome, Listener]:
+    listener = Listener()
+    return run(project, listener), listener
+
+
+def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli: Cli) -> None:
+    project = make_project(per_device_eval_batch_size=4)
+    assert states(project) == {
+        "fetch": "cached",
+        "finetune": "missing",
+        "merge": "missing",
+        "export": "missing",
+        "evaluate": "missing",
+    }
+    outcome, listener = whole_run(project)
+    assert outcome.done == ("finetune", "merge", "export", "evaluate")
+    assert set(states(project).values()) == {"cached"}
+
+    losses = [e["loss"] for e in listener.of("metric") if "loss" in e]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
+    evaluation = outcome.evaluation
+    assert evaluation is not None
+    assert [r["name"] for r in evaluation["rungs"]] == ["base", "adapter", "merged", "onnx-int4"]
+    assert evaluation["rows"] == 12
+    for rung in evaluation["rungs"]:
+        assert 0 <= rung["metrics"]["accuracy"] <= 1
+        assert rung["perplexity"] > 1
+        assert rung["decode_tokens_per_s"] > 0
+        assert rung["size_bytes"] > 0
+    base, adapter, merged, _ = evaluation["rungs"]
+    assert adapter["perplexity"] < base["perplexity"]
+    assert merged["perplexity"] == pytest.approx(adapter["perplexity"], rel=1e-3)
+
+    for kind in ("adapter", "merged", "onnx"):
+        assert (project.gen_model / kind / "prompt_template.json").is_file()
+    assert not list((project.gen_model / ".work").iterdir())
+    run_folder = outcome.run_folder
+    assert run_folder is not None
+    recorded = {
+        "config.json",
+        "data_report.json",
+        "environment.json",
+        "metrics.jsonl",
+        "resources.jsonl",
+        "stages.json",
+    }
+    assert {p.name for p in run_folder.iterdir()} == recorded
+
+    before = {p: p.stat().st_mtime_ns for p in project.gen_model.rglob("*") if p.is_file() and p.name != ".run.lock"}
+    again, _ = whole_run(project)
+    assert again.done == ()
+    assert again.evaluation == evaluation
+    assert {
+        p: p.stat().st_mtime_ns for p in project.gen_model.rglob("*") if p.is_file() and p.name != ".run.lock"
+    } == before
+
+    result = cli("run", "--project", project.root)
+    assert "Nothing to do" in result.out
+    assert cli("evaluate", "--json", "--project", project.root).json == evaluation
+    answer = cli(
+        "generate",
+        "--prompt",
+        "a lovely party",
+        "--model",
+        "onnx",
+        "--max-new-tokens",
+        "4",
+        "--json",
+        "--project",
+        project.root,
+    ).json
+    assert answer["prompt"] == "### Text: a lovely party\n### The tone is:\n"
+    assert cli("generate", "--prompt", "x", "--model", "adaptr", "--project", project.root).code == 2
+
+
+def test_a_cached_run_loads_no_torch(make_project: MakeProject) -> None:
+    project = make_project()
+    run(project, Listener(), until="merge")
+    program = (
+        "import sys; from phi_scaffold.cli.app import command_line\n"
+        "try: command_line(sys.argv[1:])()\nexcept SystemExit: assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", program, "run", "--until", "merge"]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to do" in done.stdout
+
+
+def test_what_changed_makes_its_stage_and_those_after_it_stale_and_is_named(make_project: MakeProject) -> None:
+    project = make_project()
+    run(project, Listener(), until="merge")
+    edit_config(project, lambda c: c["passes"]["finetune"].update(alpha=8))
+    stages = {s.name: s for s in plan(load_workflow(project.config), project)}
+    assert (stages["finetune"].state, stages["finetune"].why) == ("stale", "alpha: 32.0 → 8.0")
+    assert stages["merge"].state == "stale"
+    edit_config(project, lambda c: c["passes"]["finetune"].update(alpha=32))
+    assert states(project)["merge"] == "cached"
+
+    write_rows(project.root / "datasets" / "train.jsonl", 64)
+    stages = {s.name: s for s in plan(load_workflow(project.config), project)}
+    assert stages["finetune"].why == "the data changed"
+
+
+def test_another_precision_redoes_the_export_alone_and_fp32_answers_as_the_merged_model(
+    make_project: MakeProject,
+) -> None:
+    project = make_project(max_steps=20)
+    run(project, Listener(), until="export")
+    edit_config(project, lambda c: c["passes"]["export"].update(precision="fp32"))
+    outcome, _ = whole_run(project)
+    assert outcome.done == ("export", "evaluate")
+    manifest = read_manifest(project.gen_model / "onnx")
+    assert manifest is not None
+    assert manifest.facts["precision"] == "fp32"
+    answers = json.loads((project.gen_model / "evaluation" / "answers.json").read_text())
+    assert all(row["answers"]["merged"] == row["answers"]["onnx-fp32"] for row in answers)
+    assert outcome.evaluation is not None
+    merged, onnx = outcome.evaluation["rungs"][2:]
+    assert onnx["perplexity"] == pytest.approx(merged["perplexity"], rel=1e-3)
+
+
+def test_full_fine_tuning_trains_all_weights_and_needs_no_merge(make_project: MakeProject) -> None:
+    project = make_project(method="full", learning_rate=0.001)
+    listener = Listener()
+    outcome = run(project, listener)
+    assert outcome.done == ("finetune", "export", "evaluate")
+    assert (project.gen_model / "merged" / "config.json").is_file()
+    assert outcome.evaluation is not None
+    base, tuned, _ = outcome.evaluation["rungs"]
+    assert tuned["name"] == "finetuned"
+    assert tuned["perplexity"] < base["perplexity"]
+
+
+def test_qlora_trains_over_a_4_bit_base_and_merges_into_the_full_one(make_project: MakeProject) -> None:
+    pytest.importorskip("bitsandbytes")
+    project = make_project(method="qlora", eval_steps=2)
+    listener = Listener()
+    run(project, listener, until="merge")
+    losses = [e["loss"] for e in listener.of("metric") if "loss" in e]
+    assert losses[-1] < losses[0]
+    config = json.loads((project.gen_model / "merged" / "config.json").read_text())
+    assert "quantization_config" not in config
+
+
+def test_two_runs_at_once_are_refused(make_project: MakeProject, cli: Cli) -> None:
+    from phi_runtime.core.locks import exclusive
+    from phi_runtime.pipeline.plan import LOCK
+
+    project = make_project()
+    with exclusive(project.gen_model / LOCK):
+        result = cli("run", "--project", project.root)
+    assert result.code == 6
+    assert "another run is at work" in result.err
+
+
+@pytest.mark.parametrize("key", ["target_modules", "modules_to_save"])
+def test_wrong_modules_are_answered_with_the_real_ones_before_anything_is_loaded(
+    make_project: MakeProject, key: str
+) -> None:
+    project = make_project(passes={"finetune": {key: ["q_proj"]}})
+    with pytest.raises(ConfigError, match=r"olive-config\.json:\d+:\d+: .*it has down_proj, .*qkv_proj"):
+        run(project, Listener())
+    assert not project.runs.exists()
+
+
+def test_a_full_disk_is_said_and_loses_nothing(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from phi_runtime.passes import merge_adapter_weights
+
+    project = make_project()
+    run(project, Listener(), until="finetune")
+
+    def full(_: object) -> dict[str, Any]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(merge_adapter_weights, "run", full)
+        with pytest.raises(OutOfResources) as caught:
+            run(project, Listener())
+    assert caught.value.exit_code == 8
+    assert states(project)["finetune"] == "cached"
+    assert states(project)["merge"] == "failed"
+    run(project, Listener(), until="merge")
+    assert states(project)["merge"] == "cached"
+
+
+def test_a_stage_that_dies_leaves_its_traceback_in_a_file_and_one_line_for_the_user(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi_runtime.passes import adapter
+
+    def die(_: object) -> dict[str, Any]:
+        raise RuntimeError("shape mismatch\nand more")
+
+    monkeypatch.setattr(adapter, "run", die)
+    project = make_project()
+    with pytest.raises(WorkFailed, match=r"`finetune` failed: shape mismatch$") as caught:
+        run(project, Listener())
+    log = Path(caught.value.fix.partition("in ")[2])
+    assert "Traceback" in log.read_text()
+
+
+def test_a_reader_that_goes_away_stops_the_run_and_is_no_failure(make_project: MakeProject) -> None:
+    def emit(event: Event) -> None:
+        if event.event == "progress":
+            raise BrokenPipeError
+
+    project = make_project()
+    with pytest.raises(Interrupted):
+        run(project, emit)
+    assert states(project)["finetune"] == "missing"
+
+
+def test_an_unknown_stage_is_refused_before_anything_runs(make_project: MakeProject) -> None:
+    project = make_project()
+    for wrong in ({"only": ["finetun"]}, {"until": "finetun"}, {"force": ["finetun"]}):
+        with pytest.raises(UsageError, match="did you mean `finetune`"):
+            run(project, Listener(), **wrong)  # type: ignore[arg-type]
+
+
+def test_dry_run_tells_and_does_nothing(make_project: MakeProject, cli: Cli) -> None:
+    project = make_project()
+    rows = cli("run", "--dry-run", "--no-step", "--json", "--project", project.root).json["stages"]
+    assert [(r["name"], r["would_run"]) for r in rows] == [
+        ("fetch", False), ("finetune", True), ("merge", True), ("export", True), ("evaluate", True),
+    ]  # fmt: skip
+    assert states(project)["finetune"] == "missing"

