@@ -27,7 +27,7 @@ STEP = {
     "total": 500,
     "unit": "steps",
     "loss": 0.4213,
-    "held_out_loss": 0.5,
+    "validation_loss": 0.5,
     "learning_rate": 1.9e-4,
     "tokens_per_s": 12345.6,
     "rss_bytes": 1_630_000_000,
@@ -36,7 +36,7 @@ STEP = {
 }
 DIAGNOSIS = Diagnosis(
     "overfitting",
-    "held-out loss 0.42 at step 80, 0.61 at the end",
+    "validation loss 0.42 at step 80, 0.61 at the end",
     "training_args.num_train_epochs",
     "num_train_epochs 3 → 1",
 )
@@ -85,7 +85,7 @@ def piped(capsys: pytest.CaptureFixture[str], events: Sequence[Event]) -> list[s
 def test_a_step_is_said_with_all_that_it_measured() -> None:
     assert figures(STEP) == [
         "loss 0.421",
-        "held-out loss 0.500",
+        "validation loss 0.500",
         "learning rate 1.9e-4",
         "12,346 tokens/s",
         "memory 1.6 GB",
@@ -102,7 +102,7 @@ def test_on_a_gpu_its_memory_and_its_use_are_meant() -> None:
 
 
 def test_steps_that_were_skipped_are_counted_and_what_is_not_known_is_left_out() -> None:
-    assert figures({"loss": 1.0, "skipped_steps": 2.0, "held_out_loss": None}) == ["loss 1.000", "2 steps skipped"]
+    assert figures({"loss": 1.0, "skipped_steps": 2.0, "validation_loss": None}) == ["loss 1.000", "2 steps skipped"]
     assert figures({"skipped_steps": 0, "remaining_s": 0.0}) == []
 
 
@@ -112,8 +112,8 @@ def test_a_duration_is_said_as_a_person_says_it(seconds: float, said: str) -> No
 
 
 def test_no_figure_is_cut_in_two() -> None:
-    assert in_lines(["loss 0.421", "held-out loss 0.500", "1,234 tokens/s"], 35) == [
-        "  loss 0.421, held-out loss 0.500",
+    assert in_lines(["loss 0.421", "validation loss 0.500", "1,234 tokens/s"], 35) == [
+        "  loss 0.421, validation loss 0.500",
         "  1,234 tokens/s",
     ]
     assert in_lines(["longer than there is room"], 8) == ["  longer than there is room"]
@@ -128,7 +128,7 @@ def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
         f"{place}480 rows in 480 sequences of 12,000 tokens, 900 of them trained",
         f"{place}rows are packed",
         "warning: finetune: 3 [rows] are empty",
-        f"{place}overfitting: held-out loss 0.42 at step 80, 0.61 at the end",
+        f"{place}overfitting: validation loss 0.42 at step 80, 0.61 at the end",
         f"{place}done in 1 min 23 s → gen-model/adapter",
     ]  # the step came too soon after the line before it
 
@@ -139,7 +139,7 @@ def test_the_first_step_of_a_stage_is_a_line_and_those_close_after_it_are_not(
     step = Event("progress", "finetune", STEP)
     (line,) = piped(capsys, [EVENTS[0], step, step, step])
     assert line == (
-        "[2/5] finetune: 120/500 steps, loss 0.421, held-out loss 0.500, learning rate 1.9e-4, 12,346 tokens/s, "
+        "[2/5] finetune: 120/500 steps, loss 0.421, validation loss 0.500, learning rate 1.9e-4, 12,346 tokens/s, "
         "memory 1.6 GB, cores 97 %, 3 min 20 s left"
     )
 
@@ -152,7 +152,7 @@ def test_a_terminal_gets_a_line_for_what_is_said_and_done(monkeypatch: pytest.Mo
         "  finetune: 480 rows in 480 sequences of 12,000 tokens, 900 of them trained",
         "  finetune: rows are packed",
         "warning: finetune: 3 [rows] are empty",
-        "! finetune: overfitting: held-out loss 0.42 at step 80, 0.61 at the end",
+        "! finetune: overfitting: validation loss 0.42 at step 80, 0.61 at the end",
         "✓ finetune: done in 1 min 23 s → gen-model/adapter",
     ):
         assert said in lines
@@ -230,7 +230,7 @@ def test_the_closing_summary_says_each_problem_with_its_evidence_and_what_to_try
     at = lines.index("Done: finetune. The run's record is in gen-model/runs/1")
     assert lines[at + 1 : at + 4] == [
         "! finetune: overfitting",
-        "    held-out loss 0.42 at step 80, 0.61 at the end",
+        "    validation loss 0.42 at step 80, 0.61 at the end",
         "    try num_train_epochs 3 → 1",
     ]
     assert lines[at + 4 : at + 6] == ["! finetune: poor results", "    accuracy 50.0 % of base, 40.0 % of adapter"]
@@ -248,12 +248,12 @@ def test_a_run_without_problems_ends_with_its_record(
 def test_long_advice_is_indented_and_folded_on_a_terminal(monkeypatch: pytest.MonkeyPatch, record: Path) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", "42")
     show_diagnosis.of_trainings(record)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
     assert lines == [
         "! finetune: overfitting",
-        "    held-out loss 0.42 at step 80, 0.61",
+        "    validation loss 0.42 at step 80, 0.61",
         "    at the end",
         "    try num_train_epochs 3 → 1",
     ]

@@ -32,14 +32,14 @@ def test_a_search_is_shown_and_told_to_machines(make_project: MakeProject, cli: 
     at = ("--project", project.root)
 
     planned = cli("sweep", "--dry-run", *at)
-    assert "study-1 (new): 2 trials to run, by grid, for held_out_loss" in planned.out
+    assert "study-1 (new): 2 trials to run, by grid, for validation_loss" in planned.out
     assert "passes.finetune.training_args.learning_rate  1e-06, 0.02" in planned.out
     assert not (project.gen_model / "sweep").exists()
 
     done = cli("sweep", "--jobs", "0", *at)
     assert done.code == 0, done.err
     assert "trial 0: learning_rate=1e-06" in done.err
-    assert "[2/2] trial 1: held-out loss" in done.err
+    assert "[2/2] trial 1: validation loss" in done.err
     assert "best" in done.out
     assert "phi-scaffold run --config fine-tuning/olive-config.best.json" in done.out
     assert "ptuna" not in done.err + done.out

@@ -32,7 +32,7 @@ def training_arguments(
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
         **{"dataloader_pin_memory": cuda, **_together(values), **_liger(context)},
-        **_evaluation(given, bool(len(rows.held_out))),
+        **_evaluation(given, bool(len(rows.validation))),
         **_saving(given, steps_of(given, len(rows.training))),
         optim=optimizer,
         data_seed=given.order_seed,
@@ -104,10 +104,10 @@ def _liger(context: PassContext) -> dict[str, Any]:
     return {"liger_kernel_config": {**(given.liger_kernel_config or {}), **left_out}}
 
 
-def _evaluation(given: TrainingArgs, held_out: bool) -> dict[str, Any]:
-    """When the held-out loss is measured."""
+def _evaluation(given: TrainingArgs, validation: bool) -> dict[str, Any]:
+    """When the validation loss is measured."""
     strategy = given.eval_strategy or ("steps" if given.eval_steps else "epoch")
-    if not held_out or strategy == "no":
+    if not validation or strategy == "no":
         return {"eval_strategy": "no", "eval_on_start": False}
     every = given.eval_steps or given.logging_steps
     return {"eval_strategy": strategy, "eval_steps": every, "eval_on_start": given.eval_on_start}

@@ -9,7 +9,7 @@ from typing import Any
 
 from phi_runtime.config.schema import FinetunePass
 
-HELD_OUT_LOSS = "eval_loss"
+VALIDATION_LOSS = "eval_loss"
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Best:
     """What is measured at an evaluation to tell a good state from a bad one. `patience` is the number of evaluations in a row
     without progress of more than `threshold` after which training stops; `keep` says whether the best state is what is saved."""
 
-    metric: str = HELD_OUT_LOSS
+    metric: str = VALIDATION_LOSS
     greater_is_better: bool = False
     patience: int | None = None
     threshold: float = 0.0

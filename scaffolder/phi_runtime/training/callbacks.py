@@ -49,8 +49,8 @@ class Progress(TrainerCallback):
     ) -> None:
         logs = logs or {}
         names: dict[str, str] = {name: name for name in ("loss", "learning_rate", "grad_norm", "skipped_steps")}
-        # The held-out loss, and what else is measured of the held-out rows.
-        names |= {name: f"held_out_{name.removeprefix('eval_')}" for name in logs if name.startswith("eval_")}
+        # The validation loss, and what else is measured of the validation rows.
+        names |= {name: f"validation_{name.removeprefix('eval_')}" for name in logs if name.startswith("eval_")}
         shown = {names[name]: float(value) for name, value in logs.items() if name in names}
         if shown:
             self.last |= {k: v for k, v in shown.items() if k != "grad_norm"}

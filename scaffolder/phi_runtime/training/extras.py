@@ -1,4 +1,4 @@
-"""Beside the loss: the user's own functions, and the answers to held-out questions while a model is trained."""
+"""Beside the loss: the user's own functions, and the answers to validation questions while a model is trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from phi_runtime.core.artifacts import digest
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import TrainingHooks, load_training_hooks
-from phi_runtime.training.best import HELD_OUT_LOSS, Best
+from phi_runtime.training.best import VALIDATION_LOSS, Best
 from phi_runtime.training.processes import processes
 from phi_runtime.training.rows import Rows
 
@@ -29,7 +29,7 @@ def ways_of(context: PassContext, model: Any, rows: Rows) -> Ways:
     best = Best.of(config)
     return Ways(
         loss=hooks.loss,
-        answer=_answer(context, rows, hooks, best) if len(rows.held_out) else None,
+        answer=_answer(context, rows, hooks, best) if len(rows.validation) else None,
         best=best,
         virtual_tokens=virtual_tokens(model),
         halve=config.training_args.auto_find_batch_size,
@@ -44,16 +44,15 @@ def ways_of(context: PassContext, model: Any, rows: Rows) -> Ways:
 def _answer(
     context: PassContext, rows: Rows, hooks: TrainingHooks, best: Best
 ) -> Callable[[Any], dict[str, float]] | None:
-    """What measures the answers to the first held-out questions: the user's metrics, or those of the task if one is to tell the best
-    state. None where the held-out loss is all."""
+    """Return a function that scores the answers to validation rows; None where the validation loss is enough."""
     from phi_runtime.evaluation.metrics import score
     from phi_runtime.inference.generator import short_answers
     from phi_runtime.inference.transformers import TransformersGenerator
 
     settings = context.workflow.evaluation.of(context.name)
-    held_out = rows.dataset.held_out.first(settings.max_rows)
-    template = held_out.template
-    if hooks.metrics is None and best.metric == HELD_OUT_LOSS:
+    validation = rows.dataset.held_out.first(settings.max_rows)
+    template = validation.template
+    if hooks.metrics is None and best.metric == VALIDATION_LOSS:
         return None
     if not template.asks:
         raise ConfigError(
@@ -61,7 +60,7 @@ def _answer(
             where=Location(context.project.config),
             fix="take out metric_for_best_model and the metrics of hooks.py",
         )
-    values = held_out.values()
+    values = validation.values()
     prompts = [template.render_prompt(each) for each in values]
     references = [template.reference(each) for each in values]
 
@@ -70,7 +69,7 @@ def _answer(
         answers = short_answers(generator, prompts, template.stop, settings.max_new_tokens, settings.batch_size)
         found = hooks.metrics(answers, references) if hooks.metrics else score(settings.task, answers, references)
         name = best.metric.removeprefix("eval_")
-        if best.metric != HELD_OUT_LOSS and name not in found:
+        if best.metric != VALIDATION_LOSS and name not in found:
             raise ConfigError(
                 f"there is no metric `{name}`{did_you_mean(name, found)}",
                 where=Location(context.project.config),

@@ -107,7 +107,7 @@ def finetune(context: PassContext, trainable: Trainable) -> dict[str, Any]:
     log = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     _save(context, trainer, rows, log)
     losses = [e["loss"] for e in log if "loss" in e]
-    held_out = [e["eval_loss"] for e in log if "eval_loss" in e and best in (None, e["step"])]
+    validation = [e["eval_loss"] for e in log if "eval_loss" in e and best in (None, e["step"])]
     survey = rows.dataset.training.store.survey
     return {
         "steps": trainer.state.global_step,
@@ -119,7 +119,7 @@ def finetune(context: PassContext, trainable: Trainable) -> dict[str, Any]:
         "dropped_rows": rows.training.too_long,
         "cut_rows": rows.training.cut,
         "loss": losses[-1] if losses else None,
-        "held_out_loss": held_out[-1] if held_out else None,
+        "validation_loss": validation[-1] if validation else None,
         "dtype": training.dtype,
         "torch_threads": torch.get_num_threads(),
         "diagnosis": _diagnosed(context, training, resources, log),
@@ -142,7 +142,7 @@ def _diagnosed(
         "wall_s": trainer.progress.wall_s,
         "skipped_steps": trainer.skipped,
         "halved": trainer.parts.bit_length() - 1,
-        "filler_share": training.layout.filler,
+        "padding_share": training.layout.filler,
         "peak_memory_bytes": peak,
         "memory_bytes": there,
         **resources.means(),
@@ -226,8 +226,8 @@ def _layout(context: PassContext, model: Any, rows: Rows, arguments: TrainingArg
         layout = choose_layout(rows.training.lengths, size, seed, hidden, wanted=False)
         if wanted:
             context.warn("this model lets packed rows see one another: they are padded instead")
-    facts = {"layout": "packed" if layout.packed else "padded", "filler_share": round(layout.filler, 4)}
-    context.emit(Event("metric", context.name, {**facts, "other_filler_share": round(layout.instead, 4)}))
+    facts = {"layout": "packed" if layout.packed else "padded", "padding_share": round(layout.filler, 4)}
+    context.emit(Event("metric", context.name, {**facts, "other_padding_share": round(layout.instead, 4)}))
     context.say(str(layout))
     return layout
 
@@ -246,7 +246,7 @@ def _trainer(context: PassContext, model: Any, arguments: TrainingArguments, row
         model=model,
         args=arguments,
         train_dataset=rows.training,
-        eval_dataset=rows.held_out if len(rows.held_out) else None,
+        eval_dataset=rows.validation if len(rows.validation) else None,
         data_collator=lambda examples: layout.collate(examples, pad_id),
         callbacks=[progress, signals, SaveWithEvaluation(), OrderOfEpoch()],
         ways=ways_of(context, model, rows),

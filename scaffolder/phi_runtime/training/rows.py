@@ -26,7 +26,7 @@ class Rows:
 
     dataset: Dataset
     training: Sequences
-    held_out: Sequences
+    validation: Sequences
     tokenizer: Any
 
     @property
@@ -51,8 +51,8 @@ class Rows:
             "sequences": len(self.training),
             "tokens": self.training.token_count,
             "trained_tokens": self.training.trained_count,
-            "held_out_rows": self.held_out.rows,
-            "held_out_sequences": len(self.held_out),
+            "validation_rows": self.validation.rows,
+            "validation_sequences": len(self.validation),
         }
         if self.dataset.training.settings.strategy in ("join", "join-sliding-window"):
             counts["last_sequence_tokens"] = int(self.training.lengths[-1])
@@ -71,25 +71,25 @@ def read_rows(context: PassContext) -> Rows:
     seed = config.training_args.order_seed
     own = context.work / f"rows-{rank()}"  # where long joins are written, by each process for itself
     training = dataset.training.sequences(tokenizer, seed, own / "training")
-    held_out = dataset.held_out.sequences(tokenizer, seed, own / "held-out")
-    remarks = [*dataset.remarks, *training.remarks, *(f"held-out rows: {remark}" for remark in held_out.remarks)]
+    validation = dataset.held_out.sequences(tokenizer, seed, own / "held-out")
+    remarks = [*dataset.remarks, *training.remarks, *(f"validation rows: {remark}" for remark in validation.remarks)]
     if training.endless:
         remarks.append(
             f"{training.endless} of {training.rows} rows end without a special token, and add_special_tokens is false: "
             "the model will not learn to stop"
         )
-    found = report(dataset, {"training": training, "held_out": held_out}, context.project)
+    found = report(dataset, {"training": training, "held_out": validation}, context.project)
     if context.record:
         write_json(context.record / REPORT, found)
     leakage = found["splits"]["leakage"]
     if alike := leakage["same_question"] + leakage["near_duplicate"]:
         remarks.append(
-            f"{alike} of {held_out.rows} held-out rows ask what training rows ask, in the same or almost the same words: the scores "
-            "will be too good (`phi-scaffold data check` shows them)"
+            f"{alike} of {validation.rows} validation rows repeat a training question, exactly or nearly: scores will be too "
+            "high (`phi-scaffold data check` lists them)"
         )
     for remark in remarks:
         context.warn(remark)
-    return Rows(dataset, training, held_out, tokenizer)
+    return Rows(dataset, training, validation, tokenizer)
 
 
 def check_stops(context: PassContext, model: Any, rows: Rows) -> None:

@@ -32,7 +32,7 @@ class Ways:
     """What a run does beside training on the model's own loss.
 
     - `loss(output, batch)`: the user's, a mean over the batch
-    - `answer(model)`: metrics of the answers that the model gives to held-out questions
+    - `answer(model)`: metrics of the answers that the model gives to validation questions
     - `halve`: split batches that do not fit into memory, instead of giving up
     - `base`: the weights that alternate with rounded ones
     - `say`: tells the user something; `rows`: where sequences, by number, come from
@@ -204,7 +204,7 @@ class SelectiveTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The held-out loss, by trained token over the whole set (Trainer's own averages batches), and metrics of the answers."""
+        """The validation loss, by trained token over the whole set (Trainer's own averages batches), and metrics of the answers."""
         self.model.eval()
         if self.ways.base:
             self.ways.base.see(rounded=False)

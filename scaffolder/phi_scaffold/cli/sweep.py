@@ -36,7 +36,7 @@ def sweep(
         ),
     ] = 1,
     metric: Annotated[
-        str | None, typer.Option(help="What tells a good trial: held_out_loss, perplexity, accuracy, …")
+        str | None, typer.Option(help="What tells a good trial: validation_loss, perplexity, accuracy, …")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check the search and show what would be tried, do nothing.")] = False,
     on: On = None,

@@ -73,8 +73,8 @@ def figures(data: dict[str, Any]) -> list[str]:
     said = []
     if "loss" in known:
         said.append(f"loss {known['loss']:.3f}")
-    if "held_out_loss" in known:
-        said.append(f"held-out loss {known['held_out_loss']:.3f}")
+    if "validation_loss" in known:
+        said.append(f"validation loss {known['validation_loss']:.3f}")
     if "learning_rate" in known:
         said.append(f"learning rate {rate_text(known['learning_rate'])}")
     if "tokens_per_s" in known:

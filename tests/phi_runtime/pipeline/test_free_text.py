@@ -33,12 +33,12 @@ def test_joined_free_text_is_trained_merged_built_and_measured(make_project: Mak
     assert abs(merged - adapter) < 0.01 * adapter
 
     counts = next(m for m in listener.of("metric") if "sequences" in m)
-    assert (counts["rows"], counts["held_out_rows"]) == (48, 12)
+    assert (counts["rows"], counts["validation_rows"]) == (48, 12)
     assert counts["tokens"] == 100 * (counts["sequences"] - 1) + counts["last_sequence_tokens"]
     assert counts["trained_tokens"] == counts["tokens"] - counts["sequences"]
     manifest = read_manifest(project.gen_model / "adapter")
     assert manifest is not None
-    for name in ("rows", "sequences", "tokens", "trained_tokens", "last_sequence_tokens", "held_out_rows"):
+    for name in ("rows", "sequences", "tokens", "trained_tokens", "last_sequence_tokens", "validation_rows"):
         assert manifest.facts[name] == counts[name]
     warnings = [w["message"] for w in listener.of("warning")]
     assert sum(w.startswith("48 of 48 rows end without a special token") for w in warnings) == 1

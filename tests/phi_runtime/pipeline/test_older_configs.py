@@ -106,7 +106,7 @@ def test_on_local_it_runs_here_with_local_data_and_means_what_it_meant(azure: Pr
     outcome = run(azure, events, until="builder", overrides=Overrides(on_local=True, data={"": rows}))
     assert outcome.done == ("lora", "merge_adapter_weights", "builder")
     trained = next(m for m in events.of("metric") if "sequences" in m)
-    assert (trained["rows"], trained["held_out_rows"]) == (42, 18)  # 30 % are really held out
+    assert (trained["rows"], trained["validation_rows"]) == (42, 18)  # 30 % are really held out
     assert trained["trained_tokens"] == trained["tokens"] - trained["sequences"]  # a corpus: all but each first token
     adapter = json.loads((azure.gen_model / "adapter" / "adapter_config.json").read_text())
     assert (adapter["r"], adapter["lora_alpha"], adapter["lora_dropout"]) == (4, 8, 0.0)

@@ -71,7 +71,7 @@ def test_a_grid_runs_all_and_stops_and_the_best_config_is_run_as_it_is(make_proj
     assert (step.training_args.learning_rate, step.r) == (0.01, 2)  # type: ignore[attr-defined]
     own = Listener()
     run(chosen, own, until="finetune")
-    held_out = [e["held_out_loss"] for e in own.of("metric") if "held_out_loss" in e]
+    held_out = [e["validation_loss"] for e in own.of("metric") if "validation_loss" in e]
     assert held_out[-1] == pytest.approx(good.score)
 
     # Nothing is left to do, and what is in the config at a key that is searched makes no difference.
@@ -191,9 +191,9 @@ def test_what_matters_is_told_and_drawn() -> None:
     assert list(shares) == ["a.rate", "<rank>"]
     assert shares["a.rate"] > 0.7
     assert sum(shares.values()) == pytest.approx(1, abs=0.001)
-    drawing = ElementTree.fromstring(chart(shares, "held_out_loss"))
+    drawing = ElementTree.fromstring(chart(shares, "validation_loss"))
     texts = [node.text for node in drawing.iter() if node.text and node.text.strip()]
-    assert texts[:2] == ["What mattered for held-out loss", "a.rate"]
+    assert texts[:2] == ["What mattered for validation loss", "a.rate"]
     assert "<rank>" in texts
 
 
@@ -296,9 +296,9 @@ def test_another_metric_is_measured_by_asking_the_trained_model(make_project: Ma
     (trial,) = found.trials
     assert trial.score is not None
     assert 0 <= trial.score <= 1
-    assert trial.figures.keys() >= {"accuracy", "macro_f1", "perplexity", "held_out_loss"}
+    assert trial.figures.keys() >= {"accuracy", "macro_f1", "perplexity", "validation_loss"}
     assert prepare(project).place.new
-    assert prepare(project).place.why == 'metric: "accuracy" → "held_out_loss"'
+    assert prepare(project).place.why == 'metric: "accuracy" → "validation_loss"'
 
 
 def test_what_cannot_be_searched_is_refused_before_the_first_trial(make_project: MakeProject) -> None:

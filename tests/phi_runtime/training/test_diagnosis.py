@@ -34,14 +34,14 @@ SETTINGS = {
 def a_log(
     loss: Callable[[float], float],
     *,
-    held_out: list[float] | None = None,
+    validation: list[float] | None = None,
     lines: int = 40,
     steps: int = 200,
     noise: float = 0.0,
     norm: Callable[[float], float] = lambda _: 1.0,
     seed: int = 0,
 ) -> Log:
-    """Lines of a training loss, a function of the share of the run that is done, with noise in proportion to it; and of a held-out
+    """Lines of a training loss, a function of the share of the run that is done, with noise in proportion to it; and of a validation
     loss, measured at even distances."""
     chance = random.Random(seed)
     log: Log = []
@@ -50,8 +50,8 @@ def a_log(
         value = loss(share) * math.exp(chance.gauss(0, noise))
         step = round(steps * share)
         log.append({"step": step, "epoch": 3 * share, "loss": value, "grad_norm": norm(share), "learning_rate": 2e-4})
-    for i, value in enumerate(held_out or [], start=1):
-        share = i / len(held_out or [])
+    for i, value in enumerate(validation or [], start=1):
+        share = i / len(validation or [])
         log.append({"step": round(steps * share), "epoch": 3 * share, "eval_loss": value})
     return sorted(log, key=lambda line: line["step"])
 
@@ -72,16 +72,16 @@ def decay(to: float, rate: float = 8.0, start: float = 3.0) -> Callable[[float],
 # -- healthy ----------------------------------------------------------------------------------------------------------------
 
 HEALTHY = {
-    "decay to a floor": a_log(decay(0.4), held_out=[0.8, 0.55, 0.47, 0.45]),
-    "linear to a floor": a_log(lambda s: max(3 - 4 * s, 0.6), held_out=[1.8, 0.9, 0.7]),
-    "perfect, held-out as well": a_log(decay(0.02, 12), held_out=[0.05, 0.02, 0.02]),
-    "perfect early": a_log(decay(0.02, 30), held_out=[0.02, 0.02, 0.021]),
-    "held-out wobbles at its floor": a_log(decay(0.3, 6), held_out=[0.6, 0.45, 0.47, 0.44, 0.46, 0.45, 0.47]),
+    "decay to a floor": a_log(decay(0.4), validation=[0.8, 0.55, 0.47, 0.45]),
+    "linear to a floor": a_log(lambda s: max(3 - 4 * s, 0.6), validation=[1.8, 0.9, 0.7]),
+    "perfect, validation as well": a_log(decay(0.02, 12), validation=[0.05, 0.02, 0.02]),
+    "perfect early": a_log(decay(0.02, 30), validation=[0.02, 0.02, 0.021]),
+    "validation wobbles at its floor": a_log(decay(0.3, 6), validation=[0.6, 0.45, 0.47, 0.44, 0.46, 0.45, 0.47]),
     "a spike that is got over": a_log(lambda s: 9.0 if s == 0.5 else decay(0.4)(s)),
     "one not-a-number line": [*a_log(decay(0.4)), {"step": 201, "loss": math.nan, "grad_norm": math.inf}],
     "no lines at all": [],
     "gradients grow as the loss falls": a_log(decay(0.2), norm=lambda s: 0.2 + 20 * s),
-    "one epoch, held-out measured once": a_log(decay(0.4), held_out=[0.45]),
+    "one epoch, validation measured once": a_log(decay(0.4), validation=[0.45]),
 }
 
 
@@ -94,8 +94,8 @@ def test_a_healthy_run_yields_nothing(name: str) -> None:
 @pytest.mark.parametrize("noise", [0.1, 0.3, 0.6])
 def test_noise_alone_yields_nothing(seed: int, noise: float) -> None:
     chance = random.Random(seed)
-    held_out = [(0.5 + 0.5 * math.exp(-i)) * math.exp(chance.gauss(0, 0.02)) for i in range(6)]
-    assert said(a_log(decay(0.4, 6), held_out=held_out, noise=noise, seed=seed)) == []
+    validation = [(0.5 + 0.5 * math.exp(-i)) * math.exp(chance.gauss(0, 0.02)) for i in range(6)]
+    assert said(a_log(decay(0.4, 6), validation=validation, noise=noise, seed=seed)) == []
 
 
 def test_a_run_of_this_project_yields_nothing() -> None:
@@ -117,7 +117,7 @@ def test_a_run_of_this_project_yields_nothing() -> None:
     [
         a_log(lambda s: 1 + 3 * s, lines=MIN_LINES - 1),
         a_log(lambda s: 1 + 3 * s, lines=16, steps=16),
-        a_log(lambda s: 3 - 2 * s, lines=3, held_out=[0.5, 0.9]),
+        a_log(lambda s: 3 - 2 * s, lines=3, validation=[0.5, 0.9]),
     ],
 )
 def test_a_curve_too_short_to_read_yields_nothing(log: Log) -> None:
@@ -127,11 +127,11 @@ def test_a_curve_too_short_to_read_yields_nothing(log: Log) -> None:
 # -- overfitting ------------------------------------------------------------------------------------------------------------
 
 
-def test_overfitting_is_a_held_out_loss_that_rises_while_the_training_loss_falls() -> None:
-    log = a_log(decay(0.02, 5), held_out=[0.9, 0.42, 0.47, 0.53, 0.61])
+def test_overfitting_is_a_validation_loss_that_rises_while_the_training_loss_falls() -> None:
+    log = a_log(decay(0.02, 5), validation=[0.9, 0.42, 0.47, 0.53, 0.61])
     found = only(log)
     assert found.problem == "overfitting"
-    assert found.evidence == "held-out loss 0.42 at step 80, 0.61 at the end"
+    assert found.evidence == "validation loss 0.42 at step 80, 0.61 at the end"
     assert found.setting == "training_args.num_train_epochs"
     assert "num_train_epochs 3 → 1" in found.advice
     for name in ("early_stopping_patience", "weight_decay", "lora_dropout", "learning_rate"):
@@ -139,22 +139,22 @@ def test_overfitting_is_a_held_out_loss_that_rises_while_the_training_loss_falls
 
 
 def test_where_steps_decide_fewer_steps_are_advised() -> None:
-    log = a_log(decay(0.02, 5), held_out=[0.9, 0.42, 0.47, 0.53, 0.61])
+    log = a_log(decay(0.02, 5), validation=[0.9, 0.42, 0.47, 0.53, 0.61])
     found = only(log, max_steps=200)
     assert (found.setting, found.advice.split(",")[0]) == ("training_args.max_steps", "max_steps 200 → 80")
 
 
 def test_one_measurement_above_the_minimum_must_be_far_above_it() -> None:
-    assert only(a_log(decay(0.02, 5), held_out=[0.6, 0.42, 0.61])).problem == "overfitting"
-    assert said(a_log(decay(0.02, 5), held_out=[0.6, 0.42, 0.48])) == []
+    assert only(a_log(decay(0.02, 5), validation=[0.6, 0.42, 0.61])).problem == "overfitting"
+    assert said(a_log(decay(0.02, 5), validation=[0.6, 0.42, 0.48])) == []
 
 
 def test_a_small_rise_of_a_tiny_loss_is_no_overfitting() -> None:
-    assert said(a_log(decay(0.002, 9), held_out=[0.03, 0.010, 0.012, 0.013, 0.014])) == []
+    assert said(a_log(decay(0.002, 9), validation=[0.03, 0.010, 0.012, 0.013, 0.014])) == []
 
 
 def test_the_kept_best_model_is_said_and_with_early_stopping_there_is_nothing_to_do() -> None:
-    log = a_log(decay(0.02, 5), held_out=[0.9, 0.42, 0.47, 0.53, 0.61])
+    log = a_log(decay(0.02, 5), validation=[0.9, 0.42, 0.47, 0.53, 0.61])
     found = only(log, load_best_model_at_end=True)
     assert "the model of step 80 was kept" in found.evidence
     assert found.setting == "training_args.early_stopping_patience"
@@ -162,7 +162,7 @@ def test_the_kept_best_model_is_said_and_with_early_stopping_there_is_nothing_to
 
 
 def test_full_fine_tuning_has_no_adapter_to_drop_out() -> None:
-    log = a_log(decay(0.02, 5), held_out=[0.9, 0.42, 0.47, 0.53, 0.61])
+    log = a_log(decay(0.02, 5), validation=[0.9, 0.42, 0.47, 0.53, 0.61])
     assert "lora_dropout" not in only(log, type="FullFinetune").advice
 
 
@@ -220,28 +220,28 @@ def test_a_rate_is_written_as_people_write_it() -> None:
 
 
 def test_a_loss_that_stays_where_it_was_has_learnt_nothing() -> None:
-    found = only(a_log(lambda _: 2.4, noise=0.02, held_out=[2.41, 2.42, 2.41]))
+    found = only(a_log(lambda _: 2.4, noise=0.02, validation=[2.41, 2.42, 2.41]))
     assert found.problem == "nothing learnt"
     assert "data preview" in found.advice
     assert "a larger r (now 16)" in found.advice
     assert "learning_rate 1e-6 → 2e-4" in only(a_log(lambda _: 2.4), learning_rate=1e-6).advice
 
 
-def test_a_held_out_loss_from_before_training_says_it_at_once() -> None:
-    log = [{"step": 0, "eval_loss": 0.7}, *a_log(decay(0.6, start=0.9), held_out=[0.72])]
-    assert only(log).evidence == "held-out loss 0.7 before training, 0.72 after it"
+def test_a_validation_loss_from_before_training_says_it_at_once() -> None:
+    log = [{"step": 0, "eval_loss": 0.7}, *a_log(decay(0.6, start=0.9), validation=[0.72])]
+    assert only(log).evidence == "validation loss 0.7 before training, 0.72 after it"
 
 
 def test_a_loss_that_falls_to_the_last_is_not_finished() -> None:
-    found = only(a_log(lambda s: 3 - 2 * s, noise=0.02, held_out=[2.4, 1.7, 1.1]))
+    found = only(a_log(lambda s: 3 - 2 * s, noise=0.02, validation=[2.4, 1.7, 1.1]))
     assert found.problem == "not finished"
     assert found.setting == "training_args.num_train_epochs"
     assert found.advice.startswith("num_train_epochs 3 → 6")
-    assert said(a_log(lambda s: 3 - 2 * s, held_out=[2.4, 1.7, 1.71])) == []
+    assert said(a_log(lambda s: 3 - 2 * s, validation=[2.4, 1.7, 1.71])) == []
 
 
 def test_most_of_a_run_without_progress_is_a_plateau() -> None:
-    found = only(a_log(lambda s: max(3 - 10 * s, 0.8), noise=0.01, held_out=[0.85, 0.85, 0.85, 0.86]))
+    found = only(a_log(lambda s: max(3 - 10 * s, 0.8), noise=0.01, validation=[0.85, 0.85, 0.85, 0.86]))
     assert found.problem == "plateau"
     assert "at the end (step 200)" in found.evidence
     assert found.advice.startswith("num_train_epochs 3 → 1 or early_stopping_patience 2")
@@ -254,7 +254,7 @@ def test_rows_seen_once_are_no_plateau() -> None:
 
 # -- memory and speed -------------------------------------------------------------------------------------------------------
 
-FINE = a_log(decay(0.4), held_out=[0.8, 0.55, 0.47, 0.45])
+FINE = a_log(decay(0.4), validation=[0.8, 0.55, 0.47, 0.45])
 
 
 def test_memory_filled_to_the_brim_names_what_takes_it() -> None:
@@ -278,7 +278,7 @@ def test_a_batch_that_had_to_be_halved_is_written_down_smaller() -> None:
 @pytest.mark.parametrize(
     ("facts", "evidence", "setting", "change"),
     [
-        ({"filler_share": 0.45, "packing": False}, "45 % of what was computed", "packing", "packing false → null"),
+        ({"padding_share": 0.45, "packing": False}, "45 % of what was computed", "packing", "packing false → null"),
         (
             {"gradient_checkpointing": True, "peak_memory_bytes": 6e9, "memory_bytes": 24e9},
             "6.0 GB of 24.0 GB of memory were used",
@@ -312,7 +312,7 @@ def test_a_long_run_that_could_be_shorter_is_slow(
 
 
 def test_a_long_run_that_used_its_machine_is_not_slow() -> None:
-    assert said(FINE, wall_s=36_000.0, filler_share=0.05, cpu_share=0.95, packing=False) == []
+    assert said(FINE, wall_s=36_000.0, padding_share=0.05, cpu_share=0.95, packing=False) == []
 
 
 # -- results ----------------------------------------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ def test_the_best_state_is_kept_and_is_that_of_a_run_of_as_many_steps(make_proje
         make_project("long", max_steps=12, learning_rate=0.3, load_best_model_at_end=True, **STEADY)
     )
     assert facts["steps"] == 12
-    losses = [e["held_out_loss"] for e in listener.of("metric") if "held_out_loss" in e]
-    assert facts["held_out_loss"] == min(losses)
+    losses = [e["validation_loss"] for e in listener.of("metric") if "validation_loss" in e]
+    assert facts["validation_loss"] == min(losses)
     best = facts["best_step"]
     assert best == losses.index(min(losses)) + 1 < 12
     assert any(f"after step {best} is kept" in e.get("message", "") for e in listener.of("progress"))
@@ -51,9 +51,9 @@ def test_the_best_state_is_kept_and_is_that_of_a_run_of_as_many_steps(make_proje
 def test_training_stops_when_it_gets_no_better(make_project: MakeProject) -> None:
     patience = {"finetune": {"early_stopping_patience": 2}}
     facts, listener = trained(make_project(passes=patience, max_steps=40, learning_rate=0.3, **STEADY))
-    losses = [e["held_out_loss"] for e in listener.of("metric") if "held_out_loss" in e]
+    losses = [e["validation_loss"] for e in listener.of("metric") if "validation_loss" in e]
     assert facts["steps"] == facts["best_step"] + 2 == len(losses) < 40
-    assert facts["held_out_loss"] == min(losses)
+    assert facts["validation_loss"] == min(losses)
 
 
 def test_a_run_that_had_stopped_early_does_not_go_on_when_it_is_resumed(make_project: MakeProject) -> None:
@@ -97,7 +97,7 @@ def test_the_best_state_can_be_that_of_the_best_answers(make_project: MakeProjec
         "load_best_model_at_end": True,
     }
     facts, listener = trained(make_project(**settings, **STEADY | {"eval_steps": 2}))
-    scores = [e["held_out_accuracy"] for e in listener.of("metric") if "held_out_accuracy" in e]
+    scores = [e["validation_accuracy"] for e in listener.of("metric") if "validation_accuracy" in e]
     assert len(scores) == 5
     assert facts["best_step"] == 2 * scores.index(max(scores)) + 2
 
@@ -115,13 +115,13 @@ def metrics(predictions, references):
 """
 
 
-def test_the_users_metrics_are_measured_with_the_held_out_loss(make_project: MakeProject) -> None:
+def test_the_users_metrics_are_measured_with_the_validation_loss(make_project: MakeProject) -> None:
     project = make_project(max_steps=2, **STEADY)
     hooks(project, METRICS)
     _, listener = trained(project)
-    measured = [e for e in listener.of("metric") if "held_out_length" in e]
+    measured = [e for e in listener.of("metric") if "validation_length" in e]
     assert [e["step"] for e in measured] == [1, 2]
-    assert measured[0]["held_out_rows"] == 12
+    assert measured[0]["validation_rows"] == 12
     assert states(project)["finetune"] == "cached"
     hooks(project, METRICS + "\n# another day\n")
     assert states(project)["finetune"] == "stale"
@@ -191,11 +191,11 @@ def test_rows_of_a_gradient_without_numbers_are_named_by_file_and_line(make_proj
     assert str(caught.value).count("train.jsonl:") == 2
 
 
-def test_a_pass_without_held_out_rows_cannot_stop_early(make_project: MakeProject) -> None:
+def test_a_pass_without_validation_rows_cannot_stop_early(make_project: MakeProject) -> None:
     project = make_project(passes={"finetune": {"early_stopping_patience": 2, "eval_dataset_size": 0}})
     with pytest.raises(ConfigError):
         run(project, Listener(), until="finetune")
     edit_config(project, lambda c: c["passes"]["finetune"].pop("early_stopping_patience"))
     facts, _ = trained(project)
-    assert facts["held_out_loss"] is None
+    assert facts["validation_loss"] is None
     assert json.loads((project.gen_model / "adapter" / "manifest.json").read_text())["facts"]["best_step"] is None

@@ -94,7 +94,7 @@ def test_accumulation_does_not_change_the_loss(tiny_phi3: Path, tmp_path: Path) 
     assert losses[2] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_the_held_out_loss_weighs_tokens_and_not_batches(tiny_phi3: Path, tmp_path: Path) -> None:
+def test_the_validation_loss_weighs_tokens_and_not_batches(tiny_phi3: Path, tmp_path: Path) -> None:
     model = load(tiny_phi3)
     made = trainer(model, tmp_path)
     made.args.per_device_eval_batch_size = 3

@@ -82,10 +82,10 @@ class SearchStrategy(Strict):
     num_trials: Count = Field(20, description="Trials to run in all; a grid takes all of its own unless this is given.")
     seed: Whole | None = Field(None, ge=0, description="Seed of the sampler; null: another search each time.")
     metric: str = Field(
-        "held_out_loss",
-        description="What tells a good trial: held_out_loss, perplexity, or a metric of the task in evaluation.json, such as "
+        "validation_loss",
+        description="What tells a good trial: validation_loss, perplexity, or a metric of the task in evaluation.json, such as "
         "accuracy, for which each trial answers the held-out rows.",
-        examples=["held_out_loss", "accuracy"],
+        examples=["validation_loss", "accuracy"],
     )
     pruner: Literal["median", "none"] = Field(
         "median",

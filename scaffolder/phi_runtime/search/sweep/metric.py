@@ -13,15 +13,15 @@ from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import hooks_file
 from phi_runtime.evaluation.metrics import score
 
-HELD_OUT_LOSS, PERPLEXITY = "held_out_loss", "perplexity"
-_HELD_OUT = "held_out_"
-_SAME = {"loss": HELD_OUT_LOSS, "eval_loss": HELD_OUT_LOSS}
+VALIDATION_LOSS, PERPLEXITY = "validation_loss", "perplexity"
+_VALIDATION = "validation_"
+_SAME = {"loss": VALIDATION_LOSS, "eval_loss": VALIDATION_LOSS, "held_out_loss": VALIDATION_LOSS}
 
 
 def checked(name: str, workflow: Workflow, trained: str, project: Project) -> str:
     """The metric `name` in its one spelling. Raises UsageError when nothing measures it."""
     name = _SAME.get(name, name)
-    known = [HELD_OUT_LOSS, PERPLEXITY, *score(workflow.evaluation.of(trained).task, [""], [""])]
+    known = [VALIDATION_LOSS, PERPLEXITY, *score(workflow.evaluation.of(trained).task, [""], [""])]
     own = hooks_file(project.config, ("metrics",)) is not None  # which may give any name
     if name not in known and not own:
         raise UsageError(
@@ -33,7 +33,7 @@ def checked(name: str, workflow: Workflow, trained: str, project: Project) -> st
 
 def text(name: str) -> str:
     """The metric as a person writes it."""
-    return name.replace("held_out", "held-out").replace("_", " ")
+    return name.replace("_", " ")
 
 
 def minimised(name: str) -> bool:
@@ -43,17 +43,17 @@ def minimised(name: str) -> bool:
 
 def of_events(name: str, data: dict[str, Any]) -> float | None:
     """What tells, in the middle of a training, how good it is, larger being better if so it is for `name`: the metric itself where
-    training measures it, else the held-out loss. None where `data` of a metric event hold neither."""
-    if name != HELD_OUT_LOSS and _HELD_OUT + name in data:
-        return float(data[_HELD_OUT + name])
-    if HELD_OUT_LOSS not in data:
+    training measures it, else the validation loss. None where `data` of a metric event hold neither."""
+    if name != VALIDATION_LOSS and _VALIDATION + name in data:
+        return float(data[_VALIDATION + name])
+    if VALIDATION_LOSS not in data:
         return None
-    loss = float(data[HELD_OUT_LOSS])
+    loss = float(data[VALIDATION_LOSS])
     return loss if minimised(name) else -loss
 
 
 def of_log(log: Path, best_step: int | None) -> dict[str, float]:
-    """The held-out figures, by name, of the state that was kept, from the loss log beside a trained model: that of `best_step`, or
+    """The validation figures, by name, of the state that was kept, from the loss log beside a trained model: that of `best_step`, or
     the last one."""
     entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     measured = [e for e in entries if "eval_loss" in e and best_step in (None, e.get("step"))]
@@ -62,5 +62,5 @@ def of_log(log: Path, best_step: int | None) -> dict[str, float]:
     figures = {
         key.removeprefix("eval_"): float(value) for key, value in measured[-1].items() if key.startswith("eval_")
     }
-    figures[HELD_OUT_LOSS] = figures.pop("loss")
+    figures[VALIDATION_LOSS] = figures.pop("loss")
     return figures

@@ -22,7 +22,7 @@ from phi_runtime.core.project import Project
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import training_key
 from phi_runtime.pipeline.changes import changed
-from phi_runtime.search.sweep.metric import HELD_OUT_LOSS, minimised
+from phi_runtime.search.sweep.metric import VALIDATION_LOSS, minimised
 
 if TYPE_CHECKING:
     import optuna
@@ -67,7 +67,7 @@ def inputs_of(workflow: Workflow, project: Project, sweep: Sweep, trained: str, 
         "device": workflow.host_device,
         "metric": metric,
     }
-    if metric != HELD_OUT_LOSS:
+    if metric != VALIDATION_LOSS:
         inputs["evaluation"] = canonical(workflow.evaluation.of(trained))
     return inputs
 

@@ -33,7 +33,7 @@ def diagnose(log: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list
       per_device_train_batch_size, gradient_accumulation_steps, gradient_checkpointing, packing, early_stopping_patience,
       load_best_model_at_end, max_seq_len;
     - measured: steps, device ("cpu", "cuda:0"), dtype, wall_s (of the training alone), skipped_steps, halved (times that the
-      batch was halved for want of memory), filler_share, peak_memory_bytes and memory_bytes (of the device: what was taken at
+      batch was halved for want of memory), padding_share, peak_memory_bytes and memory_bytes (of the device: what was taken at
       most, and what there is), cpu_share and gpu_share (mean use, 0 to 1).
     """
     run = Run(log, facts)

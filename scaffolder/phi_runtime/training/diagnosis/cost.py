@@ -50,7 +50,7 @@ def slow(run: Run) -> Diagnosis | None:
     if wall_s < LONG_S:
         return None
     found: list[tuple[str, str, str]] = []  # what was seen, the setting, its change
-    filler = facts.get("filler_share", 0.0)
+    filler = facts.get("padding_share", 0.0)
     if filler >= FILLER and facts.get("packing") is False:
         found.append((f"{100 * filler:.0f} % of what was computed was filler", "packing", "packing false → null"))
     peak, there = facts.get("peak_memory_bytes", 0), facts.get("memory_bytes", 0)

@@ -10,7 +10,7 @@ from phi_runtime.training.diagnosis.curves import curve, level
 
 MIN_STEPS = 20  # optimizer steps below which nothing is said of a curve: warm-up and chance are all there is
 MIN_LINES = 18  # lines of the training loss below which its shape is not read
-MIN_HELD_OUT = 3  # measurements of the held-out loss below which it has no minimum to rise from
+MIN_VALIDATION = 3  # measurements of the validation loss below which it has no minimum to rise from
 LEARNT = 0.05  # nats: a loss below it leaves nothing to learn, and its wobble means nothing
 
 
@@ -19,8 +19,8 @@ class Run:
 
     def __init__(self, log: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
         self.facts = {name: value for name, value in facts.items() if value is not None}
-        self.loss, self.held_out, self.norms = (curve(log, n) for n in ("loss", "eval_loss", "grad_norm"))
-        last = max((p.step for p in (*self.loss, *self.held_out)), default=0)
+        self.loss, self.validation, self.norms = (curve(log, n) for n in ("loss", "eval_loss", "grad_norm"))
+        last = max((p.step for p in (*self.loss, *self.validation)), default=0)
         self.steps = int(self.facts.get("steps", last))
         self.long_enough = self.steps >= MIN_STEPS
 

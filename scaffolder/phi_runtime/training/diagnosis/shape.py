@@ -17,9 +17,9 @@ from phi_runtime.training.diagnosis.curves import (
     wobble,
 )
 from phi_runtime.training.diagnosis.problem import Diagnosis
-from phi_runtime.training.diagnosis.run import LEARNT, MIN_HELD_OUT, MIN_LINES, Run, rate_text, short
+from phi_runtime.training.diagnosis.run import LEARNT, MIN_LINES, MIN_VALIDATION, Run, rate_text, short
 
-RISE = 0.10  # of the minimum: how far the held-out loss must rise to be overfitting …
+RISE = 0.10  # of the minimum: how far the validation loss must rise to be overfitting …
 RISE_AT_ONCE = 0.25  # … and how far where one measurement alone says so
 RISE_NATS = 0.02  # … and at least this much, or a loss of 0.01 would overfit by 0.001
 RISING_PAIRS = 0.7  # of pairs after the minimum, the later of which is the higher; noise around a plateau has 0.5
@@ -103,9 +103,9 @@ def _skipping(run: Run) -> str:
 
 
 def overfitting(run: Run) -> Diagnosis | None:
-    """The held-out loss rises from its minimum while the training loss goes on falling."""
-    points = run.held_out
-    if not run.long_enough or len(points) < MIN_HELD_OUT:
+    """The validation loss rises from its minimum while the training loss goes on falling."""
+    points = run.validation
+    if not run.long_enough or len(points) < MIN_VALIDATION:
         return None
     at = min(range(len(points)), key=lambda i: points[i].value)
     least, after = points[at], points[at + 1 :]
@@ -115,7 +115,7 @@ def overfitting(run: Run) -> Diagnosis | None:
     needed = RISE_AT_ONCE if len(after) == 1 else RISE
     if risen < max(needed * least.value, RISE_NATS) or not _goes_on_rising(after) or not _fell_after(run.loss, least):
         return None
-    evidence = f"held-out loss {short(least.value)} at step {least.step}, {short(after[-1].value)} at the end"
+    evidence = f"validation loss {short(least.value)} at step {least.step}, {short(after[-1].value)} at the end"
     setting, shorter = run.length(least.step / max(after[-1].step, 1))
     if run.facts.get("load_best_model_at_end"):
         if run.facts.get("early_stopping_patience"):
@@ -137,7 +137,7 @@ def _goes_on_rising(after: Curve) -> bool:
 
 
 def _fell_after(loss: Curve, least: Point) -> bool:
-    """Whether the training loss is lower at the end than around the minimum of the held-out loss."""
+    """Whether the training loss is lower at the end than around the minimum of the validation loss."""
     around = sorted(loss, key=lambda p: abs(p.step - least.step))[: max(3, len(loss) // 10)]
     end = loss[-max(3, len(loss) // 10) :]
     return len(loss) >= 4 and level(end) < 0.95 * level(around)
@@ -145,11 +145,13 @@ def _fell_after(loss: Curve, least: Point) -> bool:
 
 def nothing_learnt(run: Run) -> Diagnosis | None:
     """The loss stays where it was, or creeps at a learning rate that explains it."""
-    held_out = run.held_out
-    if len(held_out) > 1 and held_out[0].step == 0 and run.long_enough:  # measured before training: the best witness
-        first, last = held_out[0].value, held_out[-1].value
+    validation = run.validation
+    if (
+        len(validation) > 1 and validation[0].step == 0 and run.long_enough
+    ):  # measured before training: the best witness
+        first, last = validation[0].value, validation[-1].value
         if last >= (1 - FLAT / 2) * first and first > LEARNT:
-            return _learnt_nothing(run, f"held-out loss {short(first)} before training, {short(last)} after it")
+            return _learnt_nothing(run, f"validation loss {short(first)} before training, {short(last)} after it")
     if not run.readable or run.first <= LEARNT:
         return None
     fall, noise = run.first - run.last, wobble(run.loss) / math.sqrt(max(3, len(run.loss) // 10))
@@ -157,7 +159,7 @@ def nothing_learnt(run: Run) -> Diagnosis | None:
         return None
     evidence = f"training loss {short(run.first)} at the start, {short(run.last)} at the end"
     if fall < FLAT * run.first:
-        if len(held_out) > 1 and held_out[-1].value < (1 - FLAT / 2) * held_out[0].value:
+        if len(validation) > 1 and validation[-1].value < (1 - FLAT / 2) * validation[0].value:
             return None
         return _learnt_nothing(run, evidence)
     rate, low = run.facts.get("learning_rate", math.inf), LOW_RATE[run.kind]
@@ -184,7 +186,7 @@ def not_finished(run: Run) -> Diagnosis | None:
     """The loss falls at the end as it did before."""
     if not run.readable or run.facts.get("early_stopping_patience"):
         return None
-    if len(run.held_out) > 1 and run.held_out[-1].value >= run.held_out[-2].value:
+    if len(run.validation) > 1 and run.validation[-1].value >= run.validation[-2].value:
         return None
     end = part(run.loss, 2 / 3, 1)
     span = end[-1].step - end[0].step
@@ -203,7 +205,7 @@ def not_finished(run: Run) -> Diagnosis | None:
 
 def plateau(run: Run) -> Diagnosis | None:
     """Most of the run brought nothing, a whole epoch of it at least: it was done early."""
-    epochs = max((p.epoch for p in (*run.loss, *run.held_out)), default=0.0)
+    epochs = max((p.epoch for p in (*run.loss, *run.validation)), default=0.0)
     if not run.readable or IDLE * epochs < 1 or run.facts.get("early_stopping_patience"):
         return None
     rest = part(run.loss, 1 - IDLE, 1)
@@ -215,8 +217,8 @@ def plateau(run: Run) -> Diagnosis | None:
     if wobble(rest) / math.sqrt(len(rest) / 3) > CERTAIN * run.last:
         return None
     idle_from = rest[0].step
-    held_out = [p for p in run.held_out if p.step >= idle_from]
-    if run.held_out and (len(held_out) < 2 or held_out[-1].value < (1 - PROGRESS / 2) * held_out[0].value):
+    validation = [p for p in run.validation if p.step >= idle_from]
+    if run.validation and (len(validation) < 2 or validation[-1].value < (1 - PROGRESS / 2) * validation[0].value):
         return None
     setting, shorter = run.length(1 - IDLE)
     evidence = f"training loss {short(before)} around step {idle_from}, {short(after)} at the end (step {run.steps})"
