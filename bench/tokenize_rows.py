@@ -82,7 +82,8 @@ from phi_runtime.data.dataset import Place, load_dataset
 from phi_runtime.core.events import silent
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.config.schema import DataConfig, LoRA, Workflow
+from phi_runtime.passes.lora import LoRA
+from phi_runtime.config.schema import DataConfig, Workflow
 config, model, cache = map(Path, sys.argv[1:4])
 data = DataConfig.model_validate(json.loads(config.read_text()))
 workflow = Workflow.model_construct(data_configs=[data])

@@ -5,25 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.schema import Workflow
+from phi_runtime.config.schema import Pass, Workflow
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.project import Project
 from phi_runtime.data.dataset import Dataset, Place, data_place, load_dataset
 from phi_runtime.models.reference import ModelRef
 
+P_co = TypeVar("P_co", bound=Pass, covariant=True)
+
 
 @dataclass(frozen=True)
-class PassContext:
+class PassContext(Generic[P_co]):
     """All that a pass gets to know. `out` is empty and becomes the artefact; `work` survives an interruption of the pass;
     `record` is the folder in which this run is recorded. `adapters` are those that the pass takes beside its source, by the passes
     that made them. `before` is where the artefact lies that will be replaced, if it may be used again."""
 
     name: str
-    config: Any
+    config: P_co
     source: ModelRef
     out: Path
     work: Path
@@ -49,7 +51,7 @@ class PassContext:
         self.emit(Event("warning", self.name, {"message": message}))
 
 
-def dataset_behind(context: PassContext, training: str, instead: str) -> Dataset | None:
+def dataset_behind(context: PassContext[Pass], training: str, instead: str) -> Dataset | None:
     """The rows of the pass `training`, which made what the pass of `context` works on; None, and a warning that says what is taken
     `instead`, where they cannot be read any more."""
     place = data_place(context.project, context.source.base or context.source, context.overrides)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.pipeline.load import check, stage_order
+from phi_runtime.config.stage_names import stage_order
+from phi_runtime.pipeline.load import check
 from phi_scaffold.new import generate
 from phi_scaffold.new.generate import METHODS, PRECISIONS, TARGETS, TASKS, Answers
 

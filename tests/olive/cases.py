@@ -8,18 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from phi_runtime.config.schema import (
-    BuilderOptions,
-    DoRA,
-    LoHa,
-    LoKr,
-    LoRA,
-    ModelBuilder,
-    PreProcess,
-    QLoRA,
-    Strict,
-    TrainingArgs,
-)
+from phi_runtime.config.schema import BuilderOptions, PreProcess, Strict, TrainingArgs
+from phi_runtime.passes.dora import DoRA
+from phi_runtime.passes.loha import LoHa
+from phi_runtime.passes.lokr import LoKr
+from phi_runtime.passes.lora import LoRA
+from phi_runtime.passes.model_builder import ModelBuilder
+from phi_runtime.passes.qlora import QLoRA
 
 DIALECTS = Path(__file__).resolve().parents[1] / "phi_runtime" / "config" / "dialects"
 EMITTED = [f"{method}-{target}" for method in ("lora", "qlora") for target in ("cpu", "cuda", "directml")]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.checks.adapters import USE_AS_IT_IS, cannot_be_merged, check_adapter, check_taken
+from phi_runtime.checks.adapters import cannot_be_merged, check_adapter, check_taken
 from phi_runtime.checks.data import check_data, rows_up_to
 from phi_runtime.checks.export import check_export
 from phi_runtime.checks.sections import Checks, parts_of, placeholders, warned
@@ -18,18 +18,11 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, sources
 from phi_runtime.config.paths import resolve
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import (
-    AdapterPass,
-    AzureMLSystem,
-    FinetunePass,
-    Kind,
-    ModelBuilder,
-    Pass,
-    RegistryModel,
-    Workflow,
-)
+from phi_runtime.config.schema import AzureMLSystem, ExportPass, FinetunePass, Kind, Pass, RegistryModel, Workflow
+from phi_runtime.config.stage_names import EVALUATE, FETCH
 from phi_runtime.core.suggestions import nearest
-from phi_runtime.pipeline.load import EVALUATE, FETCH
+from phi_runtime.passes.prompt_tuning import USE_UNMERGED
+from phi_runtime.training.pass_bases import AdapterPass
 
 _KINDS: dict[Kind, str] = {"hf": "a full model", "adapter": "an adapter", "onnx": "an ONNX model"}
 _PHI3_CODE = (
@@ -139,25 +132,20 @@ def _order(c: Checks) -> Iterator[Finding]:
         steps[name] = part
     for name, source in sources(steps).items():
         step = steps[name]
-        label = f"`{name}` ({_type(step)})"
+        label = f"`{name}` ({step.type})"
         if source is None and getattr(step, "adapters", None):
             return  # said of those (adapter_checks)
         if source is None:
             message = f"{label} needs {_KINDS[step.accepts]}, but comes after {before}, which gives {_KINDS[kind]}"
             if kind == "adapter" and cannot_be_merged(last):
-                message += f"; {USE_AS_IT_IS}"
+                message += f"; {USE_UNMERGED}"
             yield c.draft.finding(("passes", name), "pass-order", message)
             return
         if step.accepts == "adapter" and cannot_be_merged(steps.get(source)):
-            message = f"{label} cannot take what `{source}` ({_type(steps[source])}) makes: {USE_AS_IT_IS}"
+            message = f"{label} cannot take what `{source}` ({steps[source].type}) makes: {USE_UNMERGED}"
             yield c.draft.finding(("passes", name), "pass-order", message)
             return
         before, kind, last = label, step.produces, step
-
-
-def _type(step: Pass) -> str:
-    kind: str = step.type  # type: ignore[attr-defined]
-    return kind
 
 
 def _passes(c: Checks) -> Iterator[Finding]:
@@ -170,7 +158,11 @@ def _passes(c: Checks) -> Iterator[Finding]:
             others = f"{BASE}, {FETCH}, {EVALUATE} and {EVALUATE}-…"
             message = f"`{name}` cannot name a pass: letters, digits, - and _ can, but {others} stand for other things"
             yield c.draft.finding(at, "pass-name", message)
-        if isinstance(step, ModelBuilder):
+        if step is None:
+            continue
+        for place, message in step.conflicts():
+            yield c.draft.finding((*at, *place), "contradiction", message)
+        if isinstance(step, ExportPass):
             yield from check_export(c, at, step, provider)
         if isinstance(step, FinetunePass):
             yield from _finetune(c, at, step)

@@ -9,7 +9,7 @@ from typing import Any
 from phi_runtime.checks.sections import Checks, warned
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import ModelBuilder
+from phi_runtime.config.schema import ExportPass
 from phi_runtime.config.supported_precisions import RUNNABLE
 from phi_runtime.models.exportable import why_not_exportable
 from phi_runtime.models.stored import stored_config
@@ -50,7 +50,7 @@ _Fault = tuple[tuple[str, ...], str, str]
 """Where in the pass, what is wrong, and what to write instead if that is one value."""
 
 
-def check_export(c: Checks, at: KeyPath, step: ModelBuilder, provider: str | None) -> Iterator[Finding]:
+def check_export(c: Checks, at: KeyPath, step: ExportPass, provider: str | None) -> Iterator[Finding]:
     """What is wrong with the export `step`, which stands at `at`, for a target with this execution provider."""
     stored = stored_config(c.parts.input_model, c.path) if c.parts.input_model else {}
     tied = stored.get("tie_word_embeddings")
@@ -77,11 +77,11 @@ def check_export(c: Checks, at: KeyPath, step: ModelBuilder, provider: str | Non
             yield warned(c, (*at, *place), "no-effect", f"`{place[-1]}` has no effect: {why}")
 
 
-def _value(step: ModelBuilder, place: tuple[str, ...]) -> Any:
+def _value(step: ExportPass, place: tuple[str, ...]) -> Any:
     return getattr(step.extra_options if len(place) == 2 else step, place[-1])
 
 
-def _without_effect(step: ModelBuilder, provider: str | None) -> Iterator[tuple[tuple[str, ...], str]]:
+def _without_effect(step: ExportPass, provider: str | None) -> Iterator[tuple[tuple[str, ...], str]]:
     """Options that the builder passes over, such as those that are left when another precision or target is written, and why."""
     for place, providers in _PROVIDERS.items():
         if provider and provider not in providers and _value(step, place) is not None:
@@ -94,7 +94,7 @@ def _without_effect(step: ModelBuilder, provider: str | None) -> Iterator[tuple[
         yield _place_of_bits(step), f"{same[0]} has {step.precision[3:]} bits anyway, as all weights do"
 
 
-def _wrong_place(step: ModelBuilder, provider: str | None) -> Iterator[_Fault]:
+def _wrong_place(step: ExportPass, provider: str | None) -> Iterator[_Fault]:
     kind = step.extra_options.moe_quant_type
     if provider not in (None, _CUDA) and kind in ("int2", "mxfp4", "nvfp4"):
         yield ("extra_options", "moe_quant_type"), f"`{kind}` is for {_CUDA}, and the target has {provider}", "int4"
@@ -109,7 +109,7 @@ def _wrong_place(step: ModelBuilder, provider: str | None) -> Iterator[_Fault]:
         yield ("extra_options", "prune_lm_head"), message, "false"
 
 
-def _rounding(step: ModelBuilder) -> Iterator[_Fault]:
+def _rounding(step: ExportPass) -> Iterator[_Fault]:
     if step.use_qdq and step.precision == "int8":
         yield (
             ("use_qdq",),
@@ -124,16 +124,16 @@ def _rounding(step: ModelBuilder) -> Iterator[_Fault]:
         )
 
 
-def _named_bits(step: ModelBuilder) -> str:
+def _named_bits(step: ExportPass) -> str:
     return "matmul_mixed_precision" if step.extra_options.matmul_mixed_precision else "int4_algo_config"
 
 
-def _place_of_bits(step: ModelBuilder) -> tuple[str, ...]:
+def _place_of_bits(step: ExportPass) -> tuple[str, ...]:
     name = _named_bits(step)
     return ("extra_options", name) if name == "matmul_mixed_precision" else (name,)
 
 
-def _tied(step: ModelBuilder, tied: bool | None) -> Iterator[_Fault]:
+def _tied(step: ExportPass, tied: bool | None) -> Iterator[_Fault]:
     """What goes wrong where one matrix is embedding and output head (all seen in 0.18)."""
     shared = step.extra_options.shared_embeddings
     if shared and tied is False:
@@ -153,7 +153,7 @@ def _tied(step: ModelBuilder, tied: bool | None) -> Iterator[_Fault]:
         yield ("int4_is_symmetric",), message, ""
 
 
-def _blocks(step: ModelBuilder, stored: Mapping[str, Any]) -> Iterator[_Fault]:
+def _blocks(step: ExportPass, stored: Mapping[str, Any]) -> Iterator[_Fault]:
     """4-bit zero points, which k_quant always has, are packed in pairs: the builder fails where a row has an odd number (0.18)."""
     points = step.base_algorithm == "k_quant" or (step.base_algorithm == "rtn" and step.int4_is_symmetric is False)
     if step.precision != "int4" or not points:
@@ -175,7 +175,7 @@ def _blocks(step: ModelBuilder, stored: Mapping[str, Any]) -> Iterator[_Fault]:
     yield (place,), message, str(fits[0]) if fits and step.int4_block_size else ""
 
 
-def _caches(step: ModelBuilder, provider: str | None) -> Iterator[_Fault]:
+def _caches(step: ExportPass, provider: str | None) -> Iterator[_Fault]:
     scheme = step.extra_options.kv_cache_quant_scheme
     if scheme in (None, "none") or provider is None:
         return

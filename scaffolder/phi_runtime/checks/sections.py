@@ -16,6 +16,7 @@ from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AnyPass, AnySystem, DataConfig, InputModel, Pass, System, Workflow
+from phi_runtime.config.schema.registry import pass_types
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Checks:
     overrides: Overrides
 
 
-@cache  # an adapter takes longer to make than to use
-def _adapter(kind: str) -> TypeAdapter[Any]:
+@cache  # building an adapter takes longer than using it
+def _adapter(kind: str, _loaded_types: int) -> TypeAdapter[Any]:
     kinds: dict[str, Any] = {"model": InputModel, "system": AnySystem, "data": DataConfig, "pass": AnyPass}
     return TypeAdapter(kinds[kind])
 
@@ -62,11 +63,13 @@ def parts_of(value: dict[str, Any], workflow: Workflow | None) -> Parts:
 
     def sound(kind: str, part: Any) -> Any:
         try:
-            return _adapter(kind).validate_python(part)
+            return _adapter(kind, len(pass_types())).validate_python(part)
         except ValidationError as e:
             rest = _without(part, [key_path_of(part, error["loc"]) for error in e.errors(include_url=False)])
         try:
-            return _adapter(kind).validate_python(rest)  # what else is wrong with it is to be seen too
+            return _adapter(kind, len(pass_types())).validate_python(
+                rest
+            )  # what else is wrong with it is to be seen too
         except ValidationError:
             return None
 

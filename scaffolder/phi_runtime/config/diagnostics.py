@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from phi_runtime.config.reading.source import KeyPath, Source
+from phi_runtime.config.schema.pass_base import Pass
+from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.suggestions import nearest
 
@@ -230,6 +232,8 @@ def _member(annotation: Any, step: int | str) -> Any:
     """`annotation` without wrappers; of a union the member that `step` names, or the only one beside None."""
     while typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
+    if annotation is Pass:
+        return pass_types().get(str(step), Pass)
     if not isinstance(annotation, types.UnionType) and typing.get_origin(annotation) is not typing.Union:
         return annotation
     members = [m for m in typing.get_args(annotation) if m is not type(None)]

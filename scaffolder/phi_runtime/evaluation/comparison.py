@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema import Evaluation, Workflow
+from phi_runtime.config.stage_names import EVALUATE
 from phi_runtime.core.artifacts import folder_bytes, write_json
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import Place, Side, load_dataset
@@ -20,7 +21,6 @@ from phi_runtime.inference.by_kind import open_generator
 from phi_runtime.inference.generator import Generator, short_answers
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.pipeline.load import EVALUATE
 
 RESULTS = "evaluation.json"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 128, 32

@@ -20,6 +20,7 @@ from phi_runtime.core.artifacts import MANIFEST, Manifest, digest, folder_bytes,
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.data.template import FILE as TEMPLATE
 from phi_runtime.export.adapter_inputs import add_inputs
+from phi_runtime.export.build import finish, make
 from phi_runtime.export.folder import complete
 from phi_runtime.export.gate import check
 from phi_runtime.models.onnx_adapters import FOLDER, RECORD, Record, adapter_file, fit_adapter, read_record, source_key
@@ -34,8 +35,6 @@ _OF_THE_GRAPH: tuple[str, ...] = ("precision", "checked", "sample", "quality", "
 def run_with_adapters(context: PassContext) -> dict[str, Any]:
     """Fills `context.out` with the graph of `context.source`, taken over from `context.before` where that is the same one, and with
     `context.adapters`, each compared with the same adapter in peft. Returns the facts for the manifest. Raises WorkFailed."""
-    from phi_runtime.passes.model_builder import finish, make
-
     graph = graph_key(context)
     before = _reusable(context, graph)
     if before is None:
@@ -62,11 +61,9 @@ def run_with_adapters(context: PassContext) -> dict[str, Any]:
 
 def graph_key(context: PassContext) -> str:
     """Names all that the graph is made of; the adapters and what is asked of it afterwards are no part of that."""
-    from phi_runtime.passes.model_builder import LIBRARIES
-
     config = {key: value for key, value in canonical(context.config).items() if key not in ("adapters", "gate")}
     provider = context.workflow.execution_provider
-    return digest([_FORM, context.source.key, config, provider, versions(LIBRARIES)])
+    return digest([_FORM, context.source.key, config, provider, versions(context.config.libraries)])
 
 
 def _reusable(context: PassContext, graph: str) -> Manifest | None:

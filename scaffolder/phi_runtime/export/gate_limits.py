@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from phi_runtime.config.schema import ModelBuilder
+from phi_runtime.config.schema.export import ExportPass
 from phi_runtime.config.supported_precisions import RUNNABLE
 
 # By precision: KL in nats and the growth of the perplexity. Sound builds of an untuned model of 135 million weights, which rounding
@@ -36,7 +36,7 @@ class Limits:
         return None
 
 
-def limits_of(step: ModelBuilder) -> Limits:
+def limits_of(step: ExportPass) -> Limits:
     """The limits that the pass names, and those of its precision for what it leaves open."""
     gate, (kl, increase) = step.gate, _LIMITS[step.precision]
     if gate is None:
@@ -44,7 +44,7 @@ def limits_of(step: ModelBuilder) -> Limits:
     return Limits(gate.max_kl or kl, gate.min_top1, gate.max_perplexity_increase or increase)
 
 
-def next_better(step: ModelBuilder, provider: str) -> str:
+def next_better(step: ExportPass, provider: str) -> str:
     """The next setting or precision up that this execution provider runs, as advice."""
     runnable = RUNNABLE[provider]
     mixed = {"last_matmul", "mixed_layers"} <= set(step.other_bits)

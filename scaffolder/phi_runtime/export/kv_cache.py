@@ -14,7 +14,7 @@ from pathlib import Path
 from phi_runtime.config.pass_graph import training_of
 from phi_runtime.config.supported_precisions import RUNNABLE
 from phi_runtime.context import PassContext, dataset_behind
-from phi_runtime.passes.model_builder import BuildRequest, build, in_a_process
+from phi_runtime.export.build import BuildRequest, build, in_a_process
 
 _TEXTS, _ROW_TOKENS, _TOKENS = 24, 512, 4096  # a text is repeated up to a row's length
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from phi_runtime.config.schema import ModelBuilder, Workflow
+from phi_runtime.config.schema import Workflow
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.core.project import Project
 from phi_runtime.models.builder_source import text_models
@@ -37,7 +37,7 @@ def why_not_exportable(config: dict[str, Any]) -> str | None:
 
 def check_exportable(workflow: Workflow, project: Project) -> None:
     """Raises ConfigError when the workflow exports and its base model, which is here, cannot be; before training starts."""
-    if not any(isinstance(step, ModelBuilder) for step in workflow.passes.values()):
+    if not any(step.produces == "onnx" for step in workflow.passes.values()):
         return
     if reason := why_not_exportable(stored_config(workflow.input_model, project.config)):
         what, _, fix = reason.partition("; ")

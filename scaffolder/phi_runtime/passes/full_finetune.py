@@ -1,33 +1,45 @@
-"""Full fine-tuning: every weight is trained, in float32 with autocast where the device has a shorter type."""
+"""Full fine-tuning: every weight is trained, in float32 with autocast where the device has a shorter number type."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from phi_runtime.config.schema.common import Kind
+from phi_runtime.config.schema.registry import register
 from phi_runtime.context import PassContext
-from phi_runtime.passes.adapter import attention
+from phi_runtime.models.memory import Method
+from phi_runtime.models.shape import Shape
+from phi_runtime.training.pass_bases import TrainingPass, attention_kernel
 
 if TYPE_CHECKING:
     import torch
 
-LIBRARIES = ("torch", "transformers", "tokenizers")
 
+@register
+class FullFinetune(TrainingPass):
+    """Train all weights. Olive has no such pass."""
 
-def run(context: PassContext) -> dict[str, Any]:
-    from phi_runtime.training.finetune import finetune
+    produces: ClassVar[Kind] = "hf"
+    memory_method: ClassVar[Method] = "full"
 
-    return finetune(context, trainable)
+    type: Literal["FullFinetune"] = Field(
+        description="Train every weight: the most capacity and about 16 bytes of memory per weight."
+    )
 
+    def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
+        """Return the model in float32, and the number type to compute in."""
+        import torch
 
-def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
-    """The model in float32, and the type to compute in."""
-    import torch
+        from phi_runtime.hardware.device import compute_dtype, pick_device
+        from phi_runtime.models.load import load_model
+        from phi_runtime.training.placement import placement
 
-    from phi_runtime.hardware.device import compute_dtype, pick_device
-    from phi_runtime.models.load import load_model
-    from phi_runtime.training.placement import placement
+        device = pick_device(context.workflow.host_device)
+        where = placement(self, context.source, torch.float32, device)
+        model = load_model(context.source, torch.float32, **where, **attention_kernel(context))
+        return model, compute_dtype(self.torch_dtype, device)
 
-    device = pick_device(context.workflow.host_device)
-    where = placement(context.config, context.source, torch.float32, device)
-    model = load_model(context.source, torch.float32, **where, **attention(context))
-    return model, compute_dtype(context.config.torch_dtype, device)
+    def output_bytes(self, shape: Shape, source_bytes: int) -> int:
+        return 4 * shape.parameters  # float32

@@ -1,52 +1,75 @@
-"""MergeAdapterWeights: the adapter, or several together, are added into the full-precision base, also where they were trained over a
-4-bit one."""
+"""MergeAdapterWeights: add one adapter, or several together, to the full-precision base, also where the base was in 4 bits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from phi_runtime.config.pass_graph import sources
+from phi_runtime.config.schema.common import Kind
+from phi_runtime.config.schema.pass_base import Pass
+from phi_runtime.config.schema.registry import register
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.models.reference import ModelRef
 
-LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
-
 _PROBE = "Any text will do: one plus 1 makes {two}."
-# Largest difference of the next-token log-probabilities that rounding can make, by the type the weights are stored in.
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.1}
+"""Largest difference of the next-token log-probabilities that rounding explains, by the type of the stored weights."""
 
 
-def run(context: PassContext) -> dict[str, Any]:
-    from phi_runtime.data.chat_template import load_template
-    from phi_runtime.models.load import load_tokenizer
+@register
+class MergeAdapterWeights(Pass):
+    """Add the adapter to its full-precision base."""
 
-    adapters = dict(context.adapters) or {sources(context.workflow.passes)[context.name] or "": context.source}
-    first = next(
-        iter(adapters.values())
-    )  # of several, the one whose prompts the merged model is asked with unless told otherwise
-    tokenizer = load_tokenizer(first)
-    template = load_template(first.path)
-    tuned = with_adapters(adapters)
-    dtype = str(tuned.dtype).removeprefix("torch.")
-    ids = tokenizer(_PROBE, return_tensors="pt").input_ids  # (1, T)
-    before = _log_probabilities(tuned, ids)
-    merged = tuned.merge_and_unload()
-    drift = float((_log_probabilities(merged, ids) - before).abs().max())
-    if not drift <= TOLERANCE[dtype]:
-        raise WorkFailed(
-            f"the merged model differs from base + adapter by {drift:.3g} in log-probability; rounding explains {TOLERANCE[dtype]}",
-            fix="run again with --force on the training stage; report it if it stays",
-        )
-    merged.save_pretrained(context.out)
-    tokenizer.save_pretrained(context.out)
-    template.save(context.out)
-    return {"largest_log_probability_difference": drift, "dtype": dtype, "adapters": list(adapters)}
+    accepts: ClassVar[Kind] = "adapter"
+    produces: ClassVar[Kind] = "hf"
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "tokenizers")
+
+    type: Literal["MergeAdapterWeights"] = Field(description="Merge the adapter into its base.")
+    adapters: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description=(
+            "Names of passes whose adapters are merged together. Default null: the last adapter before this pass. "
+            "Olive ignores this key."
+        ),
+    )
+
+    def run(self, context: PassContext[MergeAdapterWeights]) -> dict[str, Any]:
+        """Write the merged model to `context.out`.
+
+        Raises:
+            WorkFailed: the merged model differs from base + adapter by more than rounding explains.
+        """
+        from phi_runtime.data.chat_template import load_template
+        from phi_runtime.models.load import load_tokenizer
+
+        adapters = dict(context.adapters) or {sources(context.workflow.passes)[context.name] or "": context.source}
+        first = next(iter(adapters.values()))  # of several, the one whose prompt template the merged model gets
+        tokenizer = load_tokenizer(first)
+        template = load_template(first.path)
+        tuned = with_adapters(adapters)
+        dtype = str(tuned.dtype).removeprefix("torch.")
+        ids = tokenizer(_PROBE, return_tensors="pt").input_ids  # (1, T)
+        expected = _log_probabilities(tuned, ids)  # (1, T, V)
+        merged = tuned.merge_and_unload()
+        drift = float((_log_probabilities(merged, ids) - expected).abs().max())
+        if not drift <= TOLERANCE[dtype]:
+            raise WorkFailed(
+                f"the merged model differs from base + adapter by {drift:.3g} in log-probability; "
+                f"rounding explains {TOLERANCE[dtype]}",
+                fix="run again with --force on the training stage; report it if it happens again",
+            )
+        merged.save_pretrained(context.out)
+        tokenizer.save_pretrained(context.out)
+        template.save(context.out)
+        return {"largest_log_probability_difference": drift, "dtype": dtype, "adapters": list(adapters)}
 
 
 def with_adapters(adapters: Mapping[str, ModelRef]) -> Any:
-    """The base that all `adapters` share, in full precision, with all of them active at once, by these names."""
+    """Return the full-precision base of `adapters` with all of them active, under their names."""
     from phi_runtime.models.load import load_model, put_adapter
 
     model: Any = None
@@ -59,7 +82,7 @@ def with_adapters(adapters: Mapping[str, ModelRef]) -> Any:
 
 
 def _log_probabilities(model: Any, ids: Any) -> Any:
-    """Log-probabilities of the next token at every place, (1, T, V) in float32."""
+    """Return the log-probabilities of the next token at every position, (1, T, V) in float32."""
     import torch
 
     model.eval()

@@ -1,52 +1,98 @@
-"""QLoRA: an adapter in float32 over a base whose weights are kept in 4 bits by bitsandbytes."""
+"""QLoRA: LoRA over a base whose weights bitsandbytes holds in 4 bits (https://arxiv.org/abs/2305.14314)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from phi_runtime.config.schema.common import Dtype, no_effect
+from phi_runtime.config.schema.registry import register
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import MissingDependency
-from phi_runtime.passes.adapter import attention
+from phi_runtime.models.memory import Job, Method
+from phi_runtime.models.shape import Shape
+from phi_runtime.passes.lora import LowRankAdapter
+from phi_runtime.training.pass_bases import Names, attention_kernel
 
 if TYPE_CHECKING:
     import torch
 
-LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "bitsandbytes")
 
+@register
+class QLoRA(LowRankAdapter):
+    """LoRA over a 4-bit base. Merging adds the adapter to the full-precision base."""
 
-def run(context: PassContext) -> dict[str, Any]:
-    from phi_runtime.training.finetune import finetune
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "tokenizers", "bitsandbytes")
+    memory_method: ClassVar[Method] = "qlora"
+    quantized_base: ClassVar[bool] = True
 
-    return finetune(context, trainable)
-
-
-def trainable(context: PassContext) -> tuple[Any, torch.dtype]:
-    """The 4-bit model with its adapter, and the type to compute in."""
-    try:
-        import bitsandbytes
-    except ImportError as e:
-        raise MissingDependency("QLoRA needs bitsandbytes", fix="pip install 'phi-scaffold[qlora]' in .venv") from e
-    from transformers import BitsAndBytesConfig
-
-    from phi_runtime.hardware.device import compute_dtype, pick_device
-    from phi_runtime.models.load import load_model
-    from phi_runtime.training.adapter import add_adapter
-    from phi_runtime.training.placement import placement
-
-    config = context.config
-    device = pick_device(context.workflow.host_device)
-    dtype = compute_dtype(config.compute_dtype or config.torch_dtype, device)
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=config.quant_type,
-        bnb_4bit_use_double_quant=config.double_quant,
-        bnb_4bit_compute_dtype=dtype,
+    type: Literal["QLoRA"] = Field(
+        description="LoRA over a base in 4 bits: a quarter of the memory for weights, slower steps. Needs bitsandbytes."
     )
-    where = {"device_map": {"": device}, **placement(config, context.source, dtype, device)}
-    base = load_model(context.source, dtype, quantization_config=quantization, **where, **attention(context))
-    for module in base.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            # On CPUs with AVX512-BF16 the first evaluation repacks the weight for inference, and every later training step
-            # loses gradient without a word (seen in 0.50.2, nn/modules.py).
-            module.support_avx512bf16_for_cpu = False
-    return add_adapter(base, config), dtype
+    target_modules: Names | None = Field(
+        None,
+        description="Linear modules that get an adapter, by the end of their name. Default null: all of them, which makes up for the "
+        "4-bit base.",
+    )
+    quant_type: Literal["nf4", "fp4"] = Field(
+        "nf4",
+        description="4-bit number format of the base. Default nf4, which fits normally distributed weights better than fp4.",
+    )
+    double_quant: bool = Field(
+        False,
+        description="Quantize the quantization constants too: 0.4 bits less per weight, slightly slower. Default false.",
+    )
+    compute_dtype: Dtype | None = Field(
+        None, description="Number type of the matrix products. Default null: torch_dtype."
+    )
+    save_quant_config: bool = no_effect(True, "Olive only: here the adapter also fits the full-precision base.")
+
+    @property
+    def compute_type(self) -> Dtype:
+        return self.compute_dtype or self.torch_dtype
+
+    def all_linear(self, model_type: str) -> bool:
+        return True
+
+    def memory_job(self, job: Job, shape: Shape) -> Job:
+        return replace(super().memory_job(job, shape), double_quant=self.double_quant)
+
+    def conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.int4_aware:
+            yield ("int4_aware",), "`int4_aware` is for LoRA: the base of QLoRA has 4 bits already"
+
+    def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
+        """Return the 4-bit base with a new adapter on it, and the number type to compute in.
+
+        Raises:
+            MissingDependency: bitsandbytes is not installed.
+        """
+        try:
+            import bitsandbytes
+        except ImportError as e:
+            raise MissingDependency("QLoRA needs bitsandbytes", fix="pip install 'phi-scaffold[qlora]' in .venv") from e
+        from transformers import BitsAndBytesConfig
+
+        from phi_runtime.hardware.device import compute_dtype, pick_device
+        from phi_runtime.models.load import load_model
+        from phi_runtime.training.placement import placement
+
+        device = pick_device(context.workflow.host_device)
+        dtype = compute_dtype(self.compute_type, device)
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.quant_type,
+            bnb_4bit_use_double_quant=self.double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        where = {"device_map": {"": device}, **placement(self, context.source, dtype, device)}
+        base = load_model(context.source, dtype, quantization_config=quantization, **where, **attention_kernel(context))
+        for module in base.modules():
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
+                # On CPUs with AVX512-BF16 the first evaluation repacks the weight for inference, and every later training
+                # step silently loses gradient (seen in 0.50.2, nn/modules.py).
+                module.support_avx512bf16_for_cpu = False
+        return self.with_adapter(base), dtype

@@ -17,6 +17,7 @@ from typing import Any
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, ladder, needed, sources
 from phi_runtime.config.schema import FinetunePass, Workflow, canonical
+from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import put_in_place, read_manifest, seal, versions, write_json
 from phi_runtime.core.errors import Interrupted, MissingDependency, OutOfResources, PhiError, UsageError, WorkFailed
@@ -32,8 +33,7 @@ from phi_runtime.models.fetch import fetch
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.passes import module_of
-from phi_runtime.pipeline.load import FETCH, Checked, check_workflow, evaluation_stages, sound, stage_order
+from phi_runtime.pipeline.load import Checked, check_workflow, sound
 from phi_runtime.pipeline.plan import (
     FAILED,
     INPUTS,
@@ -223,7 +223,7 @@ class _Run:
                     from phi_runtime.training.distributed.launch import run_in_processes
 
                     return run_in_processes(context, self.nproc)
-                return module_of(step).run(context)
+                return step.run(context)
 
             self.make(stage, step.produces, work)
             stage = pass_stage(self.workflow, self.project, name, source, adapters)

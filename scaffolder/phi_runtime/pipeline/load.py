@@ -20,7 +20,6 @@ from phi_runtime.core.project import CONFIG
 
 EVALUATION, SWEEP = "evaluation.json", "sweep.yaml"
 SWEEP_IN_CONFIG: KeyPath = ("sweep",)
-FETCH, EVALUATE = "fetch", "evaluate"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -210,19 +209,6 @@ def _validate(
     except ValidationError as e:
         errors = e.errors(include_url=False)
         return None, from_pydantic(draft.source, errors, model, value, lambda path: draft.written((*at, *path)))
-
-
-def stage_order(workflow: Workflow) -> list[str]:
-    """The names of all stages, in the order in which they run."""
-    return [FETCH, *workflow.passes, *evaluation_stages(workflow)]
-
-
-def evaluation_stages(workflow: Workflow) -> dict[str, str | None]:
-    """The stages that measure, each with the pass whose held-out rows it asks: `evaluate` for the first pass that trains,
-    `evaluate-<pass>` for each further one. Where none trains, one that has nothing to measure."""
-    names = list(workflow.trainings)
-    first = names[0] if names else None
-    return {EVALUATE: first, **{f"{EVALUATE}-{name}": name for name in names[1:]}}
 
 
 def as_dict(findings: list[Finding], path: Path) -> dict[str, Any]:

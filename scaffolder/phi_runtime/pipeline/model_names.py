@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 from phi_runtime.config.pass_graph import BASE, trainings_of
 from phi_runtime.config.schema import Workflow
+from phi_runtime.config.stage_names import evaluation_stages
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import Project
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.pipeline.load import evaluation_stages
 from phi_runtime.pipeline.plan import folder_of, rung_name
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.config.pass_graph import BASE, adapters_of, ladder, sources
-from phi_runtime.config.schema import FinetunePass, ModelBuilder, Pass, Workflow, canonical
+from phi_runtime.config.schema import ExportPass, FinetunePass, Pass, Workflow, canonical
+from phi_runtime.config.stage_names import EVALUATE, FETCH, evaluation_stages
 from phi_runtime.core.artifacts import Manifest, digest, read_manifest, versions
 from phi_runtime.core.locks import is_held
 from phi_runtime.core.project import Project
@@ -20,9 +21,7 @@ from phi_runtime.data.hooks import training_key
 from phi_runtime.models.fetch import present
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.passes import module_of
 from phi_runtime.pipeline.changes import changed, origins
-from phi_runtime.pipeline.load import EVALUATE, FETCH, evaluation_stages
 from phi_runtime.training.checkpoints import newest
 
 State = Literal["cached", "stale", "failed", "missing", "running"]
@@ -100,11 +99,11 @@ def pass_stage(
         "type": step.type,
         "config": canonical(step),
         "input": source.key,
-        "versions": versions(module_of(step).LIBRARIES),
+        "versions": versions(step.libraries),
     }
     if adapters:
         inputs["adapters"] = {each: ref.key for each, ref in adapters.items()}
-    if isinstance(step, ModelBuilder):
+    if step.depends_on_provider:
         inputs["target"] = workflow.execution_provider
     if not isinstance(step, FinetunePass):
         return _stage(name, step.type, target, inputs)
@@ -178,7 +177,7 @@ def rung_name(workflow: Workflow, name: str) -> str:
     if name == BASE:
         return BASE
     step = workflow.passes[name]
-    if isinstance(step, ModelBuilder):
+    if isinstance(step, ExportPass):
         return f"onnx-{step.precision}"
     if step.accepts == "adapter":
         return "merged"

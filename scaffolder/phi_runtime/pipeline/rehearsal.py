@@ -23,7 +23,6 @@ from phi_runtime.core.events import Emit
 from phi_runtime.core.project import Project
 from phi_runtime.hardware.process_memory import peak_and_total, reset_peak
 from phi_runtime.models.fetch import present
-from phi_runtime.passes import module_of
 from phi_runtime.pipeline.load import load_workflow
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def rehearse(context: PassContext) -> Rehearsal:
     given: TrainingArgs = context.config.training_args
     context, micro_batches = _shortened(context)
     reset_peak()
-    training = prepare(context, module_of(context.config).trainable)
+    training = prepare(context, context.config.load_trainable)
     rows = training.rows.training
     trainer: Any = training.trainer
     size = min(trainer.args.train_batch_size, len(rows))

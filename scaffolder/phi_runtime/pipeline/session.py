@@ -10,7 +10,7 @@ from pathlib import Path
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, sources
-from phi_runtime.config.schema import AdapterPass, LoRA, Workflow
+from phi_runtime.config.schema import Workflow
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import MissingDependency, UsageError
 from phi_runtime.core.project import Project
@@ -23,6 +23,7 @@ from phi_runtime.inference.generator import Answer, Generator, Sampling
 from phi_runtime.models.fetch import present
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
 from phi_runtime.models.reference import ModelRef
+from phi_runtime.passes.lora import LowRankAdapter
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.model_names import model_called, model_names, shown_name
 from phi_runtime.pipeline.plan import pass_stage, produced
@@ -175,7 +176,7 @@ def _adapters_on(made: str, workflow: Workflow, models: Mapping[str, ModelRef]) 
     found = {}
     for name, source in sources(workflow.passes).items():
         step = workflow.passes[name]
-        if source == made and name in models and isinstance(step, AdapterPass) and isinstance(step, LoRA):
+        if source == made and name in models and isinstance(step, LowRankAdapter):
             _check_base(models[name])
             found[name] = models[name].path
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.config.schema import LoRA
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import digest
 from phi_runtime.core.errors import ConfigError, Location
@@ -33,7 +32,7 @@ def ways_of(context: PassContext, model: Any, rows: Rows) -> Ways:
         best=best,
         virtual_tokens=virtual_tokens(model),
         halve=config.training_args.auto_find_batch_size,
-        base=AlternatingBase(model) if isinstance(config, LoRA) and config.int4_aware else None,
+        base=AlternatingBase(model) if config.rounds_base else None,
         say=context.warn,
         rows=rows.places,
         facts={"config": digest(config.model_dump(mode="json")), "processes": processes()},

@@ -17,7 +17,6 @@ from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.hardware.process_memory import peak_and_total
 from phi_runtime.training import checkpoints
 from phi_runtime.training.diagnosis import diagnose
-from phi_runtime.training.forecast import check_fits
 from phi_runtime.training.processes import is_first, processes, wait_for_all
 from phi_runtime.training.resources import Resources
 from phi_runtime.training.rows import Rows, check_stops, read_rows
@@ -47,7 +46,7 @@ class Training:
 
 
 def prepare(context: PassContext, trainable: Trainable) -> Training:
-    """Reads the rows, loads the model and builds the trainer, as `context.config` says; what is cheap to refuse is refused first."""
+    """Read the rows, load the model and build the trainer for `context.config`; checks that cost little come first."""
     from phi_runtime.training.arguments import optimizer_of, training_arguments
 
     given = context.config.training_args
@@ -55,8 +54,6 @@ def prepare(context: PassContext, trainable: Trainable) -> Training:
     reports_to = trackers(given.report_to, context.record, home, given.project)
     optimizer = optimizer_of(context)
     rows = read_rows(context)
-    if short := check_fits(context.workflow, context.project, context.name):
-        context.warn(short)
     model, dtype = trainable(context)
     check_stops(context, model, rows)
     facts = {

@@ -5,44 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from phi_runtime.config.paths import data_paths
-from phi_runtime.config.schema import (
-    IA3,
-    DataConfig,
-    DoRA,
-    FinetunePass,
-    FullFinetune,
-    LinearAdapter,
-    LoHa,
-    LoRA,
-    MergeAdapterWeights,
-    ModelBuilder,
-    PEANuT,
-    ProductAdapter,
-    PromptTuning,
-    QLoRA,
-    Workflow,
-)
+from phi_runtime.config.schema import DataConfig, FinetunePass, Workflow
 from phi_runtime.core.artifacts import folder_bytes, read_manifest
 from phi_runtime.core.project import Project
 from phi_runtime.hardware.machine import available_bytes, gpus, has_bfloat16
-from phi_runtime.models.memory import (
-    SUGGESTED_RANK,
-    Estimate,
-    Fit,
-    Job,
-    estimate,
-    lokr_weights,
-    onnx_bytes,
-    what_fits,
-    with_lora,
-)
+from phi_runtime.models.memory import SUGGESTED_RANK, Estimate, Fit, Job, estimate, what_fits
 from phi_runtime.models.place import base_model_path
-from phi_runtime.models.shape import Linear, Shape, shape_of
+from phi_runtime.models.shape import Shape, shape_of
+from phi_runtime.training.pass_bases import TrainingPass
 
 _ROWS, _SURVEY = "rows.npy", "survey.json"
 
@@ -82,7 +56,7 @@ def forecast(workflow: Workflow, project: Project, stage: str, shape: Shape | No
     """The forecast for the stage `stage`, which trains. `shape` stands for the base model's while that is not here; None when
     nothing is known of it."""
     step = workflow.passes[stage]
-    assert isinstance(step, FinetunePass)
+    assert isinstance(step, TrainingPass)
     shape = shape_of(base_model_path(workflow.input_model, project)) or shape
     if shape is None:
         return None
@@ -117,64 +91,27 @@ def free_bytes(device: str) -> int | None:
     return available_bytes()
 
 
-def job_of(step: FinetunePass, shape: Shape, tokens: int) -> Job:
-    """What `step` trains, on rows of so many tokens, for a CPU in short numbers."""
-    given = step.training_args
-    held_out = step.eval_data_config or step.eval_dataset_size
+def job_of(step: TrainingPass, shape: Shape, tokens: int) -> Job:
+    """Return the job of `step` on rows of `tokens` tokens, on a CPU in 16-bit numbers."""
+    settings = step.training_args
+    validates = (step.eval_data_config or step.eval_dataset_size) and settings.eval_strategy != "no"
+    checkpointing = settings.gradient_checkpointing_kwargs
     job = Job(
-        method="full" if isinstance(step, FullFinetune) else "qlora" if isinstance(step, QLoRA) else "lora",
-        batch=given.per_device_train_batch_size,
+        method=step.memory_method,
+        batch=settings.per_device_train_batch_size,
         tokens=tokens,
-        evaluation_batch=given.per_device_eval_batch_size if held_out and given.eval_strategy != "no" else 0,
-        accumulation=given.gradient_accumulation_steps,
-        checkpointing=given.gradient_checkpointing,
-        every=given.gradient_checkpointing_kwargs.every_n_layers if given.gradient_checkpointing_kwargs else 1,
-        optimizer=given.optim,
-        double_quant=isinstance(step, QLoRA) and step.double_quant,
-        int4_aware=isinstance(step, LoRA) and step.int4_aware,
+        evaluation_batch=settings.per_device_eval_batch_size if validates else 0,
+        accumulation=settings.gradient_accumulation_steps,
+        checkpointing=settings.gradient_checkpointing,
+        every=checkpointing.every_n_layers if checkpointing else 1,
+        optimizer=settings.optim,
     )
-    if isinstance(step, PromptTuning):
-        extra = step.num_virtual_tokens
-        return replace(job, tokens=tokens + extra, adapter=extra * shape.hidden)
-    if not isinstance(step, LinearAdapter):
-        return job
-    targets = shape.targets(step.target_modules, all_linear=step.all_linear("phi3" if shape.fused else ""))
-    job = replace(job, saved=_saved(step, shape), dropout=isinstance(step, LoRA) and step.lora_dropout > 0)
-    return _with_adapter(step, job, targets)
-
-
-def _with_adapter(step: LinearAdapter, job: Job, targets: Sequence[Linear]) -> Job:
-    outputs, matrices = sum(m.outputs for m in targets), sum(m.inputs * m.outputs for m in targets)
-    if isinstance(step, DoRA):  # keeps what the base and the adapter give, to scale both
-        found = with_lora(job, targets, step.r)
-        return replace(found, adapter=found.adapter + outputs, adapter_inputs=found.adapter_inputs + outputs)
-    if isinstance(step, LoRA):
-        return with_lora(job, targets, step.r)
-    inputs = sum(m.inputs for m in targets)
-    if isinstance(step, IA3):
-        return replace(job, adapter=outputs, adapter_inputs=outputs)
-    assert isinstance(step, ProductAdapter | PEANuT)
-    if isinstance(step, PEANuT):  # reads the weight by its outputs
-        weights = 2 * step.r * outputs + 2 * step.depth * step.r**2 * len(targets)
-    elif isinstance(step, LoHa):
-        weights = 2 * with_lora(job, targets, step.r).adapter
-    else:
-        weights = sum(lokr_weights(m, step.r) for m in targets)
-    return replace(job, adapter=weights, adapter_inputs=inputs, rebuilt=matrices)
-
-
-def _saved(step: LinearAdapter, shape: Shape) -> int:
-    """Weights of the modules that are trained whole."""
-    ends = tuple(step.modules_to_save or ())
-    linear = sum(m.inputs * m.outputs for m in shape.linear if ends and m.name.endswith(ends))
-    one = shape.vocabulary * shape.hidden
-    heads = sum(one for end in ends if end.rpartition(".")[2] in ("embed_tokens", "lm_head", "wte"))
-    return linear + (min(heads, one) if shape.tied else heads)
+    return step.memory_job(job, shape)
 
 
 def _number(step: FinetunePass, device: str) -> tuple[int, str]:
     """Bytes and name of what is computed with (models/device.py::compute_dtype, without torch)."""
-    wanted = (step.compute_dtype if isinstance(step, QLoRA) else None) or step.torch_dtype
+    wanted = step.compute_type
     if wanted == "float32" or (wanted == "float16" and device == "cpu"):
         return 4, "float32"
     if wanted == "float16":
@@ -228,7 +165,7 @@ def _settings(stage: str, step: FinetunePass, fit: Fit) -> dict[str, Any]:
         if name in _TRAINING_ARGS:
             found[f"passes.{stage}.training_args.{_TRAINING_ARGS[name]}"] = value
         elif name == "tokens":
-            rows = value - (step.num_virtual_tokens if isinstance(step, PromptTuning) else 0)
+            rows = value - step.virtual_tokens
             found[f"data_configs.{step.train_data_config}.pre_process_data_config.max_seq_len"] = rows
         elif name == "method":
             found[f"passes.{stage}.type"] = "QLoRA" if value == "qlora" else "LoRA"
@@ -245,16 +182,12 @@ def disk_bytes(workflow: Workflow, project: Project, shape: Shape) -> dict[str, 
     found = {"fetch": folder_bytes(base) if base.is_dir() else shape.stored_bytes * shape.parameters}
     stored, checkpoints = found["fetch"], 0
     for name, step in workflow.passes.items():
-        if isinstance(step, FinetunePass):
+        found[name] = step.output_bytes(shape, stored)
+        stored = found[name] if step.produces == "hf" else stored
+        if isinstance(step, TrainingPass):
             job = job_of(step, shape, 1)
             trained = shape.parameters if job.method == "full" else job.adapter + job.saved
-            found[name] = 4 * trained
             checkpoints = max(checkpoints, 12 * trained * (step.training_args.save_total_limit + 1))
-            stored = 4 * shape.parameters if job.method == "full" else stored
-        elif isinstance(step, MergeAdapterWeights):
-            found[name] = stored
-        elif isinstance(step, ModelBuilder):
-            found[name] = onnx_bytes(shape, step.precision, step.int4_block_size or 32)
     return {**found, "checkpoints": checkpoints}
 
 

@@ -40,5 +40,5 @@ def trained_bytes(step: FinetunePass, source: ModelRef, itemsize: int) -> float:
     """What the weights of `source` take while `step` trains: with gradients and Adam's two moments in float32 where all of them are
     trained, half a byte and the scales each where they are kept in 4 bits, `itemsize` bytes each else. 0 where it is not known."""
     shape = shape_of(source.path)
-    each = {"FullFinetune": 16.0, "QLoRA": 0.6}.get(step.type, float(itemsize))  # type: ignore[attr-defined]
+    each = 0.6 if step.quantized_base else 16.0 if step.produces == "hf" else float(itemsize)
     return shape.parameters * each if shape else 0.0

@@ -61,7 +61,7 @@ def test_adapters_of_one_base_are_taken_apart_together_and_merged(tmp_path: Path
         ({"tone": {**LORA, "type": "LoHa"}, "build": build("tone")}, "build.adapters.0", "adapter", "merge it instead"),
         ({"tone": {**LORA, "type": "IA3"}, "build": build("tone")}, "build.adapters.0", "adapter", "only LoRA and QLoRA"),
         ({"tone": {**TRAIN, "type": "PromptTuning"}, "build": build("tone")}, "build.adapters.0", "adapter", "learned tokens"),
-        ({"tone": {**LORA, "modules_to_save": ["norm"]}, "build": build("tone")}, "build.adapters.0", "adapter", "norm whole"),
+        ({"tone": {**LORA, "modules_to_save": ["norm"]}, "build": build("tone")}, "build.adapters.0", "adapter", "norm fully"),
         ({"tone": {**LORA, "target_modules": ["lm_head"]}, "build": build("tone")}, "build.adapters.0", "adapter", "lm_head"),
         ({"tone": LORA, "m": MERGE, "style": LORA, "build": build("tone", "style")}, "build.adapters.1", "contradiction", "share"),
         ({"tone": LORA, "build": build("tone", enable_cuda_graph=True)}, "build.adapters", "contradiction", "ranks differ"),

@@ -24,7 +24,9 @@ from phi_runtime.config.dialects.keys import CLASSIC_EXPORT, HF_CONFIG, PAIR_FOR
 from phi_runtime.config.dialects.training_keys import OPTIMIZERS
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import AzureMLSystem, Datastore, LoRA, QLoRA, RegistryModel, Workflow
+from phi_runtime.config.schema import AzureMLSystem, Datastore, RegistryModel, Workflow
+from phi_runtime.passes.lora import LowRankAdapter
+from phi_runtime.passes.qlora import QLoRA
 from phi_runtime.pipeline.load import check, load_workflow
 
 CASES = Path(__file__).parent / "dialects"
@@ -215,10 +217,10 @@ def loaded(name: str) -> Workflow:
     return load_workflow(FILES[name], Overrides(trust_remote_code=True))
 
 
-def lora_of(workflow: Workflow) -> LoRA:
+def lora_of(workflow: Workflow) -> LowRankAdapter:
     assert workflow.finetune is not None
     lora = workflow.finetune[1]
-    assert isinstance(lora, LoRA)
+    assert isinstance(lora, LowRankAdapter)
     return lora
 
 

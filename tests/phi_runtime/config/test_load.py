@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.diagnostics import Finding
+from phi_runtime.config.stage_names import stage_order
 from phi_runtime.core.errors import ConfigError
-from phi_runtime.pipeline.load import check, load_workflow, stage_order
+from phi_runtime.pipeline.load import check, load_workflow
 
 CONFIG: dict[str, Any] = {
     "input_model": {"type": "HfModel", "model_path": "../model-cache/smollm2-135m"},

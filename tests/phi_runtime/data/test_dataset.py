@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.schema import DataConfig, LoRA, PreProcess, Workflow
+from phi_runtime.config.schema import DataConfig, PreProcess, Workflow
 from phi_runtime.core.errors import DataError, UsageError
 from phi_runtime.data.dataset import Dataset, Place, Side, completion_only, fingerprint, load_dataset, load_side
 from phi_runtime.data.template import PromptTemplate
 from phi_runtime.models.reference import ModelRef
+from phi_runtime.passes.lora import LoRA
 from tests.conftest import Listener
 from tests.phi_runtime.data.stores import as_lists
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.config.schema import DataConfig, Evaluation, LoRA, Workflow
+from phi_runtime.config.schema import DataConfig, Evaluation, Workflow
 from phi_runtime.data.dataset import Place
 from phi_runtime.evaluation import comparison as ladder
 from phi_runtime.inference.generator import Sampling, Speed
 from phi_runtime.models.reference import ModelRef
+from phi_runtime.passes.lora import LoRA
 from tests.conftest import Listener
 
 

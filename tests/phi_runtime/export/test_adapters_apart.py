@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 
 from phi_runtime.config.pass_graph import BASE, adapters_of, ladder, needed, sources, trainings_of
-from phi_runtime.config.schema import LoRA, MergeAdapterWeights, ModelBuilder, Pass
+from phi_runtime.config.schema import Pass
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.core.project import Project
+from phi_runtime.export import build
 from phi_runtime.models.onnx_adapters import adapter_file, read_record
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.passes import model_builder
+from phi_runtime.passes.lora import LoRA
+from phi_runtime.passes.merge_adapter_weights import MergeAdapterWeights
+from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import on_ladder, rungs_of
@@ -119,7 +122,7 @@ def test_an_adapter_that_is_added_later_or_trained_anew_takes_no_rebuild(
     def never(*_: Any) -> None:
         raise AssertionError("the builder was called")
 
-    monkeypatch.setattr(model_builder, "build", never)
+    monkeypatch.setattr(build, "build", never)
     edit_config(project, lambda c: c["passes"]["export"].update(adapters=["tone", "style"]))
     listener = Listener()
     assert run(project, listener, until="export").done == (

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.dialects.keys import BUILDER_NAMES, BUILDER_OPTIONS
-from phi_runtime.config.schema import BuilderOptions, ModelBuilder
+from phi_runtime.config.schema import BuilderOptions
 from phi_runtime.core.errors import Interrupted, OutOfResources, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import Project
+from phi_runtime.export.build import options_of
 from phi_runtime.export.builder_output import Watched, error_of
 from phi_runtime.export.builder_process import FAILED, as_pairs, build, names_of_release
 from phi_runtime.models import builder_source
-from phi_runtime.passes.model_builder import options_of
+from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Cli, MakeProject, edit_config, states
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.config.schema import ModelBuilder
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.export.gate import Comparison, compare, sample_rows, whole
 from phi_runtime.export.gate_limits import Limits, limits_of, next_better
 from phi_runtime.models.reference import ModelRef
+from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Listener, MakeProject, edit_config, states
 from tests.phi_runtime.export.test_export_builder import exporting

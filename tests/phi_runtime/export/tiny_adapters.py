@@ -9,15 +9,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from phi_runtime.config.schema import ModelBuilder
 from phi_runtime.context import PassContext
 from phi_runtime.core.events import silent
 from phi_runtime.core.project import Project
 from phi_runtime.export.adapter_inputs import add_inputs
+from phi_runtime.export.build import build, request_of
 from phi_runtime.models.onnx_adapters import Record, adapter_file, fit_adapter
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.models.shape import shape_of
-from phi_runtime.passes.model_builder import build, request_of
+from phi_runtime.passes.model_builder import ModelBuilder
 
 IDS = list(range(4, 60))
 

@@ -189,16 +189,16 @@ def test_wrong_modules_are_answered_with_the_real_ones_before_anything_is_loaded
 def test_a_full_disk_is_said_and_loses_nothing(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from phi_runtime.passes import merge_adapter_weights
+    from phi_runtime.passes.merge_adapter_weights import MergeAdapterWeights
 
     project = make_project()
     run(project, Listener(), until="finetune")
 
-    def full(_: object) -> dict[str, Any]:
+    def full(*_: object) -> dict[str, Any]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(merge_adapter_weights, "run", full)
+        patched.setattr(MergeAdapterWeights, "run", full)
         with pytest.raises(OutOfResources) as caught:
             run(project, Listener())
     assert caught.value.exit_code == 8
@@ -211,12 +211,12 @@ def test_a_full_disk_is_said_and_loses_nothing(make_project: MakeProject, monkey
 def test_a_stage_that_dies_leaves_its_traceback_in_a_file_and_one_line_for_the_user(
     make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from phi_runtime.passes import adapter
+    from phi_runtime.passes.lora import LoRA
 
-    def die(_: object) -> dict[str, Any]:
+    def die(*_: object) -> dict[str, Any]:
         raise RuntimeError("shape mismatch\nand more")
 
-    monkeypatch.setattr(adapter, "run", die)
+    monkeypatch.setattr(LoRA, "run", die)
     project = make_project()
     with pytest.raises(WorkFailed, match=r"`finetune` failed: shape mismatch$") as caught:
         run(project, Listener())

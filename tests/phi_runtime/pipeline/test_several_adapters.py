@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.pass_graph import ladder, needed, sources, training_of
-from phi_runtime.config.schema import FullFinetune, LoRA, MergeAdapterWeights, ModelBuilder, Pass
+from phi_runtime.config.schema import Pass
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import Project, for_task
+from phi_runtime.passes.full_finetune import FullFinetune
+from phi_runtime.passes.lora import LoRA
+from phi_runtime.passes.merge_adapter_weights import MergeAdapterWeights
+from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import check_workflow, load_workflow
 from phi_runtime.pipeline.plan import plan, rungs_of

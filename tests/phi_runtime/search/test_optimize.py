@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.config.schema import Constraints, ModelBuilder
+from phi_runtime.config.schema import Constraints
 from phi_runtime.core.errors import ConfigError, Interrupted, UsageError
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import Project, find_project
 from phi_runtime.models.shape import assembled
+from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.optimize.candidates import ALL, Candidate, candidates_for, expected_bytes, expected_memory_bytes

@@ -48,7 +48,6 @@ def test_the_trained_weights_are_those_that_peft_makes(
 ) -> None:
     from phi_runtime.models.fetch import present
     from phi_runtime.models.load import load_model
-    from phi_runtime.training.adapter import add_adapter
 
     project = make_project()
 
@@ -65,7 +64,7 @@ def test_the_trained_weights_are_those_that_peft_makes(
     shape = shape_of(base_model_path(workflow.input_model, project))
     assert shape
     job = job_of(workflow.trainings["finetune"], shape, 16)
-    model = add_adapter(load_model(source, "auto"), step)  # type: ignore[arg-type]
+    model = step.with_adapter(load_model(source, "auto"))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert job.adapter + job.saved == pytest.approx(trained, rel=0.25 if type_ == "LoKr" else 0)
 

@@ -8,20 +8,21 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.config.schema import PASS_TYPES, AdapterPass
+from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.core.project import Project
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.training.pass_bases import AdapterPass
 from tests.conftest import Listener, MakeProject, edit_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from phi_runtime.training.adapter import add_adapter, virtual_tokens  # noqa: E402
+from phi_runtime.training.adapter import virtual_tokens  # noqa: E402
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "LoRA": {"r": 4},
@@ -42,7 +43,7 @@ def base_model(folder: Path, dtype: Any = torch.float32) -> Any:
 
 def step_of(kind: str, **options: Any) -> Any:
     values = {"type": kind, "train_data_config": "train", **ADAPTERS.get(kind, {}), **options}
-    return PASS_TYPES[kind].model_validate(values)
+    return pass_types()[kind].model_validate(values)
 
 
 def trained_weights(model: Any) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def context_of(project: Project, tmp_path: Path) -> PassContext:
 
 
 def test_there_is_a_test_for_every_kind_of_adapter() -> None:
-    kinds = {name for name, kind in PASS_TYPES.items() if issubclass(kind, AdapterPass)}
+    kinds = {name for name, kind in pass_types().items() if issubclass(kind, AdapterPass)}
     assert kinds == {*ADAPTERS, "QLoRA"}
 
 
@@ -113,7 +114,7 @@ def test_it_trains_from_the_config_to_the_artefact(make_project: MakeProject, ki
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_its_weights_are_float32_over_a_bfloat16_base_and_each_gets_a_gradient(tiny_phi3: Path, kind: str) -> None:
-    model = add_adapter(base_model(tiny_phi3, torch.bfloat16), step_of(kind))
+    model = step_of(kind).with_adapter(base_model(tiny_phi3, torch.bfloat16))
     for name, weight in trained_weights(model).items():  # many start at nothing, where their partner has no gradient
         torch.nn.init.normal_(weight, std=0.02)
         assert weight.dtype == torch.float32, name
@@ -126,7 +127,7 @@ def test_its_weights_are_float32_over_a_bfloat16_base_and_each_gets_a_gradient(t
 
 @pytest.mark.parametrize("kind", OVER_THE_BASE)
 def test_it_merges_into_what_it_was(tiny_phi3: Path, kind: str) -> None:
-    model = add_adapter(base_model(tiny_phi3), step_of(kind, target_modules=["all-linear"]))
+    model = step_of(kind, target_modules=["all-linear"]).with_adapter(base_model(tiny_phi3))
     for weight in trained_weights(model).values():
         weight.data.add_(torch.randn_like(weight) * 0.05)
     before, base = log_probabilities(model), log_probabilities(base_model(tiny_phi3))
@@ -136,7 +137,7 @@ def test_it_merges_into_what_it_was(tiny_phi3: Path, kind: str) -> None:
 
 def test_modules_are_derived_as_olive_does(tiny_phi3: Path) -> None:
     def derived(kind: str, **options: Any) -> set[str]:
-        config = add_adapter(base_model(tiny_phi3), step_of(kind, **options)).peft_config["default"]
+        config = step_of(kind, **options).with_adapter(base_model(tiny_phi3)).peft_config["default"]
         return set(config.target_modules)
 
     attention, everything = {"qkv_proj", "o_proj"}, {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
@@ -162,7 +163,7 @@ def test_a_module_that_the_model_has_not_is_named_with_those_that_it_has(
     tiny_phi3: Path, kind: str, options: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigError, match="down_proj, gate_up_proj") as caught:
-        add_adapter(base_model(tiny_phi3), step_of(kind, **options))
+        step_of(kind, **options).with_adapter(base_model(tiny_phi3))
     assert next(iter(options)) in caught.value.fix
 
 
@@ -173,7 +174,7 @@ def test_layers_ranks_and_exclusions_are_obeyed(tiny_phi3: Path) -> None:
         "layers_to_transform": [1],
         "rank_pattern": {"qkv_proj": 2},
     }
-    weights = trained_weights(add_adapter(base_model(tiny_phi3), step_of("LoHa", **options)))
+    weights = trained_weights(step_of("LoHa", **options).with_adapter(base_model(tiny_phi3)))
     ranks = {n: w.shape[-1] for n, w in weights.items() if "hada_w1_a" in n}
     assert all(".layers.1." in name and "down_proj" not in name for name in weights)
     assert {name.split(".")[-3]: rank for name, rank in ranks.items()} == {
@@ -181,13 +182,13 @@ def test_layers_ranks_and_exclusions_are_obeyed(tiny_phi3: Path) -> None:
         "o_proj": 4,
         "gate_up_proj": 4,
     }
-    with pytest.raises(ConfigError, match="names layer 7; the model has 2 layers"):
-        add_adapter(base_model(tiny_phi3), step_of("LoHa", layers_to_transform=[7]))
+    with pytest.raises(ConfigError, match="names layer 7, but the model has 2 layers"):
+        step_of("LoHa", layers_to_transform=[7]).with_adapter(base_model(tiny_phi3))
 
 
 def test_rslora_divides_by_the_root_of_the_rank(tiny_phi3: Path) -> None:
     def scale(**options: Any) -> float:
-        model = add_adapter(base_model(tiny_phi3), step_of("LoRA", r=16, alpha=8, **options))
+        model = step_of("LoRA", r=16, alpha=8, **options).with_adapter(base_model(tiny_phi3))
         layer = next(m for name, m in model.named_modules() if name.endswith("qkv_proj"))
         return float(layer.scaling["default"])
 
@@ -200,7 +201,7 @@ def test_rslora_divides_by_the_root_of_the_rank(tiny_phi3: Path) -> None:
 
 def test_learned_tokens_start_as_the_text_and_stand_before_each_row(tiny_phi3: Path, tiny_tokenizer: Any) -> None:
     text = {"prompt_tuning_init": "text", "prompt_tuning_init_text": "happy song"}
-    model = add_adapter(base_model(tiny_phi3), step_of("PromptTuning", **text))
+    model = step_of("PromptTuning", **text).with_adapter(base_model(tiny_phi3))
     ids = (tiny_tokenizer("happy song").input_ids * 4)[:4]
     (learned,) = trained_weights(model).values()
     torch.testing.assert_close(learned.data, model.get_input_embeddings().weight[ids].detach())
@@ -212,7 +213,7 @@ def test_learned_tokens_start_as_the_text_and_stand_before_each_row(tiny_phi3: P
 def test_the_loss_over_learned_tokens_is_that_of_the_rows_own_tokens(tiny_phi3: Path) -> None:
     from phi_runtime.training.loss import Loss
 
-    model = add_adapter(base_model(tiny_phi3), step_of("PromptTuning")).eval()
+    model = step_of("PromptTuning").with_adapter(base_model(tiny_phi3)).eval()
     labels = torch.full_like(IDS, -100)
     labels[:, -5:] = IDS[:, -5:]
     batch = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": labels}
@@ -244,11 +245,11 @@ def test_an_adapter_of_learned_tokens_answers_alike_alone_and_in_a_batch(make_pr
 def four_bit(make_project: MakeProject, tmp_path: Path, **options: Any) -> Any:
     """The model that a QLoRA of these options trains."""
     pytest.importorskip("bitsandbytes")
-    from phi_runtime.passes.qlora import trainable
 
     project = make_project()
     train_with(project, "QLoRA", r=4, lora_dropout=0.0, **options)
-    return trainable(context_of(project, tmp_path))[0]
+    context = context_of(project, tmp_path)
+    return context.config.load_trainable(context)[0]
 
 
 def linear4bit(model: Any) -> list[Any]:
@@ -317,7 +318,7 @@ def test_a_tied_embedding_that_is_trained_whole_stays_tied(
 ) -> None:
     from peft import PeftModel
 
-    model = add_adapter(base_model(tiny_phi3, torch.bfloat16), step_of(kind, modules_to_save=[name]))
+    model = step_of(kind, modules_to_save=[name]).with_adapter(base_model(tiny_phi3, torch.bfloat16))
     weights = trained_weights(model)
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert sum("modules_to_save" in each for each in weights) == 1
@@ -336,20 +337,19 @@ def test_a_tied_embedding_that_is_trained_whole_stays_tied(
 
 
 def test_a_tied_embedding_is_refused_where_peft_would_train_it_apart(tiny_phi3: Path) -> None:
-    with pytest.raises(ConfigError, match="embedding and output head in one") as caught:
-        add_adapter(base_model(tiny_phi3), step_of("LoHa", modules_to_save=["lm_head"]))
+    with pytest.raises(ConfigError, match="both embedding and output head") as caught:
+        step_of("LoHa", modules_to_save=["lm_head"]).with_adapter(base_model(tiny_phi3))
     assert "LoRA" in caught.value.fix
 
 
 def test_the_end_of_a_row_is_trained_also_where_it_is_the_padding_token(
     make_project: MakeProject, tmp_path: Path, tiny_tokenizer: Any
 ) -> None:
-    from phi_runtime.passes.adapter import trainable
     from phi_runtime.training.finetune import prepare
 
     assert tiny_tokenizer.pad_token_id == tiny_tokenizer.eos_token_id
     context = context_of(make_project(), tmp_path)
-    trainer = prepare(context, trainable).trainer
+    trainer = prepare(context, context.config.load_trainable).trainer
     end = tiny_tokenizer.eos_token_id
     for batch in trainer.get_train_dataloader():
         rows = batch["attention_mask"].shape[0]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pydantic.fields import FieldInfo
 
 from phi_runtime.config.dialects.draft import EMPTY, Draft
-from phi_runtime.config.dialects.keys import SPELLINGS
+from phi_runtime.config.dialects.keys import table_of
 from phi_runtime.config.dialects.table import Older
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import Strict
@@ -18,7 +18,7 @@ def respell(draft: Draft, at: KeyPath, part: type[Strict] | Older) -> None:
     """Un-nests, renames, leaves out and refuses the keys of the object at `at`; nothing where there is no object.
 
     A null goes where a key takes none: in Olive most options may be null, and mean their default then."""
-    older = part if isinstance(part, Older) else SPELLINGS[part]
+    older = part if isinstance(part, Older) else table_of(part)
     if not isinstance(draft.get(at), dict):
         return
     if older.nested:

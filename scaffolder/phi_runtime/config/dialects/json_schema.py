@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from phi_runtime.config.dialects.apply import takes_null
-from phi_runtime.config.dialects.keys import SPELLINGS
+from phi_runtime.config.dialects.keys import SPELLINGS, table_of
 from phi_runtime.config.dialects.older_forms import (
     Schema,
     add_older_forms,
@@ -24,7 +24,8 @@ from phi_runtime.config.dialects.older_forms import (
 )
 from phi_runtime.config.dialects.passes import SAMPLERS
 from phi_runtime.config.dialects.table import Older
-from phi_runtime.config.schema import PASS_TYPES, Evaluation, Sweep, Workflow
+from phi_runtime.config.schema import Evaluation, Strict, Sweep, Workflow
+from phi_runtime.config.schema.registry import pass_types
 
 Name = Literal["workflow", "evaluation", "sweep"]
 MODELS: dict[Name, type[BaseModel]] = {"workflow": Workflow, "evaluation": Evaluation, "sweep": Sweep}
@@ -33,7 +34,16 @@ FILES: dict[Name, str] = {
     "evaluation": "evaluation.schema.json",
     "sweep": "sweep.schema.json",
 }
-_TOLD_APART = (*PASS_TYPES, "LocalSystem", "AzureMLSystem")
+
+
+def _translated_parts() -> list[type[Strict]]:
+    """Return the parts of a config that have older spellings."""
+    return [*SPELLINGS, *pass_types().values()]
+
+
+def _tagged_parts() -> tuple[str, ...]:
+    """Return the names of the parts that editors tell apart by their `type`."""
+    return (*pass_types(), "LocalSystem", "AzureMLSystem")
 
 
 def schema_of(name: Name) -> Schema:
@@ -42,7 +52,7 @@ def schema_of(name: Name) -> Schema:
     definitions: Schema = schema.setdefault("$defs", {})
     root = MODELS[name].__name__
     definitions[root] = {k: schema.pop(k) for k in list(schema) if k != "$defs"}
-    parts = {model.__name__: older for model, older in SPELLINGS.items() if model.__name__ in definitions}
+    parts = {part.__name__: table_of(part) for part in _translated_parts() if part.__name__ in definitions}
     for part, older in parts.items():
         _respell(part, definitions[part], older)
     if name == "workflow":
@@ -94,7 +104,7 @@ def _plain(value: Any) -> Any:
 def _respell(name: str, part: Schema, older: Older) -> None:
     """Adds the older spellings of one part, and lets its nested object hold what it requires."""
     properties = part["properties"]
-    if name not in _TOLD_APART:
+    if name not in _tagged_parts():
         _type_case(properties)
     required = part.pop("required", [])
     if "type" in required:
@@ -130,7 +140,7 @@ def _cases_aside(definitions: Schema) -> None:
     properties = definitions["Workflow"]["properties"]
     systems = properties["systems"]["anyOf"][0]["additionalProperties"]["oneOf"]
     passes = properties["passes"]["additionalProperties"]["anyOf"]
-    for name in _TOLD_APART:
+    for name in _tagged_parts():
         (systems if name.endswith("System") else passes).append(_type_case_aside(definitions, name))
 
 
@@ -146,7 +156,7 @@ def _type_case_aside(definitions: Schema, name: str) -> Schema:
 
 def _nulls(definitions: Schema) -> None:
     """Most of Olive's options may be null, which says nothing."""
-    for model in SPELLINGS:
+    for model in _translated_parts():
         properties = definitions.get(model.__name__, {}).get("properties", {})
         for key, field in model.model_fields.items():
             if key in properties and not takes_null(field):

@@ -13,29 +13,21 @@ from phi_runtime.config.dialects.training_keys import (
     TRAINING_ARGS,
 )
 from phi_runtime.config.schema import (
-    IA3,
     AcceleratorConfig,
     AzureMLSystem,
     BuilderOptions,
     DataConfig,
     Datastore,
-    DoRA,
+    ExportPass,
+    FinetunePass,
     FsdpConfig,
-    FullFinetune,
     GradientCheckpointing,
     InputModel,
     LoadDataset,
     LoadKwargs,
     LocalSystem,
-    LoHa,
-    LoKr,
-    LoRA,
-    MergeAdapterWeights,
-    ModelBuilder,
-    PEANuT,
+    Pass,
     PreProcess,
-    PromptTuning,
-    QLoRA,
     RegistryModel,
     SearchStrategy,
     Strict,
@@ -217,7 +209,7 @@ BUILDER_NAMES = {
 }
 """What releases of the builder since 0.15 call options that are keys of Olive's pass."""
 _NO_OPTIONS = {"type", "adapters", "precision", "metadata_only", "search", "extra_options", "gate"}
-BUILDER_KEYS = tuple(key for key in ModelBuilder.model_fields if key not in _NO_OPTIONS)
+BUILDER_KEYS = tuple(key for key in ExportPass.model_fields if key not in _NO_OPTIONS)
 """Options of the builder that are keys of the pass, also where they stand in its extra_options."""
 BUILDER_LISTS = {"int4_op_types_to_quantize": "/", "int4_nodes_to_exclude": ","}
 """Those of them that are lists, and what separates the members on the builder's command line."""
@@ -296,20 +288,28 @@ SPELLINGS: dict[type[Strict], Older] = {
     GradientCheckpointing: GRADIENT_CHECKPOINTING,
     FsdpConfig: FSDP_CONFIG,
     AcceleratorConfig: ACCELERATOR_CONFIG,
-    LoRA: LORA,
-    QLoRA: QLORA,
-    DoRA: LORA,
-    LoHa: PRODUCT,
-    LoKr: PRODUCT,
-    IA3: FULL,
-    PEANuT: FULL,
-    PromptTuning: FULL,
-    FullFinetune: FULL,
-    MergeAdapterWeights: MERGE,
-    ModelBuilder: BUILDER,
     BuilderOptions: BUILDER_OPTIONS,
     SearchStrategy: SEARCH_STRATEGY,
 }
+
+PASS_TABLES: dict[str, Older] = {
+    "LoRA": LORA,
+    "QLoRA": QLORA,
+    "DoRA": LORA,
+    "LoHa": PRODUCT,
+    "LoKr": PRODUCT,
+    "MergeAdapterWeights": MERGE,
+    "ModelBuilder": BUILDER,
+}
+"""By the type of the pass. Other passes that train have `FULL`."""
+
+
+def table_of(part: type[Strict]) -> Older:
+    """Return the older spellings of one part of a config."""
+    if issubclass(part, Pass):
+        return PASS_TABLES.get(part.__name__) or (FULL if issubclass(part, FinetunePass) else Older())
+    return SPELLINGS[part]
+
 
 # Passes of Olive that make an ONNX model in several steps; here the model builder makes it in one.
 CLASSIC_EXPORT = {

@@ -14,7 +14,8 @@ from phi_runtime.config.dialects.keys import (
     OLD_DATA_KEYS,
 )
 from phi_runtime.config.dialects.training_keys import OFTEN_IN_THE_PASS, OPTIMIZERS, TRAINING_NAMES
-from phi_runtime.config.schema import PASS_TYPES, FinetunePass, PreProcess
+from phi_runtime.config.schema import FinetunePass, PreProcess
+from phi_runtime.config.schema.registry import pass_types
 
 Schema = dict[str, Any]
 _PROVIDER = {"$ref": "#/$defs/Accelerator/properties/execution_providers/anyOf/0/items"}
@@ -230,7 +231,7 @@ def _passes(definitions: Schema) -> None:
     either(names, "fsdp", {"anyOf": [words, {"const": ""}]}, "Written `true`.")
     either(names, "debug", {"enum": [[], ["underflow_overflow"]]}, "A text.")
     either(definitions["FsdpConfig"]["properties"], "transformer_layer_cls_to_wrap", {"type": "string"}, "A list.")
-    for name in (name for name, kind in PASS_TYPES.items() if issubclass(kind, FinetunePass)):
+    for name in (name for name, kind in pass_types().items() if issubclass(kind, FinetunePass)):
         definitions[name].pop("allOf")  # the name of the data is filled in where there is one
         properties = definitions[name]["properties"]
         for key in OFTEN_IN_THE_PASS:
@@ -248,7 +249,7 @@ def _passes(definitions: Schema) -> None:
                 first = {k: v for k, v in properties[key].items() if k not in ("description", "default", "examples")}
                 values = {"type": "array", "minItems": 1, "items": first}
                 either(properties, key, values, "A search is described in sweep.yaml.")
-    for name in PASS_TYPES:
+    for name in pass_types():
         properties = definitions[name]["properties"]
         properties["host"] = older_key({"type": ["string", "null"]}, "That of the config is for all passes.")
     properties = definitions["ModelBuilder"]["properties"]

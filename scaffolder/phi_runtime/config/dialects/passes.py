@@ -11,9 +11,7 @@ from phi_runtime.config.dialects.keys import BUILDER_KEYS, BUILDER_LISTS, BUILDE
 from phi_runtime.config.dialects.training_keys import OFTEN_IN_THE_PASS, OPTIMIZERS, OPTIMIZERS_REFUSED, TRAINING_NAMES
 from phi_runtime.config.reading.source import KeyPath, Source
 from phi_runtime.config.schema import (
-    PASS_TYPES,
     AcceleratorConfig,
-    AdapterPass,
     BuilderOptions,
     FinetunePass,
     FsdpConfig,
@@ -21,12 +19,10 @@ from phi_runtime.config.schema import (
     SearchStrategy,
     TrainingArgs,
 )
+from phi_runtime.config.schema.registry import known_names, load, pass_types
 from phi_runtime.core.suggestions import nearest
 
 PASSES: KeyPath = ("passes",)
-_TRAINING = [name for name, kind in PASS_TYPES.items() if issubclass(kind, FinetunePass)]
-_MERGED = [name for name, kind in PASS_TYPES.items() if issubclass(kind, AdapterPass) and kind.merges]
-_APART = ("LoRA", "QLoRA")  # adapters that can be inputs of a graph
 _SWEEP: KeyPath = ("sweep",)
 
 
@@ -44,13 +40,16 @@ def translate_passes(draft: Draft, old: bool) -> None:
             draft.refuse(at, f"`{name}` has {len(draft.get(at))} alternatives: describe what to search in sweep.yaml")
         if not isinstance(draft.get(at), dict):
             continue
-        type_name(draft, (*at, "type"), (*PASS_TYPES, *CLASSIC_EXPORT))
+        type_name(draft, (*at, "type"), (*known_names(), *CLASSIC_EXPORT))
         kind = draft.get((*at, "type"))
-        if not isinstance(kind, str) or kind not in PASS_TYPES:
+        if not isinstance(kind, str) or kind in CLASSIC_EXPORT:
             continue
-        respell(draft, at, PASS_TYPES[kind])
+        load(kind)
+        if kind not in pass_types():
+            continue
+        respell(draft, at, pass_types()[kind])
         _own_host(draft, at)
-        if kind in _TRAINING:
+        if issubclass(pass_types()[kind], FinetunePass):
             _finetune(draft, at, old)
         if kind == "ModelBuilder":
             _builder(draft, at)
@@ -59,8 +58,12 @@ def translate_passes(draft: Draft, old: bool) -> None:
     _merge_before_export(draft)
 
 
+def _training_types() -> list[str]:
+    return [name for name, kind in pass_types().items() if issubclass(kind, FinetunePass)]
+
+
 def training_passes(draft: Draft) -> list[str]:
-    return [n for n in draft.keys(PASSES) if draft.get((*PASSES, n, "type")) in _TRAINING]
+    return [n for n in draft.keys(PASSES) if draft.get((*PASSES, n, "type")) in _training_types()]
 
 
 def _flows(draft: Draft) -> None:
@@ -110,7 +113,7 @@ def _finetune(draft: Draft, at: KeyPath, old: bool) -> None:
     for key in ("train_data_config", "eval_data_config"):
         _inline_data(draft, (*at, key))
     _only_data(draft, (*at, "train_data_config"))
-    has_dropout = "lora_dropout" in PASS_TYPES[draft.get((*at, "type"))].model_fields
+    has_dropout = "lora_dropout" in pass_types()[draft.get((*at, "type"))].model_fields
     if old and has_dropout and not draft.has((*at, "lora_dropout")):
         draft.put((*at, "lora_dropout"), 0.0, "the default when this form was current; today's is 0.05")
 
@@ -322,7 +325,7 @@ def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
     extract = next((n for n in names if kinds[n] == "ExtractAdapters"), None)
     if extract is None or "MergeAdapterWeights" in kinds.values():
         return []
-    apart = [n for n in names[: names.index(extract)] if kinds[n] in _APART]
+    apart = [n for n in names[: names.index(extract)] if _adds_low_rank(kinds[n])]
     if not apart:
         return []
     at = (*PASSES, extract)
@@ -357,13 +360,23 @@ def _merge_before_export(draft: Draft) -> None:
     names = list(kinds)
     for before, name in pairwise(names):
         beside = draft.has((*PASSES, name, "adapters"))
-        if kinds[before] in _MERGED and kinds[name] == "ModelBuilder" and not beside:
+        if _merges(kinds[before]) and kinds[name] == "ModelBuilder" and not beside:
             free = next(n for n in ("merge", "merge_adapter_weights", "merge_adapter") if n not in kinds)
             draft.put((*PASSES, free), {"type": "MergeAdapterWeights"}, "an adapter is merged before it is exported",
                       because=(*PASSES, name))  # fmt: skip
             place = names.index(name)
             draft.arrange(PASSES, [*names[:place], free, *names[place:]])
             return
+
+
+def _merges(kind: object) -> bool:
+    """Return True for the type of a pass whose adapter can be merged into its base."""
+    return isinstance(kind, str) and kind in pass_types() and pass_types()[kind].merges
+
+
+def _adds_low_rank(kind: object) -> bool:
+    """Return True for the type of a pass whose adapter can be an input of an ONNX graph."""
+    return isinstance(kind, str) and kind in pass_types() and pass_types()[kind].adds_low_rank
 
 
 # -- search ----------------------------------------------------------------------------------------------------------------

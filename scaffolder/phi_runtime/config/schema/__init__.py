@@ -9,24 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from phi_runtime.config.schema.adapters import (
-    IA3,
-    AdapterPass,
-    DoRA,
-    LinearAdapter,
-    LoHa,
-    LoKr,
-    LoRA,
-    PEANuT,
-    ProductAdapter,
-    PromptTuning,
-    QLoRA,
-)
 from phi_runtime.config.schema.common import Dtype, Kind, Strict
 from phi_runtime.config.schema.data import BUILDERS, DataConfig, Datastore, LoadDataset, PreProcess
-from phi_runtime.config.schema.export import BuilderOptions, Gate, ModelBuilder
-from phi_runtime.config.schema.finetune_pass import FinetunePass, Pass
-from phi_runtime.config.schema.passes import PASS_TYPES, AnyPass, FullFinetune, MergeAdapterWeights
+from phi_runtime.config.schema.export import BuilderOptions, ExportPass, Gate
+from phi_runtime.config.schema.pass_base import FinetunePass, Pass
+from phi_runtime.config.schema.passes import AnyPass
 from phi_runtime.config.schema.sidecar_files import (
     Choice,
     CondaEnvironment,
@@ -54,11 +41,8 @@ from phi_runtime.config.schema.workflow import Workflow
 
 __all__ = [
     "BUILDERS",
-    "IA3",
-    "PASS_TYPES",
     "Accelerator",
     "AcceleratorConfig",
-    "AdapterPass",
     "AnyPass",
     "AnySystem",
     "AzureMLClient",
@@ -69,33 +53,22 @@ __all__ = [
     "Constraints",
     "DataConfig",
     "Datastore",
-    "DoRA",
     "Dtype",
     "Evaluation",
+    "ExportPass",
     "FinetunePass",
     "FloatRange",
     "FsdpConfig",
-    "FullFinetune",
     "Gate",
     "GradientCheckpointing",
     "InputModel",
     "IntRange",
     "Kind",
-    "LinearAdapter",
-    "LoHa",
-    "LoKr",
-    "LoRA",
     "LoadDataset",
     "LoadKwargs",
     "LocalSystem",
-    "MergeAdapterWeights",
-    "ModelBuilder",
-    "PEANuT",
     "Pass",
     "PreProcess",
-    "ProductAdapter",
-    "PromptTuning",
-    "QLoRA",
     "RegistryModel",
     "SearchStrategy",
     "Strict",

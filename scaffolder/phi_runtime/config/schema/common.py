@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 Kind = Literal["hf", "adapter", "onnx"]
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -30,3 +31,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
     )
+
+
+def no_effect(default: Any, description: str) -> Any:
+    """Return a field that Olive has and that has no effect here; `validate` names those that a config sets."""
+    return Field(default, description=description, json_schema_extra={"noEffect": True})
+
+
+def has_effect(field: FieldInfo) -> bool:
+    """Return False for a field that `no_effect` created."""
+    extra = field.json_schema_extra
+    return not (isinstance(extra, dict) and extra.get("noEffect"))

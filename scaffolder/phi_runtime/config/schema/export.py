@@ -1,11 +1,11 @@
-"""The pass that makes the ONNX model: Olive's keys, what the builder takes beyond them, and the gate that the model must pass."""
+"""Settings of an ONNX export: Olive's keys, further options of the model builder, and the gate."""
 
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from phi_runtime.config.schema.common import Kind, NoSwitch, Strict, Whole
-from phi_runtime.config.schema.finetune_pass import Pass
+from phi_runtime.config.schema.common import Kind, NoSwitch, Strict, Whole, no_effect
+from phi_runtime.config.schema.pass_base import Pass
 
 _WHERE = "(?:last_matmul|mixed_layers|linear_attn):int[48]"
 
@@ -102,13 +102,13 @@ class Gate(Strict):
     )
 
 
-class ModelBuilder(Pass):
-    """Builds a quantised ONNX model for ONNX Runtime GenAI."""
+class ExportPass(Pass):
+    """Settings of a pass that builds an ONNX model for ONNX Runtime GenAI."""
 
     accepts: ClassVar[Kind] = "hf"
     produces: ClassVar[Kind] = "onnx"
+    depends_on_provider: ClassVar[bool] = True
 
-    type: Literal["ModelBuilder"] = Field(description="Export with the ONNX Runtime GenAI model builder.")
     adapters: Annotated[list[str], Field(min_length=1)] | None = Field(
         None,
         description="Passes whose adapters stay beside the ONNX model of their base, as .onnx_adapter files; which of them answers "
@@ -117,7 +117,7 @@ class ModelBuilder(Pass):
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4"] = Field(
         description="Type of the weights in the ONNX model."
     )
-    metadata_only: bool = Field(False, description="The whole model is built.")
+    metadata_only: bool = no_effect(False, "Olive only: here the whole model is built.")
     search: dict[str, bool | Whole | float] | None = Field(
         None, description='Generation defaults written into genai_config.json, such as {"max_length": 2048}.'
     )

@@ -1,41 +1,24 @@
-"""The stages of a workflow, by Olive's names. Defaults are Olive's."""
+"""The type of a pass in the config: a union over the registry, told apart by `type`."""
 
-from typing import Annotated, ClassVar, Literal, get_args
+from __future__ import annotations
 
-from pydantic import Field
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any
 
-from phi_runtime.config.schema.adapters import IA3, DoRA, LoHa, LoKr, LoRA, PEANuT, PromptTuning, QLoRA
-from phi_runtime.config.schema.common import Kind
-from phi_runtime.config.schema.export import ModelBuilder
-from phi_runtime.config.schema.finetune_pass import FinetunePass, Pass
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
-
-class FullFinetune(FinetunePass):
-    """All weights are trained. Ours: Olive has no such pass."""
-
-    produces: ClassVar[Kind] = "hf"
-
-    type: Literal["FullFinetune"] = Field(description="Train every weight.")
+from phi_runtime.config.schema import registry
+from phi_runtime.config.schema.pass_base import Pass
 
 
-class MergeAdapterWeights(Pass):
-    """Adds the adapter into the full-precision base."""
+class _ByType:
+    """Validates a pass as the class that its `type` names."""
 
-    accepts: ClassVar[Kind] = "adapter"
-    produces: ClassVar[Kind] = "hf"
-
-    type: Literal["MergeAdapterWeights"] = Field(description="Merge the adapter into its base.")
-    adapters: Annotated[list[str], Field(min_length=1)] | None = Field(
-        None,
-        description="Passes whose adapters are merged together, in place of the one that was made last. Olive ignores this key.",
-    )
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        union: Any = reduce(or_, registry.pass_types().values())
+        return handler.generate_schema(Annotated[union, Field(discriminator="type")])
 
 
-AnyPass = Annotated[
-    LoRA | QLoRA | DoRA | LoHa | LoKr | IA3 | PEANuT | PromptTuning | FullFinetune | MergeAdapterWeights | ModelBuilder,
-    Field(discriminator="type"),
-]
-
-_MEMBERS: tuple[type[Pass], ...] = get_args(get_args(AnyPass)[0])
-PASS_TYPES: dict[str, type[Pass]] = {get_args(member.model_fields["type"].annotation)[0]: member for member in _MEMBERS}
-"""Every pass by the name of its type."""
+AnyPass = Annotated[Pass, _ByType()]

@@ -4,7 +4,9 @@ from pydantic import Field
 
 from phi_runtime.config.schema.common import Strict, Whole
 from phi_runtime.config.schema.data import DataConfig
-from phi_runtime.config.schema.passes import AnyPass, FinetunePass
+from phi_runtime.config.schema.pass_base import FinetunePass
+from phi_runtime.config.schema.passes import AnyPass
+from phi_runtime.config.schema.registry import rebuild_on_load
 from phi_runtime.config.schema.sidecar_files import Evaluation, Sweep
 from phi_runtime.config.schema.systems import AnySystem, AzureMLClient, AzureMLSystem, InputModel
 
@@ -66,3 +68,6 @@ class Workflow(Strict):
     def remote(self) -> str | None:
         """The name of the Azure ML system that the passes run on, if it is one."""
         return self.host if isinstance(self.systems[self.host], AzureMLSystem) else None
+
+
+rebuild_on_load(Workflow)

@@ -11,7 +11,7 @@ from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import sources, training_of
 from phi_runtime.config.reading.source import read_source
-from phi_runtime.config.schema import Constraints, ModelBuilder, Workflow, canonical
+from phi_runtime.config.schema import Constraints, ExportPass, Workflow, canonical
 from phi_runtime.core.artifacts import digest, versions
 from phi_runtime.core.errors import ConfigError, Location, UsageError
 from phi_runtime.core.project import Project, read_dotenv
@@ -56,7 +56,7 @@ class Plan:
     @property
     def folder(self) -> Path:
         """Where the table and the models of candidates lie: gen-model/optimize/; for a second ModelBuilder pass, its name added."""
-        builders = [n for n, step in self.workflow.passes.items() if isinstance(step, ModelBuilder)]
+        builders = [n for n, step in self.workflow.passes.items() if isinstance(step, ExportPass)]
         name = self.setting.stage
         return self.project.gen_model / (FOLDER if builders[0] == name else f"{FOLDER}-{name}")
 
@@ -117,7 +117,7 @@ class Plan:
         if self.shape is None:
             return None
         step = self.workflow.passes[self.setting.stage]
-        pruned = isinstance(step, ModelBuilder) and bool(step.extra_options.prune_lm_head)
+        pruned = isinstance(step, ExportPass) and bool(step.extra_options.prune_lm_head)
         tokens = self.setting.tokens
         found = expected_memory_bytes(self.shape, candidate, self.target, tokens, all_logits=not pruned)
         return round(found / 1e6, 1) if found else None
@@ -181,7 +181,7 @@ def prepare(
 
 def _builder(workflow: Workflow, wanted: str | None, project: Project) -> str:
     """The ModelBuilder pass that is meant."""
-    builders = {name: step for name, step in workflow.passes.items() if isinstance(step, ModelBuilder)}
+    builders = {name: step for name, step in workflow.passes.items() if isinstance(step, ExportPass)}
     if not builders:
         raise ConfigError(
             "no pass builds an ONNX model, so there is nothing to optimize",

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.config.pass_graph import BASE
+from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.artifacts import digest, folder_bytes, put_in_place, read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, WorkFailed
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.load import FETCH
 from phi_runtime.pipeline.plan import LOCK, Stage
 from phi_runtime.search.optimize.candidates import Candidate
 from phi_runtime.search.optimize.outcome import Found, apply_options, write_best

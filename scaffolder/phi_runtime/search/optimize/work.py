@@ -18,7 +18,6 @@ from phi_runtime.evaluation.metrics import headline
 from phi_runtime.hardware.process_memory import peak_of_process_bytes
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.passes import module_of
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.search.optimize.task import Setting, Task
@@ -77,7 +76,7 @@ def _build(job: _Job) -> dict[str, Any]:
         task.overrides,
     )
     quiet_libraries()
-    facts = module_of(step).run(context)
+    facts = step.run(context)
     known = {"inputs": stage.inputs, "origins": stage.origins()}
     seal(out, key=stage.key, kind=step.produces, facts={**facts, **known})
     put_in_place(out, target)

@@ -9,13 +9,13 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.errors import Interrupted, UsageError, WorkFailed
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.load import FETCH
 from phi_runtime.pipeline.plan import LOCK
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space, study

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, needed, sources
 from phi_runtime.config.schema import Workflow
+from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import Conflict, Interrupted, MissingDependency, NetworkError, PhiError
 from phi_runtime.core.events import Emit, Event
@@ -23,7 +24,7 @@ from phi_runtime.core.project import Project
 from phi_runtime.data.dataset import data_place, load_dataset
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.load import FETCH, load_workflow
+from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import adapters_there, folder_of, pass_stage, produced, rung_name
 from phi_runtime.search.sweep import metric
 

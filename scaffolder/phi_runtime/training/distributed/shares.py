@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import gcd
 
-from phi_runtime.config.schema import FinetunePass, LoRA, QLoRA, Workflow
+from phi_runtime.config.schema import FinetunePass, Workflow
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.hardware.device import usable_cores
@@ -56,12 +56,12 @@ def _check_step(name: str, step: FinetunePass, count: int) -> None:
         raise UsageError(f"`{name}` has both fsdp and deepspeed in its training_args", fix="take one of them out")
     if not given.fsdp:
         return
-    if isinstance(step, LoRA) and step.int4_aware:
+    if step.rounds_base:
         raise UsageError(
             f"`{name}` has int4_aware and fsdp: weights that are cut to pieces cannot be exchanged for rounded ones",
             fix="take training_args.fsdp out, or set int4_aware to false",
         )
-    if isinstance(step, QLoRA):
+    if step.quantized_base:
         raise UsageError(
             f"`{name}` has fsdp, which cannot cut the 4-bit weights of QLoRA",
             fix="take training_args.fsdp out, or train with LoRA",

@@ -26,7 +26,6 @@ def train(request: Path, tell: Tell) -> None:
     """Does this process's part of the pass in `request`."""
     from phi_runtime.data.dataset import load_dataset
     from phi_runtime.models.load import quiet_libraries
-    from phi_runtime.passes import module_of
     from phi_runtime.training import processes
 
     context = read_request(request)
@@ -40,7 +39,7 @@ def train(request: Path, tell: Tell) -> None:
     else:
         context = replace(context, record=None)
     processes.wait_for_all()
-    facts = module_of(context.config).run(context)
+    facts = context.config.run(context)
     if processes.is_first():
         tell({"facts": facts})
     processes.leave()

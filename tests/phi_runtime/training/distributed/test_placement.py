@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from phi_runtime.config.schema import FullFinetune, LoRA, QLoRA
 from phi_runtime.models.reference import ModelRef
+from phi_runtime.passes.full_finetune import FullFinetune
+from phi_runtime.passes.lora import LoRA
+from phi_runtime.passes.qlora import QLoRA
 from phi_runtime.training.placement import exceeds_one, placement, trained_bytes
 
 torch = pytest.importorskip("torch")

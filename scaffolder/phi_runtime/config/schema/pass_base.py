@@ -1,0 +1,148 @@
+"""The base of every pass, and the settings that all passes that train have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from phi_runtime.config.schema.common import Count, Dtype, Kind, Strict
+from phi_runtime.config.schema.training_args import TrainingArgs
+
+
+class Pass(Strict):
+    """One stage of a workflow: a model goes in, a model comes out.
+
+    A concrete pass is one file: its fields, what it accepts and produces, the libraries that shape its output, and
+    `run`. `registry.register` makes it available to configs under the value of its `type` field.
+    """
+
+    accepts: ClassVar[Kind]
+    produces: ClassVar[Kind]
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions shape the output: another version makes the stage stale."""
+    merges: ClassVar[bool] = False
+    """True if the output is an adapter that can be added to the weights of its base."""
+    adds_low_rank: ClassVar[bool] = False
+    """True if the output is an adapter that adds a product of two matrices to each weight, which an ONNX graph can take as
+    input and which adds up with others."""
+    depends_on_provider: ClassVar[bool] = False
+    """True if the output depends on the execution provider of `target`."""
+
+    type: str
+
+    def run(self, context: Any) -> dict[str, Any]:
+        """Fill `context.out` (a `PassContext`) with the output model; return facts for its manifest."""
+        raise NotImplementedError
+
+    def conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield settings that contradict each other: the key path below the pass, and the message."""
+        yield from ()
+
+    def output_bytes(self, shape: Any, source_bytes: int) -> int:
+        """Return about how many bytes the output takes on disk, given the `Shape` of the base model."""
+        return source_bytes
+
+
+class FinetunePass(Pass):
+    """Settings that all kinds of fine-tuning have in common."""
+
+    accepts: ClassVar[Kind] = "hf"
+    quantized_base: ClassVar[bool] = False
+    """True if the base model is held in 4 bits during training."""
+
+    torch_dtype: Dtype = Field(
+        "bfloat16",
+        description=(
+            "Number type of the frozen weights. Default bfloat16: half the memory of float32 and the same range. A "
+            "CPU without bfloat16 instructions computes in float32 instead, and a warning says so."
+        ),
+    )
+    device_map: Literal["auto", "current_device"] | None = Field(
+        "auto",
+        description=(
+            "auto (default): on a machine with several GPUs, spread a model that exceeds one of them over all, layer "
+            "by layer. current_device or null: always the first device of `host`."
+        ),
+    )
+    allow_tf32: bool = Field(
+        True,
+        description=(
+            "CUDA: multiply float32 matrices in TF32, about twice as fast with 10 bits of mantissa. Default true; set "
+            "false to compare losses bit by bit."
+        ),
+    )
+    train_data_config: str = Field(description="Name of the data config to train on.", examples=["train_data"])
+    eval_data_config: str | None = Field(
+        None,
+        description=(
+            "Name of the data config with the validation rows. Default null: take them from the training data with "
+            "eval_dataset_size, or validate on nothing."
+        ),
+    )
+    eval_dataset_size: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "Validation rows to split off the training data: a fraction below 1, or a number of rows. Default 0: "
+            "none; 0.1 to 0.2 is usual. Rows are chosen by content, stratified where the answers are labels, and "
+            "never trained on. Olive ignores this key."
+        ),
+    )
+    completion_only_loss: bool | None = Field(
+        None,
+        description=(
+            "Compute the loss on completions only, not on prompts. Default null: true for a text_template line by "
+            "line, false where rows are joined or text columns are used. Olive ignores this key and trains on all "
+            "tokens."
+        ),
+    )
+    packing: bool | None = Field(
+        None,
+        description=(
+            "Pack several rows of a batch into one line instead of padding each to the longest; rows do not attend to "
+            "each other, and the loss is the same. Default null: whichever needs fewer tokens. Olive ignores this "
+            "key."
+        ),
+    )
+    early_stopping_patience: Count | None = Field(
+        None,
+        description=(
+            "Stop after this many evaluations without improvement. Default null: never; 2 to 5 is usual. Olive "
+            "ignores this key."
+        ),
+    )
+    early_stopping_threshold: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "Smallest improvement of the metric that counts, in its own unit. Default 0: any. Olive ignores this key."
+        ),
+    )
+    training_args: TrainingArgs = Field(
+        default_factory=TrainingArgs,
+        description="Settings of the trainer: steps, batch, learning rate, evaluation, checkpoints.",
+    )
+
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """Names of the data configs that the pass reads, the training data first."""
+        validation = self.eval_data_config
+        own = validation in (None, self.train_data_config)
+        return (self.train_data_config,) if own else (self.train_data_config, validation or "")
+
+    @property
+    def compute_type(self) -> Dtype:
+        """Number type that the config requests for matrix products."""
+        return self.torch_dtype
+
+    @property
+    def rounds_base(self) -> bool:
+        """True if every other step sees the base rounded to 4 bits."""
+        return False
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Learned tokens that are put before every row."""
+        return 0

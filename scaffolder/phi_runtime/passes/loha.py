@@ -1,0 +1,138 @@
+"""LoHa: low-rank Hadamard products (https://arxiv.org/abs/2108.06098), and the settings that LoKr shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from phi_runtime.config.schema.common import Count, Fraction, Whole, no_effect
+from phi_runtime.config.schema.registry import register
+from phi_runtime.core.errors import ConfigError
+from phi_runtime.models.memory import Job, with_lora
+from phi_runtime.models.shape import Linear
+from phi_runtime.training.pass_bases import LinearAdapter, Names, NamesOrPattern
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+class ProductAdapter(LinearAdapter):
+    """The change of a weight is a product of small matrices, of a higher rank than LoRA's."""
+
+    target_modules: Names | None = Field(
+        None,
+        description=(
+            "Linear modules that get an adapter, by the end of their name. Default null, as in Olive: those of the "
+            "attention in the Phi-3 architecture, all of them in others."
+        ),
+    )
+    r: Count = Field(64, description="Rank of each small matrix. Default 64; 4 to 64 is usual.")
+    alpha: float = Field(
+        16,
+        gt=0,
+        description="Scale of the adapter: its output is multiplied by alpha / r. Default 16; about r is usual.",
+    )
+    rank_dropout: Fraction = Field(
+        0.0, description="Share of the ranks that a training step drops. Default 0; up to 0.1 against overfitting."
+    )
+    module_dropout: Fraction = Field(
+        0.0,
+        description=(
+            "Share of the modules whose adapter a training step drops. Default 0; up to 0.1 against overfitting."
+        ),
+    )
+    use_effective_conv2d: bool = no_effect(True, "Olive only: for convolutions, which language models do not have.")
+    init_weights: bool = Field(
+        True,
+        description="Start with the output of the base model. Default true; false starts at random, for experiments.",
+    )
+    exclude_modules: NamesOrPattern = Field(
+        None,
+        description=(
+            "Modules that get no adapter: a list of ends of names, or a regular expression for full names. Default "
+            "null: none."
+        ),
+    )
+    layers_to_transform: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = Field(
+        None, description="Indices of the layers that get adapters, from 0. Default null: all layers."
+    )
+    layers_pattern: Names | None = Field(
+        None,
+        description=(
+            "Name of the list of layers in the model, for layers_to_transform. Default null: the names that peft "
+            "knows, such as layers."
+        ),
+    )
+    rank_pattern: dict[str, Count] = Field(
+        default_factory=dict,
+        description=(
+            "Ranks that differ from r, by the end of a module's name or a regular expression. Default {}: none."
+        ),
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description=(
+            "Scales that differ from alpha, by the end of a module's name or a regular expression. Default {}: none."
+        ),
+    )
+
+    def all_linear(self, model_type: str) -> bool:
+        return model_type != "phi3"  # Olive 0.13.0 has its own table, with this one entry, that takes precedence
+
+    def product_settings(self, base: Any) -> dict[str, Any]:
+        """Return the arguments that peft's configs of LoHa and LoKr share."""
+        return {
+            "r": self.r,
+            "alpha": self.alpha,
+            "rank_dropout": self.rank_dropout,
+            "module_dropout": self.module_dropout,
+            "init_weights": self.init_weights,
+            "exclude_modules": self.exclude_modules,
+            "layers_to_transform": self.layers_to_transform,
+            "layers_pattern": self.layers_pattern,
+            "rank_pattern": self.rank_pattern,
+            "alpha_pattern": self.alpha_pattern,
+            **self.module_settings(base),
+        }
+
+    def module_settings(self, base: Any) -> dict[str, Any]:
+        from phi_runtime.models.describe import refuse_unknown
+
+        if isinstance(self.exclude_modules, list):
+            refuse_unknown("exclude_modules", base, self.exclude_modules)
+        layers = base.config.get_text_config().num_hidden_layers
+        for layer in self.layers_to_transform or ():
+            if layer >= layers:
+                raise ConfigError(
+                    f"layers_to_transform names layer {layer}, but the model has {layers} layers (from 0)",
+                    fix="fix layers_to_transform",
+                )
+        return super().module_settings(base)
+
+    def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
+        inputs, matrices = sum(m.inputs for m in targets), sum(m.inputs * m.outputs for m in targets)
+        return replace(job, adapter=self.weights(job, targets), adapter_inputs=inputs, rebuilt=matrices)
+
+    def weights(self, job: Job, targets: Sequence[Linear]) -> int:
+        """Return the number of weights of the adapter on `targets`."""
+        raise NotImplementedError
+
+
+@register
+class LoHa(ProductAdapter):
+    """Low-rank Hadamard product: the elementwise product of two low-rank matrices is added to each adapted weight."""
+
+    type: Literal["LoHa"] = Field(
+        description="Low-rank Hadamard product: rank up to r² from about twice LoRA's weights."
+    )
+
+    def peft_config(self, base: Any) -> PeftConfig:
+        import peft
+
+        return peft.LoHaConfig(**self.product_settings(base))
+
+    def weights(self, job: Job, targets: Sequence[Linear]) -> int:
+        return 2 * with_lora(job, targets, self.r).adapter

@@ -1,0 +1,172 @@
+"""Common parts of passes that train: loading the model, and adapters on its linear modules."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Discriminator, Field, Tag
+
+from phi_runtime.config.schema.common import Kind
+from phi_runtime.config.schema.pass_base import FinetunePass
+from phi_runtime.context import PassContext
+from phi_runtime.core.errors import ConfigError
+from phi_runtime.models.memory import Job, Method
+from phi_runtime.models.shape import Linear, Shape
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+
+Names = Annotated[list[str], Field(min_length=1)]
+
+MERGE_INSTEAD = "merge it instead: MergeAdapterWeights before its own ModelBuilder"
+
+
+def _shape_of_names(value: object) -> str:
+    if value is None:
+        return "nullable"
+    return "a list" if isinstance(value, list | tuple) else "constrained-str"
+
+
+NamesOrPattern = Annotated[
+    Annotated[str, Tag("constrained-str"), Field(min_length=1)]
+    | Annotated[Names, Tag("a list")]
+    | Annotated[None, Tag("nullable")],
+    Discriminator(_shape_of_names),
+]
+
+
+class TrainingPass(FinetunePass):
+    """A pass that trains with `training.finetune`: subclasses load the model and say what of it is trained."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers")
+    memory_method: ClassVar[Method] = "lora"
+
+    def run(self, context: PassContext[Any]) -> dict[str, Any]:
+        """Train, and save model, tokenizer, template and loss log to `context.out`.
+
+        Returns:
+            Facts for the manifest; see `training.finetune.finetune`, also for what is raised.
+        """
+        from phi_runtime.training.finetune import finetune
+
+        return finetune(context, self.load_trainable)
+
+    @abstractmethod
+    def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
+        """Return the model with its trainable weights, and the number type to compute in."""
+
+    def memory_job(self, job: Job, shape: Shape) -> Job:
+        """Return `job` completed with what this method adds: trained weights, kept inputs, rebuilt matrices."""
+        return job
+
+
+class AdapterPass(TrainingPass):
+    """An adapter in float32 over a frozen base."""
+
+    produces: ClassVar[Kind] = "adapter"
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "tokenizers")
+    merges: ClassVar[bool] = True
+    ties_embeddings: ClassVar[bool] = False
+    """True if an embedding that is also the output head stays tied when it is in modules_to_save."""
+
+    @abstractmethod
+    def peft_config(self, base: Any) -> PeftConfig:
+        """Return peft's config of the adapter on the model `base`.
+
+        Raises:
+            ConfigError: a setting names a module or layer that `base` does not have.
+        """
+
+    def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
+        """Return the base in `torch_dtype` with a new adapter on it, and the number type to compute in."""
+        from phi_runtime.hardware.device import compute_dtype, pick_device
+        from phi_runtime.models.load import load_model
+        from phi_runtime.training.placement import placement
+
+        device = pick_device(context.workflow.host_device)
+        dtype = compute_dtype(self.torch_dtype, device)
+        where = placement(self, context.source, dtype, device)
+        return self.with_adapter(load_model(context.source, dtype, **where, **attention_kernel(context))), dtype
+
+    def output_bytes(self, shape: Shape, source_bytes: int) -> int:
+        job = self.memory_job(Job(self.memory_method, 1, 1), shape)
+        return 4 * (job.adapter + job.saved)  # float32
+
+    def with_adapter(self, base: Any) -> Any:
+        """Return `base` with a new adapter on it; its first weights follow from the seed."""
+        from phi_runtime.training.adapter import add_adapter
+
+        return add_adapter(base, self.peft_config(base), self.training_args.seed)
+
+    def why_not_graph_input(self) -> str:
+        """Return why the adapter cannot be an input of an ONNX graph; "" if it can."""
+        return f"only LoRA and QLoRA can; {MERGE_INSTEAD}"
+
+    def why_not_combined(self) -> str:
+        """Return why the adapter cannot be merged together with others; "" if it can."""
+        return "only the changes of LoRA and QLoRA add up; merge it alone"
+
+
+class LinearAdapter(AdapterPass):
+    """An adapter on linear modules of the model."""
+
+    target_modules: Names | None = Field(
+        None,
+        description='Linear modules that get an adapter, by the end of their name, such as ["qkv_proj", "o_proj"], or '
+        '["all-linear"]. Default null: those of the attention. More modules fit more and cost memory in proportion.',
+    )
+    modules_to_save: Names | None = Field(
+        None,
+        description='Modules to train fully and save with the adapter, by the end of their name, such as ["embed_tokens"] for new '
+        "tokens. Default null: none. Tied embeddings stay tied.",
+    )
+
+    def all_linear(self, model_type: str) -> bool:
+        """Return True if target_modules null means all linear modules of this architecture, not only the attention."""
+        return False
+
+    def module_settings(self, base: Any) -> dict[str, Any]:
+        """Return the arguments of a peft config that place the adapter, checked against the modules of `base`.
+
+        Raises:
+            ConfigError: a setting names a module that `base` does not have, or would train tied weights separately.
+        """
+        from phi_runtime.models.describe import embeddings_among, saved_modules, target_modules, ties_embeddings
+
+        saved = saved_modules(base, self.modules_to_save)
+        if ties_embeddings(base) and not self.ties_embeddings and (tied := embeddings_among(base, saved)):
+            raise ConfigError(
+                f"`{tied[0]}` is both embedding and output head; {type(self).__name__} would train them separately",
+                fix="use a pass of type LoRA, DoRA or QLoRA, or remove it from modules_to_save",
+            )
+        all_linear = self.all_linear(base.config.model_type)
+        return {
+            "target_modules": target_modules(base, self.target_modules, all_linear=all_linear),
+            "modules_to_save": saved,
+            "task_type": "CAUSAL_LM",
+        }
+
+    def memory_job(self, job: Job, shape: Shape) -> Job:
+        targets = shape.targets(self.target_modules, all_linear=self.all_linear("phi3" if shape.fused else ""))
+        return self.adapter_memory(replace(job, saved=self._saved_weights(shape)), targets)
+
+    @abstractmethod
+    def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
+        """Return `job` with the adapter's weights on the modules `targets`, and what its gradient keeps."""
+
+    def _saved_weights(self, shape: Shape) -> int:
+        ends = tuple(self.modules_to_save or ())
+        linear = sum(m.inputs * m.outputs for m in shape.linear if ends and m.name.endswith(ends))
+        one = shape.vocabulary * shape.hidden
+        heads = sum(one for end in ends if end.rpartition(".")[2] in ("embed_tokens", "lm_head", "wte"))
+        return linear + (min(heads, one) if shape.tied else heads)
+
+
+def attention_kernel(context: PassContext[Any]) -> dict[str, Any]:
+    """Return the attention kernel that the config sets, as a keyword of `from_pretrained`."""
+    kernel = context.workflow.input_model.load_kwargs.attn_implementation
+    return {"attn_implementation": kernel} if kernel else {}
