@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.stage_names import stage_order
-from phi_runtime.pipeline.load import check
+from phi_runtime.pipeline.load import check_file
 from phi_scaffold.new import generate
 from phi_scaffold.new.generate import METHODS, PRECISIONS, TARGETS, TASKS, Answers
 
@@ -66,7 +66,7 @@ def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, targe
                 check_sample(path)
         elif path.suffix == ".sh":
             subprocess.run(["bash", "-n", str(path)], check=True)
-    checked = check(folder / "fine-tuning" / "olive-config.json")
+    checked = check_file(folder / "fine-tuning" / "olive-config.json")
     assert not checked.findings
     assert (workflow := checked.workflow) is not None
     expected = ["fetch", "finetune", *(["merge"] if method != "full" else []), "export", "evaluate"]
@@ -169,7 +169,7 @@ def test_plain_copier_makes_the_same_project_without_trust(tmp_path: Path) -> No
     source = tmp_path / "repository"
     template = generate.template_root(source)
     run_copy(str(template), tmp_path / "project", defaults=True, quiet=True)
-    assert not check(tmp_path / "project" / "fine-tuning" / "olive-config.json").findings
+    assert not check_file(tmp_path / "project" / "fine-tuning" / "olive-config.json").findings
     ours = generate.new(tmp_path / "ours" / "project", Answers("smollm2-135m")).folder
     tree = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*")) for f in (tmp_path / "project", ours)]
     assert tree[0] == tree[1]

@@ -113,4 +113,4 @@ def placeholders(c: Checks, at: KeyPath, value: Any) -> Iterator[Finding]:
 
 
 def warned(c: Checks, at: KeyPath, rule: str, message: str) -> Finding:
-    return warning(c.draft.source, c.draft.written(at), rule, message)
+    return warning(c.draft.source, c.draft.source_path(at), rule, message)

@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Tag
@@ -45,6 +46,15 @@ class Finding:
             "message": self.message,
             "suggestion": self.suggestion or None,
         }
+
+
+def findings_as_dict(findings: Sequence[Finding], path: Path) -> dict[str, Any]:
+    """Return the output of `validate --json`."""
+    return {
+        "path": str(path),
+        "valid": not any(f.severity == "error" for f in findings),
+        "findings": [f.as_dict() for f in findings],
+    }
 
 
 def dotted(key_path: KeyPath) -> str:

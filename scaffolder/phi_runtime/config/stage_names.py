@@ -1,4 +1,4 @@
-"""Names of the stages of a workflow that are not passes, and the order of all of them."""
+"""Names and order of the stages that a config describes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ FETCH, EVALUATE = "fetch", "evaluate"
 
 
 def stage_order(workflow: Workflow) -> list[str]:
-    """The names of all stages, in the order in which they run."""
+    """Return the names of all stages in the order in which they run."""
     return [FETCH, *workflow.passes, *evaluation_stages(workflow)]
 
 
 def evaluation_stages(workflow: Workflow) -> dict[str, str | None]:
-    """The stages that measure, each with the pass whose held-out rows it asks: `evaluate` for the first pass that trains,
-    `evaluate-<pass>` for each further one. Where none trains, one that has nothing to measure."""
+    """Return the evaluation stages, each with the training pass whose test rows it uses.
+
+    The first pass that trains is measured by `evaluate`, each further one by `evaluate-<pass>`. A workflow without training
+    has a single `evaluate` stage, mapped to None, that measures nothing.
+    """
     names = list(workflow.trainings)
     first = names[0] if names else None
     return {EVALUATE: first, **{f"{EVALUATE}-{name}": name for name in names[1:]}}

@@ -33,7 +33,7 @@ from phi_runtime.models.fetch import fetch
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.pipeline.load import Checked, check_workflow, sound
+from phi_runtime.pipeline.load import LoadedConfig, load_config
 from phi_runtime.pipeline.plan import (
     FAILED,
     INPUTS,
@@ -69,17 +69,19 @@ def run(
     only: Sequence[str] = (),
     until: str | None = None,
     force: Sequence[str] = (),
+    config: LoadedConfig | None = None,
     overrides: Overrides | None = None,
     nproc: int = 1,
 ) -> Outcome:
     """Brings the stages of the project's workflow up to date, in order; `only` and `until` say which, `force` does some again.
 
+    `config` is the loaded config, with its overrides; without it, the one of the project is loaded with `overrides`.
     A stage whose inputs are those of its last result is not run. What trains is done by `nproc` processes together. Raises PhiError:
     ConfigError, DataError, Conflict when another run is at work, Interrupted, OutOfResources, or WorkFailed for what a stage died of.
     """
     read_dotenv(project.root)
-    checked = check_workflow(project.config, overrides)
-    workflow = sound(checked, overrides)
+    config = config or load_config(project.config, overrides)
+    overrides, workflow = config.overrides, config.require_valid()
     names = chosen_stages(workflow, only, until)
     for name in force:
         chosen_stages(workflow, [name], None)
@@ -92,13 +94,13 @@ def run(
         from phi_runtime.training.distributed.shares import check_processes
 
         check_processes(workflow, nproc, emit)
-    _tell_dialect(checked, workflow, emit, overrides or Overrides())
+    _tell_dialect(config, workflow, emit)
     project.gen_model.mkdir(parents=True, exist_ok=True)
     with exclusive(project.gen_model / LOCK):
-        return _Run(project, workflow, emit, force, overrides or Overrides(), nproc).stages(names)
+        return _Run(project, workflow, emit, force, overrides, nproc).stages(names)
 
 
-def _tell_dialect(checked: Checked, workflow: Workflow, emit: Emit, overrides: Overrides) -> None:
+def _tell_dialect(checked: LoadedConfig, workflow: Workflow, emit: Emit) -> None:
     """One warning for all that was translated, and each of those that a user must know of."""
     older = len(checked.draft.translations)
     if older:
@@ -113,7 +115,7 @@ def _tell_dialect(checked: Checked, workflow: Workflow, emit: Emit, overrides: O
             f"`{workflow.host}` has a GPU and this machine seems to have none: `run --on local` takes what is here"
         )
         emit(Event("warning", "", {"message": message}))
-    if "sweep" in checked.draft.value and not overrides.values:  # Olive would search with this config
+    if "sweep" in checked.draft.value and not checked.overrides.values:  # Olive would search with this config
         message = "this trains once, with the values that stand in the config; `phi-scaffold sweep` runs the search"
         emit(Event("warning", "", {"message": message}))
 

@@ -46,7 +46,7 @@ def evaluate(
     Example: phi-scaffold evaluate --json
     """
     from phi_runtime.pipeline.engine import run as run_workflow
-    from phi_runtime.pipeline.load import load_workflow
+    from phi_runtime.pipeline.load import load_config
     from phi_runtime.pipeline.model_names import stages_that_measure
     from phi_scaffold.environment import use_project_environment
     from phi_scaffold.show import diagnosis as show_diagnosis
@@ -56,9 +56,10 @@ def evaluate(
     project = open_project(project_folder, config, task_name)
     use_project_environment(project)
     given = overrides(on, data, trust_remote_code, skip_bad_rows=skip_bad_rows, run_user_script=run_user_script)
-    only = stages_that_measure(model, load_workflow(project.config, given), project)
+    loaded = load_config(project.config, given)
+    only = stages_that_measure(model, loaded.require_valid(), project)
     with show_progress.display(as_json=False, quiet=quiet or as_json) as emit:
-        outcome = run_workflow(project, emit, only=only, overrides=given)
+        outcome = run_workflow(project, emit, only=only, config=loaded)
     if as_json:
         print(json.dumps(outcome.evaluation))
     elif outcome.evaluation:

@@ -24,22 +24,22 @@ def validate(
 
     Example: phi-scaffold validate fine-tuning/olive-config.json
     """
-    from phi_runtime.config.diagnostics import Finding
+    from phi_runtime.config.diagnostics import Finding, findings_as_dict
     from phi_runtime.core.errors import ConfigError, UsageError
-    from phi_runtime.pipeline.load import as_dict, check
+    from phi_runtime.pipeline.load import check_file
 
     path = config or open_project(None).config
     if not path.is_file():
         raise UsageError(f"there is no config at {path}", fix="give the path of an olive-config.json")
     try:
-        findings = check(path).findings
+        findings = check_file(path).findings
     except ConfigError as e:  # not even JSON
         if e.where is None:
             raise
         findings = [Finding("error", e.where, "syntax", "", e.what)]
     errors = [f for f in findings if f.severity == "error"]
     if as_json:
-        print(json.dumps(as_dict(findings, path)))
+        print(json.dumps(findings_as_dict(findings, path)))
     else:
         for finding in errors if quiet else findings:
             print(finding)

@@ -96,7 +96,7 @@ def test_a_name_that_is_nearly_right_is_suggested(tmp_path: Path) -> None:
         ("adapter_type", "dora", "only LoRA"),
         ("make_inputs", False, "inputs of the graph"),
         ("dynamic_lora_r", False, "any rank"),
-        ("optional_inputs", False, "as its base"),
+        ("optional_inputs", False, "computes the base model"),
         ("save_format", "safetensors", ".onnx_adapter"),
         ("make_input", True, "unknown key"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.load import check
+from phi_runtime.pipeline.load import check_file
 from tests.conftest import Listener, MakeProject, edit_config
 from tests.phi_runtime.config.test_refused import CONFIG
 from tests.phi_runtime.pipeline.test_fetch import HubServer, hub
@@ -40,7 +40,7 @@ def findings(folder: Path, model: dict[str, Any] | None, provider: str, **keys: 
         base = folder / "model-cache" / "phi-2"
         base.mkdir(parents=True)
         (base / "config.json").write_text(json.dumps(model), encoding="utf-8")
-    found = [f for f in check(path).findings if f.severity == "error"]
+    found = [f for f in check_file(path).findings if f.severity == "error"]
     return found, path.read_text(encoding="utf-8").splitlines()
 
 
@@ -155,7 +155,7 @@ def test_a_model_from_the_hub_that_cannot_be_exported_is_refused_before_training
     hub.files["config.json"] = b'{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}'
     project = make_project()
     edit_config(project, lambda c: c["input_model"].update(model_path="org/tiny"))
-    assert not [f for f in check(project.config).findings if f.severity == "error"]
+    assert not [f for f in check_file(project.config).findings if f.severity == "error"]
     with pytest.raises(ConfigError, match="cannot export GPT2LMHeadModel") as refused:
         run(project, Listener())
     assert "take the ModelBuilder pass out" in refused.value.fix

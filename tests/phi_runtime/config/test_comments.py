@@ -64,12 +64,12 @@ b:
 
 def test_a_comment_beside_something_is_about_the_outermost_that_is_complete_there(tmp_path: Path) -> None:
     expected = {
-        ("a",): Comments(beside="a"),
-        ("b",): Comments(beside="b"),
-        ("b", "x"): Comments(beside="x"),
-        ("c",): Comments(beside="c"),
-        ("c", 0): Comments(beside="item"),
-        ("d",): Comments(beside="d"),
+        ("a",): Comments(trailing="a"),
+        ("b",): Comments(trailing="b"),
+        ("b", "x"): Comments(trailing="x"),
+        ("c",): Comments(trailing="c"),
+        ("c", 0): Comments(trailing="item"),
+        ("d",): Comments(trailing="d"),
     }
     json = """{
     "a": {"x": [1, 2]}, // a
@@ -99,17 +99,17 @@ d: | # d
 def test_a_comment_beside_the_dash_is_about_the_item_and_behind_its_first_key_about_that(tmp_path: Path) -> None:
     yaml = "- # item\n  x: 1\n- x: 1 # key\n  y: 2\n- - 1 # inner\n"
     assert in_yaml(tmp_path, yaml) == {
-        (0,): Comments(beside="item"),
-        (1, "x"): Comments(beside="key"),
-        (2, 0): Comments(beside="inner"),
+        (0,): Comments(trailing="item"),
+        (1, "x"): Comments(trailing="key"),
+        (2, 0): Comments(trailing="inner"),
     }
 
 
 def test_a_comment_beside_the_end_of_a_value_is_about_that_value(tmp_path: Path) -> None:
-    expected = {("a",): Comments(beside="begin end")}
+    expected = {("a",): Comments(trailing="begin end")}
     assert in_json(tmp_path, '{\n"a": { // begin\n"x": [1\n]} // end\n}') == expected
     assert in_yaml(tmp_path, "a: [ # begin\n  1,\n  ] # end\n") == expected
-    assert in_yaml(tmp_path, "a: several\n  lines # end\n") == {("a",): Comments(beside="end")}
+    assert in_yaml(tmp_path, "a: several\n  lines # end\n") == {("a",): Comments(trailing="end")}
 
 
 def test_a_comment_that_nothing_follows_comes_after_the_last_key_of_its_group(tmp_path: Path) -> None:
@@ -178,14 +178,14 @@ def test_without_keys_all_is_about_the_file(tmp_path: Path) -> None:
 
 
 def test_a_comment_of_several_lines_becomes_lines(tmp_path: Path) -> None:
-    expected = {("a",): Comments(before=("one", "two"), beside="three four")}
+    expected = {("a",): Comments(before=("one", "two"), trailing="three four")}
     assert in_json(tmp_path, '{ /* one\n * two\n */\n "a": 1 /* three\n four */ }') == {
-        (): Comments(beside="one two"),
-        ("a",): Comments(beside="three four"),
+        (): Comments(trailing="one two"),
+        ("a",): Comments(trailing="three four"),
     }
     assert in_json(tmp_path, '{\n /* one\n  * two\n */\n "a": 1 /* three\n four */ }') == expected
 
 
 def test_the_comments_of_a_merge_are_found_under_its_sign(tmp_path: Path) -> None:
     yaml = "a: &a {x: 1}\nb:\n  # why\n  <<: *a # what\n  y: 2\n"
-    assert in_yaml(tmp_path, yaml) == {("b", "<<"): Comments(before=("why",), beside="what")}
+    assert in_yaml(tmp_path, yaml) == {("b", "<<"): Comments(before=("why",), trailing="what")}

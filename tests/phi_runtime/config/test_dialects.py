@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.diagnostics import Finding
-from phi_runtime.config.dialects.draft import Draft, Translation
-from phi_runtime.config.dialects.keys import CLASSIC_EXPORT, HF_CONFIG, PAIR_FORMATS, SPELLINGS
+from phi_runtime.config.dialects.draft import NOTHING_LEFT, Draft, Translation
+from phi_runtime.config.dialects.keys import CLASSIC_EXPORT, HF_CONFIG, PAIR_FORMATS, TABLES
 from phi_runtime.config.dialects.training_keys import OPTIMIZERS
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AzureMLSystem, Datastore, RegistryModel, Workflow
 from phi_runtime.passes.lora import LowRankAdapter
 from phi_runtime.passes.qlora import QLoRA
-from phi_runtime.pipeline.load import check, load_workflow
+from phi_runtime.pipeline.load import check_file, load_workflow
 
 CASES = Path(__file__).parent / "dialects"
 SWEEPS = CASES / "sweeps"
@@ -75,7 +75,7 @@ def errors(findings: list[Finding]) -> list[str]:
 
 @each_case
 def test_a_config_becomes_the_form_that_its_author_meant(name: str) -> None:
-    checked = check(FILES[name])
+    checked = check_file(FILES[name])
     assert difference(expected(name), checked.draft.value) == ""
     assert list(checked.draft.value["passes"]) == list(expected(name)["passes"])
     assert errors(checked.findings) == []
@@ -96,7 +96,7 @@ def test_the_canonical_form_means_the_same_and_is_left_as_it_is(name: str, tmp_p
     path.write_text(json.dumps(canonical_of(name)), encoding="utf-8")
     if sweep := sweep_of(name):
         (tmp_path / "sweep.yaml").write_text(json.dumps(sweep), encoding="utf-8")
-    checked = check(path)
+    checked = check_file(path)
     assert checked.draft.translations == []
     assert difference(canonical_of(name), checked.draft.value) == ""
     assert errors(checked.findings) == []
@@ -105,12 +105,12 @@ def test_the_canonical_form_means_the_same_and_is_left_as_it_is(name: str, tmp_p
 
 @each_case
 def test_nothing_is_changed_without_a_word(name: str, told: Told) -> None:
-    assert_all_is_told(check(FILES[name]).draft, told)
+    assert_all_is_told(check_file(FILES[name]).draft, told)
 
 
 @pytest.mark.parametrize("path", _old_files(SWEEPS).values(), ids=lambda p: p.stem)
 def test_a_file_of_a_search_alone_is_translated_too(path: Path, told: Told) -> None:
-    checked = check(path)
+    checked = check_file(path)
     want = json.loads(path.with_suffix(".canonical.json").read_text(encoding="utf-8"))
     assert difference(want, checked.draft.value) == ""
     assert errors(checked.findings) == []
@@ -138,7 +138,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
         monkeypatch.setattr(Draft, method, heard)
 
-    listen("put")
+    listen("set_default")
     listen("replace")
     return found
 
@@ -147,9 +147,9 @@ def assert_all_is_told(draft: Draft, told: Told) -> None:
     """Every value of the file is where it was, or a translation leads from there to where it is, or one says that it went;
     and every other value of the result was brought by a translation."""
     old, new = dict(_leaves(draft.source.value)), dict(_leaves(draft.value))
-    kept = {draft.written(path): path for path, value in new.items() if _same(old, draft.written(path), value)}
+    kept = {draft.source_path(path): path for path, value in new.items() if _same(old, draft.source_path(path), value)}
     brought = [(t, value) for t, value in told.brought if t in draft.translations]
-    ends = [t for t in draft.translations if t.rule == "left-out" and not t.message.endswith("nothing is left in it")]
+    ends = [t for t in draft.translations if t.rule == "ignored" and not t.message.endswith(NOTHING_LEFT)]
     ends += [t for t, _ in brought]
     gone = [t.old for t in ends if t.old is not None and not any(_within(k, t.old) for k in kept)]
     made = {(*t.new, *at): leaf for t, value in brought if t.new is not None for at, leaf in _leaves(value)}
@@ -164,7 +164,7 @@ def assert_all_is_told(draft: Draft, told: Told) -> None:
         else:
             assert any(_within(path, outer) for outer in gone), f"{path} was lost silently"
     for path, value in new.items():
-        assert _same(old, draft.written(path), value) or _same(made, path, value), f"{path} appeared silently"
+        assert _same(old, draft.source_path(path), value) or _same(made, path, value), f"{path} appeared silently"
 
 
 def _leads(draft: Draft, translation: Translation, old: KeyPath, new: KeyPath) -> bool:
@@ -199,12 +199,12 @@ def test_every_older_spelling_stands_in_some_case() -> None:
     translated = {
         str(t.old[-1])
         for path in [*FILES.values(), *_old_files(SWEEPS).values()]
-        for t in check(path).draft.translations
+        for t in check_file(path).draft.translations
         if t.old
     }
     texts = "".join(path.read_text(encoding="utf-8") for path in FILES.values())
-    for older in [*SPELLINGS.values(), HF_CONFIG]:
-        keys = {*older.renamed, *older.left_out, *([older.nested] if older.nested else [])}
+    for older in [*TABLES.values(), HF_CONFIG]:
+        keys = {*older.renamed, *older.ignored, *([older.nested] if older.nested else [])}
         assert keys - translated == set()
     assert [name for name in (*CLASSIC_EXPORT, *OPTIMIZERS) if f'"{name}"' not in texts] == []
     assert [name for name in PAIR_FORMATS if name != "default" and f'"{name}"' not in texts] == []

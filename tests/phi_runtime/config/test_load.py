@@ -13,7 +13,7 @@ import pytest
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.stage_names import stage_order
 from phi_runtime.core.errors import ConfigError
-from phi_runtime.pipeline.load import check, load_workflow
+from phi_runtime.pipeline.load import check_file, load_workflow
 
 CONFIG: dict[str, Any] = {
     "input_model": {"type": "HfModel", "model_path": "../model-cache/smollm2-135m"},
@@ -60,7 +60,7 @@ def write(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
 def findings(write: Callable[[dict[str, Any]], Path], change: Change) -> list[Finding]:
     config = copy.deepcopy(CONFIG)
     change(config)
-    return [f for f in check(write(config)).findings if f.severity == "error"]
+    return [f for f in check_file(write(config)).findings if f.severity == "error"]
 
 
 def test_a_search_names_what_can_be_searched(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_search_names_what_can_be_searched(tmp_path: Path) -> None:
         "  learning_rate: {type: float, low: 1e-3, high: 1e-6, log: true}\n"
         "  passes.tune.r: {type: int, low: 1, high: 4}\n"
     )
-    found = [f for f in check(path).findings if f.severity == "error"]
+    found = [f for f in check_file(path).findings if f.severity == "error"]
     assert [(f.where.line, f.rule) for f in found] == [(2, "unknown-key"), (3, "out-of-range")]
 
 
@@ -212,7 +212,7 @@ def test_data_and_a_model_that_lie_under_the_root_are_found_there_and_it_is_said
     config = copy.deepcopy(CONFIG)
     config["input_model"]["model_path"] = "models/mine"
     config["data_configs"][0]["load_dataset_config"]["data_files"] = "datasets/train.jsonl"
-    checked = check(write(config))
+    checked = check_file(write(config))
     assert checked.valid
     assert [f.message.split(" ")[0] for f in checked.findings if f.rule == "found-under-root"] == [
         "`models/mine`",

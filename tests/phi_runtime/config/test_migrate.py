@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.dialects.migrate import migrate
+from phi_runtime.config.parse import parse_config
 from phi_runtime.config.reading.source import read_source
 from phi_runtime.core.errors import ConfigError, Conflict
-from phi_runtime.pipeline.load import check, read_form
+from phi_runtime.pipeline.load import check_file
 from tests.conftest import Cli
 
 CASES = Path(__file__).parent / "dialects"
@@ -148,7 +149,7 @@ def test_yaml_stays_yaml_and_keeps_its_comments(tmp_path: Path) -> None:
     migrate(path)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# mine\n\ninput_model:\n  type: HfModel # hub\n  # where\n  model_path: a/b\n")
-    assert read_form(read_source(path)).draft.translations == []
+    assert parse_config(read_source(path)).draft.translations == []
 
 
 def test_a_search_by_itself_is_written_anew_too(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_a_search_gets_the_file_that_it_belongs_into(old: Path) -> None:
             line.partition(" //")[0] for line in old.read_text().splitlines() if not line.strip().startswith("//")
         )
     )
-    checked = check(sweep)
+    checked = check_file(sweep)
     assert checked.findings == []
     assert read_source(sweep).value["search_space"]["r"] == {"type": "choice", "values": [8, 16]}
     old.write_text(OLD.replace('"search_strategy": false}', search), encoding="utf-8")
@@ -202,7 +203,7 @@ def test_every_dialect_is_written_so_that_it_reads_as_canonical(path: Path, tmp_
     assert done.backup is None
     assert read_source(output).value == expected
     assert list(read_source(output).value["passes"]) == list(expected["passes"])
-    assert (tmp_path / "sweep.yaml").exists() == ("sweep" in check(path).draft.value)
+    assert (tmp_path / "sweep.yaml").exists() == ("sweep" in check_file(path).draft.value)
     assert migrate(output).changes == []
 
 

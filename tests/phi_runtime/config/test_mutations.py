@@ -17,7 +17,7 @@ from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.dialects.json_schema import schema_of
 from phi_runtime.config.reading.source import KeyPath, read_source
 from phi_runtime.core.errors import ConfigError
-from phi_runtime.pipeline.load import Checked, check
+from phi_runtime.pipeline.load import LoadedConfig, check_file
 
 CASES = Path(__file__).parent / "dialects"
 VALUES: list[Any] = [None, True, False, -1, 0, 1, 2.5, 1e9, "", "x", "16", [], ["x"], {}, {"x": 1}, [{}]]
@@ -66,18 +66,18 @@ def damage(text: str, chance: random.Random) -> str:
 
 
 @pytest.fixture
-def check_text(tmp_path: Path) -> Callable[[str], Checked | None]:
+def check_text(tmp_path: Path) -> Callable[[str], LoadedConfig | None]:
     """Checks a text; None where it is not even JSON, which was said with a place in it."""
     (tmp_path / "datasets").symlink_to(CASES / "datasets")
     path = tmp_path / "olive-config.json"
 
-    def run(text: str) -> Checked | None:
+    def run(text: str) -> LoadedConfig | None:
         path.write_text(text, encoding="utf-8")
         lines = text.count("\n") + 1
         with contextlib.suppress(ConfigError):
-            return inspected(check(path), lines)
+            return inspected(check_file(path), lines)
         with pytest.raises(ConfigError) as caught:
-            check(path)
+            check_file(path)
         assert caught.value.where is not None
         assert 1 <= caught.value.where.line <= lines
         return None
@@ -85,7 +85,7 @@ def check_text(tmp_path: Path) -> Callable[[str], Checked | None]:
     return run
 
 
-def inspected(checked: Checked, lines: int) -> Checked:
+def inspected(checked: LoadedConfig, lines: int) -> LoadedConfig:
     """The same, every finding of it standing in the file."""
     for finding in checked.findings:
         assert 1 <= finding.where.line <= lines, finding
@@ -96,7 +96,7 @@ def inspected(checked: Checked, lines: int) -> Checked:
 
 def lost(draft: Draft) -> list[KeyPath]:
     """What stands in the file and is neither in the canonical form nor told."""
-    kept = {draft.written(p) for p in places(draft.value)}
+    kept = {draft.source_path(p) for p in places(draft.value)}
     told = {t.old for t in draft.translations} | {tuple(f.key.split(".")) for f in draft.refused}
 
     def is_told(path: KeyPath) -> bool:
@@ -106,7 +106,7 @@ def lost(draft: Draft) -> list[KeyPath]:
 
 
 def test_two_thousand_mutations_are_valid_or_located_and_nothing_is_dropped_silently(
-    check_text: Callable[[str], Checked | None],
+    check_text: Callable[[str], LoadedConfig | None],
 ) -> None:
     chance, valid, invalid = random.Random(3), 0, 0
     configs = bases()
@@ -126,7 +126,7 @@ def test_two_thousand_mutations_are_valid_or_located_and_nothing_is_dropped_sile
     assert invalid > 800
 
 
-def test_the_schema_agrees_with_the_models(check_text: Callable[[str], Checked | None]) -> None:
+def test_the_schema_agrees_with_the_models(check_text: Callable[[str], LoadedConfig | None]) -> None:
     chance = random.Random(11)
     validator = Draft202012Validator(schema_of("workflow"))
     # A search with nothing to search is left out as a whole, and a list of ranks is only right beside a search: no schema says so.

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.diagnostics import Finding
-from phi_runtime.config.dialects.keys import SPELLINGS
-from phi_runtime.pipeline.load import check
+from phi_runtime.config.dialects.keys import TABLES
+from phi_runtime.pipeline.load import check_file
 from tests.phi_runtime.config.test_dialects import errors
 
 SECRET = "hf_ThisIsASecret"
@@ -52,7 +52,7 @@ def refused(folder: Path, change: Change) -> tuple[list[Finding], list[str]]:
     (folder / "rows.jsonl").write_text('{"q": "x", "a": "y", "input": "x", "output": "y"}\n', encoding="utf-8")
     path = folder / "olive-config.json"
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
-    return check(path).findings, path.read_text(encoding="utf-8").splitlines()
+    return check_file(path).findings, path.read_text(encoding="utf-8").splitlines()
 
 
 def test_the_config_that_the_refused_ones_start_from_is_sound(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ _PLACES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     ("part", "key"),
-    [(part.__name__, key) for part, older in SPELLINGS.items() for key in older.refused],
+    [(part.__name__, key) for part, older in TABLES.items() for key in older.refused],
 )
 def test_a_key_that_would_have_an_effect_is_an_error_and_its_default_is_not(
     tmp_path: Path, part: str, key: str

@@ -58,10 +58,10 @@ def errors_with(tmp_path: Path, **training: Any) -> list[str]:
 
 
 def test_there_is_no_setting_of_transformers_that_we_do_not_know() -> None:
-    known = {*TrainingArgs.model_fields, *TRAINING_ARGS.renamed, *TRAINING_ARGS.left_out, *TRAINING_ARGS.refused}
+    known = {*TrainingArgs.model_fields, *TRAINING_ARGS.renamed, *TRAINING_ARGS.ignored, *TRAINING_ARGS.refused}
     assert set(FIELDS) - known - OF_THE_PASS == set()
     assert set(TrainingArgs.model_fields) - set(FIELDS) == set()
-    assert set(TrainingArgs.model_fields) & {*TRAINING_ARGS.left_out, *TRAINING_ARGS.refused} == set()
+    assert set(TrainingArgs.model_fields) & {*TRAINING_ARGS.ignored, *TRAINING_ARGS.refused} == set()
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
@@ -193,9 +193,9 @@ def test_early_stopping_needs_held_out_rows(tmp_path: Path) -> None:
 
 
 def test_tf32_is_an_option_of_the_pass(tmp_path: Path) -> None:
-    from phi_runtime.pipeline.load import check
+    from phi_runtime.pipeline.load import check_file
 
     refused(tmp_path, lambda c: c["passes"]["lora"]["training_args"].update(tf32=False))
-    draft = check(tmp_path / "olive-config.json").draft
+    draft = check_file(tmp_path / "olive-config.json").draft
     assert draft.get(("passes", "lora", "allow_tf32")) is False
     assert draft.get(("passes", "lora", "training_args", "tf32")) is MISSING

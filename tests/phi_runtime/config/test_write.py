@@ -182,14 +182,14 @@ def test_a_comment_about_a_key_that_is_gone_goes_before_the_nearest_enclosing_on
     comments: dict[KeyPath, Comments] = {
         ("a", "gone", "x"): Comments(("one",), "two", ("three",)),
         ("b", 1): Comments(("four",)),
-        ("c", "d"): Comments(beside="five"),
+        ("c", "d"): Comments(trailing="five"),
     }
     text = render({"a": {"kept": 1}, "b": [0], "c": "text"}, comments, "yaml")
     assert text == "# one\n# two\n# three\na:\n  kept: 1\n# four\nb:\n  - 0\n# five\nc: text\n"
 
 
 def test_a_comment_of_several_lines_cannot_stand_beside() -> None:
-    assert render({"a": 1}, {("a",): Comments(beside="one\ntwo")}, "yaml") == "# one\n# two\na: 1\n"
+    assert render({"a": 1}, {("a",): Comments(trailing="one\ntwo")}, "yaml") == "# one\n# two\na: 1\n"
 
 
 @pytest.mark.parametrize("form", FORMS)

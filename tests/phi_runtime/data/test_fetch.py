@@ -13,7 +13,7 @@ from phi_runtime.core.project import Project
 from phi_runtime.data.fetch import hub_data
 from phi_runtime.data.report import examine
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.load import check, load_workflow
+from phi_runtime.pipeline.load import check_file, load_workflow
 from tests.conftest import Listener, MakeProject, edit_config, states
 from tests.phi_runtime.data.hub_data import lines
 from tests.phi_runtime.data.hub_stand_in import HubStandIn, Repository
@@ -33,7 +33,7 @@ def project(make_project: MakeProject, hub: HubStandIn) -> Project:
 
 
 def test_fetch_brings_it_once_and_training_reads_the_slice(project: Project, hub: HubStandIn) -> None:
-    assert not check(project.config).findings
+    assert not check_file(project.config).findings
     assert states(project)["fetch"] == "missing"
     run(project, silent, only=["fetch"])
     assert states(project)["fetch"] == "cached"

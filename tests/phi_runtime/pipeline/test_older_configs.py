@@ -16,7 +16,7 @@ from phi_runtime.models.load import load_model, load_reference
 from phi_runtime.models.onnx_adapters import adapter_file
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.load import check, load_workflow
+from phi_runtime.pipeline.load import check_file, load_workflow
 from tests.conftest import Cli, Listener, write_rows
 from tests.phi_runtime.export.tiny_adapters import furthest, onnx_logits
 
@@ -88,7 +88,7 @@ def azure(tmp_path: Path, tiny_phi3: Path) -> Project:
 
 
 def test_an_azure_config_is_valid_and_run_says_that_it_cannot_go_there(azure: Project, cli: Cli) -> None:
-    checked = check(azure.config)
+    checked = check_file(azure.config)
     assert checked.valid
     assert "azure" in {f.rule for f in checked.findings}
     with pytest.raises(MissingDependency, match="`aml` is an Azure ML system") as caught:

@@ -17,7 +17,7 @@ from phi_runtime.passes.lora import LoRA
 from phi_runtime.passes.merge_adapter_weights import MergeAdapterWeights
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.load import check_workflow, load_workflow
+from phi_runtime.pipeline.load import load_config, load_workflow
 from phi_runtime.pipeline.plan import plan, rungs_of
 from phi_runtime.pipeline.session import open_session
 from tests.conftest import Cli, Listener, MakeProject, edit_config, states, weights, write_rows
@@ -185,7 +185,7 @@ def test_an_adapter_upon_a_merged_one_is_measured_beside_what_it_started_from(pr
 
 def test_a_pass_in_evaluation_json_that_does_not_train_is_said(project: Project, cli: Cli) -> None:
     project.config.with_name("evaluation.json").write_text('{"passes": {"stile": {"task": "chat"}}}')
-    checked = check_workflow(project.config)
+    checked = load_config(project.config)
     assert checked.valid
     warned = next(f for f in checked.findings if f.rule == "unknown-reference")
     assert (warned.where.line, "stile" in warned.message, "tone, style" in warned.message) == (1, True, True)

@@ -13,7 +13,7 @@ from phi_runtime.models.memory import estimate
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import shape_of
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.load import check_workflow, load_workflow
+from phi_runtime.pipeline.load import load_config, load_workflow
 from phi_runtime.training import forecast as forecasting
 from phi_runtime.training.forecast import Forecast, check_fits, disk_bytes, forecast, job_of
 from tests.conftest import Listener, MakeProject, edit_config
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_told_with_settings_that_the_config_takes(
             part[last] = value
 
     edit_config(project, change)
-    assert check_workflow(project.config).valid
+    assert load_config(project.config).valid
     assert foretold(project).fits is True
 
 

@@ -1,5 +1,4 @@
-"""A config on its way into the canonical form: every change is made here, so that each is told and no value forgets where it
-was written."""
+"""A config while it is translated. Every change goes through the Draft, which records it and the source path of each value."""
 
 from __future__ import annotations
 
@@ -8,19 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from phi_runtime.config.diagnostics import Finding, dotted, finding, short
+from phi_runtime.config.diagnostics import Finding, dotted, finding, short, warning
 from phi_runtime.config.reading.source import KeyPath, Source
 
 MISSING: Any = object()
-EMPTY = "an empty value says nothing"
+EMPTY = "it is empty"
+OFF = "it is off by default"
+NOTHING_LEFT = "it is empty after the changes above"
 
-Rule = Literal["older-spelling", "older-form", "left-out", "filled-in"]
+Rule = Literal["renamed", "restructured", "ignored", "default"]
 
 
 @dataclass
 class Translation:
-    """One change: `old` is the key path as written (None for what was filled in), `new` the canonical one (None for what was
-    left out)."""
+    """One change.
+
+    Attributes:
+        old: Key path in the file; None for a default.
+        new: Canonical key path; None for an ignored key.
+    """
 
     rule: Rule
     old: KeyPath | None
@@ -30,13 +35,16 @@ class Translation:
 
 @dataclass
 class Draft:
-    """`value` is the config as it is by now; paths are those of `value` unless they are called written."""
+    """A config between its source and its canonical form, which `value` becomes.
+
+    Paths are paths in `value` unless they are called source paths.
+    """
 
     source: Source
     value: Any = None
     translations: list[Translation] = field(default_factory=list)
     refused: list[Finding] = field(default_factory=list)
-    _written: dict[KeyPath, KeyPath] = field(default_factory=dict)
+    _source_paths: dict[KeyPath, KeyPath] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.value = copy.deepcopy(self.source.value)
@@ -44,11 +52,11 @@ class Draft:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, path: KeyPath) -> Any:
-        """The value at `path`, MISSING where there is none."""
+        """Return the value at `path`, or MISSING."""
         value: Any = self.value
         for key in path:
-            there = key in value if isinstance(value, dict) else isinstance(value, list) and _index_of(value, key)
-            if not there:
+            exists = key in value if isinstance(value, dict) else isinstance(value, list) and _has_index(value, key)
+            if not exists:
                 return MISSING
             value = value[key]
         return value
@@ -57,52 +65,56 @@ class Draft:
         return self.get(path) is not MISSING
 
     def keys(self, path: KeyPath) -> list[str]:
-        """The keys of the object at `path`; none where there is no object."""
+        """Return the keys of the object at `path`; empty if there is no object."""
         value = self.get(path)
         return list(value) if isinstance(value, dict) else []
 
-    def written(self, path: KeyPath) -> KeyPath:
-        """Where the value at `path` stands in the file."""
+    def source_path(self, path: KeyPath) -> KeyPath:
+        """Return the path in the file of the value at `path`."""
         for length in range(len(path), -1, -1):
-            if (origin := self._written.get(path[:length])) is not None:
-                return origin + path[length:]
+            if (start := self._source_paths.get(path[:length])) is not None:
+                return start + path[length:]
         return path
 
     def finding(self, path: KeyPath, rule: str, message: str, suggestion: str = "") -> Finding:
-        """An error at the place where `path` was written."""
-        return finding(self.source, self.written(path), rule, message, suggestion)
+        """Return an error, located in the file, about the value at `path`."""
+        return finding(self.source, self.source_path(path), rule, message, suggestion)
 
     def origin(self, translation: Translation) -> KeyPath:
-        """Where, as written, a translation starts from."""
-        return translation.old if translation.old is not None else self.written(translation.new or ())
+        """Return the source path that a translation starts from."""
+        return translation.old if translation.old is not None else self.source_path(translation.new or ())
+
+    def warnings(self) -> list[Finding]:
+        """Return one warning per translation."""
+        return [warning(self.source, self.origin(t), t.rule, t.message) for t in self.translations]
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    def rename(self, path: KeyPath, key: str, message: str = "", rule: Rule = "older-spelling") -> None:
-        """Gives the last key of `path` another name, at the same place among its neighbours."""
+    def rename(self, path: KeyPath, key: str, message: str = "", rule: Rule = "renamed") -> None:
+        """Rename the last key of `path`, keeping its position in the object."""
         new = (*path[:-1], key)
-        self._tell(rule, path, new, message or f"`{path[-1]}` is now `{key}`")
-        if self._taken(path, new):
+        self._record(rule, path, new, message or f"`{path[-1]}` renamed to `{key}`")
+        if self._is_taken(path, new):
             return
         parent = self.get(path[:-1])
         items = [(key if k == path[-1] else k, v) for k, v in parent.items()]
         parent.clear()
         parent.update(items)
-        self._moved(path, new)
+        self._rebase(path, new)
 
-    def move(self, path: KeyPath, new: KeyPath, message: str, rule: Rule = "older-form") -> None:
-        """Puts the value at `path` to `new`, whose enclosing objects are made where they are missing."""
-        if not self._holds(new):
+    def move(self, path: KeyPath, new: KeyPath, message: str, rule: Rule = "restructured") -> None:
+        """Move the value at `path` to `new`, creating the objects around it."""
+        if not self._can_hold(new):
             return
-        self._tell(rule, path, new, message)
-        if self._taken(path, new):
+        self._record(rule, path, new, message)
+        if self._is_taken(path, new):
             return
         value = self._parent(path).pop(path[-1])
-        self._moved(path, new)
+        self._rebase(path, new)
         self._set(new, value)
 
-    def lift(self, path: KeyPath, message: str = "") -> None:
-        """Puts the members of the object at `path` beside it, in its place; nothing where there is none."""
+    def unnest(self, path: KeyPath, message: str = "") -> None:
+        """Replace the object at `path`, if there is one, by its members."""
         value = self.get(path)
         if value is MISSING:
             return
@@ -115,51 +127,52 @@ class Draft:
         if path[-1] in value:
             self.refuse((*path, path[-1]), f"unknown key `{path[-1]}`", rule="unknown-key")
         outer = path[:-1]
-        place = "beside `type`" if outer else "at the top"
-        self._tell("older-form", path, outer, message or f"what `{path[-1]}` holds stands {place} now")
+        level = "one level up" if outer else "to the top level"
+        self._record("restructured", path, outer, message or f"keys of `{path[-1]}` moved {level}")
         for key in list(value):
-            self._taken((*path, key), (*outer, key))
+            self._is_taken((*path, key), (*outer, key))
         parent = self.get(outer)
         items = [pair for k, v in parent.items() for pair in (value.items() if k == path[-1] else [(k, v)])]
         parent.clear()
         parent.update(items)
         for key in value:
-            self._moved((*path, key), (*outer, key))
+            self._rebase((*path, key), (*outer, key))
 
-    def drop(self, path: KeyPath, why: str) -> None:
-        """Takes the value at `path` out, saying why it has no effect."""
-        self._tell("left-out", path, None, f"`{path[-1]}` is left out: {why}")
+    def drop(self, path: KeyPath, reason: str) -> None:
+        """Remove the value at `path`, which has no effect because of `reason`."""
+        self._record("ignored", path, None, f"`{path[-1]}` ignored: {reason}")
         self._parent(path).pop(path[-1])
 
-    def put(self, path: KeyPath, value: Any, message: str, because: KeyPath | None = None) -> None:
-        """Fills in a value that is not written; `because` is what it follows from."""
-        if not self._holds(path):
+    def set_default(self, path: KeyPath, value: Any, reason: str, cause: KeyPath | None = None) -> None:
+        """Set a value that the file does not have; `cause` is the path that it follows from."""
+        if not self._can_hold(path):
             return
-        self.translations.append(Translation("filled-in", None, path, message))
+        shown = value if isinstance(value, str) else short(value)
+        self.translations.append(Translation("default", None, path, f"`{dotted(path)}` set to `{shown}`: {reason}"))
         self._set(path, value)
-        self._written[path] = self.written(because if because is not None else path[:-1])
+        self._source_paths[path] = self.source_path(cause if cause is not None else path[:-1])
 
-    def replace(self, path: KeyPath, value: Any, message: str, rule: Rule = "older-form") -> None:
-        """Puts another value to the same place."""
-        self._tell(rule, path, path, message)
-        written = self.written(path)
+    def replace(self, path: KeyPath, value: Any, message: str, rule: Rule = "restructured") -> None:
+        """Replace the value at `path`."""
+        self._record(rule, path, path, message)
+        source_path = self.source_path(path)
         self._set(path, value)
-        self._written = {p: w for p, w in self._written.items() if p[: len(path)] != path}
-        self._written[path] = written
+        self._source_paths = {p: w for p, w in self._source_paths.items() if p[: len(path)] != path}
+        self._source_paths[path] = source_path
 
-    def arrange(self, path: KeyPath, keys: Sequence[str]) -> None:
-        """Puts the members of the object at `path` into this order, which names all of them."""
+    def reorder(self, path: KeyPath, keys: Sequence[str]) -> None:
+        """Put the members of the object at `path` into the order of `keys`, which names all of them."""
         value = self.get(path)
         items = [(key, value[key]) for key in keys]
         value.clear()
         value.update(items)
 
-    def place(self, path: KeyPath, written: KeyPath) -> None:
-        """Says where the value at `path` was written, when the whole that it is in was replaced."""
-        self._written[path] = written
+    def set_source_path(self, path: KeyPath, source_path: KeyPath) -> None:
+        """Record the source path of the value at `path` after the value around it was replaced."""
+        self._source_paths[path] = source_path
 
     def refuse(self, path: KeyPath, message: str, suggestion: str = "", rule: str = "not-supported") -> None:
-        """Takes the value at `path` out, with an error."""
+        """Remove the value at `path` with an error."""
         self.refused.append(self.finding(path, rule, message, suggestion))
         self._parent(path).pop(path[-1])
 
@@ -168,8 +181,8 @@ class Draft:
     def _parent(self, path: KeyPath) -> Any:
         return self.get(path[:-1])
 
-    def _holds(self, path: KeyPath) -> bool:
-        """Whether there can be something at `path`: what is no object there is left to the models to complain of."""
+    def _can_hold(self, path: KeyPath) -> bool:
+        """Return True if a value can be set at `path`; else validation reports what is in the way."""
         around = [(self.get(path[:i]), list if isinstance(key, int) else dict) for i, key in enumerate(path)]
         return all(value is MISSING or isinstance(value, kind) for value, kind in around)
 
@@ -177,32 +190,33 @@ class Draft:
         for length in range(1, len(path)):
             if self.get(path[:length]) is MISSING:
                 self.get(path[: length - 1])[path[length - 1]] = {}
-                self._written.setdefault(path[:length], self.written(path[: length - 1]))
+                self._source_paths.setdefault(path[:length], self.source_path(path[: length - 1]))
         self._parent(path)[path[-1]] = value
 
-    def _taken(self, path: KeyPath, new: KeyPath) -> bool:
-        """Whether something stands at `new` already: the value at `path` goes then, with an error where the two differ."""
-        there = self.get(new)
-        if there is MISSING or new == path[: len(new)]:
+    def _is_taken(self, path: KeyPath, new: KeyPath) -> bool:
+        """Return True if `new` has a value; the one at `path` is removed then, with an error if the two differ."""
+        existing = self.get(new)
+        if existing is MISSING or new == path[: len(new)]:
             return False
         value = self._parent(path).pop(path[-1])
-        if value != there:
-            old, other = dotted(self.written(path)), dotted(self.written(new))
-            self.refused.append(self.finding(path, "contradiction", f"`{old}` and `{other}` differ; take one out"))
+        if value != existing:
+            keys = f"`{dotted(self.source_path(path))}` and `{dotted(self.source_path(new))}`"
+            self.refused.append(self.finding(path, "contradiction", f"{keys} differ; remove one of them"))
         return True
 
-    def _moved(self, path: KeyPath, new: KeyPath) -> None:
+    def _rebase(self, path: KeyPath, new: KeyPath) -> None:
+        """Update the recorded paths after the value at `path` moved to `new`."""
         size = len(path)
-        below = {new + p[size:]: w for p, w in self._written.items() if p[:size] == path}
-        below.setdefault(new, self.written(path))
-        self._written = {p: w for p, w in self._written.items() if p[:size] != path} | below
+        below = {new + p[size:]: w for p, w in self._source_paths.items() if p[:size] == path}
+        below.setdefault(new, self.source_path(path))
+        self._source_paths = {p: w for p, w in self._source_paths.items() if p[:size] != path} | below
         for translation in self.translations:
             if translation.new is not None and translation.new[:size] == path:
                 translation.new = new + translation.new[size:]
 
-    def _tell(self, rule: Rule, path: KeyPath, new: KeyPath | None, message: str) -> None:
-        self.translations.append(Translation(rule, self.written(path), new, message))
+    def _record(self, rule: Rule, path: KeyPath, new: KeyPath | None, message: str) -> None:
+        self.translations.append(Translation(rule, self.source_path(path), new, message))
 
 
-def _index_of(value: list[Any], key: int | str) -> bool:
+def _has_index(value: list[Any], key: int | str) -> bool:
     return isinstance(key, int) and key < len(value)

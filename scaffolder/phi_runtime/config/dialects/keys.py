@@ -1,10 +1,11 @@
-"""What older Olive documents call the parts of a config: one table for each, read by the translation and by the JSON Schema."""
+"""Key tables of the parts of a config, read by the translation and by the JSON Schema."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from phi_runtime.config.dialects.table import Older
+from phi_runtime.config.dialects.draft import Draft
+from phi_runtime.config.dialects.key_table import KeyTable, drop_nulls
 from phi_runtime.config.dialects.training_keys import (
     ACCELERATOR_CONFIG,
     FSDP_CONFIG,
@@ -12,6 +13,7 @@ from phi_runtime.config.dialects.training_keys import (
     MEASURED,
     TRAINING_ARGS,
 )
+from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import (
     AcceleratorConfig,
     AzureMLSystem,
@@ -35,120 +37,121 @@ from phi_runtime.config.schema import (
     Workflow,
 )
 
-_TOKEN = "the hub token comes from HF_TOKEN or .env"
-_NOT_YET = "is not built yet"
-_HOOK = "only text_formatting_func is called: let that, or transform in hooks.py, make the text of the pair"
+PASSES: KeyPath = ("passes",)
 
-WORKFLOW = Older(
+_TOKEN = "the Hub token is read from `HF_TOKEN` or `.env`"
+_HOOK = "only `text_formatting_func` is called; build the text there, or in `transform` of hooks.py"
+
+WORKFLOW = KeyTable(
     nested="engine",
     renamed={"model": "input_model"},
-    left_out={
-        "$schema": "the editor finds the schema by the name of the file",
+    ignored={
+        "$schema": "the editor finds the schema by the file name",
         "evaluators": MEASURED,
         "evaluator": MEASURED,
-        "packaging_config": "the finished models lie in gen-model/",
-        "cache_config": "what is done is kept in gen-model/",
-        "enable_shared_cache": "what is done is kept in gen-model/",
-        "clean_evaluation_cache": "`evaluate` measures again when a model has changed",
-        "plot_pareto_frontier": "`evaluate` prints the figures of all models",
-        "no_artifacts": "the artefacts are always kept",
-        "output_name": "each artefact has a folder of its own name",
+        "packaging_config": "models are written to gen-model/",
+        "cache_config": "finished stages are cached in gen-model/",
+        "enable_shared_cache": "finished stages are cached in gen-model/",
+        "clean_evaluation_cache": "a model that changed is evaluated again",
+        "plot_pareto_frontier": "`evaluate` prints the metrics of all models",
+        "no_artifacts": "artifacts are always kept",
+        "output_name": "each artifact has a fixed folder in gen-model/",
     },
     refused={
-        "data_root": "write the paths of the data relative to this file instead",
-        "workflow_host": "name the system as `host` instead",
-        "auto_optimizer_config": "name the passes instead",
-        "builds": "make one config for each build instead",
+        "data_root": "write data paths relative to this file",
+        "workflow_host": "name the system in `host`",
+        "auto_optimizer_config": "list the passes",
+        "builds": "write one config per build",
     },
 )
 
 _LOAD_ARGUMENTS = {"from_pretrained_args": "load_kwargs", "model_loading_args": "load_kwargs"}
-_SCRIPT = "only Hugging Face models can be fine-tuned: name the model's folder or hub id as `model_path` instead"
+_SCRIPT = "only Hugging Face models can be fine-tuned; set `model_path` to a model folder or Hub id"
 
-INPUT_MODEL = Older(
+INPUT_MODEL = KeyTable(
     nested="config",
     renamed={"model_name": "model_path", **_LOAD_ARGUMENTS},
-    left_out={
-        "model_file_format": "the layout of the model's folder says it",
-        "io_config": "the model builder knows the model's inputs",
-        "dummy_inputs_func": "the model builder knows the model's inputs",
-        "generative": "every model here is",
+    ignored={
+        "model_file_format": "it is detected from the model folder",
+        "io_config": "the model builder defines the inputs of the graph",
+        "dummy_inputs_func": "the model builder defines the inputs of the graph",
+        "generative": "all supported models are generative",
         "model_attributes": "they are read from the model",
     },
     refused={
         **dict.fromkeys(("model_script", "script_dir", "model_loader"), _SCRIPT),
-        "adapter_path": "fine-tuning starts from a full model: merge the adapter first",
+        "adapter_path": "fine-tuning starts from a full model; merge the adapter first",
     },
 )
 
-# What stood in `hf_config` and is none of model_name, task and the arguments of from_pretrained.
-HF_CONFIG = Older(
+# Keys of `hf_config` other than model_name, task and the arguments of from_pretrained.
+HF_CONFIG = KeyTable(
     renamed=INPUT_MODEL.renamed,
-    left_out={
-        "model_class": "the model's config.json names its class",
-        "feature": "the model builder knows the model's inputs",
+    ignored={
+        "model_class": "the class is read from the model's config.json",
+        "feature": "the model builder defines the inputs of the graph",
         "config": "it is read from the model",
     },
 )
 
-LOAD_KWARGS = Older(
+LOAD_KWARGS = KeyTable(
     nested="extra_args",
     renamed={"dtype": "torch_dtype"},
-    left_out={
+    ignored={
         "token": _TOKEN,
         "use_auth_token": _TOKEN,
-        "low_cpu_mem_usage": "transformers always loads so",
-        "use_safetensors": "only safetensors are read",
-        "use_cache": "it is off while training and on while answering",
-        "local_files_only": "nothing is downloaded while a model is loaded",
-        "cache_dir": "models lie in model-cache/",
+        "low_cpu_mem_usage": "transformers 5 always does this",
+        "use_safetensors": "only safetensors are loaded",
+        "use_cache": "it is off for training and on for generation",
+        "local_files_only": "loading a model never downloads",
+        "cache_dir": "models are stored in model-cache/",
     },
     refused={
         **dict.fromkeys(
             ("quantization_method", "quantization_config", "load_in_4bit", "load_in_8bit"),
-            "a pass of type QLoRA loads the base in 4 bits: use that",
+            "use a pass of type QLoRA, which loads the base model in 4 bits",
         ),
-        "max_memory": "a model over several devices is not built yet",
+        "max_memory": "spreading a model over devices by memory is not implemented",
     },
 )
 
-ACCELERATOR_HOLDER = Older(nested="config")
-AZUREML_SYSTEM = Older(
+ACCELERATOR_HOLDER = KeyTable(nested="config")
+AZUREML_SYSTEM = KeyTable(
     nested="config",
-    left_out={
-        "is_dev": "it was a switch for Olive's own developers",
-        "olive_managed_env": "the job's environment is that of `aml_docker_config`",
-        "requirements_file": "the job's environment is that of `aml_docker_config`",
+    ignored={
+        "is_dev": "it was an option for Olive's developers",
+        "olive_managed_env": "`aml_docker_config` defines the environment of the job",
+        "requirements_file": "`aml_docker_config` defines the environment of the job",
     },
 )
 
-DATA_CONFIG = Older(
-    left_out={
-        "post_process_data_config": "nothing is left to do after the model",
-        "dataloader_config": "the batch sizes stand in `training_args`",
+DATA_CONFIG = KeyTable(
+    ignored={
+        "post_process_data_config": "there is no post-processing",
+        "dataloader_config": "batch sizes are set in `training_args`",
     },
 )
 
-LOAD_DATASET = Older(
+LOAD_DATASET = KeyTable(
     nested="params",
-    left_out={
+    ignored={
         "token": _TOKEN,
         "use_auth_token": _TOKEN,
-        "trust_remote_code": "data files hold no code",
-        "streaming": "the rows are read as they come",
-        "cache_dir": "the files are read where they lie",
-        "download_mode": "the files are read where they lie",
+        "trust_remote_code": "data files contain no code",
+        "streaming": "rows are always streamed",
+        "cache_dir": "files are read in place",
+        "download_mode": "files are read in place",
     },
     renamed={"name": "subset", "delimiter": "sep"},
 )
 
-PRE_PROCESS = Older(
+PRE_PROCESS = KeyTable(
     nested="params",
     renamed={"source_max_len": "max_seq_len", "corpus_strategy": "strategy"},
-    left_out={
-        "model_name": "it is that of `input_model`",
-        "task": "it is that of `input_model`",
-        "trust_remote_code": "it is that of `input_model`",
+    ignored={
+        "model_name": "`input_model` defines it",
+        "task": "`input_model` defines it",
+        "trust_remote_code": "`input_model` defines it",
         "kv_cache": "it is read from the model",
     },
     refused={
@@ -157,47 +160,47 @@ PRE_PROCESS = Older(
     },
 )
 
-_PASS_LEFT_OUT = {
+_PASS_IGNORED = {
     "evaluator": MEASURED,
-    "clean_run_cache": "`run --force STAGE` does a stage again",
-    "output_name": "each artefact has a folder of its own name",
-    "disable_search": "a search is described in sweep.yaml",
+    "clean_run_cache": "`run --force STAGE` runs a stage again",
+    "output_name": "each artifact has a fixed folder in gen-model/",
+    "disable_search": "a search is configured in sweep.yaml",
 }
 _FINETUNE = {"hf_training_args": "training_args"}
-_FINETUNE_LEFT_OUT = {
-    **_PASS_LEFT_OUT,
-    "use_ort_trainer": "ONNX Runtime training is gone from Olive",
-    "ortmodule_onnx_opset_version": "ONNX Runtime training is gone from Olive",
-    "model_parallel": "the model goes to the device of `host`",
+_FINETUNE_IGNORED = {
+    **_PASS_IGNORED,
+    "use_ort_trainer": "Olive removed ONNX Runtime training",
+    "ortmodule_onnx_opset_version": "Olive removed ONNX Runtime training",
+    "model_parallel": "the model runs on the device of `host`",
 }
 _LORA_NAMES = {**_FINETUNE, "lora_r": "r", "lora_alpha": "alpha", "dropout": "lora_dropout"}
-_ONLY_QLORA = "a LoRA trains over a base that is not quantised; QLoRA has this key"
+_ONLY_QLORA = "a LoRA does not quantize its base model; QLoRA has this key"
 
-LORA = Older(
+LORA = KeyTable(
     nested="config",
     renamed=_LORA_NAMES,
-    left_out={
-        **_FINETUNE_LEFT_OUT,
+    ignored={
+        **_FINETUNE_IGNORED,
         **dict.fromkeys(("double_quant", "quant_type", "compute_dtype", "save_quant_config"), _ONLY_QLORA),
     },
 )
-QLORA = Older(nested="config", renamed=_LORA_NAMES, left_out=_FINETUNE_LEFT_OUT)
-_NO_DROPOUT = "Olive takes it here and does nothing with it: rank_dropout and module_dropout are its own"
-PRODUCT = Older(
+QLORA = KeyTable(nested="config", renamed=_LORA_NAMES, ignored=_FINETUNE_IGNORED)
+_NO_DROPOUT = "it has no effect in Olive either; use `rank_dropout` or `module_dropout`"
+PRODUCT = KeyTable(
     nested="config",
     renamed={"hf_training_args": "training_args", "lora_r": "r", "lora_alpha": "alpha"},
-    left_out={
-        **_FINETUNE_LEFT_OUT,
+    ignored={
+        **_FINETUNE_IGNORED,
         "lora_dropout": _NO_DROPOUT,
         "dropout": _NO_DROPOUT,
-        "ephemeral_gpu_offload": "Olive takes it here and does nothing with it: it is for DoRA",
+        "ephemeral_gpu_offload": "it has no effect in Olive either; it is an option of DoRA",
     },
 )
-FULL = Older(nested="config", renamed=_FINETUNE, left_out=_FINETUNE_LEFT_OUT)
-MERGE = Older(nested="config", left_out=_PASS_LEFT_OUT)
-_NO_CHAT = "an ONNX model without it could not be asked anything: take the key out"
+FULL = KeyTable(nested="config", renamed=_FINETUNE, ignored=_FINETUNE_IGNORED)
+MERGE = KeyTable(nested="config", ignored=_PASS_IGNORED)
+_NO_CHAT = "an ONNX model without it cannot generate text; remove this key"
 _BUILDER_REFUSED = {"exclude_embeds": _NO_CHAT, "exclude_lm_head": _NO_CHAT}
-BUILDER = Older(nested="config", left_out=_PASS_LEFT_OUT, refused=_BUILDER_REFUSED)
+BUILDER = KeyTable(nested="config", ignored=_PASS_IGNORED, refused=_BUILDER_REFUSED)
 
 BUILDER_NAMES = {
     "accuracy_level": "int4_accuracy_level",
@@ -207,18 +210,18 @@ BUILDER_NAMES = {
     "nodes_to_exclude": "int4_nodes_to_exclude",
     "algo_config": "int4_algo_config",
 }
-"""What releases of the builder since 0.15 call options that are keys of Olive's pass."""
+"""Names, in builder releases since 0.15, of options that are keys of Olive's pass."""
 _NO_OPTIONS = {"type", "adapters", "precision", "metadata_only", "search", "extra_options", "gate"}
 BUILDER_KEYS = tuple(key for key in ExportPass.model_fields if key not in _NO_OPTIONS)
-"""Options of the builder that are keys of the pass, also where they stand in its extra_options."""
+"""Builder options that are keys of the pass, even if they are written in its `extra_options`."""
 BUILDER_LISTS = {"int4_op_types_to_quantize": "/", "int4_nodes_to_exclude": ","}
-"""Those of them that are lists, and what separates the members on the builder's command line."""
+"""Builder options that are lists, with their separator on the builder's command line."""
 
-# Options of the builder (0.18) that its `--extra_options` takes and that are no business of a config here.
-_ENGINE = "it is for the engine with paged attention, which is not used here: take the key out"
-_DRAFT = "it is for drafting tokens with a second model, which is not done here: take the key out"
-BUILDER_OPTIONS = Older(
-    left_out={"hf_token": _TOKEN, "config_only": "the whole model is built"},
+# Builder options (0.18) accepted in `--extra_options` that do not apply here.
+_ENGINE = "it is for the paged-attention engine, which is not used; remove this key"
+_DRAFT = "it is for speculative decoding, which is not used; remove this key"
+BUILDER_OPTIONS = KeyTable(
+    ignored={"hf_token": _TOKEN, "config_only": "the complete model is built"},
     refused={
         **_BUILDER_REFUSED,
         **dict.fromkeys(
@@ -247,15 +250,15 @@ BUILDER_OPTIONS = Older(
             ),
             _DRAFT,
         ),
-        "adapter_path": "name the passes as `adapters` of this pass instead",
-        "filename": "the runtime finds the model by its usual name: take the key out",
-        "hf_remote": "say it as `trust_remote_code` in load_kwargs of input_model instead",
-        "kv_cache_scale_file": "the scales are measured on the training rows: take the key out",
-        "linear_attn_op": "the builder chooses it: take the key out",
-        "num_hidden_layers": "a model without some of its layers answers nonsense: take the key out",
+        "adapter_path": "list the passes in `adapters` of this pass",
+        "filename": "the runtime expects the default file name; remove this key",
+        "hf_remote": "set `trust_remote_code` in `load_kwargs` of `input_model`",
+        "kv_cache_scale_file": "scales are measured on the training rows; remove this key",
+        "linear_attn_op": "the builder chooses it; remove this key",
+        "num_hidden_layers": "a model without some of its layers does not work; remove this key",
     },
 )
-SEARCH_STRATEGY = Older(
+SEARCH_STRATEGY = KeyTable(
     nested="sampler_config",
     renamed={
         "sampler": "type",
@@ -264,24 +267,24 @@ SEARCH_STRATEGY = Older(
         "num_samples": "num_trials",
         "max_iter": "num_trials",
     },
-    left_out={
-        "execution_order": "all values are searched together",
+    ignored={
+        "execution_order": "all options are searched together",
         "output_model_num": "the best trial is kept",
-        "stop_when_goals_met": "all trials are run",
-        "include_pass_params": "only what the search space names is searched",
-        "max_time": "stop a search with Ctrl-C; it goes on where it stopped",
+        "stop_when_goals_met": "all trials run",
+        "include_pass_params": "only options in the search space are searched",
+        "max_time": "stop a search with Ctrl-C and run it again to resume",
     },
 )
 
-SPELLINGS: dict[type[Strict], Older] = {
+TABLES: dict[type[Strict], KeyTable] = {
     Workflow: WORKFLOW,
     InputModel: INPUT_MODEL,
-    RegistryModel: Older(nested="config", left_out={"azureml_client": "a registry belongs to no workspace"}),
+    RegistryModel: KeyTable(nested="config", ignored={"azureml_client": "a registry does not belong to a workspace"}),
     LoadKwargs: LOAD_KWARGS,
     LocalSystem: ACCELERATOR_HOLDER,
     AzureMLSystem: AZUREML_SYSTEM,
     DataConfig: DATA_CONFIG,
-    Datastore: Older(nested="config"),
+    Datastore: KeyTable(nested="config"),
     LoadDataset: LOAD_DATASET,
     PreProcess: PRE_PROCESS,
     TrainingArgs: TRAINING_ARGS,
@@ -291,8 +294,7 @@ SPELLINGS: dict[type[Strict], Older] = {
     BuilderOptions: BUILDER_OPTIONS,
     SearchStrategy: SEARCH_STRATEGY,
 }
-
-PASS_TABLES: dict[str, Older] = {
+PASS_TABLES: dict[str, KeyTable] = {
     "LoRA": LORA,
     "QLoRA": QLORA,
     "DoRA": LORA,
@@ -301,17 +303,17 @@ PASS_TABLES: dict[str, Older] = {
     "MergeAdapterWeights": MERGE,
     "ModelBuilder": BUILDER,
 }
-"""By the type of the pass. Other passes that train have `FULL`."""
+"""Key tables by pass type. Other passes that train use `FULL`."""
 
 
-def table_of(part: type[Strict]) -> Older:
-    """Return the older spellings of one part of a config."""
-    if issubclass(part, Pass):
-        return PASS_TABLES.get(part.__name__) or (FULL if issubclass(part, FinetunePass) else Older())
-    return SPELLINGS[part]
+def table_of(model: type[Strict]) -> KeyTable:
+    """Return the key table of one part of a config."""
+    if issubclass(model, Pass):
+        return PASS_TABLES.get(model.__name__) or (FULL if issubclass(model, FinetunePass) else KeyTable())
+    return TABLES[model]
 
 
-# Passes of Olive that make an ONNX model in several steps; here the model builder makes it in one.
+# Olive passes of the multi-step ONNX export, with the precision they imply; one ModelBuilder pass replaces them.
 CLASSIC_EXPORT = {
     "OnnxConversion": "",
     "OptimumConversion": "",
@@ -322,21 +324,23 @@ CLASSIC_EXPORT = {
 }
 
 
-class Usual(NamedTuple):
-    """The values of an option that mean what is done here, in small letters (none: any), and why it has no effect."""
+class Option(NamedTuple):
+    """An option that has no effect: its accepted values in lower case (empty: any value), and the reason."""
 
     values: tuple[str, ...]
-    why: str
+    reason: str
 
 
-_BESIDE = "the builder keeps the weights beside the graph"
+_EXTERNAL = "the builder stores weights in a file next to the graph"
 EXTRACT_OPTIONS = {
-    "adapter_type": Usual(("lora",), "only LoRA can be inputs of a graph; merge the others into their base"),
-    "make_inputs": Usual(("true",), "adapters are inputs of the graph"),
-    "dynamic_lora_r": Usual(("true",), "the graph takes adapters of any rank"),
-    "optional_inputs": Usual(("true",), "without an adapter the graph answers as its base"),
-    "save_format": Usual(("onnx_adapter",), "adapters are .onnx_adapter files"),
-    **dict.fromkeys(("pack_inputs", "pack_weights"), Usual((), "each product of the graph has inputs of its own")),
+    "adapter_type": Option(
+        ("lora",), "only LoRA weights can be graph inputs; merge other adapters into their base model"
+    ),
+    "make_inputs": Option(("true",), "adapter weights are inputs of the graph"),
+    "dynamic_lora_r": Option(("true",), "the graph accepts adapters of any rank"),
+    "optional_inputs": Option(("true",), "without an adapter the graph computes the base model"),
+    "save_format": Option(("onnx_adapter",), "adapters are .onnx_adapter files"),
+    **dict.fromkeys(("pack_inputs", "pack_weights"), Option((), "each MatMul of the graph has separate inputs")),
     **dict.fromkeys(
         (
             "save_as_external_data",
@@ -345,13 +349,19 @@ EXTRACT_OPTIONS = {
             "size_threshold",
             "convert_attribute",
         ),
-        Usual((), _BESIDE),
+        Option((), _EXTERNAL),
     ),
 }
-"""The options of ExtractAdapters."""
+"""Options of ExtractAdapters."""
 
-# Keys of a data config that say it is of the form before 0.7, and those of its data loader up to 0.5.
+# Keys of a data config that only exist before Olive 0.7, and keys of its data loader up to 0.5.
 OLD_DATA_KEYS = ("dataset_type", "corpus_strategy", "source_max_len", "target_max_len", "pair_format")
 DATALOADER_KEYS = ("batch_size", "shuffle", "drop_last")
 
 PAIR_FORMATS = {"default": "{input}{output}", "self_instruct": "{prompt}{completion}"}
+
+
+def translate_keys(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
+    """Translate the keys of the object at `at`, which is to become a `model`, by its table; drop nulls that mean a default."""
+    table_of(model).apply(draft, at)
+    drop_nulls(draft, at, model)

@@ -19,7 +19,7 @@ class Comments:
     """What is said about one key or list item; each text of `before` and `after` is a line of its own."""
 
     before: tuple[str, ...] = ()
-    beside: str = ""
+    trailing: str = ""
     after: tuple[str, ...] = ()
 
 
@@ -32,10 +32,10 @@ def attach(source: Source) -> dict[KeyPath, Comments]:
         following = bisect_right(starts, comment.offset)
         previous = paths[following - 1] if following else None
         key_path = None if comment.own_line else _beside(comment, previous, source)
-        place: Literal["before", "beside", "after"] = "beside"
+        place: Literal["before", "trailing", "after"] = "trailing"
         if key_path is None:
             key_path, place = _on_own_line(comment, previous, paths[following : following + 1], source)
-        if comment.text or place != "beside":
+        if comment.text or place != "trailing":
             found[key_path] = _with(found.get(key_path, Comments()), place, comment.text)
     return found
 
@@ -71,8 +71,8 @@ def _on_own_line(
     return previous[: len(around) + 1], "after"
 
 
-def _with(comments: Comments, place: Literal["before", "beside", "after"], text: str) -> Comments:
-    if place == "beside":
-        return replace(comments, beside=" ".join(filter(None, [comments.beside, *text.split("\n")])))
+def _with(comments: Comments, place: Literal["before", "trailing", "after"], text: str) -> Comments:
+    if place == "trailing":
+        return replace(comments, trailing=" ".join(filter(None, [comments.trailing, *text.split("\n")])))
     lines = (*getattr(comments, place), *text.split("\n"))
     return replace(comments, before=lines) if place == "before" else replace(comments, after=lines)

@@ -41,7 +41,7 @@ class _Layout(ABC):
         self.commented_inside: set[KeyPath] = set()
         for key_path, given in comments.items():
             before, after = _lines(given.before), _lines(given.after)
-            beside = _lines((given.beside,)) if given.beside else []
+            beside = _lines((given.trailing,)) if given.trailing else []
             place = _nearest(value, key_path)
             if place != key_path:
                 before, beside, after = [*before, *beside, *after], [], []
@@ -49,7 +49,7 @@ class _Layout(ABC):
                 before, beside = [*before, *beside], []
             there = self.comments.get(place, Comments())
             self.comments[place] = Comments(
-                (*there.before, *before), " ".join(filter(None, [there.beside, *beside])), (*there.after, *after)
+                (*there.before, *before), " ".join(filter(None, [there.trailing, *beside])), (*there.after, *after)
             )
             if given != Comments():
                 self.commented_inside.update(place[:depth] for depth in range(len(place)))
@@ -65,8 +65,8 @@ class _Layout(ABC):
         for text in texts:
             yield f"{pad}{self.marker} {text}".rstrip()
 
-    def beside(self, key_path: KeyPath) -> str:
-        text = self.at(key_path).beside
+    def trailing(self, key_path: KeyPath) -> str:
+        text = self.at(key_path).trailing
         return f" {self.marker} {text}" if text else ""
 
 
@@ -84,10 +84,10 @@ class _Json(_Layout):
         if one_line and (
             not _is_filled(value) or len(line) <= (_LIST_COLUMNS if isinstance(value, list) else _OBJECT_COLUMNS)
         ):
-            yield line + self.beside(key_path)
+            yield line + self.trailing(key_path)
         else:
             opening, closing = "{}" if isinstance(value, dict) else "[]"
-            yield f"{pad}{label}{opening}{self.beside(key_path)}"
+            yield f"{pad}{label}{opening}{self.trailing(key_path)}"
             for i, (key, inner) in enumerate(_entries(value)):
                 inner_label = f"{_json_text(key)}: " if isinstance(value, dict) else ""
                 inner_comma = "," if i < len(value) - 1 else ""
@@ -102,14 +102,14 @@ class _Yaml(_Layout):
     def document(self, value: Any) -> Iterator[str]:
         # The blank lines tell what is said about the file from what is said about its first and last key.
         about = self.at(())
-        header = (*about.before, about.beside) if about.beside and _is_filled(value) else about.before
+        header = (*about.before, about.trailing) if about.trailing and _is_filled(value) else about.before
         yield from self.own_lines("", header)
         if header:
             yield ""
         if _is_filled(value):
             yield from self.block(value, (), "")
         else:
-            yield _yaml_scalar(value) + self.beside(())
+            yield _yaml_scalar(value) + self.trailing(())
         if about.after:
             yield ""
         yield from self.own_lines("", about.after)
@@ -125,16 +125,16 @@ class _Yaml(_Layout):
 
     def entry(self, label: str, value: Any, key_path: KeyPath, pad: str) -> Iterator[str]:
         """The lines of one value behind `label`, its key with the colon or the dash of a list item."""
-        beside = self.beside(key_path)
+        trailing = self.trailing(key_path)
         if not _is_filled(value):
-            yield f"{label} {_yaml_scalar(value)}{beside}"
+            yield f"{label} {_yaml_scalar(value)}{trailing}"
             return
         inside = self.block(value, key_path, pad + "  ")
         first = next(inside)
-        if isinstance(key_path[-1], int) and not beside and not first.lstrip().startswith("#"):
+        if isinstance(key_path[-1], int) and not trailing and not first.lstrip().startswith("#"):
             yield f"{label} {first.lstrip()}"
         else:
-            yield f"{label}{beside}"
+            yield f"{label}{trailing}"
             yield first
         yield from inside
 

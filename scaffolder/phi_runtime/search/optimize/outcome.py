@@ -11,10 +11,11 @@ from typing import Any
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.dialects.migrate import canonical_text
 from phi_runtime.config.overrides import Overrides
+from phi_runtime.config.parse import parse_config
 from phi_runtime.config.reading.source import read_source
 from phi_runtime.config.schema import canonical
 from phi_runtime.core.artifacts import free_name, replace_unless_edited, write_text
-from phi_runtime.pipeline.load import load_workflow, read_form
+from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.optimize.candidates import Candidate
 from phi_runtime.search.optimize.constraints import Verdict, nearest
 from phi_runtime.search.optimize.planning import Plan
@@ -119,7 +120,7 @@ def apply_options(plan: Plan, chosen: Candidate) -> Path | None:
     """Writes the chosen options into the project's config. Returns where that of before is kept; None where nothing changes."""
     config = plan.project.config
     source = read_source(config)
-    before, after = (read_form(source, Overrides(values=values)).workflow for values in ({}, _values(plan, chosen)))
+    before, after = (parse_config(source, Overrides(values=values)).workflow for values in ({}, _values(plan, chosen)))
     assert before is not None
     assert after is not None
     if canonical(before) == canonical(after):
@@ -138,7 +139,7 @@ def _values(plan: Plan, chosen: Candidate) -> dict[str, Any]:
 
 def _changed(plan: Plan, chosen: Candidate) -> Draft:
     """The project's config with the chosen options; those that are left to the builder are not written."""
-    draft = read_form(read_source(plan.project.config), Overrides(values=_values(plan, chosen))).draft
+    draft = parse_config(read_source(plan.project.config), Overrides(values=_values(plan, chosen))).draft
     step = draft.value["passes"][plan.setting.stage]
     for key in [key for key, value in chosen.options.items() if value is None]:
         *outer, name = key.split(".")

@@ -9,9 +9,11 @@ from typing import Any
 
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.overrides import Overrides
+from phi_runtime.config.parse import EVALUATION, parse_config
 from phi_runtime.config.pass_graph import sources, training_of
 from phi_runtime.config.reading.source import read_source
 from phi_runtime.config.schema import Constraints, ExportPass, Workflow, canonical
+from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.artifacts import digest, versions
 from phi_runtime.core.errors import ConfigError, Location, UsageError
 from phi_runtime.core.project import Project, read_dotenv
@@ -20,7 +22,7 @@ from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.machine import memory_bytes
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import Shape, shape_of
-from phi_runtime.pipeline.load import EVALUATION, beside_of, load_workflow, read_form
+from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import EVALUATION_LIBRARIES, Stage, data_inputs, plan, rung_name
 from phi_runtime.search.optimize.candidates import Candidate, candidates_for, expected_bytes, expected_memory_bytes
 from phi_runtime.search.optimize.constraints import DROP, SIZE, asks_for_accuracy, constraints_of
@@ -209,7 +211,7 @@ def _holds_out(workflow: Workflow, training: str) -> bool:
 
 def check_applicable(config: Path) -> None:
     """Raises UsageError where the config cannot be written anew without changing more than the options that were found."""
-    form = read_form(read_source(config))
+    form = parse_config(read_source(config))
     if form.draft.translations or "sweep" in form.value:
         raise UsageError(
             f"{config.name} is in an older form, which --apply would rewrite as a whole",
@@ -240,7 +242,7 @@ def plan_as_dict(planned: Plan) -> dict[str, Any]:
                 "why": why,
             }
         )
-    evaluation = beside_of(planned.project.config, EVALUATION)
+    evaluation = sidecar_path(planned.project.config, EVALUATION)
     return {
         "pass": planned.setting.stage,
         "source": planned.source_name,

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from phi_runtime.config.dialects.migrate import canonical_text
 from phi_runtime.config.overrides import Overrides
+from phi_runtime.config.parse import parse_config
 from phi_runtime.config.reading.source import read_source
 from phi_runtime.config.schema import Sweep
 from phi_runtime.config.search_space import full_key
 from phi_runtime.core.artifacts import digest, replace_unless_edited, write_json, write_text
 from phi_runtime.core.project import Project
-from phi_runtime.pipeline.load import load_workflow, read_form
+from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import folder_of
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space
@@ -152,7 +153,7 @@ def _write_best(setting: Setting, best: Trial) -> tuple[Path, Path | None]:
     kept under another name, which is returned too."""
     config = setting.project.config
     values = {full_key(key, setting.stage): value for key, value in best.values.items()}
-    form = read_form(read_source(config), Overrides(values=values))
+    form = parse_config(read_source(config), Overrides(values=values))
     target = config.with_name(f"{config.stem}.best.json")
     text = canonical_text(form.draft, target)
     written = setting.project.gen_model / FOLDER / WRITTEN

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from phi_runtime.config.overrides import Overrides
+from phi_runtime.config.parse import SWEEP
 from phi_runtime.config.schema import Sweep, Workflow
 from phi_runtime.config.search_space import full_key, trained_pass
+from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.errors import ConfigError, Location, MissingDependency
 from phi_runtime.core.project import Project, read_dotenv
-from phi_runtime.pipeline.load import SWEEP, beside_of, load_workflow
+from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space, study
 from phi_runtime.search.sweep.trial import Setting
@@ -47,7 +49,7 @@ def prepare(
     read_dotenv(project.root)
     overrides = overrides or Overrides()
     workflow = load_workflow(project.config, overrides)
-    file = beside_of(project.config, SWEEP)
+    file = sidecar_path(project.config, SWEEP)
     if workflow.sweep is None:
         raise ConfigError("there is no search to run", where=Location(file), fix=f"write {file} such as\n{EXAMPLE}")
     if workflow.remote:

@@ -1,4 +1,4 @@
-"""The older forms of a config in the words of JSON Schema, as far as no table of spellings says them."""
+"""JSON Schema of the older forms of a config that no key table describes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ _PROVIDERS = {"anyOf": [_PROVIDER, {"type": "array", "items": _PROVIDER}, {"type
 
 
 def other_form(schema: Schema, message: str) -> Schema:
-    """An older form beside today's. Not marked as deprecated: VS Code would take that for no match, and report another form."""
+    """Describe an older form of a value. It is not marked deprecated: VS Code would report a mismatch of the other form."""
     return {**schema, "description": message}
 
 
 def older_key(schema: Schema, message: str) -> Schema:
+    """Mark a key as deprecated and hide it from completion."""
     return {**schema, "deprecated": True, "deprecationMessage": message, "doNotSuggest": True, "description": message}
 
 
@@ -40,18 +41,20 @@ def reference(part: str, key: str) -> Schema:
 
 
 def any_case(name: str) -> Schema:
+    """Return a schema that matches `name` in any case."""
     pattern = "".join(f"[{c.upper()}{c.lower()}]" if c.isalpha() else c for c in name)
     return {"type": "string", "pattern": f"^{pattern}$"}
 
 
 def either(properties: Schema, key: str, schema: Schema, message: str) -> None:
-    """`key` may be of another form too, which is told as an older one."""
+    """Accept another form of `key`, described as an older one."""
     facts = {k: v for k, v in properties[key].items() if k in ("description", "default", "examples")}
     form = {k: v for k, v in properties[key].items() if k not in facts}
     properties[key] = {**facts, "anyOf": [form, other_form(schema, message)]}
 
 
 def add_older_forms(definitions: Schema) -> None:
+    """Add the older forms of all parts to their definitions."""
     _input_model(definitions)
     _systems(definitions)
     _data(definitions)
@@ -63,37 +66,35 @@ def _workflow(definitions: Schema) -> None:
     properties = definitions["Workflow"]["properties"]
     for key in ("evaluation", "sweep"):
         properties.pop(key, None)
-    properties["execution_providers"] = older_key(_PROVIDERS, "Stands in the `accelerators` of each system.")
-    properties["pass_flows"] = older_key({"type": ["array", "null"]}, "The passes stand in their order.")
+    properties["execution_providers"] = older_key(_PROVIDERS, "Moved to `accelerators` of each system.")
+    properties["pass_flows"] = older_key({"type": ["array", "null"]}, "Passes run in the order of `passes`.")
     names = {key: key for key in definitions["TrainingArgs"]["properties"]} | TRAINING_NAMES
     settings = {short: reference("TrainingArgs", name) for short, name in names.items()}
     config = {"type": "object", "properties": settings, "additionalProperties": False}
-    properties["training_config"] = older_key(config, "Stands in `training_args` of the pass.")
-    properties["search_space"] = older_key(
-        reference("Sweep", "search_space"), "Described in sweep.yaml beside this file."
-    )
+    properties["training_config"] = older_key(config, "Moved to `training_args` of the pass.")
+    properties["search_space"] = older_key(reference("Sweep", "search_space"), "Moved to sweep.yaml next to this file.")
     search = {"anyOf": [{"$ref": "#/$defs/SearchStrategy"}, {"type": "boolean"}]}
-    either(properties, "search_strategy", search, "Described in sweep.yaml beside this file.")
+    either(properties, "search_strategy", search, "Moved to sweep.yaml next to this file.")
     for key in ("host", "target"):
         own = [{"$ref": "#/$defs/LocalSystem"}, {"$ref": "#/$defs/AzureMLSystem"}, {"type": "null"}]
-        either(properties, key, {"anyOf": own}, "The name of a system.")
-    either(properties, "systems", {"type": "null"}, "Name a system.")
+        either(properties, key, {"anyOf": own}, "Older form: use the name of a system.")
+    either(properties, "systems", {"type": "null"}, "Older form: name a system.")
     either(
         properties,
         "data_configs",
         {"type": "object", "additionalProperties": {"$ref": "#/$defs/DataConfig.named"}},
-        "A list.",
+        "Older form: use a list.",
     )
-    either(properties, "input_model", {"type": "string", "minLength": 1}, "An object with a type.")
+    either(properties, "input_model", {"type": "string", "minLength": 1}, "Older form: use an object with a `type`.")
     part = definitions["Workflow"]
     part["properties"]["systems"]["anyOf"][0].pop("minProperties", None)
-    # The engine block never held these two; all else that the models require is filled in.
+    # The engine block never held these two; all other required keys have defaults.
     model = [{"required": [key]} for key in ("input_model", "model")]
     part["allOf"] = [{"anyOf": model}, {"required": ["passes"]}]
 
 
 def _resource(kind: str, key: str) -> Schema:
-    """A path or a name as the object that Olive has for it."""
+    """Return the schema of Olive's object for a path or a name."""
     text = {"type": "string", "minLength": 1}
     nested = {"type": "object", "properties": {key: text}, "required": [key]}
     return {
@@ -105,7 +106,7 @@ def _resource(kind: str, key: str) -> Schema:
 
 
 def _input_model(definitions: Schema) -> None:
-    hub: Schema = {key: {} for key in HF_CONFIG.left_out}
+    hub: Schema = {key: {} for key in HF_CONFIG.ignored}
     arguments = {old: {"$ref": "#/$defs/LoadKwargs"} for old, new in HF_CONFIG.renamed.items() if new == "load_kwargs"}
     form = {
         "type": "object",
@@ -120,9 +121,9 @@ def _input_model(definitions: Schema) -> None:
         "additionalProperties": False,
     }
     properties = definitions["InputModel"]["properties"]
-    properties["hf_config"] = older_key(form, "What it holds stands beside `type` now.")
+    properties["hf_config"] = older_key(form, "Its keys moved one level up.")
     for kind, key in (("folder", "path"), ("string_name", "name")):
-        either(properties, "model_path", _resource(kind, key), "A folder or a name is written as it is.")
+        either(properties, "model_path", _resource(kind, key), "Older form: write the path or name itself.")
     part = definitions["InputModel"]
     older = part["properties"]["type"]["anyOf"][1]
     older["pattern"] = f"{older['pattern']}|{any_case('PyTorchModel')['pattern']}"
@@ -133,42 +134,42 @@ def _systems(definitions: Schema) -> None:
     device: Schema = {"anyOf": [any_case(name) for name in ("cpu", "gpu")]}
     for name in ("LocalSystem", "AzureMLSystem"):
         properties = definitions[name]["properties"]
-        properties["execution_providers"] = older_key(_PROVIDERS, "Stands in `accelerators`.")
+        properties["execution_providers"] = older_key(_PROVIDERS, "Moved to `accelerators`.")
         items = properties["accelerators"]["items"]
         properties["accelerators"]["items"] = {
-            "anyOf": [items, other_form(device, "An object with device and provider.")]
+            "anyOf": [items, other_form(device, "Older form: use an object with device and provider.")]
         }
         one = {"anyOf": [device, items, {"type": "null"}]}
-        either(properties, "accelerators", one, "A list of one accelerator.")
+        either(properties, "accelerators", one, "Older form: use a list of one accelerator.")
         part = definitions[name]
         part["allOf"] = [a for a in part.get("allOf", []) if {"required": ["accelerators"]} not in a["anyOf"]]
         if not part["allOf"]:
             part.pop("allOf")
     properties = definitions["AzureMLSystem"]["properties"]
-    properties["azureml_client"] = older_key({"$ref": "#/$defs/AzureMLClient"}, "Now `azureml_client_config`.")
+    properties["azureml_client"] = older_key({"$ref": "#/$defs/AzureMLClient"}, "Renamed to `azureml_client_config`.")
     accelerator = definitions["Accelerator"]
     accelerator["anyOf"] = [{"required": [key]} for key in accelerator.pop("required")]
-    either(accelerator["properties"], "device", device, "Written `cpu` or `gpu`.")
+    either(accelerator["properties"], "device", device, "Renamed to `cpu` or `gpu`.")
     providers = accelerator["properties"]["execution_providers"]["items"]["enum"]
-    either(accelerator["properties"], "execution_providers", {"enum": [*providers, None]}, "A list.")
+    either(accelerator["properties"], "execution_providers", {"enum": [*providers, None]}, "Older form: use a list.")
 
 
 def _data(definitions: Schema) -> None:
     config = definitions["DataConfig"]
-    for key in ("params_config", "components"):  # what they hold is known when their parts are
-        message = "Now `load_dataset_config` and `pre_process_data_config`."
+    for key in ("params_config", "components"):
+        message = "Replaced by `load_dataset_config` and `pre_process_data_config`."
         config["properties"][key] = older_key({"$ref": f"#/$defs/DataConfig.{key}"}, message)
     for key in ("user_script", "script_dir"):
-        config["properties"][key] = older_key({"type": ["string", "null"]}, "Belongs to `pre_process_data_config`.")
+        config["properties"][key] = older_key({"type": ["string", "null"]}, "Moved to `pre_process_data_config`.")
     for clause in config.get("allOf", []):
         if {"required": ["load_dataset_config"]} in clause["anyOf"]:
             clause["anyOf"] += [{"required": ["params_config"]}, {"required": ["components"]}]
     properties = definitions["LoadDataset"]["properties"]
-    properties["type"] = older_key({"enum": ["huggingface_dataset", None]}, "There is one way to read rows.")
+    properties["type"] = older_key({"enum": ["huggingface_dataset", None]}, "Ignored: it is the only supported type.")
     by_split = next(form for form in properties["data_files"]["oneOf"] if "additionalProperties" in form)
     by_split["not"] = {"required": ["type"]}
     local = _resource("file", "path")
-    either(properties, "data_files", local, "A file is written as it is.")
+    either(properties, "data_files", local, "Older form: write the path itself.")
     inline = {k: v for k, v in config.items() if k != "allOf"}
     definitions["DataConfig.inline"] = {
         **inline,
@@ -177,43 +178,47 @@ def _data(definitions: Schema) -> None:
     named = definitions["DataConfig.inline"]
     definitions["DataConfig.named"] = {
         **named,
-        "properties": {**named["properties"], "name": {"type": "string", "description": "Its name."}},
+        "properties": {**named["properties"], "name": {"type": "string", "description": "Name of the data config."}},
     }
-    del definitions["LoadDataset"]["allOf"]  # what data_name is, is told by the file's ending
+    del definitions["LoadDataset"]["allOf"]  # data_name follows from the file suffix
     texts = ("pair_format", "input_col", "input_template", "output_col", "output_template")
     properties = definitions["PreProcess"]["properties"]
-    properties["type"] = older_key({"enum": ["text_generation_huggingface_pre_process", None]}, "There is one way.")
-    properties["dataset_type"] = older_key({"enum": ["corpus", "pair"]}, "Now `completion_only_loss` of the pass.")
-    properties["ignore_source_in_labels"] = older_key({"type": "boolean"}, "Now `completion_only_loss` of the pass.")
-    properties["target_max_len"] = older_key({"type": "integer"}, "Part of `max_seq_len`.")
+    properties["type"] = older_key(
+        {"enum": ["text_generation_huggingface_pre_process", None]}, "Ignored: it is the only supported type."
+    )
+    properties["dataset_type"] = older_key({"enum": ["corpus", "pair"]}, "Moved to `completion_only_loss` of the pass.")
+    properties["ignore_source_in_labels"] = older_key(
+        {"type": "boolean"}, "Moved to `completion_only_loss` of the pass."
+    )
+    properties["target_max_len"] = older_key({"type": "integer"}, "Now part of `max_seq_len`.")
     pair = {"properties": {"dataset_type": {"const": "pair"}}, "required": ["dataset_type"]}
-    of_pairs = dict.fromkeys((*texts, "ignore_source_in_labels"), pair)
-    of_pairs["target_max_len"] = {**pair, "required": ["dataset_type", "source_max_len"]}
-    definitions["PreProcess"]["dependentSchemas"] = of_pairs
+    pair_keys = dict.fromkeys((*texts, "ignore_source_in_labels"), pair)
+    pair_keys["target_max_len"] = {**pair, "required": ["dataset_type", "source_max_len"]}
+    definitions["PreProcess"]["dependentSchemas"] = pair_keys
     for key in texts:
-        properties[key] = older_key({"type": "string"}, "Now `text_template`.")
-    either(properties, "text_cols", {"type": "string"}, "A list.")
-    either(properties, "joiner", {"type": "null"}, 'Written "".')
+        properties[key] = older_key({"type": "string"}, "Replaced by `text_template`.")
+    either(properties, "text_cols", {"type": "string"}, "Older form: use a list.")
+    either(properties, "joiner", {"type": "null"}, 'Older form: use "".')
     _components(definitions)
 
 
 def _components(definitions: Schema) -> None:
-    """The parts of a data config up to 0.5."""
+    """Add the components of a data config (up to 0.5)."""
     load = {key: reference("LoadDataset", key) for key in definitions["LoadDataset"]["properties"]}
     process = {key: reference("PreProcess", key) for key in definitions["PreProcess"]["properties"]}
-    left_out: Schema = {"type": ["object", "null"], "description": "It has no effect here."}
-    others = dict.fromkeys(("post_process_data", "dataloader"), left_out)
+    ignored: Schema = {"type": ["object", "null"], "description": "Ignored."}
+    others = dict.fromkeys(("post_process_data", "dataloader"), ignored)
 
     def held(properties: Schema) -> Schema:
         return {"type": "object", "properties": properties, "additionalProperties": False}
 
     parts = held({"load_dataset": held(load), "pre_process_data": held(process), **others})
     spread = {key: process[key] for key in (*PreProcess.model_fields, *OLD_DATA_KEYS)}
-    unused: Schema = {k: {"description": "It has no effect here."} for k in (*DATALOADER_KEYS, "model_name", "task")}
+    unused: Schema = {k: {"description": "Ignored."} for k in (*DATALOADER_KEYS, "model_name", "task")}
     every = {key: value for key, value in load.items() if key not in ("type", "params")} | spread | unused
-    parts["description"] = "What one component alone gets."
+    parts["description"] = "Arguments of single components."
     definitions["DataConfig.params_config"] = held({**every, "component_kwargs": parts})
-    name = {"name": {"description": "It has no effect here."}}
+    name = {"name": {"description": "Ignored."}}
     definitions["DataConfig.components"] = held(
         {"load_dataset": held(load | name), "pre_process_data": held(process | name), **others}
     )
@@ -222,61 +227,66 @@ def _components(definitions: Schema) -> None:
 def _passes(definitions: Schema) -> None:
     names = definitions["TrainingArgs"]["properties"]
     for key in ("bf16", "fp16"):
-        names[key] = older_key({"type": "boolean"}, "Now `torch_dtype` of the pass.")
-    either(names, "optim", {"enum": list(OPTIMIZERS)}, "Has another name now.")
-    either(names, "report_to", {"enum": [[]]}, "Written `none`.")
-    names["tf32"] = older_key({"type": ["boolean", "null"]}, "Now `allow_tf32` of the pass.")
-    either(names, "deepspeed", {"const": False}, "Leave it out.")
+        names[key] = older_key({"type": "boolean"}, "Moved to `torch_dtype` of the pass.")
+    either(names, "optim", {"enum": list(OPTIMIZERS)}, "Older name of an optimizer.")
+    either(names, "report_to", {"enum": [[]]}, "Older form: use `none`.")
+    names["tf32"] = older_key({"type": ["boolean", "null"]}, "Moved to `allow_tf32` of the pass.")
+    either(names, "deepspeed", {"const": False}, "Older form: remove the key.")
     words = {"type": "array", "items": {"enum": ["full_shard", "shard_grad_op", "offload", "auto_wrap"]}}
-    either(names, "fsdp", {"anyOf": [words, {"const": ""}]}, "Written `true`.")
-    either(names, "debug", {"enum": [[], ["underflow_overflow"]]}, "A text.")
-    either(definitions["FsdpConfig"]["properties"], "transformer_layer_cls_to_wrap", {"type": "string"}, "A list.")
+    either(names, "fsdp", {"anyOf": [words, {"const": ""}]}, "Older form: use `true`.")
+    either(names, "debug", {"enum": [[], ["underflow_overflow"]]}, "Older form: use a string.")
+    either(
+        definitions["FsdpConfig"]["properties"],
+        "transformer_layer_cls_to_wrap",
+        {"type": "string"},
+        "Older form: use a list.",
+    )
     for name in (name for name, kind in pass_types().items() if issubclass(kind, FinetunePass)):
-        definitions[name].pop("allOf")  # the name of the data is filled in where there is one
+        definitions[name].pop("allOf")  # a single data config is the default
         properties = definitions[name]["properties"]
         for key in OFTEN_IN_THE_PASS:
-            properties[key] = older_key(reference("TrainingArgs", key), "Belongs to `training_args`.")
-        properties["bias"] = older_key({"const": "none"}, "Biases are never trained.")
+            properties[key] = older_key(reference("TrainingArgs", key), "Moved to `training_args`.")
+        properties["bias"] = older_key({"const": "none"}, "Ignored: biases are never trained.")
         size = properties["eval_dataset_size"]
         size["anyOf"] = [{"maximum": 1}, {"type": "integer"}]  # a fraction, or a count
         for key in ("train_data_config", "eval_data_config"):
-            either(properties, key, {"$ref": "#/$defs/DataConfig.inline"}, "The name of a data config.")
+            either(properties, key, {"$ref": "#/$defs/DataConfig.inline"}, "Older form: use the name of a data config.")
         for key in ("target_modules", "modules_to_save", "feedforward_modules", "layers_pattern"):
             if key in properties:
-                either(properties, key, {"type": "string"}, "A list.")
+                either(properties, key, {"type": "string"}, "Older form: use a list.")
         for key in ("r", "alpha", "lora_dropout"):
             if key in properties:
                 first = {k: v for k, v in properties[key].items() if k not in ("description", "default", "examples")}
                 values = {"type": "array", "minItems": 1, "items": first}
-                either(properties, key, values, "A search is described in sweep.yaml.")
+                either(properties, key, values, "Older form: configure the search in sweep.yaml.")
     for name in pass_types():
         properties = definitions[name]["properties"]
-        properties["host"] = older_key({"type": ["string", "null"]}, "That of the config is for all passes.")
+        properties["host"] = older_key({"type": ["string", "null"]}, "Ignored: all passes run on `host` of the config.")
     properties = definitions["ModelBuilder"]["properties"]
-    either(properties, "metadata_only", {"const": True}, "The whole model is built.")
+    either(properties, "metadata_only", {"const": True}, "Ignored: the complete model is built.")
     options = definitions["BuilderOptions"]["properties"]
     for key in options:
-        either(options, key, _COMMAND_LINE, "No text.")
-    of_the_pass = {key: key for key in BUILDER_KEYS} | BUILDER_NAMES
-    for old, new in of_the_pass.items():
+        either(options, key, _COMMAND_LINE, "Older form: remove the quotes.")
+    pass_keys = {key: key for key in BUILDER_KEYS} | BUILDER_NAMES
+    for old, new in pass_keys.items():
         text = {"type": "string"} if new in BUILDER_LISTS else _COMMAND_LINE
-        options[old] = older_key({"anyOf": [reference("ModelBuilder", new), text]}, "An option of the pass itself.")
+        options[old] = older_key({"anyOf": [reference("ModelBuilder", new), text]}, "Moved to the pass.")
     for old, new in BUILDER_NAMES.items():
-        properties[old] = older_key(reference("ModelBuilder", new), f"Its name is {new}.")
-    options["disable_qkv_fusion"] = older_key({"type": "boolean"}, "The opposite of fuse_qkv.")
+        properties[old] = older_key(reference("ModelBuilder", new), f"Renamed to `{new}`.")
+    options["disable_qkv_fusion"] = older_key({"type": "boolean"}, "Replaced by its opposite, `fuse_qkv`.")
     definitions["ClassicExport"] = other_form(
         {
             "type": "object",
             "properties": {
-                "type": {"enum": list(CLASSIC_EXPORT), "description": "A step of Olive's older way to an ONNX model."},
-                "config": {"type": ["object", "null"], "description": "Its options; they have no effect here."},
+                "type": {"enum": list(CLASSIC_EXPORT), "description": "A step of Olive's multi-step ONNX export."},
+                "config": {"type": ["object", "null"], "description": "Ignored."},
             },
             "required": ["type"],
         },
-        "One ModelBuilder pass does the work of Olive's older chain.",
+        "Replaced by one ModelBuilder pass.",
     )
     passes = definitions["Workflow"]["properties"]["passes"]
     one = passes["additionalProperties"]
     forms = {"anyOf": [*one.get("oneOf", []), {"$ref": "#/$defs/ClassicExport"}]}
     alone = {"type": "array", "minItems": 1, "maxItems": 1, "items": forms}
-    passes["additionalProperties"] = {"anyOf": [*forms["anyOf"], other_form(alone, "An object.")]}
+    passes["additionalProperties"] = {"anyOf": [*forms["anyOf"], other_form(alone, "Older form: use an object.")]}
