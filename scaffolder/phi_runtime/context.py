@@ -20,9 +20,20 @@ P_co = TypeVar("P_co", bound=Pass, covariant=True)
 
 @dataclass(frozen=True)
 class PassContext(Generic[P_co]):
-    """All that a pass gets to know. `out` is empty and becomes the artefact; `work` survives an interruption of the pass;
-    `record` is the folder in which this run is recorded. `adapters` are those that the pass takes beside its source, by the passes
-    that made them. `before` is where the artefact lies that will be replaced, if it may be used again."""
+    """The inputs, folders and event sink of one running pass.
+
+    Attributes:
+        name: Name of the pass in the config.
+        config: The pass itself.
+        source: The model that goes in.
+        out: Empty folder that becomes the artifact once `run` returns.
+        work: Scratch folder that survives an interruption, for checkpoints.
+        emit: Listener for events; `info` and `warn` are shortcuts.
+        overrides: Settings of the command line that replace those of the config.
+        record: Folder that records this run (gen-model/runs/<id>); None outside a run.
+        adapters: Adapters that the pass uses in addition to `source`, by the passes that trained them.
+        previous: Folder of the artifact that `out` will replace; None if it must not be reused.
+    """
 
     name: str
     config: P_co
@@ -35,29 +46,37 @@ class PassContext(Generic[P_co]):
     overrides: Overrides = field(default_factory=Overrides)
     record: Path | None = None
     adapters: Mapping[str, ModelRef] = field(default_factory=dict)
-    before: Path | None = None
+    previous: Path | None = None
 
     @property
     def place(self) -> Place:
-        """Where the rows of a pass that trains come from."""
+        """Source of the training rows: project, tokenizer and overrides."""
         return data_place(self.project, self.source, self.overrides)
 
-    def say(self, message: str) -> None:
-        """Tells the user what goes on."""
+    def info(self, message: str) -> None:
+        """Emit a progress message."""
         self.emit(Event("progress", self.name, {"done": None, "total": None, "unit": "", "message": message}))
 
     def warn(self, message: str) -> None:
-        """Tells the user what should not be."""
+        """Emit a warning."""
         self.emit(Event("warning", self.name, {"message": message}))
 
 
-def dataset_behind(context: PassContext[Pass], training: str, instead: str) -> Dataset | None:
-    """The rows of the pass `training`, which made what the pass of `context` works on; None, and a warning that says what is taken
-    `instead`, where they cannot be read any more."""
+def dataset_behind(context: PassContext[Pass], training: str, fallback: str) -> Dataset | None:
+    """Return the rows that the pass `training`, from which the source of `context` descends, trains on.
+
+    Args:
+        context: Context of a later pass, such as an export.
+        training: Name of a pass that trains.
+        fallback: Description of the substitute, for the warning.
+
+    Returns:
+        The rows; None, after a warning, if they can no longer be read.
+    """
     place = data_place(context.project, context.source.base or context.source, context.overrides)
     try:
         step = context.workflow.trainings[training]
         return load_dataset(context.workflow, step, place, context.emit, context.name)
     except PhiError as e:
-        context.warn(f"the rows of `{training}` cannot be read ({e.what}): {instead}")
+        context.warn(f"the rows of `{training}` cannot be read ({e.what}): {fallback}")
         return None

@@ -33,14 +33,14 @@ _OF_THE_GRAPH: tuple[str, ...] = ("precision", "checked", "sample", "quality", "
 
 
 def run_with_adapters(context: PassContext) -> dict[str, Any]:
-    """Fills `context.out` with the graph of `context.source`, taken over from `context.before` where that is the same one, and with
+    """Fills `context.out` with the graph of `context.source`, taken over from `context.previous` where that is the same one, and with
     `context.adapters`, each compared with the same adapter in peft. Returns the facts for the manifest. Raises WorkFailed."""
     graph = graph_key(context)
     before = _reusable(context, graph)
     if before is None:
         make(context)
     else:
-        context.say("the graph is there already: only what is new of the adapters is made")
+        context.info("the graph is there already: only what is new of the adapters is made")
         _take_over(context, context.out)
     record = _with_inputs(context, graph)
     record.save(context.out)
@@ -67,9 +67,9 @@ def graph_key(context: PassContext) -> str:
 
 
 def _reusable(context: PassContext, graph: str) -> Manifest | None:
-    """The artefact that lies in `context.before`, if it is whole and its graph is this one."""
-    manifest = read_manifest(context.before) if context.before else None
-    record = read_record(context.before) if manifest and context.before else None
+    """The artefact that lies in `context.previous`, if it is whole and its graph is this one."""
+    manifest = read_manifest(context.previous) if context.previous else None
+    record = read_record(context.previous) if manifest and context.previous else None
     return manifest if record and record.graph == graph else None
 
 
@@ -81,10 +81,10 @@ def _passed(context: PassContext, before: Manifest | None) -> dict[str, Any]:
 
 
 def _take_over(context: PassContext, out: Path) -> None:
-    """The files of the graph in `context.before`, without its adapters. The large ones are linked where the disk can do that: nothing
-    writes into them, since what is written anew takes the place of a file whole."""
-    assert context.before is not None
-    for file in context.before.iterdir():
+    """Copy the graph in `context.previous` without its adapters. Large files are hard links where the disk
+    supports that: nothing writes into them, since a changed file is replaced as a whole."""
+    assert context.previous is not None
+    for file in context.previous.iterdir():
         if file.name in (MANIFEST, RECORD, FOLDER) or file.name.startswith("."):
             continue
         if file.is_dir():
@@ -130,15 +130,15 @@ def _put_template(context: PassContext) -> None:
 
 
 def _adapter(context: PassContext, name: str, known: dict[str, Any], rounding: float) -> dict[str, Any]:
-    """Puts the adapter `name` beside the graph: as it lies in `context.before`, if it is the one that is `known` there, and made and
-    compared anew else. Returns the facts about it."""
+    """Write the adapter `name` next to the graph and return facts about it: linked from `context.previous` if
+    it is the one that is `known` there, otherwise converted and compared with peft."""
     folder, file = context.adapters[name].path, adapter_file(context.out, name)
     template = file.with_suffix("") / TEMPLATE
     template.parent.mkdir(parents=True)
     if (folder / TEMPLATE).is_file():
         shutil.copyfile(folder / TEMPLATE, template)
-    if known.get("source") == source_key(folder) and context.before:
-        _link(adapter_file(context.before, name), file)
+    if known.get("source") == source_key(folder) and context.previous:
+        _link(adapter_file(context.previous, name), file)
         return known
     try:
         facts = fit_adapter(context.out, folder, file)

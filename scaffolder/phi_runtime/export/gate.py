@@ -80,7 +80,7 @@ def check(context: PassContext, adapter: str | None = None, rounding: float = 0.
         )
         return {"checked": False}
     rows, kind = _rows(context, adapter)
-    context.say(f"trying the adapter `{adapter}`" if adapter else "trying the model")
+    context.info(f"trying the adapter `{adapter}`" if adapter else "trying the model")
     try:
         said, sample, read = _ask(context.out, rows, _kept(context, rows), adapter)
     except PhiError:
@@ -92,7 +92,7 @@ def check(context: PassContext, adapter: str | None = None, rounding: float = 0.
     gc.collect()
     if context.config.gate is None:
         return {"checked": True, "sample": sample}
-    context.say("comparing it with its source")
+    context.info("comparing it with its source")
     found = _compare(context, rows, said, kind, read, adapter)
     figures = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(found).items()}
     context.emit(Event("metric", context.name, figures))
@@ -107,7 +107,7 @@ def check(context: PassContext, adapter: str | None = None, rounding: float = 0.
             f"{what} is too far from its source: {fault} ({_in_words(found)})",
             fix=f"{next_better(context.config, provider)}; or let more pass with `gate` of the pass",
         )
-    context.say(_in_words(found))
+    context.info(_in_words(found))
     return {"checked": True, "sample": sample, "quality": figures, "limits": asdict(limits)}
 
 

@@ -29,9 +29,9 @@ def build_calibrated(context: PassContext, request: BuildRequest) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     plain, scales = folder / "model", folder / "scales.json"
-    context.say("building the model that its caches are measured on")
+    context.info("building the model that its caches are measured on")
     build(context, replace(request, out=plain, precision=precision, provider=cpu, options=_for_any(options)))
-    context.say("measuring the caches")
+    context.info("measuring the caches")
     keywords = {
         "model_path": str(plain / "model.onnx"),
         "tokenizer_path": str(request.source),
@@ -45,7 +45,7 @@ def build_calibrated(context: PassContext, request: BuildRequest) -> None:
     }
     in_a_process(context, {"calibrate": keywords}, None)
     shutil.rmtree(plain)
-    context.say("building the model")
+    context.info("building the model")
     files = {"kv_cache_quant_scheme": scheme, "kv_cache_scale_file": str(scales)}
     build(context, replace(request, options={**options, **files}))
 

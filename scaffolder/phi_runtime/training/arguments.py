@@ -48,7 +48,7 @@ def training_arguments(
         label_names=["labels"],
     )
     if arguments.n_gpu > 1:  # or Trainer would take them all, in one process with a copy of the model on each
-        context.say(f"one of {arguments.n_gpu} GPUs trains: `run --nproc {arguments.n_gpu}` takes them all")
+        context.info(f"one of {arguments.n_gpu} GPUs trains: `run --nproc {arguments.n_gpu}` takes them all")
         arguments._n_gpu = 1
     return arguments
 

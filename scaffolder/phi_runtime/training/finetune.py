@@ -100,7 +100,7 @@ def finetune(context: PassContext, trainable: Trainable) -> dict[str, Any]:
         )
     best = trainer.load_best()
     if best is not None:
-        context.say(f"the state after step {best} is kept, the best of {trainer.state.global_step} steps")
+        context.info(f"the state after step {best} is kept, the best of {trainer.state.global_step} steps")
     log = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     _save(context, trainer, rows, log)
     losses = [e["loss"] for e in log if "loss" in e]
@@ -157,7 +157,7 @@ def _resumed(context: PassContext, trainer: SelectiveTrainer) -> Path | None:
     if resume:
         facts = checkpoints.facts_of(resume)
         trainer.parts, trainer.skipped = facts.get("parts", 1), facts.get("skipped", 0)
-        context.say(f"going on from step {resume.name.rpartition('-')[2]}")
+        context.info(f"going on from step {resume.name.rpartition('-')[2]}")
         if (before := facts.get("processes", 1)) != processes():
             context.warn(f"it had {before} processes then, and now {processes()}: dropout falls otherwise from here on")
     return resume
@@ -225,7 +225,7 @@ def _layout(context: PassContext, model: Any, rows: Rows, arguments: TrainingArg
             context.warn("this model lets packed rows see one another: they are padded instead")
     facts = {"layout": "packed" if layout.packed else "padded", "padding_share": round(layout.filler, 4)}
     context.emit(Event("metric", context.name, {**facts, "other_padding_share": round(layout.instead, 4)}))
-    context.say(str(layout))
+    context.info(str(layout))
     return layout
 
 
