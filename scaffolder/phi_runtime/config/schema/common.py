@@ -1,4 +1,4 @@
-"""What all parts of the config share: strict, frozen models, and the types that several of them use."""
+"""Base class of all parts of the config, and field types that several parts use."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ def _whole(value: Any) -> Any:
 
 
 def _no_switch(value: Any) -> Any:
-    """Python takes True for 1."""
+    """Turn a bool into text, since Python accepts True as 1."""
     return str(value).lower() if isinstance(value, bool) else value
 
 
@@ -33,9 +33,9 @@ class Strict(BaseModel):
     )
 
 
-def no_effect(default: Any, description: str) -> Any:
+def no_effect(default: Any, description: str, **limits: Any) -> Any:
     """Return a field that Olive has and that has no effect here; `validate` names those that a config sets."""
-    return Field(default, description=description, json_schema_extra={"noEffect": True})
+    return Field(default, description=description, json_schema_extra={"noEffect": True}, **limits)
 
 
 def has_effect(field: FieldInfo) -> bool:

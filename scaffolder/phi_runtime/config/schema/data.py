@@ -1,23 +1,27 @@
-"""Data sets: which rows are read, and how a row becomes tokens."""
+"""Datasets: the rows to read, and how rows become tokens."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from phi_runtime.config.schema.common import Count, Strict, Whole
+from phi_runtime.config.schema.common import Count, Strict, Whole, no_effect
 from phi_runtime.config.schema.systems import AzureMLClient
 
 SPLIT = r"^\w+(\[(-?\d+%?)?:(-?\d+%?)?\])?$"
 
 
 class Datastore(Strict):
-    """A file in an Azure ML datastore. Ours: Olive took it out in 0.9.3."""
+    """A file in an Azure ML datastore. Not in Olive, which removed it in 0.9.3."""
 
-    type: Literal["azureml_datastore"] = Field(description="A file in an Azure ML datastore.")
-    azureml_client: AzureMLClient | None = Field(None, description="Its workspace; null: the `azureml_client` above.")
+    type: Literal["azureml_datastore"] = Field(
+        description=("A file in an Azure ML datastore. It cannot be read here; use `run --data NAME=FILE`.")
+    )
+    azureml_client: AzureMLClient | None = Field(
+        None, description=("Workspace of the datastore. Default null: `azureml_client` of the config.")
+    )
     datastore_name: str | None = Field(None, description="Name of the datastore, such as `workspaceblobstore`.")
     relative_path: str | None = Field(None, description="Path of the file in the datastore.")
-    datastore_url: str | None = Field(None, description="The whole address, instead of name and path.")
+    datastore_url: str | None = Field(None, description="Full address, instead of name and path.")
 
     @property
     def address(self) -> str:
@@ -48,24 +52,33 @@ HUB_DATASET = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
 
 
 class LoadDataset(Strict):
-    """Which rows are read."""
+    """The rows to read."""
 
     data_name: Annotated[str, Field(pattern=HUB_DATASET)] = Field(
-        description="Format of the files: json (an array, or one object a line), csv, parquet or text; packed or not (.gz, .bz2, "
-        ".xz, .zst). Or a data set of the Hugging Face Hub, as OWNER/NAME.",
+        description=(
+            "File format: json (an array, or one object per line), csv, parquet or text, compressed or not (.gz, "
+            ".bz2, .xz, .zst). Or a dataset of the Hugging Face Hub, as `owner/name`."
+        ),
         examples=list(BUILDERS),
     )
-    subset: str | None = Field(None, description="Hub data set: name of its config.")
-    revision: str | None = Field(None, description="Hub data set: branch, tag or commit; null: main.")
+    subset: str | None = Field(
+        None, description=("Hub dataset: name of the configuration. Default null: the default one.")
+    )
+    revision: str | None = Field(
+        None, description=("Hub dataset: branch, tag or commit. Default null: main. Pin a commit to reproduce a run.")
+    )
     data_dir: str | None = Field(
         None,
-        description="Folder that the files are read from: all of their format, by name; of a hub data set, one inside it.",
+        description=(
+            "Folder of the data files, relative to this file: all files of the format are read, ordered by name. For "
+            "a Hub dataset, a folder inside it. Default null."
+        ),
     )
     sep: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        None, description="csv: what stands between fields; null: a comma, and a tab in a .tsv file."
+        None, description="csv: field separator. Default null: a comma, or a tab for .tsv files."
     )
     sample_by: Literal["line", "paragraph", "document"] | None = Field(
-        None, description="text: what is a row; null: a line. It has one column, `text`."
+        None, description=("text: unit of a row, in the single column `text`. Default null: one row per line.")
     )
     data_files: Annotated[
         Annotated[str, Tag("one file"), Field(min_length=1)]
@@ -76,115 +89,156 @@ class LoadDataset(Strict):
         Discriminator(_files_shape),
     ] = Field(
         None,
-        description="The data file, relative to this file; a folder or a pattern such as ../datasets/*.jsonl; several in a list; or "
-        "an object that gives each split its own.",
+        description=(
+            "Data files, relative to this file: a path, a folder, a pattern such as ../datasets/*.jsonl, a list of "
+            "these, or an object with the files of each split."
+        ),
         examples=["../datasets/train.jsonl"],
     )
     split: Annotated[str, Field(pattern=SPLIT)] = Field(
         "train",
-        description="Split to read, and which of its rows: `train`, `train[:90%]`, `train[100:]`. A file without splits of its own "
-        "is `train`.",
+        description=(
+            "Split to read, and its rows: `train`, `train[:90%]`, `train[100:]`. Default train; a file without "
+            "splits is `train`."
+        ),
         examples=["train[:90%]"],
     )
     col_filters: dict[str, str | Whole | float | bool] | None = Field(
-        None, description="Only rows in which each of these columns holds this very value."
+        None,
+        description=("Read only rows in which each of these columns has exactly this value. Default null: all rows."),
     )
 
     @property
     def format(self) -> Literal["json", "csv", "parquet", "text"] | None:
-        """The format of the files; None for a data set of the hub."""
+        """The format of the files; None for a Hub dataset."""
         return self.data_name if self.data_name in BUILDERS else None  # type: ignore[return-value]
 
 
 class PreProcess(Strict):
-    """How a row becomes tokens."""
+    """How rows become sequences of tokens."""
 
     text_template: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="Text of one row; `{column}` stands for a column's value. What stands before the last column is the prompt, the "
-        "last column and all after it the completion.",
+        description=(
+            "Text of a row; `{column}` is replaced by the value of that column. Everything before the last column is "
+            "the prompt, the rest the completion. Default null: text_cols."
+        ),
     )
     text_cols: Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description='Columns whose values, with blanks between, are the text. Without text_template: ["text"].'
+        None,
+        description=(
+            'Columns whose values, joined by spaces, are the text of a row. Default null: ["text"], unless another '
+            "key defines the text."
+        ),
     )
     chat_template: bool | Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="Rows are conversations: true renders them with the model's own chat template, a text with that Jinja template. "
-        "What the assistant says is the completion.",
+        description=(
+            "Rows are conversations: true renders them with the model's own chat template, a string is a Jinja "
+            "template. Assistant messages are the completions. Default null: rows are not conversations."
+        ),
     )
     message_col: str = Field(
         "messages",
-        description='chat_template: column with the messages, {"role", "content"} or ShareGPT\'s {"from", "value"}. A column `tools` '
-        "beside it is handed to the template.",
+        description=(
+            'chat_template: column with the messages, as {"role", "content"} or ShareGPT\'s {"from", "value"}. '
+            "Default messages. A column `tools` next to it is passed to the template."
+        ),
     )
-    user_script: str | None = Field(None, description="Python file with the function that text_formatting_func names.")
-    script_dir: str | None = Field(None, description="Folder with modules that user_script imports.")
+    user_script: str | None = Field(
+        None, description="Python file with the function text_formatting_func. Default null."
+    )
+    script_dir: str | None = Field(None, description="Folder with modules that user_script imports. Default null.")
     text_formatting_func: str | None = Field(
         None,
-        description="Function of user_script that makes the text of a row, given as a dict. It runs with --run-user-script alone; "
-        "functions of your own belong into hooks.py beside this file.",
+        description=(
+            "Function in user_script that returns the text of a row, a dict. It runs only with --run-user-script; "
+            "prefer `transform` in hooks.py for your own code."
+        ),
     )
     strategy: Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window"] = Field(
         "join",
-        description="How rows become sequences. line-by-line: each row is one. join: all rows one after the other, cut every "
-        "max_seq_len tokens; join-sliding-window: cut every stride tokens, so that sequences overlap. The -random ones draw "
-        "max_samples rows, or places to start from.",
+        description=(
+            "How rows become sequences. line-by-line: one row each, for question and answer data. join (default): "
+            "all rows concatenated and cut every max_seq_len tokens, for running text; join-sliding-window: cut "
+            "every `stride` tokens, with overlap. The -random variants draw max_samples rows or starting points."
+        ),
     )
     max_seq_len: Whole = Field(
         1024,
         ge=8,
-        description="Longest sequence, in tokens. What becomes of longer rows says over_long.",
+        description=(
+            "Maximum length of a sequence, in tokens. Default 1024; memory grows with it. Check the lengths of your "
+            "rows with `data check`; over_long handles longer rows."
+        ),
     )
     over_long: Literal["drop", "truncate", "split"] | None = Field(
         None,
-        description="line-by-line: a row of more than max_seq_len tokens is left out (drop), cut off (truncate) or made several "
-        "sequences (split), and counted; null: drop where the loss is on the completion alone, else truncate. Olive ignores this "
-        "key and cuts off.",
+        description=(
+            "line-by-line: what to do with a row longer than max_seq_len: drop, truncate, or split into several "
+            "sequences. Default null: drop if only completions are trained, else truncate. Olive ignores this key "
+            "and truncates."
+        ),
     )
     max_samples: Count | None = Field(
-        None, description="Sequences to make at most; the number of draws of a -random strategy. null: all."
+        None,
+        description=(
+            "Maximum number of sequences; number of draws of a -random strategy. Default null: all. Set it for a "
+            "quick trial."
+        ),
     )
     stride: Count | None = Field(
         None,
-        description="join-sliding-window: tokens between the starts of two sequences. The first max_seq_len - stride tokens of each "
-        "are context that is not trained.",
+        description=(
+            "join-sliding-window: tokens between the starts of two sequences. The first max_seq_len - stride tokens "
+            "of each are context that is not trained. Required by this strategy; half of max_seq_len is usual."
+        ),
     )
-    joiner: str = Field("\n\n", description="join: text put after each row.")
-    random_seed: Whole | None = Field(None, ge=0, description="Seed of a -random strategy.")
+    joiner: str = Field("\n\n", description="join: text inserted after each row. Default two line breaks.")
+    random_seed: Whole | None = Field(
+        None, ge=0, description=("Seed of a -random strategy. Default null: the data seed of the training.")
+    )
     random_retries: Count = Field(
-        10, description="join-random: tries to find a place with max_seq_len tokens to come, before a draw is given up."
+        10,
+        description=(
+            "join-random: attempts to find a starting point with max_seq_len tokens after it, per draw. Default 10."
+        ),
     )
     add_special_tokens: bool = Field(
         True,
-        description="End each row with the end-of-text token. The BOS token stands where the tokenizer itself puts one, as it does "
-        "when the model is asked.",
+        description=(
+            "End each row with the end-of-text token, which the model must learn in order to stop. Default true. A "
+            "BOS token is added if the tokenizer adds one."
+        ),
     )
     drop_short_sequences: bool = Field(
-        False, description="line-by-line: leave out rows of fewer than max_seq_len tokens."
+        False, description=("line-by-line: skip rows with fewer than max_seq_len tokens. Default false.")
     )
-    pad_to_max_len: bool = Field(
-        True,
-        description="Olive only: pad each row to max_seq_len. Here rows are padded to the longest of their batch, which trains the "
-        "same.",
+    pad_to_max_len: bool = no_effect(
+        True, "No effect here: rows are padded to the longest of their batch, which gives the same loss."
     )
-    padding_side: Literal["right", "left"] = Field("right", description="Olive only: padding is masked here.")
-    use_attention_mask: bool = Field(True, description="Olive only: padding is always masked here.")
-    processing_batch_size: Count = Field(1024, description="Olive only: rows that it tokenises at once.")
+    padding_side: Literal["right", "left"] = no_effect("right", "No effect here: padding is masked.")
+    use_attention_mask: bool = no_effect(True, "No effect here: padding is always masked.")
+    processing_batch_size: Count = no_effect(1024, "No effect here: number of rows that Olive tokenizes at once.")
 
     @property
     def template(self) -> str:
-        """The text of one row as a text_template, also where columns or a function are named instead."""
+        """The text of a row as a template, derived from columns or function if `text_template` is not set."""
         if self.text_formatting_func:
             return "{text}"
         return self.text_template or " ".join(f"{{{column}}}" for column in self.text_cols or ["text"])
 
 
 class DataConfig(Strict):
-    """A data set, named so that passes can refer to it."""
+    """A dataset with a name that passes refer to."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9_]+$", description="Letters, digits and underscores.", examples=["train_data"]
+        pattern=r"^[A-Za-z0-9_]+$",
+        description="Name that passes refer to: letters, digits and underscores.",
+        examples=["train_data"],
     )
-    type: Literal["HuggingfaceContainer"] = Field(description="The one container type for text.")
-    load_dataset_config: LoadDataset = Field(description="Which rows are read.")
-    pre_process_data_config: PreProcess = Field(default_factory=PreProcess, description="How a row becomes tokens.")
+    type: Literal["HuggingfaceContainer"] = Field(description="Container type; HuggingfaceContainer is the only one.")
+    load_dataset_config: LoadDataset = Field(description="Rows to read: files or Hub dataset, split and filters.")
+    pre_process_data_config: PreProcess = Field(
+        default_factory=PreProcess, description="How rows become text and sequences of tokens."
+    )

@@ -1,4 +1,4 @@
-"""The files beside the config: what Olive would not take in it."""
+"""Sidecar files of the config, with settings that Olive would reject in it."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -10,135 +10,197 @@ Task = Literal["classification", "chat", "question-answering", "summarization", 
 
 
 class EvaluationOfPass(Strict):
-    """What is measured otherwise for one pass that trains; null: as for all."""
+    """Evaluation settings of one training pass; null: as for all passes."""
 
-    task: Task | None = Field(None, description="What its answers are.")
-    max_rows: Count | None = Field(None, description="Held-out rows that are scored at most.")
-    max_new_tokens: Count | None = Field(None, description="Longest answer, in tokens.")
-    batch_size: Count | None = Field(None, description="Prompts that are answered at once.")
+    task: Task | None = Field(None, description="Kind of the answers, which selects the metrics. Default null: `task`.")
+    max_rows: Count | None = Field(None, description="Maximum number of test rows. Default null: `max_rows`.")
+    max_new_tokens: Count | None = Field(
+        None, description="Maximum length of an answer, in tokens. Default null: `max_new_tokens`."
+    )
+    batch_size: Count | None = Field(None, description="Prompts answered at once. Default null: `batch_size`.")
 
 
 class Constraints(Strict):
-    """What a model must keep to, to be chosen by `phi-scaffold optimize`; null: its target says, or nothing does."""
+    """Limits that a model chosen by `phi-scaffold optimize` must meet; null: the limit of the target, or none."""
 
     max_size_mb: float | None = Field(
-        None, gt=0, description="Largest size of the ONNX model's folder, in MB (1,000,000 bytes)."
+        None,
+        gt=0,
+        description=(
+            "Maximum size of the folder of the ONNX model, in MB (1,000,000 bytes). Default null: no limit. An int4 "
+            "model takes about 0.6 MB per million parameters."
+        ),
     )
     max_accuracy_drop: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="How much lower the task's first metric on the held-out rows may be than that of the full-precision model, as a "
-        "fraction: 0.02 lets 0.95 become 0.93. Of free text, which has no metric: how much the mean probability of a token may fall. "
-        "1 lets everything pass.",
+        description=(
+            "Maximum loss of the task's first metric on the test rows against the full-precision model, as a fraction: "
+            "0.02 allows 0.93 after 0.95; 1 allows everything. For free text, which has no metric, the drop of the mean "
+            "probability of a token."
+        ),
     )
     min_tokens_per_s: float | None = Field(
-        None, gt=0, description="Least speed at which one answer is written on this machine, in tokens a second."
+        None,
+        gt=0,
+        description=(
+            "Minimum speed of generating one answer on this machine, in tokens per second. Default null: no limit; 10 "
+            "reads fluently."
+        ),
     )
     max_memory_mb: float | None = Field(
         None,
         gt=0,
-        description="Largest peak memory of a process that answers with a context of 2,048 tokens, in MB (1,000,000 bytes).",
+        description=(
+            "Maximum peak memory of a process that generates with a context of 2,048 tokens, in MB (1,000,000 bytes). "
+            "Default null: no limit."
+        ),
     )
 
 
 class Evaluation(Strict):
-    """evaluation.json: what the quality ladder measures."""
+    """evaluation.json: how models are compared on the test rows."""
 
     task: Task = Field(
         "generation",
-        description="What the answers are, which says how they are scored. classification: one of a few labels (accuracy). chat, "
-        "generation: free text (token F1). question-answering: a short text (SQuAD's token F1). summarization: ROUGE-L. extraction: "
-        "a JSON object (F1 of its fields).",
+        description=(
+            "Kind of the answers, which selects the metrics: classification (one of a few labels): accuracy; chat and "
+            "generation (free text): token F1; question-answering (short text): SQuAD F1; summarization: ROUGE-L; "
+            "extraction (a JSON object): F1 of its fields. Default generation."
+        ),
     )
-    max_rows: Count = Field(200, description="Held-out rows that are scored at most; the first of the shuffled split.")
-    max_new_tokens: Count = Field(64, description="Longest answer, in tokens.")
-    batch_size: Count = Field(16, description="Prompts that are answered at once.")
+    max_rows: Count = Field(
+        200,
+        description=(
+            "Maximum number of test rows to score: the first of the shuffled split. Default 200; more rows narrow the "
+            "confidence intervals and take proportionally longer."
+        ),
+    )
+    max_new_tokens: Count = Field(
+        64,
+        description=(
+            "Maximum length of an answer, in tokens. Default 64; raise it if expected answers are longer, as in "
+            "summaries."
+        ),
+    )
+    batch_size: Count = Field(
+        16, description="Prompts answered at once. Default 16; lower it if memory runs out, raise it on a large GPU."
+    )
     passes: dict[str, EvaluationOfPass] = Field(
         default_factory=dict,
-        description="Where several passes train: what is other for one of them, by its name.",
+        description="Settings of single training passes that differ, by the name of the pass. Default: none.",
         examples=[{"style": {"task": "generation"}}],
     )
-    # Left out of what is dumped: they shape no stage's output.
+    # Excluded from dumps: they do not shape the output of any stage.
     constraints: Constraints = Field(
         default_factory=Constraints,
         exclude=True,
-        description="What `phi-scaffold optimize` looks for; its flags go before.",
+        description="Limits for `phi-scaffold optimize`; its flags override them.",
     )
 
     def of(self, training: str) -> Self:
-        """The settings for what the pass `training` makes."""
+        """Return the settings for the training pass `training`."""
         own = self.passes.get(training)
         return self.model_copy(update=own.model_dump(exclude_none=True)) if own else self
 
 
 class SearchStrategy(Strict):
-    """How the search space is walked."""
+    """How the search space is explored."""
 
     type: Literal["random", "tpe", "grid"] = Field(
         "random",
-        description="Sampler. random: by chance. tpe: where the trials before were good. grid: every combination, and then it ends.",
+        description=(
+            "Sampler. random (default): independent samples. tpe: samples near good trials, worth it from about 20 "
+            "trials. grid: every combination once."
+        ),
     )
-    num_trials: Count = Field(20, description="Trials to run in all; a grid takes all of its own unless this is given.")
-    seed: Whole | None = Field(None, ge=0, description="Seed of the sampler; null: another search each time.")
+    num_trials: Count = Field(
+        20,
+        description=(
+            "Number of trials. Default 20; a grid runs all its combinations unless this is set. Each trial is one "
+            "training."
+        ),
+    )
+    seed: Whole | None = Field(
+        None, ge=0, description="Seed of the sampler. Default null: a different search each time."
+    )
     metric: str = Field(
         "validation_loss",
-        description="What tells a good trial: validation_loss, perplexity, or a metric of the task in evaluation.json, such as "
-        "accuracy, for which each trial answers the held-out rows.",
+        description=(
+            "Objective: validation_loss (default) or perplexity, which are minimized, or a metric of the task in "
+            "evaluation.json, such as accuracy, for which each trial answers the validation rows."
+        ),
         examples=["validation_loss", "accuracy"],
     )
     pruner: Literal["median", "none"] = Field(
         "median",
-        description="median: a trial whose best so far is worse than the median of the others at the same share of the run is ended. "
-        "none: all go to the end.",
+        description=(
+            "median (default): stop a trial whose best value is worse than the median of the other trials at the same "
+            "progress. none: run every trial to the end."
+        ),
     )
 
 
 class FloatRange(Strict):
     """Real numbers from `low` to `high`."""
 
-    type: Literal["float"] = Field(description="Real numbers.")
-    low: float = Field(description="Least value.", examples=[1e-5])
+    type: Literal["float"] = Field(description="A range of real numbers.")
+    low: float = Field(description="Smallest value.", examples=[1e-5])
     high: float = Field(description="Largest value.", examples=[1e-3])
-    log: bool = Field(False, description="Sample the logarithm evenly, as suits learning rates.")
-    points: Count = Field(5, description="Values that a grid takes of it, evenly apart.")
+    log: bool = Field(False, description="Sample the logarithm uniformly. Default false; set true for learning rates.")
+    points: Count = Field(5, description="Number of evenly spaced values in a grid search. Default 5.")
 
 
 class IntRange(Strict):
     """Whole numbers from `low` to `high`, both included."""
 
-    type: Literal["int"] = Field(description="Whole numbers.")
-    low: Whole = Field(description="Least value.", examples=[8])
-    high: Whole = Field(description="Largest value.", examples=[64])
-    log: bool = Field(False, description="Sample the logarithm evenly; a grid doubles from the least value on.")
-    step: Count = Field(1, description="Distance between two values; not with log.")
+    type: Literal["int"] = Field(description="A range of whole numbers.")
+    low: Whole = Field(description="Smallest value.", examples=[8])
+    high: Whole = Field(description="Largest value, included.", examples=[64])
+    log: bool = Field(
+        False,
+        description=(
+            "Sample the logarithm uniformly; a grid search doubles the value from `low` on. Default false; set true for "
+            "ranks and batch sizes."
+        ),
+    )
+    step: Count = Field(1, description="Distance between two values. Default 1; not allowed with `log`.")
 
 
 class Choice(Strict):
-    """One of the values."""
+    """One of several values."""
 
-    type: Literal["choice"] = Field(description="One of a few values.")
-    values: list[Any] = Field(min_length=1, description="The values.", examples=[[8, 16, 32]])
+    type: Literal["choice"] = Field(description="One of several values.")
+    values: list[Any] = Field(min_length=1, description="Values to choose from.", examples=[[8, 16, 32]])
 
 
 class Sweep(Strict):
     """sweep.yaml: a search over values of the config.
 
-    A key of the search space is one of the pass that trains (`r`, `training_args.learning_rate`) or a dotted path from the top
-    of the config (`passes.finetune.r`, `data_configs.train_data.pre_process_data_config.max_seq_len`).
+    A key of the search space is an option of the training pass (`r`, `training_args.learning_rate`) or a dotted path from the
+    top of the config (`passes.finetune.r`, `data_configs.train_data.pre_process_data_config.max_seq_len`).
     """
 
-    search_strategy: SearchStrategy = Field(default_factory=SearchStrategy, description="How the space is walked.")
+    search_strategy: SearchStrategy = Field(
+        default_factory=SearchStrategy, description="Sampler, number of trials, objective and pruning."
+    )
     search_space: dict[str, Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]] = Field(
-        min_length=1, description="The values to try, by key."
+        min_length=1,
+        description=(
+            "Values to try, by key: an option of the training pass (`r`, `training_args.learning_rate`), or a dotted "
+            "path from the top of the config."
+        ),
     )
 
 
 class CondaEnvironment(Strict):
     """conda.yaml: the environment of an Azure ML job, in conda's own format."""
 
-    name: str | None = Field(None, description="Name of the environment.")
-    channels: list[str] = Field(default_factory=list, description="Where conda looks for packages.")
+    name: str | None = Field(None, description="Name of the environment. Default null: conda chooses.")
+    channels: list[str] = Field(
+        default_factory=list, description="Channels that conda searches for packages, in order."
+    )
     dependencies: list[str | dict[Literal["pip"], list[str]]] = Field(
-        min_length=1, description="conda packages, and under `pip` those from the package index."
+        min_length=1, description="conda packages, and under `pip` packages of the Python package index."
     )

@@ -1,4 +1,4 @@
-"""The settings of transformers' Trainer that most configs speak of. Defaults are Olive's."""
+"""Common settings of transformers' Trainer. Defaults are Olive's."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ def _steps_shape(value: Any) -> str:
 Steps = Annotated[
     Annotated[Count, Tag("int")] | Annotated[float, Tag("float"), Field(gt=0, lt=1)], Discriminator(_steps_shape)
 ]
-"""A number of steps; below 1, that fraction of all steps of the run."""
+"""A number of steps; a value below 1 is a fraction of all steps of the run."""
 
 Scheduler = Literal[
     "constant",
@@ -67,7 +67,7 @@ Optimizer = Literal[
 ]
 
 ADAMW_OF_BITSANDBYTES = ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit")
-"""Kinds of AdamW that save GPU memory alone; on a CPU adamw_torch trains the same."""
+"""Variants of AdamW that only save GPU memory; on a CPU adamw_torch gives the same result."""
 
 OPTIMIZER_PACKAGES = {
     **dict.fromkeys(
@@ -97,7 +97,7 @@ OPTIMIZER_PACKAGES = {
     **dict.fromkeys(("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd"), "schedulefree"),
     "stable_adamw": "torch-optimi",
 }
-"""The distribution that an optimizer comes from, where it is not torch or transformers."""
+"""Package of each optimizer that is not part of torch or transformers."""
 
 
 def _modules_shape(value: Any) -> str:
@@ -107,47 +107,127 @@ def _modules_shape(value: Any) -> str:
 
 
 class GradientCheckpointing(Strict):
-    """How activations are recomputed."""
+    """How activations are recomputed in the backward pass."""
 
-    every_n_layers: Count = Field(1, description="Recompute every n-th layer only: faster, in more memory.")
-    offload: bool = Field(False, description="CUDA: keep what is saved for the recomputation in the host's memory.")
+    every_n_layers: Count = Field(
+        1,
+        description=(
+            "Recompute the activations of every n-th layer only. Default 1: all layers; 2 or 4 train faster and need "
+            "more memory."
+        ),
+    )
+    offload: bool = Field(
+        False,
+        description=(
+            "CUDA: keep the saved activations in host memory instead of GPU memory. Default false; set true for long "
+            "sequences that do not fit."
+        ),
+    )
 
 
 class TrainingBasics(Strict):
-    """What most configs say of the training itself."""
+    """Common settings of the trainer."""
 
-    num_train_epochs: float = Field(3.0, gt=0, description="Passes over the training rows.")
-    max_steps: Whole = Field(-1, ge=-1, description="Optimizer steps; -1 lets num_train_epochs decide.")
-    per_device_train_batch_size: Count = Field(8, description="Rows per step and device.")
-    per_device_eval_batch_size: Count = Field(8, description="Rows per evaluation step and device.")
+    num_train_epochs: float = Field(
+        3.0,
+        gt=0,
+        description=(
+            "Passes over the training rows. Default 3; 1 to 5 is usual. Fewer if the validation loss rises before "
+            "the end, more for a few hundred rows."
+        ),
+    )
+    max_steps: Whole = Field(
+        -1,
+        ge=-1,
+        description=(
+            "Number of optimizer steps; overrides num_train_epochs. Default -1: the epochs decide. Set a small "
+            "number for a quick trial."
+        ),
+    )
+    per_device_train_batch_size: Count = Field(
+        8,
+        description=(
+            "Rows per device in one forward and backward pass. Default 8; 1 to 16 is usual. Lower it if memory runs "
+            "out and raise gradient_accumulation_steps by the same factor, which keeps the result."
+        ),
+    )
+    per_device_eval_batch_size: Count = Field(
+        8,
+        description=(
+            "Rows per device in one evaluation step. Default 8. It changes speed and memory only, never the loss."
+        ),
+    )
     auto_find_batch_size: bool = Field(
         False,
-        description="On out of memory the batch is halved, accumulation doubled, and the step repeated.",
+        description=(
+            "If memory runs out, halve the batch, double the accumulation and repeat the step. Default false: the "
+            "run stops with the advice to do so."
+        ),
     )
-    gradient_accumulation_steps: Count = Field(1, description="Batches per optimizer step.")
+    gradient_accumulation_steps: Count = Field(
+        1,
+        description=(
+            "Batches per optimizer step: one step trains on batch × accumulation × devices rows. Default 1; 16 to 64 "
+            "rows per step are usual."
+        ),
+    )
     gradient_checkpointing: bool = Field(
-        True, description="Recompute activations in the backward pass: less memory, about a fifth slower."
+        True,
+        description=(
+            "Recompute activations in the backward pass instead of storing them. Default true: much less memory, "
+            "about 20 % slower. Set false if memory allows."
+        ),
     )
     gradient_checkpointing_kwargs: GradientCheckpointing | None = Field(
-        None, description="Which layers are recomputed, and where what that needs is kept; null: all, on the device."
+        None,
+        description=(
+            "Layers to recompute, and where saved activations are kept. Default null: all layers, on the device."
+        ),
     )
-    learning_rate: float = Field(2e-4, gt=0, lt=1, description="Peak learning rate.")
+    learning_rate: float = Field(
+        2e-4,
+        gt=0,
+        lt=1,
+        description=(
+            "Peak learning rate, after the warmup. Default 2e-4; 1e-4 to 5e-4 is usual for LoRA and QLoRA, 1e-5 to "
+            "5e-5 for FullFinetune. Lower it if the loss jumps or diverges."
+        ),
+    )
     lr_scheduler_type: Scheduler = Field(
         "constant",
-        description="How the learning rate falls over the run. reduce_lr_on_plateau and greedy follow the held-out loss.",
+        description=(
+            "Shape of the learning rate over the run. Default constant; cosine or linear usually end with a lower "
+            "loss. reduce_lr_on_plateau and greedy follow the validation loss."
+        ),
     )
     lr_scheduler_kwargs: dict[str, Any] | None = Field(
-        None, description='Further settings of the scheduler, such as {"min_lr": 1e-6}.'
+        None,
+        description=(
+            'Further settings of the scheduler, such as {"min_lr": 1e-6} or {"num_cycles": 2}. Default null: those '
+            "of transformers."
+        ),
     )
     warmup_steps: float = Field(
-        0, ge=0, description="Steps over which the learning rate rises from 0; below 1, a fraction of all steps."
+        0,
+        ge=0,
+        description=(
+            "Optimizer steps over which the learning rate rises linearly from 0; a value below 1 is a fraction of "
+            "all steps. Default 0; 0.03 to 0.1 is usual."
+        ),
     )
     optim: Optimizer = Field(
         "adamw_torch_fused",
-        description="Optimizer. The AdamW of bitsandbytes (paged, 8bit) needs CUDA; elsewhere plain AdamW is taken, and it is said.",
+        description=(
+            "Optimizer. Default adamw_torch_fused. The 8-bit and paged AdamW of bitsandbytes save GPU memory and "
+            "need CUDA; without it adamw_torch is used, with a warning."
+        ),
     )
     optim_args: Annotated[str, Field(pattern=r"^\s*\w+\s*=[^,=]+(,\s*\w+\s*=[^,=]+)*$")] | None = Field(
-        None, description="Further settings of the optimizer, as `name=value, name=value`.", examples=["beta3=0.999"]
+        None,
+        description=(
+            "Further settings of the optimizer, as `name=value, name=value`. Default null: those of its library."
+        ),
+        examples=["beta3=0.999"],
     )
     optim_target_modules: Annotated[
         Annotated[str, Tag("constrained-str"), Field(min_length=1)]
@@ -156,70 +236,135 @@ class TrainingBasics(Strict):
         Discriminator(_modules_shape),
     ] = Field(
         None,
-        description="galore_… and apollo_…: the linear modules whose gradients are kept in few dimensions, by the end of their name; "
-        "or all-linear, or a regular expression.",
+        description=(
+            "galore_… and apollo_…: linear modules whose gradients are projected to low rank, by name suffix, as "
+            "all-linear, or as a regular expression. Required by these optimizers; default null."
+        ),
     )
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay of AdamW.")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Decoupled weight decay of AdamW. Default 0; 0.01 to 0.1 is usual for FullFinetune. It rarely matters "
+            "for adapters."
+        ),
+    )
     max_grad_norm: float = Field(
-        1.0, ge=0, description="Gradients with a larger norm are scaled down to it; 0 switches it off."
+        1.0,
+        ge=0,
+        description=(
+            "Gradients with a larger norm are scaled down to this norm; 0 disables clipping. Default 1.0; 0.3 is "
+            "usual for QLoRA."
+        ),
     )
-    adam_beta1: Fraction = Field(0.9, description="Decay of AdamW's first moment.")
-    adam_beta2: Fraction = Field(0.999, description="Decay of AdamW's second moment.")
-    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    adam_beta1: Fraction = Field(0.9, description="Decay rate of AdamW's first moment. Default 0.9; rarely changed.")
+    adam_beta2: Fraction = Field(
+        0.999, description=("Decay rate of AdamW's second moment. Default 0.999; 0.95 adapts faster in short runs.")
+    )
+    adam_epsilon: float = Field(
+        1e-8,
+        gt=0,
+        description=("Constant in AdamW's denominator, for numerical stability. Default 1e-8; rarely changed."),
+    )
     label_smoothing_factor: Fraction = Field(
-        0.0, description="Share of each token's probability that is spread evenly over the vocabulary in training."
+        0.0,
+        description=(
+            "Share of each target's probability that is spread over the vocabulary in training. Default 0; up to 0.1 "
+            "against overconfidence."
+        ),
     )
     neftune_noise_alpha: float | None = Field(
-        None, gt=0, description="Noise on the embeddings while training: https://arxiv.org/abs/2310.05914."
+        None,
+        gt=0,
+        description=(
+            "Scale of uniform noise on the embeddings while training (NEFTune, https://arxiv.org/abs/2310.05914). "
+            "Default null: none; 5 to 15 is usual for chat data."
+        ),
     )
     logging_strategy: Literal["no", "steps", "epoch"] = Field(
-        "steps", description="When a line of the loss log is written."
+        "steps",
+        description=(
+            "When a line is added to the loss log: every logging_steps steps (steps, default), after each epoch, or no."
+        ),
     )
     logging_steps: Steps = Field(
-        10, description="Steps between two lines of the loss log; below 1, a fraction of all steps."
+        10,
+        description=(
+            "Optimizer steps between two lines of the loss log; a value below 1 is a fraction of all steps. Default 10."
+        ),
     )
-    logging_first_step: bool = Field(False, description="Log the first step too.")
+    logging_first_step: bool = Field(False, description="Also log the first step. Default false.")
     eval_strategy: Literal["no", "steps", "epoch"] | None = Field(
         None,
-        description="When the held-out loss is measured; null: every eval_steps if these are given, else once an epoch. Only with "
-        "held-out rows.",
+        description=(
+            "When the validation loss is computed: steps, epoch or no. Default null: every eval_steps if that is "
+            "set, else after each epoch. Without validation rows it never is."
+        ),
     )
     eval_steps: Steps | None = Field(
         None,
-        description="Steps between two measurements of the held-out loss; below 1, a fraction of all steps; null: logging_steps.",
+        description=(
+            "Optimizer steps between two evaluations; a value below 1 is a fraction of all steps. Default null: "
+            "logging_steps."
+        ),
     )
     eval_delay: float = Field(
-        0, ge=0, description="Steps, or epochs as eval_strategy counts, before the first measurement."
+        0, ge=0, description=("Steps, or epochs if eval_strategy is epoch, before the first evaluation. Default 0.")
     )
-    eval_on_start: bool = Field(False, description="Measure the held-out loss before the first step too.")
+    eval_on_start: bool = Field(
+        False, description=("Also compute the validation loss before the first step, as a baseline. Default false.")
+    )
     save_strategy: Literal["no", "steps", "epoch", "best"] = Field(
         "steps",
-        description="When a checkpoint is written; best: whenever the held-out metric is the best so far. A run that is stopped "
-        "saves in any case.",
+        description=(
+            "When a checkpoint is written: every save_steps steps (steps, default), after each epoch, at each new "
+            "best validation metric (best), or no. A stopped run always saves one."
+        ),
     )
     save_steps: Steps | None = Field(
-        None, description="Steps between two checkpoints; below 1, a fraction of all steps; null: ten a run."
+        None,
+        description=(
+            "Optimizer steps between two checkpoints; a value below 1 is a fraction of all steps. Default null: ten "
+            "checkpoints per run."
+        ),
     )
-    save_total_limit: Count = Field(1, description="Checkpoints that are kept, the best one besides.")
+    save_total_limit: Count = Field(
+        1,
+        description=(
+            "Number of checkpoints to keep, in addition to the best one. Default 1; each takes about the disk space "
+            "of the trained weights times three."
+        ),
+    )
     load_best_model_at_end: bool = Field(
         False,
-        description="Keep the weights that were best on the held-out rows instead of the last. Whatever save_steps says, a "
-        "checkpoint is written at each new best.",
+        description=(
+            "Keep the weights with the best validation metric instead of the last ones. Default false; a checkpoint "
+            "is written at each new best, whatever save_steps is. Set true if the validation loss rises before the "
+            "end."
+        ),
     )
     metric_for_best_model: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="What best means: `loss`, or a metric that `metrics` of hooks.py gives; null: loss, on the held-out rows.",
+        description=(
+            "Metric that defines the best weights: `loss`, or a metric returned by `metrics` in hooks.py. Default "
+            "null: the validation loss."
+        ),
         examples=["loss"],
     )
     greater_is_better: bool | None = Field(
-        None, description="Whether more of the metric is better; null: no where its name ends in `loss`, else yes."
+        None,
+        description=(
+            "True if a higher metric_for_best_model is better. Default null: false if its name ends in `loss`, else "
+            "true."
+        ),
     )
-    seed: Whole = Field(42, ge=0, description="Seed of the weights that start at random, and of dropout.")
+    seed: Whole = Field(42, ge=0, description="Seed of randomly initialized weights and of dropout. Default 42.")
     data_seed: Annotated[Whole, Field(ge=0)] | None = Field(
-        None, description="Seed of the order of rows and of the held-out split; null: seed."
+        None, description=("Seed of the order of rows and of the validation split. Default null: `seed`.")
     )
 
     @property
     def order_seed(self) -> int:
-        """data_seed, or what stands for it."""
+        """The seed of the order of rows: data_seed, or seed."""
         return self.seed if self.data_seed is None else self.data_seed

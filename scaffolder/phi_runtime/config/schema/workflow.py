@@ -1,8 +1,8 @@
-"""The whole config in its canonical form: what Olive 0.13.0 accepts, plus our own keys where Olive passes over them."""
+"""The complete config in its canonical form: what Olive 0.13.0 accepts, plus our own keys where Olive ignores them."""
 
 from pydantic import Field
 
-from phi_runtime.config.schema.common import Strict, Whole
+from phi_runtime.config.schema.common import Strict, Whole, no_effect
 from phi_runtime.config.schema.data import DataConfig
 from phi_runtime.config.schema.pass_base import FinetunePass
 from phi_runtime.config.schema.passes import AnyPass
@@ -12,37 +12,56 @@ from phi_runtime.config.schema.systems import AnySystem, AzureMLClient, AzureMLS
 
 
 class Workflow(Strict):
-    """The whole config. Flat, as Olive takes it since 0.7."""
+    """The complete config, flat as in Olive since 0.7."""
 
-    input_model: InputModel = Field(description="The base model.")
-    azureml_client: AzureMLClient | None = Field(None, description="The Azure ML workspace. Ours: gone from Olive.")
-    systems: dict[str, AnySystem] = Field(min_length=1, description="Machines, by name.")
-    data_configs: list[DataConfig] = Field(default_factory=list, description="Data sets that passes refer to.")
-    passes: dict[str, AnyPass] = Field(min_length=1, description="Stages, in the order in which they run.")
-    host: str = Field(description="System that the passes run on.", examples=["local_system"])
-    target: str = Field(description="System that the model is made for.", examples=["local_system"])
-    cache_dir: str = Field("cache", description="Olive only: where it keeps its own cache.")
-    output_dir: str = Field("output", description="Olive only: where it writes its last model. Ours go to gen-model/.")
-    log_severity_level: Whole = Field(1, ge=0, le=4, description="Olive only: 0 verbose … 4 fatal.")
-    ort_log_severity_level: Whole = Field(3, ge=0, le=4, description="Olive only: 0 verbose … 4 fatal.")
-    ort_py_log_severity_level: Whole = Field(3, ge=0, le=4, description="Olive only: 0 verbose … 4 fatal.")
-    log_to_file: bool = Field(False, description="Olive only: log to a file.")
-    clean_cache: bool = Field(False, description="Olive only: empty its cache first. Here: `run --force STAGE`.")
-    workflow_id: str = Field("default_workflow", description="Olive only: names its cache.")
+    input_model: InputModel = Field(description="The base model: where it is and how it is loaded.")
+    azureml_client: AzureMLClient | None = no_effect(
+        None, "Azure ML workspace. Running there is not implemented, so it has no effect yet."
+    )
+    systems: dict[str, AnySystem] = Field(
+        min_length=1, description="Machines by name; `host` and `target` refer to them."
+    )
+    data_configs: list[DataConfig] = Field(
+        default_factory=list, description="Datasets that the training passes refer to by name."
+    )
+    passes: dict[str, AnyPass] = Field(
+        min_length=1, description=("Stages by name, in the order in which they run: fine-tune, merge, export.")
+    )
+    host: str = Field(description="Name of the system that the passes run on.", examples=["local_system"])
+    target: str = Field(
+        description=("Name of the system that the ONNX model is built for; it decides which precisions are possible."),
+        examples=["local_system"],
+    )
+    cache_dir: str = no_effect(
+        "cache", "No effect here: Olive's cache folder. Finished stages are cached in gen-model/."
+    )
+    output_dir: str = no_effect("output", "No effect here: Olive's output folder. Models are written to gen-model/.")
+    log_severity_level: Whole = no_effect(1, "No effect here: log level of Olive, 0 verbose to 4 fatal.", ge=0, le=4)
+    ort_log_severity_level: Whole = no_effect(3, "No effect here: log level of ONNX Runtime in Olive.", ge=0, le=4)
+    ort_py_log_severity_level: Whole = no_effect(
+        3, "No effect here: log level of ONNX Runtime's Python API in Olive.", ge=0, le=4
+    )
+    log_to_file: bool = no_effect(
+        False, "No effect here: Olive logs to a file. Each run is recorded in gen-model/runs."
+    )
+    clean_cache: bool = no_effect(False, "No effect here: Olive empties its cache. Use `run --force STAGE`.")
+    workflow_id: str = no_effect("default_workflow", "No effect here: name of Olive's cache.")
     search_strategy: bool | None = Field(
-        False, description="A search over pass options is described in sweep.yaml beside this file."
+        False,
+        description=(
+            "Only false or null: a search over pass options is configured in sweep.yaml next to this file. Default "
+            "false."
+        ),
     )
-    evaluate_input_model: bool = Field(
-        False, description="Olive only: here `evaluate` always measures the base model too."
-    )
+    evaluate_input_model: bool = no_effect(False, "No effect here: `evaluate` always measures the base model too.")
 
     evaluation: Evaluation = Field(
-        default_factory=Evaluation, exclude=True, description="Read from evaluation.json beside this file."
+        default_factory=Evaluation, exclude=True, description="Read from evaluation.json next to this file."
     )
-    sweep: Sweep | None = Field(None, exclude=True, description="Read from sweep.yaml beside this file.")
+    sweep: Sweep | None = Field(None, exclude=True, description="Read from sweep.yaml next to this file.")
 
     def data_config(self, name: str) -> DataConfig:
-        """The data config called `name`; the loader has made sure that it exists."""
+        """Return the data config called `name`, which validation has found to exist."""
         return next(d for d in self.data_configs if d.name == name)
 
     @property
@@ -61,12 +80,12 @@ class Workflow(Strict):
 
     @property
     def host_device(self) -> str:
-        """cpu or gpu."""
+        """Device of `host`: cpu or gpu."""
         return self.systems[self.host].accelerators[0].device
 
     @property
     def remote(self) -> str | None:
-        """The name of the Azure ML system that the passes run on, if it is one."""
+        """Name of `host` if it is an Azure ML system, else None."""
         return self.host if isinstance(self.systems[self.host], AzureMLSystem) else None
 
 
