@@ -1,7 +1,7 @@
-"""Folders that are either whole or absent: write aside, fsync, manifest last, rename.
+"""Artifacts: folders that are complete or absent. Write to a staging directory, fsync, manifest last, rename.
 
-An artefact is a folder with a `manifest.json`. What has no valid manifest does not exist for any stage, so a process that is
-killed at any moment leaves at worst a folder that is ignored and, the next time, replaced.
+An artifact is a folder with a `manifest.json`. A folder without a valid manifest does not exist for any stage, so a process that
+is killed at any moment leaves at worst a folder that is ignored and, the next time, replaced.
 """
 
 from __future__ import annotations
@@ -20,13 +20,21 @@ from typing import Any
 from phi_runtime.core.errors import OutOfResources
 
 MANIFEST = "manifest.json"
-_RACY_NS = 2_000_000_000  # within it a file may change again and keep its time
-KEEP = ".gitkeep"  # the empty file by which git keeps a folder of an emitted project; no part of an artefact
+_RACY_NS = 2_000_000_000  # a file this new may change again and keep its modification time
+KEEP = ".gitkeep"  # keeps an empty folder of an emitted project in git; not part of an artifact
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artefact is. `key` names what made it, `content` what is in it; `files` gives each file's size in bytes."""
+    """The description of an artifact.
+
+    Attributes:
+        key: Digest of all inputs of the stage that wrote it.
+        kind: Kind of the content, such as "adapter" or "onnx".
+        content: Digest of the content of all files.
+        files: Size of each file in bytes, by relative path.
+        facts: Results of the stage.
+    """
 
     key: str
     kind: str
@@ -36,12 +44,12 @@ class Manifest:
 
 
 def digest(value: object) -> str:
-    """SHA-256 (hex) of a JSON-serialisable value; equal values give equal digests whatever the order of their keys."""
+    """Return the SHA-256 (hex) of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's content, read once for as long as size and time of the file stay."""
+    """Return the SHA-256 (hex) of a file's content, cached while its size and modification time stay the same."""
     state = path.stat()
     if time.time_ns() - state.st_mtime_ns < _RACY_NS:
         return _file_digest.__wrapped__(path)
@@ -55,7 +63,7 @@ def _file_digest(path: Path, *_: int) -> str:
 
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:
-    """The installed versions of those distributions that are installed."""
+    """Return the versions of `distributions`, without those that are not installed."""
     import importlib.metadata
 
     found = {}
@@ -68,14 +76,14 @@ def versions(distributions: tuple[str, ...]) -> dict[str, str]:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a whole artefact; None when there is none, it cannot be read, or a file of it is gone or of another size."""
+    """Return the manifest of a complete artifact; None if it is absent or unreadable, or a file is missing or has another size."""
     try:
         raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         manifest = Manifest(raw["key"], raw["kind"], raw["content"], dict(raw["files"]), dict(raw["facts"]))
-        whole = all((folder / name).stat().st_size == size for name, size in manifest.files.items())
+        complete = all((folder / name).stat().st_size == size for name, size in manifest.files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return manifest if whole else None
+    return manifest if complete else None
 
 
 def _files(folder: Path) -> Iterable[Path]:
@@ -83,7 +91,7 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size in bytes of all files under `folder`."""
+    """Return the size of all files under `folder`, in bytes."""
     return sum(p.stat().st_size for p in _files(folder))
 
 
@@ -101,39 +109,47 @@ def _fsync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside `path`, then renames: a reader sees the old file or the new one, never half of one."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    _fsync(aside)
-    aside.replace(path)
+    """Write `text` next to `path`, then rename: a reader sees the old file or the new one, never a part."""
+    staged = path.with_name(f".{path.name}.partial")
+    staged.write_text(text, encoding="utf-8", newline="\n")
+    _fsync(staged)
+    staged.replace(path)
 
 
 def write_json(path: Path, value: object) -> None:
-    """The same, with `value` as JSON."""
+    """Write `value` as JSON, as `write_text` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def free_name(path: Path) -> Path:
-    """A name beside `path` for what was there before: its own with .bak, numbered where that is taken."""
+    """Return a free name next to `path` for a backup of it: `name.bak`, `name.bak1`, …"""
     names = (path.with_name(f"{path.name}.bak{n or ''}") for n in range(10_000))
     return next(n for n in names if not n.exists())
 
 
 def replace_unless_edited(path: Path, text: str, known: str | None) -> Path | None:
-    """Writes `text` to `path`. What a user has made of the file since it was written (its digest was `known`) is kept under another
-    name, which is returned."""
-    there = path.read_text(encoding="utf-8") if path.is_file() else text
-    kept = None
-    if there != text and digest(there) != known:
-        kept = free_name(path)
-        path.replace(kept)
-    if there != text or not path.is_file():
+    """Write `text` to `path`, and keep a file that the user edited.
+
+    Args:
+        path: The file.
+        text: Its new content.
+        known: `digest` of the content that was written last.
+
+    Returns:
+        The name under which the edited file was kept; None if it was not edited.
+    """
+    current = path.read_text(encoding="utf-8") if path.is_file() else text
+    backup = None
+    if current != text and digest(current) != known:
+        backup = free_name(path)
+        path.replace(backup)
+    if current != text or not path.is_file():
         write_text(path, text)
-    return kept
+    return backup
 
 
 def seal(folder: Path, *, key: str, kind: str, facts: dict[str, Any]) -> Manifest:
-    """Makes `folder` an artefact: syncs every file of it to the disk, then writes its manifest."""
+    """Turn `folder` into an artifact: sync every file to the disk, then write the manifest."""
     files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in _files(folder)}
     for name in files:
         _fsync(folder / name)
@@ -145,7 +161,7 @@ def seal(folder: Path, *, key: str, kind: str, facts: dict[str, Any]) -> Manifes
 
 
 def put_in_place(folder: Path, target: Path) -> None:
-    """Renames the sealed `folder` to `target`; an older `target` is moved aside first and removed last."""
+    """Rename the sealed `folder` to `target`; a previous `target` is renamed first and removed last."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if (target / KEEP).exists():
@@ -158,10 +174,14 @@ def put_in_place(folder: Path, target: Path) -> None:
 
 
 def require_free_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Raises OutOfResources when the disk of `folder` (which must exist) has less than `needed_bytes` free."""
+    """Check the free space of the disk that holds `folder`, which must exist.
+
+    Raises:
+        OutOfResources: fewer than `needed_bytes` are free.
+    """
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise OutOfResources(
             f"{purpose} needs {needed_bytes / 1e9:.1f} GB on the disk of {folder}, which has {free_bytes / 1e9:.1f} GB free",
-            fix="free some space, or see what can go with `phi-scaffold doctor`",
+            fix="free some space; `phi-scaffold doctor` shows what takes it",
         )

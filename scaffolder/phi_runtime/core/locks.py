@@ -1,8 +1,7 @@
-"""One run at a time in a project. The operating system lets go of the lock when its process ends, however it ends."""
+"""Locks between processes: one run at a time in a project. A lock ends with its process, however that ends."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,32 +11,35 @@ from phi_runtime.core.errors import Conflict
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Holds the lock file at `path`. Raises Conflict when another process holds it."""
+    """Hold the lock file at `path`.
+
+    Raises:
+        Conflict: another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        if not _take(file.fileno()):
-            raise Conflict(f"another run is at work in this project ({path} is held)", fix="wait for it, or stop it")
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Conflict(
+            f"another run is active in this project (it holds {path})", fix="wait until it ends, or stop it"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock."""
+    """Return True if another process holds the lock file at `path`."""
+    from filelock import FileLock, Timeout
+
     if not path.exists():
         return False
-    with path.open("a+b") as file:
-        return not _take(file.fileno())
-
-
-def _take(descriptor: int) -> bool:
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True

@@ -1,4 +1,4 @@
-"""What was probably meant by a word that is not known."""
+"""Suggestions for a misspelled word."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that is most like `word`, whatever its case; '' when none is alike."""
+    """Return the known word most like `word`, ignoring case; "" if none is close."""
     import difflib
 
     by_folded = {k.casefold(): k for k in known}
@@ -15,6 +15,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` to end a message with, or ''."""
+    """Return `; did you mean …?` to end a message with, or ""."""
     near = nearest(word, known)
     return f"; did you mean `{near}`?" if near else ""

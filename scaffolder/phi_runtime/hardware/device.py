@@ -1,9 +1,8 @@
-"""Which device and number type the work is done in, and on how many cores."""
+"""The device and number type to compute with, and the number of cores."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,45 +11,51 @@ from phi_runtime.core.errors import MissingDependency
 if TYPE_CHECKING:
     import torch
 
-
-CORES = "PHI_SCAFFOLD_CORES"  # environment variable: the share of a process that works beside others
+CORES = "PHI_SCAFFOLD_CORES"
+"""Environment variable: the number of cores of a process that shares the machine with others."""
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, not the machine's count, or its share where others work beside it."""
+    """Return the cores that this process may use: its affinity, or its share of them where `CORES` is set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     share = os.environ.get(CORES, "")
     return min(cores, max(1, int(share))) if share.isdigit() else cores
 
 
 def has_gpu() -> bool:
-    """Whether there is a GPU that torch may know, as far as that shows without its import."""
+    """Return True if torch may find a GPU, as far as can be known without importing it."""
     return sys.platform == "darwin" or has_nvidia_gpu()
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether there is an NVIDIA driver; asked without torch, whose import takes seconds."""
+    """Return True if the NVIDIA driver is installed."""
+    import shutil
+
     return shutil.which("nvidia-smi") is not None
 
 
-def pick_device(wanted: str) -> str:
-    """The torch device for the config's "cpu" or "gpu". Raises MissingDependency when there is no GPU that torch can use."""
+def pick_device(host_device: str) -> str:
+    """Return the torch device for the config's "cpu" or "gpu".
+
+    Raises:
+        MissingDependency: the config's host has a GPU and torch finds none.
+    """
     import torch
 
     torch.set_num_threads(usable_cores())
-    if wanted == "cpu":
+    if host_device == "cpu":
         return "cpu"
     device = best_device()
     if device == "cpu":
         raise MissingDependency(
-            "the config's host has a GPU, and torch finds none on this machine",
-            fix="see `phi-scaffold doctor`; or run with the device that this machine has: `phi-scaffold run --on local`",
+            "the config's host has a GPU, but torch finds none on this machine",
+            fix="see `phi-scaffold doctor`, or run on this machine's own device: `phi-scaffold run --on local`",
         )
     return device
 
 
 def best_device() -> str:
-    """The torch device of this machine's GPU, cpu where there is none."""
+    """Return the torch device of this machine's GPU, or "cpu"."""
     import torch
 
     torch.set_num_threads(usable_cores())
@@ -60,7 +65,10 @@ def best_device() -> str:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware; without that they are several times slower than float32."""
+    """Return True if the torch device multiplies bfloat16 matrices in hardware.
+
+    `machine.has_bfloat16` answers the same without torch.
+    """
     import torch
 
     if device == "cuda":
@@ -70,12 +78,12 @@ def has_bfloat16(device: str) -> bool:
     return False
 
 
-def compute_dtype(wanted: str, device: str) -> torch.dtype:
-    """The number type to compute in: `wanted` where the device can, else float32."""
+def compute_dtype(number_type: str, device: str) -> torch.dtype:
+    """Return the dtype to compute in on a torch device: `number_type` where the device has it, else float32."""
     import torch
 
-    if wanted == "bfloat16" and has_bfloat16(device):
+    if number_type == "bfloat16" and has_bfloat16(device):
         return torch.bfloat16
-    if wanted == "float16" and device == "cuda":
+    if number_type == "float16" and device == "cuda":
         return torch.float16
     return torch.float32

@@ -1,16 +1,14 @@
-"""What memory and which number types this machine has, asked without torch, whose import takes seconds."""
+"""Memory, GPUs and number types of this machine, read without importing torch (which takes seconds)."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_LIMITS = (  # limit, use, and where the reclaimable part of it stands: version 2 of the kernel's control groups, then version 1
+_LIMIT_FILES = (  # limit, usage and statistics of the kernel's control groups: version 2, then version 1
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
@@ -18,7 +16,7 @@ _LIMITS = (  # limit, use, and where the reclaimable part of it stands: version 
 
 @dataclass(frozen=True)
 class Gpu:
-    """An NVIDIA card. `capability` is CUDA's version of what it can, such as 9.0; bfloat16 came with 8.0."""
+    """An NVIDIA GPU. `capability` is its CUDA compute capability, such as 9.0; bfloat16 needs 8.0."""
 
     name: str
     memory_bytes: int
@@ -27,68 +25,77 @@ class Gpu:
 
 
 def memory_bytes() -> int:
-    """Memory that this process may use: the machine's, or the container's limit when that is lower."""
-    return _memory()[0]
+    """Return the memory that this process may use: the machine's, or the container's limit if that is lower."""
+    return _total_and_available()[0]
 
 
 def available_bytes() -> int:
-    """Memory that is free, or that the system gives up when it is asked for."""
-    return _memory()[1]
+    """Return the memory that is free or reclaimable."""
+    return _total_and_available()[1]
 
 
-def _memory() -> tuple[int, int]:
-    """(all, free)"""
-    if sys.platform == "win32":
-        return _windows_memory()
-    total = available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        pass  # no Linux: what is free is not told, all of it is taken for that
-    for files in _LIMITS:
+def _total_and_available() -> tuple[int, int]:
+    import psutil  # type: ignore[import-untyped]
+
+    memory = psutil.virtual_memory()
+    total, available = memory.total, memory.available
+    for files in _LIMIT_FILES:  # psutil does not read the limits of containers
         try:
             limit, usage, statistics = ((_CGROUPS / file).read_text() for file in files)
         except OSError:
             continue
         if limit.strip().isdigit():
-            cached = next((int(x.split()[1]) for x in statistics.splitlines() if "inactive_file" in x), 0)
-            total, available = min(total, int(limit)), min(available, int(limit) - int(usage) + cached)
+            reclaimable = next((int(x.split()[1]) for x in statistics.splitlines() if "inactive_file" in x), 0)
+            total = min(total, int(limit))
+            available = min(available, int(limit) - int(usage) + reclaimable)
     return total, max(available, 0)
 
 
-def _windows_memory() -> tuple[int, int]:
-    import ctypes
-
-    class Status(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-            (f"f{i}", ctypes.c_ulonglong) for i in range(7)
-        ]
-
-    status = Status(length=ctypes.sizeof(Status))
-    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
-    return int(status.f0), int(status.f1)
-
-
 def gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA cards that this process may use, as their driver tells; none where it does not answer."""
-    tool, visible = shutil.which("nvidia-smi"), os.environ.get("CUDA_VISIBLE_DEVICES")
-    if tool is None or visible == "":
+    """Return the NVIDIA GPUs that this process may use, from their driver (NVML); empty if there is none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible == "":
         return ()
-    query = [tool, "--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits"]
-    query += [f"--id={visible}"] if visible else []
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-        cards = [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-        mib = 1 << 20
-        return tuple(Gpu(name, int(all_) * mib, int(free) * mib, float(cap)) for name, all_, free, cap in cards)
-    except (OSError, subprocess.SubprocessError, ValueError):
+        import pynvml  # type: ignore[import-untyped]
+
+        pynvml.nvmlInit()
+    except Exception:  # no nvidia-ml-py, no driver, or a driver without a device
         return ()
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
+        if visible is not None:
+            handles = [_handle_of(pynvml, device.strip(), handles) for device in visible.split(",")]
+        return tuple(_describe(pynvml, handle) for handle in handles)
+    except (pynvml.NVMLError, IndexError):
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handle_of(pynvml: object, device: str, handles: list[object]) -> object:
+    """Return the handle of an entry of CUDA_VISIBLE_DEVICES: an index, or a UUID."""
+    if device.isdigit():
+        return handles[int(device)]
+    return pynvml.nvmlDeviceGetHandleByUUID(device.encode())  # type: ignore[attr-defined]
+
+
+def _describe(pynvml: object, handle: object) -> Gpu:
+    nvml: object = pynvml
+    name = nvml.nvmlDeviceGetName(handle)  # type: ignore[attr-defined]
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[attr-defined]
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)  # type: ignore[attr-defined]
+    text = name.decode() if isinstance(name, bytes) else str(name)
+    return Gpu(text, int(memory.total), int(memory.free), major + minor / 10)
 
 
 def has_bfloat16(device: str) -> bool | None:
-    """Whether `device` ("cpu" or "gpu") has instructions for bfloat16, as device.has_bfloat16 finds with torch; None where
-    that does not show without it."""
+    """Return True if `device` ("cpu" or "gpu") multiplies bfloat16 matrices in hardware; None if that is not known.
+
+    Without hardware support bfloat16 is several times slower than float32. `device.compute_dtype` uses torch's own
+    answer, which agrees.
+    """
     if device == "gpu":
         cards = gpus()
         return cards[0].capability >= 8.0 if cards else None

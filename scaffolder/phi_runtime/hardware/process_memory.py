@@ -1,4 +1,4 @@
-"""Memory of processes, and its peak in a part of this one."""
+"""Memory of processes, and its peak during a part of this one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from phi_runtime.hardware.machine import memory_bytes
 
 
 def reset_peak() -> None:
-    """Lets the peak count anew from now, where the kernel can (Linux: proc(5), clear_refs)."""
+    """Restart the peak of this process from its current size, where the kernel can (Linux: proc(5), clear_refs)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -17,26 +17,26 @@ def reset_peak() -> None:
 
 
 def peak_rss_bytes() -> int | None:
-    """The largest resident set since `reset_peak`, in bytes; None where it cannot be told for a part of a process."""
-    return _status_bytes("VmHWM", "self")
+    """Return the largest resident set since `reset_peak`, in bytes; None on systems that cannot reset it."""
+    try:
+        status = Path("/proc/self/status").read_text()  # psutil does not read VmHWM
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
 
 
 def resident_bytes(pid: int | None) -> int | None:
-    """The resident set of a process, in bytes; None where the system does not tell."""
-    return _status_bytes("VmRSS", str(pid))
+    """Return the resident set of a process, in bytes; None if it has ended or may not be read."""
+    import psutil  # type: ignore[import-untyped]
 
-
-def _status_bytes(name: str, process: str) -> int | None:
-    """A size from /proc (Linux: proc(5), status)."""
     try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
+        return int(psutil.Process(pid).memory_info().rss) if pid else None
+    except psutil.Error:
         return None
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(f"{name}:")), None)
 
 
 def peak_and_total(device: str) -> tuple[int | None, int]:
-    """The memory of `device` that was taken at most, and what it has, in bytes: of the machine, or of this process's GPU."""
+    """Return the peak memory of `device` and all it has, in bytes: of the machine, or of this process's GPU."""
     if not device.startswith("cuda"):
         return peak_rss_bytes(), memory_bytes()
     import torch
@@ -44,29 +44,15 @@ def peak_and_total(device: str) -> tuple[int | None, int]:
     return torch.cuda.max_memory_reserved(), torch.cuda.mem_get_info()[1]
 
 
-def peak_of_process_bytes() -> int | None:
-    """The largest resident set of this whole process, in bytes, on every system that tells it."""
-    peak = peak_rss_bytes()
-    if peak is not None:
+def peak_of_process_bytes() -> int:
+    """Return the largest resident set of this process since its start, in bytes."""
+    if peak := peak_rss_bytes():
         return peak
     if sys.platform == "win32":
-        return _windows_peak()
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
-
-
-def _windows_peak() -> int | None:
-    import ctypes
-
-    class Counters(ctypes.Structure):  # PROCESS_MEMORY_COUNTERS
-        _fields_ = [("size", ctypes.c_ulong), ("faults", ctypes.c_ulong), ("peak", ctypes.c_size_t)] + [
-            (f"f{i}", ctypes.c_size_t) for i in range(7)
-        ]
-
-    counters, kernel = Counters(size=ctypes.sizeof(Counters)), ctypes.windll.kernel32  # type: ignore[attr-defined]
-    kernel.GetCurrentProcess.restype = ctypes.c_void_p
-    kernel.K32GetProcessMemoryInfo.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong)
-    told = kernel.K32GetProcessMemoryInfo(kernel.GetCurrentProcess(), ctypes.byref(counters), counters.size)
-    return int(counters.peak) if told else None

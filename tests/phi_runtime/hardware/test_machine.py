@@ -1,8 +1,12 @@
-"""What the machine says of its memory, and what a container says over it."""
+"""Memory of the machine and of a container, GPUs from their driver, and number types."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +17,7 @@ def test_free_memory_is_no_more_than_there_is() -> None:
     assert 0 < machine.available_bytes() <= machine.memory_bytes()
 
 
-@pytest.mark.parametrize(("version", "files"), list(enumerate(machine._LIMITS)))
+@pytest.mark.parametrize(("version", "files"), list(enumerate(machine._LIMIT_FILES)))
 def test_a_container_has_the_memory_that_it_is_allowed(
     version: int, files: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,13 +36,59 @@ def test_bfloat16_is_known_without_torch_as_torch_finds_it() -> None:
     assert machine.has_bfloat16("cpu") in (None, has_bfloat16("cpu"))
 
 
-def test_cards_are_read_from_their_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 143000, 9.0'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+def driver(*cards: tuple[str, int, int, tuple[int, int]]) -> ModuleType:
+    """A stand-in for nvidia-ml-py, with its functions and their types."""
+    nvml = ModuleType("pynvml")
+    nvml.NVMLError = type("NVMLError", (Exception,), {})  # type: ignore[attr-defined]
+    functions: dict[str, Callable[..., Any]] = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: len(cards),
+        "nvmlDeviceGetHandleByIndex": lambda index: cards[index],
+        "nvmlDeviceGetHandleByUUID": lambda uuid: cards[int(uuid.decode().removeprefix("GPU-"))],
+        "nvmlDeviceGetName": lambda card: card[0],
+        "nvmlDeviceGetMemoryInfo": lambda card: SimpleNamespace(total=card[1], free=card[2]),
+        "nvmlDeviceGetCudaComputeCapability": lambda card: card[3],
+    }
+    for name, function in functions.items():
+        setattr(nvml, name, function)
+    return nvml
+
+
+H200, OLD = ("NVIDIA H200", 143771 << 20, 143000 << 20, (9, 0)), ("Tesla T4", 15360 << 20, 15000 << 20, (7, 5))
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["NVIDIA H200", "Tesla T4"]),
+        ("1,0", ["Tesla T4", "NVIDIA H200"]),
+        ("GPU-1", ["Tesla T4"]),
+        ("", []),
+        ("7", []),
+    ],
+)
+def test_cards_are_read_from_their_driver_in_the_order_in_which_cuda_counts_them(
+    visible: str | None, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", driver(H200, OLD))
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [card.name for card in machine.gpus()] == names
+
+
+def test_a_card_has_its_memory_and_bfloat16_from_version_8_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setitem(sys.modules, "pynvml", driver(H200))
     assert machine.gpus() == (machine.Gpu("NVIDIA H200", 143771 << 20, 143000 << 20, 9.0),)
     assert machine.has_bfloat16("gpu") is True
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setitem(sys.modules, "pynvml", driver(OLD))
+    assert machine.has_bfloat16("gpu") is False
+
+
+def test_without_a_driver_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     assert machine.gpus() == ()
     assert machine.has_bfloat16("gpu") is None

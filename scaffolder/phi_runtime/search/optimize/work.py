@@ -71,7 +71,7 @@ def _build(job: _Job) -> dict[str, Any]:
         out,
         work,
         job.workflow,
-        replace(setting.project, made=task.folder),  # where the builder's log is kept
+        replace(setting.project, output=task.folder),  # where the builder's log is kept
         job.emit,
         task.overrides,
     )

@@ -119,7 +119,7 @@ def conclude(setting: Setting, sweep: Sweep, place: Place, study: optuna.Study, 
     trials = [trial_of(trial, sweep) for trial in study.get_trials(deepcopy=False)]
     importances = importances_of(study)
     config, kept = _write_best(setting, trials[best])
-    model = folder_of(load_workflow(config), replace(setting.project, made=place.trial_folder(best)), setting.stage)
+    model = folder_of(load_workflow(config), replace(setting.project, output=place.trial_folder(best)), setting.stage)
     found = Found(place.name, place.folder, setting.metric, trials, trials[best], importances, config, model, kept)
     write_json(place.folder / TRIALS, found.as_dict(setting.project))
     if importances:

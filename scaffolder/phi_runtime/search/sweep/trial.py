@@ -126,7 +126,7 @@ def run_trial(setting: Setting, task: Task, emit: Emit, judge: Judge) -> Result:
 
 
 def _run(setting: Setting, task: Task, emit: Emit, judge: Judge) -> Result:
-    project = replace(setting.project, made=task.folder)
+    project = replace(setting.project, output=task.folder)
     overrides = replace(setting.overrides, values=task.values)
     listener = _Listener(setting, task, emit, judge)
     workflow = load_workflow(project.config, overrides)
