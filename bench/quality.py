@@ -1,4 +1,4 @@
-"""A data set on the whole road with the default model: accuracy of each rung, and what each stage took.
+"""A data set on the whole road with the default model: accuracy of each model, and what each stage took.
 
 python bench/quality.py path/to/data.jsonl [FOLDER_TO_KEEP]
 """

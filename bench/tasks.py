@@ -32,7 +32,7 @@ def main(model: Path | None, tasks: list[str]) -> None:
             wall_s = time.monotonic() - started
             asked = [phi, "evaluate", "--json"]
             done = subprocess.run(asked, cwd=folder, check=True, capture_output=True, text=True)
-            found = {rung["name"]: rung["metrics"] for rung in json.loads(done.stdout)["rungs"]}
+            found = {model["name"]: model["metrics"] for model in json.loads(done.stdout)["models"]}
             metric = headline(task)
             scores = [100 * found[name][metric] for name in ("base", "adapter", "merged", "onnx-int4")]
             base, adapter, merged, int4 = (f"{score:.1f} %" for score in scores)

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from phi_runtime.core.artifacts import versions
 from phi_runtime.core.project import Project
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.machine import has_bfloat16, memory_bytes
-from phi_runtime.pipeline.plan import versions
 
 GENAI_FLAVOURS = (
     "onnxruntime-genai",

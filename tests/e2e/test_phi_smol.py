@@ -23,7 +23,7 @@ def test_the_project_pins_the_wheel_that_made_it(project: Path) -> None:
 
 def test_tuning_teaches_the_task_and_int4_keeps_it(project: Path, light: Path) -> None:
     found = json.loads(sh(light / "phi-scaffold", "evaluate", "--json", cwd=project))
-    accuracy = {r["name"]: r["metrics"]["accuracy"] for r in found["rungs"]}
+    accuracy = {r["name"]: r["metrics"]["accuracy"] for r in found["models"]}
     assert found["rows"] == 120
     assert accuracy["base"] < 0.30
     assert accuracy["adapter"] >= 0.90

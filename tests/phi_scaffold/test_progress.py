@@ -208,17 +208,17 @@ def record(tmp_path: Path) -> Path:
     return folder
 
 
-def a_ladder(tuned: float) -> dict[str, Any]:
+def a_comparison(tuned: float) -> dict[str, Any]:
     figures_ = {"perplexity": 2.0, "prefill_tokens_per_s": 1.0, "decode_tokens_per_s": 1.0, "size_bytes": 1}
-    rungs = [
+    models = [
         {"name": name, "metrics": {"accuracy": score}, "peak_rss_bytes": None, **figures_}
         for name, score in (("base", 0.5), ("adapter", tuned))
     ]
-    return {"name": "finetune", "task": "classification", "rows": 100, "rungs": rungs}
+    return {"name": "finetune", "task": "classification", "rows": 100, "models": models}
 
 
 def ending(capsys: pytest.CaptureFixture[str], project: Path, record: Path | None, tuned: float) -> list[str]:
-    result = Outcome(("finetune",), (), {"adapters": [a_ladder(tuned)]}, record)
+    result = Outcome(("finetune",), (), {"adapters": [a_comparison(tuned)]}, record)
     show.outcome(result, Project(project, project / "fine-tuning" / "olive-config.json"))
     return capsys.readouterr().out.splitlines()
 

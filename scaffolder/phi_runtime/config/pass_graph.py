@@ -1,4 +1,4 @@
-"""What each pass starts from: the one place that says how the passes of a config hang together."""
+"""The pass graph: which pass consumes the output of which."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ BASE = "base"
 
 
 def sources(passes: Mapping[str, Pass]) -> dict[str, str | None]:
-    """For each pass the name of the pass whose model it takes, or BASE; None where there is none that it can take.
+    """Return the source of each pass: a pass name, BASE for the base model, or None if no model fits.
 
-    Read from top to bottom: a pass takes what the one before it made, as in any chain. An adapter, though, is an end by itself,
-    since nothing can be trained on it: a pass that trains after one starts from the base model again, and so makes a further adapter.
-    A pass that needs an adapter takes the one that was made last before it, unless another pass has taken that already.
-    A pass that names its `adapters` takes the one full model that all of those were trained on.
+    Passes are read in order, and each one takes the output of the previous pass, with these exceptions:
+
+    - An adapter ends its branch, because nothing can be trained on it. A pass that trains after one starts from
+      the base model and so creates another adapter.
+    - A pass that takes an adapter takes the latest one that no other pass has consumed.
+    - A pass with a list of `adapters` takes the full model on which all of them were trained.
     """
-    found: dict[str, str | None] = {}
-    before, kind, adapter = BASE, "hf", None
-    taken: set[str | None] = set()
+    result: dict[str, str | None] = {}
+    previous, kind, adapter = BASE, "hf", None
+    consumed: set[str | None] = set()
     for name, step in passes.items():
         if adapters := adapters_of(passes, name):
-            bases = {found.get(each) if _is_adapter(passes, each) else None for each in adapters}
-            found[name] = bases.pop() if len(bases) == 1 else None
-            taken |= set(adapters) if step.accepts == "adapter" else set()
+            bases = {result.get(each) if _is_adapter(passes, each) else None for each in adapters}
+            result[name] = bases.pop() if len(bases) == 1 else None
+            consumed |= set(adapters) if step.accepts == "adapter" else set()
         elif step.accepts == "adapter":
-            found[name] = None if adapter in taken else adapter
+            result[name] = None if adapter in consumed else adapter
         elif step.accepts == kind:
-            found[name] = before
+            result[name] = previous
         else:
-            found[name] = BASE if kind == "adapter" and isinstance(step, FinetunePass) else None
-        before, kind = name, step.produces
-        taken.add(found[name])
+            result[name] = BASE if kind == "adapter" and isinstance(step, FinetunePass) else None
+        previous, kind = name, step.produces
+        consumed.add(result[name])
         adapter = name if kind == "adapter" else adapter
-    return found
+    return result
 
 
 def adapters_of(passes: Mapping[str, Pass], name: str) -> tuple[str, ...]:
-    """The passes whose adapters the pass `name` takes beside its source: those that it names as its `adapters`."""
+    """Return the passes whose adapters the pass `name` takes in addition to its source (its key `adapters`)."""
     return tuple(getattr(passes[name], "adapters", None) or ())
 
 
@@ -47,31 +49,36 @@ def _is_adapter(passes: Mapping[str, Pass], name: str) -> bool:
 
 
 def trainings_of(passes: Mapping[str, Pass], name: str) -> tuple[str, ...]:
-    """The passes that trained the model of the pass `name` last: itself, or the nearest on the ways to the base model. Several where
-    several adapters were put together."""
+    """Return the passes that trained the output of the pass `name` last: itself, or its nearest ancestors that train.
+
+    There are several if several adapters were combined.
+    """
     if name == BASE:
         return ()
     if isinstance(passes[name], FinetunePass):
         return (name,)
-    before = adapters_of(passes, name) or (sources(passes)[name] or BASE,)
-    return tuple(dict.fromkeys(training for each in before for training in trainings_of(passes, each)))
+    parents = adapters_of(passes, name) or (sources(passes)[name] or BASE,)
+    return tuple(dict.fromkeys(training for parent in parents for training in trainings_of(passes, parent)))
 
 
 def training_of(passes: Mapping[str, Pass], name: str) -> str | None:
-    """The first of them."""
+    """Return the first of `trainings_of`."""
     return next(iter(trainings_of(passes, name)), None)
 
 
-def ladder(passes: Mapping[str, Pass], training: str) -> list[str]:
-    """The models that are measured on the held-out rows of the pass `training`: the base model, the one that it started from, its own
-    and those that were made of that, until something else was trained on one."""
+def compared_models(passes: Mapping[str, Pass], training: str) -> list[str]:
+    """Return the models that are measured on the test rows of the pass `training`.
+
+    These are the base model, the model that the training started from, its output, and what was derived from
+    that until another pass trained it.
+    """
     start = sources(passes)[training] or BASE
     return list(dict.fromkeys([BASE, start, *(name for name in passes if training in trainings_of(passes, name))]))
 
 
-def needed(passes: Mapping[str, Pass], name: str) -> set[str]:
-    """The pass `name` and all passes whose models it is made of."""
+def with_ancestors(passes: Mapping[str, Pass], name: str) -> set[str]:
+    """Return the pass `name` and all passes that its output depends on."""
     if name == BASE:
         return set()
-    before = [*adapters_of(passes, name), sources(passes)[name] or BASE]
-    return {name}.union(*(needed(passes, each) for each in before))
+    parents = [*adapters_of(passes, name), sources(passes)[name] or BASE]
+    return {name}.union(*(with_ancestors(passes, parent) for parent in parents))

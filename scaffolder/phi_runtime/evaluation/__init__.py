@@ -1,1 +1,1 @@
-"""By how much the model got better, and what each step of the road cost: base → adapter → merged → int4."""
+"""Evaluation: metrics of answers, and the comparison of base, adapter, merged and ONNX models."""

@@ -1,4 +1,4 @@
-"""The quality ladder: each model of a run is asked the same held-out rows."""
+"""The comparison: measure several models on the same test rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema import Evaluation, Workflow
-from phi_runtime.config.stage_names import EVALUATE
 from phi_runtime.core.artifacts import folder_bytes, write_json
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import Place, Side, load_dataset
@@ -22,78 +21,91 @@ from phi_runtime.inference.generator import Generator, short_answers
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
 
-RESULTS = "evaluation.json"
+RESULTS, ANSWERS = "evaluation.json", "answers.json"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 128, 32
 PERPLEXITY_ROWS = 64
+_MAX_LOG_PERPLEXITY = 50  # keeps exp() finite
 
-Rung = tuple[str, ModelRef]
-Scored = tuple[list[int], list[int]]
-"""Tokens that are given, and tokens that are to be said after them."""
+NamedModel = tuple[str, ModelRef]
+TokenPair = tuple[list[int], list[int]]
+"""The tokens of a prompt, and those of the completion whose likelihood is measured."""
 
 
 def evaluate(
     workflow: Workflow,
     training: str,
-    rungs: Sequence[Rung],
+    models: Sequence[NamedModel],
     place: Place,
     out: Path,
     device: str,
     emit: Emit,
-    stage: str = EVALUATE,
+    stage: str,
 ) -> dict[str, Any]:
-    """Measures every rung on the held-out rows of the pass `training`, writes evaluation.json into `out` and returns its content.
+    """Measure `models` on the test rows of the pass `training`.
 
-    Its form is that of `evaluate --json`; `answers` beside it hold what each rung said to each row. The user's own metrics (hooks.py)
-    stand among the others. Free text asks nothing: it has perplexity alone, and no answers.
+    Writes evaluation.json, and answers.json with the answer of each model to each row, into `out`.
+    Metrics of the user (hooks.py) are added to those of the task. Free text has no questions: its
+    models have a perplexity only, and no answers.
+
+    Args:
+        models: The models by their names in the comparison.
+        place: The data and the tokenizer to read the rows with.
+        device: torch device for the models that are not ONNX.
+        stage: The stage in whose name events are emitted.
+
+    Returns:
+        The content of evaluation.json, documented in docs/json.md.
     """
     settings = workflow.evaluation.of(training)
-    held_out = load_dataset(workflow, workflow.trainings[training], place, emit, stage).held_out.first(
-        settings.max_rows
-    )
-    own = load_training_hooks(place.config).metrics
-    values = held_out.values() if held_out.template.asks else []  # free text asks nothing
-    prompts = [held_out.template.render_prompt(row) for row in values]
-    references = [held_out.template.reference(row) for row in values]
-    scored = _scored(held_out, values[:PERPLEXITY_ROWS], place)
+    test = load_dataset(workflow, workflow.trainings[training], place, emit, stage).held_out.first(settings.max_rows)
+    user_metrics = load_training_hooks(place.config).metrics
+    values = test.values() if test.template.asks else []
+    prompts = [test.template.render_prompt(row) for row in values]
+    references = [test.template.reference(row) for row in values]
+    pairs = _token_pairs(test, values[:PERPLEXITY_ROWS], place)
     results: list[dict[str, Any]] = []
-    said: dict[str, list[str]] = {}
-    for number, (name, ref) in enumerate(rungs if len(held_out) else ()):
-        emit(Event("progress", stage, {"done": number, "total": len(rungs), "unit": "models", "message": name}))
+    answers: dict[str, list[str]] = {}
+    for number, (name, ref) in enumerate(models if len(test) else ()):
+        emit(Event("progress", stage, {"done": number, "total": len(models), "unit": "models", "message": name}))
         reset_peak()
-        generator = open_generator(ref, device, special=held_out.template.special)
-        result, said[name] = _measure(generator, held_out, prompts, references, scored, settings)
-        if own and prompts:
-            result["metrics"] |= {metric: round(value, 4) for metric, value in own(said[name], references).items()}
+        generator = open_generator(ref, device, special=test.template.special)
+        result, answers[name] = _measure(generator, test, prompts, references, pairs, settings)
+        if user_metrics and prompts:
+            scores = user_metrics(answers[name], references)
+            result["metrics"] |= {metric: round(value, 4) for metric, value in scores.items()}
         results.append({"name": name, **result, "size_bytes": model_bytes(ref), "peak_rss_bytes": peak_rss_bytes()})
         metric = headline(settings.task)
         main = {metric: result["metrics"][metric]} if result["metrics"] else {"perplexity": result["perplexity"]}
-        emit(Event("metric", stage, {"rung": name, **main}))
+        emit(Event("metric", stage, {"model": name, **main}))
         del generator
         gc.collect()
-    content = {"task": settings.task, "rows": len(held_out), "rungs": results}
+    content = {"task": settings.task, "rows": len(test), "models": results}
     write_json(out / RESULTS, content)
     rows = [
-        {"prompt": p, "reference": r, "answers": {name: said[name][i] for name in said}}
-        for i, (p, r) in enumerate(zip(prompts, references, strict=True))
+        {"prompt": prompt, "reference": reference, "answers": {name: answers[name][i] for name in answers}}
+        for i, (prompt, reference) in enumerate(zip(prompts, references, strict=True))
     ]
-    write_json(out / "answers.json", rows)
+    write_json(out / ANSWERS, rows)
     return content
 
 
 def model_bytes(ref: ModelRef) -> int:
-    """Size of the model's files in bytes; of the adapters beside an ONNX model, only that of the active one."""
+    """Return the size of the model's files in bytes; of several adapters next to a graph, only the active one counts."""
     if ref.kind != "onnx" or ref.adapter is None:
         return folder_bytes(ref.path)
     others = [file for file in (ref.path / FOLDER).glob(f"*{SUFFIX}") if file != adapter_file(ref.path, ref.adapter)]
     return folder_bytes(ref.path) - sum(file.stat().st_size for file in others)
 
 
-def _scored(held_out: Side, values: Sequence[Values], place: Place) -> list[Scored]:
-    """What the perplexity is taken of: the last answer of each row, whatever is trained of it; of free text, the first max_seq_len
-    tokens of each row from the second on."""
-    settings, template, store = held_out.settings, held_out.template, held_out.store
+def _token_pairs(test: Side, values: Sequence[Values], place: Place) -> list[TokenPair]:
+    """Return what the perplexity is computed on.
+
+    The last answer of each row given its prompt, whichever tokens are trained; for free text, the first
+    max_seq_len tokens of each row, given the first token.
+    """
+    settings, template, store = test.settings, test.template, test.store
     if not template.asks:
-        rows = (store.row(index)[0][: settings.max_seq_len].tolist() for index in held_out.chosen[:PERPLEXITY_ROWS])
+        rows = (store.row(index)[0][: settings.max_seq_len].tolist() for index in test.chosen[:PERPLEXITY_ROWS])
         return [(ids[:1], ids[1:]) for ids in rows]
     encoder = Encoder(place.tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
     encoded = encoder.encode([template.row(row, completion_only=True).pieces for row in values])
@@ -102,24 +114,25 @@ def _scored(held_out: Side, values: Sequence[Values], place: Place) -> list[Scor
 
 def _measure(
     generator: Generator,
-    held_out: Side,
+    test: Side,
     prompts: list[str],
     references: list[str],
-    scored: Sequence[Scored],
+    pairs: Sequence[TokenPair],
     settings: Evaluation,
 ) -> tuple[dict[str, Any], list[str]]:
-    answers = short_answers(generator, prompts, held_out.template.stop, settings.max_new_tokens, settings.batch_size)
+    answers = short_answers(generator, prompts, test.template.stop, settings.max_new_tokens, settings.batch_size)
     metrics = score(settings.task, answers, references) if answers else {}
     speed = generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS)
     return {
         "metrics": {name: round(value, 4) for name, value in metrics.items()},
-        "perplexity": round(_perplexity(generator, scored), 4),
+        "perplexity": round(_perplexity(generator, pairs), 4),
         "prefill_tokens_per_s": round(speed.prefill_tokens_per_s, 1),
         "decode_tokens_per_s": round(speed.decode_tokens_per_s, 1),
     }, answers
 
 
-def _perplexity(generator: Generator, scored: Sequence[Scored]) -> float:
-    """By token."""
-    loss = sum(generator.completion_loss(asked, answered) for asked, answered in scored)
-    return math.exp(min(loss / max(sum(len(answered) for _, answered in scored), 1), 50))
+def _perplexity(generator: Generator, pairs: Sequence[TokenPair]) -> float:
+    """Return the perplexity per completion token over all pairs."""
+    loss = sum(generator.completion_loss(prompt, completion) for prompt, completion in pairs)
+    tokens = sum(len(completion) for _, completion in pairs)
+    return math.exp(min(loss / max(tokens, 1), _MAX_LOG_PERPLEXITY))

@@ -40,7 +40,7 @@ def exact_match(answer: str, reference: str) -> float:
     return float(answer == reference)
 
 
-def normalised_match(answer: str, reference: str) -> float:
+def normalized_match(answer: str, reference: str) -> float:
     """Exact match as SQuAD counts it (https://arxiv.org/abs/1606.05250): case, punctuation and articles do not matter."""
     return float(_squad_words(answer) == _squad_words(reference))
 
@@ -171,7 +171,7 @@ class _Task(NamedTuple):
 _OF_TASK = {
     "classification": _Task("accuracy", _of_labels),
     "chat": _Task("token_f1", _averages(token_f1=token_f1, rouge_l=rouge_l)),
-    "question-answering": _Task("token_f1", _averages(exact_match=normalised_match, token_f1=token_f1)),
+    "question-answering": _Task("token_f1", _averages(exact_match=normalized_match, token_f1=token_f1)),
     "summarization": _Task("rouge_l", _averages(rouge_l=rouge_l, rouge_1=rouge_1)),
     "extraction": _Task("field_f1", _of_objects),
     "generation": _Task("token_f1", _averages(exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l)),

@@ -1,4 +1,4 @@
-"""Why a stage is not what it was: its inputs then and now, in words. Loads no ML library."""
+"""Describe why a stage is stale: the inputs that changed. Imports no ML library."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from phi_runtime.core.project import Project
 from phi_runtime.data.hooks import functions_key
 from phi_runtime.models.reference import ModelRef
 
-_SHORT = 60  # characters of a value that is shown as it was and as it is; a longer one is named alone
-_NAMED = {"chat_template": "the chat template changed", "hooks": "hooks.py changed"}
+_MAX_SHOWN = 60  # characters; a longer value is named without its old and new content
+_MESSAGES = {"chat_template": "the chat template changed", "hooks": "hooks.py changed"}
+_OTHER_VERSION = "built by another version of phi-scaffold"
 
 
-def origins(workflow: Workflow, training: FinetunePass, project: Project, source: ModelRef) -> dict[str, str]:
-    """What lies behind the inputs of a stage that trains, part by part, where the inputs hold one digest of several: the `files` of
-    its data, the `functions` over their rows, and the `tokenizer` of the model that it starts from. Kept beside the inputs."""
+def input_origins(workflow: Workflow, training: FinetunePass, project: Project, source: ModelRef) -> dict[str, str]:
+    """Return one digest per origin of a training's inputs, where the inputs hold a digest of several.
+
+    They are kept next to the inputs and tell whether the data `files`, the `functions` over their rows,
+    or the `tokenizer` of the source model changed.
+    """
     from phi_runtime.data.prepare import tokenizer_key
 
     configs = [workflow.data_config(name) for name in training.data_names]
-    paths = [found.path for data in configs for found in data_paths(data, project.config)]
+    paths = [file.path for data in configs for file in data_paths(data, project.config)]
     return {
         "files": digest([file_digest(path) for path in paths if path.is_file()]),
         "functions": digest([functions_key(project.config, data) for data in configs]),
@@ -31,37 +35,43 @@ def origins(workflow: Workflow, training: FinetunePass, project: Project, source
     }
 
 
-def changed(
-    before: Mapping[str, Any], now: Mapping[str, Any], then: Mapping[str, str], today: Mapping[str, str]
+def describe_changes(
+    previous: Mapping[str, Any],
+    current: Mapping[str, Any],
+    previous_origins: Mapping[str, str],
+    current_origins: Mapping[str, str],
 ) -> str:
-    """In words, what of a stage's inputs is other than it was. `then` and `today` are the `origins` of both, as far as known."""
+    """Describe how the `current` inputs of a stage differ from the `previous` ones.
 
-    def other(name: str) -> bool:
-        return name in then and then[name] != today.get(name, then[name])
+    The origins are those of `input_origins`, as far as known.
+    """
 
-    if not before:
-        return "made by another version"
-    parts = []
-    if before.get("input") != now["input"]:
-        parts.append("the model before it changed" + (", and its tokenizer with it" if other("tokenizer") else ""))
-    if before.get("data", now.get("data")) != now.get("data"):
-        functions = other("functions")
-        parts += ["the functions over the rows changed"] if functions else []
-        parts += ["the data changed"] if other("files") or not functions else []
-    if before.get("hooks", "") != now.get("hooks", ""):
-        parts.append(_NAMED["hooks"])
-    for part in now.keys() - {"input", "data", "hooks"}:
-        parts += _differences(part, before.get(part, now[part]), now[part])
-    return "; ".join(sorted(parts)) or "made by another version"
+    def origin_changed(name: str) -> bool:
+        return name in previous_origins and previous_origins[name] != current_origins.get(name, previous_origins[name])
+
+    if not previous:
+        return _OTHER_VERSION
+    changes = []
+    if previous.get("input") != current["input"]:
+        changes.append("its input model changed" + (" (with its tokenizer)" if origin_changed("tokenizer") else ""))
+    if previous.get("data", current.get("data")) != current.get("data"):
+        functions = origin_changed("functions")
+        changes += ["the functions over the rows changed"] if functions else []
+        changes += ["the data changed"] if origin_changed("files") or not functions else []
+    if previous.get("hooks", "") != current.get("hooks", ""):
+        changes.append(_MESSAGES["hooks"])
+    for part in current.keys() - {"input", "data", "hooks"}:
+        changes += _differences(part, previous.get(part, current[part]), current[part])
+    return "; ".join(sorted(changes)) or _OTHER_VERSION
 
 
-def _differences(name: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-        return [d for k in keys for d in _differences(k, before.get(k), now.get(k))]
-    if before == now:
+def _differences(name: str, previous: Any, current: Any) -> list[str]:
+    if isinstance(previous, dict) and isinstance(current, dict):
+        keys = [k for k in {**previous, **current} if previous.get(k) != current.get(k)]
+        return [d for k in keys for d in _differences(k, previous.get(k), current.get(k))]
+    if previous == current:
         return []
-    if name in _NAMED:
-        return [_NAMED[name]]
-    was, is_ = (json.dumps(value, ensure_ascii=False) for value in (before, now))
-    return [f"{name}: {was} → {is_}" if max(len(was), len(is_)) <= _SHORT else f"{name} changed"]
+    if name in _MESSAGES:
+        return [_MESSAGES[name]]
+    old, new = (json.dumps(value, ensure_ascii=False) for value in (previous, current))
+    return [f"{name}: {old} → {new}" if max(len(old), len(new)) <= _MAX_SHOWN else f"{name} changed"]

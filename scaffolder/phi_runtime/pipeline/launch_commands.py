@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.pass_graph import BASE, adapters_of, sources
+from phi_runtime.config.pass_graph import BASE, with_ancestors
 from phi_runtime.config.schema import FinetunePass, Workflow
-from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import write_text
 from phi_runtime.core.errors import ConfigError, Location, UsageError
 from phi_runtime.core.events import silent
 from phi_runtime.core.project import Project
-from phi_runtime.models.fetch import present
-from phi_runtime.models.reference import ModelRef
-from phi_runtime.pipeline.plan import pass_stage, produced, work_folder
+from phi_runtime.pipeline.artifact import work_folder
+from phi_runtime.pipeline.graph import ModelGraph
 from phi_runtime.training.distributed.accelerate_config import accelerate_config, as_yaml
 from phi_runtime.training.distributed.launch import command_line
 from phi_runtime.training.distributed.request import write_request
@@ -46,12 +44,13 @@ def write_by_hand(
     if name is None or not isinstance(step, FinetunePass):
         what = f"`{name}` does not train" if name else "no pass of this config trains"
         raise UsageError(what, fix="name a stage that does")
-    source = _model(workflow, project, sources(workflow.passes)[name])
-    stage = pass_stage(workflow, project, name, source)
-    work = work_folder(project, stage)
+    graph = ModelGraph(workflow, project)
+    require_source(graph, name)
+    node = graph.node(name)
+    work = work_folder(project, node.stage)
     folder = work / "processes"
     folder.mkdir(parents=True, exist_ok=True)
-    context = PassContext(name, step, source, work / "out", work, workflow, project, silent, overrides)
+    context = graph.context(node, work, silent, overrides)
     config = config.absolute()
     if not config.parent.is_dir():
         raise UsageError(f"there is no folder {config.parent}", fix="make it, or name another file")
@@ -59,18 +58,21 @@ def write_by_hand(
     return ByHand(config, name, command_line(config, write_request(context, folder), count))
 
 
-def _model(workflow: Workflow, project: Project, name: str | None) -> ModelRef:
-    """The model of the pass `name`, or the base model."""
-    if name is None:
-        raise ConfigError("there is no model that it can start from", where=Location(project.config), fix="mend passes")
-    if name == BASE:
-        base = present(workflow.input_model, project)
-        if base is None:
-            raise UsageError("the base model is not here yet", fix="bring it with `phi-scaffold fetch`")
-        return base
-    source = _model(workflow, project, sources(workflow.passes)[name])
-    adapters = {each: _model(workflow, project, each) for each in adapters_of(workflow.passes, name)}
-    stage = pass_stage(workflow, project, name, source, adapters)
-    if stage.state != "cached":
-        raise UsageError(f"`{name}`, from which it starts, is not done yet", fix=f"run it: phi-scaffold run {name}")
-    return produced(workflow.passes[name], stage, source)
+def require_source(graph: ModelGraph, name: str) -> None:
+    """Add the ancestors of the pass `name` to the models of `graph`.
+
+    Raises:
+        UsageError: The base model is missing, or an ancestor is not up to date.
+        ConfigError: No model fits the pass.
+    """
+    if BASE not in graph.models:
+        raise UsageError("the base model is missing", fix="download it with `phi-scaffold fetch`")
+    ancestors = with_ancestors(graph.workflow.passes, name) - {name}
+    for node in graph.walk():
+        if node.name in ancestors and node.stage.state != "cached":
+            raise UsageError(
+                f"`{node.name}`, an input of `{name}`, is not up to date", fix=f"run it: phi-scaffold run {node.name}"
+            )
+    if graph.source_of(name) is None:
+        where = Location(graph.project.config)
+        raise ConfigError(f"no model fits the pass `{name}`", where=where, fix="change the order of the passes")

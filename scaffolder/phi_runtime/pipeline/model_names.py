@@ -1,53 +1,86 @@
-"""What the models of a project are called, where a user names one: `--model adapter-style`."""
+"""Names of a project's models, in comparisons and where a user selects one: `--model adapter-style`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from phi_runtime.config.pass_graph import BASE, trainings_of
-from phi_runtime.config.schema import Workflow
+from phi_runtime.config.pass_graph import BASE, compared_models, trainings_of
+from phi_runtime.config.schema import ExportPass, Workflow
 from phi_runtime.config.stage_names import evaluation_stages
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import Project
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.pipeline.plan import folder_of, rung_name
+from phi_runtime.pipeline.stage import model_folder
+
+
+def comparison_models(workflow: Workflow, training: str) -> dict[str, str]:
+    """Return the models compared for the pass `training`: the pass of each by its name in the comparison.
+
+    A name that occurs again gets the name of its pass added.
+    """
+    models: dict[str, str] = {}
+    for step in compared_models(workflow.passes, training):
+        name = comparison_name(workflow, step)
+        models[f"{name}-{step}" if name in models else name] = step
+    return models
+
+
+def comparison_name(workflow: Workflow, step_name: str) -> str:
+    """Return the kind of the model of a pass: base, adapter, merged, finetuned, onnx-int4, …"""
+    if step_name == BASE:
+        return BASE
+    step = workflow.passes[step_name]
+    if isinstance(step, ExportPass):
+        return f"onnx-{step.precision}"
+    if step.accepts == "adapter":
+        return "merged"
+    return "adapter" if step.produces == "adapter" else "finetuned"
 
 
 def model_names(workflow: Workflow, project: Project) -> dict[str, str]:
-    """Every name, and the pass whose model it means (BASE for the base model): base, adapter, merged, finetuned or onnx, which mean
-    the first of their kind, then the names of folders (adapter-style), then those of passes. A model is shown by its first name."""
+    """Return every name of every model, with the pass whose output it names (BASE for the base model).
+
+    First base, adapter, merged, finetuned and onnx, which name the first model of that kind, then the
+    names of the folders (adapter-style), then those of the passes. A model is shown by its first name.
+    """
     names = {BASE: BASE}
-    for made in workflow.passes:
-        names.setdefault(rung_name(workflow, made).partition("-")[0], made)
-    for made in workflow.passes:
-        names.setdefault(folder_of(workflow, project, made).name, made)
-    for made in workflow.passes:
-        names.setdefault(made, made)
+    for step in workflow.passes:
+        names.setdefault(comparison_name(workflow, step).partition("-")[0], step)
+    for step in workflow.passes:
+        names.setdefault(model_folder(workflow, project, step).name, step)
+    for step in workflow.passes:
+        names.setdefault(step, step)
     return names
 
 
-def shown_name(names: dict[str, str], made: str) -> str:
-    """What the model of the pass `made` is called first."""
-    return next(name for name, other in names.items() if other == made)
+def shown_name(names: dict[str, str], step: str) -> str:
+    """Return the first name of the model of the pass `step`."""
+    return next(name for name, other in names.items() if other == step)
 
 
-def model_called(wanted: str, names: dict[str, str], there: Collection[str]) -> str:
-    """The pass whose model is called `wanted`, if it is among those that are `there`. Raises UsageError, which lists those."""
-    if names.get(wanted) in there:
-        return names[wanted]
-    listed = [shown_name(names, made) + (f" ({made})" if shown_name(names, made) != made else "") for made in there]
-    near = did_you_mean(wanted, [name for name, made in names.items() if made in there])
-    rest = "; `phi-scaffold run` makes the others" if set(names.values()) - set(there) else ""
-    raise UsageError(f"there is no model `{wanted}`{near}", fix=f"there are {', '.join(listed)}{rest}")
+def find_model(requested: str, names: dict[str, str], existing: Collection[str]) -> str:
+    """Return the pass whose model is called `requested`.
+
+    Raises:
+        UsageError: The model is not among the `existing` ones, which the error lists.
+    """
+    if names.get(requested) in existing:
+        return names[requested]
+    listed = [shown_name(names, step) + (f" ({step})" if shown_name(names, step) != step else "") for step in existing]
+    near = did_you_mean(requested, [name for name, step in names.items() if step in existing])
+    more = "; `phi-scaffold run` builds the others" if set(names.values()) - set(existing) else ""
+    raise UsageError(f"there is no model `{requested}`{near}", fix=f"choose one of {', '.join(listed)}{more}")
 
 
-def stages_that_measure(wanted: str | None, workflow: Workflow, project: Project) -> list[str]:
-    """The evaluation stages that measure the model called `wanted`, the base model standing on every ladder; all for None.
+def stages_that_measure(requested: str | None, workflow: Workflow, project: Project) -> list[str]:
+    """Return the evaluation stages whose comparison contains the model called `requested`; all for None.
 
-    Raises UsageError."""
-    measured = evaluation_stages(workflow)
-    if wanted is None:
-        return list(measured)
-    made = model_called(wanted, model_names(workflow, project), [BASE, *workflow.passes])
-    trainings = trainings_of(workflow.passes, made)
-    return [stage for stage, of in measured.items() if made == BASE or of in trainings]
+    Raises:
+        UsageError: No pass has this name.
+    """
+    trainings = evaluation_stages(workflow)
+    if requested is None:
+        return list(trainings)
+    step = find_model(requested, model_names(workflow, project), [BASE, *workflow.passes])
+    measured_by = trainings_of(workflow.passes, step)
+    return [stage for stage, training in trainings.items() if step == BASE or training in measured_by]

@@ -20,13 +20,12 @@ from phi_runtime.data.dataset import data_place, template_of
 from phi_runtime.data.template import PromptTemplate, TemplateFault
 from phi_runtime.inference.by_kind import open_generator
 from phi_runtime.inference.generator import Answer, Generator, Sampling
-from phi_runtime.models.fetch import present
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LowRankAdapter
+from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.pipeline.model_names import model_called, model_names, shown_name
-from phi_runtime.pipeline.plan import pass_stage, produced
+from phi_runtime.pipeline.model_names import find_model, model_names, shown_name
 
 NO_ADAPTER = "none"
 
@@ -84,18 +83,6 @@ class Session:
             raise UsageError(f"the prompt has the columns {', '.join(inputs)}", fix=f"ask in JSON: {example}") from None
 
 
-def made_models(workflow: Workflow, project: Project) -> dict[str, ModelRef]:
-    """The models that are there, by the pass that made them (BASE for the base model), also those whose config has changed since."""
-    base = present(workflow.input_model, project)
-    models = {BASE: base} if base else {}
-    for name, before in sources(workflow.passes).items():
-        if source := models.get(before or ""):
-            stage = pass_stage(workflow, project, name, source)
-            if stage.manifest is not None:
-                models[name] = produced(workflow.passes[name], stage, source)
-    return models
-
-
 def open_session(
     project: Project,
     wanted: str | None,
@@ -111,14 +98,14 @@ def open_session(
     are remembered. Raises UsageError, MissingDependency, WorkFailed.
     """
     workflow = load_workflow(project.config, overrides)
-    models = made_models(workflow, project)
+    models = existing_models(workflow, project)
     names = model_names(workflow, project)
     if wanted is not None and wanted not in names and Path(wanted).is_dir():
         name, made, ref = wanted, "", _foreign(Path(wanted).absolute(), models.get(BASE))
     elif not models:
         raise MissingDependency("there is no model yet", fix="run `phi-scaffold run` first")
     else:
-        made = list(models)[-1] if wanted is None else model_called(wanted, names, models)
+        made = list(models)[-1] if wanted is None else find_model(wanted, names, models)
         name, ref = wanted or shown_name(names, made), models[made]
     _check_base(ref)
     device, folders = "cpu", dict(adapters or {})

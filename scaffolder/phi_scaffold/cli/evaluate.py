@@ -63,5 +63,5 @@ def evaluate(
     if as_json:
         print(json.dumps(outcome.evaluation))
     elif outcome.evaluation:
-        show.ladders(outcome.evaluation)
+        show.comparisons(outcome.evaluation)
         show_diagnosis.of_results(outcome.evaluation)

@@ -63,8 +63,8 @@ def run(
 
     Example: phi-scaffold run --until merge
     """
-    from phi_runtime.pipeline.engine import chosen_stages
     from phi_runtime.pipeline.engine import run as run_workflow
+    from phi_runtime.pipeline.engine import select_stages
     from phi_scaffold.environment import use_project_environment
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import run as show
@@ -77,9 +77,7 @@ def run(
         from phi_scaffold.show.dry_run import dry_run as show_dry_run
 
         workflow = load_workflow(project.config, given)
-        names = chosen_stages(workflow, stages or [], until)
-        for name in force or []:
-            chosen_stages(workflow, [name], None)
+        names = select_stages(workflow, stages or [], until, force or [])
         show_dry_run(
             project,
             workflow,

@@ -14,8 +14,9 @@ from phi_runtime.core.project import Project
 from phi_runtime.models.fetch import present
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import Shape, shape_of
-from phi_runtime.pipeline.plan import Stage, plan
+from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.rehearsal import Rehearsal, rehearse_apart
+from phi_runtime.pipeline.stage import Stage
 from phi_runtime.training.forecast import Forecast, disk_bytes, forecast, free_disk_bytes
 from phi_scaffold.show import plan as show_plan
 from phi_scaffold.show import progress as show_progress

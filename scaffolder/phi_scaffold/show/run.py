@@ -16,7 +16,7 @@ from phi_scaffold.show.terminal import console, duration, size
 if TYPE_CHECKING:
     from phi_runtime.core.project import Project
     from phi_runtime.pipeline.engine import Outcome
-    from phi_runtime.pipeline.plan import Stage
+    from phi_runtime.pipeline.stage import Stage
     from phi_scaffold.doctor import Finding
     from phi_scaffold.new.generate import Emitted
 
@@ -60,7 +60,7 @@ def tree(files: Sequence[str]) -> str:
 def outcome(result: Outcome, project: Project) -> None:
     """What a run came to."""
     if result.evaluation:
-        ladders(result.evaluation)
+        comparisons(result.evaluation)
     if not result.done:
         print("Nothing to do: everything is up to date.")
     elif result.run_folder:
@@ -71,32 +71,32 @@ def outcome(result: Outcome, project: Project) -> None:
         show_diagnosis.of_results(result.evaluation)
 
 
-def ladders(evaluation: dict[str, Any]) -> None:
-    """The quality ladder of each pass that trained something."""
-    measured = [adapter for adapter in evaluation["adapters"] if adapter["rungs"]]
-    for adapter in measured:
-        _ladder(adapter, f" of `{adapter['name']}`" if len(measured) > 1 else "")
+def comparisons(evaluation: dict[str, Any]) -> None:
+    """Print the comparison of the models of each pass that trains."""
+    measured = [result for result in evaluation["adapters"] if result["models"]]
+    for result in measured:
+        _comparison(result, f" of `{result['name']}`" if len(measured) > 1 else "")
 
 
-def _ladder(evaluation: dict[str, Any], whose: str) -> None:
-    """A quality ladder, one model a line. Models of free text were asked nothing: they have perplexity alone."""
+def _comparison(evaluation: dict[str, Any], training: str) -> None:
+    """Print one model per line; models of free text have a perplexity only."""
     from rich.table import Table
 
     metric = headline(evaluation["task"])
-    asked = [metric] if all(rung["metrics"] for rung in evaluation["rungs"]) else []
-    table = Table(title=f"{evaluation['rows']} held-out rows{whose}", title_justify="left", box=None, pad_edge=False)
+    metrics = [metric] if all(model["metrics"] for model in evaluation["models"]) else []
+    table = Table(title=f"{evaluation['rows']} test rows{training}", title_justify="left", box=None, pad_edge=False)
     table.add_column("model")
-    for name in (*asked, "perplexity", "prompt tok/s", "answer tok/s", "size", "memory"):
+    for name in (*metrics, "perplexity", "prompt tok/s", "answer tok/s", "size", "memory"):
         table.add_column(name.replace("_", " "), justify="right")
-    for rung in evaluation["rungs"]:
+    for model in evaluation["models"]:
         table.add_row(
-            rung["name"],
-            *(f"{100 * rung['metrics'][name]:.1f} %" for name in asked),
-            f"{rung['perplexity']:.2f}",
-            f"{rung['prefill_tokens_per_s']:.0f}",
-            f"{rung['decode_tokens_per_s']:.0f}",
-            size(rung["size_bytes"]),
-            size(rung["peak_rss_bytes"]) if rung["peak_rss_bytes"] else "",
+            model["name"],
+            *(f"{100 * model['metrics'][name]:.1f} %" for name in metrics),
+            f"{model['perplexity']:.2f}",
+            f"{model['prefill_tokens_per_s']:.0f}",
+            f"{model['decode_tokens_per_s']:.0f}",
+            size(model["size_bytes"]),
+            size(model["peak_rss_bytes"]) if model["peak_rss_bytes"] else "",
         )
     console().print(table)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from phi_runtime.core.project import Project
-    from phi_runtime.search.sweep.outcome import Found, Trial
+    from phi_runtime.search.sweep.outcome import SweepResult, Trial
 
 _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan"}
 _BAR = 30  # characters of a share of 100 %
@@ -162,7 +162,7 @@ def _range(values: dict[str, Any]) -> str:
     return f"{value_text(values['low'])} to {value_text(values['high'])}{' (log)' if values['log'] else ''}{step}"
 
 
-def found(result: Found, project: Project, task: str | None = None) -> None:
+def found(result: SweepResult, project: Project, task: str | None = None) -> None:
     """The trials, best first, what mattered, and how to go on."""
     out = console()
     keys = list(result.best.values)
@@ -199,7 +199,7 @@ def found(result: Found, project: Project, task: str | None = None) -> None:
     print(f"  phi-scaffold run --config {shown}{f' --task-name {task}' if task else ''}")
 
 
-def _bars(result: Found) -> None:
+def _bars(result: SweepResult) -> None:
     width = max(map(len, result.importances))
     print(f"\nWhat mattered for {metrics.text(result.metric)}:")
     for key, share in result.importances.items():

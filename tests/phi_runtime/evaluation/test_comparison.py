@@ -11,7 +11,7 @@ import pytest
 
 from phi_runtime.config.schema import DataConfig, Evaluation, Workflow
 from phi_runtime.data.dataset import Place
-from phi_runtime.evaluation import comparison as ladder
+from phi_runtime.evaluation import comparison
 from phi_runtime.inference.generator import Sampling, Speed
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LoRA
@@ -43,7 +43,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     found = Recorder()
-    monkeypatch.setattr(ladder, "open_generator", lambda *_, **__: found)
+    monkeypatch.setattr(comparison, "open_generator", lambda *_, **__: found)
     return found
 
 
@@ -66,7 +66,7 @@ def evaluated(
     listener = Listener()
     base = ModelRef(model, "hf", "key")
     place = Place(folder / "config.json", base, folder / "cache")
-    content = ladder.evaluate(workflow, "finetune", [("base", base)], place, folder, "cpu", listener)
+    content = comparison.evaluate(workflow, "finetune", [("base", base)], place, folder, "cpu", listener, "evaluate")
     return content, json.loads((folder / "answers.json").read_text(encoding="utf-8")), listener
 
 
@@ -75,11 +75,11 @@ def test_free_text_is_asked_nothing_and_has_its_perplexity_from_the_second_token
 ) -> None:
     texts = ["we won the game", "dark " * 50]
     content, answers, listener = evaluated(tmp_path, tiny_phi3, [{"text": t} for t in texts], max_seq_len=16)
-    assert (content["rows"], content["rungs"][0]["metrics"], answers, recorder.prompts) == (2, {}, [], [])
-    assert content["rungs"][0]["perplexity"] == pytest.approx(2.7183)
+    assert (content["rows"], content["models"][0]["metrics"], answers, recorder.prompts) == (2, {}, [], [])
+    assert content["models"][0]["perplexity"] == pytest.approx(2.7183)
     whole = [[*tiny_tokenizer(t, add_special_tokens=False).input_ids, tiny_tokenizer.eos_token_id] for t in texts]
     assert recorder.measured == [(ids[:1], ids[1:16]) for ids in whole]
-    assert listener.of("metric") == [{"stage": "evaluate", "rung": "base", "perplexity": 2.7183}]
+    assert listener.of("metric") == [{"stage": "evaluate", "model": "base", "perplexity": 2.7183}]
 
 
 def test_of_questions_the_answers_alone_are_measured(
@@ -93,7 +93,7 @@ def test_of_questions_the_answers_alone_are_measured(
         "fear<|im_end|>",
     ]
     assert answers[1] == {"prompt": "run away\n", "reference": "fear", "answers": {"base": "joy"}}
-    assert content["rungs"][0]["metrics"]
+    assert content["models"][0]["metrics"]
     assert "perplexity" not in listener.of("metric")[0]
 
 
@@ -103,7 +103,7 @@ def test_the_users_own_metrics_stand_among_the_others(tmp_path: Path, tiny_phi3:
     (tmp_path / "hooks.py").write_text(hook, encoding="utf-8")
     rows = [{"q": "we won", "a": "joy"}, {"q": "run away", "a": "fear"}]
     content, _, _ = evaluated(tmp_path, tiny_phi3, rows, text_template="{q}\n{a}", strategy="line-by-line")
-    metrics = content["rungs"][0]["metrics"]
+    metrics = content["models"][0]["metrics"]
     assert (metrics["exact_match"], metrics["said_joy"]) == (0.5, 0.6667)
 
 

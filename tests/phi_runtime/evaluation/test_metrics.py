@@ -13,7 +13,7 @@ from phi_runtime.evaluation.metrics import (
     first_object,
     headline,
     macro_f1,
-    normalised_match,
+    normalized_match,
     rouge_1,
     rouge_l,
     score,
@@ -89,7 +89,7 @@ def test_exact_match_of_generated_text_is_to_the_letter() -> None:
 def test_an_answer_to_a_question_matches_without_case_punctuation_and_articles(
     answer: str, reference: str, matches: bool
 ) -> None:
-    assert normalised_match(answer, reference) == matches
+    assert normalized_match(answer, reference) == matches
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phi_runtime.config.pass_graph import BASE, adapters_of, ladder, needed, sources, trainings_of
+from phi_runtime.config.pass_graph import BASE, adapters_of, compared_models, sources, trainings_of, with_ancestors
 from phi_runtime.config.schema import Pass
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import WorkFailed
@@ -26,7 +26,8 @@ from phi_runtime.passes.merge_adapter_weights import MergeAdapterWeights
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.pipeline.plan import on_ladder, rungs_of
+from phi_runtime.pipeline.model_names import comparison_models
+from phi_runtime.pipeline.stage import with_active_adapter
 from tests.conftest import Cli, Listener, MakeProject, edit_config, states
 from tests.phi_runtime.export.tiny_adapters import furthest, onnx_logits, peft_logits
 
@@ -77,7 +78,7 @@ def base_of(project: Project) -> Path:
     return Path(json.loads(project.config.read_text(encoding="utf-8"))["input_model"]["model_path"])
 
 
-def test_two_adapters_lie_beside_one_graph_and_each_stands_on_its_own_ladder(project: Project, cli: Cli) -> None:
+def test_two_adapters_lie_beside_one_graph_and_each_is_in_its_own_comparison(project: Project, cli: Cli) -> None:
     outcome = run(project, Listener())
     assert outcome.done == ("export", "evaluate", "evaluate-style")
     onnx, base = project.gen_model / "onnx", base_of(project)
@@ -97,11 +98,11 @@ def test_two_adapters_lie_beside_one_graph_and_each_stands_on_its_own_ladder(pro
     assert manifest.facts["adapters"]["style"]["content"] == record.adapters["style"]["content"]
 
     workflow = load_workflow(project.config)
-    assert rungs_of(workflow, "style") == {"base": "base", "adapter": "style", "onnx-fp32": "export"}
+    assert comparison_models(workflow, "style") == {"base": "base", "adapter": "style", "onnx-fp32": "export"}
     evaluation = outcome.evaluation
     assert evaluation is not None
     for found in evaluation["adapters"]:
-        by_name = {rung["name"]: rung for rung in found["rungs"]}
+        by_name = {model["name"]: model for model in found["models"]}
         assert list(by_name) == ["base", "adapter", "onnx-fp32"]
         assert by_name["onnx-fp32"]["perplexity"] == pytest.approx(by_name["adapter"]["perplexity"], rel=1e-2)
         assert by_name["base"]["perplexity"] != pytest.approx(by_name["adapter"]["perplexity"], rel=1e-2)
@@ -201,7 +202,7 @@ def test_a_kill_while_an_adapter_is_added_leaves_what_was_there(project: Project
     )
 
 
-def test_two_adapters_merged_together_say_what_both_say_at_once_and_stand_on_both_ladders(project: Project) -> None:
+def test_two_adapters_merged_together_say_what_both_say_at_once_and_are_in_both_comparisons(project: Project) -> None:
     def change(config: dict[str, Any]) -> None:
         config["passes"].pop("export")
         config["passes"]["both"] = {"type": "MergeAdapterWeights", "adapters": ["tone", "style"]}
@@ -216,7 +217,7 @@ def test_two_adapters_merged_together_say_what_both_say_at_once_and_stand_on_bot
     assert manifest is not None
     assert manifest.facts["adapters"] == ["tone", "style"]
     assert outcome.evaluation is not None
-    assert [[r["name"] for r in e["rungs"]] for e in outcome.evaluation["adapters"]] == [
+    assert [[r["name"] for r in e["models"]] for e in outcome.evaluation["adapters"]] == [
         ["base", "adapter", "merged"]
     ] * 2
 
@@ -234,15 +235,15 @@ def test_what_takes_several_adapters_starts_from_the_base_that_they_share() -> N
     assert sources(passes) == {"tone": BASE, "style": BASE, "apart": BASE, "both": BASE, "one": "both", "last": None}
     assert adapters_of(passes, "apart") == ("tone", "style")
     assert trainings_of(passes, "one") == ("style", "tone")
-    assert needed(passes, "one") == {"tone", "style", "both", "one"}
-    assert needed(passes, "apart") == {"tone", "style", "apart"}
-    assert ladder(passes, "tone") == [BASE, "tone", "apart", "both", "one"]
+    assert with_ancestors(passes, "one") == {"tone", "style", "both", "one"}
+    assert with_ancestors(passes, "apart") == {"tone", "style", "apart"}
+    assert compared_models(passes, "tone") == [BASE, "tone", "apart", "both", "one"]
     del passes["both"]  # which has taken both
     del passes["one"]
     assert sources(passes)["last"] == "style"  # lying beside a graph, it is still there to be merged
 
 
-def test_the_ref_on_a_ladder_names_the_adapter_and_keeps_its_key_when_another_comes(
+def test_the_ref_in_a_comparison_names_the_adapter_and_keeps_its_key_when_another_comes(
     project: Project, tmp_path: Path
 ) -> None:
     from phi_runtime.core.artifacts import seal
@@ -255,7 +256,7 @@ def test_the_ref_on_a_ladder_names_the_adapter_and_keeps_its_key_when_another_co
         adapters = {"tone": {"content": "t"}, "style": {"content": style}}
         manifest = seal(folder, key="k", kind="onnx", facts={"graph": "g", "adapters": adapters})
         ref = ModelRef(folder, "onnx", manifest.content + style)
-        found = {name: on_ladder(workflow, name, "export", ref) for name in ("tone", "style")}
+        found = {name: with_active_adapter(workflow, name, "export", ref) for name in ("tone", "style")}
         assert {name: each.adapter for name, each in found.items()} == {"tone": "tone", "style": "style"}
         keys.append({name: each.key for name, each in found.items()})
     assert keys[0]["tone"] == keys[1]["tone"]

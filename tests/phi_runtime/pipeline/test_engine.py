@@ -43,14 +43,14 @@ def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli
     assert losses[-1] < losses[0]
     evaluation = outcome.evaluation
     assert evaluation is not None
-    assert [r["name"] for r in evaluation["rungs"]] == ["base", "adapter", "merged", "onnx-int4"]
+    assert [r["name"] for r in evaluation["models"]] == ["base", "adapter", "merged", "onnx-int4"]
     assert evaluation["rows"] == 12
-    for rung in evaluation["rungs"]:
-        assert 0 <= rung["metrics"]["accuracy"] <= 1
-        assert rung["perplexity"] > 1
-        assert rung["decode_tokens_per_s"] > 0
-        assert rung["size_bytes"] > 0
-    base, adapter, merged, _ = evaluation["rungs"]
+    for model in evaluation["models"]:
+        assert 0 <= model["metrics"]["accuracy"] <= 1
+        assert model["perplexity"] > 1
+        assert model["decode_tokens_per_s"] > 0
+        assert model["size_bytes"] > 0
+    base, adapter, merged, _ = evaluation["models"]
     assert adapter["perplexity"] < base["perplexity"]
     assert merged["perplexity"] == pytest.approx(adapter["perplexity"], rel=1e-3)
 
@@ -138,7 +138,7 @@ def test_another_precision_redoes_the_export_alone_and_fp32_answers_as_the_merge
     answers = json.loads((project.gen_model / "evaluation" / "answers.json").read_text())
     assert all(row["answers"]["merged"] == row["answers"]["onnx-fp32"] for row in answers)
     assert outcome.evaluation is not None
-    merged, onnx = outcome.evaluation["rungs"][2:]
+    merged, onnx = outcome.evaluation["models"][2:]
     assert onnx["perplexity"] == pytest.approx(merged["perplexity"], rel=1e-3)
 
 
@@ -149,7 +149,7 @@ def test_full_fine_tuning_trains_all_weights_and_needs_no_merge(make_project: Ma
     assert outcome.done == ("finetune", "export", "evaluate")
     assert (project.gen_model / "merged" / "config.json").is_file()
     assert outcome.evaluation is not None
-    base, tuned, _ = outcome.evaluation["rungs"]
+    base, tuned, _ = outcome.evaluation["models"]
     assert tuned["name"] == "finetuned"
     assert tuned["perplexity"] < base["perplexity"]
 

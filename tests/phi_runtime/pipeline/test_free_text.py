@@ -27,8 +27,8 @@ def test_joined_free_text_is_trained_merged_built_and_measured(make_project: Mak
     listener = Listener()
     evaluation = run(project, listener).evaluation
     assert evaluation is not None
-    assert [rung["metrics"] for rung in evaluation["rungs"]] == [{}, {}, {}, {}]
-    base, adapter, merged, _ = (rung["perplexity"] for rung in evaluation["rungs"])
+    assert [model["metrics"] for model in evaluation["models"]] == [{}, {}, {}, {}]
+    base, adapter, merged, _ = (model["perplexity"] for model in evaluation["models"])
     assert adapter < base
     assert abs(merged - adapter) < 0.01 * adapter
 
@@ -43,7 +43,7 @@ def test_joined_free_text_is_trained_merged_built_and_measured(make_project: Mak
     warnings = [w["message"] for w in listener.of("warning")]
     assert sum(w.startswith("48 of 48 rows end without a special token") for w in warnings) == 1
 
-    show.ladders(evaluation)
+    show.comparisons(evaluation)
     assert "accuracy" not in capsys.readouterr().out
     for name in ("base", "adapter"):
         assert open_session(project, name).render("sunny") == "sunny"

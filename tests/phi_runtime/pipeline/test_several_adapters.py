@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.config.pass_graph import ladder, needed, sources, training_of
+from phi_runtime.config.pass_graph import compared_models, sources, training_of, with_ancestors
 from phi_runtime.config.schema import Pass
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import Project, for_task
@@ -18,7 +18,8 @@ from phi_runtime.passes.merge_adapter_weights import MergeAdapterWeights
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_config, load_workflow
-from phi_runtime.pipeline.plan import plan, rungs_of
+from phi_runtime.pipeline.model_names import comparison_models
+from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.session import open_session
 from tests.conftest import Cli, Listener, MakeProject, edit_config, states, weights, write_rows
 
@@ -60,12 +61,12 @@ def test_each_pass_takes_what_a_reader_from_top_to_bottom_expects(passes: str, e
 
 def test_what_is_measured_of_each_training_is_what_was_made_of_it() -> None:
     apart = steps("tone: LoRA, style: LoRA, merge: Merge, build: Build")
-    assert ladder(apart, "tone") == ["base", "tone"]
-    assert ladder(apart, "style") == ["base", "style", "merge", "build"]
-    assert needed(apart, "build") == {"style", "merge", "build"}
+    assert compared_models(apart, "tone") == ["base", "tone"]
+    assert compared_models(apart, "style") == ["base", "style", "merge", "build"]
+    assert with_ancestors(apart, "build") == {"style", "merge", "build"}
     upon = steps("tone: LoRA, merge: Merge, style: LoRA, both: Merge")
-    assert ladder(upon, "tone") == ["base", "tone", "merge"]
-    assert ladder(upon, "style") == ["base", "merge", "style", "both"]
+    assert compared_models(upon, "tone") == ["base", "tone", "merge"]
+    assert compared_models(upon, "style") == ["base", "merge", "style", "both"]
     assert [training_of(upon, name) for name in upon] == ["tone", "tone", "style", "style"]
 
 
@@ -113,17 +114,17 @@ def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Proj
     evaluation = outcome.evaluation
     assert evaluation is not None
     of_tone, of_style = evaluation["adapters"]
-    assert {key: evaluation[key] for key in ("task", "rows", "rungs")} == {
-        key: of_tone[key] for key in ("task", "rows", "rungs")
+    assert {key: evaluation[key] for key in ("task", "rows", "models")} == {
+        key: of_tone[key] for key in ("task", "rows", "models")
     }
     assert (of_tone["name"], of_tone["task"], of_tone["rows"]) == ("tone", "classification", 12)
     assert (of_style["name"], of_style["task"], of_style["rows"]) == ("style", "generation", 5)
-    assert [rung["name"] for rung in of_tone["rungs"]] == ["base", "adapter"]
-    assert [rung["name"] for rung in of_style["rungs"]] == ["base", "adapter", "merged"]
-    assert "accuracy" in of_tone["rungs"][0]["metrics"]
-    assert "accuracy" not in of_style["rungs"][0]["metrics"]
-    assert of_tone["rungs"][1]["perplexity"] < of_tone["rungs"][0]["perplexity"]
-    assert of_style["rungs"][1]["perplexity"] < of_style["rungs"][0]["perplexity"]
+    assert [model["name"] for model in of_tone["models"]] == ["base", "adapter"]
+    assert [model["name"] for model in of_style["models"]] == ["base", "adapter", "merged"]
+    assert "accuracy" in of_tone["models"][0]["metrics"]
+    assert "accuracy" not in of_style["models"][0]["metrics"]
+    assert of_tone["models"][1]["perplexity"] < of_tone["models"][0]["perplexity"]
+    assert of_style["models"][1]["perplexity"] < of_style["models"][0]["perplexity"]
 
     listed = cli("evaluate", "--project", project.root).out
     assert "12 held-out rows of `tone`" in listed
@@ -176,8 +177,8 @@ def test_an_adapter_upon_a_merged_one_is_measured_beside_what_it_started_from(pr
 
     edit_config(project, change)
     run(project, Listener(), until="both")
-    rungs = rungs_of(load_workflow(project.config), "style")
-    assert rungs == {"base": "base", "merged": "merge", "adapter": "style", "merged-both": "both"}
+    models = comparison_models(load_workflow(project.config), "style")
+    assert models == {"base": "base", "merged": "merge", "adapter": "style", "merged-both": "both"}
     assert (project.gen_model / "merged-both" / "config.json").is_file()
     base = json.loads((project.gen_model / "adapter-style" / "adapter_config.json").read_text())
     assert base["base_model_name_or_path"] == str(project.gen_model / "merged")
@@ -286,15 +287,15 @@ def test_an_interrupted_training_whose_inputs_changed_starts_anew_and_says_why(
 ) -> None:
     project = make_project(max_steps=6, save_steps=2)
     interrupted(project, 4)
-    assert status_of(project, "finetune") == "interrupted; `phi-scaffold run` goes on"
+    assert status_of(project, "finetune") == "interrupted; `phi-scaffold run` resumes"
     change(project)
-    said = f"interrupted at step 4, and cannot go on from there: {why}"
-    assert status_of(project, "finetune") == f"{said}; `phi-scaffold run` starts anew"
+    said = f"interrupted at step 4; cannot resume because {why}"
+    assert status_of(project, "finetune") == f"{said}; `phi-scaffold run` starts over"
 
     listener = Listener()
     run(project, listener, until="finetune")
     warned = [w["message"] for w in listener.of("warning") if w["stage"] == "finetune"]
-    assert [w for w in warned if w.startswith(f"it was {said}.")]
+    assert [w for w in warned if w.startswith(f"{said}; starting over")]
     assert not any("going on" in e.get("message", "") for e in listener.of("progress"))
     assert not list((project.gen_model / ".work").iterdir())
     quiet = Listener()
@@ -329,7 +330,7 @@ def test_another_tokenizer_and_another_template_are_named(make_project: MakeProj
     process = "pre_process_data_config"
     edit_config(project, lambda c: c["data_configs"][0][process].update(text_template=long))
     why = status_of(project, "finetune")
-    assert "text_template changed; the model before it changed, and its tokenizer with it" in why
+    assert "its input model changed (with its tokenizer); text_template changed" in why
 
 
 def status_of(project: Project, name: str) -> str:

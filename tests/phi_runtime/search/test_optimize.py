@@ -22,8 +22,8 @@ from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.optimize.candidates import ALL, Candidate, candidates_for, expected_bytes, expected_memory_bytes
 from phi_runtime.search.optimize.constraints import Verdict, constraints_of, judge, nearest
-from phi_runtime.search.optimize.outcome import Found
-from phi_runtime.search.optimize.planning import Plan, prepare
+from phi_runtime.search.optimize.outcome import OptimizeResult
+from phi_runtime.search.optimize.planning import OptimizePlan, prepare
 from phi_runtime.search.optimize.search import accuracy_drop, optimize
 from phi_runtime.search.optimize.targets import TARGETS, target_for
 from tests.conftest import Listener, MakeProject, edit_config, states
@@ -191,7 +191,7 @@ class StopAt(Listener):
 def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(make_project: MakeProject) -> None:
     project = make_project(max_steps=2, passes={"export": {"gate": None}})
 
-    def planned(**limits: float) -> Plan:
+    def planned(**limits: float) -> OptimizePlan:
         found = prepare(project, limits={"max_accuracy_drop": 1.0, **limits})
         return replace(found, candidates=named("fp32", "int4-block-32", "int8"))  # the first is the largest here
 
@@ -232,7 +232,7 @@ def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(make_pro
     assert [row["name"] for row in told["candidates"]] == ["fp32", "int4-block-32", "int8"]
 
     # A second call does nothing; other constraints are judged by what is known.
-    def quiet(limits: dict[str, float], **options: Any) -> Found:
+    def quiet(limits: dict[str, float], **options: Any) -> OptimizeResult:
         listener = Listener()
         found = optimize(planned(**limits), listener, **options)
         assert worked_on(listener) == []

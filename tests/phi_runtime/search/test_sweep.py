@@ -15,11 +15,11 @@ from phi_runtime.core.project import Project, find_project
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.search.sweep.outcome import Found, chart, importances_of, trials_of
+from phi_runtime.search.sweep.outcome import SweepResult, chart, importances_of, trials_of
 from phi_runtime.search.sweep.planning import plan_as_dict, prepare
 from phi_runtime.search.sweep.search import search
 from phi_runtime.search.sweep.space import Space, grid, grid_size, sampler, suggest
-from phi_runtime.search.sweep.study import Place
+from phi_runtime.search.sweep.study import StudyFolder
 from phi_runtime.search.sweep.worker import shares
 from tests.conftest import Listener, MakeProject, edit_config
 
@@ -38,7 +38,7 @@ def choice(*values: Any) -> dict[str, Any]:
     return {"type": "choice", "values": list(values)}
 
 
-def sweep(project: Project, listener: Any = None, **options: Any) -> Found:
+def sweep(project: Project, listener: Any = None, **options: Any) -> SweepResult:
     jobs = options.pop("jobs", 0)
     return search(prepare(project, **options), Listener() if listener is None else listener, jobs=jobs)
 
@@ -340,7 +340,7 @@ def test_another_space_or_config_makes_a_new_study_and_says_why(make_project: Ma
     write_sweep(project, {"r": choice(2)})
     sweep(project)
 
-    def place() -> Place:
+    def place() -> StudyFolder:
         return prepare(project).place
 
     assert not place().new

@@ -318,28 +318,28 @@ def test_a_long_run_that_used_its_machine_is_not_slow() -> None:
 # -- results ----------------------------------------------------------------------------------------------------------------
 
 
-def a_ladder(
+def a_comparison(
     *scores: float, rows: int = 100, names: tuple[str, ...] = ("base", "adapter", "merged", "onnx-int4")
 ) -> Any:
-    rungs = [{"name": n, "metrics": {"accuracy": s}, "perplexity": 2.0} for n, s in zip(names, scores, strict=True)]
-    return {"task": "classification", "rows": rows, "rungs": rungs}
+    models = [{"name": n, "metrics": {"accuracy": s}, "perplexity": 2.0} for n, s in zip(names, scores, strict=True)]
+    return {"task": "classification", "rows": rows, "models": models}
 
 
 def free_text(*perplexities: float) -> Any:
-    ladder = a_ladder(*(0.0 for _ in perplexities))
-    rungs = [{**r, "metrics": {}, "perplexity": p} for r, p in zip(ladder["rungs"], perplexities, strict=True)]
-    return {**ladder, "task": "generation", "rungs": rungs}
+    comparison = a_comparison(*(0.0 for _ in perplexities))
+    models = [{**r, "metrics": {}, "perplexity": p} for r, p in zip(comparison["models"], perplexities, strict=True)]
+    return {**comparison, "task": "generation", "models": models}
 
 
 def test_a_model_no_better_than_its_base_is_a_poor_result() -> None:
-    (found,) = diagnose_results(a_ladder(0.52, 0.5, 0.5, 0.5))
+    (found,) = diagnose_results(a_comparison(0.52, 0.5, 0.5, 0.5))
     assert found.problem == "poor results"
     assert found.evidence == "accuracy 52.0 % of base, 50.0 % of adapter"
     assert "data preview" in found.advice
 
 
 def test_a_score_lost_by_rounding_names_what_rounds() -> None:
-    (found,) = diagnose_results(a_ladder(0.1, 0.975, 0.975, 0.8))
+    (found,) = diagnose_results(a_comparison(0.1, 0.975, 0.975, 0.8))
     assert found.evidence == "accuracy 97.5 % of merged, 80.0 % of onnx-int4"
     assert found.setting == "extra_options.matmul_mixed_precision"
     assert "int4_aware" in found.advice
@@ -347,19 +347,19 @@ def test_a_score_lost_by_rounding_names_what_rounds() -> None:
 
 def test_each_adapter_is_judged_by_itself() -> None:
     names = ("base", "adapter-a", "merged-a", "onnx-int4-a", "adapter-b", "merged-b", "onnx-int4-b")
-    found = diagnose_results(a_ladder(0.5, 0.9, 0.9, 0.88, 0.45, 0.45, 0.44, names=names))
+    found = diagnose_results(a_comparison(0.5, 0.9, 0.9, 0.88, 0.45, 0.45, 0.44, names=names))
     assert [d.evidence for d in found] == ["accuracy 50.0 % of base, 45.0 % of adapter-b"]
 
 
 @pytest.mark.parametrize(
     "evaluation",
     [
-        a_ladder(0.1, 0.97, 0.97, 0.95),
-        a_ladder(1.0, 1.0, 1.0, 1.0),
-        a_ladder(0.5, 0.4, 0.4, 0.1, rows=8),
-        a_ladder(0.1, 0.8, 0.8, 0.74, rows=50),  # three rows of fifty: chance
+        a_comparison(0.1, 0.97, 0.97, 0.95),
+        a_comparison(1.0, 1.0, 1.0, 1.0),
+        a_comparison(0.5, 0.4, 0.4, 0.1, rows=8),
+        a_comparison(0.1, 0.8, 0.8, 0.74, rows=50),  # three rows of fifty: chance
         free_text(20.0, 8.0, 8.0, 8.6),
-        {"task": "chat", "rows": 0, "rungs": []},
+        {"task": "chat", "rows": 0, "models": []},
     ],
 )
 def test_good_and_undecided_results_yield_nothing(evaluation: Any) -> None:

@@ -82,8 +82,9 @@ def test_a_run_that_had_stopped_early_does_not_go_on_when_it_is_resumed(make_pro
 
 
 def _work_name(project: Project) -> str:
+    from phi_runtime.pipeline.artifact import work_folder
     from phi_runtime.pipeline.load import load_workflow
-    from phi_runtime.pipeline.plan import plan, work_folder
+    from phi_runtime.pipeline.plan import plan
 
     stage = next(s for s in plan(load_workflow(project.config), project) if s.name == "finetune")
     return work_folder(project, stage).name

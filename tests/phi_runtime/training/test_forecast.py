@@ -136,6 +136,18 @@ def test_where_nothing_fits_a_smaller_model_is_the_way(
     assert "smaller base model" in str(check_fits(load_workflow(project.config), project, "finetune"))
 
 
+def test_a_run_warns_once_of_a_training_that_is_not_likely_to_fit(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(max_steps=1)
+    foretold_bytes = foretold(project).estimate.total_bytes
+    with_free(monkeypatch, foretold_bytes // 100)
+    listener = Listener()
+    run(project, listener, until="finetune")
+    warned = [w for w in listener.of("warning") if "likely to need more memory" in w["message"]]
+    assert [w["stage"] for w in warned] == ["finetune"]
+
+
 def test_a_model_of_which_nothing_is_known_has_no_forecast(make_project: MakeProject) -> None:
     project = make_project()
     edit_config(project, lambda config: config["input_model"].update(model_path="../model-cache/org/unknown"))

@@ -16,7 +16,7 @@ _SMALLEST_DROP = 0.01  # by which a drop is weighed against other misses, where 
 
 
 @dataclass(frozen=True)
-class Miss:
+class Violation:
     """A constraint that a model does not keep. `by` is in the constraint's own unit, `share` that of the limit."""
 
     constraint: str
@@ -47,7 +47,7 @@ class Miss:
 class Verdict:
     """What came of comparing a model with the constraints: those that it misses, and those whose figure is not known."""
 
-    misses: tuple[Miss, ...] = ()
+    misses: tuple[Violation, ...] = ()
     unknown: tuple[str, ...] = ()
 
 
@@ -88,7 +88,7 @@ def judge(figures: Mapping[str, Any], constraints: Constraints) -> Verdict:
         by = limit - value if name == SPEED else value - limit
         if by > 0:
             weighed = max(limit, _SMALLEST_DROP) if name == DROP else limit
-            misses.append(Miss(name, limit, value, round(by, 4), round(by / weighed, 4)))
+            misses.append(Violation(name, limit, value, round(by, 4), round(by / weighed, 4)))
     return Verdict(tuple(misses), tuple(unknown))
 
 
@@ -96,7 +96,7 @@ def nearest(verdicts: Mapping[str, Verdict]) -> str | None:
     """The name of the model that is nearest to holding: that with the fewest misses, then with the smallest largest one."""
 
     def distance(name: str) -> tuple[int, float]:
-        misses: Sequence[Miss] = verdicts[name].misses
+        misses: Sequence[Violation] = verdicts[name].misses
         return len(misses), max((miss.share for miss in misses), default=0)
 
     return min(verdicts, key=distance, default=None)

@@ -18,21 +18,21 @@ from phi_runtime.core.artifacts import free_name, replace_unless_edited, write_t
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.optimize.candidates import Candidate
 from phi_runtime.search.optimize.constraints import Verdict, nearest
-from phi_runtime.search.optimize.planning import Plan
-from phi_runtime.search.optimize.table import FILE, Row
+from phi_runtime.search.optimize.planning import OptimizePlan
+from phi_runtime.search.optimize.table import FILE, CandidateRow
 from phi_runtime.search.optimize.targets import values_for
 
 
 @dataclass(frozen=True)
-class Found:
+class OptimizeResult:
     """The end of a search. `candidates` are in the order of the plan, `earlier` what is known of others on the same inputs (which
     `inputs` names), `reference` the figures of the full-precision model. `config` is the config with the chosen options beside the
     project's own (`written` its digest, `kept` what a user had made of an earlier one), `model` the chosen model where it is still
     there; `backup` the project's config of before, where it was changed."""
 
-    plan: Plan
-    candidates: list[Row]
-    earlier: list[Row]
+    plan: OptimizePlan
+    candidates: list[CandidateRow]
+    earlier: list[CandidateRow]
     inputs: str
     reference: dict[str, Any] | None
     chosen: str | None
@@ -44,7 +44,7 @@ class Found:
     backup: Path | None = None
 
     @property
-    def nearest(self) -> tuple[Row, Verdict] | None:
+    def nearest(self) -> tuple[CandidateRow, Verdict] | None:
         """Of candidates that ran and do not hold, the one that misses least; None where one is chosen, or none ran."""
         if self.chosen:
             return None
@@ -79,7 +79,7 @@ class Found:
             "backup": project.shown(self.backup) if self.backup else None,
         }
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    def _row(self, row: CandidateRow) -> dict[str, Any]:
         verdict = row.verdict(self.plan.constraints)
         return {
             **row.as_dict(),
@@ -100,7 +100,7 @@ class Found:
             write_text(file, text)
 
 
-def _near(row: Row, verdict: Verdict) -> dict[str, Any]:
+def _near(row: CandidateRow, verdict: Verdict) -> dict[str, Any]:
     loosen = {miss.constraint: miss.loosened for miss in verdict.misses}
     return {"candidate": row.name, "misses": [miss.as_dict() for miss in verdict.misses], "loosen": loosen}
 
@@ -108,7 +108,7 @@ def _near(row: Row, verdict: Verdict) -> dict[str, Any]:
 # -- the config --------------------------------------------------------------------------------------------------------------------
 
 
-def write_best(plan: Plan, chosen: Candidate, written: str) -> tuple[Path, Path | None]:
+def write_best(plan: OptimizePlan, chosen: Candidate, written: str) -> tuple[Path, Path | None]:
     """The config with the chosen options, beside the project's own, where its relative paths hold. What a user has made of an earlier
     one, whose digest was `written`, is kept under another name, which is returned too."""
     config = plan.project.config
@@ -116,7 +116,7 @@ def write_best(plan: Plan, chosen: Candidate, written: str) -> tuple[Path, Path 
     return target, replace_unless_edited(target, canonical_text(_changed(plan, chosen), target), written)
 
 
-def apply_options(plan: Plan, chosen: Candidate) -> Path | None:
+def apply_options(plan: OptimizePlan, chosen: Candidate) -> Path | None:
     """Writes the chosen options into the project's config. Returns where that of before is kept; None where nothing changes."""
     config = plan.project.config
     source = read_source(config)
@@ -131,13 +131,13 @@ def apply_options(plan: Plan, chosen: Candidate) -> Path | None:
     return backup
 
 
-def _values(plan: Plan, chosen: Candidate) -> dict[str, Any]:
+def _values(plan: OptimizePlan, chosen: Candidate) -> dict[str, Any]:
     """What is put into the config, by dotted path. Flags such as --on local are not: they are given again."""
     before = load_workflow(plan.project.config, replace(plan.overrides, on_local=False))
     return {**values_for(plan.target, before), **chosen.values(plan.setting.stage)}
 
 
-def _changed(plan: Plan, chosen: Candidate) -> Draft:
+def _changed(plan: OptimizePlan, chosen: Candidate) -> Draft:
     """The project's config with the chosen options; those that are left to the builder are not written."""
     draft = parse_config(read_source(plan.project.config), Overrides(values=_values(plan, chosen))).draft
     step = draft.value["passes"][plan.setting.stage]

@@ -23,12 +23,14 @@ from phi_runtime.hardware.machine import memory_bytes
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import Shape, shape_of
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.pipeline.plan import EVALUATION_LIBRARIES, Stage, data_inputs, plan, rung_name
+from phi_runtime.pipeline.model_names import comparison_name
+from phi_runtime.pipeline.plan import plan
+from phi_runtime.pipeline.stage import EVALUATION_LIBRARIES, Stage, data_inputs
 from phi_runtime.search.optimize.candidates import Candidate, candidates_for, expected_bytes, expected_memory_bytes
 from phi_runtime.search.optimize.constraints import DROP, SIZE, asks_for_accuracy, constraints_of
-from phi_runtime.search.optimize.table import Row, Table
-from phi_runtime.search.optimize.targets import Target, lacks, target_for, values_for
-from phi_runtime.search.optimize.task import Setting
+from phi_runtime.search.optimize.table import CandidateRow, CandidateTable
+from phi_runtime.search.optimize.targets import Target, target_for, values_for, why_unavailable
+from phi_runtime.search.optimize.task import CandidateSettings
 
 FOLDER = "optimize"
 TOKENS = 2048
@@ -37,11 +39,11 @@ _SURELY = 1.05  # times what is allowed, the expected size that rules a candidat
 
 
 @dataclass(frozen=True)
-class Plan:
+class OptimizePlan:
     """What is tried, in order, for which target, and what it must keep to. `source` is the pass whose model is built from (BASE for
     the base model); `lacking` says why models for the target cannot be run here, so that their size alone is known."""
 
-    setting: Setting
+    setting: CandidateSettings
     overrides: Overrides
     workflow: Workflow
     target: Target
@@ -65,7 +67,7 @@ class Plan:
     @property
     def source_name(self) -> str:
         """What the model that is built from is called: merged, finetuned, base."""
-        return rung_name(self.workflow, self.source)
+        return comparison_name(self.workflow, self.source)
 
     @property
     def measures_accuracy(self) -> bool:
@@ -140,7 +142,7 @@ def prepare(
     apply: bool = False,
     overrides: Overrides | None = None,
     shape: Shape | None = None,
-) -> Plan:
+) -> OptimizePlan:
     """Reads and checks what `optimize` is asked for. Raises ConfigError and UsageError before anything is made.
 
     `limits` are constraints of the command line, by name; `stage` is the ModelBuilder pass, by default the first; `shape` that of a
@@ -157,9 +159,9 @@ def prepare(
     training = training_of(workflow.passes, name)
     if training is not None and not _holds_out(workflow, training):
         training = None
-    setting = Setting(project, made_for, name, training, tokens)
+    setting = CandidateSettings(project, made_for, name, training, tokens)
     one = replace(made_for, values={**made_for.values, **candidates[0].values(name)})
-    found = Plan(
+    found = OptimizePlan(
         setting,
         given,
         load_workflow(project.config, one),
@@ -167,7 +169,7 @@ def prepare(
         limited,
         sources(workflow.passes)[name] or "",
         candidates,
-        lacks(chosen),
+        why_unavailable(chosen),
         shape_of(base_model_path(workflow.input_model, project)) or shape,
     )
     if asks_for_accuracy(limited) and training is None and not found.lacking:
@@ -219,9 +221,9 @@ def check_applicable(config: Path) -> None:
         )
 
 
-def plan_as_dict(planned: Plan) -> dict[str, Any]:
+def plan_as_dict(planned: OptimizePlan) -> dict[str, Any]:
     """What `optimize --dry-run --json` prints."""
-    table = Table.read(planned.folder)
+    table = CandidateTable.read(planned.folder)
     rows = []
     for candidate in planned.candidates:
         known, refused = None, ""
@@ -261,7 +263,7 @@ def why_refused(error: ConfigError) -> str:
     return first.message if isinstance(first, Finding) else error.what
 
 
-def _known(planned: Plan, candidate: Candidate, table: Table) -> Row | None:
+def _known(planned: OptimizePlan, candidate: Candidate, table: CandidateTable) -> CandidateRow | None:
     """What an earlier call measured of `candidate`, if all that it depends on is as it was."""
     stage = planned.stage_of(candidate)
     if not stage.key:

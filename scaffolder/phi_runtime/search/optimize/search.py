@@ -16,21 +16,27 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.plan import LOCK, Stage
+from phi_runtime.pipeline.plan import LOCK
+from phi_runtime.pipeline.stage import Stage
 from phi_runtime.search.optimize.candidates import Candidate
-from phi_runtime.search.optimize.outcome import Found, apply_options, write_best
-from phi_runtime.search.optimize.planning import Plan, why_refused
-from phi_runtime.search.optimize.table import FIGURES, Row, Table
-from phi_runtime.search.optimize.task import Task
-from phi_runtime.search.optimize.work import ONNX
+from phi_runtime.search.optimize.outcome import OptimizeResult, apply_options, write_best
+from phi_runtime.search.optimize.planning import OptimizePlan, why_refused
+from phi_runtime.search.optimize.table import FIGURES, CandidateRow, CandidateTable
+from phi_runtime.search.optimize.task import ONNX, CandidateTask
 from phi_runtime.search.optimize.worker import CandidateFailed, work_apart
 
 SOURCE = "source"
 
 
 def optimize(
-    plan: Plan, emit: Emit, *, everything: bool = False, keep: bool = False, force: bool = False, apply: bool = False
-) -> Found:
+    plan: OptimizePlan,
+    emit: Emit,
+    *,
+    everything: bool = False,
+    keep: bool = False,
+    force: bool = False,
+    apply: bool = False,
+) -> OptimizeResult:
     """Tries the candidates of `plan` until one holds, or `everything`; first makes what they are built from, as a run would.
 
     What earlier calls found is taken from the table, unless `force`. `keep` leaves the models of all candidates where they are; else
@@ -56,14 +62,14 @@ def optimize(
 class _Search:
     """The state of a search. `rows` are those of the candidates so far, in order."""
 
-    def __init__(self, plan: Plan, emit: Emit, *, keep: bool, force: bool) -> None:
+    def __init__(self, plan: OptimizePlan, emit: Emit, *, keep: bool, force: bool) -> None:
         self.plan, self.emit, self.keep = plan, emit, keep
-        self.rows: list[Row] = []
+        self.rows: list[CandidateRow] = []
         self.chosen: Candidate | None = None
         self.told: set[str] = set()
         self.stages = {candidate.name: self._stage_of(candidate) for candidate in plan.candidates}
         self.shared = digest(plan.inputs(self._source_key()))
-        self.table = Table.read(plan.folder).fitting(self.shared)
+        self.table = CandidateTable.read(plan.folder).fitting(self.shared)
         if force:
             own = {candidate.name for candidate in plan.candidates}
             self.table.rows = {k: r for k, r in self.table.rows.items() if not self._is_mine(r, own)}
@@ -81,7 +87,7 @@ class _Search:
         keys = [str(stage.inputs["input"]) for stage in self.stages.values() if isinstance(stage, Stage)]
         return keys[0] if keys else str(self.plan.stage_of(self.plan.candidates[0]).inputs["input"])
 
-    def _is_mine(self, row: Row, names: set[str]) -> bool:
+    def _is_mine(self, row: CandidateRow, names: set[str]) -> bool:
         return row.name in names and row.provider == self.plan.target.provider
 
     # -- all candidates --------------------------------------------------------------------------------------------------
@@ -100,7 +106,7 @@ class _Search:
             if candidate is not self.chosen:
                 self.clear(candidate)
 
-    def tried(self, candidate: Candidate, number: int, *, everything: bool) -> Row:
+    def tried(self, candidate: Candidate, number: int, *, everything: bool) -> CandidateRow:
         """What is known of `candidate`, or what comes of building and measuring it. The first is always tried: whoever allows too
         little learns by how much."""
         if known := self.known(candidate):
@@ -129,14 +135,14 @@ class _Search:
         self.emit(Event("stage-finished", candidate.name, done))
         return row
 
-    def made(self, candidate: Candidate, stage: Stage, key: str) -> Row:
+    def made(self, candidate: Candidate, stage: Stage, key: str) -> CandidateRow:
         """Builds `candidate` unless it is there, and measures it. Raises CandidateFailed."""
         model = self.built(candidate, stage)
         figures: dict[str, Any] = {"size_mb": round(folder_bytes(model) / 1e6, 2)}
         if self.plan.lacking:
             return self.row(candidate, key, "built", f"not run: {self.plan.lacking}", figures)
         self.say(candidate.name, "measuring")
-        task = Task(
+        task = CandidateTask(
             "measure", candidate.name, self.plan.overrides_for(candidate), self.plan.folder_of(candidate), model
         )
         figures |= work_apart(self.plan.setting, task, self.named(candidate.name))
@@ -150,7 +156,7 @@ class _Search:
             if _is_of(place, stage):
                 return place
         self.say(candidate.name, "building")
-        task = Task("build", candidate.name, self.plan.overrides_for(candidate), folder)
+        task = CandidateTask("build", candidate.name, self.plan.overrides_for(candidate), folder)
         work_apart(self.plan.setting, task, self.named(candidate.name))
         return folder / ONNX
 
@@ -161,7 +167,7 @@ class _Search:
         self.say(name, "measuring the model in full precision")
         started = time.monotonic()
         candidate = self.plan.candidates[0]  # whose options change nothing of it
-        task = Task("source", name, self.plan.overrides_for(candidate), self.plan.folder / SOURCE)
+        task = CandidateTask("source", name, self.plan.overrides_for(candidate), self.plan.folder / SOURCE)
         try:
             found = work_apart(self.plan.setting, task, self.named(name))
         except CandidateFailed as e:
@@ -172,12 +178,12 @@ class _Search:
 
     # -- rows ------------------------------------------------------------------------------------------------------------
 
-    def known(self, candidate: Candidate) -> Row | None:
+    def known(self, candidate: Candidate) -> CandidateRow | None:
         """What an earlier call found of `candidate`."""
         stage = self.stages[candidate.name]
         return self.table.rows.get(self.plan.key_of(stage, self.shared)) if isinstance(stage, Stage) else None
 
-    def skipped(self, candidate: Candidate, why: str) -> Row:
+    def skipped(self, candidate: Candidate, why: str) -> CandidateRow:
         return self.row(candidate, "", "skipped", f"not tried: {why}")
 
     def row(
@@ -187,11 +193,11 @@ class _Search:
         state: Literal["measured", "built", "failed", "skipped"],
         why: str,
         figures: dict[str, Any] | None = None,
-    ) -> Row:
+    ) -> CandidateRow:
         expected = self.plan.expected_mb(candidate)
         provider = self.plan.target.provider
         known = {name: figures[name] for name in FIGURES if figures.get(name) is not None} if figures else {}
-        return Row(candidate.name, candidate.written, provider, key, state, why, expected, known)
+        return CandidateRow(candidate.name, candidate.written, provider, key, state, why, expected, known)
 
     def say(self, name: str, message: str) -> None:
         self.emit(Event("progress", name, {"done": None, "total": None, "unit": "", "message": message}))
@@ -216,7 +222,7 @@ class _Search:
 
     # -- the end ---------------------------------------------------------------------------------------------------------
 
-    def found(self) -> Found:
+    def found(self) -> OptimizeResult:
         later = self.plan.candidates[len(self.rows) :]
         rows = [
             *self.rows,
@@ -225,9 +231,9 @@ class _Search:
         keys = {row.key for row in rows}
         earlier = [row for key, row in self.table.rows.items() if key not in keys]
         chosen = self.chosen.name if self.chosen else None
-        return Found(self.plan, rows, earlier, self.shared, self.table.reference, chosen, self.table.written)
+        return OptimizeResult(self.plan, rows, earlier, self.shared, self.table.reference, chosen, self.table.written)
 
-    def conclude(self, *, apply: bool) -> Found:
+    def conclude(self, *, apply: bool) -> OptimizeResult:
         """Keeps the table, and puts the chosen options and model to where they are wanted."""
         found = self.found()
         if self.chosen is not None:

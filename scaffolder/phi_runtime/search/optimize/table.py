@@ -27,7 +27,7 @@ FIGURES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class CandidateRow:
     """One candidate. measured: all figures are known; built: its size alone, since it cannot run here; failed: it was not built, did
     not pass the gate of its pass or did not run, `why` says which and `fix` what to do; skipped: it was not tried. `score` is the
     task's first metric."""
@@ -68,34 +68,34 @@ class Row:
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Row:
+    def from_dict(cls, value: Mapping[str, Any]) -> CandidateRow:
         figures = {name: value[name] for name in FIGURES if value.get(name) is not None}
         names = ("name", "options", "provider", "key", "state", "why", "fix", "expected_size_mb", "wall_s")
         return cls(**{name: value[name] for name in names}, figures=figures)
 
 
 @dataclass
-class Table:
+class CandidateTable:
     """What is known: `rows` by key, the figures of the full-precision model, and as `shared` the inputs that they have in common.
     `written` is the digest of the config that was written last."""
 
     shared: str = ""
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, CandidateRow] = field(default_factory=dict)
     reference: dict[str, Any] | None = None
     written: str = ""
 
     @classmethod
-    def read(cls, folder: Path) -> Table:
+    def read(cls, folder: Path) -> CandidateTable:
         """The table of earlier calls; an empty one where there is none that can be read."""
         try:
             content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            rows = [Row.from_dict(row) for row in (*content["candidates"], *content["earlier"])]
+            rows = [CandidateRow.from_dict(row) for row in (*content["candidates"], *content["earlier"])]
             return cls(
                 content["inputs"], {row.key: row for row in rows if row.state != "skipped"}, content["reference"]
             )
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
-    def fitting(self, shared: str) -> Table:
+    def fitting(self, shared: str) -> CandidateTable:
         """Itself where it is of these inputs, else an empty one for them."""
-        return self if self.shared == shared else Table(shared, written=self.written)
+        return self if self.shared == shared else CandidateTable(shared, written=self.written)

@@ -72,7 +72,7 @@ def target_for(wanted: str | None, workflow: Workflow) -> Target:
     return TARGETS[wanted]
 
 
-def lacks(target: Target) -> str:
+def why_unavailable(target: Target) -> str:
     """Why a model for `target` cannot run on this machine; empty where it can."""
     from phi_runtime.inference.onnx import runs_here
 

@@ -1,4 +1,4 @@
-"""What a process that works on candidates is told."""
+"""The messages to a process that works on candidates."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from typing import Any, Literal
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.project import Project
 
+ONNX = "onnx"  # the folder of a candidate's model
+
 
 @dataclass(frozen=True)
-class Setting:
-    """What all candidates have in common. `overrides` hold the values that make the config's target the wanted one; `stage` is the
-    ModelBuilder pass; `training` the pass whose held-out rows are asked, None where there are none; `tokens` the context for which
-    memory is measured."""
+class CandidateSettings:
+    """Settings shared by all candidates.
+
+    Attributes:
+        overrides: The values that set the target in the config.
+        stage: The ModelBuilder pass.
+        training: The pass whose test rows are used; None if there are none.
+        tokens: The context length at which memory is measured.
+    """
 
     project: Project
     overrides: Overrides
@@ -32,27 +39,31 @@ class Setting:
         }
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Setting:
+    def from_dict(cls, value: dict[str, Any]) -> CandidateSettings:
         project, overrides = Project.from_dict(value["project"]), Overrides.from_dict(value["overrides"])
         return cls(project, overrides, value["stage"], value["training"], value["tokens"])
 
 
 @dataclass(frozen=True)
-class Task:
-    """Something to do. build: the model of the pass, with `overrides`, into `folder`/onnx. measure: the one in `model`. source: the
-    full-precision model, for comparison."""
+class CandidateTask:
+    """One action: build the model with `overrides` in `folder`/onnx, measure `model`, or measure the source model."""
 
-    do: Literal["build", "measure", "source"]
+    action: Literal["build", "measure", "source"]
     name: str
     overrides: Overrides
     folder: Path
     model: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        paths = {"folder": str(self.folder), "model": str(self.model) if self.model else None}
-        return {"do": self.do, "name": self.name, "overrides": self.overrides.as_dict(), **paths}
+        return {
+            "action": self.action,
+            "name": self.name,
+            "overrides": self.overrides.as_dict(),
+            "folder": str(self.folder),
+            "model": str(self.model) if self.model else None,
+        }
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Task:
-        model = Path(value["model"]) if value["model"] else None
-        return cls(value["do"], value["name"], Overrides.from_dict(value["overrides"]), Path(value["folder"]), model)
+    def from_dict(cls, value: dict[str, Any]) -> CandidateTask:
+        overrides, model = Overrides.from_dict(value["overrides"]), value["model"]
+        return cls(value["action"], value["name"], overrides, Path(value["folder"]), Path(model) if model else None)

@@ -1,108 +1,91 @@
-"""What is done with one candidate, in a process of its own: see worker."""
+"""Build or measure one candidate, in a separate process (see worker)."""
 
 from __future__ import annotations
 
 import gc
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from phi_runtime.config.pass_graph import BASE, sources
+from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.schema import Workflow
-from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import put_in_place, read_manifest, seal
+from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import data_place
+from phi_runtime.evaluation.comparison import SPEED_NEW_TOKENS, SPEED_PROMPT_TOKENS, evaluate
 from phi_runtime.evaluation.metrics import headline
+from phi_runtime.hardware.device import pick_device
+from phi_runtime.hardware.machine import gpus
 from phi_runtime.hardware.process_memory import peak_of_process_bytes
+from phi_runtime.inference.by_kind import open_generator
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.reference import ModelRef
+from phi_runtime.pipeline.artifact import make_stage
+from phi_runtime.pipeline.graph import ModelGraph, existing_models
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.pipeline.plan import plan
-from phi_runtime.search.optimize.task import Setting, Task
+from phi_runtime.search.optimize.task import ONNX, CandidateSettings, CandidateTask
 
-ONNX = "onnx"
 _ANY_TOKEN = 5
 
 
-@dataclass
+def execute(settings: CandidateSettings, task: CandidateTask, emit: Emit) -> dict[str, Any]:
+    """Execute `task` and return its result. Raises PhiError, and what the libraries raise."""
+    job = _Job(settings, task, emit, load_workflow(settings.project.config, task.overrides))
+    return {"build": _build, "measure": _measure, "source": _measure_source}[task.action](job)
+
+
+@dataclass(frozen=True)
 class _Job:
-    """A task with what it needs to know."""
-
-    setting: Setting
-    task: Task
+    settings: CandidateSettings
+    task: CandidateTask
     emit: Emit
-    workflow: Workflow = field(init=False)
-    source: ModelRef = field(init=False)
-    read_by: ModelRef = field(init=False)  # whose tokenizer the rows are read with
+    workflow: Workflow
 
-    def __post_init__(self) -> None:
-        from phi_runtime.pipeline.session import made_models
+    @cached_property
+    def graph(self) -> ModelGraph:
+        graph = ModelGraph(self.workflow, self.settings.project)
+        graph.models = existing_models(self.workflow, self.settings.project)
+        return graph
 
-        self.workflow = load_workflow(self.setting.project.config, self.task.overrides)
-        models = made_models(self.workflow, self.setting.project)
-        before = sources(self.workflow.passes)
-        self.source = models[before[self.setting.stage] or BASE]
-        training = self.setting.training
-        self.read_by = models[(before[training] if training else None) or BASE]
-
-
-def carry_out(setting: Setting, task: Task, emit: Emit) -> dict[str, Any]:
-    """Does `task` and returns what came of it. Raises PhiError, and whatever the libraries raise."""
-    job = _Job(setting, task, emit)
-    return {"build": _build, "measure": _measure, "source": _measure_source}[task.do](job)
+    @property
+    def source(self) -> ModelRef:
+        """The full-precision model that the candidates are built from."""
+        source = self.graph.source_of(self.settings.stage)
+        assert source is not None
+        return source
 
 
 def _build(job: _Job) -> dict[str, Any]:
-    """Makes the model as the engine would, with the key that a run would give it, only elsewhere."""
-    setting, task = job.setting, job.task
-    stage = next(s for s in plan(job.workflow, setting.project) if s.name == setting.stage)
-    step = job.workflow.passes[setting.stage]
-    work, target = task.folder / ".work", task.folder / ONNX
-    shutil.rmtree(work, ignore_errors=True)
-    out = work / "out"
-    out.mkdir(parents=True)
+    """Build the model exactly as a run would, with the same key, but in the candidate's folder."""
     started = time.monotonic()
-    context = PassContext(
-        setting.stage,
-        step,
-        job.source,
-        out,
-        work,
-        job.workflow,
-        replace(setting.project, output=task.folder),  # where the builder's log is kept
-        job.emit,
-        task.overrides,
-    )
+    node, folder = job.graph.node(job.settings.stage), job.task.folder
+    graph = ModelGraph(job.workflow, replace(job.settings.project, output=folder))  # keeps the builder's log there
+    work_dir = folder / ".work"
+    shutil.rmtree(work_dir, ignore_errors=True)
+    context = graph.context(node, work_dir, job.emit, job.task.overrides)
     quiet_libraries()
-    facts = step.run(context)
-    known = {"inputs": stage.inputs, "origins": stage.origins()}
-    seal(out, key=stage.key, kind=step.produces, facts={**facts, **known})
-    put_in_place(out, target)
-    shutil.rmtree(work, ignore_errors=True)
+    stage = replace(node.stage, target=folder / ONNX)
+    make_stage(stage, node.config.produces, work_dir, lambda _: node.config.run(context))
+    shutil.rmtree(work_dir, ignore_errors=True)
     return {"wall_s": round(time.monotonic() - started, 2)}
 
 
 def _measure(job: _Job) -> dict[str, Any]:
-    from phi_runtime.evaluation.comparison import SPEED_NEW_TOKENS, SPEED_PROMPT_TOKENS
-    from phi_runtime.inference.by_kind import open_generator
-
     assert job.task.model is not None
     manifest = read_manifest(job.task.model)
     assert manifest is not None
-    ref = ModelRef(
-        job.task.model, "onnx", manifest.content, job.source.base or job.source, job.source.trust_remote_code
-    )
-    before = _taken_of_gpu(job)
+    base = job.source.base or job.source
+    ref = ModelRef(job.task.model, "onnx", manifest.content, base, job.source.trust_remote_code)
+    used_before = _gpu_bytes(job)
     generator = open_generator(ref)
-    # One prompt that fills the context: weights, key-value cache and activations are all there, and nothing else is loaded yet.
-    tokens = min(job.setting.tokens, generator.context_length)
+    # A prompt that fills the context needs weights, key-value cache and activations; nothing else is loaded yet.
+    tokens = min(job.settings.tokens, generator.context_length)
     generator.completion_loss([_ANY_TOKEN] * (tokens - 1), [_ANY_TOKEN])
-    peak = peak_of_process_bytes() if before is None else _taken_of_gpu(job, before)
-    memory = round(peak / 1e6, 1) if peak else None
-    figures: dict[str, Any] = {"peak_memory_mb": memory, "context_tokens": tokens}
-    if job.setting.training is None:
+    peak = peak_of_process_bytes() if used_before is None else (_gpu_bytes(job) or 0) - used_before
+    figures: dict[str, Any] = {"peak_memory_mb": round(peak / 1e6, 1) if peak else None, "context_tokens": tokens}
+    if job.settings.training is None:
         speed = generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS)
         return figures | {
             "prefill_tokens_per_s": round(speed.prefill_tokens_per_s, 1),
@@ -110,48 +93,42 @@ def _measure(job: _Job) -> dict[str, Any]:
         }
     del generator
     gc.collect()
-    return figures | _asked(job, ref, "cpu")
+    return figures | _evaluate(job, ref, "cpu")
 
 
 def _measure_source(job: _Job) -> dict[str, Any]:
-    from phi_runtime.hardware.device import pick_device
-
-    return _asked(job, job.source, pick_device(job.workflow.host_device))
+    return _evaluate(job, job.source, pick_device(job.workflow.host_device))
 
 
-def _asked(job: _Job, ref: ModelRef, device: str) -> dict[str, Any]:
-    """The quality ladder of this model alone; its answers are kept in the folder."""
-    from phi_runtime.evaluation.comparison import evaluate
-
-    training = job.setting.training
+def _evaluate(job: _Job, ref: ModelRef, device: str) -> dict[str, Any]:
+    """Evaluate one model on the test rows; its answers are kept in the task's folder."""
+    training, task = job.settings.training, job.task
     assert training is not None
     quiet_libraries()
-    place = data_place(job.setting.project, job.read_by, job.task.overrides)
-    job.task.folder.mkdir(parents=True, exist_ok=True)
-    rungs = [(job.task.name, ref)]
+    tokenizer_source = job.graph.source_of(training) or job.graph.models[BASE]
+    place = data_place(job.settings.project, tokenizer_source, task.overrides)
+    task.folder.mkdir(parents=True, exist_ok=True)
 
-    def emit(event: Event) -> None:
+    def emit_warnings(event: Event) -> None:
         if event.event == "warning":
             job.emit(event)
 
-    content = evaluate(job.workflow, training, rungs, place, job.task.folder, device, emit, job.task.name)
-    rung: dict[str, Any] = next(iter(content["rungs"]), {})
-    metrics = rung.get("metrics") or {}
+    content = evaluate(job.workflow, training, [(task.name, ref)], place, task.folder, device, emit_warnings, task.name)
+    result: dict[str, Any] = next(iter(content["models"]), {})
+    metrics = result.get("metrics") or {}
     metric = headline(content["task"])
     return {
         "rows": content["rows"],
         "metrics": metrics,
         "metric": metric if metrics else "perplexity",
-        "score": metrics.get(metric, rung.get("perplexity")),
-        "perplexity": rung.get("perplexity"),
-        "prefill_tokens_per_s": rung.get("prefill_tokens_per_s"),
-        "decode_tokens_per_s": rung.get("decode_tokens_per_s"),
+        "score": metrics.get(metric, result.get("perplexity")),
+        "perplexity": result.get("perplexity"),
+        "prefill_tokens_per_s": result.get("prefill_tokens_per_s"),
+        "decode_tokens_per_s": result.get("decode_tokens_per_s"),
     }
 
 
-def _taken_of_gpu(job: _Job, before: int = 0) -> int | None:
-    """Bytes that are taken of the GPU that the model runs on, less those that were `before`; None for a CPU."""
-    from phi_runtime.hardware.machine import gpus
-
+def _gpu_bytes(job: _Job) -> int | None:
+    """Return the memory in use on the GPU of the model, in bytes; None on a CPU."""
     cards = gpus() if job.workflow.execution_provider == "CUDAExecutionProvider" else ()
-    return cards[0].memory_bytes - cards[0].free_bytes - before if cards else None
+    return cards[0].memory_bytes - cards[0].free_bytes if cards else None

@@ -26,7 +26,7 @@ from phi_runtime.core.errors import (
     told,
 )
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.search.optimize.task import Setting, Task
+from phi_runtime.search.optimize.task import CandidateSettings, CandidateTask
 from phi_runtime.workers.json_lines import ending, own_stdout
 
 LOG = "worker.log"
@@ -37,7 +37,7 @@ class CandidateFailed(WorkFailed):
     """It is this candidate that cannot be built, does not pass its gate, does not run or needs too much memory."""
 
 
-def work_apart(setting: Setting, task: Task, emit: Emit) -> dict[str, Any]:
+def work_apart(setting: CandidateSettings, task: CandidateTask, emit: Emit) -> dict[str, Any]:
     """`work.carry_out` in another process. Raises CandidateFailed for what is the candidate's own fault, a crash included, and other
     PhiErrors for what would befall any; ends the process where this one is interrupted."""
     log = task.folder / LOG
@@ -99,14 +99,14 @@ def _end(process: subprocess.Popen[str]) -> None:
 def main() -> None:
     """Reads setting and task, works, tells."""
     say = own_stdout()
-    setting = Setting.from_dict(json.loads(sys.stdin.readline()))
-    task = Task.from_dict(json.loads(sys.stdin.readline()))
+    setting = CandidateSettings.from_dict(json.loads(sys.stdin.readline()))
+    task = CandidateTask.from_dict(json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_starter, daemon=True).start()
 
-    from phi_runtime.search.optimize.work import carry_out
+    from phi_runtime.search.optimize.work import execute
 
     try:
-        say({"result": carry_out(setting, task, lambda event: say(event.as_dict()))})
+        say({"result": execute(setting, task, lambda event: say(event.as_dict()))})
     except Exception as e:
         traceback.print_exc()
         error = _explained(e)

@@ -18,11 +18,11 @@ from phi_runtime.config.search_space import full_key
 from phi_runtime.core.artifacts import digest, replace_unless_edited, write_json, write_text
 from phi_runtime.core.project import Project
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.pipeline.plan import folder_of
+from phi_runtime.pipeline.stage import model_folder
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space
-from phi_runtime.search.sweep.study import FOLDER, Place, open_existing
-from phi_runtime.search.sweep.trial import Setting, State
+from phi_runtime.search.sweep.study import FOLDER, StudyFolder, open_existing
+from phi_runtime.search.sweep.trial import State, TrialSettings
 
 if TYPE_CHECKING:
     import optuna
@@ -58,7 +58,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class SweepResult:
     """The end of a search. `importances` are shares, by key, the largest first; empty while there are too few trials to tell.
     `config` is the best config, `model` what the best trial trained, `kept` the user's own file that stood at `config`, under its
     new name."""
@@ -109,18 +109,20 @@ def trial_of(trial: optuna.trial.FrozenTrial, sweep: Sweep) -> Trial:
     )
 
 
-def trials_of(place: Place, sweep: Sweep) -> list[Trial]:
+def trials_of(place: StudyFolder, sweep: Sweep) -> list[Trial]:
     """The trials of a study that is there."""
     return [trial_of(t, sweep) for t in open_existing(place).get_trials(deepcopy=False)]
 
 
-def conclude(setting: Setting, sweep: Sweep, place: Place, study: optuna.Study, best: int) -> Found:
+def conclude(setting: TrialSettings, sweep: Sweep, place: StudyFolder, study: optuna.Study, best: int) -> SweepResult:
     """Writes trials.json and importances.svg into the study, and the config of the trial `best` beside the config."""
     trials = [trial_of(trial, sweep) for trial in study.get_trials(deepcopy=False)]
     importances = importances_of(study)
     config, kept = _write_best(setting, trials[best])
-    model = folder_of(load_workflow(config), replace(setting.project, output=place.trial_folder(best)), setting.stage)
-    found = Found(place.name, place.folder, setting.metric, trials, trials[best], importances, config, model, kept)
+    model = model_folder(load_workflow(config), replace(setting.project, output=place.trial_folder(best)), setting.stage)
+    found = SweepResult(
+        place.name, place.folder, setting.metric, trials, trials[best], importances, config, model, kept
+    )
     write_json(place.folder / TRIALS, found.as_dict(setting.project))
     if importances:
         write_text(place.folder / IMPORTANCES, chart(importances, setting.metric))
@@ -148,7 +150,7 @@ def importances_of(study: optuna.Study) -> dict[str, float]:
     return {key: round(share, 4) for key, share in found.items()} if sum(found.values()) > 0 else {}
 
 
-def _write_best(setting: Setting, best: Trial) -> tuple[Path, Path | None]:
+def _write_best(setting: TrialSettings, best: Trial) -> tuple[Path, Path | None]:
     """The config with the values of `best`, beside it, where its relative paths hold. What the user has made of an earlier one is
     kept under another name, which is returned too."""
     config = setting.project.config

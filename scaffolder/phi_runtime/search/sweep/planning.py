@@ -15,7 +15,7 @@ from phi_runtime.core.project import Project, read_dotenv
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space, study
-from phi_runtime.search.sweep.trial import Setting
+from phi_runtime.search.sweep.trial import TrialSettings
 
 EXAMPLE = """\
 search_strategy: {type: tpe, num_trials: 20, seed: 42}
@@ -25,13 +25,13 @@ search_space:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A search that can be run: what is searched, where its study lies, and how many trials there are to be in all."""
 
-    setting: Setting
+    setting: TrialSettings
     sweep: Sweep
     workflow: Workflow
-    place: study.Place
+    place: study.StudyFolder
     trials: int
 
     def keys(self) -> dict[str, str]:
@@ -41,7 +41,7 @@ class Plan:
 
 def prepare(
     project: Project, *, trials: int | None = None, metric: str | None = None, overrides: Overrides | None = None
-) -> Plan:
+) -> SweepPlan:
     """Reads and checks the search of `project`. Raises ConfigError and UsageError before anything is run.
 
     `trials` and `metric` stand for what the search itself says.
@@ -80,8 +80,8 @@ def prepare(
     fixed = {full_key(key, trained): _any_value(values) for key, values in sweep.search_space.items()}
     pinned = load_workflow(project.config, replace(overrides, values=fixed))
     place = study.find(project, study.inputs_of(pinned, project, sweep, trained, name))
-    setting = Setting(project, place.folder, trained, name, overrides)
-    return Plan(setting, sweep, workflow, place, _count(sweep, trials))
+    setting = TrialSettings(project, place.folder, trained, name, overrides)
+    return SweepPlan(setting, sweep, workflow, place, _count(sweep, trials))
 
 
 def _any_value(values: Any) -> Any:
@@ -98,7 +98,7 @@ def _count(sweep: Sweep, asked: int | None) -> int:
     return min(asked or given or whole, whole)
 
 
-def plan_as_dict(plan: Plan) -> dict[str, Any]:
+def plan_as_dict(plan: SweepPlan) -> dict[str, Any]:
     """What a search would do, as `sweep --dry-run --json` prints it."""
     from phi_runtime.search.sweep.outcome import trials_of
 

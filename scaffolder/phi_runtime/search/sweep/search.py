@@ -19,9 +19,9 @@ from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.plan import LOCK
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space, study
-from phi_runtime.search.sweep.outcome import Found, conclude, trial_of
-from phi_runtime.search.sweep.planning import Plan
-from phi_runtime.search.sweep.trial import Judge, Result, Task, run_trial
+from phi_runtime.search.sweep.outcome import SweepResult, conclude, trial_of
+from phi_runtime.search.sweep.planning import SweepPlan
+from phi_runtime.search.sweep.trial import Judge, TrialResult, TrialTask, run_trial
 from phi_runtime.search.sweep.worker import Worker, shares
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 FAILURES_AT_THE_START = 3
 
-Execute = Callable[[Task, Emit, Judge], Result]
+Execute = Callable[[TrialTask, Emit, Judge], TrialResult]
 
 
-def search(plan: Plan, emit: Emit, *, jobs: int = 0, debug: bool = False) -> Found:
+def search(plan: SweepPlan, emit: Emit, *, jobs: int = 0, debug: bool = False) -> SweepResult:
     """Runs the trials of `plan` that are not done yet: `jobs` at once in processes of their own, or with 0 one by one in this one.
 
     Raises Interrupted when it was stopped (what was reached is kept; the next search goes on), WorkFailed where the first trials all
@@ -65,7 +65,7 @@ def _without_warnings(emit: Emit) -> Emit:
 class _Search:
     """The state of a search. `lock` is held by whoever speaks with Optuna or the listener: one thread drives each job."""
 
-    def __init__(self, plan: Plan, emit: Emit) -> None:
+    def __init__(self, plan: SweepPlan, emit: Emit) -> None:
         from optuna.trial import TrialState
 
         self.plan, self.listener = plan, emit
@@ -188,10 +188,10 @@ class _Search:
         tried = [t.params for t in self.study.get_trials(deepcopy=False) if t.number != number]
         return next((c for c in space.grid(self.plan.sweep.search_space, strategy.seed) if c not in tried), None)
 
-    def task_of(self, trial: optuna.Trial) -> Task:
+    def task_of(self, trial: optuna.Trial) -> TrialTask:
         values = space.decoded(self.plan.sweep.search_space, trial.params)
         paths = self.plan.keys()
-        task = Task(
+        task = TrialTask(
             trial.number,
             {paths[key]: value for key, value in values.items()},
             self.plan.place.trial_folder(trial.number),
@@ -200,14 +200,16 @@ class _Search:
         self.emit(Event("stage-started", task.name, data))
         return task
 
-    def done_before(self, trial: optuna.Trial) -> Result | None:
+    def done_before(self, trial: optuna.Trial) -> TrialResult | None:
         """What another trial with the same values came to: it would come to that again."""
         with self.lock:
             for other in self.study.get_trials(deepcopy=False):
                 if other.number != trial.number and other.params == trial.params and other.state.is_finished():
                     seen = trial_of(other, self.plan.sweep)
                     if seen.state == "complete" or seen.state == "pruned":
-                        return Result(seen.state, seen.score, f"the same values as trial {other.number}", seen.figures)
+                        return TrialResult(
+                            seen.state, seen.score, f"the same values as trial {other.number}", seen.figures
+                        )
         return None
 
     def judge_of(self, trial: optuna.Trial) -> Judge:
@@ -219,7 +221,7 @@ class _Search:
 
         return judge
 
-    def record(self, trial: optuna.Trial, task: Task, result: Result) -> None:
+    def record(self, trial: optuna.Trial, task: TrialTask, result: TrialResult) -> None:
         """Puts down what a trial came to, and clears its folder up."""
         from optuna.trial import TrialState
 
@@ -248,7 +250,7 @@ class _Search:
         sign = 1 if metrics.minimised(self.plan.setting.metric) else -1
         return min(done, key=lambda t: (sign * float(t.value or 0), t.number)).number if done else None
 
-    def _tell(self, task: Task, result: Result) -> None:
+    def _tell(self, task: TrialTask, result: TrialResult) -> None:
         best = None if self.best is None else self.study.get_trials(deepcopy=False)[self.best].value
         data = {
             "state": result.state,
@@ -262,7 +264,7 @@ class _Search:
         }
         self.emit(Event("stage-finished", task.name, data))
 
-    def _count_failures(self, result: Result) -> None:
+    def _count_failures(self, result: TrialResult) -> None:
         self.any_success = self.any_success or result.state != "failed"
         self.failures += result.state == "failed"
         if not self.any_success and self.failures >= FAILURES_AT_THE_START:

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.config.pass_graph import needed
+from phi_runtime.config.pass_graph import with_ancestors
 from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
 from phi_runtime.core.artifacts import digest, write_json
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.core.project import Project
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import training_key
-from phi_runtime.pipeline.changes import changed
+from phi_runtime.pipeline.changes import describe_changes
 from phi_runtime.search.sweep.metric import VALIDATION_LOSS, minimised
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ STARTUP_TRIALS = 5  # at most so many go to the end before any is compared
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyFolder:
     """Where a study lies. `why` says, for a new one that is not the first, what is other than in the one before."""
 
     folder: Path
@@ -58,7 +58,7 @@ def inputs_of(workflow: Workflow, project: Project, sweep: Sweep, trained: str, 
     unused = set() if grid else {"points"}
     inputs: dict[str, Any] = {
         "input": canonical(workflow.input_model),
-        "passes": {name: canonical(workflow.passes[name]) for name in sorted(needed(workflow.passes, trained))},
+        "passes": {name: canonical(workflow.passes[name]) for name in sorted(with_ancestors(workflow.passes, trained))},
         "data_config": {name: canonical(workflow.data_config(name)) for name in sorted(training.data_names)},
         "data": fingerprint(workflow, training, project.config),
         "hooks": training_key(project.config),
@@ -72,18 +72,18 @@ def inputs_of(workflow: Workflow, project: Project, sweep: Sweep, trained: str, 
     return inputs
 
 
-def find(project: Project, inputs: Mapping[str, Any]) -> Place:
+def find(project: Project, inputs: Mapping[str, Any]) -> StudyFolder:
     """The study of these inputs, or where a new one is to lie."""
     root, key = project.gen_model / FOLDER, digest(inputs)
     studies = sorted((number, path) for path in root.glob("study-*") if (number := _number(path)))
     known = [(path, _facts(path)) for _, path in studies]
     for path, facts in reversed(known):
         if facts.get("key") == key:
-            return Place(path, inputs, new=False)
+            return StudyFolder(path, inputs, new=False)
     why = ""
     if known and known[-1][1]:
-        why = changed(known[-1][1]["inputs"], inputs, {}, {})
-    return Place(root / f"study-{studies[-1][0] + 1 if studies else 1}", inputs, new=True, why=why)
+        why = describe_changes(known[-1][1]["inputs"], inputs, {}, {})
+    return StudyFolder(root / f"study-{studies[-1][0] + 1 if studies else 1}", inputs, new=True, why=why)
 
 
 def _number(path: Path) -> int:
@@ -99,7 +99,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     return found
 
 
-def open_study(place: Place, strategy: SearchStrategy, limit: int) -> optuna.Study:
+def open_study(place: StudyFolder, strategy: SearchStrategy, limit: int) -> optuna.Study:
     """Optuna's study in `place`, made where there is none. `limit` is the number of trials that are to be, which says how many of
     them go to the end before any is pruned."""
     optuna = library()
@@ -119,12 +119,12 @@ def open_study(place: Place, strategy: SearchStrategy, limit: int) -> optuna.Stu
     )
 
 
-def open_existing(place: Place) -> optuna.Study:
+def open_existing(place: StudyFolder) -> optuna.Study:
     """The study in `place`, to look at."""
     return library().load_study(storage=_storage(place), study_name=place.name)
 
 
-def _storage(place: Place) -> Any:
+def _storage(place: StudyFolder) -> Any:
     from sqlalchemy import URL
 
     url = URL.create("sqlite", database=str(place.folder / STORE))  # which quotes what a folder may be called

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.pass_graph import BASE, needed, sources
+from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.schema import Workflow
-from phi_runtime.config.stage_names import FETCH
+from phi_runtime.config.stage_names import EVALUATE, FETCH
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import Conflict, Interrupted, MissingDependency, NetworkError, PhiError
 from phi_runtime.core.events import Emit, Event
@@ -24,8 +24,10 @@ from phi_runtime.core.project import Project
 from phi_runtime.data.dataset import data_place, load_dataset
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.engine import run
+from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.pipeline.plan import adapters_there, folder_of, pass_stage, produced, rung_name
+from phi_runtime.pipeline.model_names import comparison_name
+from phi_runtime.pipeline.stage import model_folder
 from phi_runtime.search.sweep import metric
 
 _TURN = ".turn.lock"
@@ -37,7 +39,7 @@ Judge = Callable[[int, float], bool]
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrialSettings:
     """What all trials of a search have in common. `overrides` are those of the command line; `stage` is the pass that trains."""
 
     project: Project
@@ -56,13 +58,13 @@ class Setting:
         }
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Setting:
+    def from_dict(cls, value: dict[str, Any]) -> TrialSettings:
         project, overrides = Project.from_dict(value["project"]), Overrides.from_dict(value["overrides"])
         return cls(project, Path(value["folder"]), value["stage"], value["metric"], overrides)
 
 
 @dataclass(frozen=True)
-class Task:
+class TrialTask:
     """A trial to run: `values` by the dotted path from the top of the config; `folder` is its own, as a gen-model/."""
 
     number: int
@@ -77,12 +79,12 @@ class Task:
         return {"number": self.number, "values": self.values, "folder": str(self.folder)}
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Task:
+    def from_dict(cls, value: dict[str, Any]) -> TrialTask:
         return cls(value["number"], value["values"], Path(value["folder"]))
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialResult:
     """What a trial came to. `score` is that of a complete one; `why` says what a failed one died of, or where one was pruned;
     `figures` are all that was measured of the held-out rows."""
 
@@ -101,7 +103,7 @@ class Diverged(Interrupted):
     """The trial's held-out figure is not a number any more."""
 
 
-def run_trial(setting: Setting, task: Task, emit: Emit, judge: Judge) -> Result:
+def run_trial(setting: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
     """Runs `task` to its end, or to where `judge` ends it; goes on from its last checkpoint if it was interrupted.
 
     What the values of the trial bring about is a Result, a failure too. Raises PhiError for what would befall any trial: Interrupted,
@@ -111,21 +113,21 @@ def run_trial(setting: Setting, task: Task, emit: Emit, judge: Judge) -> Result:
     try:
         result = _run(setting, task, emit, judge)
     except Pruned as e:
-        result = Result("pruned", why=e.what)
+        result = TrialResult("pruned", why=e.what)
     except Diverged as e:
-        result = Result("failed", why=e.what)
+        result = TrialResult("failed", why=e.what)
     except (Interrupted, *_NOT_OF_THE_VALUES):
         raise
     except PhiError as e:
         if isinstance(e.__cause__, OSError):  # the disk
             raise
-        result = Result("failed", why=e.what)
+        result = TrialResult("failed", why=e.what)
     finally:
         _let_go()
     return replace(result, wall_s=round(time.monotonic() - started, 2))
 
 
-def _run(setting: Setting, task: Task, emit: Emit, judge: Judge) -> Result:
+def _run(setting: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
     project = replace(setting.project, output=task.folder)
     overrides = replace(setting.overrides, values=task.values)
     listener = _Listener(setting, task, emit, judge)
@@ -141,16 +143,16 @@ def _run(setting: Setting, task: Task, emit: Emit, judge: Judge) -> Result:
     score = measured.get(setting.metric)
     figures = {name: value for name, value in measured.items() if math.isfinite(value)}
     if score is None:
-        return Result("failed", why=f"nothing measured `{setting.metric}`: are rows held out?", figures=figures)
+        return TrialResult("failed", why=f"nothing measured `{setting.metric}`: are rows held out?", figures=figures)
     if not math.isfinite(score):
-        return Result("failed", why=f"`{setting.metric}` is not a number", figures=figures)
-    return Result("complete", score, figures=figures)
+        return TrialResult("failed", why=f"`{setting.metric}` is not a number", figures=figures)
+    return TrialResult("complete", score, figures=figures)
 
 
 class _Listener:
     """Passes on what a trial tells, in the trial's name, and asks the judge at each evaluation."""
 
-    def __init__(self, setting: Setting, task: Task, emit: Emit, judge: Judge) -> None:
+    def __init__(self, setting: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> None:
         self.setting, self.task, self.emit, self.judge = setting, task, emit, judge
         self.steps = 0
 
@@ -171,45 +173,39 @@ class _Listener:
             raise Pruned(f"worse than the median at {percent} % of the run")
 
 
-def _figures(setting: Setting, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
+def _figures(setting: TrialSettings, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
     """All that was measured of the held-out rows; the model is asked them where nothing else has the metric."""
     from phi_runtime.training.finetune import LOSS_LOG
 
-    target = folder_of(workflow, project, setting.stage)
+    target = model_folder(workflow, project, setting.stage)
     manifest = read_manifest(target)
     assert manifest is not None
     figures = metric.of_log(target / LOSS_LOG, manifest.facts.get("best_step"))
     if setting.metric in figures or not figures:
         return figures
-    return figures | _asked(setting, workflow, project, emit)
+    return figures | _evaluated(setting, workflow, project, emit)
 
 
-def _asked(setting: Setting, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
-    """The quality ladder of the trained model alone."""
+def _evaluated(setting: TrialSettings, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
+    """Evaluate the trained model on the validation rows."""
     from phi_runtime.evaluation.comparison import evaluate
     from phi_runtime.hardware.device import pick_device
 
-    base = present(workflow.input_model, project)
-    assert base is not None
-    refs, before = {BASE: base}, sources(workflow.passes)
-    on_the_way = needed(workflow.passes, setting.stage)
-    for name in (n for n in workflow.passes if n in on_the_way):
-        source = refs[before[name] or BASE]
-        stage = pass_stage(workflow, project, name, source, adapters_there(workflow, name, refs))
-        refs[name] = produced(workflow.passes[name], stage, source)
+    models = existing_models(workflow, project)
     out = project.gen_model / "evaluation"
     out.mkdir(exist_ok=True)
     content = evaluate(
         workflow,
         setting.stage,
-        [(rung_name(workflow, setting.stage), refs[setting.stage])],
-        data_place(project, base, setting.overrides),
+        [(comparison_name(workflow, setting.stage), models[setting.stage])],
+        data_place(project, models[BASE], setting.overrides),
         out,
         pick_device(workflow.host_device),
         emit,
+        EVALUATE,
     )
-    rung = content["rungs"][0]
-    return {**rung["metrics"], metric.PERPLEXITY: rung["perplexity"]}
+    result = content["models"][0]
+    return {**result["metrics"], metric.PERPLEXITY: result["perplexity"]}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from phi_runtime.core.errors import Interrupted, PhiError, error_of, told
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.hardware.device import CORES, usable_cores
 from phi_runtime.hardware.machine import gpus
-from phi_runtime.search.sweep.trial import Judge, Result, Setting, Task, run_trial
+from phi_runtime.search.sweep.trial import Judge, TrialResult, TrialSettings, TrialTask, run_trial
 from phi_runtime.workers.json_lines import ending, own_stdout
 
 _LOG = "worker.log"
@@ -41,12 +41,12 @@ def shares(jobs: int, device: str) -> list[dict[str, str]]:
 class Worker:
     """The process of one job, seen from the search. It is started for its first task, and again where it has died."""
 
-    def __init__(self, setting: Setting, share: Mapping[str, str]) -> None:
+    def __init__(self, setting: TrialSettings, share: Mapping[str, str]) -> None:
         self.setting, self.share = setting, share
         self.process: subprocess.Popen[str] | None = None
         self.stopped = False
 
-    def run(self, task: Task, emit: Emit, judge: Judge) -> Result:
+    def run(self, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
         """`run_trial` there. A process that dies of its trial is a failed trial."""
         try:
             process = self._started(task.folder)
@@ -59,7 +59,7 @@ class Worker:
                 elif "question" in said:
                     self._send({"end": judge(*said["question"])})
                 elif "result" in said:
-                    return Result(**said["result"])
+                    return TrialResult(**said["result"])
                 else:
                     raise error_of(said["error"])
             code = process.wait()
@@ -68,7 +68,7 @@ class Worker:
         self.process = None
         if self.stopped:
             raise Interrupted("stopped")
-        return Result("failed", why=f"{ending(code)}; see {task.folder / 'runs' / _LOG}")
+        return TrialResult("failed", why=f"{ending(code)}; see {task.folder / 'runs' / _LOG}")
 
     def interrupt(self) -> None:
         """Asks the trial to save what it has, and to stop."""
@@ -122,10 +122,10 @@ def main() -> None:
             raise Interrupted("the search has gone")
         return bool(json.loads(answer)["end"])
 
-    setting = Setting.from_dict(json.loads(sys.stdin.readline())["setting"])
+    setting = TrialSettings.from_dict(json.loads(sys.stdin.readline())["setting"])
     while line := sys.stdin.readline():
         try:
-            say({"result": asdict(run_trial(setting, Task.from_dict(json.loads(line)["task"]), emit, judge))})
+            say({"result": asdict(run_trial(setting, TrialTask.from_dict(json.loads(line)["task"]), emit, judge))})
         except KeyboardInterrupt:
             say({"error": told(Interrupted("stopped"))})
         except PhiError as e:

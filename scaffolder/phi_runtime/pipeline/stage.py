@@ -1,0 +1,169 @@
+"""Stages of a run: the inputs that shape each one, and the state of its output on disk.
+
+Imports no ML library, so that a cached run costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from phi_runtime.config.pass_graph import adapters_of, compared_models
+from phi_runtime.config.schema import FinetunePass, Workflow, canonical
+from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
+from phi_runtime.core.artifacts import Manifest, digest, read_manifest, versions
+from phi_runtime.core.project import Project
+from phi_runtime.data.dataset import fingerprint
+from phi_runtime.data.hooks import training_key
+from phi_runtime.models.reference import ModelRef
+from phi_runtime.pipeline.changes import describe_changes, input_origins
+
+State = Literal["cached", "stale", "failed", "missing", "running"]
+
+MODEL_FOLDERS = {"adapter": "adapter", "hf": "merged", "onnx": "onnx"}
+EVALUATION_FOLDER = "evaluation"
+EVALUATION_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "onnxruntime-genai", "onnxruntime-genai-cuda")
+_EVALUATION_FORM = 2  # of evaluation.json; a result of another form is stale
+_NO_INPUT = "its input does not exist yet"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        inputs: Everything that shapes the output. Empty, like `key`, while a stage before it has
+            not run and its input is therefore unknown.
+        key: Digest of `inputs`.
+        after: The stages whose output goes into this one.
+        origins: Computes the digests behind `inputs` that tell what changed (see `input_origins`).
+    """
+
+    name: str
+    type: str
+    target: Path
+    state: State
+    why: str = ""
+    key: str = ""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    manifest: Manifest | None = None
+    after: tuple[str, ...] = ()
+    origins: Callable[[], dict[str, str]] = dict
+
+    def changes_since(self, facts: Mapping[str, Any]) -> str:
+        """Describe what differs from the inputs in `facts`, of a manifest or a work folder."""
+        previous = facts.get("origins", {})
+        return describe_changes(facts.get("inputs", {}), self.inputs, previous, self.origins() if previous else {})
+
+
+def model_folder(workflow: Workflow, project: Project, name: str) -> Path:
+    """Return the folder for the output of the pass `name`: gen-model/adapter, merged or onnx.
+
+    The name of the pass is added for all but the first pass that outputs this kind of model.
+    """
+    kind = workflow.passes[name].produces
+    first = next(n for n, p in workflow.passes.items() if p.produces == kind)
+    return project.gen_model / (MODEL_FOLDERS[kind] if first == name else f"{MODEL_FOLDERS[kind]}-{name}")
+
+
+def pass_stage(
+    workflow: Workflow,
+    project: Project,
+    name: str,
+    source: ModelRef | None,
+    adapters: Mapping[str, ModelRef] | None = None,
+) -> Stage:
+    """Return the stage of the pass `name`.
+
+    Args:
+        source: The model that goes into the pass; None if it does not exist yet.
+        adapters: Those of the pass's `adapters` that exist, by the pass that trained them.
+    """
+    step, target = workflow.passes[name], model_folder(workflow, project, name)
+    adapters = adapters or {}
+    if source is None or len(adapters) < len(adapters_of(workflow.passes, name)):
+        return _stage(name, step.type, target, None)
+    inputs: dict[str, Any] = {
+        "type": step.type,
+        "config": canonical(step),
+        "input": source.key,
+        "versions": versions(step.libraries),
+    }
+    if adapters:
+        inputs["adapters"] = {adapter: ref.key for adapter, ref in adapters.items()}
+    if step.depends_on_provider:
+        inputs["target"] = workflow.execution_provider
+    if not isinstance(step, FinetunePass):
+        return _stage(name, step.type, target, inputs)
+    inputs |= data_inputs(workflow, step, project)
+    inputs["load"] = canonical(workflow.input_model.load_kwargs)
+    if step.training_args.metric_for_best_model not in (None, "loss", "eval_loss"):  # measured on generated answers
+        inputs["evaluation"] = canonical(workflow.evaluation.of(name))
+    return _stage(name, step.type, target, inputs, partial(input_origins, workflow, step, project, source))
+
+
+def data_inputs(workflow: Workflow, training: FinetunePass, project: Project) -> dict[str, Any]:
+    """Return what the data of a training pass adds to the inputs of a stage that reads it."""
+    hooks = training_key(project.config)  # the key is absent without hooks, so that older results stay valid
+    return {
+        **({"hooks": hooks} if hooks else {}),
+        "data_config": {n: canonical(workflow.data_config(n)) for n in sorted(training.data_names)},
+        "data": fingerprint(workflow, training, project.config),
+    }
+
+
+def evaluation_stage(workflow: Workflow, project: Project, name: str, models: Mapping[str, ModelRef]) -> Stage:
+    """Return the stage `name`, which compares the models of one training; `models` are those that exist, by pass."""
+    training = evaluation_stages(workflow)[name]
+    target = project.gen_model / (EVALUATION_FOLDER if name == EVALUATE else f"{EVALUATION_FOLDER}-{training}")
+    compared = compared_models(workflow.passes, training) if training else []
+    if training is None or not all(model in models for model in compared):
+        return _stage(name, "Evaluate", target, None)
+    config = canonical(workflow.evaluation.of(training))
+    del config["passes"]
+    keys = {model: with_active_adapter(workflow, training, model, models[model]).key for model in compared}
+    inputs = {
+        "type": "Evaluate",
+        "form": _EVALUATION_FORM,
+        "config": config,
+        "input": digest(keys),
+        "versions": versions(EVALUATION_LIBRARIES),
+        **data_inputs(workflow, workflow.trainings[training], project),
+    }
+    return _stage(name, "Evaluate", target, inputs)
+
+
+def with_active_adapter(workflow: Workflow, training: str, name: str, ref: ModelRef) -> ModelRef:
+    """Return `ref`, the output of the pass `name`, as it is compared for the pass `training`.
+
+    An ONNX model with the adapter of `training` next to its graph gets that adapter activated, and
+    a key that does not change when other adapters are added.
+    """
+    if ref.kind != "onnx" or training not in adapters_of(workflow.passes, name):
+        return ref
+    manifest = read_manifest(ref.path)
+    facts = manifest.facts if manifest else {}
+    parts = [facts.get("graph"), facts.get("adapters", {}).get(training, {}).get("content")]
+    return replace(ref, adapter=training, key=digest(parts) if all(parts) else ref.key)
+
+
+def _stage(
+    name: str,
+    type_: str,
+    target: Path,
+    inputs: dict[str, Any] | None,
+    origins: Callable[[], dict[str, str]] = dict,
+) -> Stage:
+    """Return a stage with its state; `inputs` is None if they are not known yet."""
+    manifest = read_manifest(target)
+    if inputs is None:
+        return Stage(name, type_, target, "stale" if manifest else "missing", _NO_INPUT, manifest=manifest)
+    stage = Stage(name, type_, target, "missing", "", digest(inputs), inputs, manifest, origins=origins)
+    if manifest is None:
+        return stage
+    if manifest.key == stage.key:
+        return replace(stage, state="cached")
+    return replace(stage, state="stale", why=stage.changes_since(manifest.facts))
