@@ -50,7 +50,7 @@ def test_candidates_are_listed_without_any_work(make_project: MakeProject, cli: 
     }
     planned = cli("optimize", "--for", "directml", "--dry-run", *at)
     if sys.platform != "win32":
-        assert "models for directml cannot run here (DirectML is part of Windows)" in planned.err
+        assert "models for directml cannot run here (DirectML needs Windows)" in planned.err
         assert "accuracy, speed and memory are not measured" in planned.err
 
 
@@ -86,7 +86,7 @@ def test_what_is_wrong_is_said_with_what_to_do(make_project: MakeProject, cli: C
     edit_config(project, lambda c: c["passes"]["finetune"].update(eval_dataset_size=0))
     code, said = refused()
     assert code == 3
-    assert "no rows are held out, so max_accuracy_drop (0.02) cannot be told" in said
+    assert "max_accuracy_drop (0.02) cannot be measured without test rows" in said
     edit_config(project, lambda c: c["passes"]["finetune"].update(lora_r=c["passes"]["finetune"].pop("r")))
     code, said = refused("--apply", "--max-accuracy-drop", "1")
     assert code == 2
@@ -125,10 +125,10 @@ def test_a_search_is_shown_told_to_machines_and_ends_with_1_where_none_holds(
     assert found["chosen"] == "int4-block-32"
     assert found["constraints"]["max_accuracy_drop"] == 1.0
     first, second = found["candidates"]
-    assert (first["state"], first["holds"], first["misses"]) == ("measured", True, [])
+    assert (first["state"], first["meets_constraints"], first["violations"]) == ("measured", True, [])
     assert first["decode_tokens_per_s"] > 0
     assert first["peak_memory_mb"] > 0
-    assert (second["state"], second["why"]) == ("skipped", "not tried: `int4-block-32` holds already")
+    assert (second["state"], second["why"]) == ("skipped", "not tried: `int4-block-32` already meets the constraints")
     assert found["config"] == "fine-tuning/olive-config.optimized.json"
     assert found["reference"] is None
     written = json.loads((project.gen_model / "optimize" / "candidates.json").read_text(encoding="utf-8"))
@@ -144,11 +144,11 @@ def test_a_search_is_shown_told_to_machines_and_ends_with_1_where_none_holds(
 def test_what_came_of_a_candidate_is_said_in_words() -> None:
     options = {"precision": "int4", "extra_options.matmul_mixed_precision": "last_matmul:int8"}
     assert options_text(options) == "precision=int4 matmul_mixed_precision=last_matmul:int8"
-    missed = {"constraint": "min_tokens_per_s", "value": 9.5, "limit": 20.0, "by": 10.5, "share": 0.5}
-    row = {"state": "measured", "why": "", "misses": [missed]}
+    missed = {"constraint": "min_tokens_per_s", "value": 9.5, "limit": 20.0, "excess": 10.5, "excess_share": 0.5}
+    row = {"state": "measured", "why": "", "violations": [missed]}
     assert verdict(row) == "misses answer speed 9.5 < 20 tokens/s (by 10.5)"
-    assert verdict({**row, "misses": []}) == "holds"
-    assert verdict({"state": "failed", "why": "too far", "misses": []}) == "failed: too far"
-    assert verdict({"state": "built", "why": "not run: no GPU", "misses": []}).startswith(
+    assert verdict({**row, "violations": []}) == "holds"
+    assert verdict({"state": "failed", "why": "too far", "violations": []}) == "failed: too far"
+    assert verdict({"state": "built", "why": "not run: no GPU", "violations": []}).startswith(
         "fits, as far as can be told here"
     )

@@ -79,7 +79,7 @@ def test_what_is_missing_or_wrong_is_said_with_what_to_do(make_project: MakeProj
     (project.config.parent / "sweep.yaml").unlink()
     missing = cli("sweep", *at)
     assert missing.code == 3
-    assert "there is no search to run" in missing.err
+    assert "the config has no search" in missing.err
     assert "search_space:" in missing.err
 
 

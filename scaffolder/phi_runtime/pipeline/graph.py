@@ -45,10 +45,12 @@ class ModelGraph:
     `models` starts with the base model, if it is downloaded, and grows as the graph is walked.
     """
 
-    def __init__(self, workflow: Workflow, project: Project) -> None:
+    def __init__(self, workflow: Workflow, project: Project, models: Mapping[str, ModelRef] | None = None) -> None:
         self.workflow, self.project = workflow, project
-        base = present(workflow.input_model, project)
-        self.models: dict[str, ModelRef] = {BASE: base} if base else {}
+        if models is None:
+            base = present(workflow.input_model, project)
+            models = {BASE: base} if base else {}
+        self.models: dict[str, ModelRef] = dict(models)
         self._sources = sources(workflow.passes)
 
     def source_of(self, name: str) -> ModelRef | None:
@@ -102,9 +104,11 @@ class ModelGraph:
         )
 
 
-def existing_models(workflow: Workflow, project: Project) -> dict[str, ModelRef]:
-    """Return the models on disk by pass, including those whose config has changed since."""
+def existing_models(
+    workflow: Workflow, project: Project, accept: Collection[State] = ("cached", "stale")
+) -> dict[str, ModelRef]:
+    """Return the models on disk by pass, by default also those whose config has changed since."""
     graph = ModelGraph(workflow, project)
-    for _ in graph.walk(accept=("cached", "stale")):
+    for _ in graph.walk(accept):
         pass
     return graph.models

@@ -85,8 +85,8 @@ def optimize(
 
     Example: phi-scaffold optimize --for laptop-cpu --max-size-mb 3000 --apply
     """
-    from phi_runtime.pipeline.load import load_workflow
-    from phi_runtime.search.optimize.planning import plan_as_dict, prepare
+    from phi_runtime.pipeline.load import load_config
+    from phi_runtime.search.optimize.planning import plan_to_json, prepare
     from phi_runtime.search.optimize.search import optimize as search
     from phi_scaffold.environment import use_project_environment
     from phi_scaffold.show import optimize as show_optimize
@@ -101,23 +101,24 @@ def optimize(
         "min_tokens_per_s": min_tokens_per_s,
         "max_memory_mb": max_memory_mb,
     }
+    loaded = load_config(project.config, given)
     planned = prepare(
         project,
+        config=loaded,
         target=target,
         limits=limits,
         stage=pass_name,
         tokens=context,
         apply=apply,
-        overrides=given,
-        shape=in_catalogue(load_workflow(project.config, given)),
+        shape=in_catalogue(loaded.require_valid()),
     )
     if dry_run:
-        told = plan_as_dict(planned)
+        told = plan_to_json(planned)
         print(json.dumps(told)) if as_json else show_optimize.plan(told)
         return
     with show_optimize.display(quiet=quiet or as_json) as emit:
-        if planned.lacking and not as_json:
-            show_optimize.cannot_run(planned.target.name, planned.lacking)
+        if planned.unavailable and not as_json:
+            show_optimize.cannot_run(planned.target.name, planned.unavailable)
         found = search(planned, emit, everything=everything, keep=keep, force=force, apply=apply)
     if as_json:
         print(json.dumps(found.as_dict()))

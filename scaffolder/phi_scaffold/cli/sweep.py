@@ -55,7 +55,7 @@ def sweep(
 
     Example: phi-scaffold sweep --trials 20 --jobs 2
     """
-    from phi_runtime.search.sweep.planning import plan_as_dict, prepare
+    from phi_runtime.search.sweep.planning import plan_to_json, prepare
     from phi_runtime.search.sweep.search import search
     from phi_scaffold.environment import use_project_environment
     from phi_scaffold.show import sweep as show_sweep
@@ -65,7 +65,7 @@ def sweep(
     given = overrides(on, data, trust_remote_code, skip_bad_rows=skip_bad_rows, run_user_script=run_user_script)
     planned = prepare(project, trials=trials, metric=metric, overrides=given)
     if dry_run:
-        told = plan_as_dict(planned)
+        told = plan_to_json(planned)
         print(json.dumps(told)) if as_json else show_sweep.plan(told)
         return
     if planned.place.why:

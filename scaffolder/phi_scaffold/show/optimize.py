@@ -80,7 +80,7 @@ class _Bar:
             self.progress.update(self.task, total=data.get("total"), completed=data.get("done") or 0, doing=doing)
         elif event.event == "stage-finished":
             self._end()
-            style = "dim" if "holds" not in data else "green" if data["holds"] else "yellow"
+            style = "dim" if "meets_constraints" not in data else "green" if data["meets_constraints"] else "yellow"
             if data["state"] != "cached":
                 print_(f"[{style}]{escape(f'{event.stage}: {_finished(event)}')}[/]")
         elif event.event == "warning":
@@ -100,9 +100,9 @@ def _started(event: Event) -> str:
 
 
 def _finished(event: Event) -> str:
-    data, row = event.data, event.data.get("row")
+    data, row = event.data, event.data.get("result")
     took = f" in {duration(data['wall_s'])}" if data.get("wall_s") else ""
-    if row is None or "holds" not in data:
+    if row is None or "meets_constraints" not in data:
         return f"{data['state']}{took}"
     figures = {
         f"{row['size_mb'] or 0:.1f} MB": row["size_mb"],
@@ -111,7 +111,7 @@ def _finished(event: Event) -> str:
         f"{row['peak_memory_mb'] or 0:.0f} MB of memory": row["peak_memory_mb"],
     }
     said = ", ".join(text for text, value in figures.items() if value is not None)
-    return f"{verdict(row | {'holds': data['holds'], 'misses': data['misses']})}{f' ({said})' if said else ''}{took}"
+    return f"{verdict(row | {'violations': data['violations']})}{f' ({said})' if said else ''}{took}"
 
 
 def options_text(options: dict[str, Any]) -> str:
@@ -123,8 +123,8 @@ def verdict(row: dict[str, Any]) -> str:
     """What came of a candidate, in words."""
     if row["state"] in ("failed", "skipped"):
         return f"{row['state']}: {row['why']}" if row["state"] == "failed" else str(row["why"])
-    if row["misses"]:
-        return "misses " + ", ".join(miss_text(miss) for miss in row["misses"])
+    if row["violations"]:
+        return "misses " + ", ".join(violation_text(violation) for violation in row["violations"])
     if row["state"] == "built":
         return f"fits, as far as can be told here; {row['why']}"
     if row.get("not_measured"):
@@ -132,22 +132,22 @@ def verdict(row: dict[str, Any]) -> str:
     return "holds"
 
 
-def miss_text(miss: dict[str, Any]) -> str:
+def violation_text(violation: dict[str, Any]) -> str:
     """A constraint that is not kept: size 114.3 MB > 100 MB (by 14.3)."""
-    name = miss["constraint"]
+    name = violation["constraint"]
     unit = f" {_UNITS[name]}" if _UNITS[name] else ""
     sign = "<" if name.startswith("min") else ">"
-    return f"{_NAMES[name]} {miss['value']:g} {sign} {miss['limit']:g}{unit} (by {miss['by']:g})"
+    return f"{_NAMES[name]} {violation['value']:g} {sign} {violation['limit']:g}{unit} (by {violation['excess']:g})"
 
 
 # -- results ---------------------------------------------------------------------------------------------------------------
 
 
-def cannot_run(target: str, lacking: str) -> None:
+def cannot_run(target: str, unavailable: str) -> None:
     """Says that models are built and not tried."""
     print(
-        f"models for {target} cannot run here ({lacking}): they are built, and the first that is small enough is taken; accuracy, "
-        "speed and memory are not measured",
+        f"models for {target} cannot run here ({unavailable}); they are built, and the first one that is small enough is "
+        "chosen, without measuring accuracy, speed and memory",
         file=sys.stderr,
     )
 
@@ -159,7 +159,7 @@ def plan(told: dict[str, Any]) -> None:
     )
     table = _table("candidate", "options", ">size", ">memory", "")
     for row in told["candidates"]:
-        known = {True: "measured already: holds", False: "measured already"}.get(row["holds"], "")
+        known = {True: "measured already: holds", False: "measured already"}.get(row["meets_constraints"], "")
         table.add_row(
             row["name"],
             escape(options_text(row["options"])),
@@ -168,8 +168,8 @@ def plan(told: dict[str, Any]) -> None:
             escape(row["why"] or known),
         )
     console().print(table)
-    if told["lacking"]:
-        cannot_run(told["target"], told["lacking"])
+    if told["unavailable"]:
+        cannot_run(told["target"], told["unavailable"])
 
 
 def constraints_text(constraints: dict[str, Any]) -> str:
@@ -200,7 +200,9 @@ def found(result: dict[str, Any], task: str | None = None) -> None:
     if result["chosen"]:
         _chosen(result, task)
     elif near := result["nearest"]:
-        loosen = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in near["loosen"].items())
+        loosen = " ".join(
+            f"--{name.replace('_', '-')} {value:g}" for name, value in near["relaxed_constraints"].items()
+        )
         print(f"No candidate holds. The nearest is {near['candidate']}. To take it: phi-scaffold optimize {loosen}")
     else:
         print("No candidate holds, and none of them could be compared.")
@@ -213,10 +215,10 @@ def found(result: dict[str, Any], task: str | None = None) -> None:
 
 
 def _chosen(result: dict[str, Any], task: str | None) -> None:
-    if result["lacking"]:
-        print(f"{result['chosen']} is taken for its size alone: {result['lacking']}.")
-    if result["kept"]:
-        print(f"{result['config']} had been edited: it is kept as {result['kept']}")
+    if result["unavailable"]:
+        print(f"{result['chosen']} is taken for its size alone: {result['unavailable']}.")
+    if result["previous_config"]:
+        print(f"{result['config']} had been edited: it is kept as {result['previous_config']}")
     if not result["applied"]:
         print(f"{result['chosen']} is chosen; its options are in {result['config']}. To put it into the project:")
         limits = [f"--{name.replace('_', '-')} {v:g}" for name, v in result["constraints"].items() if v is not None]

@@ -35,8 +35,8 @@ def _line(event: Event) -> None:
     warn(event)
     if event.event == "stage-started" and "values" in event.data:
         print(f"{_name(event.stage)}: {values_text(event.data['values'])}", file=sys.stderr, flush=True)
-    elif event.event == "stage-finished" and "over" in event.data:
-        print(f"[{event.data['over']}/{event.data['count']}] {_finished(event)}", file=sys.stderr, flush=True)
+    elif event.event == "stage-finished" and "finished" in event.data:
+        print(f"[{event.data['finished']}/{event.data['count']}] {_finished(event)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -76,11 +76,11 @@ class _Bars:
             )
         elif event.event == "stage-finished" and event.stage in self.running:
             self.progress.remove_task(self.running.pop(event.stage))
-            if "over" in data:
+            if "finished" in data:
                 print_(f"[{_STYLES[data['state']]}]{escape(_finished(event))}[/]")
-            if "over" in data and self.whole is not None:
-                over = f"{data['over']}/{data['count']}"
-                self.progress.update(self.whole, completed=data["over"], done=over, figures=escape(_best(data)))
+            if "finished" in data and self.whole is not None:
+                finished = f"{data['finished']}/{data['count']}"
+                self.progress.update(self.whole, completed=data["finished"], done=finished, figures=escape(_best(data)))
         elif event.event == "warning":
             print_(f"[yellow]warning:[/] {escape(str(data['message']))}")
 
@@ -104,7 +104,7 @@ def _name(stage: str) -> str:
 
 def _finished(event: Event) -> str:
     data = event.data
-    came_to = data["state"] if data["score"] is None else f"{metrics.text(data['metric'])} {data['score']:.4f}"
+    came_to = data["state"] if data["score"] is None else f"{metrics.label(data['metric'])} {data['score']:.4f}"
     why = f" ({data['why']})" if data["why"] else ""
     took = f" in {duration(data['wall_s'])}" if data["wall_s"] else ""
     return f"{_name(event.stage)}: {came_to}{why}{took}{'; ' + _best(data) if data['best'] else ''}"
@@ -168,12 +168,12 @@ def found(result: SweepResult, project: Project, task: str | None = None) -> Non
     keys = list(result.best.values)
     table = Table(box=None, pad_edge=False)
     table.add_column("trial", justify="right")
-    for name in (*short_names(keys), metrics.text(result.metric)):
+    for name in (*short_names(keys), metrics.label(result.metric)):
         table.add_column(name, justify="right")
     table.add_column("state")
     table.add_column("took", justify="right")
     table.add_column("")
-    sign = 1 if metrics.minimised(result.metric) else -1
+    sign = 1 if metrics.is_minimized(result.metric) else -1
 
     def rank(trial: Trial) -> tuple[bool, float, int]:
         return trial.score is None, sign * (trial.score or 0), trial.number
@@ -193,14 +193,14 @@ def found(result: SweepResult, project: Project, task: str | None = None) -> Non
     if result.importances:
         _bars(result)
     shown = project.shown(result.config)
-    if result.kept:
-        print(f"{shown} had been edited: it is kept as {project.shown(result.kept)}")
+    if result.previous_config:
+        print(f"{shown} had been edited: it is kept as {project.shown(result.previous_config)}")
     print(f"\nThe values of trial {result.best.number} are in {shown}. To train with them and go on to the end:")
     print(f"  phi-scaffold run --config {shown}{f' --task-name {task}' if task else ''}")
 
 
 def _bars(result: SweepResult) -> None:
     width = max(map(len, result.importances))
-    print(f"\nWhat mattered for {metrics.text(result.metric)}:")
+    print(f"\nWhat mattered for {metrics.label(result.metric)}:")
     for key, share in result.importances.items():
         print(f"  {key:{width}}  {'█' * max(1, round(_BAR * share)):{_BAR}} {100 * share:3.0f} %")

@@ -127,8 +127,8 @@ def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Proj
     assert of_style["models"][1]["perplexity"] < of_style["models"][0]["perplexity"]
 
     listed = cli("evaluate", "--project", project.root).out
-    assert "12 held-out rows of `tone`" in listed
-    assert "5 held-out rows of `style`" in listed
+    assert "12 test rows of `tone`" in listed
+    assert "5 test rows of `style`" in listed
     assert cli("evaluate", "--json", "--model", "merged", "--project", project.root).json["name"] == "style"
     outputs = {s["name"]: s["output"] for s in cli("status", "--json", "--project", project.root).json["stages"]}
     assert outputs["evaluate-style"] == "gen-model/evaluation-style"

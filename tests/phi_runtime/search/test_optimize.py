@@ -21,7 +21,7 @@ from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.optimize.candidates import ALL, Candidate, candidates_for, expected_bytes, expected_memory_bytes
-from phi_runtime.search.optimize.constraints import Verdict, constraints_of, judge, nearest
+from phi_runtime.search.optimize.constraints import Verdict, check_constraints, nearest, resolve_constraints
 from phi_runtime.search.optimize.outcome import OptimizeResult
 from phi_runtime.search.optimize.planning import OptimizePlan, prepare
 from phi_runtime.search.optimize.search import accuracy_drop, optimize
@@ -64,39 +64,43 @@ def worked_on(listener: Listener) -> list[str]:
 
 def test_each_constraint_comes_from_the_nearest_that_has_it_and_a_drop_is_a_fraction() -> None:
     beside = Constraints(max_size_mb=100, max_accuracy_drop=0.1)
-    found = constraints_of({"max_size_mb": 80.0, "max_memory_mb": None}, beside, TARGETS["mobile"].defaults)
+    found = resolve_constraints({"max_size_mb": 80.0, "max_memory_mb": None}, beside, TARGETS["mobile"].defaults)
     assert found == Constraints(max_size_mb=80, max_accuracy_drop=0.1, max_memory_mb=3000)
     for name, value in {"max_accuracy_drop": 2.0, "max_size_mb": 0.0, "min_tokens_per_s": -1.0}.items():
         with pytest.raises(UsageError, match=name.replace("_", "-")):
-            constraints_of({name: value}, Constraints(), Constraints())
+            resolve_constraints({name: value}, Constraints(), Constraints())
 
 
 def test_what_a_model_misses_is_told_with_what_would_let_it_pass() -> None:
     limits = Constraints(max_size_mb=80, max_accuracy_drop=0.02, min_tokens_per_s=50, max_memory_mb=500)
     figures = {"size_mb": 86.33, "accuracy_drop": 0.0312, "decode_tokens_per_s": 49.96, "peak_memory_mb": 400.0}
-    verdict = judge(figures, limits)
-    assert [(miss.constraint, miss.by) for miss in verdict.misses] == [
+    verdict = check_constraints(figures, limits)
+    assert [(violation.constraint, violation.excess) for violation in verdict.violations] == [
         ("max_size_mb", 6.33),
         ("max_accuracy_drop", 0.0112),
         ("min_tokens_per_s", 0.04),
     ]
-    assert [miss.flag for miss in verdict.misses] == [
+    assert [violation.flag for violation in verdict.violations] == [
         "--max-size-mb 87",
         "--max-accuracy-drop 0.0312",
         "--min-tokens-per-s 49.9",
     ]
     loosened = Constraints(max_size_mb=87, max_accuracy_drop=0.0312, min_tokens_per_s=49.9, max_memory_mb=500)
-    assert judge(figures, loosened) == Verdict()
-    assert judge({"size_mb": 1.0}, limits).unknown == ("max_accuracy_drop", "min_tokens_per_s", "max_memory_mb")
-    assert judge({"accuracy_drop": 0.9}, Constraints(max_accuracy_drop=1)) == Verdict()
-    assert judge({"accuracy_drop": -0.3}, Constraints(max_accuracy_drop=0)) == Verdict()
+    assert check_constraints(figures, loosened) == Verdict()
+    assert check_constraints({"size_mb": 1.0}, limits).unknown == (
+        "max_accuracy_drop",
+        "min_tokens_per_s",
+        "max_memory_mb",
+    )
+    assert check_constraints({"accuracy_drop": 0.9}, Constraints(max_accuracy_drop=1)) == Verdict()
+    assert check_constraints({"accuracy_drop": -0.3}, Constraints(max_accuracy_drop=0)) == Verdict()
 
 
 def test_the_nearest_model_misses_few_constraints_by_little() -> None:
     limits = Constraints(max_size_mb=100, max_accuracy_drop=0.02)
 
     def verdict(size_mb: float, drop: float) -> Verdict:
-        return judge({"size_mb": size_mb, "accuracy_drop": drop}, limits)
+        return check_constraints({"size_mb": size_mb, "accuracy_drop": drop}, limits)
 
     found = {
         "both": verdict(101, 0.021),
@@ -197,7 +201,7 @@ def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(make_pro
 
     with pytest.raises(Interrupted, match="stopped after 1 of 3 candidates") as caught:
         optimize(planned(max_size_mb=0.4), StopAt("int4-block-32"))
-    assert "goes on with the others" in caught.value.fix
+    assert "resumes with the others" in caught.value.fix
     assert states(project)["merge"] == "cached"
 
     # The next call knows the first and goes on with the second, which holds.
@@ -206,7 +210,7 @@ def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(make_pro
     assert worked_on(listener) == ["int4-block-32"]
     large, small, untried = found.candidates
     assert (large.state, small.state, untried.state) == ("measured", "measured", "skipped")
-    assert [miss.constraint for miss in large.verdict(found.plan.constraints).misses] == ["max_size_mb"]
+    assert [violation.constraint for violation in large.verdict(found.plan.constraints).violations] == ["max_size_mb"]
     assert found.chosen == "int4-block-32"
     assert found.reference is not None
     assert found.reference["rows"] == 12
@@ -245,7 +249,7 @@ def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(make_pro
 
     # What a user makes of the config that was written is kept.
     found.config.write_text("{}")
-    kept = quiet({"max_size_mb": 0.4}).kept
+    kept = quiet({"max_size_mb": 0.4}).previous_config
     assert kept is not None
     assert kept.read_text() == "{}"
 
@@ -267,8 +271,8 @@ def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(make_pro
     assert none.chosen is None
     assert none.nearest is not None
     _, verdict = none.nearest
-    assert [miss.constraint for miss in verdict.misses] == ["min_tokens_per_s"]
-    assert none.as_dict()["nearest"]["loosen"] == {"min_tokens_per_s": verdict.misses[0].loosened}
+    assert [violation.constraint for violation in verdict.violations] == ["min_tokens_per_s"]
+    assert none.as_dict()["nearest"]["relaxed_constraints"] == {"min_tokens_per_s": verdict.violations[0].relaxed_limit}
 
 
 class Killer(Listener):
@@ -301,10 +305,10 @@ def worker() -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the process through /proc")
 def test_a_crash_takes_nothing_along_and_what_cannot_run_here_is_taken_for_its_size(make_project: MakeProject) -> None:
     project = without_training(make_project())
-    with pytest.raises(ConfigError, match="no rows are held out"):
+    with pytest.raises(ConfigError, match="without test rows"):
         prepare(project)
     planned = prepare(project, target="webgpu", limits={"max_memory_mb": 1})
-    if not planned.lacking:
+    if not planned.unavailable:
         pytest.skip("WebGPU is here")
     planned = replace(planned, candidates=named("int4-block-128", "int4-block-32", "int8"))
     found = optimize(planned, Killer("int4-block-128"), apply=True)

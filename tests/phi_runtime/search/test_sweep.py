@@ -16,7 +16,7 @@ from phi_runtime.hardware.device import usable_cores
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.sweep.outcome import SweepResult, chart, importances_of, trials_of
-from phi_runtime.search.sweep.planning import plan_as_dict, prepare
+from phi_runtime.search.sweep.planning import plan_to_json, prepare
 from phi_runtime.search.sweep.search import search
 from phi_runtime.search.sweep.space import Space, grid, grid_size, sampler, suggest
 from phi_runtime.search.sweep.study import StudyFolder
@@ -52,7 +52,7 @@ def test_a_grid_runs_all_and_stops_and_the_best_config_is_run_as_it_is(make_proj
 
     assert [(t.values[RATE], t.values["r"]) for t in found.trials] == [(1e-6, 2), (0.01, 2)]
     assert [t.state for t in found.trials] == ["complete", "complete"]
-    assert [e["over"] for e in listener.of("stage-finished") if e["stage"].startswith("trial")] == [1, 2]
+    assert [e["finished"] for e in listener.of("stage-finished") if e["stage"].startswith("trial")] == [1, 2]
     bad, good = found.trials
     assert found.best == good
     assert good.score is not None
@@ -85,9 +85,9 @@ def test_a_best_config_that_was_edited_is_kept(make_project: MakeProject) -> Non
     project = make_project(max_steps=1)
     write_sweep(project, {"r": choice(2)})
     first = sweep(project)
-    assert sweep(project).kept is None
+    assert sweep(project).previous_config is None
     first.config.write_text("{}")
-    kept = sweep(project).kept
+    kept = sweep(project).previous_config
     assert kept is not None
     assert kept.read_text() == "{}"
 
@@ -117,9 +117,9 @@ def test_a_seeded_search_is_repeatable_and_an_interruption_changes_nothing(make_
     stopped = one("stopped")
     with pytest.raises(Interrupted, match="stopped after 1 of 2 trials; the best so far is trial 0") as caught:
         sweep(stopped, Stop())
-    assert "goes on with the others" in caught.value.fix
-    assert plan_as_dict(prepare(stopped))["trials_to_run"] == 1
-    assert plan_as_dict(prepare(stopped, trials=5))["trials_to_run"] == 4
+    assert "resumes with the others" in caught.value.fix
+    assert plan_to_json(prepare(stopped))["trials_to_run"] == 1
+    assert plan_to_json(prepare(stopped, trials=5))["trials_to_run"] == 4
 
     listener = Listener()
     found = sweep(stopped, listener)
@@ -326,10 +326,10 @@ def test_what_cannot_be_searched_is_refused_before_the_first_trial(make_project:
     with pytest.raises(UsageError, match="no metric `acuracy`; did you mean `accuracy`"):
         prepare(project, metric="acuracy")
     edit_config(project, lambda c: c["passes"]["finetune"].update(eval_dataset_size=0))
-    with pytest.raises(ConfigError, match="no rows are held out"):
+    with pytest.raises(ConfigError, match="without validation rows"):
         prepare(project)
     (project.config.parent / "sweep.yaml").unlink()
-    with pytest.raises(ConfigError, match=r"sweep\.yaml: error: there is no search to run") as caught:
+    with pytest.raises(ConfigError, match=r"sweep\.yaml: error: the config has no search") as caught:
         prepare(project)
     assert "search_space:" in caught.value.fix
     assert not (project.gen_model / "sweep").exists()

@@ -1,3 +1,5 @@
-"""Which ONNX model of a workflow's full-precision one keeps to what its target allows: candidates are built, cheapest first, by the
-ModelBuilder pass itself, measured on this machine in processes of their own, and the first that holds all constraints is chosen.
+"""Search for an ONNX model that meets the constraints of its target.
+
+Candidates are built by the ModelBuilder pass, cheapest first, and measured on this machine in separate
+processes; the first one that meets all constraints is chosen.
 """

@@ -1,4 +1,4 @@
-"""The models to try, and what is known of them before they are built."""
+"""The candidates: options of the ModelBuilder pass, with estimates of size and memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from phi_runtime.models.shape import Shape
 from phi_runtime.search.optimize.targets import Target
 
 _BLOCK, _MIXED = "int4_block_size", "extra_options.matmul_mixed_precision"
-_BY_ITSELF = ("int4_algo_config", "int4_is_symmetric")  # the builder's own rounding is the best that runs everywhere
-# Options that a config may have for its own precision, and that go with no other.
-_NOT_INT4 = ("use_qdq",)
-_NOT_ROUNDED = (
+_BUILDER_DEFAULTS = (
+    "int4_algo_config",
+    "int4_is_symmetric",
+)  # the builder's own rounding is the best that runs anywhere
+# Options of a config that are valid for its own precision only.
+_INT4_ONLY = ("use_qdq",)
+_QUANTIZED_ONLY = (
     "int4_accuracy_level",
     "int4_op_types_to_quantize",
     "int4_nodes_to_exclude",
@@ -23,13 +26,12 @@ _NOT_ROUNDED = (
     "extra_options.matmulnbits_weights_prepacked",
     "extra_options.enable_cuda_fpa_intb_gemm",
 )
-_WITHOUT_GROUPS = ("DmlExecutionProvider",)  # its last release, 0.14.1, has no matmul_mixed_precision
+_NO_MIXED_PRECISION = ("DmlExecutionProvider",)  # its latest release, 0.14.1, has no matmul_mixed_precision
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model to try. `options` are those of the ModelBuilder pass that are tried, by dotted key; the others stay as the config has
-    them. None stands for the builder's own choice."""
+    """One model to try. Options that are None are left to the builder."""
 
     name: str
     precision: str
@@ -38,26 +40,22 @@ class Candidate:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        own = {
-            "precision": self.precision,
-            _BLOCK: self.block_size,
-            _MIXED: self.mixed,
-            **dict.fromkeys(_BY_ITSELF),
-        }
-        others: list[str] = []
+        """The options of the ModelBuilder pass to change, by dotted key; None removes an option."""
+        removed = [*_BUILDER_DEFAULTS]
         if self.precision != "int4":
-            others += _NOT_INT4
+            removed += _INT4_ONLY
         if self.precision not in ("int4", "int8"):
-            others += _NOT_ROUNDED
-        return own | dict.fromkeys(others)
+            removed += _QUANTIZED_ONLY
+        own = {"precision": self.precision, _BLOCK: self.block_size, _MIXED: self.mixed}
+        return own | dict.fromkeys(removed)
 
     @property
     def written(self) -> dict[str, Any]:
-        """The options that say something."""
+        """The options with a value."""
         return {key: value for key, value in self.options.items() if value is not None}
 
     def values(self, pass_name: str) -> dict[str, Any]:
-        """The options by dotted path from the top of the config."""
+        """Return the options by dotted path from the top of the config."""
         return {f"passes.{pass_name}.{key}": value for key, value in self.options.items()}
 
 
@@ -77,16 +75,16 @@ ALL = (
 
 
 def candidates_for(target: Target) -> tuple[Candidate, ...]:
-    """Those that run on `target`, cheapest first."""
+    """Return the candidates that run on `target`, cheapest first."""
     return tuple(
         candidate
         for candidate in ALL
-        if candidate.precision in target.precisions and not (candidate.mixed and target.provider in _WITHOUT_GROUPS)
+        if candidate.precision in target.precisions and not (candidate.mixed and target.provider in _NO_MIXED_PRECISION)
     )
 
 
 def expected_bytes(shape: Shape, candidate: Candidate, target: Target) -> int:
-    """Size of the weights of the model that `candidate` will be; the tokenizer beside them comes on top."""
+    """Estimate the size of the weights in bytes, without the tokenizer."""
     return onnx_bytes(
         shape,
         candidate.precision,
@@ -99,8 +97,11 @@ def expected_bytes(shape: Shape, candidate: Candidate, target: Target) -> int:
 def expected_memory_bytes(
     shape: Shape, candidate: Candidate, target: Target, tokens: int, *, all_logits: bool = True
 ) -> int | None:
-    """Peak memory of reading a prompt of `tokens` on a CPU: the file 1.25 times, and in float32 the key-value cache and the logits,
-    which a graph gives for every token (`all_logits`) unless its head is pruned. None for a GPU, where that was never measured."""
+    """Estimate the peak memory of reading a prompt of `tokens` on a CPU, in bytes.
+
+    It is 1.25 times the file, plus the key-value cache and the logits in float32. A graph outputs logits for
+    every token (`all_logits`) unless its head is pruned. None on a GPU, for which there is no measurement.
+    """
     if target.on_gpu:
         return None
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * 4
@@ -109,11 +110,11 @@ def expected_memory_bytes(
 
 
 def _in_8_bits(shape: Shape, mixed: str) -> int:
-    """Weights of an int4 model that `mixed` gives 8 bits."""
-    found = shape.vocabulary * shape.hidden if "last_matmul" in mixed else 0
+    """Count the weights of an int4 model to which `mixed` gives 8 bits."""
+    weights = shape.vocabulary * shape.hidden if "last_matmul" in mixed else 0
     if "mixed_layers" in mixed:
         for module in shape.linear:
             layer = next((int(part) for part in module.name.split(".") if part.isdigit()), None)
             if layer is not None and gets_8_bits(layer, shape.layers, module.name.rpartition(".")[2]):
-                found += module.inputs * module.outputs
-    return found
+                weights += module.inputs * module.outputs
+    return weights

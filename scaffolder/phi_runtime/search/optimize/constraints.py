@@ -1,4 +1,4 @@
-"""What a model must keep to, and by how much it does not."""
+"""The constraints of a model, and by how much a model violates them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from phi_runtime.core.errors import UsageError
 
 SIZE, DROP, SPEED, MEMORY = NAMES = ("max_size_mb", "max_accuracy_drop", "min_tokens_per_s", "max_memory_mb")
 FIGURES = {SIZE: "size_mb", DROP: "accuracy_drop", SPEED: "decode_tokens_per_s", MEMORY: "peak_memory_mb"}
-_SMALLEST_DROP = 0.01  # by which a drop is weighed against other misses, where the limit is less
+_MIN_DROP = 0.01  # a smaller limit counts as this one when violations are compared
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A constraint that a model does not keep. `by` is in the constraint's own unit, `share` that of the limit."""
+    """A constraint that a model violates: `excess` is in the constraint's unit, `excess_share` a fraction of the limit."""
 
     constraint: str
     limit: float
     value: float
-    by: float
-    share: float
+    excess: float
+    excess_share: float
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @property
-    def loosened(self) -> float:
-        """The limit that would do."""
+    def relaxed_limit(self) -> float:
+        """The nearest rounded limit that the model meets."""
         if self.constraint == DROP:
             return math.ceil(self.value * 1e4 - 1e-6) / 1e4
         if self.constraint == SPEED:
@@ -39,64 +39,68 @@ class Violation:
 
     @property
     def flag(self) -> str:
-        """How to loosen it on the command line."""
-        return f"--{self.constraint.replace('_', '-')} {self.loosened:g}"
+        """The command line flag with the relaxed limit."""
+        return f"--{self.constraint.replace('_', '-')} {self.relaxed_limit:g}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of comparing a model with the constraints: those that it misses, and those whose figure is not known."""
+    """The constraints that a model violates, and those whose figure is unknown."""
 
-    misses: tuple[Violation, ...] = ()
+    violations: tuple[Violation, ...] = ()
     unknown: tuple[str, ...] = ()
 
 
-def constraints_of(given: Mapping[str, float | None], beside: Constraints, defaults: Constraints) -> Constraints:
-    """The constraints in force: each as the command line says, else evaluation.json, else the target. Raises UsageError."""
-    for name, value in given.items():
+def resolve_constraints(flags: Mapping[str, float | None], sidecar: Constraints, defaults: Constraints) -> Constraints:
+    """Return each constraint from the command line, else from evaluation.json, else from the target.
+
+    Raises:
+        UsageError: A value of the command line is out of range.
+    """
+    for name, value in flags.items():
         if value is None:
             continue
-        flag = f"--{name.replace('_', '-')} {value:g}"
+        flag = f"--{name.replace('_', '-')}"
         if name == DROP and not 0 <= value <= 1:
-            raise UsageError(f"{flag}: a drop is a fraction from 0 to 1", fix=f"2 % are {flag.rpartition(' ')[0]} 0.02")
+            raise UsageError(f"{flag} {value:g} is not between 0 and 1", fix=f"write 2 % as {flag} 0.02")
         if name != DROP and not 0 < value < math.inf:
-            raise UsageError(f"{flag}: this must be more than 0", fix="give a number above 0")
-    found = {
+            raise UsageError(f"{flag} {value:g} is not above 0", fix=f"set {flag} to a number above 0")
+    values = {
         name: next(
-            (v for v in (given.get(name), getattr(beside, name), getattr(defaults, name)) if v is not None), None
+            (v for v in (flags.get(name), getattr(sidecar, name), getattr(defaults, name)) if v is not None), None
         )
         for name in NAMES
     }
-    return Constraints.model_validate(found)
+    return Constraints.model_validate(values)
 
 
-def asks_for_accuracy(constraints: Constraints) -> bool:
-    """Whether any model can be too bad: a drop of 1 is all there can be."""
+def limits_accuracy(constraints: Constraints) -> bool:
+    """Return True if a model can lose too much accuracy; a drop of 1 allows everything."""
     return constraints.max_accuracy_drop is not None and constraints.max_accuracy_drop < 1
 
 
-def judge(figures: Mapping[str, Any], constraints: Constraints) -> Verdict:
-    """Compares figures (see FIGURES; None for what was not measured) with the constraints in force."""
-    misses, unknown = [], []
+def check_constraints(figures: Mapping[str, Any], constraints: Constraints) -> Verdict:
+    """Compare measured figures (see FIGURES; None if not measured) with the constraints."""
+    violations, unknown = [], []
     for name, figure in FIGURES.items():
         limit, value = getattr(constraints, name), figures.get(figure)
-        if limit is None or (name == DROP and not asks_for_accuracy(constraints)):
+        if limit is None or (name == DROP and not limits_accuracy(constraints)):
             continue
         if value is None:
             unknown.append(name)
             continue
-        by = limit - value if name == SPEED else value - limit
-        if by > 0:
-            weighed = max(limit, _SMALLEST_DROP) if name == DROP else limit
-            misses.append(Violation(name, limit, value, round(by, 4), round(by / weighed, 4)))
-    return Verdict(tuple(misses), tuple(unknown))
+        excess = limit - value if name == SPEED else value - limit
+        if excess > 0:
+            scale = max(limit, _MIN_DROP) if name == DROP else limit
+            violations.append(Violation(name, limit, value, round(excess, 4), round(excess / scale, 4)))
+    return Verdict(tuple(violations), tuple(unknown))
 
 
 def nearest(verdicts: Mapping[str, Verdict]) -> str | None:
-    """The name of the model that is nearest to holding: that with the fewest misses, then with the smallest largest one."""
+    """Return the model with the fewest violations, of equals the one whose largest violation is smallest."""
 
     def distance(name: str) -> tuple[int, float]:
-        misses: Sequence[Violation] = verdicts[name].misses
-        return len(misses), max((miss.share for miss in misses), default=0)
+        violations: Sequence[Violation] = verdicts[name].violations
+        return len(violations), max((violation.excess_share for violation in violations), default=0)
 
     return min(verdicts, key=distance, default=None)

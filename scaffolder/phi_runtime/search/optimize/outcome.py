@@ -1,10 +1,10 @@
-"""What a search came to: the table, and the config with the options that were chosen."""
+"""The result of a search: the table, and the config with the chosen options."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,118 +12,136 @@ from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.dialects.migrate import canonical_text
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.parse import parse_config
-from phi_runtime.config.reading.source import read_source
 from phi_runtime.config.schema import canonical
 from phi_runtime.core.artifacts import free_name, replace_unless_edited, write_text
-from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.optimize.candidates import Candidate
 from phi_runtime.search.optimize.constraints import Verdict, nearest
 from phi_runtime.search.optimize.planning import OptimizePlan
 from phi_runtime.search.optimize.table import FILE, CandidateRow
-from phi_runtime.search.optimize.targets import values_for
 
 
 @dataclass(frozen=True)
 class OptimizeResult:
-    """The end of a search. `candidates` are in the order of the plan, `earlier` what is known of others on the same inputs (which
-    `inputs` names), `reference` the figures of the full-precision model. `config` is the config with the chosen options beside the
-    project's own (`written` its digest, `kept` what a user had made of an earlier one), `model` the chosen model where it is still
-    there; `backup` the project's config of before, where it was changed."""
+    """The result of a search.
+
+    Attributes:
+        candidates: Results in the order of the plan.
+        earlier: Known results of other candidates for the same inputs.
+        inputs_key: Digest of these inputs.
+        reference: Figures of the full-precision model.
+        config: The config with the chosen options, next to the project's own; `config_digest` is its digest.
+        previous_config: The user's edited version of an earlier one, under its new name.
+        model: The chosen model, if it still exists.
+        backup: The project's config before `applied` changed it.
+    """
 
     plan: OptimizePlan
     candidates: list[CandidateRow]
     earlier: list[CandidateRow]
-    inputs: str
+    inputs_key: str
     reference: dict[str, Any] | None
     chosen: str | None
-    written: str = ""
+    config_digest: str = ""
     config: Path | None = None
-    kept: Path | None = None
+    previous_config: Path | None = None
     model: Path | None = None
     applied: bool = False
     backup: Path | None = None
 
     @property
     def nearest(self) -> tuple[CandidateRow, Verdict] | None:
-        """Of candidates that ran and do not hold, the one that misses least; None where one is chosen, or none ran."""
+        """The candidate that violates least; None if one is chosen or none ran."""
         if self.chosen:
             return None
         ran = {row.name: row for row in self.candidates if row.state in ("measured", "built")}
         verdicts = {name: row.verdict(self.plan.constraints) for name, row in ran.items()}
-        name = nearest({name: verdict for name, verdict in verdicts.items() if verdict.misses})
+        name = nearest({name: verdict for name, verdict in verdicts.items() if verdict.violations})
         return (ran[name], verdicts[name]) if name else None
 
     def as_dict(self) -> dict[str, Any]:
-        """As `optimize --json` prints it."""
+        """Return the output of `optimize --json` (docs/json.md)."""
         plan, project = self.plan, self.plan.project
-        near = self.nearest
+
+        def shown(path: Path | None) -> str | None:
+            return project.shown(path) if path else None
+
         return {
-            "pass": plan.setting.stage,
+            "pass": plan.settings.stage,
             "source": plan.source_name,
             "target": plan.target.name,
-            "lacking": plan.lacking,
+            "unavailable": plan.unavailable,
             "note": plan.target.note,
             "constraints": canonical(plan.constraints),
-            "context_tokens": plan.setting.tokens,
+            "context_tokens": plan.settings.tokens,
             "metric": (self.reference or {}).get("metric"),
             "rows": (self.reference or {}).get("rows"),
             "reference": self.reference,
-            "candidates": [self._row(row) for row in self.candidates],
+            "candidates": [self._candidate(row) for row in self.candidates],
             "earlier": [row.as_dict() for row in self.earlier],
             "chosen": self.chosen,
-            "nearest": _near(*near) if near else None,
-            "config": project.shown(self.config) if self.config else None,
-            "kept": project.shown(self.kept) if self.kept else None,
-            "model": project.shown(self.model) if self.model else None,
+            "nearest": _nearest_to_json(*self.nearest) if self.nearest else None,
+            "config": shown(self.config),
+            "previous_config": shown(self.previous_config),
+            "model": shown(self.model),
             "applied": self.applied,
-            "backup": project.shown(self.backup) if self.backup else None,
+            "backup": shown(self.backup),
         }
 
-    def _row(self, row: CandidateRow) -> dict[str, Any]:
+    def _candidate(self, row: CandidateRow) -> dict[str, Any]:
         verdict = row.verdict(self.plan.constraints)
         return {
             **row.as_dict(),
-            "holds": row.holds(self.plan.constraints, self.plan.lacking),
-            "misses": [miss.as_dict() for miss in verdict.misses],
+            "meets_constraints": row.meets(self.plan.constraints, self.plan.unavailable),
+            "violations": [violation.as_dict() for violation in verdict.violations],
             "not_measured": list(verdict.unknown),
         }
 
     def write(self) -> None:
-        """Keeps the table for later calls and for people."""
+        """Write the table for later calls and for people."""
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         file = self.plan.folder / FILE
-        text = (
-            json.dumps({**self.as_dict(), "inputs": self.inputs, "written": self.written}, indent=2, ensure_ascii=False)
-            + "\n"
-        )
+        content = {**self.as_dict(), "inputs_key": self.inputs_key, "config_digest": self.config_digest}
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             write_text(file, text)
 
 
-def _near(row: CandidateRow, verdict: Verdict) -> dict[str, Any]:
-    loosen = {miss.constraint: miss.loosened for miss in verdict.misses}
-    return {"candidate": row.name, "misses": [miss.as_dict() for miss in verdict.misses], "loosen": loosen}
+def _nearest_to_json(row: CandidateRow, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "candidate": row.name,
+        "violations": [violation.as_dict() for violation in verdict.violations],
+        "relaxed_constraints": {violation.constraint: violation.relaxed_limit for violation in verdict.violations},
+    }
 
 
-# -- the config --------------------------------------------------------------------------------------------------------------------
+# -- the config --------------------------------------------------------------------------------------------------------
 
 
-def write_best(plan: OptimizePlan, chosen: Candidate, written: str) -> tuple[Path, Path | None]:
-    """The config with the chosen options, beside the project's own, where its relative paths hold. What a user has made of an earlier
-    one, whose digest was `written`, is kept under another name, which is returned too."""
+def write_best(plan: OptimizePlan, chosen: Candidate, known_digest: str) -> tuple[Path, Path | None]:
+    """Write the config with the chosen options next to the project's own, so that relative paths stay valid.
+
+    An earlier one that the user has edited (its digest is not `known_digest`) is kept under another name.
+
+    Returns:
+        The path of the config, and that of the kept one, if any.
+    """
     config = plan.project.config
     target = config.with_name(f"{config.stem}.optimized.json")
-    return target, replace_unless_edited(target, canonical_text(_changed(plan, chosen), target), written)
+    return target, replace_unless_edited(target, canonical_text(_changed(plan, chosen), target), known_digest)
 
 
 def apply_options(plan: OptimizePlan, chosen: Candidate) -> Path | None:
-    """Writes the chosen options into the project's config. Returns where that of before is kept; None where nothing changes."""
+    """Write the chosen options into the project's config.
+
+    Returns:
+        The backup of the previous config; None if nothing changes.
+    """
     config = plan.project.config
-    source = read_source(config)
-    before, after = (parse_config(source, Overrides(values=values)).workflow for values in ({}, _values(plan, chosen)))
-    assert before is not None
-    assert after is not None
-    if canonical(before) == canonical(after):
+    overrides = (Overrides(values=values) for values in ({}, plan.config_values(chosen)))
+    previous, changed = (parse_config(plan.source_text, each).workflow for each in overrides)
+    assert previous is not None
+    assert changed is not None
+    if canonical(previous) == canonical(changed):
         return None
     backup = free_name(config)
     shutil.copy2(config, backup)
@@ -131,16 +149,10 @@ def apply_options(plan: OptimizePlan, chosen: Candidate) -> Path | None:
     return backup
 
 
-def _values(plan: OptimizePlan, chosen: Candidate) -> dict[str, Any]:
-    """What is put into the config, by dotted path. Flags such as --on local are not: they are given again."""
-    before = load_workflow(plan.project.config, replace(plan.overrides, on_local=False))
-    return {**values_for(plan.target, before), **chosen.values(plan.setting.stage)}
-
-
 def _changed(plan: OptimizePlan, chosen: Candidate) -> Draft:
-    """The project's config with the chosen options; those that are left to the builder are not written."""
-    draft = parse_config(read_source(plan.project.config), Overrides(values=_values(plan, chosen))).draft
-    step = draft.value["passes"][plan.setting.stage]
+    """Return the project's config with the chosen options, without those that are left to the builder."""
+    draft = parse_config(plan.source_text, Overrides(values=plan.config_values(chosen))).draft
+    step = draft.value["passes"][plan.settings.stage]
     for key in [key for key, value in chosen.options.items() if value is None]:
         *outer, name = key.split(".")
         (step[outer[0]] if outer else step).pop(name, None)

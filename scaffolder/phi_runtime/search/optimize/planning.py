@@ -1,4 +1,4 @@
-"""What a call of `optimize` would do: read and checked before anything is made, without an ML library."""
+"""The plan of a search: read and checked before anything is built, without ML libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.parse import EVALUATION, parse_config
 from phi_runtime.config.pass_graph import sources, training_of
-from phi_runtime.config.reading.source import read_source
+from phi_runtime.config.reading.source import Source
 from phi_runtime.config.schema import Constraints, ExportPass, Workflow, canonical
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.artifacts import digest, versions
@@ -22,119 +22,150 @@ from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.machine import memory_bytes
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import Shape, shape_of
-from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.pipeline.graph import CACHED, ModelGraph, existing_models
+from phi_runtime.pipeline.load import LoadedConfig, load_config
 from phi_runtime.pipeline.model_names import comparison_name
-from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.stage import EVALUATION_LIBRARIES, Stage, data_inputs
 from phi_runtime.search.optimize.candidates import Candidate, candidates_for, expected_bytes, expected_memory_bytes
-from phi_runtime.search.optimize.constraints import DROP, SIZE, asks_for_accuracy, constraints_of
+from phi_runtime.search.optimize.constraints import DROP, SIZE, limits_accuracy, resolve_constraints
 from phi_runtime.search.optimize.table import CandidateRow, CandidateTable
 from phi_runtime.search.optimize.targets import Target, target_for, values_for, why_unavailable
 from phi_runtime.search.optimize.task import CandidateSettings
 
 FOLDER = "optimize"
 TOKENS = 2048
-_FORM = 1  # of what is measured: figures of another one are not comparable
-_SURELY = 1.05  # times what is allowed, the expected size that rules a candidate out: it is exact to some percent
+_FORM = 1  # of the measurements; figures of another form cannot be compared
+_SIZE_TOLERANCE = 1.05  # the expected size is exact to some percent
 
 
 @dataclass(frozen=True)
 class OptimizePlan:
-    """What is tried, in order, for which target, and what it must keep to. `source` is the pass whose model is built from (BASE for
-    the base model); `lacking` says why models for the target cannot be run here, so that their size alone is known."""
+    """The candidates, in order, for a target and its constraints.
 
-    setting: CandidateSettings
-    overrides: Overrides
+    Attributes:
+        config: The loaded config, with the overrides of the command line.
+        workflow: The workflow for the target, with the options of the first candidate.
+        source: The pass whose output is built from; BASE for the base model.
+        unavailable: Why models for the target cannot run here, so that only their size is known.
+        shape: The shape of the base model; None if it is unknown.
+    """
+
+    settings: CandidateSettings
+    config: LoadedConfig
     workflow: Workflow
     target: Target
     constraints: Constraints
     source: str
     candidates: tuple[Candidate, ...]
-    lacking: str
+    unavailable: str
     shape: Shape | None
 
     @property
     def project(self) -> Project:
-        return self.setting.project
+        return self.settings.project
+
+    @property
+    def source_text(self) -> Source:
+        return self.config.source
 
     @property
     def folder(self) -> Path:
-        """Where the table and the models of candidates lie: gen-model/optimize/; for a second ModelBuilder pass, its name added."""
+        """gen-model/optimize/, with the name of the pass added for all but the first ModelBuilder pass."""
         builders = [n for n, step in self.workflow.passes.items() if isinstance(step, ExportPass)]
-        name = self.setting.stage
+        name = self.settings.stage
         return self.project.gen_model / (FOLDER if builders[0] == name else f"{FOLDER}-{name}")
 
     @property
     def source_name(self) -> str:
-        """What the model that is built from is called: merged, finetuned, base."""
+        """The kind of the source model: merged, finetuned or base."""
         return comparison_name(self.workflow, self.source)
 
     @property
     def measures_accuracy(self) -> bool:
-        return not self.lacking and self.setting.training is not None
+        return not self.unavailable and self.settings.training is not None
 
     def folder_of(self, candidate: Candidate) -> Path:
-        """What is made of one candidate lies here: its model in onnx/, until it is not needed any more, and its record."""
+        """Return the folder of a candidate: its record, and its model in onnx/ while it is needed."""
         prefix = f"{self.target.name}-" if self.target.on_gpu else ""
         return self.folder / (prefix + candidate.name)
 
     def overrides_for(self, candidate: Candidate) -> Overrides:
-        """The config as it is with the options of `candidate`, for the target."""
-        values = {**self.setting.overrides.values, **candidate.values(self.setting.stage)}
-        return replace(self.setting.overrides, values=values)
+        """Return the overrides that select the target and the options of `candidate`."""
+        values = {**self.settings.overrides.values, **candidate.values(self.settings.stage)}
+        return replace(self.settings.overrides, values=values)
 
-    def stage_of(self, candidate: Candidate) -> Stage:
-        """The stage of the ModelBuilder pass as it would be with `candidate`; its key is empty while what it is built from is not
-        there. Raises ConfigError where the other options of the pass do not go with it."""
-        workflow = load_workflow(self.project.config, self.overrides_for(candidate))
-        return next(stage for stage in plan(workflow, self.project) if stage.name == self.setting.stage)
+    def config_values(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the values to write into the config; flags such as --on local are not part of it."""
+        overrides = replace(self.config.overrides, on_local=False)
+        workflow = load_config(self.project.config, overrides, self.source_text).require_valid()
+        return {**values_for(self.target, workflow), **candidate.values(self.settings.stage)}
+
+    def stages(self) -> dict[str, Stage | ConfigError]:
+        """Return the stage of the ModelBuilder pass with the options of each candidate, by its name.
+
+        The key of a stage is empty while the source model does not exist. An error means that other options
+        of the pass are invalid with those of the candidate.
+        """
+        models = existing_models(self.workflow, self.project, accept=CACHED)
+        stages: dict[str, Stage | ConfigError] = {}
+        for candidate in self.candidates:
+            overrides = self.overrides_for(candidate)
+            try:
+                workflow = load_config(self.project.config, overrides, self.source_text).require_valid()
+            except ConfigError as e:
+                stages[candidate.name] = e
+            else:
+                stages[candidate.name] = ModelGraph(workflow, self.project, models).node(self.settings.stage).stage
+        return stages
 
     def inputs(self, source_key: str) -> dict[str, Any]:
-        """All that shapes the figures of every candidate, beside what makes the model itself."""
+        """Return what shapes the figures of every candidate, in addition to its model."""
         inputs: dict[str, Any] = {
             "form": _FORM,
             "source": source_key,
             "versions": versions(EVALUATION_LIBRARIES),
             "machine": {"cores": usable_cores(), "memory_gib": round(memory_bytes() / (1 << 30))},
         }
-        if self.setting.training is None:
+        if self.settings.training is None:
             return inputs
-        step = self.workflow.trainings[self.setting.training]
-        evaluation = canonical(self.workflow.evaluation.of(self.setting.training))
+        step = self.workflow.trainings[self.settings.training]
+        evaluation = canonical(self.workflow.evaluation.of(self.settings.training))
         return inputs | {
             "evaluation": {key: value for key, value in evaluation.items() if key != "passes"},
             "training": canonical(step),
             **data_inputs(self.workflow, step, self.project),
         }
 
-    def key_of(self, stage: Stage, shared: str) -> str:
-        """Names the figures of a candidate: its model, and how it was measured."""
-        own = {"model": stage.key, "tokens": self.setting.tokens, "measured": not self.lacking}
-        return digest({"shared": shared, **own})
+    def key_of(self, stage: Stage, inputs_key: str) -> str:
+        """Return the key of a candidate's figures: its model, and how it was measured."""
+        own = {"model": stage.key, "tokens": self.settings.tokens, "measured": not self.unavailable}
+        return digest({"shared": inputs_key, **own})
 
     def expected_mb(self, candidate: Candidate) -> float | None:
-        """Size of the weights in MB, None where nothing is known of the model yet."""
+        """Estimate the size of the weights in MB; None if the shape is unknown."""
         return round(expected_bytes(self.shape, candidate, self.target) / 1e6, 1) if self.shape else None
 
     def expected_memory_mb(self, candidate: Candidate) -> float | None:
-        """Peak memory in MB, None where nothing is known of it."""
+        """Estimate the peak memory in MB; None if it is unknown."""
         if self.shape is None:
             return None
-        step = self.workflow.passes[self.setting.stage]
+        step = self.workflow.passes[self.settings.stage]
         pruned = isinstance(step, ExportPass) and bool(step.extra_options.prune_lm_head)
-        tokens = self.setting.tokens
-        found = expected_memory_bytes(self.shape, candidate, self.target, tokens, all_logits=not pruned)
-        return round(found / 1e6, 1) if found else None
+        expected = expected_memory_bytes(
+            self.shape, candidate, self.target, self.settings.tokens, all_logits=not pruned
+        )
+        return round(expected / 1e6, 1) if expected else None
 
     def too_large(self, candidate: Candidate) -> bool:
-        """Whether it needs no trying to see that `candidate` is larger than allowed."""
+        """Return True if the expected size of `candidate` clearly exceeds the limit."""
         limit, expected = self.constraints.max_size_mb, self.expected_mb(candidate)
-        return limit is not None and expected is not None and expected > _SURELY * limit
+        return limit is not None and expected is not None and expected > _SIZE_TOLERANCE * limit
 
 
 def prepare(
     project: Project,
     *,
+    config: LoadedConfig | None = None,
     target: str | None = None,
     limits: Mapping[str, float | None] | None = None,
     stage: str | None = None,
@@ -143,48 +174,58 @@ def prepare(
     overrides: Overrides | None = None,
     shape: Shape | None = None,
 ) -> OptimizePlan:
-    """Reads and checks what `optimize` is asked for. Raises ConfigError and UsageError before anything is made.
+    """Plan a search.
 
-    `limits` are constraints of the command line, by name; `stage` is the ModelBuilder pass, by default the first; `shape` that of a
-    base model that is not here yet.
+    Args:
+        config: The loaded config of the project; None loads it with `overrides`.
+        target: Name of the target; default: the one of the config.
+        limits: Constraints of the command line, by name.
+        stage: The ModelBuilder pass; default: the first one.
+        tokens: The context length at which memory is measured.
+        apply: Check that the chosen options can be written into the config.
+        shape: The shape of a base model that is not downloaded yet.
+
+    Raises:
+        ConfigError: The config is invalid, builds no ONNX model, or has no test rows to measure accuracy.
+        UsageError: An argument is invalid.
     """
     read_dotenv(project.root)
-    given = overrides or Overrides()
-    workflow = load_workflow(project.config, given)
+    config = config or load_config(project.config, overrides)
+    workflow = config.require_valid()
     name = _builder(workflow, stage, project)
-    chosen = target_for(target, workflow)
-    candidates = candidates_for(chosen)
-    limited = constraints_of(limits or {}, workflow.evaluation.constraints, chosen.defaults)
-    made_for = replace(given, values={**given.values, **values_for(chosen, workflow)})
+    selected = target_for(target, workflow)
+    candidates = candidates_for(selected)
+    constraints = resolve_constraints(limits or {}, workflow.evaluation.constraints, selected.defaults)
     training = training_of(workflow.passes, name)
-    if training is not None and not _holds_out(workflow, training):
+    if training is not None and not _has_test_rows(workflow, training):
         training = None
-    setting = CandidateSettings(project, made_for, name, training, tokens)
-    one = replace(made_for, values={**made_for.values, **candidates[0].values(name)})
-    found = OptimizePlan(
-        setting,
-        given,
-        load_workflow(project.config, one),
-        chosen,
-        limited,
+    values = {**config.overrides.values, **values_for(selected, workflow)}
+    settings = CandidateSettings(project, replace(config.overrides, values=values), name, training, tokens)
+    with_options = replace(config.overrides, values={**values, **candidates[0].values(name)})
+    plan = OptimizePlan(
+        settings,
+        config,
+        load_config(project.config, with_options, config.source).require_valid(),
+        selected,
+        constraints,
         sources(workflow.passes)[name] or "",
         candidates,
-        why_unavailable(chosen),
+        why_unavailable(selected),
         shape_of(base_model_path(workflow.input_model, project)) or shape,
     )
-    if asks_for_accuracy(limited) and training is None and not found.lacking:
+    if limits_accuracy(constraints) and training is None and not plan.unavailable:
         raise ConfigError(
-            f"no rows are held out, so {DROP} ({limited.max_accuracy_drop:g}) cannot be told",
+            f"{DROP} ({constraints.max_accuracy_drop:g}) cannot be measured without test rows",
             where=Location(project.config),
-            fix="set `eval_dataset_size` of the pass that trains, such as 0.2; or let any model pass: --max-accuracy-drop 1",
+            fix="set `eval_dataset_size` of the training pass, such as 0.2, or allow any drop: --max-accuracy-drop 1",
         )
     if apply:
-        check_applicable(project.config)
-    return found
+        check_applicable(config)
+    return plan
 
 
-def _builder(workflow: Workflow, wanted: str | None, project: Project) -> str:
-    """The ModelBuilder pass that is meant."""
+def _builder(workflow: Workflow, requested: str | None, project: Project) -> str:
+    """Return the name of the ModelBuilder pass to optimize."""
     builders = {name: step for name, step in workflow.passes.items() if isinstance(step, ExportPass)}
     if not builders:
         raise ConfigError(
@@ -192,80 +233,76 @@ def _builder(workflow: Workflow, wanted: str | None, project: Project) -> str:
             where=Location(project.config),
             fix='add one: "export": {"type": "ModelBuilder", "precision": "int4"}',
         )
-    name = next(iter(builders)) if wanted is None else wanted
+    name = next(iter(builders)) if requested is None else requested
     if name not in builders:
         raise UsageError(
-            f"there is no ModelBuilder pass `{name}`{did_you_mean(name, list(builders))}",
+            f"no ModelBuilder pass is called `{name}`{did_you_mean(name, list(builders))}",
             fix=f"choose one of {', '.join(builders)}",
         )
     if builders[name].adapters:
         raise UsageError(
-            f"`{name}` keeps adapters beside its model, and which of them is to be measured is not clear",
-            fix="merge one of them before it, and optimize that; the options found suit the others",
+            f"`{name}` keeps several adapters next to its graph; it is unclear which one to measure",
+            fix="merge one of them before the export and optimize that; its options suit the others",
         )
     return name
 
 
-def _holds_out(workflow: Workflow, training: str) -> bool:
+def _has_test_rows(workflow: Workflow, training: str) -> bool:
     step = workflow.trainings[training]
     return bool(step.eval_data_config or step.eval_dataset_size)
 
 
-def check_applicable(config: Path) -> None:
-    """Raises UsageError where the config cannot be written anew without changing more than the options that were found."""
-    form = parse_config(read_source(config))
-    if form.draft.translations or "sweep" in form.value:
+def check_applicable(config: LoadedConfig) -> None:
+    """Raise UsageError if writing the options would rewrite more of the config than these options."""
+    parsed = parse_config(config.source)
+    if parsed.draft.translations or "sweep" in parsed.value:
         raise UsageError(
-            f"{config.name} is in an older form, which --apply would rewrite as a whole",
-            fix="write it anew first: phi-scaffold migrate",
+            f"{config.source.path.name} uses an older config format, which --apply would rewrite",
+            fix="rewrite it first: phi-scaffold migrate",
         )
 
 
-def plan_as_dict(planned: OptimizePlan) -> dict[str, Any]:
-    """What `optimize --dry-run --json` prints."""
-    table = CandidateTable.read(planned.folder)
-    rows = []
-    for candidate in planned.candidates:
-        known, refused = None, ""
-        try:
-            known = _known(planned, candidate, table)
-        except ConfigError as e:
-            refused = why_refused(e)
-        memory = planned.expected_memory_mb(candidate)
-        why = refused or (f"larger than {SIZE}" if planned.too_large(candidate) else "")
-        rows.append(
+def plan_to_json(plan: OptimizePlan) -> dict[str, Any]:
+    """Return the output of `optimize --dry-run --json` (docs/json.md)."""
+    table, stages = CandidateTable.read(plan.folder), plan.stages()
+    candidates = []
+    for candidate in plan.candidates:
+        stage = stages[candidate.name]
+        known = None if isinstance(stage, ConfigError) else _known_result(plan, stage, table)
+        why = why_refused(stage) if isinstance(stage, ConfigError) else ""
+        if not why and plan.too_large(candidate):
+            why = f"larger than {SIZE}"
+        candidates.append(
             {
                 "name": candidate.name,
                 "options": candidate.written,
-                "expected_size_mb": planned.expected_mb(candidate),
-                "expected_memory_mb": memory,
+                "expected_size_mb": plan.expected_mb(candidate),
+                "expected_memory_mb": plan.expected_memory_mb(candidate),
                 "known": known is not None,
-                "holds": known.holds(planned.constraints, planned.lacking) if known else None,
+                "meets_constraints": known.meets(plan.constraints, plan.unavailable) if known else None,
                 "why": why,
             }
         )
-    evaluation = sidecar_path(planned.project.config, EVALUATION)
     return {
-        "pass": planned.setting.stage,
-        "source": planned.source_name,
-        "target": planned.target.name,
-        "lacking": planned.lacking,
-        "constraints": canonical(planned.constraints),
-        "constraints_file": planned.project.shown(evaluation),
-        "context_tokens": planned.setting.tokens,
-        "candidates": rows,
+        "pass": plan.settings.stage,
+        "source": plan.source_name,
+        "target": plan.target.name,
+        "unavailable": plan.unavailable,
+        "constraints": canonical(plan.constraints),
+        "constraints_file": plan.project.shown(sidecar_path(plan.project.config, EVALUATION)),
+        "context_tokens": plan.settings.tokens,
+        "candidates": candidates,
     }
 
 
 def why_refused(error: ConfigError) -> str:
-    """Why the config does not allow a candidate: the first fault of it."""
+    """Return the first reason why the config does not allow a candidate."""
     first = error.findings[0] if error.findings else None
     return first.message if isinstance(first, Finding) else error.what
 
 
-def _known(planned: OptimizePlan, candidate: Candidate, table: CandidateTable) -> CandidateRow | None:
-    """What an earlier call measured of `candidate`, if all that it depends on is as it was."""
-    stage = planned.stage_of(candidate)
+def _known_result(plan: OptimizePlan, stage: Stage, table: CandidateTable) -> CandidateRow | None:
+    """Return the result of an earlier call for the model of `stage` with the same inputs."""
     if not stage.key:
         return None
-    return table.rows.get(planned.key_of(stage, digest(planned.inputs(stage.inputs["input"]))))
+    return table.rows.get(plan.key_of(stage, digest(plan.inputs(stage.inputs["input"]))))

@@ -1,4 +1,4 @@
-"""The search: candidates are built and measured, cheapest first, until one holds all constraints."""
+"""The search: build and measure candidates, cheapest first, until one meets all constraints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.stage_names import FETCH
@@ -21,7 +21,7 @@ from phi_runtime.pipeline.stage import Stage
 from phi_runtime.search.optimize.candidates import Candidate
 from phi_runtime.search.optimize.outcome import OptimizeResult, apply_options, write_best
 from phi_runtime.search.optimize.planning import OptimizePlan, why_refused
-from phi_runtime.search.optimize.table import FIGURES, CandidateRow, CandidateTable
+from phi_runtime.search.optimize.table import FIGURES, CandidateRow, CandidateTable, State
 from phi_runtime.search.optimize.task import ONNX, CandidateTask
 from phi_runtime.search.optimize.worker import CandidateFailed, work_apart
 
@@ -37,78 +37,81 @@ def optimize(
     force: bool = False,
     apply: bool = False,
 ) -> OptimizeResult:
-    """Tries the candidates of `plan` until one holds, or `everything`; first makes what they are built from, as a run would.
+    """Try the candidates of `plan` until one meets the constraints; first run the stages that it is built from.
 
-    What earlier calls found is taken from the table, unless `force`. `keep` leaves the models of all candidates where they are; else
-    only that of the chosen one stays, which `apply` puts into the place of the pass's own, with its options in the config.
+    No candidate meeting the constraints is a result, not an error.
 
-    Raises Interrupted when it was stopped (the next call goes on), Conflict when another run is at work in the project, and
-    whatever befalls any candidate. That none holds is a result.
+    Args:
+        everything: Try all candidates.
+        keep: Keep the models of all candidates, not only the chosen one.
+        force: Ignore the results of earlier calls.
+        apply: Write the chosen options into the config, and replace the model of the pass by the chosen one.
+
+    Raises:
+        Interrupted: The search was stopped; the next call resumes.
+        Conflict: Another run is active in the project.
+        PhiError: A failure that any candidate would meet.
     """
     project = plan.project
-    run(project, emit, only=[FETCH if plan.source == BASE else plan.source], overrides=plan.overrides)
+    run(project, emit, config=plan.config, only=[FETCH if plan.source == BASE else plan.source])
     with exclusive(project.gen_model / LOCK), handled_by(interrupt):
         searching = _Search(plan, emit, keep=keep, force=force)
         try:
-            searching.all(everything=everything)
+            searching.run(everything=everything)
             return searching.conclude(apply=apply)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped after {len(searching.rows)} of {len(plan.candidates)} candidates",
-                fix="`phi-scaffold optimize` goes on with the others",
+                fix="`phi-scaffold optimize` resumes with the others",
             ) from None
 
 
 class _Search:
-    """The state of a search. `rows` are those of the candidates so far, in order."""
+    """The state of a search: `rows` are the results so far, in the order of the candidates."""
 
     def __init__(self, plan: OptimizePlan, emit: Emit, *, keep: bool, force: bool) -> None:
         self.plan, self.emit, self.keep = plan, emit, keep
         self.rows: list[CandidateRow] = []
         self.chosen: Candidate | None = None
-        self.told: set[str] = set()
-        self.stages = {candidate.name: self._stage_of(candidate) for candidate in plan.candidates}
-        self.shared = digest(plan.inputs(self._source_key()))
-        self.table = CandidateTable.read(plan.folder).fitting(self.shared)
+        self.warnings: set[str] = set()
+        self.stages = plan.stages()
+        self.inputs_key = digest(plan.inputs(self._source_key()))
+        self.table = CandidateTable.read(plan.folder).for_inputs(self.inputs_key)
         if force:
-            own = {candidate.name for candidate in plan.candidates}
-            self.table.rows = {k: r for k, r in self.table.rows.items() if not self._is_mine(r, own)}
+            names, provider = {candidate.name for candidate in plan.candidates}, plan.target.provider
+            rows = self.table.rows.items()
+            self.table.rows = {k: r for k, r in rows if not (r.name in names and r.provider == provider)}
             self.table.reference = None
 
-    def _stage_of(self, candidate: Candidate) -> Stage | str:
-        """The stage of the pass with `candidate`, or why the config does not allow it."""
-        try:
-            return self.plan.stage_of(candidate)
-        except ConfigError as e:
-            return why_refused(e)
-
     def _source_key(self) -> str:
-        """The key of the model that is built from. Raises ConfigError where the config allows no candidate."""
-        keys = [str(stage.inputs["input"]) for stage in self.stages.values() if isinstance(stage, Stage)]
-        return keys[0] if keys else str(self.plan.stage_of(self.plan.candidates[0]).inputs["input"])
+        """Return the key of the source model. Raises ConfigError if the config allows no candidate."""
+        stages = [stage for stage in self.stages.values() if isinstance(stage, Stage)]
+        if not stages:
+            raise next(stage for stage in self.stages.values() if isinstance(stage, ConfigError))
+        return str(stages[0].inputs["input"])
 
-    def _is_mine(self, row: CandidateRow, names: set[str]) -> bool:
-        return row.name in names and row.provider == self.plan.target.provider
+    # -- candidates ----------------------------------------------------------------------------------------------------
 
-    # -- all candidates --------------------------------------------------------------------------------------------------
-
-    def all(self, *, everything: bool) -> None:
+    def run(self, *, everything: bool) -> None:
         if self.plan.measures_accuracy and self.table.reference is None:
-            self.table.reference = self.measured_source()
+            self.table.reference = self.measure_source()
         for number, candidate in enumerate(self.plan.candidates):
             if self.chosen and not everything:
-                row = self.known(candidate) or self.skipped(candidate, f"`{self.chosen.name}` holds already")
+                why = f"`{self.chosen.name}` already meets the constraints"
+                row = self.known(candidate) or self.skipped(candidate, why)
             else:
-                row = self.tried(candidate, number, everything=everything)
+                row = self.evaluate(candidate, number, everything=everything)
             self.rows.append(row)
-            if self.chosen is None and row.holds(self.plan.constraints, self.plan.lacking):
+            if self.chosen is None and row.meets(self.plan.constraints, self.plan.unavailable):
                 self.chosen = candidate
             if candidate is not self.chosen:
-                self.clear(candidate)
+                self.remove_model(candidate)
 
-    def tried(self, candidate: Candidate, number: int, *, everything: bool) -> CandidateRow:
-        """What is known of `candidate`, or what comes of building and measuring it. The first is always tried: whoever allows too
-        little learns by how much."""
+    def evaluate(self, candidate: Candidate, number: int, *, everything: bool) -> CandidateRow:
+        """Return the known result of `candidate`, or build and measure it.
+
+        The first candidate is always tried, so that a limit that none meets comes with a measured figure.
+        """
         if known := self.known(candidate):
             return known
         if number and not everything and self.plan.too_large(candidate):
@@ -117,152 +120,154 @@ class _Search:
         data = {"index": number + 1, "count": count, "options": candidate.written}
         self.emit(Event("stage-started", candidate.name, data))
         stage = self.stages[candidate.name]
-        if isinstance(stage, str):
-            row = self.row(candidate, "", "failed", f"the config does not allow it: {stage}")
+        if isinstance(stage, ConfigError):
+            row = self.row(candidate, "", "failed", f"the config does not allow it: {why_refused(stage)}")
         else:
-            key = self.plan.key_of(stage, self.shared)
+            key = self.plan.key_of(stage, self.inputs_key)
             try:
-                row = self.made(candidate, stage, key)
+                row = self.build_and_measure(candidate, stage, key)
             except CandidateFailed as e:
                 row = replace(self.row(candidate, key, "failed", e.what), fix=e.fix)
         row = replace(row, wall_s=round(time.monotonic() - started, 2))
         if row.key:
             self.table.rows[row.key] = row
-            self.found().write()  # whatever happens now, this is known
-        misses = [miss.as_dict() for miss in row.verdict(self.plan.constraints).misses]
-        done: dict[str, Any] = {"state": row.state, "row": row.as_dict(), "output": "", "wall_s": row.wall_s}
-        done |= {"holds": row.holds(self.plan.constraints, self.plan.lacking), "misses": misses}
-        self.emit(Event("stage-finished", candidate.name, done))
+            self.result().write()  # survives an interruption of the later candidates
+        data = {
+            "state": row.state,
+            "result": row.as_dict(),
+            "output": "",
+            "wall_s": row.wall_s,
+            "meets_constraints": row.meets(self.plan.constraints, self.plan.unavailable),
+            "violations": [v.as_dict() for v in row.verdict(self.plan.constraints).violations],
+        }
+        self.emit(Event("stage-finished", candidate.name, data))
         return row
 
-    def made(self, candidate: Candidate, stage: Stage, key: str) -> CandidateRow:
-        """Builds `candidate` unless it is there, and measures it. Raises CandidateFailed."""
-        model = self.built(candidate, stage)
+    def build_and_measure(self, candidate: Candidate, stage: Stage, key: str) -> CandidateRow:
+        model = self.find_or_build(candidate, stage)
         figures: dict[str, Any] = {"size_mb": round(folder_bytes(model) / 1e6, 2)}
-        if self.plan.lacking:
-            return self.row(candidate, key, "built", f"not run: {self.plan.lacking}", figures)
-        self.say(candidate.name, "measuring")
+        if self.plan.unavailable:
+            return self.row(candidate, key, "built", f"not run: {self.plan.unavailable}", figures)
+        self.progress(candidate.name, "measuring")
         task = CandidateTask(
             "measure", candidate.name, self.plan.overrides_for(candidate), self.plan.folder_of(candidate), model
         )
-        figures |= work_apart(self.plan.setting, task, self.named(candidate.name))
+        figures |= work_apart(self.plan.settings, task, self.emit_as(candidate.name))
         figures |= {"accuracy_drop": accuracy_drop(self.table.reference, figures)}
         return self.row(candidate, key, "measured", "", figures)
 
-    def built(self, candidate: Candidate, stage: Stage) -> Path:
-        """The model of `candidate`: what an interrupted call left, the pass's own where it is the same, or a new one."""
+    def find_or_build(self, candidate: Candidate, stage: Stage) -> Path:
+        """Return the model of `candidate`: from an interrupted call, from the pass itself, or newly built."""
         folder = self.plan.folder_of(candidate)
-        for place in (folder / ONNX, stage.target):
-            if _is_of(place, stage):
-                return place
-        self.say(candidate.name, "building")
+        for path in (folder / ONNX, stage.target):
+            if _is_output_of(path, stage):
+                return path
+        self.progress(candidate.name, "building")
         task = CandidateTask("build", candidate.name, self.plan.overrides_for(candidate), folder)
-        work_apart(self.plan.setting, task, self.named(candidate.name))
+        work_apart(self.plan.settings, task, self.emit_as(candidate.name))
         return folder / ONNX
 
-    def measured_source(self) -> dict[str, Any]:
-        """The figures of the full-precision model, which no candidate's need be compared without."""
+    def measure_source(self) -> dict[str, Any]:
+        """Return the figures of the full-precision model, with which those of the candidates are compared."""
         name = self.plan.source_name
         self.emit(Event("stage-started", name, {"index": 0, "count": len(self.plan.candidates), "options": {}}))
-        self.say(name, "measuring the model in full precision")
+        self.progress(name, "measuring the model in full precision")
         started = time.monotonic()
-        candidate = self.plan.candidates[0]  # whose options change nothing of it
-        task = CandidateTask("source", name, self.plan.overrides_for(candidate), self.plan.folder / SOURCE)
+        overrides = self.plan.overrides_for(self.plan.candidates[0])  # its options do not affect the source
+        task = CandidateTask("source", name, overrides, self.plan.folder / SOURCE)
         try:
-            found = work_apart(self.plan.setting, task, self.named(name))
+            figures = work_apart(self.plan.settings, task, self.emit_as(name))
         except CandidateFailed as e:
-            raise WorkFailed(f"the full-precision model `{name}` cannot be measured: {e.what}", fix=e.fix) from None
+            raise WorkFailed(f"measuring the full-precision model `{name}` failed: {e.what}", fix=e.fix) from None
         wall_s = round(time.monotonic() - started, 2)
-        self.emit(Event("stage-finished", name, {"state": "done", "row": found, "output": "", "wall_s": wall_s}))
-        return {"name": name, **found}
+        self.emit(Event("stage-finished", name, {"state": "done", "result": figures, "output": "", "wall_s": wall_s}))
+        return {"name": name, **figures}
 
-    # -- rows ------------------------------------------------------------------------------------------------------------
+    # -- rows ----------------------------------------------------------------------------------------------------------
 
     def known(self, candidate: Candidate) -> CandidateRow | None:
-        """What an earlier call found of `candidate`."""
+        """Return the result of an earlier call for `candidate`."""
         stage = self.stages[candidate.name]
-        return self.table.rows.get(self.plan.key_of(stage, self.shared)) if isinstance(stage, Stage) else None
+        return self.table.rows.get(self.plan.key_of(stage, self.inputs_key)) if isinstance(stage, Stage) else None
 
     def skipped(self, candidate: Candidate, why: str) -> CandidateRow:
         return self.row(candidate, "", "skipped", f"not tried: {why}")
 
     def row(
-        self,
-        candidate: Candidate,
-        key: str,
-        state: Literal["measured", "built", "failed", "skipped"],
-        why: str,
-        figures: dict[str, Any] | None = None,
+        self, candidate: Candidate, key: str, state: State, why: str, figures: dict[str, Any] | None = None
     ) -> CandidateRow:
-        expected = self.plan.expected_mb(candidate)
-        provider = self.plan.target.provider
         known = {name: figures[name] for name in FIGURES if figures.get(name) is not None} if figures else {}
+        expected, provider = self.plan.expected_mb(candidate), self.plan.target.provider
         return CandidateRow(candidate.name, candidate.written, provider, key, state, why, expected, known)
 
-    def say(self, name: str, message: str) -> None:
+    def progress(self, name: str, message: str) -> None:
         self.emit(Event("progress", name, {"done": None, "total": None, "unit": "", "message": message}))
 
-    def named(self, name: str) -> Emit:
-        """Passes on what the other process tells, in the candidate's name; a warning of several of them once."""
+    def emit_as(self, name: str) -> Emit:
+        """Return a listener that forwards events of a worker under the candidate's name, each warning once."""
 
         def emit(event: Event) -> None:
             if event.event == "warning":
-                if event.data["message"] in self.told:
+                if event.data["message"] in self.warnings:
                     return
-                self.told.add(event.data["message"])
+                self.warnings.add(event.data["message"])
             self.emit(replace(event, stage=name))
 
         return emit
 
-    def clear(self, candidate: Candidate) -> None:
-        """Removes a model that is not wanted any more. Its figures and its record stay."""
+    def remove_model(self, candidate: Candidate) -> None:
+        """Remove the model of `candidate`, unless all are kept; its figures and its record stay."""
         if not self.keep:
             for name in (ONNX, ".work"):
                 shutil.rmtree(self.plan.folder_of(candidate) / name, ignore_errors=True)
 
-    # -- the end ---------------------------------------------------------------------------------------------------------
+    # -- the result ----------------------------------------------------------------------------------------------------
 
-    def found(self) -> OptimizeResult:
+    def result(self) -> OptimizeResult:
         later = self.plan.candidates[len(self.rows) :]
         rows = [
             *self.rows,
-            *(self.known(candidate) or self.skipped(candidate, "stopped before") for candidate in later),
+            *(self.known(candidate) or self.skipped(candidate, "the search was stopped") for candidate in later),
         ]
         keys = {row.key for row in rows}
         earlier = [row for key, row in self.table.rows.items() if key not in keys]
         chosen = self.chosen.name if self.chosen else None
-        return OptimizeResult(self.plan, rows, earlier, self.shared, self.table.reference, chosen, self.table.written)
+        table = self.table
+        return OptimizeResult(self.plan, rows, earlier, self.inputs_key, table.reference, chosen, table.config_digest)
 
     def conclude(self, *, apply: bool) -> OptimizeResult:
-        """Keeps the table, and puts the chosen options and model to where they are wanted."""
-        found = self.found()
+        """Write the table and the config with the chosen options; with `apply`, also change the project."""
+        result = self.result()
         if self.chosen is not None:
-            config, kept = write_best(self.plan, self.chosen, self.table.written)
-            found = replace(found, config=config, kept=kept, written=digest(config.read_text(encoding="utf-8")))
+            config, previous = write_best(self.plan, self.chosen, self.table.config_digest)
+            config_digest = digest(config.read_text(encoding="utf-8"))
+            result = replace(result, config=config, previous_config=previous, config_digest=config_digest)
             stage = self.stages[self.chosen.name]
             assert isinstance(stage, Stage)
             if apply:
-                model = self.built(self.chosen, stage)
+                model = self.find_or_build(self.chosen, stage)
                 backup = apply_options(self.plan, self.chosen)
                 if model != stage.target:
                     put_in_place(model, stage.target)
-                found = replace(found, applied=True, backup=backup)
-            places = (self.plan.folder_of(self.chosen) / ONNX, stage.target)
-            found = replace(found, model=next((place for place in places if _is_of(place, stage)), None))
-        found.write()
-        return found
+                result = replace(result, applied=True, backup=backup)
+            paths = (self.plan.folder_of(self.chosen) / ONNX, stage.target)
+            result = replace(result, model=next((path for path in paths if _is_output_of(path, stage)), None))
+        result.write()
+        return result
 
 
-def _is_of(place: Path, stage: Stage) -> bool:
-    """Whether the model in `place` is the one that `stage` makes."""
-    manifest = read_manifest(place)
+def _is_output_of(path: Path, stage: Stage) -> bool:
+    manifest = read_manifest(path)
     return manifest is not None and manifest.key == stage.key
 
 
 def accuracy_drop(reference: dict[str, Any] | None, figures: dict[str, Any]) -> float | None:
-    """By how much the first metric is lower than that of the full-precision model; less than 0: it is higher. Free text has none:
-    there, by which share the mean (geometric) probability of a token is lower, from the perplexities. None where nothing tells."""
-    before, now = (reference or {}).get("score"), figures.get("score")
-    if before is None or now is None:
+    """Return by how much the main metric is below that of the full-precision model; negative if it is above.
+
+    For free text, which has no metric: by which fraction the geometric mean of the token probabilities is
+    lower, computed from the perplexities. None if either score is missing.
+    """
+    before, after = (reference or {}).get("score"), figures.get("score")
+    if before is None or after is None:
         return None
-    return round(1 - before / now if figures["metric"] == "perplexity" else before - now, 4)
+    return round(1 - before / after if figures["metric"] == "perplexity" else before - after, 4)

@@ -1,4 +1,4 @@
-"""The table of candidates: gen-model/optimize/candidates.json, which also is what later calls know already."""
+"""The results of all candidates: gen-model/optimize/candidates.json, which later calls reuse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.config.schema import Constraints
-from phi_runtime.search.optimize.constraints import Verdict, judge
+from phi_runtime.search.optimize.constraints import Verdict, check_constraints
 
 FILE = "candidates.json"
 State = Literal["measured", "built", "failed", "skipped"]
@@ -28,9 +28,14 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """One candidate. measured: all figures are known; built: its size alone, since it cannot run here; failed: it was not built, did
-    not pass the gate of its pass or did not run, `why` says which and `fix` what to do; skipped: it was not tried. `score` is the
-    task's first metric."""
+    """The result of one candidate.
+
+    Attributes:
+        state: measured: all figures are known; built: only the size is, because it cannot run here;
+            failed: it was not built, failed the gate of its pass, or did not run; skipped: not tried.
+        figures: Measured values (see FIGURES); `score` is the task's main metric.
+        why: The reason for a state other than measured; `fix` what to do about it.
+    """
 
     name: str
     options: dict[str, Any]
@@ -44,14 +49,17 @@ class CandidateRow:
     fix: str = ""
 
     def verdict(self, constraints: Constraints) -> Verdict:
-        return judge(self.figures, constraints)
+        return check_constraints(self.figures, constraints)
 
-    def holds(self, constraints: Constraints, lacking: str) -> bool:
-        """Whether all constraints are kept; where models cannot run here (`lacking`), those that can be told."""
+    def meets(self, constraints: Constraints, unavailable: str) -> bool:
+        """Return True if all constraints are met.
+
+        If models cannot run here (`unavailable` says why), unknown figures do not count.
+        """
         verdict = self.verdict(constraints)
         if self.state == "built":
-            return bool(lacking) and not verdict.misses
-        return self.state == "measured" and not verdict.misses and not verdict.unknown
+            return bool(unavailable) and not verdict.violations
+        return self.state == "measured" and not verdict.violations and not verdict.unknown
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -76,26 +84,31 @@ class CandidateRow:
 
 @dataclass
 class CandidateTable:
-    """What is known: `rows` by key, the figures of the full-precision model, and as `shared` the inputs that they have in common.
-    `written` is the digest of the config that was written last."""
+    """The known results.
 
-    shared: str = ""
+    Attributes:
+        inputs_key: Digest of the inputs that all results share.
+        rows: Results by their own keys.
+        reference: Figures of the full-precision model.
+        config_digest: Digest of the config that was written last.
+    """
+
+    inputs_key: str = ""
     rows: dict[str, CandidateRow] = field(default_factory=dict)
     reference: dict[str, Any] | None = None
-    written: str = ""
+    config_digest: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> CandidateTable:
-        """The table of earlier calls; an empty one where there is none that can be read."""
+        """Return the table of earlier calls; an empty one if there is none that can be read."""
         try:
             content = json.loads((folder / FILE).read_text(encoding="utf-8"))
             rows = [CandidateRow.from_dict(row) for row in (*content["candidates"], *content["earlier"])]
-            return cls(
-                content["inputs"], {row.key: row for row in rows if row.state != "skipped"}, content["reference"]
-            )
+            known = {row.key: row for row in rows if row.state != "skipped"}
+            return cls(content["inputs_key"], known, content["reference"], content["config_digest"])
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
-    def fitting(self, shared: str) -> CandidateTable:
-        """Itself where it is of these inputs, else an empty one for them."""
-        return self if self.shared == shared else CandidateTable(shared, written=self.written)
+    def for_inputs(self, inputs_key: str) -> CandidateTable:
+        """Return this table if it has these inputs, else an empty one for them."""
+        return self if self.inputs_key == inputs_key else CandidateTable(inputs_key, config_digest=self.config_digest)

@@ -1,4 +1,4 @@
-"""What a model can be optimised for: the execution provider, what it may take where nobody says, and whether it runs here."""
+"""The targets: execution provider, precisions and default constraints of each, and whether it runs on this machine."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ CPU = "CPUExecutionProvider"
 
 @dataclass(frozen=True)
 class Target:
-    """`precisions` are those to try, `defaults` the constraints where neither the command line nor evaluation.json has one, `note`
-    what figures of this machine do not tell."""
+    """A target of `optimize`.
+
+    Attributes:
+        precisions: The precisions to try.
+        defaults: Constraints that neither the command line nor evaluation.json sets.
+        note: A caveat about figures that are measured on this machine.
+    """
 
     name: str
     provider: str
@@ -33,7 +38,7 @@ class Target:
 
     @property
     def accelerator(self) -> dict[str, Any]:
-        """The target as a system of the config has it."""
+        """The accelerator of a config's system for this target."""
         return {"device": "gpu" if self.on_gpu else "cpu", "execution_providers": [self.provider]}
 
 
@@ -52,40 +57,46 @@ TARGETS = {
             "mobile",
             CPU,
             ("int4",),
-            # A phone of 6 GB lets an app have about half of them.
+            # A phone with 6 GB gives an app about half of them.
             Constraints(max_accuracy_drop=0.05, max_memory_mb=3000),
-            "speed is that of this machine; a phone is slower",
+            "speed is measured on this machine; a phone is slower",
         ),
     )
 }
 
 
-def target_for(wanted: str | None, workflow: Workflow) -> Target:
-    """The target called `wanted`; without a name, the first whose execution provider is that of the config. Raises UsageError."""
-    if wanted is None:
+def target_for(name: str | None, workflow: Workflow) -> Target:
+    """Return the target called `name`, by default the first one with the execution provider of the config.
+
+    Raises:
+        UsageError: There is no such target.
+    """
+    if name is None:
         return next(target for target in TARGETS.values() if target.provider == workflow.execution_provider)
-    if wanted not in TARGETS:
+    if name not in TARGETS:
         raise UsageError(
-            f"there is no target `{wanted}`{did_you_mean(wanted, list(TARGETS))}",
+            f"no target is called `{name}`{did_you_mean(name, list(TARGETS))}",
             fix=f"choose one of {', '.join(TARGETS)}",
         )
-    return TARGETS[wanted]
+    return TARGETS[name]
 
 
 def why_unavailable(target: Target) -> str:
-    """Why a model for `target` cannot run on this machine; empty where it can."""
+    """Return why a model for `target` cannot run on this machine; empty if it can."""
     from phi_runtime.inference.onnx import runs_here
 
     if target.provider == "CUDAExecutionProvider" and not has_nvidia_gpu():
-        return "there is no NVIDIA GPU here"
+        return "no NVIDIA GPU was found"
     if target.provider == "DmlExecutionProvider" and sys.platform != "win32":
-        return "DirectML is part of Windows"
-    return "" if runs_here(target.provider) else f"the installed onnxruntime-genai has no {target.provider}"
+        return "DirectML needs Windows"
+    return "" if runs_here(target.provider) else f"the installed onnxruntime-genai does not support {target.provider}"
 
 
 def values_for(target: Target, workflow: Workflow) -> Mapping[str, Any]:
-    """What to put into the config, by dotted path, so that its target is this one; nothing where it is already. A system that has the
-    execution provider is taken, else one is added: the host stays what it is."""
+    """Return the config values, by dotted path, that select `target`; none if it is selected already.
+
+    A system with the execution provider is used if there is one, else one is added; the host is unchanged.
+    """
     if workflow.execution_provider == target.provider:
         return {}
     for name, system in workflow.systems.items():

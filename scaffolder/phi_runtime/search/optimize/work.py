@@ -45,9 +45,8 @@ class _Job:
 
     @cached_property
     def graph(self) -> ModelGraph:
-        graph = ModelGraph(self.workflow, self.settings.project)
-        graph.models = existing_models(self.workflow, self.settings.project)
-        return graph
+        project = self.settings.project
+        return ModelGraph(self.workflow, project, existing_models(self.workflow, project))
 
     @property
     def source(self) -> ModelRef:

@@ -1,6 +1,6 @@
 """Work on a candidate in a process of its own: its peak memory is its own, and one that crashes takes nothing else with it.
 
-`python -m phi_runtime.search.optimize.worker` reads its setting and one task, a line of JSON each, on stdin; events and at last the
+`python -m phi_runtime.search.optimize.worker` reads its settings and one task, a line of JSON each, on stdin; events and at last the
 result come out. It ends when the process that started it does.
 """
 
@@ -37,7 +37,7 @@ class CandidateFailed(WorkFailed):
     """It is this candidate that cannot be built, does not pass its gate, does not run or needs too much memory."""
 
 
-def work_apart(setting: CandidateSettings, task: CandidateTask, emit: Emit) -> dict[str, Any]:
+def work_apart(settings: CandidateSettings, task: CandidateTask, emit: Emit) -> dict[str, Any]:
     """`work.carry_out` in another process. Raises CandidateFailed for what is the candidate's own fault, a crash included, and other
     PhiErrors for what would befall any; ends the process where this one is interrupted."""
     log = task.folder / LOG
@@ -54,7 +54,7 @@ def work_apart(setting: CandidateSettings, task: CandidateTask, emit: Emit) -> d
     assert process.stdin
     assert process.stdout
     try:
-        process.stdin.write(f"{json.dumps(setting.as_dict())}\n{json.dumps(task.as_dict())}\n")
+        process.stdin.write(f"{json.dumps(settings.as_dict())}\n{json.dumps(task.as_dict())}\n")
         process.stdin.flush()
         for line in process.stdout:
             said = json.loads(line)
@@ -97,16 +97,16 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def main() -> None:
-    """Reads setting and task, works, tells."""
+    """Reads settings and task, works, tells."""
     say = own_stdout()
-    setting = CandidateSettings.from_dict(json.loads(sys.stdin.readline()))
+    settings = CandidateSettings.from_dict(json.loads(sys.stdin.readline()))
     task = CandidateTask.from_dict(json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_starter, daemon=True).start()
 
     from phi_runtime.search.optimize.work import execute
 
     try:
-        say({"result": execute(setting, task, lambda event: say(event.as_dict()))})
+        say({"result": execute(settings, task, lambda event: say(event.as_dict()))})
     except Exception as e:
         traceback.print_exc()
         error = _explained(e)

@@ -1,4 +1,4 @@
-"""Hyper-parameter search: trials are runs of the same engine, up to the pass that trains, with values put into the config.
+"""Hyper-parameter search: each trial runs the pipeline up to the training pass, with the values of the trial in its config.
 
-`search` asks Optuna for values and keeps what came of them; a trial runs in this process, or in worker processes beside it.
+Optuna proposes the values and stores the results. A trial runs in this process or in a worker process.
 """

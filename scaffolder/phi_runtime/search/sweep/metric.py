@@ -1,4 +1,4 @@
-"""What a trial is told by: its name, which way is better, and where it stands in what a trial has made."""
+"""The metric of a search: its name, its direction, and how to read it from the output of a trial."""
 
 from __future__ import annotations
 
@@ -15,46 +15,55 @@ from phi_runtime.evaluation.metrics import score
 
 VALIDATION_LOSS, PERPLEXITY = "validation_loss", "perplexity"
 _VALIDATION = "validation_"
-_SAME = {"loss": VALIDATION_LOSS, "eval_loss": VALIDATION_LOSS, "held_out_loss": VALIDATION_LOSS}
+_ALIASES = {"loss": VALIDATION_LOSS, "eval_loss": VALIDATION_LOSS, "held_out_loss": VALIDATION_LOSS}
 
 
-def checked(name: str, workflow: Workflow, trained: str, project: Project) -> str:
-    """The metric `name` in its one spelling. Raises UsageError when nothing measures it."""
-    name = _SAME.get(name, name)
+def require_metric(name: str, workflow: Workflow, trained: str, project: Project) -> str:
+    """Return the canonical name of a metric.
+
+    Raises:
+        UsageError: Nothing measures it.
+    """
+    name = _ALIASES.get(name, name)
     known = [VALIDATION_LOSS, PERPLEXITY, *score(workflow.evaluation.of(trained).task, [""], [""])]
-    own = hooks_file(project.config, ("metrics",)) is not None  # which may give any name
-    if name not in known and not own:
+    user_metrics = hooks_file(project.config, ("metrics",)) is not None  # which may return any name
+    if name not in known and not user_metrics:
         raise UsageError(
-            f"there is no metric `{name}`{did_you_mean(name, known)}",
-            fix=f"choose one of {', '.join(known)}; those of another task follow from `task` in evaluation.json",
+            f"no metric is called `{name}`{did_you_mean(name, known)}",
+            fix=f"choose one of {', '.join(known)}; those of other tasks need `task` in evaluation.json",
         )
     return name
 
 
-def text(name: str) -> str:
-    """The metric as a person writes it."""
+def label(name: str) -> str:
+    """Return the metric's name for display."""
     return name.replace("_", " ")
 
 
-def minimised(name: str) -> bool:
-    """Whether less of it is better."""
+def is_minimized(name: str) -> bool:
     return name == PERPLEXITY or name.endswith("loss")
 
 
-def of_events(name: str, data: dict[str, Any]) -> float | None:
-    """What tells, in the middle of a training, how good it is, larger being better if so it is for `name`: the metric itself where
-    training measures it, else the validation loss. None where `data` of a metric event hold neither."""
+def from_event(name: str, data: dict[str, Any]) -> float | None:
+    """Return the intermediate value of a trial from a metric event, in the direction of the metric `name`.
+
+    This is the metric itself if training measures it, else the validation loss, negated if the metric is
+    maximized; None if the event has neither.
+    """
     if name != VALIDATION_LOSS and _VALIDATION + name in data:
         return float(data[_VALIDATION + name])
     if VALIDATION_LOSS not in data:
         return None
     loss = float(data[VALIDATION_LOSS])
-    return loss if minimised(name) else -loss
+    return loss if is_minimized(name) else -loss
 
 
-def of_log(log: Path, best_step: int | None) -> dict[str, float]:
-    """The validation figures, by name, of the state that was kept, from the loss log beside a trained model: that of `best_step`, or
-    the last one."""
+def from_log(log: Path, best_step: int | None) -> dict[str, float]:
+    """Return the validation figures, by name, of the saved state from the loss log next to a trained model.
+
+    Args:
+        best_step: The step whose state was saved; None for the last one.
+    """
     entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     measured = [e for e in entries if "eval_loss" in e and best_step in (None, e.get("step"))]
     if not measured:

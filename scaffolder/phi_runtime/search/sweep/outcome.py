@@ -1,4 +1,4 @@
-"""What a search came to: its trials, the best of them with a config of its own, and what mattered how much."""
+"""The result of a search: its trials, the config of the best one, and the importance of each key."""
 
 from __future__ import annotations
 
@@ -21,19 +21,26 @@ from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.stage import model_folder
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space
-from phi_runtime.search.sweep.study import FOLDER, StudyFolder, open_existing
+from phi_runtime.search.sweep.study import FOLDER, StudyFolder, load_study
 from phi_runtime.search.sweep.trial import State, TrialSettings
 
 if TYPE_CHECKING:
     import optuna
 
 TRIALS, IMPORTANCES, WRITTEN = "trials.json", "importances.svg", "written.json"
-_ENOUGH = 6  # trials that are over, for importances to say anything
+_MIN_TRIALS = 6  # finished trials from which on importances are meaningful
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial as it stands. `values` are by key of the search space; `score` is None unless the trial is complete."""
+    """A trial.
+
+    Attributes:
+        values: The values by key of the search space.
+        score: The metric; None unless the trial is complete.
+        figures: Everything measured on the validation rows.
+        intermediate_values: The metric during training, by percent of the run.
+    """
 
     number: int
     values: dict[str, Any]
@@ -42,7 +49,7 @@ class Trial:
     why: str
     wall_s: float | None
     figures: dict[str, float] = field(default_factory=dict)
-    held_out: dict[str, float] = field(default_factory=dict)
+    intermediate_values: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -53,15 +60,20 @@ class Trial:
             "why": self.why,
             "wall_s": self.wall_s,
             "metrics": self.figures,
-            "held_out": self.held_out,
+            "intermediate_values": self.intermediate_values,
         }
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The end of a search. `importances` are shares, by key, the largest first; empty while there are too few trials to tell.
-    `config` is the best config, `model` what the best trial trained, `kept` the user's own file that stood at `config`, under its
-    new name."""
+    """The result of a search.
+
+    Attributes:
+        importances: Shares by key, the largest first; empty for too few trials.
+        config: The config with the values of the best trial.
+        model: The model of the best trial.
+        previous_config: The user's edited version of an earlier `config`, under its new name.
+    """
 
     study: str
     folder: Path
@@ -71,10 +83,10 @@ class SweepResult:
     importances: dict[str, float]
     config: Path
     model: Path
-    kept: Path | None = None
+    previous_config: Path | None = None
 
     def as_dict(self, project: Project) -> dict[str, Any]:
-        """As `sweep --json` prints it."""
+        """Return the output of `sweep --json` (docs/json.md)."""
         paths = {"config": project.shown(self.config), "model": project.shown(self.model)}
         return {
             "study": self.study,
@@ -87,7 +99,7 @@ class SweepResult:
 
 
 def trial_of(trial: optuna.trial.FrozenTrial, sweep: Sweep) -> Trial:
-    """What is known of one trial of the store."""
+    """Return a trial of Optuna's storage."""
     from optuna.trial import TrialState
 
     states: dict[Any, State] = {
@@ -95,11 +107,11 @@ def trial_of(trial: optuna.trial.FrozenTrial, sweep: Sweep) -> Trial:
         TrialState.PRUNED: "pruned",
         TrialState.FAIL: "failed",
     }
-    whole = trial.params.keys() == sweep.search_space.keys()
+    is_complete = trial.params.keys() == sweep.search_space.keys()
     attributes = trial.user_attrs
     return Trial(
         trial.number,
-        space.decoded(sweep.search_space, trial.params) if whole else {},
+        space.decoded(sweep.search_space, trial.params) if is_complete else {},
         states.get(trial.state, "running"),
         trial.value if trial.state == TrialState.COMPLETE else None,
         attributes.get("why", ""),
@@ -110,70 +122,82 @@ def trial_of(trial: optuna.trial.FrozenTrial, sweep: Sweep) -> Trial:
 
 
 def trials_of(place: StudyFolder, sweep: Sweep) -> list[Trial]:
-    """The trials of a study that is there."""
-    return [trial_of(t, sweep) for t in open_existing(place).get_trials(deepcopy=False)]
+    """Return the trials of an existing study."""
+    return [trial_of(t, sweep) for t in load_study(place).get_trials(deepcopy=False)]
 
 
-def conclude(setting: TrialSettings, sweep: Sweep, place: StudyFolder, study: optuna.Study, best: int) -> SweepResult:
-    """Writes trials.json and importances.svg into the study, and the config of the trial `best` beside the config."""
+def conclude(settings: TrialSettings, sweep: Sweep, place: StudyFolder, study: optuna.Study, best: int) -> SweepResult:
+    """Write trials.json and importances.svg into the study, and the best config next to the project's config.
+
+    Args:
+        best: The number of the best trial.
+    """
     trials = [trial_of(trial, sweep) for trial in study.get_trials(deepcopy=False)]
     importances = importances_of(study)
-    config, kept = _write_best(setting, trials[best])
-    model = model_folder(load_workflow(config), replace(setting.project, output=place.trial_folder(best)), setting.stage)
-    found = SweepResult(
-        place.name, place.folder, setting.metric, trials, trials[best], importances, config, model, kept
+    config, previous = _write_best(settings, trials[best])
+    model = model_folder(
+        load_workflow(config), replace(settings.project, output=place.trial_folder(best)), settings.stage
     )
-    write_json(place.folder / TRIALS, found.as_dict(setting.project))
+    result = SweepResult(
+        place.name, place.folder, settings.metric, trials, trials[best], importances, config, model, previous
+    )
+    write_json(place.folder / TRIALS, result.as_dict(settings.project))
     if importances:
-        write_text(place.folder / IMPORTANCES, chart(importances, setting.metric))
-    return found
+        write_text(place.folder / IMPORTANCES, chart(importances, settings.metric))
+    return result
 
 
 def importances_of(study: optuna.Study) -> dict[str, float]:
-    """What share each key has in a trial's being among the best tenth, by PED-ANOVA (https://arxiv.org/abs/2304.10255), which asks no
-    more of the others than that they are worse: trials that were pruned count as the worst one. Empty for too few trials."""
+    """Return the importance of each key for being among the best tenth of the trials; empty for too few trials.
+
+    Uses PED-ANOVA (https://arxiv.org/abs/2304.10255), which needs to know of the other trials only that they
+    are worse: pruned trials count as the worst one.
+    """
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.study import StudyDirection
     from optuna.trial import TrialState, create_trial
 
-    over = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    scores = [t.value for t in over if t.state == TrialState.COMPLETE and t.value is not None]
-    if len(over) < _ENOUGH or len(set(scores)) < 2:
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    scores = [t.value for t in finished if t.state == TrialState.COMPLETE and t.value is not None]
+    if len(finished) < _MIN_TRIALS or len(set(scores)) < 2:
         return {}
     worst = max(scores) if study.direction == StudyDirection.MINIMIZE else min(scores)
     compared = optuna.create_study(direction=study.direction)
-    for t in over:
+    for t in finished:
         value = t.value if t.state == TrialState.COMPLETE else worst
         compared.add_trial(create_trial(params=t.params, distributions=t.distributions, value=value))
-    found = get_param_importances(compared, evaluator=PedAnovaImportanceEvaluator())
-    return {key: round(share, 4) for key, share in found.items()} if sum(found.values()) > 0 else {}
+    shares = get_param_importances(compared, evaluator=PedAnovaImportanceEvaluator())
+    return {key: round(share, 4) for key, share in shares.items()} if sum(shares.values()) > 0 else {}
 
 
-def _write_best(setting: TrialSettings, best: Trial) -> tuple[Path, Path | None]:
-    """The config with the values of `best`, beside it, where its relative paths hold. What the user has made of an earlier one is
-    kept under another name, which is returned too."""
-    config = setting.project.config
-    values = {full_key(key, setting.stage): value for key, value in best.values.items()}
-    form = parse_config(read_source(config), Overrides(values=values))
+def _write_best(settings: TrialSettings, best: Trial) -> tuple[Path, Path | None]:
+    """Write the config with the values of `best` next to the project's config, so that relative paths stay valid.
+
+    Returns:
+        Its path, and that of an earlier one that the user had edited, which is kept under another name.
+    """
+    config = settings.project.config
+    values = {full_key(key, settings.stage): value for key, value in best.values.items()}
+    parsed = parse_config(read_source(config), Overrides(values=values))
     target = config.with_name(f"{config.stem}.best.json")
-    text = canonical_text(form.draft, target)
-    written = setting.project.gen_model / FOLDER / WRITTEN
+    text = canonical_text(parsed.draft, target)
+    written = settings.project.gen_model / FOLDER / WRITTEN
     known = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
-    kept = replace_unless_edited(target, text, known.get(target.name))
+    previous = replace_unless_edited(target, text, known.get(target.name))
     write_json(written, {**known, target.name: digest(text)})
-    return target, kept
+    return target, previous
 
 
 def chart(importances: dict[str, float], metric: str) -> str:
-    """The importances as a bar chart, an SVG that needs nothing but itself."""
+    """Return the importances as a self-contained SVG bar chart."""
     left, width, bar, gap, top = 8 + 7 * max(map(len, importances)), 320, 18, 10, 44
     height = top + len(importances) * (bar + gap) + 8
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 80}" height="{height}" '
         'font-family="system-ui, sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="#ffffff"/>',
-        f'<text x="8" y="24" font-size="15" fill="#222222">What mattered for {escape(metrics.text(metric))}</text>',
+        f'<text x="8" y="24" font-size="15" fill="#222222">Importance of each key for {escape(metrics.label(metric))}</text>',
     ]
     for i, (key, share) in enumerate(importances.items()):
         y = top + i * (bar + gap)

@@ -1,4 +1,4 @@
-"""What a search would do: read and checked before the first trial, without Optuna."""
+"""The plan of a search: read and checked before the first trial, without Optuna."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from phi_runtime.config.search_space import full_key, trained_pass
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.errors import ConfigError, Location, MissingDependency
 from phi_runtime.core.project import Project, read_dotenv
-from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.pipeline.load import LoadedConfig, load_config
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space, study
 from phi_runtime.search.sweep.trial import TrialSettings
@@ -26,35 +26,51 @@ search_space:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A search that can be run: what is searched, where its study lies, and how many trials there are to be in all."""
+    """A valid search: its space, its study, and the total number of trials."""
 
-    setting: TrialSettings
+    settings: TrialSettings
+    config: LoadedConfig
     sweep: Sweep
     workflow: Workflow
     place: study.StudyFolder
     trials: int
 
     def keys(self) -> dict[str, str]:
-        """The dotted path from the top of the config, by key of the search space."""
-        return {key: full_key(key, self.setting.stage) for key in self.sweep.search_space}
+        """Return the dotted path from the top of the config by key of the search space."""
+        return {key: full_key(key, self.settings.stage) for key in self.sweep.search_space}
 
 
 def prepare(
-    project: Project, *, trials: int | None = None, metric: str | None = None, overrides: Overrides | None = None
+    project: Project,
+    *,
+    config: LoadedConfig | None = None,
+    trials: int | None = None,
+    metric: str | None = None,
+    overrides: Overrides | None = None,
 ) -> SweepPlan:
-    """Reads and checks the search of `project`. Raises ConfigError and UsageError before anything is run.
+    """Read and check the search of `project`.
 
-    `trials` and `metric` stand for what the search itself says.
+    Args:
+        config: The loaded config of the project; None loads it with `overrides`.
+        trials: The total number of trials, instead of that of the search.
+        metric: The metric, instead of that of the search.
+
+    Raises:
+        ConfigError: The config is invalid, has no search, or has nothing to search or to measure.
+        UsageError: There is no such metric.
+        MissingDependency: The config runs on Azure ML.
     """
     read_dotenv(project.root)
-    overrides = overrides or Overrides()
-    workflow = load_workflow(project.config, overrides)
+    config = config or load_config(project.config, overrides)
+    workflow = config.require_valid()
     file = sidecar_path(project.config, SWEEP)
     if workflow.sweep is None:
-        raise ConfigError("there is no search to run", where=Location(file), fix=f"write {file} such as\n{EXAMPLE}")
+        raise ConfigError(
+            "the config has no search", where=Location(file), fix=f"create {file}, for example\n{EXAMPLE}"
+        )
     if workflow.remote:
         raise MissingDependency(
-            f"`{workflow.remote}` is an Azure ML system, and a search there is not built yet",
+            f"`{workflow.remote}` is an Azure ML system; searching there is not implemented yet",
             fix="search on this machine: phi-scaffold sweep --on local --data FILE",
         )
     sweep = workflow.sweep
@@ -63,54 +79,54 @@ def prepare(
         raise ConfigError(
             "no pass trains, so there is nothing to search", where=Location(project.config), fix="add a pass"
         )
-    name = metrics.checked(metric or sweep.search_strategy.metric, workflow, trained, project)
+    name = metrics.require_metric(metric or sweep.search_strategy.metric, workflow, trained, project)
     training = workflow.trainings[trained]
     if not training.eval_data_config and not training.eval_dataset_size:
         raise ConfigError(
-            "no rows are held out, so trials cannot be told apart",
+            "trials cannot be compared without validation rows",
             where=Location(project.config),
             fix=f"set `eval_dataset_size` of `{trained}`, such as 0.2",
         )
     if training.training_args.eval_strategy == "no":
         raise ConfigError(
-            "`eval_strategy` is no, so that nothing is measured on the held-out rows",
+            "trials cannot be compared because `eval_strategy` is `no`",
             where=Location(project.config),
             fix="set it to epoch, or to steps with eval_steps",
         )
     fixed = {full_key(key, trained): _any_value(values) for key, values in sweep.search_space.items()}
-    pinned = load_workflow(project.config, replace(overrides, values=fixed))
-    place = study.find(project, study.inputs_of(pinned, project, sweep, trained, name))
-    setting = TrialSettings(project, place.folder, trained, name, overrides)
-    return SweepPlan(setting, sweep, workflow, place, _count(sweep, trials))
+    fixed_config = load_config(project.config, replace(config.overrides, values=fixed), config.source)
+    place = study.find_study(project, study.study_inputs(fixed_config.require_valid(), project, sweep, trained, name))
+    settings = TrialSettings(project, place.folder, trained, name, config.overrides)
+    return SweepPlan(settings, config, sweep, workflow, place, _count(sweep, trials))
 
 
 def _any_value(values: Any) -> Any:
     return values.values[0] if values.type == "choice" else values.low
 
 
-def _count(sweep: Sweep, asked: int | None) -> int:
-    """How many trials there are to be: those that were asked for, but no more than a grid has."""
+def _count(sweep: Sweep, requested: int | None) -> int:
+    """Return the total number of trials, which for a grid is at most its size."""
     strategy = sweep.search_strategy
     if strategy.type != "grid":
-        return asked or strategy.num_trials
-    given = strategy.num_trials if "num_trials" in strategy.model_fields_set else None
-    whole = space.grid_size(sweep.search_space)
-    return min(asked or given or whole, whole)
+        return requested or strategy.num_trials
+    configured = strategy.num_trials if "num_trials" in strategy.model_fields_set else None
+    size = space.grid_size(sweep.search_space)
+    return min(requested or configured or size, size)
 
 
-def plan_as_dict(plan: SweepPlan) -> dict[str, Any]:
-    """What a search would do, as `sweep --dry-run --json` prints it."""
+def plan_to_json(plan: SweepPlan) -> dict[str, Any]:
+    """Return the output of `sweep --dry-run --json` (docs/json.md)."""
     from phi_runtime.search.sweep.outcome import trials_of
 
-    done = [] if plan.place.new else trials_of(plan.place, plan.sweep)
-    over = sum(trial.state != "running" for trial in done)
+    trials = [] if plan.place.new else trials_of(plan.place, plan.sweep)
+    finished = sum(trial.state != "running" for trial in trials)
     return {
         "study": plan.place.name,
         "new": plan.place.new,
         "why": plan.place.why,
-        "metric": plan.setting.metric,
+        "metric": plan.settings.metric,
         "sampler": plan.sweep.search_strategy.type,
         "search_space": {plan.keys()[k]: v.model_dump(mode="json") for k, v in plan.sweep.search_space.items()},
-        "trials_done": over,
-        "trials_to_run": max(0, plan.trials - over),
+        "trials_done": finished,
+        "trials_to_run": max(0, plan.trials - finished),
     }

@@ -1,4 +1,4 @@
-"""The search: asks Optuna for values, runs trials, and keeps what came of them."""
+"""The search: get values from Optuna, run trials, and store their results."""
 
 from __future__ import annotations
 
@@ -27,43 +27,51 @@ from phi_runtime.search.sweep.worker import Worker, shares
 if TYPE_CHECKING:
     import optuna
 
-FAILURES_AT_THE_START = 3
+MAX_INITIAL_FAILURES = 3
 
 Execute = Callable[[TrialTask, Emit, Judge], TrialResult]
 
 
 def search(plan: SweepPlan, emit: Emit, *, jobs: int = 0, debug: bool = False) -> SweepResult:
-    """Runs the trials of `plan` that are not done yet: `jobs` at once in processes of their own, or with 0 one by one in this one.
+    """Run the trials of `plan` that are not done yet.
 
-    Raises Interrupted when it was stopped (what was reached is kept; the next search goes on), WorkFailed where the first trials all
-    fail, Conflict when another run is at work in the project, and whatever befalls any trial. Optuna itself talks with `debug` alone.
+    Args:
+        jobs: The number of worker processes; 0 runs the trials in this process.
+        debug: Show the log of Optuna.
+
+    Raises:
+        Interrupted: The search was stopped; finished trials are kept and the next call resumes.
+        WorkFailed: The first trials all failed, or no trial completed.
+        Conflict: Another run is active in the project.
+        UsageError: There are more jobs than cores.
+        PhiError: A failure that any trial would meet.
     """
     cores = usable_cores()
     if plan.workflow.host_device == "cpu" and jobs > cores:
-        raise UsageError(f"--jobs {jobs} is more than this machine has cores", fix=f"give at most --jobs {cores}")
-    optuna = study.library()
+        raise UsageError(f"--jobs {jobs} exceeds the {cores} cores of this machine", fix=f"use at most --jobs {cores}")
+    optuna = study.require_optuna()
     optuna.logging.set_verbosity(optuna.logging.INFO if debug else optuna.logging.ERROR)
-    project = plan.setting.project
-    run(project, _without_warnings(emit), only=[FETCH], overrides=plan.setting.overrides)
+    project = plan.settings.project
+    run(project, _without_warnings(emit), config=plan.config, only=[FETCH])
     with exclusive(project.gen_model / LOCK):
         searching = _Search(plan, emit)
         if jobs:
             searching.in_processes(jobs)
         else:
-            searching.drive(lambda task, tell, judge: run_trial(plan.setting, task, tell, judge))
+            searching.drive(lambda task, emit, judge: run_trial(plan.settings, task, emit, judge))
             searching.end()
         if searching.best is None:
-            raise WorkFailed("no trial came to its end", fix=f"see the records in {plan.place.folder}")
-        return conclude(plan.setting, plan.sweep, plan.place, searching.study, searching.best)
+            raise WorkFailed("no trial completed", fix=f"see the records in {plan.place.folder}")
+        return conclude(plan.settings, plan.sweep, plan.place, searching.study, searching.best)
 
 
 def _without_warnings(emit: Emit) -> Emit:
-    """Each trial warns of the same again."""
+    # Each trial repeats the warnings.
     return lambda event: None if event.event == "warning" else emit(event)
 
 
 class _Search:
-    """The state of a search. `lock` is held by whoever speaks with Optuna or the listener: one thread drives each job."""
+    """The state of a search. One thread drives each job; `lock` guards Optuna and the listener."""
 
     def __init__(self, plan: SweepPlan, emit: Emit) -> None:
         from optuna.trial import TrialState
@@ -73,29 +81,29 @@ class _Search:
         self.lock = threading.RLock()
         self.stopping = False
         self.error: BaseException | None = None
-        self.told: set[str] = set()
+        self.warnings: set[str] = set()
         self.failures = 0
         existing = self.study.get_trials(deepcopy=False)
         self.unfinished = [t.number for t in existing if t.state == TrialState.RUNNING]
-        self.asked = len(existing)
-        self.over = self.asked - len(self.unfinished)
+        self.started = len(existing)
+        self.finished = self.started - len(self.unfinished)
         self.any_success = any(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in existing)
         self.best: int | None = self._best()
         for trial in existing:
             if trial.state.is_finished():
-                study.tidy(plan.place.trial_folder(trial.number), keep_model=trial.number == self.best)
+                study.remove_leftovers(plan.place.trial_folder(trial.number), keep_model=trial.number == self.best)
 
     # -- driving ---------------------------------------------------------------------------------------------------------
 
     def drive(self, execute: Execute) -> None:
-        """Runs one trial after another until there are no more, or the search is stopped."""
+        """Run one trial after another until there are no more, or the search is stopped."""
         try:
             while (trial := self.next()) is not None:
                 task = self.task_of(trial)
-                if (same := self.done_before(trial)) is None:
+                if (duplicate := self.find_duplicate(trial)) is None:
                     self.record(trial, task, execute(task, self.emit, self.judge_of(trial)))
                 else:
-                    self.record(trial, task, same)
+                    self.record(trial, task, duplicate)
         except BaseException as e:
             with self.lock:
                 if not self.stopping or not isinstance(e, Interrupted):
@@ -103,8 +111,8 @@ class _Search:
                 self.stopping = True
 
     def in_processes(self, jobs: int) -> None:
-        """The same in `jobs` processes at once."""
-        workers = [Worker(self.plan.setting, share) for share in shares(jobs, self.plan.workflow.host_device)]
+        """Run the trials in `jobs` worker processes."""
+        workers = [Worker(self.plan.settings, share) for share in shares(jobs, self.plan.workflow.host_device)]
         ended: SimpleQueue[Worker] = SimpleQueue()
 
         def job(worker: Worker) -> None:
@@ -122,17 +130,20 @@ class _Search:
         self.end()
 
     def _wait(self, ended: SimpleQueue[Worker], workers: list[Worker]) -> None:
-        """Until all jobs have ended. Not by Thread.join, which takes a thread for ended when Ctrl-C comes meanwhile (Python 3.11)."""
+        """Wait until all jobs have ended.
+
+        Thread.join is no alternative: after a Ctrl-C it returns although the thread still runs (Python 3.11).
+        """
         running, interrupted = len(workers), False
         while running:
             try:
                 with suppress(Empty):
                     ended.get(timeout=0.1)
                     running -= 1
-                if self.stopping and not interrupted:  # one of them met what befalls all
+                if self.stopping and not interrupted:  # a job met a failure that all would meet
                     raise KeyboardInterrupt
             except KeyboardInterrupt:
-                if interrupted:  # the second time, at once
+                if interrupted:  # the second Ctrl-C stops at once
                     break
                 interrupted = True
                 with self.lock:
@@ -142,12 +153,12 @@ class _Search:
                     worker.interrupt()
 
     def end(self) -> None:
-        """Raises what stopped the search, if anything did."""
+        """Raise the error that stopped the search, if any."""
         if isinstance(self.error, Interrupted | KeyboardInterrupt):
             best = f"; the best so far is trial {self.best}" if self.best is not None else ""
             raise Interrupted(
-                f"stopped after {self.over} of {self.plan.trials} trials{best}",
-                fix="`phi-scaffold sweep` goes on with the others",
+                f"stopped after {self.finished} of {self.plan.trials} trials{best}",
+                fix="`phi-scaffold sweep` resumes with the others",
             )
         if self.error:
             raise self.error
@@ -155,35 +166,35 @@ class _Search:
     # -- trials ----------------------------------------------------------------------------------------------------------
 
     def next(self) -> optuna.Trial | None:
-        """The next trial to run: first those that were interrupted, then new ones."""
-        from optuna.trial import Trial as Reopened
+        """Return the next trial to run: first the interrupted ones, then new ones."""
+        from optuna.trial import Trial
 
         with self.lock:
             if self.stopping:
                 return None
             strategy, keys = self.plan.sweep.search_strategy, self.plan.sweep.search_space
             fresh = not self.unfinished
-            if fresh and self.asked >= self.plan.trials:
+            if fresh and self.started >= self.plan.trials:
                 return None
-            number = self.asked if fresh else self.unfinished.pop(0)
+            number = self.started if fresh else self.unfinished.pop(0)
             if strategy.type == "grid":
                 combination = self._untried(number)
                 if combination is None:
                     return None
-                self.study.sampler = space.given(combination)
+                self.study.sampler = space.fixed_sampler(combination)
             else:
                 self.study.sampler = space.sampler(strategy.type, strategy.seed, number)
             if fresh:
-                self.asked += 1
+                self.started += 1
                 trial = self.study.ask()
             else:
                 known = self.study.get_trials(deepcopy=False)[number]
-                trial = Reopened(self.study, known._trial_id)
+                trial = Trial(self.study, known._trial_id)
             space.suggest(trial, keys)
             return trial
 
     def _untried(self, number: int) -> space.Values | None:
-        """The first combination of the grid that no other trial has."""
+        """Return the first combination of the grid that no other trial has."""
         strategy = self.plan.sweep.search_strategy
         tried = [t.params for t in self.study.get_trials(deepcopy=False) if t.number != number]
         return next((c for c in space.grid(self.plan.sweep.search_space, strategy.seed) if c not in tried), None)
@@ -200,8 +211,8 @@ class _Search:
         self.emit(Event("stage-started", task.name, data))
         return task
 
-    def done_before(self, trial: optuna.Trial) -> TrialResult | None:
-        """What another trial with the same values came to: it would come to that again."""
+    def find_duplicate(self, trial: optuna.Trial) -> TrialResult | None:
+        """Return the result of another trial with the same values, which this one would repeat."""
         with self.lock:
             for other in self.study.get_trials(deepcopy=False):
                 if other.number != trial.number and other.params == trial.params and other.state.is_finished():
@@ -215,14 +226,14 @@ class _Search:
     def judge_of(self, trial: optuna.Trial) -> Judge:
         def judge(percent: int, value: float) -> bool:
             with self.lock, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a trial that goes on reports again what it had before it was stopped
+                warnings.simplefilter("ignore")  # a resumed trial reports its earlier values again
                 trial.report(value, percent)
                 return bool(trial.should_prune())
 
         return judge
 
     def record(self, trial: optuna.Trial, task: TrialTask, result: TrialResult) -> None:
-        """Puts down what a trial came to, and clears its folder up."""
+        """Store the result of a trial and clean its folder up."""
         from optuna.trial import TrialState
 
         state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[result.state]
@@ -231,34 +242,34 @@ class _Search:
             trial.set_user_attr("why", result.why)
             trial.set_user_attr("wall_s", result.wall_s)
             self.study.tell(trial, result.score if result.state == "complete" else None, state=state)
-            self.over += 1
-            before, self.best = self.best, self._best()
-            for number in {trial.number, before} - {None, self.best}:
-                study.tidy(self.plan.place.trial_folder(int(number or 0)))
+            self.finished += 1
+            previous, self.best = self.best, self._best()
+            for number in {trial.number, previous} - {None, self.best}:
+                study.remove_leftovers(self.plan.place.trial_folder(int(number or 0)))
             if self.best == trial.number:
-                study.tidy(task.folder, keep_model=True)
-            self._tell(task, result)
+                study.remove_leftovers(task.folder, keep_model=True)
+            self._report(task, result)
             self._count_failures(result)
 
     def _best(self) -> int | None:
-        """The number of the best trial that has a model, the earliest of equals."""
+        """Return the number of the best complete trial, the earliest of equals."""
         from optuna.trial import TrialState
 
         done = [
             t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.value is not None
         ]
-        sign = 1 if metrics.minimised(self.plan.setting.metric) else -1
+        sign = 1 if metrics.is_minimized(self.plan.settings.metric) else -1
         return min(done, key=lambda t: (sign * float(t.value or 0), t.number)).number if done else None
 
-    def _tell(self, task: TrialTask, result: TrialResult) -> None:
+    def _report(self, task: TrialTask, result: TrialResult) -> None:
         best = None if self.best is None else self.study.get_trials(deepcopy=False)[self.best].value
         data = {
             "state": result.state,
             "score": result.score,
             "why": result.why,
             "wall_s": result.wall_s,
-            "metric": self.plan.setting.metric,
-            "over": self.over,
+            "metric": self.plan.settings.metric,
+            "finished": self.finished,
             "count": self.plan.trials,
             "best": {"number": self.best, "score": best} if self.best is not None else None,
         }
@@ -267,18 +278,18 @@ class _Search:
     def _count_failures(self, result: TrialResult) -> None:
         self.any_success = self.any_success or result.state != "failed"
         self.failures += result.state == "failed"
-        if not self.any_success and self.failures >= FAILURES_AT_THE_START:
+        if not self.any_success and self.failures >= MAX_INITIAL_FAILURES:
             raise WorkFailed(
-                f"the first {self.failures} trials failed, the last one: {result.why}",
-                fix=f"mend that; to begin anew with the same values, remove {self.plan.place.folder}",
+                f"the first {self.failures} trials failed; the last one: {result.why}",
+                fix=f"fix the cause; to start over with the same values, delete {self.plan.place.folder}",
             )
 
     def emit(self, event: Event) -> None:
-        """Passes on what is told; the same warning of several trials once."""
+        """Forward an event, each warning only once."""
         if event.event == "warning":
             message = str(event.data.get("message"))
-            if message in self.told:
+            if message in self.warnings:
                 return
-            self.told.add(message)
+            self.warnings.add(message)
         with self.lock:
             self.listener(event)

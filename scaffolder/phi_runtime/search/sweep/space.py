@@ -1,9 +1,10 @@
-"""The search space in Optuna's words, and the combinations of a grid."""
+"""The search space as Optuna distributions and samplers, and the combinations of a grid."""
 
 from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from itertools import product
 from random import Random
@@ -20,52 +21,52 @@ Values = dict[str, Any]
 
 
 def suggest(trial: optuna.Trial, space: Space) -> Values:
-    """The values of `trial` for the config, by key: what it has already, and what its sampler draws for the rest."""
+    """Return the config values of `trial` by key; its sampler draws those that it does not have yet."""
     return decoded(space, {key: _suggested(trial, key, values) for key, values in space.items()})
 
 
 def _suggested(trial: optuna.Trial, key: str, values: FloatRange | IntRange | Choice) -> Any:
     if isinstance(values, Choice):
-        return trial.suggest_categorical(key, [_stored(value) for value in values.values])
+        return trial.suggest_categorical(key, [_encoded(value) for value in values.values])
     if isinstance(values, IntRange):
-        high = values.high - (values.high - values.low) % values.step  # Optuna warns of a last step that is cut
+        high = values.high - (values.high - values.low) % values.step  # Optuna warns of a shorter last step
         return trial.suggest_int(key, values.low, high, step=values.step, log=values.log)
     return trial.suggest_float(key, values.low, values.high, log=values.log)
 
 
-def _stored(value: Any) -> Any:
-    """A choice as Optuna can store it: lists and objects are text there."""
+def _encoded(value: Any) -> Any:
+    """Return a choice in a form that Optuna can store: lists and objects as JSON."""
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def decoded(space: Space, stored: Mapping[str, Any]) -> Values:
-    """The values for the config of what Optuna has stored."""
-    found = {}
+def decoded(space: Space, params: Mapping[str, Any]) -> Values:
+    """Return the config values for the parameters that Optuna stores."""
+    decoded_values = {}
     for key, values in space.items():
-        value = stored[key]
+        value = params[key]
         if isinstance(values, Choice):
-            value = next(v for v in values.values if _stored(v) == value and type(_stored(v)) is type(value))
-        found[key] = value
-    return found
+            value = next(v for v in values.values if _encoded(v) == value and type(_encoded(v)) is type(value))
+        decoded_values[key] = value
+    return decoded_values
 
 
 def grid(space: Space, seed: int | None) -> list[Values]:
-    """All combinations, as Optuna stores them: the last key changes first, or in an order by chance where there is a seed."""
+    """Return all combinations as Optuna parameters; the last key varies fastest, or they are shuffled with `seed`."""
     axes = [[(key, value) for value in _axis(values)] for key, values in space.items()]
-    found = [dict(pairs) for pairs in product(*axes)]
+    combinations = [dict(pairs) for pairs in product(*axes)]
     if seed is not None:
-        Random(seed).shuffle(found)
-    return found
+        Random(seed).shuffle(combinations)
+    return combinations
 
 
 def grid_size(space: Space) -> int:
-    """How many combinations there are."""
+    """Return the number of combinations."""
     return math.prod(len(list(_axis(values))) for values in space.values())
 
 
 def _axis(values: FloatRange | IntRange | Choice) -> Iterator[Any]:
     if isinstance(values, Choice):
-        yield from dict.fromkeys(_stored(value) for value in values.values)
+        yield from dict.fromkeys(_encoded(value) for value in values.values)
     elif isinstance(values, IntRange):
         number = values.low
         while number <= values.high:
@@ -82,27 +83,22 @@ def _axis(values: FloatRange | IntRange | Choice) -> Iterator[Any]:
 
 
 def sampler(kind: str, seed: int | None, number: int) -> BaseSampler:
-    """What draws the values of the trial `number`. It has a seed of its own, so that a search which was interrupted goes on with the
-    values that it would have drawn anyway."""
+    """Return the sampler for the trial `number`.
+
+    Each trial has its own seed, so that a resumed search draws the values that it would have drawn anyway.
+    """
     import numpy as np
     from optuna.samplers import RandomSampler, TPESampler
 
-    own = None if seed is None else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return TPESampler(seed=own) if kind == "tpe" else RandomSampler(seed=own)
+    trial_seed = None if seed is None else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    return TPESampler(seed=trial_seed) if kind == "tpe" else RandomSampler(seed=trial_seed)
 
 
-def given(values: Values) -> BaseSampler:
-    """What draws these values, for a combination of a grid."""
-    from optuna.samplers import BaseSampler
+def fixed_sampler(values: Values) -> BaseSampler:
+    """Return a sampler that always draws `values`, a combination of a grid."""
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.samplers import PartialFixedSampler, RandomSampler
 
-    class Given(BaseSampler):
-        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-            return {}
-
-        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-            return {}
-
-        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-            return values[param_name]
-
-    return Given()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4, seen in 5.0
+        return PartialFixedSampler(values, RandomSampler())

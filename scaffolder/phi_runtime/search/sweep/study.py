@@ -1,7 +1,7 @@
 """A study: all trials of one search space over one config, in gen-model/sweep/<name>/.
 
-study.db is Optuna's own store (SQLite). study.json says what the trials have in common; where that is other now, trials could not be
-compared, and a new study begins. One process alone writes to a study: the one that holds the project's lock.
+study.db is Optuna's storage (SQLite). study.json holds what the trials have in common; if that changes, trials
+cannot be compared and a new study begins. Only the process that holds the project's lock writes to a study.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from phi_runtime.core.project import Project
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import training_key
 from phi_runtime.pipeline.changes import describe_changes
-from phi_runtime.search.sweep.metric import VALIDATION_LOSS, minimised
+from phi_runtime.search.sweep.metric import VALIDATION_LOSS, is_minimized
 
 if TYPE_CHECKING:
     import optuna
 
-FOLDER, FACTS, STORE = "sweep", "study.json", "study.db"
-RECORD = "runs"  # of a trial's folder, what stays when the trial is over
-STARTUP_TRIALS = 5  # at most so many go to the end before any is compared
+FOLDER, FACTS, STORAGE = "sweep", "study.json", "study.db"
+RECORD = "runs"  # the part of a trial's folder that stays after the trial
+STARTUP_TRIALS = 5  # at most so many trials run to the end before any is pruned
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Where a study lies. `why` says, for a new one that is not the first, what is other than in the one before."""
+    """The folder of a study; `why` says what changed since the previous study."""
 
     folder: Path
     inputs: Mapping[str, Any]
@@ -46,13 +46,17 @@ class StudyFolder:
         return self.folder.name
 
     def trial_folder(self, number: int) -> Path:
-        """What the trial makes lies here, as in a gen-model/ of its own."""
+        """Return the folder that is the gen-model/ of a trial."""
         return self.folder / f"trial-{number:04d}"
 
 
-def inputs_of(workflow: Workflow, project: Project, sweep: Sweep, trained: str, metric: str) -> dict[str, Any]:
-    """All that the trials of a study share and that shapes their scores. `workflow` has some value of the search at each of its keys,
-    always the same, so that what stands in the config there makes no difference."""
+def study_inputs(workflow: Workflow, project: Project, sweep: Sweep, trained: str, metric: str) -> dict[str, Any]:
+    """Return everything that the trials of a study share and that shapes their scores.
+
+    Args:
+        workflow: The workflow with a fixed value at each key of the search space, so that the values that the
+            config has there make no difference.
+    """
     training = workflow.trainings[trained]
     grid = sweep.search_strategy.type == "grid"
     unused = set() if grid else {"points"}
@@ -72,8 +76,8 @@ def inputs_of(workflow: Workflow, project: Project, sweep: Sweep, trained: str, 
     return inputs
 
 
-def find(project: Project, inputs: Mapping[str, Any]) -> StudyFolder:
-    """The study of these inputs, or where a new one is to lie."""
+def find_study(project: Project, inputs: Mapping[str, Any]) -> StudyFolder:
+    """Return the study with these inputs, or the folder for a new one."""
     root, key = project.gen_model / FOLDER, digest(inputs)
     studies = sorted((number, path) for path in root.glob("study-*") if (number := _number(path)))
     known = [(path, _facts(path)) for _, path in studies]
@@ -93,58 +97,60 @@ def _number(path: Path) -> int:
 
 def _facts(folder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return facts
 
 
 def open_study(place: StudyFolder, strategy: SearchStrategy, limit: int) -> optuna.Study:
-    """Optuna's study in `place`, made where there is none. `limit` is the number of trials that are to be, which says how many of
-    them go to the end before any is pruned."""
-    optuna = library()
+    """Open the Optuna study in `place`; create it if it is new.
+
+    Args:
+        limit: The total number of trials, which determines how many run to the end before pruning starts.
+    """
+    optuna = require_optuna()
     place.folder.mkdir(parents=True, exist_ok=True)
     if place.new:
         write_json(place.folder / FACTS, {"key": digest(place.inputs), "inputs": place.inputs})
-    metric = place.inputs["metric"]
     startup = max(1, min(STARTUP_TRIALS, limit // 4))
     pruners = optuna.pruners
     pruner = pruners.NopPruner() if strategy.pruner == "none" else pruners.MedianPruner(n_startup_trials=startup)
     return optuna.create_study(
         storage=_storage(place),
         study_name=place.name,
-        direction="minimize" if minimised(metric) else "maximize",
+        direction="minimize" if is_minimized(place.inputs["metric"]) else "maximize",
         pruner=pruner,
         load_if_exists=True,
     )
 
 
-def open_existing(place: StudyFolder) -> optuna.Study:
-    """The study in `place`, to look at."""
-    return library().load_study(storage=_storage(place), study_name=place.name)
+def load_study(place: StudyFolder) -> optuna.Study:
+    """Load an existing study to read it."""
+    return require_optuna().load_study(storage=_storage(place), study_name=place.name)
 
 
 def _storage(place: StudyFolder) -> Any:
     from sqlalchemy import URL
 
-    url = URL.create("sqlite", database=str(place.folder / STORE))  # which quotes what a folder may be called
-    return library().storages.RDBStorage(url.render_as_string(hide_password=False))
+    url = URL.create("sqlite", database=str(place.folder / STORAGE))  # quotes special characters of the folder
+    return require_optuna().storages.RDBStorage(url.render_as_string(hide_password=False))
 
 
-def library() -> Any:
-    """Optuna. Raises MissingDependency where it is not installed."""
+def require_optuna() -> Any:
+    """Import Optuna. Raises MissingDependency if it is not installed."""
     try:
         import optuna
     except ImportError as e:
         raise MissingDependency(
-            f"a search needs the package optuna ({e})",
+            f"`sweep` needs the package optuna ({e})",
             fix=f"{sys.executable} -m pip install 'optuna>=5,<6'",
         ) from None
     return optuna
 
 
-def tidy(folder: Path, *, keep_model: bool = False) -> None:
-    """Removes what a trial that is over needs no more: checkpoints and, unless it is the best, its model. Its record stays."""
+def remove_leftovers(folder: Path, *, keep_model: bool = False) -> None:
+    """Remove the checkpoints of a finished trial and, unless it is the best one, its model; its record stays."""
     for path in folder.iterdir() if folder.is_dir() else ():
         unfinished = path.name.startswith(".")
         if path.name != RECORD and (unfinished or not keep_model):

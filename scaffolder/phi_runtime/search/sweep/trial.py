@@ -1,4 +1,4 @@
-"""One trial: the project's workflow with values put in, run up to the pass that trains, and what that came to."""
+"""One trial: run the workflow with the values of the trial up to the training pass, and return its score."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from phi_runtime.pipeline.stage import model_folder
 from phi_runtime.search.sweep import metric
 
 _TURN = ".turn.lock"
-_NOT_OF_THE_VALUES = (MissingDependency, NetworkError, Conflict)  # the next trial would end the same way
+_FATAL = (MissingDependency, NetworkError, Conflict)  # would end the next trial too
 
 State = Literal["complete", "pruned", "failed"]
 Judge = Callable[[int, float], bool]
-"""(percent of the run, how good it is there) → whether the trial is to end."""
+"""(percent of the run, intermediate value) → True if the trial should be pruned."""
 
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """What all trials of a search have in common. `overrides` are those of the command line; `stage` is the pass that trains."""
+    """Settings shared by all trials: `stage` is the training pass, `overrides` are those of the command line."""
 
     project: Project
     folder: Path
@@ -65,7 +65,7 @@ class TrialSettings:
 
 @dataclass(frozen=True)
 class TrialTask:
-    """A trial to run: `values` by the dotted path from the top of the config; `folder` is its own, as a gen-model/."""
+    """A trial to run: its values by dotted path from the top of the config, and the folder that is its gen-model/."""
 
     number: int
     values: dict[str, Any]
@@ -85,8 +85,13 @@ class TrialTask:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial came to. `score` is that of a complete one; `why` says what a failed one died of, or where one was pruned;
-    `figures` are all that was measured of the held-out rows."""
+    """The result of a trial.
+
+    Attributes:
+        score: The metric of a complete trial.
+        why: Why the trial failed or was pruned.
+        figures: Everything measured on the validation rows.
+    """
 
     state: State
     score: float | None = None
@@ -96,97 +101,102 @@ class TrialResult:
 
 
 class Pruned(Interrupted):
-    """The trial is worse than others were at the same point."""
+    """The trial is worse than the others were at the same point."""
 
 
 class Diverged(Interrupted):
-    """The trial's held-out figure is not a number any more."""
+    """The validation figure of the trial is not finite."""
 
 
-def run_trial(setting: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
-    """Runs `task` to its end, or to where `judge` ends it; goes on from its last checkpoint if it was interrupted.
+def run_trial(settings: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
+    """Run `task` to its end, or until `judge` prunes it; resume from its last checkpoint if it was interrupted.
 
-    What the values of the trial bring about is a Result, a failure too. Raises PhiError for what would befall any trial: Interrupted,
-    a library that is missing, a hub that does not answer, a full disk.
+    Failures that the values may cause are part of the result.
+
+    Raises:
+        PhiError: A failure that any trial would meet: an interruption, a missing library, no answer of the
+            hub, a full disk.
     """
     started = time.monotonic()
     try:
-        result = _run(setting, task, emit, judge)
+        result = _run(settings, task, emit, judge)
     except Pruned as e:
         result = TrialResult("pruned", why=e.what)
     except Diverged as e:
         result = TrialResult("failed", why=e.what)
-    except (Interrupted, *_NOT_OF_THE_VALUES):
+    except (Interrupted, *_FATAL):
         raise
     except PhiError as e:
         if isinstance(e.__cause__, OSError):  # the disk
             raise
         result = TrialResult("failed", why=e.what)
     finally:
-        _let_go()
+        _free_memory()
     return replace(result, wall_s=round(time.monotonic() - started, 2))
 
 
-def _run(setting: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
-    project = replace(setting.project, output=task.folder)
-    overrides = replace(setting.overrides, values=task.values)
-    listener = _Listener(setting, task, emit, judge)
+def _run(settings: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
+    project = replace(settings.project, output=task.folder)
+    overrides = replace(settings.overrides, values=task.values)
+    listener = _Listener(settings, task, emit, judge)
     workflow = load_workflow(project.config, overrides)
-    with _turn(setting.folder / _TURN):  # what is shared is made by one trial at a time
+    with _turn(settings.folder / _TURN):  # one trial at a time writes what all share
         run(project, listener, only=[FETCH], overrides=overrides)
         base = present(workflow.input_model, project)
         assert base is not None
         place = data_place(project, base, overrides)
-        load_dataset(workflow, workflow.trainings[setting.stage], place, listener, setting.stage)
-    run(project, listener, only=[setting.stage], overrides=overrides)
-    measured = _figures(setting, workflow, project, listener)
-    score = measured.get(setting.metric)
-    figures = {name: value for name, value in measured.items() if math.isfinite(value)}
+        load_dataset(workflow, workflow.trainings[settings.stage], place, listener, settings.stage)
+    run(project, listener, only=[settings.stage], overrides=overrides)
+    all_figures = _figures(settings, workflow, project, listener)
+    score = all_figures.get(settings.metric)
+    figures = {name: value for name, value in all_figures.items() if math.isfinite(value)}
     if score is None:
-        return TrialResult("failed", why=f"nothing measured `{setting.metric}`: are rows held out?", figures=figures)
+        return TrialResult(
+            "failed", why=f"`{settings.metric}` was not measured; check that there are validation rows", figures=figures
+        )
     if not math.isfinite(score):
-        return TrialResult("failed", why=f"`{setting.metric}` is not a number", figures=figures)
+        return TrialResult("failed", why=f"`{settings.metric}` is not finite", figures=figures)
     return TrialResult("complete", score, figures=figures)
 
 
 class _Listener:
-    """Passes on what a trial tells, in the trial's name, and asks the judge at each evaluation."""
+    """Forward the events of a trial under its name, and let the judge decide at each evaluation."""
 
-    def __init__(self, setting: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> None:
-        self.setting, self.task, self.emit, self.judge = setting, task, emit, judge
+    def __init__(self, settings: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> None:
+        self.settings, self.task, self.emit, self.judge = settings, task, emit, judge
         self.steps = 0
 
     def __call__(self, event: Event) -> None:
         if event.event in ("progress", "metric", "warning"):
             self.emit(replace(event, stage=self.task.name))
-        if event.stage != self.setting.stage:
+        if event.stage != self.settings.stage:
             return
         if event.event == "progress" and event.data.get("unit") == "steps":
             self.steps = event.data["total"]
-        held_out = metric.of_events(self.setting.metric, event.data) if event.event == "metric" else None
-        if held_out is None or not self.steps or "step" not in event.data:
+        value = metric.from_event(self.settings.metric, event.data) if event.event == "metric" else None
+        if value is None or not self.steps or "step" not in event.data:
             return
         percent = round(100 * event.data["step"] / self.steps)
-        if not math.isfinite(held_out):
-            raise Diverged(f"diverged: at {percent} % of the run, what is held out gives no number")
-        if self.judge(percent, held_out):
+        if not math.isfinite(value):
+            raise Diverged(f"diverged: the validation figure is not finite at {percent} % of the run")
+        if self.judge(percent, value):
             raise Pruned(f"worse than the median at {percent} % of the run")
 
 
-def _figures(setting: TrialSettings, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
-    """All that was measured of the held-out rows; the model is asked them where nothing else has the metric."""
+def _figures(settings: TrialSettings, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
+    """Return everything measured on the validation rows; evaluate the model if training did not measure the metric."""
     from phi_runtime.training.finetune import LOSS_LOG
 
-    target = model_folder(workflow, project, setting.stage)
+    target = model_folder(workflow, project, settings.stage)
     manifest = read_manifest(target)
     assert manifest is not None
-    figures = metric.of_log(target / LOSS_LOG, manifest.facts.get("best_step"))
-    if setting.metric in figures or not figures:
+    figures = metric.from_log(target / LOSS_LOG, manifest.facts.get("best_step"))
+    if settings.metric in figures or not figures:
         return figures
-    return figures | _evaluated(setting, workflow, project, emit)
+    return figures | _evaluated(settings, workflow, project, emit)
 
 
-def _evaluated(setting: TrialSettings, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
+def _evaluated(settings: TrialSettings, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
     """Evaluate the trained model on the validation rows."""
     from phi_runtime.evaluation.comparison import evaluate
     from phi_runtime.hardware.device import pick_device
@@ -196,9 +206,9 @@ def _evaluated(setting: TrialSettings, workflow: Workflow, project: Project, emi
     out.mkdir(exist_ok=True)
     content = evaluate(
         workflow,
-        setting.stage,
-        [(comparison_name(workflow, setting.stage), models[setting.stage])],
-        data_place(project, models[BASE], setting.overrides),
+        settings.stage,
+        [(comparison_name(workflow, settings.stage), models[settings.stage])],
+        data_place(project, models[BASE], settings.overrides),
         out,
         pick_device(workflow.host_device),
         emit,
@@ -210,7 +220,7 @@ def _evaluated(setting: TrialSettings, workflow: Workflow, project: Project, emi
 
 @contextmanager
 def _turn(path: Path) -> Iterator[None]:
-    """Waits for the lock file at `path`, and holds it."""
+    """Wait for the lock file at `path`, and hold it."""
     with ExitStack() as held:
         while True:
             try:
@@ -221,8 +231,7 @@ def _turn(path: Path) -> Iterator[None]:
         yield
 
 
-def _let_go() -> None:
-    """Gives back the memory of the trial's model."""
+def _free_memory() -> None:
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """Trials in a process of their own, so that one which is killed for its memory takes nothing else with it.
 
-The search starts `python -m phi_runtime.search.sweep.worker` for each job and sends it lines of JSON: the setting, then one task
+The search starts `python -m phi_runtime.search.sweep.worker` for each job and sends it lines of JSON: the settings, then one task
 after another go in; events, questions to the judge and results come out.
 """
 
@@ -41,8 +41,8 @@ def shares(jobs: int, device: str) -> list[dict[str, str]]:
 class Worker:
     """The process of one job, seen from the search. It is started for its first task, and again where it has died."""
 
-    def __init__(self, setting: TrialSettings, share: Mapping[str, str]) -> None:
-        self.setting, self.share = setting, share
+    def __init__(self, settings: TrialSettings, share: Mapping[str, str]) -> None:
+        self.settings, self.share = settings, share
         self.process: subprocess.Popen[str] | None = None
         self.stopped = False
 
@@ -97,7 +97,7 @@ class Worker:
                     encoding="utf-8",
                     start_new_session=True,  # Ctrl-C reaches the search alone, which passes it on once
                 )
-            self._send({"setting": self.setting.as_dict()})
+            self._send({"setting": self.settings.as_dict()})
         return self.process
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -122,10 +122,10 @@ def main() -> None:
             raise Interrupted("the search has gone")
         return bool(json.loads(answer)["end"])
 
-    setting = TrialSettings.from_dict(json.loads(sys.stdin.readline())["setting"])
+    settings = TrialSettings.from_dict(json.loads(sys.stdin.readline())["setting"])
     while line := sys.stdin.readline():
         try:
-            say({"result": asdict(run_trial(setting, TrialTask.from_dict(json.loads(line)["task"]), emit, judge))})
+            say({"result": asdict(run_trial(settings, TrialTask.from_dict(json.loads(line)["task"]), emit, judge))})
         except KeyboardInterrupt:
             say({"error": told(Interrupted("stopped"))})
         except PhiError as e:
