@@ -1,4 +1,4 @@
-"""A model of a project, opened for questions."""
+"""Open a model of a project to generate text with it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,12 @@ NO_ADAPTER = "none"
 
 @dataclass(frozen=True)
 class Session:
-    """A loaded model with the template that it was trained with. `templates` are those of the adapters that have one of their own;
-    `adapter` is the one that answers (see `on`)."""
+    """A loaded model with the prompt template of its training.
+
+    Attributes:
+        templates: The templates of the adapters that have their own.
+        adapter: The active adapter; `with_adapter` changes it.
+    """
 
     name: str
     path: Path
@@ -42,34 +46,35 @@ class Session:
     templates: Mapping[str, Template] = field(default_factory=dict)
     adapter: str | None = None
 
-    def on(self, adapter: str | None) -> Session:
-        """The same model with `adapter` active, asked as that was in training."""
+    def with_adapter(self, adapter: str | None) -> Session:
+        """Return a session on the same model with `adapter` active, and its template."""
         return replace(self, adapter=adapter, template=self.templates.get(adapter or "", self.template))
 
-    def answer(self, text: str, sampling: Sampling, before: Sequence[Message] = ()) -> Answer:
-        """What the model says to `text` after the conversation `before`. It ends where an answer ends in the prompt template too.
+    def answer(self, text: str, sampling: Sampling, history: Sequence[Message] = ()) -> Answer:
+        """Answer `text` after the conversation `history`.
 
-        Raises what `render` and Generator.answer do.
+        Raises what `render` and `Generator.answer` raise.
         """
-        return self.generator.answer(self.render(text, before), self.ending(sampling), self.adapter)
+        return self.generator.answer(self.render(text, history), self.with_stop_text(sampling), self.adapter)
 
-    def ending(self, sampling: Sampling) -> Sampling:
-        """`sampling` with the text that ends an answer in the prompt template among its stop texts."""
+    def with_stop_text(self, sampling: Sampling) -> Sampling:
+        """Add the text that ends an answer in the prompt template to the stop texts."""
         stop = "" if isinstance(self.template, ChatTemplate) else self.template.stop.strip()
         return replace(sampling, stop=(*sampling.stop, stop)) if stop else sampling
 
     @property
     def converses(self) -> bool:
-        """Whether the model was trained on conversations, so that what was said before counts."""
+        """True if the model was trained on conversations, so that earlier messages matter."""
         return isinstance(self.template, ChatTemplate)
 
-    def render(self, text: str, before: Sequence[Message] = ()) -> str:
-        """`text` in the prompt, after the conversation `before`; where the model was trained on free text, the start of one.
+    def render(self, text: str, history: Sequence[Message] = ()) -> str:
+        """Return the prompt for `text` after the conversation `history`; for free text, the text to continue.
 
-        With several input columns it is JSON with a text for each; raises UsageError otherwise.
+        Raises:
+            UsageError: The template has several columns and `text` is not a JSON object with a text for each.
         """
         if isinstance(self.template, ChatTemplate):
-            return self.template.render([*before, {"role": "user", "content": text}], ask=True)
+            return self.template.render([*history, {"role": "user", "content": text}], ask=True)
         inputs = self.template.inputs
         if not inputs:
             return self.template.render_prompt({}) + text
@@ -80,97 +85,109 @@ class Session:
             return self.template.render_prompt(values)
         except (ValueError, KeyError, TypeError):
             example = json.dumps(dict.fromkeys(inputs, "…"), ensure_ascii=False)
-            raise UsageError(f"the prompt has the columns {', '.join(inputs)}", fix=f"ask in JSON: {example}") from None
+            raise UsageError(
+                f"the prompt has the columns {', '.join(inputs)}", fix=f"write the prompt as JSON: {example}"
+            ) from None
 
 
 def open_session(
     project: Project,
-    wanted: str | None,
+    model: str | None,
     overrides: Overrides | None = None,
     *,
     adapter: str | None = None,
     adapters: Mapping[str, Path] | None = None,
     conversations: int = 1,
 ) -> Session:
-    """Loads the model called `wanted` (see model_names), or the last that the workflow made; `wanted` may also be a model's folder.
+    """Load a model of the project.
 
-    `adapter` is the one that answers unless another is asked for; `adapters` are folders of peft, by name. So many `conversations`
-    are remembered. Raises UsageError, MissingDependency, WorkFailed.
+    Args:
+        model: Its name (see `model_names`) or its folder; default: the last one of the workflow that exists.
+        adapter: The adapter that answers by default.
+        adapters: Folders of PEFT adapters to add, by name.
+        conversations: How many conversations the generator keeps cached.
+
+    Raises:
+        UsageError: There is no such model, or an adapter does not fit it.
+        MissingDependency: No model exists yet, or a library is missing.
+        WorkFailed: The model cannot be loaded.
     """
     workflow = load_workflow(project.config, overrides)
     models = existing_models(workflow, project)
     names = model_names(workflow, project)
-    if wanted is not None and wanted not in names and Path(wanted).is_dir():
-        name, made, ref = wanted, "", _foreign(Path(wanted).absolute(), models.get(BASE))
+    if model is not None and model not in names and Path(model).is_dir():
+        name, step, ref = model, "", _model_in_folder(Path(model).absolute(), models.get(BASE))
     elif not models:
-        raise MissingDependency("there is no model yet", fix="run `phi-scaffold run` first")
+        raise MissingDependency("no model exists yet", fix="run `phi-scaffold run` first")
     else:
-        made = list(models)[-1] if wanted is None else find_model(wanted, names, models)
-        name, ref = wanted or shown_name(names, made), models[made]
+        step = list(models)[-1] if model is None else find_model(model, names, models)
+        name, ref = model or shown_name(names, step), models[step]
     _check_base(ref)
     device, folders = "cpu", dict(adapters or {})
     if ref.kind == "onnx":
-        on_it = {name: _fitted(ref.path, name, folder, project) for name, folder in folders.items()}
+        loaded = {name: _onnx_adapter(ref.path, name, folder, project) for name, folder in folders.items()}
     else:
         from phi_runtime.hardware.device import best_device
 
-        on_it = folders = {**_adapters_on(made, workflow, models), **folders}
+        loaded = folders = {**_adapters_of_base(step, workflow, models), **folders}
         device = best_device() if workflow.host_device == "gpu" else "cpu"
-    template, templates = _template(workflow, ref, project), _templates(ref, folders)
+    template, templates = _template(workflow, ref, project), _adapter_templates(ref, folders)
     generator = open_generator(
         ref,
         device,
         special=template.special,
-        specials={each: own.special for each, own in templates.items()},
+        specials={name: own.special for name, own in templates.items()},
         conversations=conversations,
         adapter=adapter,
-        adapters=on_it,
+        adapters=loaded,
     )
     return Session(name, ref.path, generator, template, templates)
 
 
-def chosen_adapter(generator: Generator, wanted: str | None) -> str | None:
-    """The adapter to answer with, where a user may name one: `wanted`, or the only one of an ONNX model; "none" stands for the bare
-    base. Raises UsageError where several are there and none is named: the base must not answer unasked."""
-    if wanted == NO_ADAPTER:
+def select_adapter(generator: Generator, name: str | None) -> str | None:
+    """Return the adapter to answer with: `name`, or the only one of an ONNX model; "none" is the bare base model.
+
+    Raises:
+        UsageError: There are several and none is named; the base model must not answer by accident.
+    """
+    if name == NO_ADAPTER:
         return None
-    if wanted is not None or not generator.guides or not generator.adapters:
-        return wanted
+    if name is not None or not generator.guides or not generator.adapters:
+        return name
     if len(generator.adapters) > 1:
         raise UsageError(
             f"this model has the adapters {', '.join(generator.adapters)}",
-            fix=f"name one with --adapter; --adapter {NO_ADAPTER} asks the base model",
+            fix=f"choose one with --adapter, or the base model with --adapter {NO_ADAPTER}",
         )
     return generator.adapters[0]
 
 
-def _foreign(folder: Path, base: ModelRef | None) -> ModelRef:
-    """A model that this project did not make. Raises UsageError where there is none."""
+def _model_in_folder(folder: Path, base: ModelRef | None) -> ModelRef:
+    """Return the model in a folder that is not an output of this project. Raises UsageError if it has none."""
     key = str(folder)
     if (folder / "genai_config.json").is_file():
         return ModelRef(folder, "onnx", key)
     if (folder / "adapter_config.json").is_file():
         if base is None:
-            raise UsageError(f"{folder} is an adapter, and the base model is not here", fix="run `phi-scaffold fetch`")
+            raise UsageError(f"the base model of the adapter {folder} is missing", fix="run `phi-scaffold fetch`")
         return ModelRef(folder, "adapter", key, base)
     if (folder / "config.json").is_file():
         return ModelRef(folder, "hf", key)
-    raise UsageError(f"there is no model in {folder}", fix="name a folder with a config.json or a genai_config.json")
+    raise UsageError(f"there is no model in {folder}", fix="choose a folder with a config.json or a genai_config.json")
 
 
-def _adapters_on(made: str, workflow: Workflow, models: Mapping[str, ModelRef]) -> dict[str, Path]:
-    """The adapters that were trained on the model of the pass `made`, of the kind that can lie on it side by side."""
-    found = {}
+def _adapters_of_base(base: str, workflow: Workflow, models: Mapping[str, ModelRef]) -> dict[str, Path]:
+    """Return the low-rank adapters trained on the model of the pass `base`; PEFT can load several of them at once."""
+    adapters = {}
     for name, source in sources(workflow.passes).items():
-        step = workflow.passes[name]
-        if source == made and name in models and isinstance(step, LowRankAdapter):
+        if source == base and name in models and isinstance(workflow.passes[name], LowRankAdapter):
             _check_base(models[name])
-            found[name] = models[name].path
-    return found
+            adapters[name] = models[name].path
+    return adapters
 
 
-def _fitted(graph: Path, name: str, folder: Path, project: Project) -> Path:
-    """The adapter of peft in `folder` as one for the ONNX model in `graph`: a file that is made anew each time."""
+def _onnx_adapter(graph: Path, name: str, folder: Path, project: Project) -> Path:
+    """Convert the PEFT adapter in `folder` for the ONNX model in `graph`; the file is written each time."""
     out = project.gen_model / ".adapters" / f"{name}{SUFFIX}"
     out.parent.mkdir(parents=True, exist_ok=True)
     fit_adapter(graph, folder, out)
@@ -178,30 +195,30 @@ def _fitted(graph: Path, name: str, folder: Path, project: Project) -> Path:
 
 
 def _check_base(ref: ModelRef) -> None:
-    """Raises UsageError where an adapter was trained on another base than the one that is here."""
+    """Raise UsageError if an adapter was trained on another base model than the current one."""
     manifest = read_manifest(ref.path) if ref.kind == "adapter" and ref.base else None
     trained_on = manifest.facts.get("inputs", {}).get("input") if manifest else None
     if ref.base and trained_on and trained_on != ref.base.key:
         raise UsageError(
-            f"the adapter in {ref.path} was trained on another model than the one in {ref.base.path}",
-            fix="`phi-scaffold run` trains it anew; or bring the model back that it was trained on",
+            f"the adapter in {ref.path} was trained on another model than {ref.base.path}",
+            fix="train it again with `phi-scaffold run`, or restore the model that it was trained on",
         )
 
 
-def _templates(ref: ModelRef, folders: Mapping[str, Path]) -> dict[str, Template]:
-    """The templates of the adapters that have one of their own: those beside an ONNX model, and those of peft in `folders`."""
-    beside = {each.name: each for each in (ref.path / FOLDER).glob("*") if each.is_dir()} if ref.kind == "onnx" else {}
-    found = {}
-    for name, folder in {**beside, **folders}.items():
+def _adapter_templates(ref: ModelRef, folders: Mapping[str, Path]) -> dict[str, Template]:
+    """Return the templates that adapters have of their own, those next to an ONNX graph and those in `folders`."""
+    onnx = {path.name: path for path in (ref.path / FOLDER).glob("*") if path.is_dir()} if ref.kind == "onnx" else {}
+    templates = {}
+    for name, folder in {**onnx, **folders}.items():
         with suppress(FileNotFoundError):
-            found[name] = load_template(folder)
-    return found
+            templates[name] = load_template(folder)
+    return templates
 
 
 def _template(workflow: Workflow, ref: ModelRef, project: Project) -> Template:
     try:
         return load_template(ref.path)
-    except FileNotFoundError:  # a base model: the template that it is to be trained with
+    except FileNotFoundError:  # a base model: use the template that it will be trained with
         data = workflow.data_configs[:1]
         if workflow.finetune:
             data = [workflow.data_config(workflow.finetune[1].train_data_config)]

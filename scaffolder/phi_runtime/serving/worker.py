@@ -17,7 +17,7 @@ from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import Project
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.inference.generator import Sampling
-from phi_runtime.pipeline.session import NO_ADAPTER, Session, chosen_adapter, open_session
+from phi_runtime.pipeline.session import NO_ADAPTER, Session, open_session, select_adapter
 from phi_runtime.serving.scheduler import Scheduler
 from phi_runtime.serving.wire import Ask, Load, ServedModel, failure
 from phi_runtime.workers.json_lines import own_stdout
@@ -79,7 +79,7 @@ def _described(session: Session) -> list[ServedModel]:
     found = []
     for name, adapter in _names(session).items():
         mark = hashlib.sha256(f"{session.path}:{adapter}:{made}".encode()).hexdigest()[:10]
-        generator, on_it = session.generator, session.on(adapter)
+        generator, on_it = session.generator, session.with_adapter(adapter)
         found.append(
             ServedModel(
                 name,
@@ -103,7 +103,7 @@ def _names(session: Session) -> dict[str, str | None]:
     names: dict[str, str | None] = {name: own}
     if own is None:
         try:
-            names[name] = chosen_adapter(generator, None)
+            names[name] = select_adapter(generator, None)
         except UsageError:  # of several adapters none comes first, and the base must not answer unasked
             del names[name]
     names |= {f"{name}:{adapter}": adapter for adapter in generator.adapters}
@@ -118,12 +118,12 @@ def prompt_of(session: Session, ask: Ask) -> tuple[str, Sampling]:
     if ask.messages is None:
         assert ask.prompt is not None
         return ask.prompt, ask.sampling
-    session = session.on(ask.adapter)
+    session = session.with_adapter(ask.adapter)
     if isinstance(session.template, ChatTemplate):
         prompt = session.template.render(ask.messages, ask=True)
     else:
         prompt = session.render(_last_of_user(ask.messages))
-    return prompt, session.ending(ask.sampling)
+    return prompt, session.with_stop_text(ask.sampling)
 
 
 def _last_of_user(messages: list[dict[str, str]]) -> str:

@@ -52,14 +52,14 @@ def chat(
     """
     from phi_runtime.config.overrides import Overrides
     from phi_runtime.inference.generator import Sampling
-    from phi_runtime.pipeline.session import chosen_adapter, open_session
+    from phi_runtime.pipeline.session import open_session, select_adapter
     from phi_scaffold.environment import use_project_environment
 
     project = open_project(project_folder, config, task_name)
     use_project_environment(project)
     named, more = adapter_of(adapter)
     opened = open_session(project, model, Overrides(trust_remote_code=trust_remote_code), adapters=more)
-    session = opened.on(chosen_adapter(opened.generator, named))
+    session = opened.with_adapter(select_adapter(opened.generator, named))
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()))
     if not (quiet or as_json):
         with_it = f" with the adapter {session.adapter}" if session.adapter else ""

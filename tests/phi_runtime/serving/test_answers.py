@@ -230,7 +230,7 @@ def test_the_adapters_of_one_onnx_model_answer_in_turn_as_each_does_alone(server
     session = open_session(project, str(project.root / "styled"))
     asked = Sampling(12)
     alone = {
-        name: "".join(piece.text for piece in session.on(adapter).answer(SONG[0]["content"], asked))
+        name: "".join(piece.text for piece in session.with_adapter(adapter).answer(SONG[0]["content"], asked))
         for name, adapter in {"styled:old": "old", "styled:new": "new", "styled:none": None}.items()
     }
     assert len(set(alone.values())) == 3
