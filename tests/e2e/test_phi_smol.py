@@ -34,11 +34,11 @@ def test_tuning_teaches_the_task_and_int4_keeps_it(project: Path, light: Path) -
 
 def test_the_sample_data_have_no_fault_and_the_very_tokens_are_shown(project: Path, light: Path) -> None:
     found = json.loads(sh(light / "phi-scaffold", "data", "check", "--json", cwd=project))
-    (data,) = found["data_sets"]
+    (data,) = found["datasets"]
     assert found["usable"]
     assert data["rows"]["kept"] == data["rows"]["read"] == 600
     assert found["splits"]["leakage"]["same_question"] == found["splits"]["leakage"]["near_duplicate"] == 0
-    assert found["remarks"] == []
+    assert found["warnings"] == []
     (row,) = json.loads(sh(light / "phi-scaffold", "data", "preview", "-n", "1", "--json", cwd=project))["rows"]
     trained = "".join(segment["text"] for segment in row["segments"] if segment["trained"])
     assert trained.removesuffix("<|im_end|>") in ("joy", "sadness", "fear", "surprise")

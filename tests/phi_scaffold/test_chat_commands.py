@@ -28,7 +28,7 @@ def test_one_question_to_each_model(project: Project, cli: Cli) -> None:
         assert told["model"] == model
         assert told["prompt"].startswith("### Text: song 1")
         assert told["completion_tokens"] in (1, 2, 3, 4)
-        assert told["finish"] in ("stop", "length")
+        assert told["finish_reason"] in ("stop", "length")
         assert told["adapter"] is None
 
     drawn = ("--temperature", "2", "--seed", "7", "--top-k", "50", "--top-p", "0.9", "--max-new-tokens", "8")

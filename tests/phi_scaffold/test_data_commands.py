@@ -78,7 +78,7 @@ def check(cli: Cli, project: Project, *flags: str) -> dict[str, Any]:
 def test_every_fault_is_counted_and_shown_with_its_line(cli: Cli, project: Project) -> None:
     rows_of(project, *BAD)
     found = check(cli, project)
-    (data,) = found["data_sets"]
+    (data,) = found["datasets"]
     rows = {k: data["rows"][k] for k in ("read", "broken", "empty", "kept", "duplicate")}
     assert rows == {"read": 9, "broken": 2, "empty": 1, "kept": 6, "duplicate": 1}
     assert [(p["file"], p["line"]) for p in data["broken_at"]] == [("datasets/train.jsonl", n) for n in (7, 8)]
@@ -94,12 +94,12 @@ def test_lengths_labels_and_the_share_that_is_trained_are_those_of_the_tokens(
     cli: Cli, project: Project, tiny_tokenizer: Any
 ) -> None:
     found = check(cli, project)
-    (data,) = found["data_sets"]
+    (data,) = found["datasets"]
     assert data["labels"] == {"joy": 30, "fear": 30}
     assert data["tokens"]["percentiles"]["100"] < data["max_seq_len"]
     sides = found["splits"]
-    assert sides["training"]["rows"] + sides["held_out"]["rows"] == 60
-    assert sides["training"]["tokens"] + sides["held_out"]["tokens"] == data["tokens"]["total"]
+    assert sides["training"]["rows"] + sides["validation"]["rows"] == 60
+    assert sides["training"]["tokens"] + sides["validation"]["tokens"] == data["tokens"]["total"]
     trained = {tone: len(tiny_tokenizer(tone).input_ids) + 1 for tone in ("joy", "fear")}
     assert data["tokens"]["trained"] == 30 * sum(trained.values())
     assert data["tokens"]["trained_share"] == round(data["tokens"]["trained"] / data["tokens"]["total"], 4)
@@ -112,7 +112,7 @@ def test_held_out_rows_that_were_seen_are_shown_in_pairs(cli: Cli, project: Proj
     rows_of(project, *(json.dumps({"phrase": phrase, "tone": "joy"}) for phrase in phrases))
     leakage = check(cli, project)["splits"]["leakage"]
     assert leakage["near_duplicate"] > 0
-    assert all(pair["training"] != pair["held_out"] for pair in leakage["examples"])
+    assert all(pair["training"] != pair["validation"] for pair in leakage["examples"])
 
 
 def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: Project) -> None:
@@ -150,7 +150,7 @@ def test_the_run_keeps_the_report_beside_its_record(project: Project) -> None:
     outcome = run(project, Listener(), until="finetune")
     assert outcome.run_folder is not None
     kept = json.loads((outcome.run_folder / "data_report.json").read_text())
-    assert kept["data_sets"][0]["rows"]["kept"] == 60
+    assert kept["datasets"][0]["rows"]["kept"] == 60
 
 
 def test_a_preview_joins_to_the_very_text_and_marks_what_is_trained(cli: Cli, project: Project) -> None:
@@ -182,7 +182,7 @@ def test_chats_are_checked_and_previewed_by_turns(cli: Cli, project: Project) ->
         process["chat_template"] = chatml
 
     edit_config(project, converse)
-    assert check(cli, project)["data_sets"][0]["rows_are"] == "conversations"
+    assert check(cli, project)["datasets"][0]["row_type"] == "conversations"
     (row,) = cli("data", "preview", "-n", "1", "--json", "--project", project.root).json["rows"]
     assert [s["text"] for s in row["segments"] if s["trained"] and s["kind"] == "completion"] == ["yes", "no"]
 
@@ -191,10 +191,10 @@ def test_hooks_change_and_leave_out_rows_and_their_faults_have_a_place(cli: Cli,
     hooks = project.config.with_name("hooks.py")
     hooks.write_text("def transform(row):\n    row['tone'] = row['tone'].upper()\n    return row\n\n\n"
                      "def filter(row):\n    return row['tone'] == 'JOY'\n")  # fmt: skip
-    (data,) = check(cli, project)["data_sets"]
+    (data,) = check(cli, project)["datasets"]
     assert (data["rows"]["filtered"], data["labels"]) == (30, {"JOY": 30})
     hooks.write_text("def transform(row):\n    return row['mood']\n")
-    (data,) = check(cli, project)["data_sets"]
+    (data,) = check(cli, project)["datasets"]
     assert data["rows"]["broken"] == 60
     assert "hooks.py:2" in data["broken_at"][0]["message"]
 

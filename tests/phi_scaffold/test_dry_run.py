@@ -90,9 +90,9 @@ def test_models_tells_what_would_fit(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     (mini,) = told["models"]
     assert told["device"] == "cpu"
     assert mini["fits"] == {"lora": False, "qlora": True, "full": False, "int4_inference": True}
-    assert mini["longest_tokens"]["lora"] == mini["longest_tokens"]["full"] == 0
-    assert mini["longest_tokens"]["qlora"] >= 2048
-    assert mini["parts"]["qlora"]["total_bytes"] == mini["qlora_bytes"]
+    assert mini["max_row_tokens"]["lora"] == mini["max_row_tokens"]["full"] == 0
+    assert mini["max_row_tokens"]["qlora"] >= 2048
+    assert mini["memory"]["qlora"]["total_bytes"] == mini["qlora_bytes"]
     said = cli("models", "microsoft/Phi-3-mini-4k-instruct").out
     assert "does not fit; no row is short enough" in said
     assert "rows of up to" in said

@@ -218,7 +218,7 @@ def a_comparison(tuned: float) -> dict[str, Any]:
 
 
 def ending(capsys: pytest.CaptureFixture[str], project: Path, record: Path | None, tuned: float) -> list[str]:
-    result = Outcome(("finetune",), (), {"adapters": [a_comparison(tuned)]}, record)
+    result = Outcome(("finetune",), (), {"trainings": [a_comparison(tuned)]}, record)
     show.outcome(result, Project(project, project / "fine-tuning" / "olive-config.json"))
     return capsys.readouterr().out.splitlines()
 

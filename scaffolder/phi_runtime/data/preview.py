@@ -24,5 +24,5 @@ def preview(side: Side, tokenizer: Any, count: int) -> list[dict[str, Any]]:
             }
             for (learned, is_special), group in ((k, list(g)) for k, g in groupby(marked, key=lambda m: m[1:]))
         ]
-        rows.append({"place": str(place), "tokens": len(ids), "trained": int(trained.sum()), "segments": segments})
+        rows.append({"location": str(place), "tokens": len(ids), "trained": int(trained.sum()), "segments": segments})
     return rows

@@ -30,31 +30,31 @@ def examine(
     """The report on the data that `training` reads, broken rows being counted. Raises DataError for a file that cannot be read."""
     project = project_of(place.config)
     read = load_sides(workflow, training, place.tolerant(), emit, stage)
-    unusable: dict[str, Any] = {"usable": False, "data_sets": [], "splits": None, "remarks": []}
+    unusable: dict[str, Any] = {"usable": False, "datasets": [], "splits": None, "warnings": []}
     if not all(len(side) for side in read):
-        return unusable | {"data_sets": [_of_side(side, project) for side in read]}
+        return unusable | {"datasets": [_of_side(side, project) for side in read]}
     try:
         dataset = divide(read, training)
     except DataError as e:
-        return unusable | {"data_sets": [_of_side(side, project) for side in read], "remarks": [e.what]}
+        return unusable | {"datasets": [_of_side(side, project) for side in read], "warnings": [e.what]}
     made: dict[str, Sequences] = {}
     faults = []
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=place.cache.parent) as scratch:
-        for name, side in (("training", dataset.training), ("held_out", dataset.held_out)):
+        for name, side in (("training", dataset.training), ("validation", dataset.held_out)):
             try:
                 made[name] = side.sequences(place.tokenizer, training.training_args.order_seed, Path(scratch) / name)
             except DataError as e:
-                faults.append(e.what if name == "training" else f"held-out rows: {e.what}")
+                faults.append(e.what if name == "training" else f"validation rows: {e.what}")
         return report(dataset, made, project, faults)
 
 
 def report(
     dataset: Dataset, made: Mapping[str, Sequences], project: Project, faults: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """The report on a data set that is loaded: `made` are the sequences of its sides, `training` and `held_out`, as far as they
+    """The report on a data set that is loaded: `made` are the sequences of its sides, `training` and `validation`, as far as they
     could be made; `faults` say why not.
 
-    `data_sets` has one entry for each data config, `splits` what is trained on and what is held out; `usable` says whether anything
+    `datasets` has one entry for each data config, `splits` what is trained on and what is held out; `usable` says whether anything
     is left to train on.
     """
     sides = {dataset.training.data.name: dataset.training}
@@ -62,7 +62,7 @@ def report(
     remarks = [*dataset.remarks, *faults]
     counts = {}
     for name, sequences in made.items():
-        remarks += [r if name == "training" else f"held-out rows: {r}" for r in sequences.remarks]
+        remarks += [r if name == "training" else f"validation rows: {r}" for r in sequences.remarks]
         counts[name] = {
             "rows": sequences.rows,
             "sequences": len(sequences),
@@ -71,9 +71,9 @@ def report(
         }
     return {
         "usable": "training" in made,
-        "data_sets": [_of_side(side, project) for side in sides.values()],
+        "datasets": [_of_side(side, project) for side in sides.values()],
         "splits": {**counts, "leakage": _leakage(dataset, project)},
-        "remarks": remarks,
+        "warnings": remarks,
     }
 
 
@@ -86,7 +86,7 @@ def _of_side(side: Side, project: Project) -> dict[str, Any]:
     return {
         "name": side.data.name,
         "files": [project.shown(path) for path in side.files],
-        "rows_are": "conversations"
+        "row_type": "conversations"
         if isinstance(side.template, ChatTemplate)
         else "questions"
         if side.template.asks
@@ -101,7 +101,7 @@ def _of_side(side: Side, project: Project) -> dict[str, Any]:
             "kept": len(store),
             "duplicate": _duplicates(store.rows),
             "all_masked": int((store.rows["trained"] == 0).sum()),
-            "endless": survey.endless,
+            "no_end_token": survey.endless,
             "too_long": 0 if joined else int((sizes > settings.max_seq_len).sum()),
         },
         "max_seq_len": settings.max_seq_len,
@@ -145,7 +145,7 @@ def _leakage(dataset: Dataset, project: Project) -> dict[str, Any]:
     compared = training.chosen[:_COMPARED]
     found = leaks(training.store, compared, held_out.store, held_out.chosen)
     places = [
-        {"training": _told(training.place_of(t), project), "held_out": _told(held_out.place_of(h), project)}
+        {"training": _told(training.place_of(t), project), "validation": _told(held_out.place_of(h), project)}
         for t, h in found.examples
     ]
     return {

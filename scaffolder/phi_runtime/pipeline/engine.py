@@ -205,7 +205,7 @@ class _Run:
         state = "done" if self.done else "cached"
         wall_s = round(time.monotonic() - started, 2)
         self.emit(Event("run-finished", "", {"wall_s": wall_s, "state": state, "done": self.done}))
-        evaluation = {**evaluations[0], "adapters": evaluations} if evaluations else None
+        evaluation = {**evaluations[0], "trainings": evaluations} if evaluations else None
         return Outcome(tuple(self.done), tuple(self.cached), evaluation, self.folder)
 
     # -- stages -------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def read_rows(context: PassContext) -> Rows:
             f"{training.endless} of {training.rows} rows end without a special token, and add_special_tokens is false: "
             "the model will not learn to stop"
         )
-    found = report(dataset, {"training": training, "held_out": validation}, context.project)
+    found = report(dataset, {"training": training, "validation": validation}, context.project)
     if context.record:
         write_json(context.record / REPORT, found)
     leakage = found["splits"]["leakage"]

@@ -12,11 +12,11 @@ _SHOWN = 5  # places of one kind of fault
 
 def report(found: dict[str, Any]) -> None:
     """The report as tables: one for each data set, then the split."""
-    for data in found["data_sets"]:
+    for data in found["datasets"]:
         _data_set(data)
     if found["splits"]:
         _splits(found["splits"])
-    for remark in found["remarks"]:
+    for remark in found["warnings"]:
         console().print(f"[yellow]note:[/] {_plain(remark)}")
     if not found["usable"]:
         console().print("[red]Nothing usable is left to train on.[/]")
@@ -27,14 +27,14 @@ def _data_set(data: dict[str, Any]) -> None:
     out.print(f"[bold]{_plain(data['name'])}[/]: {_plain(', '.join(data['files']))}")
     rows, tokens = data["rows"], data["tokens"]
     table = _table("", "rows", "")
-    table.add_row("read", f"{rows['read']:,}", f"{data['rows_are']}, {data['strategy']}, loss on {data['loss']}")
+    table.add_row("read", f"{rows['read']:,}", f"{data['row_type']}, {data['strategy']}, loss on {data['loss']}")
     for key, what in (
         ("broken", "cannot be used; `run` stops at them, or leaves them out with --skip-bad-rows"),
         ("empty", "left out"),
         ("filtered", "left out by hooks.py"),
         ("too_long", f"of more than {data['max_seq_len']} tokens: over_long is {data['over_long']}"),
         ("all_masked", "with no token to train on, left out"),
-        ("endless", "without an end token: the model will not learn to stop"),
+        ("no_end_token", "without an end token: the model will not learn to stop"),
         ("duplicate", "with question and answer of a row before"),
     ):
         if rows[key]:
@@ -66,7 +66,7 @@ def _data_set(data: dict[str, Any]) -> None:
 
 def _splits(splits: dict[str, Any]) -> None:
     table = _table("", "rows", "sequences", "tokens", "trained tokens")
-    for name, key in (("trained on", "training"), ("held out", "held_out")):
+    for name, key in (("trained on", "training"), ("validation", "validation")):
         if key in splits:
             side = splits[key]
             table.add_row(name, *(f"{side[k]:,}" for k in ("rows", "sequences", "tokens", "trained_tokens")))
@@ -77,7 +77,7 @@ def _splits(splits: dict[str, Any]) -> None:
         same, near = leakage["same_question"], leakage["near_duplicate"]
         out.print(f"[yellow]held-out rows that training has seen:[/] {same} the same, {near} in almost the same words")
         for pair in leakage["examples"][:_SHOWN]:
-            out.print(f"  {_plain(pair['held_out'])} is like {_plain(pair['training'])}", style="dim")
+            out.print(f"  {_plain(pair['validation'])} is like {_plain(pair['training'])}", style="dim")
 
 
 def preview(rows: list[dict[str, Any]]) -> None:
@@ -87,7 +87,7 @@ def preview(rows: list[dict[str, Any]]) -> None:
     out = console()
     coloured = out.is_terminal and not out.no_color
     for row in rows:
-        out.rule(f"{row['place']}, {row['tokens']} tokens, {row['trained']} trained", style="dim", align="left")
+        out.rule(f"{row['location']}, {row['tokens']} tokens, {row['trained']} trained", style="dim", align="left")
         text = Text()
         for segment in row["segments"]:
             style = _STYLES[segment["kind"]] + (

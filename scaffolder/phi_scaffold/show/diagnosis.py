@@ -25,7 +25,7 @@ def of_results(evaluation: dict[str, Any]) -> None:
     """What the scores say of each pass that trained something; nothing where they are good."""
     from phi_runtime.training.diagnosis import diagnose_results
 
-    _draw((adapter["name"], one) for adapter in evaluation["adapters"] for one in diagnose_results(adapter))
+    _draw((adapter["name"], one) for adapter in evaluation["trainings"] for one in diagnose_results(adapter))
 
 
 def _draw(found: Iterable[tuple[str, Diagnosis]]) -> None:

@@ -61,10 +61,10 @@ def _row(m: Model, device: str, number_bytes: int, training_bytes: int) -> dict[
     fits = {method: found.total_bytes <= training_bytes for method, found in needed.items()}
     return {
         "id": m.id,
-        "about": m.about,
+        "description": m.about,
         "parameters": m.parameters,
         "context_tokens": m.context,
-        "licence": m.licence,
+        "license": m.licence,
         "gated": m.gated,
         "architecture": m.architecture,
         "prompt_format": m.prompt_format,
@@ -73,23 +73,23 @@ def _row(m: Model, device: str, number_bytes: int, training_bytes: int) -> dict[
         "int4_inference_bytes": answers,
         "int4_size_bytes": onnx_bytes(shape),
         "fits": {**fits, "int4_inference": answers <= memory_bytes()},
-        "longest_tokens": {n: longest_that_fits(shape, job, training_bytes, m.context) for n, job in jobs.items()},
-        "parts": {method: found.as_dict() for method, found in needed.items()},
+        "max_row_tokens": {n: longest_that_fits(shape, job, training_bytes, m.context) for n, job in jobs.items()},
+        "memory": {method: found.as_dict() for method, found in needed.items()},
         "unverified": list(m.unverified),
     }
 
 
 def _one(row: dict[str, Any], where: str) -> None:
     """All that is known of one model."""
-    told = {k: v for k, v in row.items() if not k.endswith("_bytes") and k not in ("fits", "longest_tokens", "parts")}
+    told = {k: v for k, v in row.items() if not k.endswith("_bytes") and k not in ("fits", "max_row_tokens", "memory")}
     for key, value in told.items():
         print(f"{key.replace('_', ' '):18} {', '.join(value) if isinstance(value, list) else value}")
     print(f"{'int4 model':18} {size(row['int4_size_bytes'])} on disk, {size(row['int4_inference_bytes'])} to answer")
     print(f"\nTraining {where}, one row of 2048 tokens a step (estimated):\n")
     for method, name in _WAYS.items():
-        longest = row["longest_tokens"][method]
+        longest = row["max_row_tokens"][method]
         fits = "fits" if row["fits"][method] else "does not fit"
         rows = f"rows of up to {longest:,} tokens fit" if longest else "no row is short enough"
         print(f"  {name:6} {size(row[f'{method}_bytes']):>8}, {fits}; {rows}")
-    if not any(row["longest_tokens"].values()):
+    if not any(row["max_row_tokens"].values()):
         print("\nThis machine is too small to train it: `phi-scaffold models` shows the smaller ones.")

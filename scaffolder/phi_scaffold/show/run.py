@@ -73,7 +73,7 @@ def outcome(result: Outcome, project: Project) -> None:
 
 def comparisons(evaluation: dict[str, Any]) -> None:
     """Print the comparison of the models of each pass that trains."""
-    measured = [result for result in evaluation["adapters"] if result["models"]]
+    measured = [result for result in evaluation["trainings"] if result["models"]]
     for result in measured:
         _comparison(result, f" of `{result['name']}`" if len(measured) > 1 else "")
 

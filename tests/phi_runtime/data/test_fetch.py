@@ -46,7 +46,7 @@ def test_fetch_brings_it_once_and_training_reads_the_slice(project: Project, hub
     outcome = run(project, listener, until="finetune")
     assert outcome.run_folder is not None
     report = json.loads((outcome.run_folder / "data_report.json").read_text())
-    assert report["data_sets"][0]["rows"]["read"] == 32
+    assert report["datasets"][0]["rows"]["read"] == 32
     assert states(project)["finetune"] == "cached"
 
 

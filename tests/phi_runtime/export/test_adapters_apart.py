@@ -101,7 +101,7 @@ def test_two_adapters_lie_beside_one_graph_and_each_is_in_its_own_comparison(pro
     assert comparison_models(workflow, "style") == {"base": "base", "adapter": "style", "onnx-fp32": "export"}
     evaluation = outcome.evaluation
     assert evaluation is not None
-    for found in evaluation["adapters"]:
+    for found in evaluation["trainings"]:
         by_name = {model["name"]: model for model in found["models"]}
         assert list(by_name) == ["base", "adapter", "onnx-fp32"]
         assert by_name["onnx-fp32"]["perplexity"] == pytest.approx(by_name["adapter"]["perplexity"], rel=1e-2)
@@ -217,7 +217,7 @@ def test_two_adapters_merged_together_say_what_both_say_at_once_and_are_in_both_
     assert manifest is not None
     assert manifest.facts["adapters"] == ["tone", "style"]
     assert outcome.evaluation is not None
-    assert [[r["name"] for r in e["models"]] for e in outcome.evaluation["adapters"]] == [
+    assert [[r["name"] for r in e["models"]] for e in outcome.evaluation["trainings"]] == [
         ["base", "adapter", "merged"]
     ] * 2
 

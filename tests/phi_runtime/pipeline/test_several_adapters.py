@@ -113,7 +113,7 @@ def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Proj
 
     evaluation = outcome.evaluation
     assert evaluation is not None
-    of_tone, of_style = evaluation["adapters"]
+    of_tone, of_style = evaluation["trainings"]
     assert {key: evaluation[key] for key in ("task", "rows", "models")} == {
         key: of_tone[key] for key in ("task", "rows", "models")
     }
@@ -134,7 +134,7 @@ def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Proj
     assert outputs["evaluate-style"] == "gen-model/evaluation-style"
 
     checked = cli("data", "check", "--pass", "style", "--json", "--project", project.root).json
-    assert checked["data_sets"][0]["name"] == "style_data"
+    assert checked["datasets"][0]["name"] == "style_data"
     assert cli("data", "check", "--pass", "merge", "--project", project.root).code == 2
 
     # What changes of the one leaves the other as it is.
@@ -241,7 +241,7 @@ def test_a_task_without_a_config_of_its_own_takes_that_of_the_project(make_proje
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".data", "adapter", "Merged", "onnx-2", "evaluation-style", "runs"])
 def test_a_task_cannot_take_the_name_of_what_else_lies_in_gen_model(make_project: MakeProject, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot name a task"):
+    with pytest.raises(UsageError, match="is not a valid task name"):
         for_task(make_project(), name)
 
 

@@ -1,0 +1,165 @@
+"""docs/json.md lists the keys of each `--json` output: each command prints those, and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.core.project import Project
+from phi_runtime.pipeline.engine import run
+from tests.conftest import Cli, Listener, tiny_project
+
+DOCS = Path(__file__).parents[2] / "docs" / "json.md"
+ROW = re.compile(r"^\| `([^`]+)` \| ([^|]*) \|")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The keys of one output by path (`models[].name`, `metrics.*`), and those of them that may be absent."""
+
+    keys: frozenset[str]
+    optional: frozenset[str]
+
+    def paths(self, value: Any, path: str = "") -> Iterator[str]:
+        """Yield the path of each leaf; keys of a map that is documented as `name.*` are that one."""
+        if isinstance(value, dict) and value:
+            any_key = f"{path}.*" in self.keys or any(key.startswith(f"{path}.*") for key in self.keys)
+            for key, inner in value.items():
+                yield from self.paths(inner, f"{path}.{'*' if any_key else key}" if path else key)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for inner in value:
+                yield from self.paths(inner, f"{path}[]")
+        else:
+            yield path
+
+    def check(self, value: Any) -> None:
+        """Fail if `value` lacks a documented key or has another one."""
+        paths = set(self.paths(value))
+        empty = {p for p in paths if any(key.startswith((f"{p}.", f"{p}[]")) for key in self.keys)}  # null, {} or []
+        assert not paths - self.keys - empty, "keys that docs/json.md does not list"
+        missing = {key for key in self.keys - self.optional - paths if not key.startswith(tuple(empty))}
+        assert not missing, "keys of docs/json.md that the output does not have"
+
+
+def documented(title: str) -> Shape:
+    """The table under the heading `title` of docs/json.md."""
+    section = DOCS.read_text(encoding="utf-8").split(f"\n### {title}\n")[1].partition("\n##")[0]
+    rows = [match for line in section.splitlines() if (match := ROW.match(line))]
+    optional = {match[1] for match in rows if "optional" in match[2]}
+    return Shape(frozenset(match[1] for match in rows), frozenset(optional))
+
+
+@pytest.fixture(scope="module")
+def ran(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Listener]:
+    """A project on which everything ran, and the events of that."""
+    project = tiny_project(tmp_path_factory.mktemp("shapes") / "tiny", tiny_phi3, max_steps=2, eval_steps=1)
+    listener = Listener()
+    run(project, listener)
+    return project, listener
+
+
+@pytest.fixture
+def project(ran: tuple[Project, Listener]) -> Project:
+    return ran[0]
+
+
+@pytest.mark.parametrize(
+    "event", ["stage-started", "progress", "metric", "stage-finished", "warning", "run-finished"]
+)
+def test_events_of_a_run(ran: tuple[Project, Listener], event: str) -> None:
+    _, listener = ran
+    shape = documented(f"`run --json`: `{event}`")
+    events = [e.as_dict() for e in listener if e.event == event]
+    if event == "warning" and not events:
+        pytest.skip("the run had no warning")
+    for value in events:
+        assert set(shape.paths(value)) <= shape.keys
+    together = set().union(*(shape.paths(value) for value in events))
+    assert shape.keys - shape.optional <= together
+
+
+def test_an_error_of_a_run(project: Project, cli: Cli) -> None:
+    result = cli("run", "nowhere", "--json", "--project", project.root)
+    documented("`--json` with an error").check(json.loads(result.out.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("title", "arguments"),
+    [
+        ("`run --dry-run --json`", ("run", "--dry-run", "--no-step", "--force", "finetune")),
+        ("`status --json`", ("status",)),
+        ("`evaluate --json`", ("evaluate",)),
+        ("`data check --json`", ("data", "check")),
+        ("`data preview --json`", ("data", "preview")),
+        ("`generate --json`", ("generate", "--prompt", "x", "--model", "merged", "--max-new-tokens", "2")),
+        ("`optimize --dry-run --json`", ("optimize", "--dry-run")),
+    ],
+)
+def test_a_command_of_a_project(project: Project, cli: Cli, title: str, arguments: tuple[str, ...]) -> None:
+    result = cli(*arguments, "--json", "--project", project.root)
+    assert result.code == 0, result.err
+    documented(title).check(result.json)
+
+
+def test_a_turn_of_a_chat(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    result = cli("chat", "--model", "merged", "--max-new-tokens", "2", "--json", "--project", project.root)
+    documented("`chat --json`").check(result.events[0])
+
+
+def test_validate(project: Project, cli: Cli, tmp_path: Path) -> None:
+    config = json.loads(project.config.read_text(encoding="utf-8"))
+    config["passes"]["finetune"]["alhpa"] = 3
+    wrong = tmp_path / "olive-config.json"
+    wrong.write_text(json.dumps(config), encoding="utf-8")
+    result = cli("validate", wrong, "--json")
+    assert result.code == 3
+    documented("`validate --json`").check(result.json)
+
+
+def test_migrate(cli: Cli, project: Project, tmp_path: Path) -> None:
+    config = json.loads(project.config.read_text(encoding="utf-8"))
+    step = config["passes"]["finetune"]
+    config["passes"]["finetune"] = {"type": step.pop("type"), "config": step}
+    older = tmp_path / "olive-config.json"
+    older.write_text(json.dumps(config), encoding="utf-8")
+    documented("`migrate --json`").check(cli("migrate", older, "--dry-run", "--json").json)
+
+
+def test_models_and_doctor(cli: Cli) -> None:
+    documented("`models --json`").check(cli("models", "--json").json)
+    documented("`doctor --json`").check(cli("doctor", "--json").json)
+
+
+def test_new(cli: Cli, tmp_path: Path) -> None:
+    documented("`new --json`").check(cli("new", tmp_path / "mood", "--yes", "--dry-run", "--json").json)
+
+
+def test_sweep(tiny_phi3: Path, tmp_path: Path, cli: Cli) -> None:
+    pytest.importorskip("optuna")
+    project = tiny_project(tmp_path / "tiny", tiny_phi3, max_steps=1)
+    space = {"training_args.learning_rate": {"type": "choice", "values": [0.01]}}
+    search = json.dumps({"search_strategy": {"type": "grid"}, "search_space": space})
+    (project.config.parent / "sweep.yaml").write_text(search, encoding="utf-8")
+    planned = cli("sweep", "--dry-run", "--json", "--project", project.root)
+    documented("`sweep --dry-run --json`").check(planned.json)
+    done = cli("sweep", "--jobs", "0", "--json", "--project", project.root)
+    assert done.code == 0, done.err
+    documented("`sweep --json`").check(done.json)
+
+
+def test_optimize(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from phi_runtime.search.optimize import candidates
+
+    monkeypatch.setattr(candidates, "ALL", tuple(c for c in candidates.ALL if c.name == "int4-block-32"))
+    found = cli("optimize", "--max-accuracy-drop", "1", "--max-size-mb", "0.001", "--json", "--project", project.root)
+    assert found.code == 1, found.err
+    documented("`optimize --json`").check(found.json)
