@@ -86,7 +86,8 @@ def chat(
             if not at_terminal:
                 raise
         print(
-            json.dumps({"answer": text, "finish_reason": answer.finish, **vars(answer.usage)}) if as_json else "", flush=True
+            json.dumps({"answer": text, "finish_reason": answer.finish, **vars(answer.usage)}) if as_json else "",
+            flush=True,
         )
         said += _turn(line, text)
 

@@ -85,7 +85,13 @@ def generate(
         said += piece.text
         if not as_json:
             print(piece.text, end="", flush=True)
-    told = {"model": session.name, "adapter": session.adapter, "prompt": text, "answer": said, "finish_reason": answer.finish}
+    told = {
+        "model": session.name,
+        "adapter": session.adapter,
+        "prompt": text,
+        "answer": said,
+        "finish_reason": answer.finish,
+    }
     print(json.dumps({**told, **vars(answer.usage)}) if as_json else "")
 
 
