@@ -10,6 +10,7 @@ from phi_runtime.checks.cross_check import cross_check
 from phi_runtime.config.diagnostics import Finding, in_order, raise_if_any
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.dialects.translate import translate
+from phi_runtime.config.no_effect import check_effect
 from phi_runtime.config.overrides import Overrides, override
 from phi_runtime.config.parse import ParsedFile, kind_of, parse_file, validate_config
 from phi_runtime.config.reading.source import Source, read_source
@@ -95,6 +96,7 @@ def _cross_check(path: Path, config: ParsedFile, sidecars: Sidecars, overrides: 
     later = [*across, *sidecars.findings]
     errors = [*config.errors, *in_order([f for f in later if f.severity == "error"])]
     warnings = [f for f in later if f.severity == "warning"] + config.draft.warnings()
+    warnings += check_effect(config.draft, config.workflow) if config.workflow else []
     if not errors and config.workflow and sidecars.sweep and not overrides.values:  # a trial's values have been checked
         errors = _check_search_values(path, config.workflow, sidecars, overrides)
     return errors + in_order(warnings)

@@ -48,7 +48,7 @@ def any_case(name: str) -> Schema:
 
 def either(properties: Schema, key: str, schema: Schema, message: str) -> None:
     """Accept another form of `key`, described as an older one."""
-    facts = {k: v for k, v in properties[key].items() if k in ("description", "default", "examples")}
+    facts = {k: v for k, v in properties[key].items() if k in ("description", "default", "examples", "noEffect")}
     form = {k: v for k, v in properties[key].items() if k not in facts}
     properties[key] = {**facts, "anyOf": [form, other_form(schema, message)]}
 
