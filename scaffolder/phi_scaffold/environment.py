@@ -1,4 +1,4 @@
-"""The project's own environment: commands that need the runtime go on in its .venv."""
+"""The project's own environment: commands that need the ML libraries continue in its .venv."""
 
 from __future__ import annotations
 
@@ -9,31 +9,36 @@ import sys
 from pathlib import Path
 
 from phi_runtime.core.errors import MissingDependency
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import Project, setup_command
 
 _HANDED_OVER = "PHI_SCAFFOLD_HANDED_OVER"
 
 
 def project_python(project: Project) -> Path | None:
-    """The interpreter that setup/ made for the project, if it did."""
+    """Return the interpreter of the project's .venv, if setup has created it."""
     name = "Scripts/python.exe" if os.name == "nt" else "bin/python"
     python = project.root / ".venv" / name
     return python if python.exists() else None
 
 
 def use_project_environment(project: Project, *, required: bool = True) -> None:
-    """Goes on with the same command line in the project's .venv, unless this is that one already.
+    """Restart this command line in the project's .venv, unless it runs there already. Does not return if it restarts.
 
-    So a phi-scaffold that was installed anywhere (pipx, another environment) runs a project with the versions the project pins.
-    Does not return when it hands over. Raises MissingDependency when `required` and there is no runtime here either.
+    So a phi-scaffold that is installed anywhere (pipx, another environment) runs a project with the versions that it pins.
+
+    Args:
+        project: The project.
+        required: Fail if the ML libraries are missing.
+
+    Raises:
+        MissingDependency: The project has no .venv, and this environment has no ML libraries.
     """
     python = project_python(project)
     here = Path(sys.prefix)
     if python and here.resolve() != (project.root / ".venv").resolve() and _HANDED_OVER not in os.environ:
         _hand_over(python)
     if required and importlib.util.find_spec("torch") is None:
-        setup = r"powershell -File setup\setup.ps1" if os.name == "nt" else "bash setup/setup.sh"
-        raise MissingDependency("the runtime is not installed", fix=f"run `{setup}` in {project.root}")
+        raise MissingDependency("the ML libraries are not installed", fix=f"run `{setup_command()}` in {project.root}")
 
 
 def _hand_over(python: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from phi_runtime.config.stage_names import stage_order
 from phi_runtime.pipeline.load import check_file
-from phi_scaffold.new import generate
-from phi_scaffold.new.generate import METHODS, PRECISIONS, TARGETS, TASKS, Answers
+from phi_scaffold.new import derive, generate, template_files
+from phi_scaffold.new.answers import METHODS, PRECISIONS, TARGETS, TASKS, Answers
 
 DATA = {
     "sample": None,
@@ -96,7 +96,7 @@ def check_sample(path: Path) -> None:
 
 def test_the_default_project_is_the_golden_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The emitted text, so that a change of the template is seen in review. Update: `python -m tests.generated.test_matrix`."""
-    monkeypatch.setattr(generate, "own_requirement", lambda: "phi-scaffold==0.1.0")
+    monkeypatch.setattr(derive, "own_requirement", lambda: "phi-scaffold==0.1.0")
     assert golden_text(generate.new(tmp_path / "golden", Answers("smollm2-135m")).folder) == GOLDEN.read_text(
         encoding="utf-8"
     )
@@ -127,7 +127,7 @@ def sample_rows(tmp_path: Path, task: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_sample_data_are_enough_and_without_near_duplicates(tmp_path: Path, task: str) -> None:
     rows = sample_rows(tmp_path, task)
-    columns = generate.SAMPLES[task]
+    columns = derive.SAMPLES[task]
     assert len(rows) == columns.rows
     if task == "classification":
         counts = {tone: sum(r["tone"] == tone for r in rows) for tone in {r["tone"] for r in rows}}
@@ -167,7 +167,7 @@ def test_plain_copier_makes_the_same_project_without_trust(tmp_path: Path) -> No
     from copier import run_copy
 
     source = tmp_path / "repository"
-    template = generate.template_root(source)
+    template = template_files.template_root(source)
     run_copy(str(template), tmp_path / "project", defaults=True, quiet=True)
     assert not check_file(tmp_path / "project" / "fine-tuning" / "olive-config.json").findings
     ours = generate.new(tmp_path / "ours" / "project", Answers("smollm2-135m")).folder
@@ -188,7 +188,7 @@ def test_copier_yml_and_the_package_agree() -> None:
     assert tuple(questions["precision"]["choices"]) == PRECISIONS["cuda"]
     assert questions["model"]["default"] == DEFAULT
     assert questions["phi_scaffold_version"]["default"] == __version__
-    derived = generate.derive(Answers("smollm2-135m"))[0]
+    derived = derive.derive(Answers("smollm2-135m"))[0]
     assert set(derived) == {q for q in questions if not q.startswith("_")} - {"project_name"}
 
 
@@ -213,7 +213,7 @@ def test_a_project_says_how_its_phi_scaffold_is_installed(monkeypatch: pytest.Mo
     }
     for origin, requirement in expected.items():
         monkeypatch.setattr(metadata, "distribution", lambda _, origin=origin: Installed(origin))
-        assert generate.own_requirement() == requirement
+        assert template_files.own_requirement() == requirement
 
 
 @pytest.mark.parametrize(("task", "method"), [("classification", "lora"), ("extraction", "full")])
@@ -233,7 +233,7 @@ def test_the_ruff_rules_hold_for_the_samples(tmp_path: Path, task: str, method: 
 if __name__ == "__main__":
     import tempfile
 
-    generate.own_requirement = lambda: "phi-scaffold==0.1.0"
+    derive.own_requirement = lambda: "phi-scaffold==0.1.0"
     with tempfile.TemporaryDirectory() as temporary:
         GOLDEN.write_text(
             golden_text(generate.new(Path(temporary) / "golden", Answers("smollm2-135m")).folder), encoding="utf-8"

@@ -15,7 +15,8 @@ import pytest
 
 from phi_runtime.core.project import Project
 from phi_scaffold.new import generate
-from phi_scaffold.new.generate import TASKS
+from phi_scaffold.new.answers import TASKS
+from phi_scaffold.new.derive import SAMPLES
 from tests.generated.conftest import answer, ended, start
 from tests.web_chat import WebChat, chromium
 
@@ -95,7 +96,7 @@ def test_the_examples_are_what_the_first_rows_ask(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: Sample
 ) -> None:
     folder = generate.new(tmp_path / "p", generate.Answers("smollm2-135m", task=task)).folder
-    stored = {"kind": "text", "inputs": list(generate.SAMPLES[task].inputs), "prompt": "", "stop": ""}
+    stored = {"kind": "text", "inputs": list(SAMPLES[task].inputs), "prompt": "", "stop": ""}
     chat = {"kind": "chat", "column": "messages", "chat_template": ""}
     (tmp_path / "prompt_template.json").write_text(json.dumps(chat if task == "chat" else stored))
     app = sample("app")

@@ -1,7 +1,11 @@
-"""The command line as a whole: fast, light, and clear about what went wrong."""
+"""The command line as a whole: fast, light, and clear errors."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
+import json
 import os
 import subprocess
 import sys
@@ -9,26 +13,27 @@ from pathlib import Path
 
 import pytest
 
+from phi_scaffold.cli.app import COMMANDS
 from tests.conftest import Cli, MakeProject, edit_config
 
-COMMANDS = [
-    "new",
-    "fetch",
-    "run",
-    "status",
-    "evaluate",
-    "chat",
-    "generate",
-    "models",
-    "validate",
-    "migrate",
-    "schema",
-    "doctor",
-]
+CLI = Path(__file__).parents[2] / "scaffolder" / "phi_scaffold" / "cli"
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "numpy",
+    "pandas",
+    "datasets",
+    "sklearn",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime_genai",
+    "huggingface_hub",
+}
 
 
 def imported(arguments: list[str], cwd: Path) -> set[str]:
-    """The top-level modules that a command line imports, in a process of its own."""
+    """Return the top-level modules that a command line imports in a new process."""
     program = (
         "import sys, atexit; atexit.register(lambda: print('\\nMODULES', *{m.partition('.')[0] for m in sys.modules}));"
         "from phi_scaffold.cli import main; main()"
@@ -40,27 +45,81 @@ def imported(arguments: list[str], cwd: Path) -> set[str]:
     return set(done.stdout.rpartition("MODULES")[2].split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["new", "p", "--yes", "--no-git"], ["models"], ["doctor", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["new", "p", "--yes", "--no-git"], ["models"], ["doctor", "--json"], ["schema"]]
+)
 def test_no_ml_library_is_imported(arguments: list[str], tmp_path: Path) -> None:
-    heavy = {"torch", "transformers", "peft", "onnxruntime_genai", "numpy", "huggingface_hub"}
-    assert not imported(arguments, tmp_path) & heavy
+    assert not imported(arguments, tmp_path) & HEAVY
 
 
 def test_validate_imports_no_ml_library(make_project: MakeProject) -> None:
     project = make_project()
-    assert not imported(["validate", str(project.config)], project.root) & {"torch", "transformers", "numpy"}
+    assert not imported(["validate", str(project.config)], project.root) & HEAVY
 
 
 def test_help_imports_neither_copier_nor_pydantic_nor_rich(tmp_path: Path) -> None:
     assert not imported(["--help"], tmp_path) & {"copier", "pydantic", "rich"}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example(cli: Cli, command: str) -> None:
-    result = cli(command, "--help")
+GROUPS = {"data": ("check", "preview")}
+CALLS = [(name, *sub) for name in COMMANDS for sub in ([(s,) for s in GROUPS[name]] if name in GROUPS else [()])]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_every_command_has_help_with_an_example(cli: Cli, call: tuple[str, ...]) -> None:
+    result = cli(*call, "--help")
     assert result.code == 0
-    assert f"Example: phi-scaffold {command}" in result.out
+    assert f"Example: phi-scaffold {' '.join(call)}" in result.out
     assert "--debug" in result.out
+
+
+def read_attributes(tree: ast.AST, owner: str) -> set[str]:
+    """Return the attributes of `owner` that the code reads."""
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == owner
+    }
+
+
+def read_flags(source: ast.AST) -> set[str]:
+    """Return the shared flags that the code reads, directly or through a method of `flags`."""
+    options = ast.parse((CLI / "options.py").read_text(encoding="utf-8"))
+    methods = {
+        node.name: read_attributes(node, "self") for node in ast.walk(options) if isinstance(node, ast.FunctionDef)
+    }
+    read, unresolved = set(), read_attributes(source, "flags")
+    while unresolved:
+        name = unresolved.pop()
+        if name in methods:
+            unresolved |= methods[name]
+        else:
+            read.add(name)
+    return read
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_every_flag_that_a_command_accepts_is_used(call: tuple[str, ...]) -> None:
+    module = importlib.import_module(f"phi_scaffold.cli.{call[0]}")
+    command = getattr(module, call[-1])
+    parameters = inspect.signature(command).parameters.values()
+    own = {p.name for p in parameters if p.kind is not p.KEYWORD_ONLY}
+    shared = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    function = ast.parse(inspect.getsource(inspect.unwrap(command)))
+    assert own <= {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    modules = [module, importlib.import_module("phi_scaffold.cli.run")] if call == ("fetch",) else [module]
+    read = set().union(*(read_flags(ast.parse(inspect.getsource(m))) for m in modules))
+    assert shared <= read | {"debug"}  # --debug acts where it is parsed
+
+
+def test_json_and_debug_count_only_where_they_are_flags(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed = cli("generate", "--prompt=--debug", "--stop", "--json")
+    assert (failed.code, failed.out) == (2, "")
+    assert "error: " in failed.err
+    assert json.loads(cli("status", "--json").out)["exit_code"] == 2
 
 
 @pytest.mark.parametrize(
@@ -155,13 +214,13 @@ def test_models_tells_sizes_in_bytes_and_what_fits(cli: Cli) -> None:
     assert mini["int4_size_bytes"] == pytest.approx(2.72e9, rel=0.01)
 
 
-def test_doctor_reports_two_flavours_of_one_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_two_flavors_of_one_library(monkeypatch: pytest.MonkeyPatch) -> None:
     from phi_scaffold import doctor
 
     monkeypatch.setattr(
         doctor, "versions", lambda names: {n: "1.0" for n in names if n in ("onnxruntime", "onnxruntime-gpu")}
     )
-    finding = doctor._flavours()
-    assert finding.level == "fault"
+    finding = doctor._flavors()
+    assert finding.level == "error"
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in finding.fix
     assert "pip install onnxruntime-gpu==1.0" in finding.fix

@@ -73,12 +73,12 @@ def test_a_model_that_is_not_fetched_is_estimated_from_the_catalogue(make_projec
     told = cli("run", "--dry-run", "--json", "--project", project.root).json
     (estimate,) = told["estimates"]
     assert estimate["weights_bytes"] in (2 * 3_821_079_552, 4 * 3_821_079_552)
-    assert "not here yet" in told["steps"][0]["skipped"]
+    assert "not downloaded" in told["steps"][0]["skipped"]
 
     edit_config(project, lambda config: config["input_model"].update(model_path="../model-cache/org/unknown"))
     told = cli("run", "--dry-run", "--project", project.root)
     assert told.code == 0
-    assert "there is an estimate" in told.out
+    assert "no estimate" in told.out
 
 
 def test_models_tells_what_would_fit(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

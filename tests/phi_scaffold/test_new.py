@@ -232,7 +232,7 @@ def test_on_a_terminal_it_asks_and_ctrl_c_leaves_nothing(inside: Path) -> None:
     while b"Data file" not in seen:
         seen += os.read(controller, 1000)
     os.write(controller, b"\n")
-    while b"What it is to learn" not in seen:
+    while b"Task to learn" not in seen:
         seen += os.read(controller, 1000)
     os.write(controller, b"\x04")
     assert process.wait(timeout=20) == 130

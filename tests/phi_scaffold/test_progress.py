@@ -19,7 +19,7 @@ from phi_runtime.pipeline.engine import Outcome
 from phi_runtime.training.diagnosis import Diagnosis
 from phi_scaffold.show import diagnosis as show_diagnosis
 from phi_scaffold.show import run as show
-from phi_scaffold.show.progress import bar_with_figures, display, figures, in_lines, in_room
+from phi_scaffold.show.progress import bar_with_figures, display, figures, in_lines, shortened
 from phi_scaffold.show.terminal import duration
 
 STEP = {
@@ -163,7 +163,7 @@ def test_a_terminal_gets_a_line_for_what_is_said_and_done(monkeypatch: pytest.Mo
 def test_the_bar_fits_its_line_and_has_the_figures_below(width: int, name: str) -> None:
     terminal = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     progress, below = bar_with_figures(terminal)
-    place = in_room(f"[2/5] {name}", width)
+    place = shortened(f"[2/5] {name}", width)
     progress.add_task(escape(place), total=50_000, completed=12_000, done="12000/50000 steps")
     below[:] = figures(STEP)
     terminal.print(progress.get_renderable())
@@ -174,8 +174,8 @@ def test_the_bar_fits_its_line_and_has_the_figures_below(width: int, name: str) 
 
 
 def test_a_long_name_is_cut_and_a_usual_one_is_not() -> None:
-    assert in_room("[2/5] finetune-tones-of-voice", 80) == "[2/5] finetune-tones-of-voice"
-    assert in_room("[2/5] " + "x" * 90, 80).endswith("xx…")
+    assert shortened("[2/5] finetune-tones-of-voice", 80) == "[2/5] finetune-tones-of-voice"
+    assert shortened("[2/5] " + "x" * 90, 80).endswith("xx…")
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -136,6 +136,13 @@ def tasks(project: Project) -> list[str]:
     return sorted(folder.name for folder in folders if folder.name not in RESERVED and folder != project.gen_model)
 
 
+def setup_command(extra: str = "") -> str:
+    """Return the command that installs a project's libraries, with the optional ones of `extra` (web, serve or sweep)."""
+    if os.name == "nt":
+        return r"powershell -File setup\setup.ps1" + (f" -With {extra}" if extra else "")
+    return "bash setup/setup.sh" + (f" --with {extra}" if extra else "")
+
+
 def read_dotenv(root: Path) -> None:
     """Set the variables of the project's .env in the environment, except those that are set already.
 

@@ -1,4 +1,4 @@
-"""The command line: one thin module per command. Each reads its arguments, calls, and shows; the logic is elsewhere."""
+"""The command line: one thin module per command, which reads arguments, calls the runtime and prints the result."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 
 
 def main() -> None:
-    """Entry point. Turns every error into one message and the exit code of its kind."""
-    # A start is imports, and what they make is there to stay: looking through it for garbage every 700 objects, and through
-    # all installed packages for plugins of pydantic, would be a fifth of the time of `validate`.
+    """Run the command line (the entry point `phi-scaffold`) and exit with the code of the command."""
+    # Imports allocate objects that stay. Collecting garbage every 700 allocations, and searching all installed packages for
+    # pydantic plugins, would take a fifth of the time of `validate`.
     gc.set_threshold(50_000)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from phi_scaffold.cli.app import command_line
     from phi_scaffold.cli.failure import guarded
 
     code = guarded(command_line(sys.argv[1:]))
-    gc.freeze()  # nor is there garbage to look for at the end
+    gc.freeze()  # nothing to collect at exit either
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The command line app, assembled from its commands."""
 
 from __future__ import annotations
 
@@ -31,21 +31,20 @@ COMMANDS = (
 
 
 def command_line(arguments: Sequence[str]) -> typer.Typer:
-    """The app for these arguments. Where they name a command, no other is imported: that is time at every start."""
-    # rich's help costs more time than all the rest of a start: plain help it is.
+    """Build the app. If `arguments` name a command, only that one is imported, which saves time at every start."""
     app = typer.Typer(
         name="phi-scaffold",
-        help="Your own small language model, on one road: new → setup → run → chat.",
+        help="Fine-tune, quantize and run your own small language model: new → setup → run → chat.",
         no_args_is_help=True,
-        rich_markup_mode=None,
+        rich_markup_mode=None,  # rich's help takes longer than the rest of the start
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         epilog="Exit codes: 0 done, 1 the work failed, 2 usage, 3 invalid config, 4 invalid data, 5 missing dependency or "
         "device, 6 conflict, 7 network or hub, 8 not enough memory or disk, 130 interrupted.",
     )
     app.callback()(_root)
-    asked = next((a for a in arguments if not a.startswith("-")), "")
-    for name in [asked] if asked in COMMANDS else COMMANDS:
+    first = next((a for a in arguments if not a.startswith("-")), "")
+    for name in [first] if first in COMMANDS else COMMANDS:
         command = getattr(import_module(f"phi_scaffold.cli.{name}"), name)
         if isinstance(command, typer.Typer):  # a group of commands
             app.add_typer(command, name=name)
@@ -54,15 +53,15 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(value: bool) -> None:
+    if value:
         typer.echo(f"phi-scaffold {__version__}")
         raise typer.Exit
 
 
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass

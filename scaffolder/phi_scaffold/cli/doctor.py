@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
-from phi_scaffold.cli.options import Debug, Json, ProjectFolder, Quiet
+from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 
-def doctor(
-    project_folder: ProjectFolder = None,
-    as_json: Json = False,
-    quiet: Quiet = False,  # noqa: ARG001
-    debug: Debug = False,  # noqa: ARG001
-) -> None:
-    """What this machine and environment have, and the line that mends what they lack.
+@accepts("project_folder", *OUTPUT)
+def doctor(flags: Flags) -> None:
+    """Check this machine and environment, and print the command that fixes each problem.
 
     Example: phi-scaffold doctor --json
     """
-    from pathlib import Path
-
     from phi_runtime.core.errors import MissingDependency, UsageError
-    from phi_runtime.core.project import find_project, read_dotenv
     from phi_scaffold.doctor import examine
     from phi_scaffold.environment import use_project_environment
-    from phi_scaffold.show import run as show
+    from phi_scaffold.show import doctor as show_doctor
 
     try:
-        project = find_project(project_folder or Path.cwd())
+        project = flags.find_project()
     except UsageError:
-        if project_folder is not None:
+        if flags.project_folder is not None:
             raise
         project = None
     if project:
-        read_dotenv(project.root)
         use_project_environment(project, required=False)
-    findings = examine(project)
-    show.doctor(findings, as_json=as_json)
-    if any(f.level == "fault" for f in findings):
+    checks = examine(project or Path.cwd())
+    show_doctor.checks(checks, as_json=flags.as_json, quiet=flags.quiet)
+    if any(check.level == "error" for check in checks):
         raise typer.Exit(MissingDependency.exit_code)

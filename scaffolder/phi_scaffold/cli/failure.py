@@ -1,4 +1,4 @@
-"""How a failed command ends: what, where, what to do next, and the documented exit code. No traceback without --debug."""
+"""Error output: one message with its place and fix, and the documented exit code. A traceback only with --debug."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from phi_runtime.core.errors import ConfigError, PhiError
@@ -13,55 +14,61 @@ from phi_runtime.core.errors import ConfigError, PhiError
 INTERRUPTED = 130
 
 
-def guarded(app: Callable[[], Any]) -> int:
-    """Runs `app` and returns its exit code."""
-    debug, as_json = "--debug" in sys.argv, "--json" in sys.argv
+@dataclass
+class ErrorOutput:
+    """How errors are printed. The flags --json and --debug set it while typer parses them (`obj` of its context)."""
+
+    as_json: bool = False
+    debug: bool = False
+
+
+def guarded(app: Callable[..., Any]) -> int:
+    """Run a typer app and return its exit code; print an error instead of raising it, unless --debug is set."""
+    output = ErrorOutput()
     try:
-        app()
+        app(obj=output)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(bool(e.code))
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        _forget_stdout()
+        _discard_stdout()
         return 0
     except PhiError as e:
-        if debug:
+        if output.debug:
             raise
         try:
-            _tell(e, as_json)
+            _print_error(e, output.as_json)
         except BrokenPipeError:
-            _forget_stdout()
+            _discard_stdout()
         return e.exit_code
     except Exception as e:
-        if debug:
+        if output.debug:
             raise
         print(f"error: {type(e).__name__}: {e}", file=sys.stderr)
-        print("  this is a fault of phi-scaffold; run it again with --debug and report what it prints", file=sys.stderr)
+        print(
+            "  this is a bug in phi-scaffold: run the command again with --debug and report the output", file=sys.stderr
+        )
         return 1
     return 0
 
 
-def _forget_stdout() -> None:
-    """The reader of our output has gone, as `head` does: what is still to be written, at exit too, goes nowhere."""
+def _discard_stdout() -> None:
+    """Send further output nowhere: the reader (`head`, say) has closed the pipe, and Python flushes again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _tell(error: PhiError, as_json: bool) -> None:
+def _print_error(error: PhiError, as_json: bool) -> None:
     if as_json:
-        where = str(error.where) if error.where else None
-        print(
-            json.dumps(
-                {
-                    "event": "error",
-                    "message": error.what,
-                    "where": where,
-                    "fix": error.fix,
-                    "exit_code": error.exit_code,
-                }
-            )
-        )
+        facts = {
+            "event": "error",
+            "message": error.what,
+            "where": str(error.where) if error.where else None,
+            "fix": error.fix,
+            "exit_code": error.exit_code,
+        }
+        print(json.dumps(facts))
         return
     if isinstance(error, ConfigError) and error.findings:
         for finding in error.findings:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from phi_scaffold.cli.options import ConfigFile, Debug, Json, ProjectFolder, Quiet, TrustRemoteCode
+from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 
-def fetch(
-    trust_remote_code: TrustRemoteCode = False,
-    project_folder: ProjectFolder = None,
-    config: ConfigFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Bring the base model into model-cache/.
+@accepts("trust_remote_code", "project_folder", "config", *OUTPUT)
+def fetch(flags: Flags) -> None:
+    """Download the base model into model-cache/.
 
     Example: phi-scaffold fetch
     """
-    from phi_scaffold.cli.run import run
+    from phi_scaffold.cli.run import run_stages
 
-    run(
-        ["fetch"],
-        trust_remote_code=trust_remote_code,
-        project_folder=project_folder,
-        config=config,
-        as_json=as_json,
-        quiet=quiet,
-        debug=debug,
-    )
+    run_stages(flags.enter_project(), flags, only=["fetch"])

@@ -6,32 +6,26 @@ from typing import Annotated
 
 import typer
 
-from phi_scaffold.cli.options import Debug, Json, Quiet
+from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 
+@accepts(*OUTPUT)
 def models(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One model, with all that is known of it.")
-    ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,  # noqa: ARG001
-    debug: Debug = False,  # noqa: ARG001
+    flags: Flags,
+    model: Annotated[str | None, typer.Argument(metavar="[ID]", help="Show one model in full.")] = None,
 ) -> None:
-    """The models that phi-scaffold knows: size, context, licence, and the memory that each way of working takes.
+    """List the known models: size, context, license, and the memory that each training method needs.
 
     Example: phi-scaffold models microsoft/Phi-4-mini-instruct
     """
     from phi_runtime.core.errors import UsageError
     from phi_scaffold.new.catalog import catalog, find_model
-    from phi_scaffold.show.models import models as show_models
+    from phi_scaffold.show import models as show_models
 
     known = catalog().models
-    if model is not None:
-        found = find_model(model)
-        if found not in known:
-            raise UsageError(
-                f"{found} is not in the catalogue; nothing is known of it but that the hub may have it",
-                fix="see `phi-scaffold models`",
-            )
-        known = {found: known[found]}
-    show_models(list(known.values()), as_json=as_json, single=model is not None)
+    if model is None:
+        show_models.table(list(known.values()), as_json=flags.as_json, quiet=flags.quiet)
+    elif (match := find_model(model)) in known:
+        show_models.single(known[match], as_json=flags.as_json, quiet=flags.quiet)
+    else:
+        raise UsageError(f"`{match}` is not in the catalog", fix="see `phi-scaffold models`")

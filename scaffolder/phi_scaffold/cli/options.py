@@ -1,141 +1,214 @@
-"""The flags that several commands share, and values with suggestions."""
+"""Flags that several commands share, and values with suggestions."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from phi_runtime.core.errors import MissingDependency, UsageError
 from phi_runtime.core.project import Project, find_project, for_task, read_dotenv
 from phi_runtime.core.suggestions import did_you_mean
+from phi_scaffold.cli.failure import ErrorOutput
 
 if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result alone, no progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-ProjectFolder = Annotated[
-    Path | None, typer.Option("--project", help="The project's folder; default: the one around the current folder.")
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="The workflow config; default: fine-tuning/olive-config.json.")
-]
-TaskName = Annotated[
-    str | None,
-    typer.Option(
-        "--task-name",
-        metavar="NAME",
-        help="Work in gen-model/NAME/, with fine-tuning/NAME.olive-config.json if it is there.",
-    ),
-]
-Which = Annotated[
+
+def _errors_as_json(ctx: typer.Context, value: bool) -> bool:
+    if value and (output := ctx.find_object(ErrorOutput)):
+        output.as_json = True
+    return value
+
+
+def _errors_with_traceback(ctx: typer.Context, value: bool) -> bool:
+    if value and (output := ctx.find_object(ErrorOutput)):
+        output.debug = True
+    return value
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Values of the shared flags. A command declares those that it accepts with `@accepts`."""
+
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="local", help="Run on this machine and its device, whatever system the config names."
+        ),
+    ] = None
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="[NAME=]FILE", help="Read this file instead of the one that a data config names."
+        ),
+    ] = None
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Skip and count unusable rows instead of stopping at the first.")
+    ] = False
+    run_user_script: Annotated[
+        bool,
+        typer.Option("--run-user-script", help="Allow the text_formatting_func of the config's user_script to run."),
+    ] = False
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Allow Python code of the model to run if the config requests it."),
+    ] = False
+    task_name: Annotated[
+        str | None,
+        typer.Option(
+            "--task-name",
+            metavar="NAME",
+            help="Work in gen-model/NAME/, with fine-tuning/NAME.olive-config.json if it exists.",
+        ),
+    ] = None
+    project_folder: Annotated[
+        Path | None,
+        typer.Option("--project", help="Project folder; default: the one that contains the current folder."),
+    ] = None
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Workflow config; default: fine-tuning/olive-config.json.")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", callback=_errors_as_json, help="Print JSON on stdout.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")] = False
+    debug: Annotated[
+        bool, typer.Option("--debug", callback=_errors_with_traceback, help="Show the traceback of an error.")
+    ] = False
+
+    def find_project(self) -> Project:
+        """Find the project (and its task, with --task-name) and read its .env.
+
+        Raises:
+            UsageError: The folder or the config does not exist, or the current folder is in no project.
+        """
+        if self.project_folder is not None and not self.project_folder.is_dir():
+            raise UsageError(f"no folder {self.project_folder}", fix="check --project")
+        project = find_project(self.project_folder or Path.cwd(), self.config)
+        read_dotenv(project.root)
+        return project if self.task_name is None else for_task(project, self.task_name, config_given=bool(self.config))
+
+    def enter_project(self) -> Project:
+        """Find the project and continue in its own environment: the one of the command line may lack the ML libraries."""
+        from phi_scaffold.environment import use_project_environment
+
+        project = self.find_project()
+        use_project_environment(project)
+        return project
+
+    def overrides(self) -> Overrides:
+        """Return the config overrides that these flags request.
+
+        Raises:
+            UsageError: --on names an unknown system.
+            MissingDependency: --on names a system that is not implemented.
+        """
+        from phi_runtime.config.overrides import Overrides
+
+        if self.on == "azureml":
+            raise MissingDependency(
+                "running on Azure ML is not implemented", fix="run it on this machine: --on local --data FILE"
+            )
+        if self.on is not None and self.on != "local":
+            raise UsageError(f"unknown system `--on {self.on}`{did_you_mean(self.on, ['local'])}", fix="use --on local")
+        files = {}
+        for value in self.data or ():
+            name, equals, file = value.partition("=")
+            if equals and not Path(value).exists():
+                files[name] = Path(file)
+            else:
+                files[""] = Path(value)
+        return Overrides(self.on == "local", files, self.trust_remote_code, self.skip_bad_rows, self.run_user_script)
+
+
+OUTPUT = ("as_json", "quiet", "debug")
+MODEL = ("trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
+WORKFLOW = ("on", "data", "skip_bad_rows", "run_user_script", *MODEL)
+
+
+def accepts(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the shared flags `names` to a command, which receives their values as its argument `flags`."""
+    hints = get_type_hints(Flags, include_extras=True)
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Flags, name), annotation=hints[name])
+        for name in names
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
+
+        @functools.wraps(command)
+        def with_flags(**values: Any) -> None:
+            flags = Flags(**{name: values.pop(name) for name in names})
+            command(**values, flags=flags)
+
+        # typer reads the options of a command from its signature.
+        with_flags.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        with_flags.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+        return with_flags
+
+    return decorate
+
+
+# -- flags of the commands that talk to a model ---------------------------------------------------------------------------
+
+ModelName = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="base, adapter, merged, onnx, a pass's name, or a model's folder; default: the last one that is there.",
+        help="base, adapter, merged, onnx, the name of a pass, or a model folder; default: the last output of the workflow.",
     ),
 ]
-WhichAdapter = Annotated[
+AdapterName = Annotated[
     str | None,
     typer.Option(
         "--adapter",
         metavar="NAME|FOLDER",
-        help="Answer with this adapter: one that lies beside the model, or a folder of peft; none: with the bare base.",
+        help="Answer with this adapter: one next to the model, or a PEFT folder; `none` for the base model.",
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[
-    float, typer.Option("--temperature", min=0.0, max=5.0, help="0 always takes the likeliest token.")
+    float,
+    typer.Option("--temperature", min=0.0, max=5.0, help="Sampling temperature; 0 always picks the likeliest token."),
 ]
 TopP = Annotated[
-    float, typer.Option("--top-p", min=0.0, max=1.0, help="Draw from the likeliest tokens that make up this share.")
+    float,
+    typer.Option("--top-p", min=0.0, max=1.0, help="Sample from the likeliest tokens that add up to this probability."),
 ]
-TopK = Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many of the likeliest tokens; 0: from all.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Makes a drawn answer repeatable.")]
+TopK = Annotated[
+    int, typer.Option("--top-k", min=0, help="Sample from this many of the likeliest tokens; 0: from all.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Make sampling repeatable.")]
 Stop = Annotated[
-    list[str] | None,
-    typer.Option("--stop", metavar="TEXT", help="The answer ends before this text; may be given again."),
-]
-
-On = Annotated[
-    str | None,
-    typer.Option(
-        "--on", metavar="local", help="Run on this machine, with the device it has, whatever the config names."
-    ),
-]
-DataFiles = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--data", metavar="[NAME=]FILE", help="Rows for a data config, instead of the file or datastore it names."
-    ),
-]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Obey the config's trust_remote_code: run Python code of the model.")
-]
-SkipBadRows = Annotated[
-    bool,
-    typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and count them, instead of stopping."),
-]
-RunUserScript = Annotated[
-    bool, typer.Option("--run-user-script", help="Let text_formatting_func of the config's user_script run.")
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before this text; repeatable.")
 ]
 
 
-def overrides(
-    on: str | None,
-    data: list[str] | None,
-    trust_remote_code: bool,
-    *,
-    skip_bad_rows: bool = False,
-    run_user_script: bool = False,
-) -> Overrides:
-    """What these flags say over the config. Raises UsageError."""
-    from phi_runtime.config.overrides import Overrides
-
-    if on == "azureml":
-        raise MissingDependency(
-            "running on Azure ML is not built yet", fix="run it on this machine: --on local --data FILE"
-        )
-    if on is not None and on != "local":
-        raise UsageError(f"--on {on!r} is not known{did_you_mean(on, ['local'])}", fix="give --on local")
-    files = {}
-    for given in data or ():
-        name, equals, file = given.partition("=")
-        if equals and not Path(given).exists():
-            files[name] = Path(file)
-        else:
-            files[""] = Path(given)
-    return Overrides(on == "local", files, trust_remote_code, skip_bad_rows, run_user_script)
+def resolve_adapter(adapter: str | None) -> tuple[str | None, dict[str, Path]]:
+    """Return the name that --adapter selects, and its folder by that name if --adapter is a folder."""
+    if adapter is None or not Path(adapter).is_dir():
+        return adapter, {}
+    folder = Path(adapter).resolve()
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)
+    return name, {name: folder}
 
 
-def adapter_of(given: str | None) -> tuple[str | None, dict[str, Path]]:
-    """The name that --adapter gives, and the folder of it where that is what was given."""
-    if given is None or not Path(given).is_dir():
-        return given, {}
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", Path(given).resolve().name)
-    return name, {name: Path(given).resolve()}
+def one_of(flag: str, value: str, choices: Iterable[str]) -> str:
+    """Return the choice that `value` names, in any case.
 
-
-def open_project(folder: Path | None, config: Path | None = None, task: str | None = None) -> Project:
-    """The project that a command works in, for the task of --task-name, its .env read."""
-    if folder is not None and not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", fix="check --project")
-    project = find_project(folder or Path.cwd(), config)
-    read_dotenv(project.root)
-    return project if task is None else for_task(project, task, config_given=config is not None)
-
-
-def one_of(flag: str, value: str, known: Iterable[str]) -> str:
-    """`value` if it is known, whatever its case. Raises UsageError with the nearest known one."""
-    known = list(known)
-    for k in known:
-        if k.casefold() == value.casefold():
-            return k
+    Raises:
+        UsageError: No choice matches; the message suggests the nearest.
+    """
+    choices = list(choices)
+    for choice in choices:
+        if choice.casefold() == value.casefold():
+            return choice
     raise UsageError(
-        f"{flag} {value!r} is not known{did_you_mean(value, known)}", fix=f"choose one of {', '.join(known)}"
+        f"unknown value `{value}` for {flag}{did_you_mean(value, choices)}", fix=f"choose one of {', '.join(choices)}"
     )

@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
-from phi_scaffold.cli.options import Debug, Json, Quiet, one_of
+from phi_scaffold.cli.options import Flags, accepts, one_of
 
 
+@accepts("debug")
 def schema(
+    flags: Flags,  # noqa: ARG001 (--debug acts where it is parsed)
     name: Annotated[str, typer.Argument(help="workflow, evaluation or sweep.")] = "workflow",
-    as_json: Json = False,  # noqa: ARG001
-    quiet: Quiet = False,  # noqa: ARG001
-    debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Print the JSON Schema of the config, or of a file beside it.
+    """Print the JSON Schema of the workflow config, of evaluation.json or of sweep.yaml.
 
     Example: phi-scaffold schema > olive-config.schema.json
     """

@@ -12,96 +12,75 @@ import typer
 
 from phi_runtime.core.errors import MissingDependency, UsageError
 from phi_runtime.core.events import Event
-from phi_scaffold.cli.options import (
-    ConfigFile,
-    Debug,
-    Json,
-    ProjectFolder,
-    Quiet,
-    TaskName,
-    TrustRemoteCode,
-    open_project,
-)
+from phi_runtime.core.project import setup_command
+from phi_scaffold.cli.options import MODEL, Flags, accepts
 
 
+@accepts(*MODEL)
 def serve(
+    flags: Flags,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="base, adapter, merged, onnx, or a pass's name; may be given several times; default: the last one."
+            help="base, adapter, merged, onnx, or the name of a pass; repeatable; default: the last output of the workflow."
         ),
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=FOLDER", help="One more adapter for each model, asked for as MODEL:NAME; repeatable."
-        ),
+        typer.Option(metavar="NAME=FOLDER", help="Add an adapter to each model, served as MODEL:NAME; repeatable."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="The address to listen at; one that others reach needs an API key.")
+        str, typer.Option(help="Address to listen on; one that other machines can reach needs an API key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
     api_key: Annotated[
         str | None,
         typer.Option(
             metavar="KEY",
-            help="What clients must know; better set PHI_SCAFFOLD_API_KEY (environment or .env), which `ps` does not show.",
+            help="Key that clients must send; prefer PHI_SCAFFOLD_API_KEY (environment or .env), which `ps` does not show.",
         ),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(metavar="ORIGIN", help="A web page that may ask, as https://example.org; repeatable."),
+        typer.Option(
+            metavar="ORIGIN", help="Web page whose scripts may call the server, e.g. https://example.org; repeatable."
+        ),
     ] = None,
-    parallel: Annotated[int, typer.Option(min=1, max=64, help="Answers that are written in turn.")] = 4,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Answers generated in turn.")] = 4,
     max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more get 429.")] = 32,
     max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens, and what a request gets that names none.")
+        int, typer.Option(min=1, help="Longest answer, in tokens; also the default of a request.")
     ] = 1024,
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="For requests that name none; 0 always takes the likeliest token.")
+        float,
+        typer.Option(min=0.0, max=2.0, help="Default temperature of a request; 0 always picks the likeliest token."),
     ] = 0.0,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request, its wait included.")] = 600.0,
-    trust_remote_code: TrustRemoteCode = False,
-    task_name: TaskName = None,
-    project_folder: ProjectFolder = None,
-    config: ConfigFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds per request, including its wait.")] = 600.0,
 ) -> None:
-    """Serve models of the project as OpenAI's API does: /v1/chat/completions, /v1/completions, /v1/models. Ctrl-C ends it.
+    """Serve models of the project over the OpenAI API: /v1/chat/completions, /v1/completions, /v1/models. Ctrl-C stops it.
 
     Example: phi-scaffold serve --model onnx --port 8080
     """
-    from phi_scaffold.environment import use_project_environment
-
-    project = open_project(project_folder, config, task_name)
-    use_project_environment(project)
+    project = flags.enter_project()
     try:
         from phi_runtime.serving.server import Ready, Settings
         from phi_runtime.serving.server import serve as run_server
     except ModuleNotFoundError as e:
         if e.name not in ("fastapi", "uvicorn", "starlette"):
             raise
-        raise MissingDependency(f"{e.name} is not installed", fix='run `pip install "phi-scaffold[serve]"`') from None
-    from phi_runtime.config.overrides import Overrides
+        raise MissingDependency(
+            f"the server needs `{e.name}`, which is not installed",
+            fix=f"run `{setup_command('serve')}` in {project.root}",
+        ) from None
     from phi_runtime.serving.app import Limits
     from phi_runtime.serving.engine import KEY
     from phi_runtime.serving.wire import Load
 
-    adapters = {}
-    for given in adapter or ():
-        name, equals, path = given.partition("=")
-        if not (name and equals and path):
-            raise UsageError(
-                f"--adapter {given} is not NAME=FOLDER", fix="give it as --adapter style=gen-model/adapter-style"
-            )
-        adapters[name] = str(Path(path).absolute())
     load = Load(
         project.as_dict(),
-        Overrides(trust_remote_code=trust_remote_code).as_dict(),
+        flags.overrides().as_dict(),
         list(model) if model else [None],
-        adapters,
+        dict(map(_named_folder, adapter or ())),
         parallel,
     )
     settings = Settings(
@@ -113,22 +92,31 @@ def serve(
         Limits(max_tokens, temperature, parallel, max_queue, timeout),
     )
 
-    def tell(event: Event) -> None:
+    def log(event: Event) -> None:
         if event.event == "warning":
             print(f"warning: {event.data['message']}", file=sys.stderr)
-        elif not quiet:
-            print(_line(event.data), file=sys.stderr)
+        elif not flags.quiet:
+            print(_request_line(event.data), file=sys.stderr)
 
-    def ready(at: Ready) -> None:
-        said = f"{at.url} serves {', '.join(at.models)}"
-        print(json.dumps({"url": at.url, "models": at.models}) if as_json else said, flush=True)
+    def ready(server: Ready) -> None:
+        facts = {"url": server.url, "models": server.models}
+        print(json.dumps(facts) if flags.as_json else f"{server.url} serves {', '.join(server.models)}", flush=True)
 
-    if not quiet:
-        print("loading …; Ctrl-C ends it", file=sys.stderr)
-    run_server(settings, tell, ready)
+    if not flags.quiet:
+        print("loading …; Ctrl-C stops the server", file=sys.stderr)
+    run_server(settings, log, ready)
 
 
-def _line(facts: dict[str, Any]) -> str:
-    """What there is to say of a request that is over."""
+def _named_folder(value: str) -> tuple[str, str]:
+    name, _, path = value.partition("=")
+    if not (name and path):
+        raise UsageError(
+            f"`--adapter {value}` is not NAME=FOLDER", fix="write, for example, --adapter style=gen-model/adapter-style"
+        )
+    return name, str(Path(path).absolute())
+
+
+def _request_line(facts: dict[str, Any]) -> str:
+    """Format the log line of a finished request."""
     tokens = f"{facts['prompt_tokens']} tokens ({facts['cached_tokens']} cached) → {facts['completion_tokens']}"
     return f"{facts['status']}  {facts['model']}  {tokens}  {facts['wall_s']:.2f} s"

@@ -7,72 +7,45 @@ from typing import Annotated
 
 import typer
 
-from phi_scaffold.cli.options import (
-    ConfigFile,
-    DataFiles,
-    Debug,
-    Json,
-    On,
-    ProjectFolder,
-    Quiet,
-    RunUserScript,
-    SkipBadRows,
-    TaskName,
-    TrustRemoteCode,
-    open_project,
-    overrides,
-)
+from phi_scaffold.cli.options import WORKFLOW, Flags, accepts
 
 
+@accepts(*WORKFLOW)
 def sweep(
+    flags: Flags,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials in all, those done before included; default: as the search says.")
+        int | None,
+        typer.Option(min=1, help="Total number of trials, finished ones included; default: from sweep.yaml."),
     ] = None,
     jobs: Annotated[
         int,
-        typer.Option(
-            min=0,
-            help="Trials at once, each in a process with its own GPU or share of the cores; 0: in this process.",
-        ),
+        typer.Option(min=0, help="Parallel trials, each with its own GPU or share of the cores; 0: in this process."),
     ] = 1,
     metric: Annotated[
-        str | None, typer.Option(help="What tells a good trial: validation_loss, perplexity, accuracy, …")
+        str | None,
+        typer.Option(help="Score of a trial: validation_loss, perplexity, accuracy, …; default: from sweep.yaml."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Check the search and show what would be tried, do nothing.")] = False,
-    on: On = None,
-    data: DataFiles = None,
-    skip_bad_rows: SkipBadRows = False,
-    run_user_script: RunUserScript = False,
-    trust_remote_code: TrustRemoteCode = False,
-    task_name: TaskName = None,
-    project_folder: ProjectFolder = None,
-    config: ConfigFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    dry_run: Annotated[bool, typer.Option(help="Check the search and show its plan; run nothing.")] = False,
 ) -> None:
-    """Search for better settings as fine-tuning/sweep.yaml says: trials that are done are kept, a stopped search goes on.
+    """Search for better settings, as fine-tuning/sweep.yaml describes. A stopped search resumes where it was.
 
     Example: phi-scaffold sweep --trials 20 --jobs 2
     """
     from phi_runtime.search.sweep.planning import plan_to_json, prepare
     from phi_runtime.search.sweep.search import search
-    from phi_scaffold.environment import use_project_environment
     from phi_scaffold.show import sweep as show_sweep
 
-    project = open_project(project_folder, config, task_name)
-    use_project_environment(project)
-    given = overrides(on, data, trust_remote_code, skip_bad_rows=skip_bad_rows, run_user_script=run_user_script)
-    planned = prepare(project, trials=trials, metric=metric, overrides=given)
+    project = flags.enter_project()
+    planned = prepare(project, trials=trials, metric=metric, overrides=flags.overrides())
     if dry_run:
-        told = plan_to_json(planned)
-        print(json.dumps(told)) if as_json else show_sweep.plan(told)
+        facts = plan_to_json(planned)
+        print(json.dumps(facts)) if flags.as_json else show_sweep.plan(facts)
         return
     if planned.place.why:
         show_sweep.new_study(planned.place.name, planned.place.why)
-    with show_sweep.display(quiet=quiet or as_json) as emit:
-        found = search(planned, emit, jobs=jobs, debug=debug)
-    if as_json:
-        print(json.dumps(found.as_dict(project)))
+    with show_sweep.display(quiet=flags.quiet or flags.as_json) as emit:
+        result = search(planned, emit, jobs=jobs, debug=flags.debug)
+    if flags.as_json:
+        print(json.dumps(result.as_dict(project)))
     else:
-        show_sweep.found(found, project, task_name)
+        show_sweep.result(result, project, flags.task_name)

@@ -9,18 +9,17 @@ from typing import Annotated
 
 import typer
 
-from phi_scaffold.cli.options import Debug, Json, Quiet, open_project
+from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 
+@accepts(*OUTPUT)
 def validate(
+    flags: Flags,
     config: Annotated[
-        Path | None, typer.Argument(help="The workflow config; default: fine-tuning/olive-config.json.")
+        Path | None, typer.Argument(help="Workflow config; default: fine-tuning/olive-config.json.")
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,  # noqa: ARG001
 ) -> None:
-    """Check a workflow config, old or new; every fault as path:line:column: error|warning: …
+    """Check a workflow config of any Olive version; print each problem as path:line:column: error|warning: …
 
     Example: phi-scaffold validate fine-tuning/olive-config.json
     """
@@ -28,9 +27,9 @@ def validate(
     from phi_runtime.core.errors import ConfigError, UsageError
     from phi_runtime.pipeline.load import check_file
 
-    path = config or open_project(None).config
+    path = config or flags.find_project().config
     if not path.is_file():
-        raise UsageError(f"there is no config at {path}", fix="give the path of an olive-config.json")
+        raise UsageError(f"no config at {path}", fix="give the path of an olive-config.json")
     try:
         findings = check_file(path).findings
     except ConfigError as e:  # not even JSON
@@ -38,17 +37,17 @@ def validate(
             raise
         findings = [Finding("error", e.where, "syntax", "", e.what)]
     errors = [f for f in findings if f.severity == "error"]
-    if as_json:
+    if flags.as_json:
         print(json.dumps(findings_as_dict(findings, path)))
     else:
-        for finding in errors if quiet else findings:
+        for finding in errors if flags.quiet else findings:
             print(finding)
-        if not quiet:
+        if not flags.quiet:
             print(_summary(path, len(errors), len(findings) - len(errors)), file=sys.stderr)
     if errors:
         raise typer.Exit(ConfigError.exit_code)
 
 
 def _summary(path: Path, errors: int, warnings: int) -> str:
-    told = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in ((errors, "error"), (warnings, "warning")) if n]
-    return f"{path} is {'not valid' if errors else 'valid'}{': ' if told else ''}{', '.join(told)}"
+    counts = [f"{n} {kind}{'s' if n > 1 else ''}" for n, kind in ((errors, "error"), (warnings, "warning")) if n]
+    return f"{path} is {'not valid' if errors else 'valid'}{': ' if counts else ''}{', '.join(counts)}"

@@ -1,4 +1,4 @@
-"""The models that we know: sizes, licences, prompt formats."""
+"""The catalog of known models: sizes, licenses, prompt formats."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from phi_runtime.models.memory import Job, Method, with_lora
 from phi_runtime.models.shape import Shape, assembled
 
 DEFAULT = "smollm2-135m"
-METHODS: tuple[Method, ...] = ("lora", "qlora", "full")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a model was taught to be asked: `prompt` around the question (at `{}`), and the text that ends an answer.
-    `chat_template` is the same for whole conversations, as Jinja, for models that have none of their own."""
+    """The format of prompts that a model was trained on.
+
+    Attributes:
+        prompt: Text around the user's message, which replaces `{}`.
+        stop: Text that ends an answer.
+        chat_template: The format of conversations in Jinja, for models without a chat template.
+    """
 
     name: str
     prompt: str
@@ -32,7 +36,7 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class Model:
-    """A base model. Sizes are those of its configuration."""
+    """A base model, with the sizes of its configuration."""
 
     id: str
     about: str
@@ -44,7 +48,7 @@ class Model:
     intermediate: int
     vocabulary: int
     context: int
-    licence: str
+    license: str
     architecture: str
     prompt_format: str
     target_modules: tuple[str, ...]
@@ -56,7 +60,7 @@ class Model:
 
     @property
     def shape(self) -> Shape:
-        """The sizes that its memory depends on."""
+        """Sizes that the memory estimates depend on."""
         return assembled(
             parameters=self.parameters,
             hidden=self.hidden,
@@ -71,7 +75,7 @@ class Model:
         )
 
     def training(self, method: Method, device: str, number_bytes: int) -> Job:
-        """A step on one row of 2048 tokens, with an adapter of rank 16 where the method has one."""
+        """Return the memory job of a training step on one row of 2048 tokens, with an adapter of rank 16 unless `full`."""
         tokens = min(2048, self.context)
         job = Job(method, 1, tokens, device=device, number_bytes=number_bytes, double_quant=method == "qlora")
         if method == "full":
@@ -81,18 +85,20 @@ class Model:
 
 @dataclass(frozen=True)
 class Catalog:
+    """Models by id, and prompt formats by name."""
+
     models: dict[str, Model]
     prompt_formats: dict[str, PromptFormat]
 
     def format_of(self, model_id: str) -> PromptFormat:
-        """The prompt format of a model; the plain one for a model that the catalogue does not hold."""
+        """Return the prompt format of a model; `plain` if it is not in the catalog."""
         model = self.models.get(model_id)
         return self.prompt_formats[model.prompt_format if model else "plain"]
 
 
 @cache
 def catalog() -> Catalog:
-    """The catalogue that ships with this version."""
+    """Load the catalog that ships with this version."""
     raw = tomllib.loads((Path(__file__).parent / "catalog.toml").read_text(encoding="utf-8"))
     lists = ("target_modules", "unverified")
     entries: list[dict[str, Any]] = [{k: tuple(v) if k in lists else v for k, v in e.items()} for e in raw["model"]]
@@ -101,18 +107,19 @@ def catalog() -> Catalog:
     return Catalog({m.id: m for m in models}, formats)
 
 
-def find_model(wanted: str) -> str:
-    """The id that `wanted` means: a catalogue id (in any case, or without its owner), or a hub id as it is.
+def find_model(name: str) -> str:
+    """Return the id of a model: a catalog id in any case and with or without its owner, or a hub id unchanged.
 
-    Raises UsageError, naming what is near, when it is neither.
+    Raises:
+        UsageError: `name` is neither; the message suggests the nearest.
     """
     known = catalog().models
-    by_name = {name.casefold(): m for m in known for name in (m, m.rpartition("/")[2])}
-    if found := by_name.get(wanted.casefold()):
-        return found
-    if _HUB_ID.fullmatch(wanted):
-        return wanted
+    ids = {alias.casefold(): id_ for id_ in known for alias in (id_, id_.rpartition("/")[2])}
+    if id_ := ids.get(name.casefold()):
+        return id_
+    if _HUB_ID.fullmatch(name):
+        return name
     raise UsageError(
-        f"unknown model `{wanted}`{did_you_mean(wanted, known)}",
-        fix="see `phi-scaffold models`, or give a hub id as OWNER/NAME",
+        f"unknown model `{name}`{did_you_mean(name, known)}",
+        fix="see `phi-scaffold models`, or use a hub id: OWNER/NAME",
     )

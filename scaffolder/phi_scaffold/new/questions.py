@@ -1,4 +1,4 @@
-"""The questions of `new`: what is given is checked, what is missing is asked on a terminal or takes its default."""
+"""The questions of `new`: validate what the flags answer; prompt for the rest on a terminal, or use the default."""
 
 from __future__ import annotations
 
@@ -9,62 +9,66 @@ from typing import Any
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.columns import find_columns
+from phi_scaffold.new.answers import METHODS, PRECISION, PRECISIONS, TARGETS, TASKS, Answers
 from phi_scaffold.new.catalog import DEFAULT, catalog, find_model
-from phi_scaffold.new.generate import METHODS, PRECISIONS, TARGETS, TASKS, Answers, task_of
+from phi_scaffold.new.derive import task_of
 
 OneOf = Callable[[str, str, Iterable[str]], str]
 KEYS = ("model", "task", "method", "target", "precision", "data", "columns", "prompt_template")
 
 
-def ask(given: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
-    """Answers from what is `given`, by name of the flag; raises UsageError for a value that is not known."""
-    put = _prompt if interactive else _default
-    model = find_model(str(given.get("model") or put("Base model", list(catalog().models), DEFAULT)))
-    data = given.get("data")
-    if data is None and interactive and "data" not in given:
-        data = _prompt("Data file (empty: sample data)", None, "") or None
+def ask(flags: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
+    """Complete the answers.
+
+    Args:
+        flags: Answers by the name of their flag.
+        interactive: Prompt for the missing ones instead of using defaults.
+        one_of: Returns the choice that a value of a flag names.
+
+    Raises:
+        UsageError: A value is unknown.
+        DataError: The data file is not usable.
+    """
+    prompt = _prompt if interactive else _default
+
+    def choose(name: str, question: str, choices: Iterable[str], default: str, known: Iterable[str] = ()) -> str:
+        value = flags.get(name) or prompt(question, choices, default)
+        return one_of(f"--{name}", str(value), known or choices)
+
+    model = find_model(str(flags.get("model") or prompt("Base model", catalog().models, DEFAULT)))
+    data = flags.get("data")
+    if data is None and interactive and "data" not in flags:
+        data = _prompt("Data file (empty: sample data)", (), "") or None
     data = Path(data).expanduser() if data else None
-    columns = _columns(given.get("columns") or (), data)
-    found = find_columns(data, columns) if data else None
-    usual = task_of(found) if found else TASKS[0]
-    task = one_of("--task", str(given.get("task") or put("What it is to learn", TASKS, usual)), TASKS)
-    method = one_of("--method", str(given.get("method") or put("How it is trained", METHODS, METHODS[0])), METHODS)
-    target = one_of("--target", str(given.get("target") or put("What it is made for", TARGETS, TARGETS[0])), TARGETS)
-    runnable = PRECISIONS[target]
-    precision = one_of(
-        "--precision",
-        str(given.get("precision") or put("Precision of the ONNX model", runnable, "int4")),
-        PRECISIONS["cuda"],
-    )
-    return Answers(
-        model=model,
-        task=task,
-        method=method,
-        target=target,
-        precision=precision,
-        data=data,
-        columns=columns,
-        prompt_template=str(given.get("prompt_template") or "plain"),
-        found=found,
-    )
+    columns = _columns(flags.get("columns") or (), data)
+    data_columns = find_columns(data, columns) if data else None
+    task = choose("task", "Task to learn", TASKS, task_of(data_columns) if data_columns else TASKS[0])
+    method = choose("method", "Training method", METHODS, METHODS[0])
+    target = choose("target", "Hardware to run on", TARGETS, TARGETS[0])
+    # An unsupported precision is refused later, with the ones that the target supports.
+    every_precision = PRECISIONS["cuda"]
+    precision = choose("precision", "Precision of the ONNX model", PRECISIONS[target], PRECISION, every_precision)
+    prompt_template = str(flags.get("prompt_template") or "plain")
+    return Answers(model, task, method, target, precision, data, columns, prompt_template, data_columns)
 
 
-def _columns(given: Any, data: Path | None) -> tuple[str, ...]:
-    columns = tuple(c.strip() for c in given.split(",") if c.strip()) if isinstance(given, str) else tuple(given)
+def _columns(flag: Any, data: Path | None) -> tuple[str, ...]:
+    columns = tuple(c.strip() for c in flag.split(",") if c.strip()) if isinstance(flag, str) else tuple(flag)
     if columns and not data:
-        raise UsageError("--columns names columns of your own data, and there is no --data", fix="add --data FILE")
+        raise UsageError("--columns selects columns of your own data, and there is no --data", fix="add --data FILE")
     if len(columns) == 1:
         raise UsageError(
-            "--columns needs at least two: what is asked, and last the answer",
-            fix="for example --columns question,reply",
+            "--columns needs at least two columns: the prompt, and last the answer",
+            fix="write, for example, --columns question,reply",
         )
     return columns
 
 
 def read_answers(path: Path) -> dict[str, Any]:
-    """Answers from a JSON file with the names of the flags as keys, or from a project's .copier-answers.yml.
+    """Read answers from a JSON or YAML file with flag names as keys, or from the .copier-answers.yml of a project.
 
-    Raises UsageError for a file that cannot be read and for a key that is not known.
+    Raises:
+        UsageError: The file cannot be read, or has an unknown key.
     """
     import yaml
 
@@ -75,10 +79,10 @@ def read_answers(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         where = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
-        raise UsageError("this is neither JSON nor YAML", where=where, fix="mend the file") from e
+        raise UsageError("not valid JSON or YAML", where=where, fix="correct the syntax at this place") from e
     if not isinstance(values, dict):
-        raise UsageError(f"{path} does not hold answers by name", fix=f'write {{"model": "{DEFAULT}", …}}')
-    if "_src_path" in values:  # a project's answers file: its text template and its data are taken as they are
+        raise UsageError(f"{path} is not an object of answers", fix=f'write {{"model": "{DEFAULT}", …}}')
+    if "_src_path" in values:  # written by copier: use its text template and its data
         answers = {k: values[k] for k in KEYS if k in values}
         data = path.parent / "datasets" / str(values.get("data_file", ""))
         return {
@@ -89,23 +93,22 @@ def read_answers(path: Path) -> dict[str, Any]:
     for key in values:
         if key not in KEYS:
             raise UsageError(
-                f"{path} has an unknown answer `{key}`{did_you_mean(str(key), KEYS)}",
-                fix=f"known are {', '.join(KEYS)}",
+                f"unknown answer `{key}` in {path}{did_you_mean(str(key), KEYS)}",
+                fix=f"the known answers are {', '.join(KEYS)}",
             )
     return values
 
 
-def _default(_: str, __: Iterable[str] | None, default: str) -> str:
+def _default(_question: str, _choices: Iterable[str], default: str) -> str:
     return default
 
 
-def _prompt(text: str, choices: Iterable[str] | None, default: str) -> str:
-    """Asks on the terminal, on stderr. Ctrl-C and the end of input stop the command."""
+def _prompt(question: str, choices: Iterable[str], default: str) -> str:
+    """Prompt on stderr; the end of input stops the command like Ctrl-C."""
     from rich.console import Console
     from rich.prompt import Prompt
 
-    choices = list(choices) if choices else []
-    shown = f"{text} [dim]({', '.join(choices)})[/dim]" if choices else text
+    shown = f"{question} [dim]({', '.join(choices)})[/dim]" if choices else question
     try:
         return Prompt.ask(shown, console=Console(stderr=True), default=default)
     except EOFError:

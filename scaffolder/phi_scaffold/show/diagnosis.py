@@ -1,4 +1,4 @@
-"""Draws what went wrong in a run, with what to change."""
+"""Output of the diagnosis of a run: each problem with its evidence and the setting to change."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ if TYPE_CHECKING:
 
 
 def of_trainings(run_folder: Path) -> None:
-    """The problems of the trainings that this run's record holds; nothing where there are none."""
+    """Print the training problems in the record of a run."""
     from phi_runtime.training.diagnosis import recorded
 
-    _draw(recorded(run_folder))
+    _print(recorded(run_folder))
 
 
 def of_results(evaluation: dict[str, Any]) -> None:
-    """What the scores say of each pass that trained something; nothing where they are good."""
+    """Print the problems that the scores of each training pass show."""
     from phi_runtime.training.diagnosis import diagnose_results
 
-    _draw((adapter["name"], one) for adapter in evaluation["trainings"] for one in diagnose_results(adapter))
+    _print(
+        (training["name"], diagnosis)
+        for training in evaluation["trainings"]
+        for diagnosis in diagnose_results(training)
+    )
 
 
-def _draw(found: Iterable[tuple[str, Diagnosis]]) -> None:
+def _print(diagnoses: Iterable[tuple[str, Diagnosis]]) -> None:
     out = console()
     width = out.width if out.is_terminal else sys.maxsize
-    for whose, one in found:
-        out.print(f"[yellow]![/] {whose}: {one.problem}", soft_wrap=True)
-        for text in (one.evidence, f"try {one.advice}"):
+    for stage, diagnosis in diagnoses:
+        out.print(f"[yellow]![/] {stage}: {diagnosis.problem}", soft_wrap=True)
+        for text in (diagnosis.evidence, f"try {diagnosis.advice}"):
             lines = textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    ")
             out.print(lines, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`run --dry-run`: what a run would do and take, and one real step of what it would train. Imports no ML library itself."""
+"""`run --dry-run`: the plan of a run, estimates of its memory and disk, and one real training step. Imports no ML library."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ def dry_run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Shows the stages `names`; with `step`, tries one step of each that trains and would run. Raises what such a step raises, but
-    that it does not fit into memory is a result."""
-    rows = would_run([s for s in plan(workflow, project) if s.name in names], project, force)
+    """Print the plan of the stages `names`; with `step`, try a training step of each stage that would train.
+
+    A step that runs out of memory is a result; any other error of it is raised.
+    """
+    rows = planned_stages([s for s in plan(workflow, project) if s.name in names], project, force)
     trains = [row["name"] for row in rows if row["would_run"] and row["name"] in workflow.trainings]
-    shape = shape_of(base_model_path(workflow.input_model, project)) or in_catalogue(workflow)
+    shape = shape_of(base_model_path(workflow.input_model, project)) or catalog_shape(workflow)
     disk = disk_bytes(workflow, project, shape) if shape else {}
     if not as_json:
         show_plan.plan(rows, disk)
@@ -48,24 +50,24 @@ def dry_run(
             show_plan.checkpoints(disk["checkpoints"], free_disk_bytes(project))
     forecasts = {name: forecast(workflow, project, name, shape) for name in trains}
     if not as_json:
-        for name, found in forecasts.items():
-            show_plan.forecast(found) if found else show_plan.unknown(name)
+        for name, estimate in forecasts.items():
+            show_plan.forecast(estimate) if estimate else show_plan.unknown(name)
     steps = []
-    for name, found in forecasts.items():
-        why = "" if step else "--no-step"
-        tried = _tried(project, workflow, overrides, name, found, why, quiet=quiet or as_json)
-        steps.append(tried)
+    for name, estimate in forecasts.items():
+        why = _why_skipped(project, workflow, estimate) if step else "--no-step"
+        result = {"stage": name, "skipped": why} if why else _try_step(project, overrides, name, quiet or as_json)
+        steps.append(result)
         if not as_json:
-            _show_step(tried)
+            _show_step(result)
     if as_json:
-        told = [_as_dict(f) for f in forecasts.values() if f]
+        estimates = [_as_dict(estimate) for estimate in forecasts.values() if estimate]
         sizes = {f"{name}_bytes": needed for name, needed in disk.items()} | {"free_bytes": free_disk_bytes(project)}
-        said = [s if isinstance(s, dict) else asdict(s) for s in steps]
-        print(json.dumps({"stages": rows, "estimates": told, "disk": sizes, "steps": said}))
+        tried = [s if isinstance(s, dict) else asdict(s) for s in steps]
+        print(json.dumps({"stages": rows, "estimates": estimates, "disk": sizes, "steps": tried}))
 
 
-def would_run(stages: Sequence[Stage], project: Project, force: set[str]) -> list[dict[str, Any]]:
-    """Which stages a run would make again, and why."""
+def planned_stages(stages: Sequence[Stage], project: Project, force: set[str]) -> list[dict[str, Any]]:
+    """Return whether a run would run each stage, and why."""
     rows = []
     running: set[str] = set()
     for stage in stages:
@@ -79,34 +81,24 @@ def would_run(stages: Sequence[Stage], project: Project, force: set[str]) -> lis
     return rows
 
 
-def in_catalogue(workflow: Workflow) -> Shape | None:
-    """The shape of the base model, if it is one that we know."""
+def catalog_shape(workflow: Workflow) -> Shape | None:
+    """Return the shape of the base model, if it is in the catalog."""
     from phi_scaffold.new.catalog import catalog
 
     name = workflow.input_model.name.rstrip("/")
-    known = catalog().models.get(name.partition("model-cache/")[2] or name)
-    return known.shape if known else None
+    model = catalog().models.get(name.partition("model-cache/")[2] or name)
+    return model.shape if model else None
 
 
-def _tried(
-    project: Project,
-    workflow: Workflow,
-    overrides: Overrides,
-    name: str,
-    found: Forecast | None,
-    why: str,
-    *,
-    quiet: bool,
-) -> Rehearsal | dict[str, str]:
-    """The step of one stage; else why it was not made, or what it died of."""
+def _why_skipped(project: Project, workflow: Workflow, estimate: Forecast | None) -> str:
     if workflow.remote:
-        why = f"it runs on `{workflow.remote}`"
-    elif present(workflow.input_model, project) is None:
-        why = "the base model is not here yet (`phi-scaffold fetch`)"
-    elif found and found.fits is False:
-        why = "it is not likely to fit"
-    if why:
-        return {"stage": name, "skipped": why}
+        return f"it runs on `{workflow.remote}`"
+    if present(workflow.input_model, project) is None:
+        return "the base model is not downloaded (`phi-scaffold fetch`)"
+    return "it is not likely to fit" if estimate and estimate.fits is False else ""
+
+
+def _try_step(project: Project, overrides: Overrides, name: str, quiet: bool) -> Rehearsal | dict[str, str]:
     with show_progress.display(as_json=False, quiet=quiet) as emit:
         message = "trying a step on the longest batch"
         emit(Event("stage-started", name, {"index": 1, "count": 1}))
@@ -117,28 +109,28 @@ def _tried(
             return {"stage": name, "failed": e.what, "fix": e.fix}
 
 
-def _show_step(tried: Rehearsal | dict[str, str]) -> None:
-    if isinstance(tried, Rehearsal):
-        show_plan.step(tried)
-    elif "failed" in tried:
-        show_plan.no_step(tried["stage"], tried["failed"], tried["fix"])
-    elif tried["skipped"] != "--no-step":
-        show_plan.no_step(tried["stage"], tried["skipped"])
+def _show_step(result: Rehearsal | dict[str, str]) -> None:
+    if isinstance(result, Rehearsal):
+        show_plan.step(result)
+    elif "failed" in result:
+        show_plan.failed_step(result["stage"], result["failed"], result["fix"])
+    elif result["skipped"] != "--no-step":
+        show_plan.skipped_step(result["stage"], result["skipped"])
 
 
-def _as_dict(found: Forecast) -> dict[str, Any]:
-    job = found.job
+def _as_dict(estimate: Forecast) -> dict[str, Any]:
+    job = estimate.job
     return {
-        "stage": found.stage,
+        "stage": estimate.stage,
         "method": job.method,
         "device": job.device,
-        "dtype": found.dtype,
+        "dtype": estimate.dtype,
         "batch_rows": job.batch,
         "row_tokens": job.tokens,
-        "row_tokens_known": found.longest,
-        **found.estimate.as_dict(),
-        "available_bytes": found.available_bytes,
-        "fits": found.fits,
-        "settings": found.settings,
-        "advice": "" if found.fits is not False else found.advice,
+        "row_tokens_known": estimate.longest,
+        **estimate.estimate.as_dict(),
+        "available_bytes": estimate.available_bytes,
+        "fits": estimate.fits,
+        "settings": estimate.settings,
+        "advice": "" if estimate.fits is not False else estimate.advice,
     }

@@ -1,4 +1,4 @@
-"""Draws a search for the model that keeps to its constraints: the candidates while they are built and measured, and the table."""
+"""Output of `optimize`: the candidates while they are built and measured, and the table of results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from phi_runtime.core.events import Emit, Event
-from phi_scaffold.show.progress import display_search, warn
-from phi_scaffold.show.terminal import console, duration
+from phi_scaffold.show.progress import bars, display_search, warn, warn_above
+from phi_scaffold.show.terminal import console, duration, table
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -27,64 +26,56 @@ _NAMES = {
 
 
 def display(*, quiet: bool) -> AbstractContextManager[Emit]:
-    """A listener for the events of a search: a live line on a terminal, plain lines elsewhere, warnings alone if `quiet`."""
+    """Return a listener for the events of a search: a live bar, plain lines, or only warnings if `quiet`."""
     return display_search(quiet=quiet, live=_live, plain=_Lines())
 
 
 class _Lines:
-    """A line when something starts, when it goes on to something else, and when it ends."""
+    """A line at the start, at each new activity, and at the end of a candidate."""
 
     def __init__(self) -> None:
-        self.doing = ""
+        self.activity = ""
 
     def __call__(self, event: Event) -> None:
         warn(event)
         if event.event == "stage-started":
-            self.doing = ""
+            self.activity = ""
             print(_started(event), file=sys.stderr, flush=True)
-        elif event.event == "progress" and event.data.get("message", self.doing) != self.doing:
-            self.doing = str(event.data["message"])
-            print(f"  {self.doing}", file=sys.stderr, flush=True)
+        elif event.event == "progress" and event.data.get("message", self.activity) != self.activity:
+            self.activity = str(event.data["message"])
+            print(f"  {self.activity}", file=sys.stderr, flush=True)
         elif event.event == "stage-finished":
             print(f"  {_finished(event)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def _live() -> Iterator[Emit]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("[dim]{task.fields[doing]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    with bars("[dim]{task.fields[activity]}") as progress:
         yield _Bar(progress)
 
 
 class _Bar:
-    """A bar for what is at work, and a line for each candidate that is done."""
+    """A bar for the running candidate, and a line for each finished one."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.task: TaskID | None = None
 
     def __call__(self, event: Event) -> None:
-        data, print_ = event.data, self.progress.console.print
+        data = event.data
         if event.event == "stage-started":
             self._end()
-            self.task = self.progress.add_task(escape(_started(event)), total=None, doing="")
+            self.task = self.progress.add_task(escape(_started(event)), total=None, activity="")
         elif event.event == "progress" and self.task is not None:
-            doing = data.get("message") or f"{data.get('unit', '')}"
-            self.progress.update(self.task, total=data.get("total"), completed=data.get("done") or 0, doing=doing)
+            activity = data.get("message") or str(data.get("unit", ""))
+            self.progress.update(self.task, total=data.get("total"), completed=data.get("done") or 0, activity=activity)
         elif event.event == "stage-finished":
             self._end()
             style = "dim" if "meets_constraints" not in data else "green" if data["meets_constraints"] else "yellow"
             if data["state"] != "cached":
-                print_(f"[{style}]{escape(f'{event.stage}: {_finished(event)}')}[/]")
+                self.progress.console.print(f"[{style}]{escape(f'{event.stage}: {_finished(event)}')}[/]")
         elif event.event == "warning":
-            print_(f"[yellow]warning:[/] {escape(str(data['message']))}")
+            warn_above(self.progress, event)
 
     def _end(self) -> None:
         if self.task is not None:
@@ -110,30 +101,31 @@ def _finished(event: Event) -> str:
         f"{row['decode_tokens_per_s'] or 0:.0f} tokens/s": row["decode_tokens_per_s"],
         f"{row['peak_memory_mb'] or 0:.0f} MB of memory": row["peak_memory_mb"],
     }
-    said = ", ".join(text for text, value in figures.items() if value is not None)
-    return f"{verdict(row | {'violations': data['violations']})}{f' ({said})' if said else ''}{took}"
+    measured = ", ".join(text for text, value in figures.items() if value is not None)
+    result = verdict(row | {"violations": data["violations"]})
+    return f"{result}{f' ({measured})' if measured else ''}{took}"
 
 
 def options_text(options: dict[str, Any]) -> str:
-    """The options of a candidate on one line: precision=int4 int4_block_size=32."""
+    """Format the options of a candidate: precision=int4 int4_block_size=32."""
     return " ".join(f"{name.removeprefix('extra_options.')}={value}" for name, value in options.items())
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """What came of a candidate, in words."""
+    """Describe the result of a candidate."""
     if row["state"] in ("failed", "skipped"):
         return f"{row['state']}: {row['why']}" if row["state"] == "failed" else str(row["why"])
     if row["violations"]:
         return "misses " + ", ".join(violation_text(violation) for violation in row["violations"])
     if row["state"] == "built":
-        return f"fits, as far as can be told here; {row['why']}"
+        return f"fits by size; {row['why']}"
     if row.get("not_measured"):
         return f"not measured on this system: {', '.join(row['not_measured'])}"
-    return "holds"
+    return "meets the constraints"
 
 
 def violation_text(violation: dict[str, Any]) -> str:
-    """A constraint that is not kept: size 114.3 MB > 100 MB (by 14.3)."""
+    """Describe a violated constraint: size 114.3 MB > 100 MB (by 14.3)."""
     name = violation["constraint"]
     unit = f" {_UNITS[name]}" if _UNITS[name] else ""
     sign = "<" if name.startswith("min") else ">"
@@ -143,95 +135,97 @@ def violation_text(violation: dict[str, Any]) -> str:
 # -- results ---------------------------------------------------------------------------------------------------------------
 
 
-def cannot_run(target: str, unavailable: str) -> None:
-    """Says that models are built and not tried."""
+def cannot_run(target: str, why: str) -> None:
+    """Report that models are built without being measured."""
     print(
-        f"models for {target} cannot run here ({unavailable}); they are built, and the first one that is small enough is "
-        "chosen, without measuring accuracy, speed and memory",
+        f"models for {target} cannot run here ({why}): the first that is small enough is chosen; accuracy, speed and memory "
+        "are not measured",
         file=sys.stderr,
     )
 
 
-def plan(told: dict[str, Any]) -> None:
-    """What a search would do."""
+def plan(facts: dict[str, Any]) -> None:
+    """Print the plan of a search."""
     print(
-        f"`{told['pass']}` for {told['target']}, from the {told['source']} model; {constraints_text(told['constraints'])}"
+        f"`{facts['pass']}` for {facts['target']}, from the {facts['source']} model; {constraints_text(facts['constraints'])}"
     )
-    table = _table("candidate", "options", ">size", ">memory", "")
-    for row in told["candidates"]:
-        known = {True: "measured already: holds", False: "measured already"}.get(row["meets_constraints"], "")
-        table.add_row(
+    candidates = table("candidate", "options", ">size", ">memory", "")
+    for row in facts["candidates"]:
+        known = {True: "measured: meets the constraints", False: "measured"}.get(row["meets_constraints"], "")
+        candidates.add_row(
             row["name"],
             escape(options_text(row["options"])),
             _number(row["expected_size_mb"], "about {:,.0f} MB"),
             _number(row["expected_memory_mb"], "about {:,.0f} MB"),
             escape(row["why"] or known),
         )
-    console().print(table)
-    if told["unavailable"]:
-        cannot_run(told["target"], told["unavailable"])
+    console().print(candidates)
+    if facts["unavailable"]:
+        cannot_run(facts["target"], facts["unavailable"])
 
 
 def constraints_text(constraints: dict[str, Any]) -> str:
-    """The constraints in force on one line."""
-    said = [f"{name} {value:g}" for name, value in constraints.items() if value is not None]
-    return f"constraints: {', '.join(said)}" if said else "no constraints"
+    """Format the active constraints on one line."""
+    limits = [f"{name} {value:g}" for name, value in constraints.items() if value is not None]
+    return f"constraints: {', '.join(limits)}" if limits else "no constraints"
 
 
-def found(result: dict[str, Any], task: str | None = None) -> None:
-    """The table, what was chosen or what was nearest, and how to go on."""
-    metric = result["metric"] or ""
-    asked = [metric.replace("_", " "), "drop"] if metric else []
-    columns = ["candidate", ">size", *(f">{name}" for name in asked if name != "perplexity"), ">perplexity"]
-    table = _table(*columns, ">prompt tok/s", ">answer tok/s", ">memory", "")
-    if result["reference"]:
-        reference = {"size_mb": None, "peak_memory_mb": None, "accuracy_drop": None, **result["reference"]}
-        table.add_row(*_figures(result["source"], reference, asked), "full precision", style="dim")
-    for row in result["candidates"]:
-        chosen = row["name"] == result["chosen"]
-        said = "chosen" if chosen and row["state"] == "measured" else verdict(row)
+def result(facts: dict[str, Any], task: str | None = None) -> None:
+    """Print the candidates, the chosen or the nearest one, and the next command."""
+    metric = facts["metric"] or ""
+    accuracy = [metric.replace("_", " "), "drop"] if metric else []
+    columns = ["candidate", ">size", *(f">{name}" for name in accuracy if name != "perplexity"), ">perplexity"]
+    rows = table(*columns, ">prompt tok/s", ">answer tok/s", ">memory", "")
+    if facts["reference"]:
+        reference = {"size_mb": None, "peak_memory_mb": None, "accuracy_drop": None, **facts["reference"]}
+        rows.add_row(*_figures(facts["source"], reference, accuracy), "full precision", style="dim")
+    for row in facts["candidates"]:
+        chosen = row["name"] == facts["chosen"]
+        comment = "chosen" if chosen and row["state"] == "measured" else verdict(row)
         style = "bold green" if chosen else "dim" if row["state"] == "skipped" else None
-        table.add_row(*_figures(row["name"], row, asked), escape(said), style=style)
-    console().print(table)
-    tokens = result["context_tokens"]
-    print(f"\n{constraints_text(result['constraints'])} (for {result['target']}; memory at {tokens} tokens)")
-    if result["note"]:
-        print(f"Mind: {result['note']}.")
-    if result["chosen"]:
-        _chosen(result, task)
-    elif near := result["nearest"]:
+        rows.add_row(*_figures(row["name"], row, accuracy), escape(comment), style=style)
+    console().print(rows)
+    tokens = facts["context_tokens"]
+    print(f"\n{constraints_text(facts['constraints'])} (for {facts['target']}; memory at {tokens} tokens)")
+    if facts["note"]:
+        print(f"Note: {facts['note']}.")
+    if facts["chosen"]:
+        _chosen(facts, task)
+    elif near := facts["nearest"]:
         loosen = " ".join(
             f"--{name.replace('_', '-')} {value:g}" for name, value in near["relaxed_constraints"].items()
         )
-        print(f"No candidate holds. The nearest is {near['candidate']}. To take it: phi-scaffold optimize {loosen}")
+        print(
+            f"No candidate meets the constraints. The nearest is {near['candidate']}. To accept it: phi-scaffold optimize {loosen}"
+        )
     else:
-        print("No candidate holds, and none of them could be compared.")
-    failed = [row for row in result["candidates"] if row["state"] == "failed"]
-    if failed and not result["chosen"]:
+        print("No candidate meets the constraints, and none could be compared.")
+    failed = [row for row in facts["candidates"] if row["state"] == "failed"]
+    if failed and not facts["chosen"]:
         for fix in dict.fromkeys(row["fix"] for row in failed if row["fix"]):
             print(f"  {fix}")
     if failed:
-        print("What failed is tried again with --force alone.")
+        print("Failed candidates are tried again only with --force.")
 
 
-def _chosen(result: dict[str, Any], task: str | None) -> None:
-    if result["unavailable"]:
-        print(f"{result['chosen']} is taken for its size alone: {result['unavailable']}.")
-    if result["previous_config"]:
-        print(f"{result['config']} had been edited: it is kept as {result['previous_config']}")
-    if not result["applied"]:
-        print(f"{result['chosen']} is chosen; its options are in {result['config']}. To put it into the project:")
-        limits = [f"--{name.replace('_', '-')} {v:g}" for name, v in result["constraints"].items() if v is not None]
-        flags = ["--for", result["target"], *limits, *(["--task-name", task] if task else [])]
+def _chosen(facts: dict[str, Any], task: str | None) -> None:
+    if facts["unavailable"]:
+        print(f"{facts['chosen']} is chosen only by its size: {facts['unavailable']}.")
+    if facts["previous_config"]:
+        print(f"{facts['config']} was edited; the edited file is kept as {facts['previous_config']}")
+    if not facts["applied"]:
+        print(f"{facts['chosen']} is chosen; its options are in {facts['config']}. To install it in the project:")
+        limits = [f"--{name.replace('_', '-')} {v:g}" for name, v in facts["constraints"].items() if v is not None]
+        flags = ["--for", facts["target"], *limits, *(["--task-name", task] if task else [])]
         print(f"  phi-scaffold optimize {' '.join(flags)} --apply")
         return
-    kept = f" (the config of before is {result['backup']})" if result["backup"] else ""
-    print(f"{result['chosen']} is in {result['model']}, its options in the config{kept}.")
+    kept = f" (the previous config is {facts['backup']})" if facts["backup"] else ""
+    print(f"{facts['chosen']} is installed in {facts['model']}, its options in the config{kept}.")
 
 
-def _figures(name: str, row: dict[str, Any], asked: list[str]) -> list[str]:
-    accuracy = [_number(row["accuracy_drop"], "{:.4g}")] if asked else []
-    if len(asked) > 1 and asked[0] != "perplexity":
+def _figures(name: str, row: dict[str, Any], columns: list[str]) -> list[str]:
+    accuracy = [_number(row["accuracy_drop"], "{:.4g}")] if columns else []
+    if len(columns) > 1 and columns[0] != "perplexity":
         accuracy = [_number(row["score"], "{:.4g}"), *accuracy]
     return [
         name,
@@ -246,11 +240,3 @@ def _figures(name: str, row: dict[str, Any], asked: list[str]) -> list[str]:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
-
-
-def _table(*columns: str) -> Table:
-    """A table; a name that begins with > is of a column of numbers."""
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
-    return table

@@ -1,4 +1,4 @@
-"""How several processes are started by hand, for a reader."""
+"""Output of `run --emit-accelerate-config`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ if TYPE_CHECKING:
     from phi_runtime.pipeline.launch_commands import ByHand
 
 
-def by_hand(written: ByHand, *, as_json: bool) -> None:
-    """The command line that was asked for; plain text, to be copied."""
+def launch_command(launch: ByHand, *, as_json: bool) -> None:
+    """Print the `accelerate launch` command as plain text, to be copied."""
     if as_json:
-        print(json.dumps({"config": str(written.config), "stage": written.stage, "command": written.command}))
+        print(json.dumps({"config": str(launch.config), "stage": launch.stage, "command": launch.command}))
         return
-    print(f"{written.config} is written. This trains `{written.stage}` with it:\n\n  {written.command}\n")
-    print(
-        "What it does goes to its stdout as lines of JSON. When it is done, `phi-scaffold run` takes over what it has trained."
-    )
+    print(f"Wrote {launch.config}. Train `{launch.stage}` with:\n\n  {launch.command}\n")
+    print("It prints its progress as JSON lines on stdout. Afterwards, `phi-scaffold run` uses the trained adapter.")

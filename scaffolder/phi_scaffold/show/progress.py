@@ -1,4 +1,4 @@
-"""Draws a run while it goes on, on stderr: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a run or a search on stderr: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.events import Emit, Event, silent
+from phi_runtime.core.events import Emit, Event
 from phi_runtime.training.diagnosis.run import rate_text
 from phi_scaffold.show.terminal import console, duration, size
 
@@ -20,26 +20,22 @@ if TYPE_CHECKING:
 
 @contextmanager
 def display(*, as_json: bool, quiet: bool) -> Iterator[Emit]:
-    """A listener for the runtime's events that suits who is looking: JSON lines, silence, a live bar or plain lines.
+    """Yield a listener for the events of a run: JSON lines, only warnings if `quiet`, a live bar, or plain lines.
 
-    What libraries print meanwhile goes to stderr: stdout is for JSON lines, and for the results that come afterwards.
+    Output that libraries print meanwhile goes to stderr: stdout is for JSON lines and for results.
     """
+    if not as_json:
+        with display_search(quiet=quiet, live=_live, plain=_PlainLines()) as emit:
+            yield emit
+        return
     out = sys.stdout
     with redirect_stdout(sys.stderr):
-        if as_json:
-            yield lambda event: print(json.dumps(event.as_dict()), file=out, flush=True)
-        elif quiet:
-            yield lambda event: _warn(event) if event.event == "warning" else silent(event)
-        elif sys.stderr.isatty():
-            with _live() as emit:
-                yield emit
-        else:
-            yield _PlainLines()
+        yield lambda event: print(json.dumps(event.as_dict()), file=out, flush=True)
 
 
 @contextmanager
 def display_search(*, quiet: bool, live: Callable[[], AbstractContextManager[Emit]], plain: Emit) -> Iterator[Emit]:
-    """The same for a search, whose results come at its end: `live` on a terminal, `plain` elsewhere, warnings alone if `quiet`."""
+    """Yield a listener: only warnings if `quiet`, `live` on a terminal, `plain` elsewhere."""
     with redirect_stdout(sys.stderr):
         if quiet:
             yield warn
@@ -51,16 +47,30 @@ def display_search(*, quiet: bool, live: Callable[[], AbstractContextManager[Emi
 
 
 def warn(event: Event) -> None:
-    """Prints a warning, and passes over all else."""
+    """Print the event if it is a warning."""
     if event.event == "warning":
-        print(f"warning: {event.data['message']}", file=sys.stderr)
+        print(f"warning: {_warning(event)}", file=sys.stderr)
 
 
-# -- in words ---------------------------------------------------------------------------------------------------------------
+def warn_above(progress: Progress, event: Event) -> None:
+    """Print a warning above a live bar."""
+    from rich.markup import escape
+
+    progress.console.print(f"[yellow]warning:[/] {escape(_warning(event))}")
 
 
-def _warn(event: Event) -> None:
-    print(f"warning: {_warning(event)}", file=sys.stderr)
+def bars(*columns: str, width: int = 24) -> Progress:
+    """Return live bars of searches: description, bar, then these fields of each task, and the time."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    texts = [TextColumn(column) for column in columns]
+    start = TextColumn("{task.description}")
+    return Progress(
+        start, BarColumn(bar_width=width), *texts, TimeElapsedColumn(), console=console(stderr=True), transient=True
+    )
+
+
+# -- text of events ---------------------------------------------------------------------------------------------------------
 
 
 def _warning(event: Event) -> str:
@@ -68,28 +78,28 @@ def _warning(event: Event) -> str:
 
 
 def figures(data: dict[str, Any]) -> list[str]:
-    """What a progress event measured, each in words, the most wanted first."""
-    known: dict[str, Any] = {name: value for name, value in data.items() if value is not None}
-    said = []
-    if "loss" in known:
-        said.append(f"loss {known['loss']:.3f}")
-    if "validation_loss" in known:
-        said.append(f"validation loss {known['validation_loss']:.3f}")
-    if "learning_rate" in known:
-        said.append(f"learning rate {rate_text(known['learning_rate'])}")
-    if "tokens_per_s" in known:
-        said.append(f"{known['tokens_per_s']:,.0f} tokens/s")
-    if memory := known.get("gpu_memory_bytes") or known.get("rss_bytes"):
-        said.append(f"memory {size(memory)}")
-    if "gpu_share" in known:
-        said.append(f"GPU {100 * known['gpu_share']:.0f} %")
-    elif "cpu_share" in known:
-        said.append(f"cores {100 * known['cpu_share']:.0f} %")
-    if skipped := known.get("skipped_steps"):
-        said.append(f"{skipped:.0f} step{'s' if skipped > 1 else ''} skipped")
-    if known.get("remaining_s"):
-        said.append(f"{duration(known['remaining_s'])} left")
-    return said
+    """Format the measurements of a progress event, the most important first."""
+    values: dict[str, Any] = {name: value for name, value in data.items() if value is not None}
+    texts = []
+    if "loss" in values:
+        texts.append(f"loss {values['loss']:.3f}")
+    if "validation_loss" in values:
+        texts.append(f"validation loss {values['validation_loss']:.3f}")
+    if "learning_rate" in values:
+        texts.append(f"learning rate {rate_text(values['learning_rate'])}")
+    if "tokens_per_s" in values:
+        texts.append(f"{values['tokens_per_s']:,.0f} tokens/s")
+    if memory := values.get("gpu_memory_bytes") or values.get("rss_bytes"):
+        texts.append(f"memory {size(memory)}")
+    if "gpu_share" in values:
+        texts.append(f"GPU {100 * values['gpu_share']:.0f} %")
+    elif "cpu_share" in values:
+        texts.append(f"cores {100 * values['cpu_share']:.0f} %")
+    if skipped := values.get("skipped_steps"):
+        texts.append(f"{skipped:.0f} step{'s' if skipped > 1 else ''} skipped")
+    if values.get("remaining_s"):
+        texts.append(f"{duration(values['remaining_s'])} left")
+    return texts
 
 
 def _done_of(data: dict[str, Any]) -> str:
@@ -101,22 +111,20 @@ def _done_of(data: dict[str, Any]) -> str:
     return f"{done}" + (f"/{total}" if total else "") + f" {unit}"
 
 
-def _learns_from(data: dict[str, Any]) -> str:
+def _training_data(data: dict[str, Any]) -> str:
     last = f"; the last has {data['last_sequence_tokens']:,}" if "last_sequence_tokens" in data else ""
     tokens = f"{data['tokens']:,} tokens, {data['trained_tokens']:,} of them trained"
     return f"{data['rows']:,} rows in {data['sequences']:,} sequences of {tokens}{last}"
 
 
 def _finished(data: dict[str, Any]) -> str:
-    return (
-        f"cached ({data['output']})"
-        if data["state"] == "cached"
-        else f"done in {duration(data['wall_s'])} → {data['output']}"
-    )
+    if data["state"] == "cached":
+        return f"cached ({data['output']})"
+    return f"done in {duration(data['wall_s'])} → {data['output']}"
 
 
-def _found(data: dict[str, Any]) -> list[str]:
-    """The problems that a stage's metric event names."""
+def _problems(data: dict[str, Any]) -> list[str]:
+    """Format the problems in a metric event."""
     return [f"{entry['problem']}: {entry['evidence']}" for entry in data.get("diagnosis", ())]
 
 
@@ -124,11 +132,13 @@ def _found(data: dict[str, Any]) -> list[str]:
 
 
 class _PlainLines:
-    """For logs and pipes: a line when a stage starts and ends, and some between: at first one in five seconds, and ever fewer the
-    longer the stage takes, so that a night leaves hundreds of lines and not thousands."""
+    """Lines for logs and pipes: at the start and end of a stage, and at most every five seconds in between.
+
+    The longer a stage takes, the fewer: a run over night prints hundreds of lines, not thousands.
+    """
 
     EVERY_S = 5.0
-    SHARE = 0.02  # of the time that the stage has taken
+    SHARE = 0.02  # least interval, as a share of the time that the stage has taken
 
     def __init__(self) -> None:
         self.started = self.last = 0.0
@@ -147,13 +157,12 @@ class _PlainLines:
                 self.line(", ".join(p for p in (_done_of(data), *message, *figures(data)) if p))
         elif event.event == "metric":
             if "sequences" in data:
-                self.line(_learns_from(data))
-            for problem in _found(data):
+                self.line(_training_data(data))
+            for problem in _problems(data):
                 self.line(problem)
         elif event.event == "stage-finished":
             self.line(_finished(data))
-        elif event.event == "warning":
-            _warn(event)
+        warn(event)
 
     def line(self, text: str) -> None:
         print(f"{self.place}: {text}", file=sys.stderr, flush=True)
@@ -164,7 +173,7 @@ class _PlainLines:
 
 @contextmanager
 def _live() -> Iterator[Emit]:
-    """A bar for the stage at work, its figures below it, and above it a line for each that is done."""
+    """Draw a bar for the running stage with its measurements below, and print a line above for each finished stage."""
     from rich.markup import escape
     from rich.text import Text
 
@@ -178,18 +187,18 @@ def _live() -> Iterator[Emit]:
             data = event.data
             if event.event == "stage-started":
                 place = f"[{data['index']}/{data['count']}] {event.stage}"
-                task = progress.add_task(escape(in_room(place, terminal.width)), total=None, done="")
+                task = progress.add_task(escape(shortened(place, terminal.width)), total=None, done="")
                 below.clear()
             elif event.event == "progress" and task is not None:
                 message = str(data.get("message") or "")
-                if message and data.get("done") is None:  # said once, and to be read afterwards
+                if message and data.get("done") is None:  # printed once, to be read afterwards
                     terminal.print(Text(f"  {event.stage}: {message}", "dim"))
                 below[:] = [*([message] if message else []), *figures(data)]
                 progress.update(task, completed=data.get("done") or 0, total=data.get("total"), done=_done_of(data))
             elif event.event == "metric":
                 if "sequences" in data:
-                    terminal.print(Text(f"  {event.stage}: {_learns_from(data)}", "dim"))
-                for problem in _found(data):
+                    terminal.print(Text(f"  {event.stage}: {_training_data(data)}", "dim"))
+                for problem in _problems(data):
                     terminal.print(f"[yellow]![/] {event.stage}: {escape(problem)}")
             elif event.event == "stage-finished" and task is not None:
                 progress.remove_task(task)
@@ -198,26 +207,26 @@ def _live() -> Iterator[Emit]:
                 style = "dim" if data["state"] == "cached" else "green"
                 terminal.print(f"[{style}]✓[/] {event.stage}: {escape(_finished(data))}")
             elif event.event == "warning":
-                terminal.print(f"[yellow]warning:[/] {escape(_warning(event))}")
+                warn_above(progress, event)
 
         yield emit
 
 
-_BESIDE = 34  # characters beside name and bar: spinner, `12000/50000 steps`, time and the gaps
+_OTHER_COLUMNS = 34  # characters for all but name and bar: spinner, `12000/50000 steps`, time and gaps
 
 
 def _bar_width(terminal_width: int) -> int:
     return 24 if terminal_width >= 100 else 12
 
 
-def in_room(place: str, terminal_width: int) -> str:
-    """The name of a stage, cut where it would push the figures beside its bar out of the line."""
-    room = max(terminal_width - _bar_width(terminal_width) - _BESIDE, 12)
+def shortened(place: str, terminal_width: int) -> str:
+    """Shorten the name of a stage so that the columns after it fit into the line."""
+    room = max(terminal_width - _bar_width(terminal_width) - _OTHER_COLUMNS, 12)
     return place if len(place) <= room else f"{place[: room - 1]}…"
 
 
 def bar_with_figures(terminal: Console) -> tuple[Progress, list[str]]:
-    """rich's progress, and the list of figures that it draws below its bar."""
+    """Return rich's progress display, and the list of measurements that it draws below its bar."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
     from rich.text import Text
@@ -240,12 +249,12 @@ def bar_with_figures(terminal: Console) -> tuple[Progress, list[str]]:
     return BarWithFigures(*columns, console=terminal, transient=True), below
 
 
-def in_lines(said: Iterable[str], width: int) -> list[str]:
-    """Figures in lines of at most `width`, indented, none of them cut in two."""
+def in_lines(texts: Iterable[str], width: int) -> list[str]:
+    """Join texts into indented lines of at most `width` characters, without breaking one."""
     lines: list[str] = []
-    for one in said:
-        if lines and len(lines[-1]) + len(one) + 2 <= width:
-            lines[-1] += f", {one}"
+    for text in texts:
+        if lines and len(lines[-1]) + len(text) + 2 <= width:
+            lines[-1] += f", {text}"
         else:
-            lines.append(f"  {one}")
+            lines.append(f"  {text}")
     return lines

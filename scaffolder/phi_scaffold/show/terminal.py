@@ -1,4 +1,4 @@
-"""Where text goes, and how sizes and times are written in it."""
+"""Consoles and tables, and the format of sizes and durations."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-_PIPED_WIDTH = 240  # a table takes what it needs of it; a file or a pipe has no edge to wrap at
+_PIPED_WIDTH = 240  # tables use as much of it as they need; a file or a pipe has no edge to wrap at
 
 
 def console(stderr: bool = False) -> Console:
-    """Where results, or with `stderr` progress and warnings, are drawn."""
+    """Return a console for results, or with `stderr` for progress and warnings."""
     from rich.console import Console
 
     if (sys.stderr if stderr else sys.stdout).isatty():
@@ -20,8 +21,25 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=True, width=_PIPED_WIDTH)
 
 
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table without borders. `>` before a name aligns its column to the right, `!` keeps it from wrapping."""
+    from rich.table import Table
+
+    result = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        name = column.lstrip(">!")
+        flags = column.removesuffix(name)
+        result.add_column(name, justify="right" if ">" in flags else "left", no_wrap="!" in flags)
+    return result
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr, where no live display is active."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def size(count: float) -> str:
-    """Bytes in the unit that fits: 86.3 MB."""
+    """Format bytes in the unit that fits: 86.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
@@ -30,7 +48,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 4.2 s, 1 min 20 s, 2 h 5 min."""
+    """Format seconds for people: 4.2 s, 1 min 20 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     if seconds < 3600:

@@ -82,7 +82,7 @@ def test_missing_packages_are_named(project: Project, cli: Cli, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     refused = cli("serve", "--project", project.root, "--port", "0")
     assert refused.code == 5
-    assert "phi-scaffold[serve]" in refused.err
+    assert "setup.sh --with serve" in refused.err
 
 
 def test_it_listens_on_ipv6_too() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from phi_runtime.config.pass_graph import with_ancestors
 from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
 from phi_runtime.core.artifacts import digest, write_json
 from phi_runtime.core.errors import MissingDependency
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import Project, setup_command
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import training_key
 from phi_runtime.pipeline.changes import describe_changes
@@ -144,7 +143,7 @@ def require_optuna() -> Any:
     except ImportError as e:
         raise MissingDependency(
             f"`sweep` needs the package optuna ({e})",
-            fix=f"{sys.executable} -m pip install 'optuna>=5,<6'",
+            fix=f"run `{setup_command('sweep')}` in the project",
         ) from None
     return optuna
 

@@ -1,0 +1,88 @@
+"""The answers that describe a new project, and the values that they may take."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from phi_runtime.config.supported_precisions import RUNNABLE
+from phi_runtime.core.errors import UsageError
+from phi_runtime.data.columns import Columns
+from phi_runtime.evaluation.metrics import TASKS
+from phi_runtime.models.memory import Method
+
+METHODS: tuple[Method, ...] = get_args(Method)
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "directml": "DmlExecutionProvider"}
+TARGETS = tuple(_PROVIDERS)
+PRECISIONS = {target: tuple(reversed(RUNNABLE[provider])) for target, provider in _PROVIDERS.items()}  # smallest first
+PRECISION = "int4"  # the default
+
+_WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
+_LONGEST_NAME = 64
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The user's choices.
+
+    Attributes:
+        data: The user's data file; None for the sample data.
+        columns: Columns of that file to use, the answer last; empty to detect them.
+        prompt_template: `plain`, `chat` (the format of the model), or a text with `{column}` placeholders.
+        data_columns: Contents of the data file, if it was read already.
+    """
+
+    model: str
+    task: str = TASKS[0]
+    method: str = METHODS[0]
+    target: str = TARGETS[0]
+    precision: str = PRECISION
+    data: Path | None = None
+    columns: tuple[str, ...] = ()
+    prompt_template: str = "plain"
+    data_columns: Columns | None = None
+
+
+def check_name(folder: Path) -> str:
+    """Return the name of the project in `folder`.
+
+    Raises:
+        UsageError: The name is not portable; the fix is one that is.
+    """
+    name = folder.name
+    reason = ""
+    if not name:
+        reason = "it is empty"
+    elif name[0] in "-." or name[-1] in ". ":
+        reason = "it starts with `-` or `.`, or ends with `.` or a space"
+    elif not re.fullmatch(r"[\w .-]+", name):
+        reason = "only letters, digits, spaces, `.`, `-` and `_` are allowed"
+    elif name.partition(".")[0].casefold() in _WINDOWS_DEVICES:
+        reason = "it is a device on Windows"
+    elif len(name) > _LONGEST_NAME:
+        reason = f"it is longer than {_LONGEST_NAME} characters"
+    if reason:
+        better = re.sub(r"[^\w.-]+", "-", name).strip("-. ")[:_LONGEST_NAME] or "my-model"
+        better = f"my-{better}" if better.partition(".")[0].casefold() in _WINDOWS_DEVICES else better
+        raise UsageError(f"`{name}` cannot be a project name: {reason}", fix=f"try `phi-scaffold new {better}`")
+    return name
+
+
+def command_line(folder: Path, answers: Answers) -> str:
+    """Return the command that creates the same project without questions."""
+    words = ["phi-scaffold", "new", str(folder)]
+    words += ["--model", answers.model, "--task", answers.task, "--method", answers.method]
+    words += ["--target", answers.target, "--precision", answers.precision]
+    if answers.data:
+        words += ["--data", str(answers.data)]
+    if answers.columns:
+        words += ["--columns", ",".join(answers.columns)]
+    if answers.prompt_template != "plain":
+        words += ["--prompt-template", answers.prompt_template.replace("\n", "\\n")]
+    words.append("--yes")
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)

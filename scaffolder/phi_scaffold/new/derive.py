@@ -1,0 +1,191 @@
+"""Values for the questions of copier.yml, derived from the user's answers, the model catalog and the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phi_runtime.config.file_formats import format_of
+from phi_runtime.core.errors import UsageError
+from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.data.columns import Columns, find_columns
+from phi_runtime.data.template import PromptTemplate, TemplateFault
+from phi_scaffold import __version__
+from phi_scaffold.new.answers import PRECISIONS, Answers
+from phi_scaffold.new.catalog import Model, PromptFormat, catalog
+from phi_scaffold.new.template_files import own_requirement
+
+SAMPLE_FILE = "train.jsonl"
+# The sample data of each task (samples/): columns, number of rows, and the longest row and answer in characters.
+SAMPLES = {
+    "classification": Columns(("phrase",), "tone", 600, (), longest=127, longest_answer=8),
+    "chat": Columns(("messages",), "messages", 170, (), "chat", longest=422, longest_answer=139),
+    "question-answering": Columns(("context", "question"), "answer", 180, (), longest=267, longest_answer=29),
+    "summarization": Columns(("text",), "summary", 150, (), longest=466, longest_answer=94),
+    "extraction": Columns(("text",), "record", 180, (), longest=224, longest_answer=103),
+    "generation": Columns(("note",), "message", 170, (), longest=141, longest_answer=100),
+}
+_SMALL_MODEL_PARAMETERS = 500e6  # trains with 8 rows a step, without checkpointing, in a few GB
+_UNKNOWN_CONTEXT = 2048  # tokens assumed for a model that is not in the catalog
+_TEMPLATE_FIX = "use plain, chat, or a text such as '{question}\\n{answer}'"
+
+
+def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return a value for every question of copier.yml except the name, and notes on the model and the data for the user.
+
+    Raises:
+        UsageError: The target cannot run the precision, or the prompt template does not fit the data.
+        DataError: The user's data file cannot be used.
+    """
+    if answers.precision not in PRECISIONS[answers.target]:
+        raise UsageError(
+            f"`{answers.precision}` does not run on {answers.target}",
+            fix=f"choose --precision {', '.join(PRECISIONS[answers.target])}",
+        )
+    notes: list[str] = []
+    model = catalog().models.get(answers.model)
+    if model is None:
+        hint = did_you_mean(answers.model, catalog().models)
+        notes.append(f"`{answers.model}` is not in the catalog: its settings are detected when it is loaded{hint}")
+    columns = SAMPLES[answers.task]
+    if answers.data:
+        columns = answers.data_columns or find_columns(answers.data, answers.columns)
+        notes.append(_data_note(columns))
+    chat_template = ""
+    if columns.kind == "chat":
+        prompt_format = catalog().format_of(answers.model)
+        needs_template = model is not None and model.base
+        chat_template = prompt_format.chat_template if needs_template else "own"
+        notes += _chat_notes(answers, needs_template, prompt_format.name)
+    text_template = text_template_for(answers, columns) if columns.kind == "columns" else ""
+    return {
+        "model": answers.model,
+        "task": answers.task,
+        "method": answers.method,
+        "target": answers.target,
+        "precision": answers.precision,
+        "data_file": answers.data.name if answers.data else SAMPLE_FILE,
+        "data_name": format_of(answers.data) if answers.data else "json",
+        "rows": columns.kind,
+        "text_template": text_template,
+        "chat_template": chat_template,
+        "text_column": columns.answer,
+        "sample_data": answers.data is None,
+        "made_by_new": True,
+        "phi_scaffold_version": __version__,
+        "phi_scaffold_requirement": own_requirement(),
+        **_training_settings(answers, model, columns),
+        **_lengths(answers, model, columns, text_template),
+    }, tuple(notes)
+
+
+def _training_settings(answers: Answers, model: Model | None, columns: Columns) -> dict[str, Any]:
+    small = model is not None and model.parameters < _SMALL_MODEL_PARAMETERS
+    adapter_rate = model.learning_rate if model else 2e-4
+    # A label is learned in one or two passes over the data, a style of writing in more.
+    epochs = (1 if answers.task == "classification" else 2) * (1 if columns.rows > 1000 else 2)
+    return {
+        "target_modules": list(model.target_modules) if model else None,
+        "learning_rate": 5e-5 if answers.method == "full" else adapter_rate,
+        "num_train_epochs": epochs,
+        "batch_size": 8 if small else 2,
+        "gradient_accumulation_steps": 1 if small else 8,
+        "gradient_checkpointing": not small,
+        # Needs a second copy of the base model; rounding costs small models most.
+        "int4_aware": small and (answers.method, answers.precision, answers.target) == ("lora", "int4", "cpu"),
+    }
+
+
+def _lengths(answers: Answers, model: Model | None, columns: Columns, text_template: str) -> dict[str, int]:
+    """Derive limits in tokens from lengths in characters, at two characters a token; chat templates add tokens of their own."""
+    most = min(2048, model.context if model else _UNKNOWN_CONTEXT)
+    template_length = 200 if columns.kind == "chat" else len(text_template)
+    longest = _power_of_two((columns.longest + template_length) / 2, 128, most)
+    answer = 8 if answers.task == "classification" else _power_of_two(columns.longest_answer / 2, 16, 256)
+    return {"max_seq_len": min(512, most) if columns.kind == "text" else longest, "max_new_tokens": answer}
+
+
+def _power_of_two(size: float, least: int, most: int) -> int:
+    power = least
+    while power < size and power < most:
+        power *= 2
+    return power
+
+
+def text_template_for(answers: Answers, columns: Columns) -> str:
+    """Return the template that turns the columns of a row into text.
+
+    Raises:
+        UsageError: The user's template has no prompt, or names a column that the data lacks.
+    """
+    template = answers.prompt_template
+    if template == "plain" and answers.task != "chat":
+        return _plain(columns)
+    if template in ("plain", "chat"):
+        return _model_format(catalog().format_of(answers.model), columns)
+    template = template.replace("\\n", "\n")  # so that a template can be typed in any shell
+    try:
+        parsed = PromptTemplate.from_text(template)
+    except TemplateFault as e:
+        raise UsageError(f"--prompt-template {e}", fix=_TEMPLATE_FIX) from e
+    if not parsed.inputs:
+        raise UsageError(
+            "--prompt-template needs at least two columns: the prompt, and last the answer", fix=_TEMPLATE_FIX
+        )
+    available = (*columns.inputs, columns.answer)
+    for column in parsed.columns:
+        if column not in available:
+            raise UsageError(
+                f"--prompt-template names the column `{column}`, which is not in the data",
+                fix=f"the columns are {', '.join(available)}",
+            )
+    return template
+
+
+def _plain(columns: Columns) -> str:
+    if columns.inputs == ("phrase",) and columns.answer == "tone":
+        return "### Text: {phrase}\n### The tone is:\n{tone}"
+    parts = [f"### {_title(c)}: {{{c}}}" for c in columns.inputs]
+    return "\n".join([*parts, f"### {_title(columns.answer)}:", f"{{{columns.answer}}}"])
+
+
+def _model_format(prompt_format: PromptFormat, columns: Columns) -> str:
+    if not prompt_format.prompt:
+        return _plain(columns)
+    prompt = "\n".join(f"{_title(c)}: {{{c}}}" for c in columns.inputs)
+    if len(columns.inputs) == 1:
+        prompt = "{" + columns.inputs[0] + "}"
+    return prompt_format.prompt.format(prompt) + "{" + columns.answer + "}" + prompt_format.stop
+
+
+def _title(column: str) -> str:
+    return column.replace("_", " ").capitalize()
+
+
+def _data_note(columns: Columns) -> str:
+    if columns.kind == "chat":
+        return f"data: {columns.rows} conversations in `{columns.answer}`"
+    if columns.kind == "text":
+        return f"data: {columns.rows} rows of free text in `{columns.answer}`"
+    labels = f", {len(columns.labels)} labels: {', '.join(columns.labels[:8])}" if columns.labels else ""
+    labels += ", …" if len(columns.labels) > 8 else ""
+    return f"data: {columns.rows} rows, {' + '.join(columns.inputs)} → {columns.answer}{labels}"
+
+
+def _chat_notes(answers: Answers, needs_template: bool, format_name: str) -> list[str]:
+    if answers.prompt_template not in ("plain", "chat"):
+        raise UsageError(
+            "--prompt-template is for data in columns, and this data holds conversations",
+            fix="remove it: the chat template of the model formats conversations",
+        )
+    return [f"{answers.model} has no chat template; using the `{format_name}` format"] if needs_template else []
+
+
+def task_of(columns: Columns) -> str:
+    """Return the task that data of this form is usually for."""
+    if columns.kind != "columns":
+        return "chat" if columns.kind == "chat" else "generation"
+    if columns.labels:
+        return "classification"
+    if columns.answer.casefold() in ("summary", "highlights"):
+        return "summarization"
+    return "question-answering" if {"context", "question"} <= {c.casefold() for c in columns.inputs} else "generation"
