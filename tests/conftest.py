@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,30 @@ from phi_runtime.core.events import Event
 from phi_runtime.core.project import Project, find_project
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
+from tests import zygote
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# The libraries read these when they are imported, which no module does before a test runs.
+for _name, _value in {
+    "HF_HUB_OFFLINE": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "OMP_NUM_THREADS": "1",  # pytest-xdist has a worker per core, and two threads on a busy core wait for each other
+    "PHI_SCAFFOLD_CORES": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}.items():
+    os.environ.setdefault(_name, _value)
+zygote.install()
 
 TONES = {
     "joy": ["sunny happy song {}", "we won the game {}", "a lovely party {}"],
     "fear": ["dark cold noise {}", "something moved there {}", "run from the fire {}"],
 }
+
+
+@pytest.fixture
+def fresh_processes() -> Iterator[set[str]]:
+    """Names of modules that `python -m` runs in a new interpreter, for tests of the memory that a process takes."""
+    yield zygote.FRESH
+    zygote.FRESH.clear()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from filelock import FileLock
 from phi_runtime.core.project import Project, find_project
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Listener, tiny_project
+from tests.zygote import default_interrupt
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def start(script: Path, *arguments: str | Path, cwd: Path, **environment: str) -
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=default_interrupt,
     )
 
 

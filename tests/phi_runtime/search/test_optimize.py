@@ -192,7 +192,10 @@ class StopAt(Listener):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(make_project: MakeProject) -> None:
+def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(
+    make_project: MakeProject, fresh_processes: set[str]
+) -> None:
+    fresh_processes.add("phi_runtime.search.optimize.worker")  # which measures the memory that it takes
     project = make_project(max_steps=2, passes={"export": {"gate": None}})
 
     def planned(**limits: float) -> OptimizePlan:

@@ -362,8 +362,9 @@ def test_another_space_or_config_makes_a_new_study_and_says_why(make_project: Ma
 
 
 def test_two_jobs_share_a_study_and_the_machine_and_one_that_is_killed_is_a_failed_trial(
-    make_project: MakeProject,
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PHI_SCAFFOLD_CORES", "2")
     project = make_project(max_steps=1, per_device_eval_batch_size=12, passes={"finetune": {"packing": False}})
     fail_at(project, 3, how="os.kill(os.getpid(), signal.SIGKILL)")
     write_sweep(project, {BATCH: choice(2, 3, 4)}, pruner="none")

@@ -64,7 +64,8 @@ class Server:
 
     def worker(self) -> int:
         """The process of the models."""
-        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        command = ["pgrep", "-P", str(self.process.pid), "-f", "phi_runtime.serving"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
         return int(found.stdout.split()[0])
 
     @contextmanager
