@@ -1,12 +1,12 @@
-"""Wall time of training to an accuracy, beside Microsoft Olive 0.13.0: one data set of labels, one model, three learning rates each.
+"""Wall time of training to an accuracy, compared with Microsoft Olive 0.13.0: one labeled data set, one model.
 
     PHI_OLIVE_PYTHON=/path/to/python python bench/to_accuracy.py DATA.jsonl MODEL_FOLDER [TARGET [RATES]]
 
-DATA has the columns phrase and tone. Rows with a phrase that came before are dropped, 200 are held out. Both train the same LoRA in
-the type that is fast on this machine, at a constant learning rate, each as its own documents have it: Olive joins the rows to
-sequences of 512 tokens and trains on all of them, we train on completions in batches of rows of like length. Every few steps the
-adapter is kept; the first that reaches TARGET (0.93) is found afterwards, by halving, with our own generator on all held-out rows and
-the prompt that each was trained with. The time is that of the steps up to it, without loading and scoring.
+DATA has the columns phrase and tone. Duplicate phrases are dropped, and 200 rows are test rows. Both train the same LoRA in the
+fast type of this machine, at up to three constant learning rates each, as their documentation recommends: Olive joins the rows
+to sequences of 512 tokens and trains on all of them; we train on completions, in batches of rows of similar length. The adapter is
+saved every few steps. The first one that reaches TARGET (0.93) is searched by bisection, with our generator on all test rows and the
+prompt that each was trained with. The reported time is that of the steps up to it, without loading and scoring.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
 RATES = {"ours": (7e-4, 1e-3, 4e-4), "olive": (1e-3, 3e-4, 2e-3)}
 STEPS = {"ours": 60, "olive": 42}
 EVERY = {"ours": 6, "olive": 3}
-HELD_OUT = 200
+TEST_ROWS = 200
 
 
-Kept = list[tuple[int, float, Path]]
-"""Steps, when their checkpoint was whole, and the adapter."""
+Checkpoints = list[tuple[int, float, Path]]
+"""Optimizer steps, the time at which their checkpoint was complete, and the adapter."""
 
 
 def main(data: Path, model: Path, target: float, rates: int) -> None:
     olive = Path(os.environ["PHI_OLIVE_PYTHON"])
     with tempfile.TemporaryDirectory(prefix="phi-bench-") as temporary:
         folder = Path(temporary)
-        train, held_out = split(data, folder)
+        train, test = split(data, folder)
         dtype = fast_dtype()
-        print(f"{train} rows to train on, {len(held_out)} held out; {dtype}; target {100 * target:.0f} %", flush=True)
+        print(f"{train} training rows, {len(test)} test rows; {dtype}; target {100 * target:.0f} %", flush=True)
         best: dict[str, float] = {}
         for i in range(rates):
             for side in ("ours", "olive"):
@@ -54,10 +54,10 @@ def main(data: Path, model: Path, target: float, rates: int) -> None:
                     else run_olive(place, olive, model, rate, dtype)
                 )
                 step_s = (kept[-1][1] - kept[0][1]) / (kept[-1][0] - kept[0][0])
-                steps = first_to(target, kept, lambda adapter, side=side: score(model, adapter, held_out, side))
+                steps = first_to(target, kept, lambda adapter, side=side: score(model, adapter, test, side))
                 reached = steps * step_s if steps else None
-                told = f"{reached:.0f} s" if reached else "not reached"
-                print(f"{side:5} lr {rate:.0e}: {step_s:.2f} s a step, {told}", flush=True)
+                result = f"{reached:.0f} s" if reached else "not reached"
+                print(f"{side:5} lr {rate:.0e}: {step_s:.2f} s per step, {result}", flush=True)
                 if reached:
                     best[side] = min(reached, best.get(side, reached))
                 shutil.rmtree(place)
@@ -65,22 +65,22 @@ def main(data: Path, model: Path, target: float, rates: int) -> None:
             print(f"best: ours {best['ours']:.0f} s, Olive {best['olive']:.0f} s: {best['ours'] / best['olive']:.2f}")
 
 
-def first_to(target: float, kept: Kept, scored: Callable[[Path], float]) -> int | None:
-    """The steps of the first adapter that scores `target`, found by halving; None when the last does not."""
-    low, high, found = 0, len(kept) - 1, None
+def first_to(target: float, checkpoints: Checkpoints, score_adapter: Callable[[Path], float]) -> int | None:
+    """Return the steps of the first adapter that scores `target`, by bisection; None if the last does not."""
+    low, high, first = 0, len(checkpoints) - 1, None
     at = high
     while low <= high:
-        step, _, adapter = kept[at]
-        accuracy = scored(adapter)
+        step, _, adapter = checkpoints[at]
+        accuracy = score_adapter(adapter)
         print(f"  step {step:3}: {100 * accuracy:5.1f} %", flush=True)
         if accuracy >= target:
-            found, high = step, at - 1
-        elif found is None:
+            first, high = step, at - 1
+        elif first is None:
             return None
         else:
             low = at + 1
         at = (low + high) // 2
-    return found
+    return first
 
 
 def split(data: Path, folder: Path) -> tuple[int, list[dict[str, str]]]:
@@ -90,9 +90,9 @@ def split(data: Path, folder: Path) -> tuple[int, list[dict[str, str]]]:
         rows.setdefault(row["phrase"], {"phrase": row["phrase"], "tone": row["tone"]})
     order = list(rows.values())
     random.Random(0).shuffle(order)
-    held_out, train = order[:HELD_OUT], order[HELD_OUT:]
+    test, train = order[:TEST_ROWS], order[TEST_ROWS:]
     (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in train), encoding="utf-8")
-    return len(train), held_out
+    return len(train), test
 
 
 def fast_dtype() -> str:
@@ -120,7 +120,7 @@ def config(model: Path, data: Path, process: dict[str, Any], step: dict[str, Any
     }
 
 
-def run_ours(folder: Path, model: Path, rate: float, dtype: str) -> Kept:
+def run_ours(folder: Path, model: Path, rate: float, dtype: str) -> Checkpoints:
     step = {
         "lora_dropout": 0.0,
         "torch_dtype": dtype,
@@ -151,7 +151,7 @@ def run_ours(folder: Path, model: Path, rate: float, dtype: str) -> Kept:
     return watch(phi, lambda: watched.glob("lora-*/checkpoints/checkpoint-*"), "manifest.json", folder / "kept")
 
 
-def run_olive(folder: Path, python: Path, model: Path, rate: float, dtype: str) -> Kept:
+def run_olive(folder: Path, python: Path, model: Path, rate: float, dtype: str) -> Checkpoints:
     checkpoints = folder / "checkpoints"
     step = {
         "torch_dtype": dtype,
@@ -171,61 +171,61 @@ def run_olive(folder: Path, python: Path, model: Path, rate: float, dtype: str) 
         },
     }
     process = {"strategy": "join", "max_seq_len": 512}
-    whole = config(model, folder.parent / "train.jsonl", process, step)
-    whole |= {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "out"), "evaluate_input_model": False}
+    settings = config(model, folder.parent / "train.jsonl", process, step)
+    settings |= {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "out"), "evaluate_input_model": False}
     path = folder / "olive.json"
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps(settings))
     command = [str(python), "-m", "olive", "run", "--config", str(path)]
     return watch(command, lambda: checkpoints.glob("checkpoint-*"), "trainer_state.json", folder / "kept")
 
 
-def watch(command: list[str], found: Any, last: str, keep: Path) -> Kept:
-    """Runs `command` and keeps the adapter of each checkpoint as soon as its `last` file is there."""
+def watch(command: list[str], list_checkpoints: Any, last_file: str, folder: Path) -> Checkpoints:
+    """Run `command`, and copy the adapter of each checkpoint once its `last_file` exists."""
     quiet = {"HF_HUB_OFFLINE": "1", "OLIVE_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    log = keep.with_suffix(".log")
-    keep.mkdir()
+    log = folder.with_suffix(".log")
+    folder.mkdir()
     kept: dict[int, tuple[float, Path]] = {}
     with log.open("w") as file:
         process = subprocess.Popen(command, env=os.environ | quiet, stdout=file, stderr=file)
 
-        def look() -> None:
-            for path in found():
+        def copy_new() -> None:
+            for path in list_checkpoints():
                 step = int(path.name.rpartition("-")[2])
-                if step in kept or not (path / last).is_file():
+                if step in kept or not (path / last_file).is_file():
                     continue
-                adapter = keep / str(step)
+                adapter = folder / str(step)
                 adapter.mkdir()
                 for name in ("adapter_model.safetensors", "adapter_config.json"):
                     shutil.copyfile(path / name, adapter / name)
-                kept[step] = ((path / last).stat().st_mtime, adapter)
+                kept[step] = ((path / last_file).stat().st_mtime, adapter)
 
         while process.poll() is None:
-            with suppress(FileNotFoundError):  # rotated away between two looks
-                look()
+            with suppress(FileNotFoundError):  # rotated away in the meantime
+                copy_new()
             time.sleep(0.2)
     if process.returncode or len(kept) < 2:
         sys.exit(f"{command}: {log.read_text()[-2000:]}")
     return [(step, *kept[step]) for step in sorted(kept)]
 
 
-def score(model: Path, adapter: Path, held_out: list[dict[str, str]], side: str) -> float:
+def score(model: Path, adapter: Path, test: list[dict[str, str]], side: str) -> float:
     from phi_runtime.inference.transformers import TransformersGenerator
     from phi_runtime.models.reference import ModelRef
 
     base = ModelRef(model, "hf", "bench")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(model / name, adapter / name)
-    generator = TransformersGenerator.of(ModelRef(adapter, "adapter", "bench", base))
-    # Olive writes BOS and end token into the text, with blanks between.
+    generator = TransformersGenerator.from_reference(ModelRef(adapter, "adapter", "bench", base))
+    # Olive writes BOS and the end token into the text, separated by spaces.
     begin = f"{generator.tokenizer.bos_token} " if side == "olive" else ""
-    prompts = [begin + TEMPLATE.partition("{tone}")[0].format(**row) for row in held_out]
+    prompts = [begin + TEMPLATE.partition("{tone}")[0].format(**row) for row in test]
     answers = list(generator.answers(prompts, 6, 50))
-    return sum(a.strip() == row["tone"] for a, row in zip(answers, held_out, strict=True)) / len(held_out)
+    return sum(a.strip() == row["tone"] for a, row in zip(answers, test, strict=True)) / len(test)
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 3 or "PHI_OLIVE_PYTHON" not in os.environ:
         sys.exit(__doc__)
-    given = sys.argv[3:]
-    wanted = float(given[0]) if given else 0.93
-    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), wanted, int(given[1]) if len(given) > 1 else 3)
+    options = sys.argv[3:]
+    target = float(options[0]) if options else 0.93
+    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), target, int(options[1]) if len(options) > 1 else 3)

@@ -1,17 +1,17 @@
-"""Speed, memory and losses of LoRA training, beside Microsoft Olive 0.13.0: the same model, rows, steps, batches and adapter.
+"""Speed, memory and losses of LoRA training, compared with Microsoft Olive 0.13.0: same model, rows, steps, batches and adapter.
 
     PHI_OLIVE_PYTHON=/path/to/python python bench/training.py DATA.jsonl MODEL_FOLDER [DTYPE …]
 
-Two works, each in every DTYPE that a config can name (bfloat16 and float32; a CPU without bfloat16 instructions computes float32 here
-whatever is named, and that is part of the comparison):
+Two workloads, each in every DTYPE (default: bfloat16 and float32; a CPU without bfloat16 instructions always computes in float32, and
+that is part of the comparison):
 
 - tokens: rows joined to four sequences of 512 tokens, all tokens trained, ten steps over all four, so that the order of the rows does
-  not matter and the losses of both can be compared step by step;
-- rows: DATA line by line in batches of 16, ten steps; we train on the completions, Olive, which cannot, on whole rows.
+  not matter and the losses can be compared step by step;
+- rows: DATA line by line in batches of 16, ten steps; we train on the completions, Olive on complete rows, as it has no other way.
 
-Time is that between the first and the last step; memory the peak of the whole process with its children. The share of the limit is
-that of the matrix products which a step cannot do without (4 · parameters · tokens: Kaplan et al. 2020, without the gradients of
-frozen weights) in what this machine reaches on large float32 matrices.
+Time is measured between the first and the last step, memory as the peak of the process with its children. "Share of the limit" is the
+time of the matrix products that a step needs (4 · parameters · tokens: Kaplan et al. 2020, without gradients of frozen weights), at
+the rate that this machine reaches on large float32 matrices.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ STEPS, BLOCKS, BLOCK, BATCH = 10, 4, 512, 16
 
 
 @dataclass(frozen=True)
-class Ran:
-    """`step_s` is the median of the steps after the first."""
+class Result:
+    """Measurements of one run; `step_s` is the median of the steps after the first."""
 
     step_s: float
     losses: list[float]
@@ -52,31 +52,31 @@ def main(data: Path, model: Path, dtypes: list[str]) -> None:
     parameters = sum(f.stat().st_size for f in model.glob("*.safetensors")) // 4
     print(f"{model.name}: {parameters / 1e6:.0f} M parameters; float32 matrices: {limit / 1e9:.0f} GFLOP/s", flush=True)
     for dtype in dtypes:
-        for work in ("tokens", "rows"):
+        for workload in ("tokens", "rows"):
             with tempfile.TemporaryDirectory(prefix="phi-bench-") as temporary:
-                ours, olive = (run(side, work, dtype, data, model, Path(temporary)) for side in ("ours", "olive"))
-            show(work, dtype, ours, olive, parameters, limit)
+                ours, olive = (run(side, workload, dtype, data, model, Path(temporary)) for side in ("ours", "olive"))
+            show(workload, dtype, ours, olive, parameters, limit)
 
 
-def show(work: str, dtype: str, ours: Ran, olive: Ran, parameters: int, limit: float) -> None:
-    unit, count = ("tokens", BLOCKS * BLOCK) if work == "tokens" else ("rows", BATCH)
-    print(f"\n{work}, {dtype}")
-    for name, ran in (("ours", ours), ("Olive", olive)):
-        share = f", {4 * parameters * count / ran.step_s / limit:.0%} of the limit" if work == "tokens" else ""
-        print(f"  {name:5} {count / ran.step_s:7.1f} {unit}/s, peak {ran.peak_bytes / 1e6:.0f} MB{share}")
-        print(f"        losses {' '.join(f'{loss:.3f}' for loss in ran.losses)}")
+def show(workload: str, dtype: str, ours: Result, olive: Result, parameters: int, limit: float) -> None:
+    unit, count = ("tokens", BLOCKS * BLOCK) if workload == "tokens" else ("rows", BATCH)
+    print(f"\n{workload}, {dtype}")
+    for name, result in (("ours", ours), ("Olive", olive)):
+        share = f", {4 * parameters * count / result.step_s / limit:.0%} of the limit" if workload == "tokens" else ""
+        print(f"  {name:5} {count / result.step_s:7.1f} {unit}/s, peak {result.peak_bytes / 1e6:.0f} MB{share}")
+        print(f"        losses {' '.join(f'{loss:.3f}' for loss in result.losses)}")
     print(f"  speed x {olive.step_s / ours.step_s:.2f}, memory x {ours.peak_bytes / olive.peak_bytes:.2f}", end="")
-    apart = max(abs(a - b) for a, b in zip(ours.losses, olive.losses, strict=False))
-    print(f", losses at most {apart:.3f} apart" if work == "tokens" else "", flush=True)
+    difference = max(abs(a - b) for a, b in zip(ours.losses, olive.losses, strict=False))
+    print(f", losses differ by at most {difference:.3f}" if workload == "tokens" else "", flush=True)
 
 
-def config(work: str, dtype: str, data: Path, model: Path) -> dict[str, Any]:
-    """What both are given. Special tokens are left out where the tokens must be the same: Olive writes them with blanks."""
+def config(workload: str, dtype: str, data: Path, model: Path) -> dict[str, Any]:
+    """Return the config for both. Joined rows have no special tokens, as Olive separates them by spaces."""
     cpu = {"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}
     joined = {"strategy": "join", "max_seq_len": BLOCK, "max_samples": BLOCKS, "add_special_tokens": False}
     single = {"strategy": "line-by-line", "max_seq_len": 128, "pad_to_max_len": False}
     batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": BLOCKS}
-    if work == "rows":
+    if workload == "rows":
         batch = {"per_device_train_batch_size": BATCH, "gradient_accumulation_steps": 1}
     return {
         "input_model": {"type": "HfModel", "model_path": str(model)},
@@ -86,7 +86,7 @@ def config(work: str, dtype: str, data: Path, model: Path) -> dict[str, Any]:
                 "name": "train",
                 "type": "HuggingfaceContainer",
                 "load_dataset_config": {"data_name": "json", "data_files": str(data), "split": "train"},
-                "pre_process_data_config": {"text_template": TEMPLATE, **(joined if work == "tokens" else single)},
+                "pre_process_data_config": {"text_template": TEMPLATE, **(joined if workload == "tokens" else single)},
             }
         ],
         "passes": {
@@ -115,18 +115,18 @@ def config(work: str, dtype: str, data: Path, model: Path) -> dict[str, Any]:
     }
 
 
-def run(side: str, work: str, dtype: str, data: Path, model: Path, folder: Path) -> Ran:
+def run(side: str, workload: str, dtype: str, data: Path, model: Path, folder: Path) -> Result:
     place = folder / side / "fine-tuning"
     place.mkdir(parents=True)
     path = place / "olive-config.json"
-    given = config(work, dtype, data, model)
+    settings = config(workload, dtype, data, model)
     if side == "olive":
-        given |= {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "out")}
+        settings |= {"cache_dir": str(folder / "cache"), "output_dir": str(folder / "out")}
         command = [os.environ["PHI_OLIVE_PYTHON"], "-m", "olive", "run", "--config", str(path)]
     else:
         phi = Path(sys.executable).parent / "phi-scaffold"
         command = [str(phi), "run", "--json", "--until", "lora", "--config", str(path)]
-    path.write_text(json.dumps(given))
+    path.write_text(json.dumps(settings))
     quiet = {
         "HF_HUB_OFFLINE": "1",
         "OLIVE_DISABLE_TELEMETRY": "1",
@@ -142,41 +142,41 @@ def run(side: str, work: str, dtype: str, data: Path, model: Path, folder: Path)
     ticks, losses = steps_of(side, process.stdout, tail)
     if process.wait() or len(losses) < STEPS:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{''.join(tail[-30:])}")
-    return Ran(statistics.median(b - a for a, b in pairwise(ticks)), losses, peak.stop())
+    return Result(statistics.median(b - a for a, b in pairwise(ticks)), losses, peak.stop())
 
 
 def steps_of(side: str, lines: Iterable[str], tail: list[str]) -> tuple[list[float], list[float]]:
-    """When each step ended, and its loss."""
+    """Return the time at which each step ended, and its loss."""
     ticks: list[float] = []
     losses: list[float] = []
     for line in lines:
         tail.append(line)
-        found = None
+        loss = None
         if side == "ours" and line.startswith("{"):
             event = json.loads(line)
-            found = event.get("loss") if event["event"] == "metric" and "step" in event else None
+            loss = event.get("loss") if event["event"] == "metric" and "step" in event else None
         elif side == "olive" and "'loss':" in line:
             with suppress(SyntaxError, ValueError):
-                found = ast.literal_eval(line[line.index("{") : line.rindex("}") + 1]).get("loss")
-        if found is not None:
+                loss = ast.literal_eval(line[line.index("{") : line.rindex("}") + 1]).get("loss")
+        if loss is not None:
             ticks.append(time.monotonic())
-            losses.append(float(found))
+            losses.append(float(loss))
     return ticks, losses
 
 
 class Peak:
-    """Looks ten times a second how much memory a process and its children have."""
+    """Samples the memory of a process and its children ten times a second."""
 
     def __init__(self, pid: int) -> None:
         self.process, self.bytes, self.done = psutil.Process(pid), 0, threading.Event()
-        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread = threading.Thread(target=self._sample, daemon=True)
         self.thread.start()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self.done.wait(0.1):
             with suppress(psutil.Error):
-                family = [self.process, *self.process.children(recursive=True)]
-                self.bytes = max(self.bytes, sum(p.memory_info().rss for p in family))
+                processes = [self.process, *self.process.children(recursive=True)]
+                self.bytes = max(self.bytes, sum(p.memory_info().rss for p in processes))
 
     def stop(self) -> int:
         self.done.set()
@@ -185,7 +185,7 @@ class Peak:
 
 
 def matrix_flops() -> float:
-    """Multiplications and additions a second of torch on large float32 matrices, the best of five."""
+    """Return the FLOP/s of torch on large float32 matrices, the best of five runs."""
     import torch
 
     from phi_runtime.hardware.device import usable_cores

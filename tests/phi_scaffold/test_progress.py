@@ -233,7 +233,7 @@ def test_the_closing_summary_says_each_problem_with_its_evidence_and_what_to_try
         "    validation loss 0.42 at step 80, 0.61 at the end",
         "    try num_train_epochs 3 → 1",
     ]
-    assert lines[at + 4 : at + 6] == ["! finetune: poor results", "    accuracy 50.0 % of base, 40.0 % of adapter"]
+    assert lines[at + 4 : at + 6] == ["! finetune: poor results", "    accuracy 50.0 % (base), 40.0 % (adapter)"]
     assert lines[at + 6].startswith("    try ")
     assert len(lines) == at + 7
 

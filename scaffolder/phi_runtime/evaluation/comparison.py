@@ -16,8 +16,8 @@ from phi_runtime.data.hooks import Values, load_training_hooks
 from phi_runtime.data.tokenize import Encoder
 from phi_runtime.evaluation.metrics import headline, score
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
-from phi_runtime.inference.by_kind import open_generator
 from phi_runtime.inference.generator import Generator, short_answers
+from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
 

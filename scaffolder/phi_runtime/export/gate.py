@@ -22,7 +22,7 @@ from phi_runtime.context import PassContext, dataset_behind
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.export.gate_limits import limits_of, next_better
-from phi_runtime.inference.onnx import open_model, runs_here, runtime
+from phi_runtime.inference.onnx import open_model, provider_available, runtime
 from phi_runtime.models.onnx_adapters import adapter_file
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def check(context: PassContext, adapter: str | None = None, rounding: float = 0.
     Raises WorkFailed when it does not run, or is further from its source than the pass allows.
     """
     provider = context.workflow.execution_provider
-    if not runs_here(provider):
+    if not provider_available(provider):
         context.warn(
             f"{provider} cannot run on this machine, so the model was built and not tried: try it where it is to run"
         )

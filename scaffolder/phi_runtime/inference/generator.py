@@ -1,4 +1,4 @@
-"""The interface that all kinds of models answer through."""
+"""The interface of all kinds of models for generating answers."""
 
 from __future__ import annotations
 
@@ -9,36 +9,49 @@ from typing import Literal, Protocol
 from phi_runtime.core.errors import DataError, UsageError
 from phi_runtime.core.suggestions import did_you_mean
 
-Finish = Literal["stop", "length"]
+FinishReason = Literal["stop", "length"]
 
 
-class TooLong(DataError):
-    """Prompt and answer do not fit into the context of the model."""
+class PromptTooLong(DataError):
+    """Prompt and answer exceed the context length of the model."""
 
 
-class BadGuide(UsageError):
-    """A JSON schema or a regular expression that no answer can be guided by."""
+class InvalidGuide(UsageError):
+    """A JSON schema or regular expression that cannot guide an answer."""
 
 
 class UnknownAdapter(UsageError):
-    """There is no adapter of that name beside the model."""
+    """The model has no adapter of this name."""
 
 
 @dataclass(frozen=True)
 class Guide:
-    """What an answer must look like: `text` is a JSON schema (in JSON), or a regular expression that the whole answer matches."""
+    """Constraint on the text of an answer.
+
+    Attributes:
+        kind: Kind of constraint.
+        text: A JSON schema, as JSON, or a regular expression that the complete answer matches.
+    """
 
     kind: Literal["json_schema", "regex"]
     text: str
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How an answer is drawn.
+class SamplingParams:
+    """Parameters of one answer, with the meaning that they have in OpenAI's API.
 
-    `temperature` 0 is greedy, and the same answer each time. `seed` makes a drawn answer repeatable. `top_k` 0 leaves all tokens in.
-    The answer ends before the first text of `stop`. `logprobs` asks for the log-probability of each token, with so many of the
-    likeliest beside it. The penalties are those of OpenAI: taken off the logit of each token that the answer holds already.
+    Attributes:
+        max_new_tokens: Length limit of the answer, in tokens.
+        temperature: 0 is greedy, the same answer each time.
+        top_p: Share of the probability to sample from, 0 to 1.
+        top_k: Number of tokens to sample from; 0: all.
+        seed: Seed of the samples; None: another answer each time.
+        stop: Stop strings; the answer ends before the first.
+        guide: Constraint on the text.
+        logprobs: Return the log-probability of each token, and this many of the most likely tokens; None: none.
+        presence_penalty: Subtracted from the logit of each token that the answer contains.
+        frequency_penalty: Subtracted from the logit of each token, times its number of occurrences in the answer.
     """
 
     max_new_tokens: int = 256
@@ -55,7 +68,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token of the answer: its text, its log-probability (nats), and the likeliest tokens at its place with theirs."""
+    """A token of the answer: its text, log-probability in nats, and the most likely tokens at its position with theirs."""
 
     token: str
     logprob: float
@@ -64,7 +77,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Piece:
-    """The next part of an answer. `text` may be empty, while a letter or what may become a stop text is incomplete."""
+    """The next part of a streamed answer.
+
+    `text` is empty while a character is incomplete, or while it may become a stop string.
+    """
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -72,7 +88,7 @@ class Piece:
 
 @dataclass
 class Usage:
-    """Tokens of the prompt, how many of them were in the cache and not read again, and tokens of the answer."""
+    """Tokens of the prompt, those of them that were in the KV cache, and tokens of the answer."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -80,82 +96,92 @@ class Usage:
 
 
 class Answer(Iterator[Piece], Protocol):
-    """An answer on its way. Each `next` is one step of the model, or the prompt at first; `close` ends it early, also between steps.
+    """A streamed answer.
 
-    Several answers of one generator may be on their way, each step taken in turn on one thread. `finish` is known at the end.
+    Each `next` is one step of the model: a chunk of the prompt, then a token. Several answers of one generator may be
+    streamed at the same time, in turn on one thread. `finish` is set at the end.
     """
 
     usage: Usage
-    finish: Finish | None
+    finish: FinishReason | None
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the answer early, at any point between two steps."""
+        ...
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second of one sequence: reading a prompt, and writing an answer."""
+    """Tokens per second of one sequence, for reading a prompt (prefill) and for writing an answer (decode)."""
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
 
 
 class Generator(Protocol):
-    """A loaded model. Prompts are whole texts, rendered by the prompt template.
-
-    `context_length` is in tokens; `adapters` are the names of those that can be asked for, `adapter` the one that answers where none
-    is (None: the model without any); `guides` says whether answers can be guided.
-    """
+    """A loaded model. Prompts are complete texts, rendered by the prompt template."""
 
     @property
-    def context_length(self) -> int: ...
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together."""
+        ...
 
     @property
-    def adapter(self) -> str | None: ...
+    def adapter(self) -> str | None:
+        """Adapter that is used where an answer names none; None: the model without an adapter."""
+        ...
 
     @property
-    def adapters(self) -> tuple[str, ...]: ...
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that an answer can use."""
+        ...
 
     @property
-    def guides(self) -> bool: ...
+    def guides(self) -> bool:
+        """True if answers can be guided."""
+        ...
 
-    def answer(self, prompt: str, sampling: Sampling, adapter: str | None = None) -> Answer:
-        """The answer to `prompt`. What a conversation before left in the cache is used again where it begins in the same way.
+    def answer(self, prompt: str, sampling: SamplingParams, adapter: str | None = None) -> Answer:
+        """Start an answer. A prompt that continues an earlier conversation reuses its KV cache.
 
-        Raises TooLong, BadGuide and UnknownAdapter, all before the first piece.
+        Raises:
+            PromptTooLong: Prompt and answer exceed the context.
+            InvalidGuide: The model cannot follow the guide.
+            UnknownAdapter: There is no such adapter. All of them before the first piece.
         """
         ...
 
-    def stream(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        """The texts of the pieces of an answer."""
+    def stream(self, prompt: str, sampling: SamplingParams) -> Iterator[str]:
+        """Yield the texts of the pieces of an answer."""
         ...
 
     def count(self, text: str, adapter: str | None = None) -> int:
-        """Tokens of `text` as a prompt."""
+        """Return the number of tokens of `text` as a prompt."""
         ...
 
     def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> Iterator[str]:
-        """Greedy answers, in the order of the prompts."""
+        """Yield greedy answers, in the order of the prompts."""
         ...
 
     def completion_loss(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> float:
-        """Sum of the negative log-probabilities (nats) of the completion's tokens after the prompt."""
+        """Return the negative log-probabilities of the completion's tokens after the prompt, summed, in nats."""
         ...
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
-        """Measures a prompt of `prompt_tokens` and an answer of exactly `new_tokens`; the median of three, after a warm-up."""
+        """Measure a prompt of `prompt_tokens` and an answer of exactly `new_tokens`: median of three runs after a warm-up."""
         ...
 
 
-def unknown_adapter(name: str, known: Sequence[str]) -> UnknownAdapter:
-    """The error for an adapter that is not there."""
-    there = f"there are {', '.join(known)}" if known else "this model has none beside it"
-    return UnknownAdapter(f"there is no adapter `{name}`{did_you_mean(name, known)}", fix=there)
+def unknown_adapter(name: str, available: Sequence[str]) -> UnknownAdapter:
+    """Build the error for an adapter that does not exist."""
+    fix = f"use one of {', '.join(available)}" if available else "omit it: this model has no adapters"
+    return UnknownAdapter(f"unknown adapter `{name}`{did_you_mean(name, available)}", fix=fix)
 
 
 def short_answers(
     generator: Generator, prompts: Sequence[str], stop: str, max_new_tokens: int, batch_size: int
 ) -> list[str]:
-    """Greedy answers up to `stop`, the text that ends one in the prompt template, without blanks around them."""
+    """Return greedy answers up to `stop`, the prompt template's stop string, without surrounding white space."""
     stop = stop.strip()
     answers = generator.answers(prompts, max_new_tokens, batch_size)
     return [(answer.split(stop)[0] if stop else answer).strip() for answer in answers]

@@ -14,44 +14,45 @@ from phi_runtime.config.supported_precisions import SHORT
 from phi_runtime.core.errors import MissingDependency, OutOfResources, WorkFailed
 from phi_runtime.hardware.device import has_nvidia_gpu, usable_cores
 from phi_runtime.hardware.machine import memory_bytes
-from phi_runtime.inference.answering import Writer, check_length
-from phi_runtime.inference.generator import Answer, BadGuide, Guide, Sampling, Speed, unknown_adapter
-from phi_runtime.inference.sequences import Conversations
+from phi_runtime.inference.generator import Answer, Guide, InvalidGuide, SamplingParams, Speed, unknown_adapter
+from phi_runtime.inference.sequences import SequenceCache
+from phi_runtime.inference.streaming import StreamedAnswer, check_context_length
 from phi_runtime.models.onnx_adapters import adapter_files
 
 if TYPE_CHECKING:
     import numpy as np
 
-_ROOM, _AMPLE_ROOM = 512, 4096  # tokens; the rooms of sequences are the first, doubled as often as needed
+# Capacities of the KV cache, in tokens: the smallest, doubled as often as needed; and up to which memory is used freely.
+_MIN_CAPACITY, _AMPLE_CAPACITY = 512, 4096
 
 
 class OnnxSequence:
-    """A sequence of the runtime, with what it has read and written (see sequences.Cached)."""
+    """A sequence of the runtime; see sequences.CachedSequence."""
 
-    def __init__(self, generator: Any, room: int, adapter: str | None) -> None:
-        self.generator, self.room, self.adapter = generator, room, adapter
+    def __init__(self, generator: Any, capacity: int, adapter: str | None) -> None:
+        self.generator, self.capacity, self.adapter = generator, capacity, adapter
         self.ids: list[int] = []
-        self.read = self.prompt = 0
+        self.prefilled = self.prompt_length = 0
 
     def rewind(self, length: int) -> None:
         if length < len(self.ids):
             self.generator.rewind_to(length)
             del self.ids[length:]
-        self.read = min(self.read, length)
+        self.prefilled = min(self.prefilled, length)
 
-    def extend(self, ids: Sequence[int]) -> None:
+    def prefill(self, ids: Sequence[int]) -> None:
         import numpy as np
 
         self.generator.append_tokens(np.asarray(ids, dtype=np.int32))
-        if self.read == len(self.ids):
-            self.read += len(ids)
+        if self.prefilled == len(self.ids):
+            self.prefilled += len(ids)
         self.ids += ids
 
     def logits(self) -> np.ndarray:
         import numpy as np
 
         logits: np.ndarray = np.asarray(self.generator.get_logits())
-        return logits.reshape(-1, logits.shape[-1])[-1]
+        return logits.reshape(-1, logits.shape[-1])[-1]  # (V,)
 
     def append(self, token: int) -> None:
         import numpy as np
@@ -61,7 +62,7 @@ class OnnxSequence:
 
     def step(self, logits: np.ndarray | None = None) -> int:
         if logits is not None:
-            self.generator.set_logits(logits.reshape(1, 1, -1))
+            self.generator.set_logits(logits.reshape(1, 1, -1))  # (1, 1, V)
         self.generator.generate_next_token()
         token = int(self.generator.get_next_tokens()[0])
         self.ids.append(token)
@@ -69,11 +70,20 @@ class OnnxSequence:
 
 
 class OnnxGenerator:
-    """A model in the folder that the builder wrote, with the adapters that lie beside it.
+    """An ONNX model folder, with the adapters in it.
 
-    `conversations` says how many sequences are kept for their next turn; 0 keeps none and takes no more memory than an answer needs.
-    `adapter` is active unless an answer asks for another; `adapters` are files (.onnx_adapter) from elsewhere, by name.
-    Raises WorkFailed where the folder holds no model that the runtime can load, UnknownAdapter.
+    Args:
+        path: Folder that the export wrote.
+        special: Add the tokenizer's special tokens (BOS) to prompts.
+        specials: Exceptions from `special`, by adapter.
+        conversations: Sequences to keep for their next turn; with 0, an answer allocates no more memory than it needs.
+        adapter: Adapter that is used where an answer names none.
+        adapters: More adapters, .onnx_adapter files by name.
+
+    Raises:
+        WorkFailed: The runtime cannot load the folder.
+        MissingDependency: The runtime is not installed, or does not support the model's device.
+        UnknownAdapter: `adapter` does not exist.
     """
 
     guides = True
@@ -89,67 +99,64 @@ class OnnxGenerator:
         adapters: Mapping[str, Path] | None = None,
     ) -> None:
         og = self.og = runtime()
-        self.model, self.tokenizer, stored = _load(og, path)
-        model = stored["model"]
+        self.model, self.tokenizer, genai_config = _load(og, path)
+        model = genai_config["model"]
         self.context_length: int = model["context_length"]
-        self.vocabulary: int = model["vocab_size"]
+        self.vocab_size: int = model["vocab_size"]
         decoder = model["decoder"]
+        # Keys and values in float32.
         self._token_bytes = 8 * decoder["num_hidden_layers"] * decoder["num_key_value_heads"] * decoder["head_size"]
-        self.end_ids = {int(token) for token in self.tokenizer.eos_token_ids}
-        self.special, self.specials, self.added = (
-            special,
-            dict(specials or {}),
-            [int(token) for token in self.tokenizer.encode("")],
-        )
-        files = adapter_files(path) | dict(adapters or {})
-        self.adapters = tuple(files)
-        self._files, self._loaded = files, None if not files else og.Adapters(self.model)
-        self._ready: set[str] = set()
+        self.stop_ids = {int(token) for token in self.tokenizer.eos_token_ids}
+        self.special, self.specials = special, dict(specials or {})
+        self.bos_ids = [int(token) for token in self.tokenizer.encode("")]
+        self._files = adapter_files(path) | dict(adapters or {})
+        self.adapters = tuple(self._files)
+        self._og_adapters = og.Adapters(self.model) if self._files else None
+        self._loaded: set[str] = set()
         self.adapter = adapter
-        self._use(adapter)
-        self._conversations = Conversations(conversations, self._sequence)
+        self._load_adapter(adapter)
+        self._sequences = SequenceCache(conversations, self._create_sequence)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def answer(self, prompt: str, sampling: Sampling, adapter: str | None = None) -> Answer:
+    def answer(self, prompt: str, sampling: SamplingParams, adapter: str | None = None) -> Answer:
         adapter = adapter or self.adapter
         ids = self.encode(prompt, adapter)
-        check_length(len(ids), sampling, self.context_length)
-        self._use(adapter)
+        check_context_length(len(ids), sampling, self.context_length)
+        self._load_adapter(adapter)
         if sampling.guide:
-            guided = self._guided(ids, sampling, adapter)
-            take, done = (lambda: (guided, 0)), (lambda *_: None)
-            return self._writer(ids, sampling, take, done)
-        room = self._room(len(ids) + sampling.max_new_tokens)
-        return self._writer(
+            guided = self._create_guided(ids, sampling, adapter)
+            return self._stream(ids, sampling, lambda: (guided, 0), lambda *_: None)
+        capacity = self._capacity(len(ids) + sampling.max_new_tokens)
+        return self._stream(
             ids,
             sampling,
-            lambda: self._conversations.take(ids, room, adapter),
-            lambda sequence, sound: self._conversations.give_back(sequence, sound=sound),
+            lambda: self._sequences.acquire(ids, capacity, adapter),
+            lambda sequence, reusable: self._sequences.release(sequence, reusable=reusable),
         )
 
-    def _writer(self, ids: list[int], sampling: Sampling, take: Any, done: Any) -> Writer:
-        return Writer(ids, sampling, self.end_ids, self.tokenizer.create_stream().decode, self.token_text, take, done)
+    def _stream(self, ids: list[int], sampling: SamplingParams, acquire: Any, release: Any) -> StreamedAnswer:
+        detokenize = self.tokenizer.create_stream().decode
+        return StreamedAnswer(ids, sampling, self.stop_ids, detokenize, self.token_text, acquire, release)
 
-    def stream(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        """The texts of the pieces of an answer."""
+    def stream(self, prompt: str, sampling: SamplingParams) -> Iterator[str]:
         yield from (piece.text for piece in self.answer(prompt, sampling) if piece.text)
 
     def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> Iterator[str]:
-        # One at a time: the runtime masks padding by token id, and a chat prompt holds the padding token itself.
+        # One at a time: the runtime masks padding by token id, and a chat prompt contains the padding token itself.
         for prompt in prompts:
-            yield "".join(self.stream(prompt, Sampling(max_new_tokens=max_new_tokens)))
+            yield "".join(self.stream(prompt, SamplingParams(max_new_tokens=max_new_tokens)))
 
     def count(self, text: str, adapter: str | None = None) -> int:
         return len(self.encode(text, adapter))
 
     def encode(self, prompt: str, adapter: str | None = None) -> list[int]:
-        """The prompt as training had it: this tokenizer puts its BOS before every text, also one that spells it out."""
+        """Tokenize a prompt as in training: the runtime adds BOS to every text, even to one that spells it out."""
         ids = [int(token) for token in self.tokenizer.encode(prompt)]
-        count = len(self.added)
-        before, spelled = ids[:count] == self.added, ids[count : 2 * count] == self.added
+        count = len(self.bos_ids)
+        has_bos, has_second_bos = ids[:count] == self.bos_ids, ids[count : 2 * count] == self.bos_ids
         special = self.specials.get(adapter or "", self.special)
-        return ids[count:] if count and before and (spelled or not special) else ids
+        return ids[count:] if count and has_bos and (has_second_bos or not special) else ids
 
     def token_text(self, token: int) -> str:
         import numpy as np
@@ -158,80 +165,84 @@ class OnnxGenerator:
 
     # -- sequences -----------------------------------------------------------------------------------------------------
 
-    def _room(self, needed: int) -> int:
-        """Tokens to make room for. The cache is allocated whole at once, so never for the full context unasked; but what outgrows its
-        room is read anew, so that a conversation gets what memory allows, up to what most of them need."""
-        if not self._conversations.limit:
+    def _capacity(self, needed: int) -> int:
+        """Return the capacity for a sequence of `needed` tokens.
+
+        The cache is allocated at once, so it is not made for the full context. But a conversation that outgrows its cache is
+        read again from the start, so it gets what memory allows, up to what most conversations need.
+        """
+        if not self._sequences.limit:
             return needed
-        room = _ROOM
-        share = memory_bytes() / 16 / self._conversations.limit  # of a conversation, in bytes
-        while room < needed or (room < _AMPLE_ROOM and 2 * room * self._token_bytes <= share):
-            room *= 2
-        return min(room, self.context_length)
+        capacity = _MIN_CAPACITY
+        share_bytes = memory_bytes() / 16 / self._sequences.limit  # of one conversation
+        while capacity < needed or (capacity < _AMPLE_CAPACITY and 2 * capacity * self._token_bytes <= share_bytes):
+            capacity *= 2
+        return min(capacity, self.context_length)
 
-    def _sequence(self, room: int, adapter: str | None, **options: Any) -> OnnxSequence:
+    def _create_sequence(self, capacity: int, adapter: str | None, **options: Any) -> OnnxSequence:
         parameters = self.og.GeneratorParams(self.model)
-        parameters.set_search_options(**{"max_length": room, "do_sample": False, **options})
-        return self._started(parameters, room, adapter)
+        parameters.set_search_options(**{"max_length": capacity, "do_sample": False, **options})
+        return self._start(parameters, capacity, adapter)
 
-    def _started(self, parameters: Any, room: int, adapter: str | None) -> OnnxSequence:
+    def _start(self, parameters: Any, capacity: int, adapter: str | None) -> OnnxSequence:
         try:
             generator = self.og.Generator(self.model, parameters)
             if adapter is not None:
-                generator.set_active_adapter(self._loaded, adapter)
+                generator.set_active_adapter(self._og_adapters, adapter)
         except (RuntimeError, MemoryError) as e:
+            # The runtime has no error class for it (0.18).
             if "alloc" in str(e).lower() or isinstance(e, MemoryError):
-                size = f"{room * self._token_bytes / 1e9:.1f} GB"
+                size = f"{capacity * self._token_bytes / 1e9:.1f} GB"
                 raise OutOfResources(
-                    f"the cache of {room} tokens takes {size}, which this machine has not free",
-                    fix="lower --max-new-tokens, or shorten the prompt",
+                    f"the KV cache for {capacity} tokens needs {size}, more than the free memory",
+                    fix="lower --max-new-tokens or shorten the prompt",
                 ) from None
             raise
-        return OnnxSequence(generator, room, adapter)
+        return OnnxSequence(generator, capacity, adapter)
 
-    def _guided(self, ids: list[int], sampling: Sampling, adapter: str | None) -> OnnxSequence:
-        """A sequence of its own: the runtime draws from the tokens that the guide leaves in. Raises BadGuide."""
+    def _create_guided(self, ids: list[int], sampling: SamplingParams, adapter: str | None) -> OnnxSequence:
+        """Create a sequence in which the runtime samples from the tokens that the guide allows. Raises InvalidGuide."""
         assert sampling.guide
         options: dict[str, Any] = {"max_length": len(ids) + sampling.max_new_tokens, "do_sample": False}
         if sampling.temperature > 0:
             options |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
-            options |= {"top_k": sampling.top_k or self.vocabulary}
+            options |= {"top_k": sampling.top_k or self.vocab_size}
             if sampling.seed is not None:
                 options["random_seed"] = sampling.seed % 2**31
         parameters = self.og.GeneratorParams(self.model)
         parameters.set_search_options(**options)
         parameters.set_guidance(*_guidance(sampling.guide))
         try:
-            return self._started(parameters, options["max_length"], adapter)
+            return self._start(parameters, options["max_length"], adapter)
         except RuntimeError as e:
-            raise _bad_guide(sampling.guide, e) from None
+            raise _invalid_guide(sampling.guide, e) from None
 
-    def _use(self, adapter: str | None) -> None:
-        """Has `adapter` in memory. Raises UnknownAdapter."""
-        if adapter is None or adapter in self._ready:
+    def _load_adapter(self, adapter: str | None) -> None:
+        """Load `adapter` if it is not loaded. Raises UnknownAdapter, WorkFailed."""
+        if adapter is None or adapter in self._loaded:
             return
         if adapter not in self._files:
             raise unknown_adapter(adapter, self.adapters)
-        assert self._loaded is not None
+        assert self._og_adapters is not None
         try:
-            self._loaded.load(str(self._files[adapter]), adapter)
+            self._og_adapters.load(str(self._files[adapter]), adapter)
         except RuntimeError as e:
             raise WorkFailed(
-                f"the adapter {self._files[adapter]} cannot be loaded: {first_line(e)}",
-                fix="`phi-scaffold run --force` the stage that made it",
+                f"cannot load the adapter {self._files[adapter]}: {short_error(e)}",
+                fix="rebuild it with `phi-scaffold run --force` and the name of its stage",
             ) from None
-        self._ready.add(adapter)
+        self._loaded.add(adapter)
 
     # -- measurement ---------------------------------------------------------------------------------------------------
 
     def completion_loss(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> float:
-        from phi_runtime.inference.sampler import log_probabilities
+        from phi_runtime.inference.sampler import log_softmax
 
-        sequence = self._sequence(len(prompt_ids) + len(completion_ids), self.adapter)
-        sequence.extend(list(prompt_ids))
+        sequence = self._create_sequence(len(prompt_ids) + len(completion_ids), self.adapter)
+        sequence.prefill(list(prompt_ids))
         loss = 0.0
         for position, token in enumerate(completion_ids):
-            loss -= float(log_probabilities(sequence.logits())[token])
+            loss -= float(log_softmax(sequence.logits())[token])
             if position < len(completion_ids) - 1:
                 sequence.append(token)
         return loss
@@ -240,21 +251,26 @@ class OnnxGenerator:
         text = self.encode("The weather was fine and we went for a walk. ")
         ids = (text * (prompt_tokens // len(text) + 1))[:prompt_tokens]
         prefill, decode = [], []
+        length = prompt_tokens + new_tokens
         for _ in range(4):
-            sequence = self._sequence(prompt_tokens + new_tokens, self.adapter, min_length=prompt_tokens + new_tokens)
+            sequence = self._create_sequence(length, self.adapter, min_length=length)
             start = time.perf_counter()
-            sequence.extend(ids)
+            sequence.prefill(ids)
             sequence.step()
-            first = time.perf_counter()
+            first_token = time.perf_counter()
             for _ in range(new_tokens - 1):
                 sequence.step()
-            prefill.append(prompt_tokens / (first - start))
-            decode.append((new_tokens - 1) / (time.perf_counter() - first))
-        return Speed(statistics.median(prefill[1:]), statistics.median(decode[1:]))
+            prefill.append(prompt_tokens / (first_token - start))
+            decode.append((new_tokens - 1) / (time.perf_counter() - first_token))
+        return Speed(statistics.median(prefill[1:]), statistics.median(decode[1:]))  # the first is the warm-up
 
 
 def runtime() -> Any:
-    """ONNX Runtime GenAI, its telemetry off unless the user set it. Raises MissingDependency."""
+    """Import ONNX Runtime GenAI, with its telemetry off unless the user has set it.
+
+    Raises:
+        MissingDependency: It is not installed.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime_genai
@@ -265,8 +281,8 @@ def runtime() -> Any:
     return onnxruntime_genai
 
 
-def runs_here(provider: str) -> bool:
-    """Whether the installed runtime and this machine can run a model of `provider`."""
+def provider_available(provider: str) -> bool:
+    """Return True if the installed runtime and this machine support the execution provider."""
     if provider == "CPUExecutionProvider":
         return True
     og = runtime()
@@ -276,72 +292,75 @@ def runs_here(provider: str) -> bool:
         return bool(og.is_dml_available())
     import onnxruntime  # type: ignore[import-untyped]
 
-    # og.is_webgpu_available says yes also in builds that lack it (seen in 0.18)
+    # og.is_webgpu_available returns True even in builds without it (0.18).
     return provider in onnxruntime.get_available_providers()
 
 
 def open_model(path: Path) -> Any:
-    """The model in the folder `path`, as ONNX Runtime GenAI has it. Raises what that raises, mostly RuntimeError."""
+    """Load the model in the folder `path` with ONNX Runtime GenAI, whose errors (mostly RuntimeError) are raised."""
     og = runtime()
     config = og.Config(str(path))
-    # Left unset, the runtime takes fewer threads than we may use; more than that are four times slower.
+    # By default the runtime uses fewer threads than this process may; more threads than that are four times slower.
     threads = {"session_options": {"intra_op_num_threads": usable_cores()}}
     config.overlay(json.dumps({"model": {"decoder": threads}}))
     return og.Model(config)
 
 
 def _load(og: Any, path: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """Model, tokenizer and genai_config.json of the folder `path`. Raises WorkFailed, MissingDependency."""
+    """Return model, tokenizer and genai_config.json of the folder `path`. Raises WorkFailed, MissingDependency."""
     try:
-        stored: dict[str, Any] = json.loads((path / "genai_config.json").read_text(encoding="utf-8"))
+        genai_config: dict[str, Any] = json.loads((path / "genai_config.json").read_text(encoding="utf-8"))
         model = open_model(path)
-        return model, og.Tokenizer(model), stored
+        return model, og.Tokenizer(model), genai_config
     except (OSError, ValueError) as e:
         raise WorkFailed(
-            f"{path} holds no ONNX model: {first_line(e)}",
-            fix="make it with `phi-scaffold run`, or name another folder",
+            f"{path} contains no ONNX model: {short_error(e)}",
+            fix="build it with `phi-scaffold run`, or name another folder",
         ) from None
     except RuntimeError as e:
         for provider, name in SHORT.items():
-            if name in _made_for(stored) and not runs_here(provider):
+            if name in _providers(genai_config) and not provider_available(provider):
                 raise MissingDependency(
-                    f"{path} is made for {name}, which this runtime does not drive",
-                    fix="build it for this machine (`target` in the config), or take it to one with that device",
+                    f"{path} is built for {name}, which is not available here",
+                    fix="build it for this machine (`target` in the config), or run it on a machine with that device",
                 ) from None
         raise WorkFailed(
-            f"the ONNX model in {path} cannot be loaded: {first_line(e)}",
-            fix="a file of it may be cut off or foreign: `phi-scaffold run --force` the stage that made it",
+            f"cannot load the ONNX model in {path}: {short_error(e)}",
+            fix="a file may be incomplete or corrupt: rebuild it with `phi-scaffold run --force` and the name of its stage",
         ) from None
 
 
-def _made_for(stored: dict[str, Any]) -> list[str]:
-    """What the model is made for, in the runtime's words: cuda, dml, webgpu; nothing for the CPU."""
-    options = stored.get("model", {}).get("decoder", {}).get("session_options", {}).get("provider_options", [])
-    return [name.lower() for each in options for name in each]
+def _providers(genai_config: dict[str, Any]) -> list[str]:
+    """Return the providers of a model in the runtime's words (cuda, dml, webgpu); empty for the CPU."""
+    options = genai_config.get("model", {}).get("decoder", {}).get("session_options", {}).get("provider_options", [])
+    return [name.lower() for option in options for name in option]
 
 
 def _guidance(guide: Guide) -> tuple[str, str]:
-    """What the runtime calls it. Left alone, its JSON may have white space everywhere, of which a small model finds no end."""
+    """Return the guide in the runtime's terms.
+
+    By default its JSON may have white space anywhere, which a small model never stops writing.
+    """
     if guide.kind == "regex":
         return "regex", guide.text
     try:
         schema = json.loads(guide.text)
     except ValueError as e:
-        raise BadGuide(f"the JSON schema is no JSON: {e}", fix="mend it") from None
+        raise InvalidGuide(f"the JSON schema is not valid JSON: {e}", fix="fix the JSON") from None
     if isinstance(schema, dict):
         schema = {"x-guidance": {"whitespace_flexible": False}, **schema}
     elif not isinstance(schema, bool):
-        raise BadGuide("the JSON schema is no object", fix='write one, such as {"type": "object"}')
+        raise InvalidGuide("the JSON schema is not an object", fix='write an object, such as {"type": "object"}')
     return "json_schema", json.dumps(schema, ensure_ascii=False)
 
 
-def _bad_guide(guide: Guide, error: Exception) -> BadGuide:
-    what = "JSON schema" if guide.kind == "json_schema" else "regular expression"
+def _invalid_guide(guide: Guide, error: Exception) -> InvalidGuide:
+    kind = "JSON schema" if guide.kind == "json_schema" else "regular expression"
     reason = " ".join(str(error).split()).removeprefix("Error creating grammar: ")
-    return BadGuide(f"no answer can be guided by this {what}: {reason}", fix=f"mend the {what}, or ask without it")
+    return InvalidGuide(f"unsupported {kind}: {reason}", fix=f"change the {kind}, or omit it")
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, without the names of C++ functions that ONNX Runtime puts before it."""
+def short_error(error: BaseException) -> str:
+    """Return the first line of an error, without the C++ function names that ONNX Runtime puts before it."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return line.rpartition("FAIL : ")[2].rpartition("GetExtDataFromTensorProto ")[2]

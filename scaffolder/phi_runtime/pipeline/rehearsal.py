@@ -122,19 +122,19 @@ def rehearse(context: PassContext) -> Rehearsal:
     from transformers import TrainerCallback
     from transformers.trainer_callback import DefaultFlowCallback
 
-    from phi_runtime.training.arguments import steps_of
-    from phi_runtime.training.batches import LengthSampler
+    from phi_runtime.training.arguments import total_steps
+    from phi_runtime.training.batches import LengthGroupedSampler
     from phi_runtime.training.finetune import prepare
 
     given: TrainingArgs = context.config.training_args
     context, micro_batches = _shortened(context)
     reset_peak()
     training = prepare(context, context.config.load_trainable)
-    rows = training.rows.training
+    rows = training.data.training
     trainer: Any = training.trainer
     size = min(trainer.args.train_batch_size, len(rows))
     longest = (-rows.lengths).argsort(kind="stable")[:size]
-    batches = _first_batches(LengthSampler(rows.lengths.tolist(), size, given.order_seed), size)
+    batches = _first_batches(LengthGroupedSampler(rows.lengths.tolist(), size, given.order_seed), size)
     tokens = [_shape(trainer.data_collator([rows[i] for i in batch])) for batch in batches]
     shape = _shape(trainer.data_collator([rows[int(i)] for i in longest]))
 
@@ -159,7 +159,7 @@ def rehearse(context: PassContext) -> Rehearsal:
     with disable_input_dtype_casting(trainer.model, active=training.dtype != "float32"):  # as finetune does
         trainer.train()
 
-    steps = steps_of(given, len(rows))
+    steps = total_steps(given, len(rows))
     step_s = clock.wall_s / micro_batches * given.gradient_accumulation_steps
     mean_share = sum(a * b for a, b in tokens) / len(tokens) / (shape[0] * shape[1])
     peak, _ = peak_and_total(str(trainer.args.device))

@@ -18,8 +18,8 @@ from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate, Template, load_template
 from phi_runtime.data.dataset import data_place, template_of
 from phi_runtime.data.template import PromptTemplate, TemplateFault
-from phi_runtime.inference.by_kind import open_generator
-from phi_runtime.inference.generator import Answer, Generator, Sampling
+from phi_runtime.inference.generator import Answer, Generator, SamplingParams
+from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LowRankAdapter
@@ -50,14 +50,14 @@ class Session:
         """Return a session on the same model with `adapter` active, and its template."""
         return replace(self, adapter=adapter, template=self.templates.get(adapter or "", self.template))
 
-    def answer(self, text: str, sampling: Sampling, history: Sequence[Message] = ()) -> Answer:
+    def answer(self, text: str, sampling: SamplingParams, history: Sequence[Message] = ()) -> Answer:
         """Answer `text` after the conversation `history`.
 
         Raises what `render` and `Generator.answer` raise.
         """
         return self.generator.answer(self.render(text, history), self.with_stop_text(sampling), self.adapter)
 
-    def with_stop_text(self, sampling: Sampling) -> Sampling:
+    def with_stop_text(self, sampling: SamplingParams) -> SamplingParams:
         """Add the text that ends an answer in the prompt template to the stop texts."""
         stop = "" if isinstance(self.template, ChatTemplate) else self.template.stop.strip()
         return replace(sampling, stop=(*sampling.stop, stop)) if stop else sampling

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.hardware.process_memory import resident_bytes
-from phi_runtime.inference.generator import Sampling
+from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.serving import errors
 from phi_runtime.serving.answering import Desk, Fields, Reply
 from phi_runtime.serving.bodies import ChatForm, Head, TextForm
@@ -139,7 +139,7 @@ class Orders:
         return known[name]
 
 
-def _drawn(sampling: Sampling, count: int) -> list[Sampling]:
+def _drawn(sampling: SamplingParams, count: int) -> list[SamplingParams]:
     """One for each choice: with a seed, each has its own."""
     if sampling.seed is None:
         return [sampling] * count

@@ -46,9 +46,9 @@ def from_worker(told: dict[str, str], text: str, guide: str) -> ApiError:
     """The error for what the worker told. `text` and `guide` are the fields that say what is asked, and what form it must have."""
     kind = told["kind"]
     message = f"{told['message']}: {told['fix']}" if told["fix"] else told["message"]
-    if kind == "TooLong":
+    if kind == "PromptTooLong":
         return invalid(told["message"], text, "context_length_exceeded")
-    if kind == "BadGuide":
+    if kind == "InvalidGuide":
         return invalid(message, guide, "invalid_schema")
     if kind == "UnknownAdapter":
         return ApiError(404, message, param="model", code="model_not_found")

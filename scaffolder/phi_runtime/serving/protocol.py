@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from phi_runtime.inference.generator import Guide, Sampling
+from phi_runtime.inference.generator import Guide, SamplingParams
 from phi_runtime.serving.errors import ApiError, invalid
 
 MOST_CHOICES = 8
@@ -100,7 +100,7 @@ class Asked(BaseModel, ABC):
             raise invalid("stream_options is for stream: true", "stream_options")
 
     @abstractmethod
-    def sampling(self, most_tokens: int, temperature: float) -> Sampling:
+    def sampling(self, most_tokens: int, temperature: float) -> SamplingParams:
         """How the answers are drawn; `most_tokens` and `temperature` are the server's. Raises ApiError."""
 
     def stops(self) -> tuple[str, ...]:
@@ -127,13 +127,13 @@ class Asked(BaseModel, ABC):
                     "response_format.type",
                 )
 
-    def drawn(self, most_tokens: int, temperature: float, wanted: int | None, logprobs: int | None) -> Sampling:
+    def drawn(self, most_tokens: int, temperature: float, wanted: int | None, logprobs: int | None) -> SamplingParams:
         """How the answers are drawn; `wanted` tokens are asked for."""
         if self.temperature is not None:
             temperature = self.temperature
         if self.count > 1 and temperature == 0:
             raise invalid("n answers at temperature 0 would all be the same: give a temperature above 0", "n")
-        return Sampling(
+        return SamplingParams(
             max_new_tokens=min(wanted or most_tokens, most_tokens),
             temperature=temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
@@ -155,7 +155,7 @@ class ChatRequest(Asked):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
-    def sampling(self, most_tokens: int, temperature: float) -> Sampling:
+    def sampling(self, most_tokens: int, temperature: float) -> SamplingParams:
         """Raises ApiError."""
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs is for logprobs: true", "top_logprobs")
@@ -173,7 +173,7 @@ class CompletionRequest(Asked):
     prompt: str | list[str]
     logprobs: int | None = Field(None, ge=0, le=5)
 
-    def sampling(self, most_tokens: int, temperature: float) -> Sampling:
+    def sampling(self, most_tokens: int, temperature: float) -> SamplingParams:
         """Raises ApiError."""
         return self.drawn(most_tokens, temperature, self.max_tokens, self.logprobs)
 

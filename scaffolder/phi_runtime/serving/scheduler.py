@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from phi_runtime.core.errors import PhiError
-from phi_runtime.inference.generator import Answer, Generator, Piece, Sampling, TokenLogprob, TooLong
+from phi_runtime.inference.generator import Answer, Generator, Piece, PromptTooLong, SamplingParams, TokenLogprob
 from phi_runtime.serving.wire import Ask, Part
 
 FLUSH_S = 0.025
@@ -50,7 +50,7 @@ class Active:
         return part
 
 
-Render = Callable[[Ask], tuple[str, Sampling]]
+Render = Callable[[Ask], tuple[str, SamplingParams]]
 """The prompt of what is asked, and how its answer is drawn. Raises PhiError, or ValueError where a template refuses the messages."""
 
 
@@ -104,7 +104,7 @@ class Scheduler:
         prompt, sampling = self.render(ask)
         try:
             return generator.answer(prompt, sampling, ask.adapter)
-        except TooLong:
+        except PromptTooLong:
             # An answer that may be as long as there is room is no fault; a prompt that leaves none is.
             room = generator.context_length - generator.count(prompt, ask.adapter)
             if not 0 < room < sampling.max_new_tokens:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from phi_runtime.core.errors import PhiError, WorkFailed, told
-from phi_runtime.inference.generator import Guide, Sampling
+from phi_runtime.inference.generator import Guide, SamplingParams
 
 Part = dict[str, Any]
 
@@ -53,7 +53,7 @@ class Ask:
     adapter: str | None
     messages: list[dict[str, str]] | None
     prompt: str | None
-    sampling: Sampling
+    sampling: SamplingParams
     stream: bool
 
     def as_dict(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Ask:
     def from_dict(cls, value: dict[str, Any]) -> Ask:
         given = value["sampling"]
         guide = Guide(**given["guide"]) if given["guide"] else None
-        sampling = Sampling(**{**given, "guide": guide, "stop": tuple(given["stop"])})
+        sampling = SamplingParams(**{**given, "guide": guide, "stop": tuple(given["stop"])})
         return cls(**{**value, "sampling": sampling})
 
 

@@ -16,7 +16,7 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import Project
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.inference.generator import Sampling
+from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.session import NO_ADAPTER, Session, open_session, select_adapter
 from phi_runtime.serving.scheduler import Scheduler
 from phi_runtime.serving.wire import Ask, Load, ServedModel, failure
@@ -69,7 +69,7 @@ def _open(load: Load) -> dict[str, Session]:
         session = open_session(project, wanted, overrides, conversations=load.parallel, adapters=adapters)
         sessions[session.name] = session
         for name in adapters:  # one that does not fit is told of now, and not to whoever asks for it first
-            session.generator.answer("a", Sampling(1), name).close()
+            session.generator.answer("a", SamplingParams(1), name).close()
     return sessions
 
 
@@ -112,7 +112,7 @@ def _names(session: Session) -> dict[str, str | None]:
     return names
 
 
-def prompt_of(session: Session, ask: Ask) -> tuple[str, Sampling]:
+def prompt_of(session: Session, ask: Ask) -> tuple[str, SamplingParams]:
     """The text that the model reads, and how its answer is drawn. A model that was not trained on conversations gets the last message
     of the user, in its template, as in `phi-scaffold chat`. Raises UsageError, ValueError."""
     if ask.messages is None:

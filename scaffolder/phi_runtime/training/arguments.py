@@ -1,4 +1,4 @@
-"""What a pass says of its training, in the words of transformers' Trainer."""
+"""transformers' TrainingArguments for a pass."""
 
 from __future__ import annotations
 
@@ -8,106 +8,122 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.schema import TrainingArgs
 from phi_runtime.config.schema.training_basics import ADAMW_OF_BITSANDBYTES, OPTIMIZER_PACKAGES
-from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import versions
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.training.distributed.shares import share
-from phi_runtime.training.processes import processes
-from phi_runtime.training.rows import Rows
+from phi_runtime.training.process_group import world_size
+from phi_runtime.training.rows import FinetuneContext, TrainingData
 
 if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
 
+_MIN_LIGER = (0, 8, 5)  # earlier ones miscompute rotary embeddings of a part of the head, as in Phi-4-mini
+
 
 def training_arguments(
-    context: PassContext, rows: Rows, dtype: torch.dtype, optimizer: str, trackers: Sequence[str]
+    context: FinetuneContext, data: TrainingData, dtype: torch.dtype, optimizer: str, trackers: Sequence[str]
 ) -> TrainingArguments:
-    """transformers' own settings for a run over `rows` that computes in `dtype` with `optimizer` and reports to `trackers`."""
+    """Build the arguments of the Trainer.
+
+    Args:
+        context: The pass.
+        data: Rows of the run.
+        dtype: Type to compute in.
+        optimizer: transformers' name, from `resolve_optimizer`.
+        trackers: Experiment trackers, from `configure_trackers`.
+
+    Raises:
+        MissingDependency: Liger is requested and not installed.
+    """
     import torch
     from transformers import TrainingArguments
 
-    given = context.config.training_args
-    values = given.model_dump(exclude=set(TrainingArgs.OURS), exclude_none=True)
+    settings = context.config.training_args
+    values = settings.model_dump(exclude=set(TrainingArgs.OURS), exclude_none=True)
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
-        **{"dataloader_pin_memory": cuda, **_together(values), **_liger(context)},
-        **_evaluation(given, bool(len(rows.validation))),
-        **_saving(given, steps_of(given, len(rows.training))),
+        **{"dataloader_pin_memory": cuda, **_per_process(values), **_liger(context)},
+        **_evaluation(settings, bool(len(data.validation))),
+        **_saving(settings, total_steps(settings, len(data.training))),
         optim=optimizer,
-        data_seed=given.order_seed,
+        data_seed=settings.order_seed,
         output_dir=str(context.work / "checkpoints"),
         report_to=list(trackers) or "none",
         use_cpu=context.workflow.host_device == "cpu",
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         tf32=context.config.allow_tf32 if cuda else None,
-        logging_nan_inf_filter=False,  # Trainer's default shows a running mean where the loss is not a number
+        logging_nan_inf_filter=False,  # Trainer's default logs a running mean where the loss is not finite
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
     )
-    if arguments.n_gpu > 1:  # or Trainer would take them all, in one process with a copy of the model on each
-        context.info(f"one of {arguments.n_gpu} GPUs trains: `run --nproc {arguments.n_gpu}` takes them all")
-        arguments._n_gpu = 1
+    if arguments.n_gpu > 1:
+        # Trainer would use all of them in one process (DataParallel), with a copy of the model on each.
+        context.info(f"training on one of {arguments.n_gpu} GPUs; use all with `run --nproc {arguments.n_gpu}`")
+        arguments._n_gpu = 1  # private (transformers 5.23): there is no public way to set it
     return arguments
 
 
-def _together(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` for one of the processes that train together."""
+def _per_process(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` with the batch of one of the processes that train together."""
     rows, batches = "per_device_train_batch_size", "gradient_accumulation_steps"
-    shares = share(values[rows], values[batches], processes())
-    whole = {"fsdp": None, "fsdp_config": None} if processes() == 1 else {}  # nothing to cut the model for
-    # All that is trained gets a gradient at each step; and that of the head comes from outside of the model's forward pass
+    shares = share(values[rows], values[batches], world_size())
+    no_fsdp = {"fsdp": None, "fsdp_config": None} if world_size() == 1 else {}
+    # Every trained weight gets a gradient in each step; that of the head comes from outside of the model's forward pass
     # (training/loss.py), where DDP would not look for it.
-    return {"ddp_find_unused_parameters": False, **values, **whole, **dict(zip((rows, batches), shares, strict=True))}
+    return {"ddp_find_unused_parameters": False, **values, **no_fsdp, **dict(zip((rows, batches), shares, strict=True))}
 
 
-def steps_of(given: TrainingArgs, sequences: int) -> int:
-    """Optimizer steps of the whole run."""
-    batches = math.ceil(sequences / given.per_device_train_batch_size)
-    an_epoch = math.ceil(batches / given.gradient_accumulation_steps)
-    return given.max_steps if given.max_steps > 0 else math.ceil(given.num_train_epochs * an_epoch)
+def total_steps(settings: TrainingArgs, sequences: int) -> int:
+    """Return the number of optimizer steps of a run over `sequences`."""
+    batches = math.ceil(sequences / settings.per_device_train_batch_size)
+    steps_per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
+    return settings.max_steps if settings.max_steps > 0 else math.ceil(settings.num_train_epochs * steps_per_epoch)
 
 
-def _saving(given: TrainingArgs, steps: int) -> dict[str, Any]:
-    """When checkpoints are written beside those of the best states, which the trainer sees to."""
-    strategy = "no" if given.save_strategy == "best" else given.save_strategy
-    return {"save_strategy": strategy, "save_steps": given.save_steps or max(1, steps // 10)}
+def _saving(settings: TrainingArgs, steps: int) -> dict[str, Any]:
+    """Return when to save checkpoints, in addition to those of the best states, which the trainer requests."""
+    strategy = "no" if settings.save_strategy == "best" else settings.save_strategy
+    return {"save_strategy": strategy, "save_steps": settings.save_steps or max(1, steps // 10)}
 
 
-def optimizer_of(context: PassContext) -> str:
-    """The optimizer that the config names, or what stands for it on a CPU. Raises MissingDependency when its package is not here."""
-    wanted = str(context.config.training_args.optim)
-    if context.workflow.host_device == "cpu" and wanted in ADAMW_OF_BITSANDBYTES:
-        context.warn(f"{wanted} is made for CUDA: adamw_torch takes its place, which trains the same in more memory")
+def resolve_optimizer(context: FinetuneContext) -> str:
+    """Return the optimizer of the config, or its replacement on a CPU.
+
+    Raises:
+        MissingDependency: Its package is not installed.
+    """
+    name = str(context.config.training_args.optim)
+    if context.workflow.host_device == "cpu" and name in ADAMW_OF_BITSANDBYTES:
+        context.warn(f"optimizer `{name}` needs CUDA; using `adamw_torch` instead (same updates, more memory)")
         return "adamw_torch"
-    package = OPTIMIZER_PACKAGES.get(wanted)
+    package = OPTIMIZER_PACKAGES.get(name)
     if package and not versions((package,)):
-        raise MissingDependency(f"the optimizer {wanted} needs {package}", fix=f"pip install {package}, in .venv")
-    return wanted
+        raise MissingDependency(f"optimizer `{name}` needs {package}", fix=f"run `pip install {package}` in .venv")
+    return name
 
 
-def _liger(context: PassContext) -> dict[str, Any]:
-    """Liger's layers, which run on a GPU alone. Its losses are left out: ours takes their place, on trained tokens alone."""
-    given = context.config.training_args
-    if not given.use_liger_kernel:
+def _liger(context: FinetuneContext) -> dict[str, Any]:
+    """Return the settings of Liger's layers, which need a GPU; its losses are off, as ours replaces them."""
+    settings = context.config.training_args
+    if not settings.use_liger_kernel:
         return {}
-    found = versions(("liger-kernel",)).get("liger-kernel")
-    # Before it, rotary embeddings of a part of the head, as Phi-4-mini has them, came out wrong.
-    if found is None or tuple(map(int, found.split(".")[:3])) < (0, 8, 5):
+    version = versions(("liger-kernel",)).get("liger-kernel")
+    if version is None or tuple(map(int, version.split(".")[:3])) < _MIN_LIGER:
         raise MissingDependency(
-            f"use_liger_kernel needs liger-kernel 0.8.5, and {found or 'none'} is installed",
-            fix="pip install 'liger-kernel>=0.8.5', in .venv",
+            f"use_liger_kernel needs liger-kernel 0.8.5 or later; installed: {version or 'none'}",
+            fix="run `pip install 'liger-kernel>=0.8.5'` in .venv",
         )
-    left_out = {"fused_linear_cross_entropy": False, "cross_entropy": False}
-    return {"liger_kernel_config": {**(given.liger_kernel_config or {}), **left_out}}
+    no_losses = {"fused_linear_cross_entropy": False, "cross_entropy": False}
+    return {"liger_kernel_config": {**(settings.liger_kernel_config or {}), **no_losses}}
 
 
-def _evaluation(given: TrainingArgs, validation: bool) -> dict[str, Any]:
-    """When the validation loss is measured."""
-    strategy = given.eval_strategy or ("steps" if given.eval_steps else "epoch")
-    if not validation or strategy == "no":
+def _evaluation(settings: TrainingArgs, has_validation: bool) -> dict[str, Any]:
+    """Return when to measure the validation loss."""
+    strategy = settings.eval_strategy or ("steps" if settings.eval_steps else "epoch")
+    if not has_validation or strategy == "no":
         return {"eval_strategy": "no", "eval_on_start": False}
-    every = given.eval_steps or given.logging_steps
-    return {"eval_strategy": strategy, "eval_steps": every, "eval_on_start": given.eval_on_start}
+    eval_steps = settings.eval_steps or settings.logging_steps
+    return {"eval_strategy": strategy, "eval_steps": eval_steps, "eval_on_start": settings.eval_on_start}

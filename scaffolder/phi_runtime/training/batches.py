@@ -1,6 +1,7 @@
-"""Which rows share a batch, and how they lie in it: each in a line of its own, padded, or several in one line, packed.
+"""Batches: rows of similar length share one, padded to its longest row or packed several to a line.
 
-Both give the same loss: packed rows do not see one another. What differs is how much is computed for nothing.
+Both layouts give the same loss, since packed rows do not attend to one another. They differ in how much is computed
+for padding. Shapes: see the legend in phi_runtime; here B counts rows, and L the lines of a packed batch.
 """
 
 from __future__ import annotations
@@ -15,19 +16,26 @@ import torch
 
 from phi_runtime.data.sequences import IGNORED, Example
 
-_LOOKED_AT = 200  # batches by which the layout is chosen
-_WORTH = 0.97  # of the cost of padding, below which packing is taken: it has a mask to build
-_LEAK = 0.1  # of the spread of the logits: far above rounding in bfloat16, far below what another row's tokens change
+_SAMPLED_BATCHES = 200  # batches from which the layout is chosen
+_WORTH_PACKING = 0.97  # of the cost of padding: packing must be cheaper than this, as it has a mask to build
+# Largest difference of logits taken for rounding, in standard deviations of the logits: far above the rounding of bfloat16, far
+# below the effect of another row's tokens.
+_LEAK_TOLERANCE = 0.1
 
 
-class LengthSampler(torch.utils.data.Sampler[int]):
-    """Shuffles rows so that those of one batch are of like length: little padding, and still another order in every epoch.
+class LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """Shuffled sampler whose batches hold rows of similar length, in another order each epoch.
 
-    Runs of 8 batches of shuffled rows are sorted by length and cut into batches, whose order is shuffled. The order depends on
-    seed and epoch alone.
+    The shuffled rows are cut into megabatches of 8 batches; each is sorted by length and cut into batches, which are then
+    shuffled. The order depends on `seed` and the epoch alone.
+
+    Args:
+        lengths: Tokens of each row.
+        batch_size: Rows of a batch.
+        seed: Seed of the order.
     """
 
-    RUN = 8
+    MEGABATCH = 8  # batches
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
@@ -41,12 +49,12 @@ class LengthSampler(torch.utils.data.Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        run = self.RUN * self.batch_size
+        megabatch = self.MEGABATCH * self.batch_size
         batches: list[list[int]] = []
-        for start in range(0, len(order), run):
-            by_length = sorted(order[start : start + run], key=lambda i: self.lengths[i])
+        for start in range(0, len(order), megabatch):
+            by_length = sorted(order[start : start + megabatch], key=lambda i: self.lengths[i])
             batches += [by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)]
-        # The one short batch comes last: in the middle it would shift the borders of all that follow.
+        # The short batch comes last: anywhere else it would shift the borders of all batches after it.
         short = [batches.pop(i) for i in reversed(range(len(batches))) if len(batches[i]) < self.batch_size]
         for i in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[i]
@@ -56,76 +64,96 @@ class LengthSampler(torch.utils.data.Sampler[int]):
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows lie in a batch. `lines` 0: padded; else packed into lines that hold as much as `lines` of the longest row.
+    """Arrangement of the rows of a batch.
 
-    `filler` is the share of the tokens of a batch that are padding, `instead` that of the other way.
+    Attributes:
+        line_capacity: Capacity of a packed line, in lengths of the longest row; 0: one row to a line, padded.
+        padding_share: Share of the computed tokens that are padding, 0 to 1.
+        other_padding_share: The same share for the layout that was not chosen.
     """
 
-    lines: int = 0
-    filler: float = 0.0
-    instead: float = 0.0
+    line_capacity: int = 0
+    padding_share: float = 0.0
+    other_padding_share: float = 0.0
 
     @property
     def packed(self) -> bool:
-        return self.lines > 0
+        return self.line_capacity > 0
 
     def __str__(self) -> str:
-        way = "packed" if self.packed else "padded to the longest of their batch"
-        return f"rows are {way}: {100 * self.filler:.0f} % of what is computed is filler"
+        layout = "packed" if self.packed else "padded to the longest row of their batch"
+        return f"rows are {layout}: {100 * self.padding_share:.0f} % of the computed tokens are padding"
 
     def collate(self, examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
-        batch = pack_batch(examples, pad_id, self.lines) if self.packed else pad_batch(examples, pad_id)
-        return batch | {"index": torch.tensor([int(example["index"]) for example in examples])}
+        """Build a batch of (B, T) or packed (L, T) tensors; `index` (B,) names the rows."""
+        batch = pack_batch(examples, pad_id, self.line_capacity) if self.packed else pad_batch(examples, pad_id)
+        return batch | {"index": torch.tensor([int(example["index"]) for example in examples])}  # (B,)
 
 
-def choose_layout(lengths: np.ndarray, batch_size: int, seed: int, hidden: int, wanted: bool | None = None) -> Layout:
-    """The layout that costs least for rows of these `lengths` (N,), or the best of the kind that is `wanted`.
+def choose_layout(
+    lengths: np.ndarray, batch_size: int, seed: int, hidden_size: int, packing: bool | None = None
+) -> Layout:
+    """Return the layout that costs least.
 
-    A token costs 24·h² multiplications in the matrices of a layer of `hidden` size h and 4·h·T in its attention over a line of T
-    tokens, masked or not (Kaplan et al. 2020, table 1): longer lines hold less filler and cost more attention.
+    A token costs 24·H² multiplications in the matrices of a layer, and 4·H·T in its attention over a line of T tokens, masked
+    or not (Kaplan et al. 2020, table 1): longer lines have less padding and more attention.
+
+    Args:
+        lengths: (rows,), tokens of each row.
+        batch_size: Rows of a batch.
+        seed: Seed of the order of rows.
+        hidden_size: H of the model.
+        packing: True or False: the best layout that packs, or pads.
     """
-    order = list(LengthSampler(lengths.tolist(), batch_size, seed))[: _LOOKED_AT * batch_size]
-    batches = [lengths[order[i : i + batch_size]] for i in range(0, len(order), batch_size)]
-    real = sum(int(batch.sum()) for batch in batches)
-    # (cost, tokens with filler) by lines; 0 is padding
-    found = {0: _cost([(len(batch), int(batch.max())) for batch in batches], hidden)}
-    for lines in (1, 2, 4, batch_size):
-        found[lines] = _cost([_packed(batch, lines)[1] for batch in batches], hidden)
-    packed = min((lines for lines in found if lines), key=lambda lines: found[lines][0])
-    pack = found[packed][0] < _WORTH * found[0][0] if wanted is None else wanted
-    chosen, other = (packed, 0) if pack else (0, packed)
-    return Layout(chosen, 1 - real / found[chosen][1], 1 - real / found[other][1])
+    order = list(LengthGroupedSampler(lengths.tolist(), batch_size, seed))[: _SAMPLED_BATCHES * batch_size]
+    batches = [lengths[order[i : i + batch_size]] for i in range(0, len(order), batch_size)]  # (B,) each
+    row_tokens = sum(int(batch.sum()) for batch in batches)
+    # (cost, computed tokens) by capacity of a line; 0 is padding
+    costs = {0: _cost([(len(batch), int(batch.max())) for batch in batches], hidden_size)}
+    for capacity in (1, 2, 4, batch_size):
+        costs[capacity] = _cost([_first_fit(batch, capacity)[1] for batch in batches], hidden_size)
+    best_packed = min((capacity for capacity in costs if capacity), key=lambda capacity: costs[capacity][0])
+    pack = costs[best_packed][0] < _WORTH_PACKING * costs[0][0] if packing is None else packing
+    chosen, other = (best_packed, 0) if pack else (0, best_packed)
+    return Layout(chosen, 1 - row_tokens / costs[chosen][1], 1 - row_tokens / costs[other][1])
 
 
-def _cost(shapes: Sequence[tuple[int, int]], hidden: int) -> tuple[float, int]:
-    tokens = sum(rows * longest for rows, longest in shapes)
-    return sum(rows * longest * (1 + longest / (6 * hidden)) for rows, longest in shapes), tokens
+def _cost(shapes: Sequence[tuple[int, int]], hidden_size: int) -> tuple[float, int]:
+    """Return the cost of batches of the `shapes` (lines, T), in multiples of 24·H², and their tokens."""
+    tokens = sum(lines * length for lines, length in shapes)
+    return sum(lines * length * (1 + length / (6 * hidden_size)) for lines, length in shapes), tokens
 
 
-def _packed(lengths: np.ndarray, lines: int) -> tuple[list[list[int]], tuple[int, int]]:
-    """Rows, by place, in lines of at most `lines` times the longest: first fit, the longest first (Johnson 1973); and the shape
-    (L, T) that they take."""
-    capacity = lines * int(lengths.max())
-    packed: list[list[int]] = []
-    room: list[int] = []
+def _first_fit(lengths: np.ndarray, capacity: int) -> tuple[list[list[int]], tuple[int, int]]:
+    """Assign rows to lines, the longest row first, each to the first line with space (Johnson 1973).
+
+    Returns the indices of the rows in each line, and the shape (L, T) of the batch.
+    """
+    capacity_tokens = capacity * int(lengths.max())
+    lines: list[list[int]] = []
+    free_tokens: list[int] = []
     for i in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[i])
-        at = next((k for k, free in enumerate(room) if free >= length), len(room))
-        if at == len(room):
-            packed.append([])
-            room.append(capacity)
-        packed[at].append(i)
-        room[at] -= length
-    return packed, (len(packed), capacity - min(room))
+        line = next((k for k, free in enumerate(free_tokens) if free >= length), len(free_tokens))
+        if line == len(free_tokens):
+            lines.append([])
+            free_tokens.append(capacity_tokens)
+        lines[line].append(i)
+        free_tokens[line] -= length
+    return lines, (len(lines), capacity_tokens - min(free_tokens))
 
 
 def pad_batch(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
-    """A batch of (B, T) tensors, T being its longest row. Padding is masked by position, never by token id."""
+    """Pad rows to the longest.
+
+    Returns `input_ids`, `attention_mask` and `labels`, (B, T) each. Padding is masked by position, never by token id: a row
+    may contain the padding token.
+    """
     longest = max(len(e["input_ids"]) for e in examples)
     batch = {
-        "input_ids": torch.full((len(examples), longest), pad_id),
-        "attention_mask": torch.zeros((len(examples), longest), dtype=torch.long),
-        "labels": torch.full((len(examples), longest), IGNORED),
+        "input_ids": torch.full((len(examples), longest), pad_id),  # (B, T)
+        "attention_mask": torch.zeros((len(examples), longest), dtype=torch.long),  # (B, T)
+        "labels": torch.full((len(examples), longest), IGNORED),  # (B, T)
     }
     for i, example in enumerate(examples):
         length = len(example["input_ids"])
@@ -135,62 +163,70 @@ def pad_batch(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tenso
     return batch
 
 
-def pack_batch(examples: Sequence[Example], pad_id: int, lines: int) -> dict[str, torch.Tensor]:
-    """The same rows in (L, T) tensors, several in a line. Positions that begin anew keep them apart: transformers masks the
-    attention by them where there is no attention_mask. What fills up a line is a row of its own, and is not trained."""
-    packed, shape = _packed(np.array([len(e["input_ids"]) for e in examples]), lines)
-    ids, labels = torch.full(shape, pad_id), torch.full(shape, IGNORED)
-    positions = torch.empty(shape, dtype=torch.long)
-    for i, line in enumerate(packed):
-        at = 0
+def pack_batch(examples: Sequence[Example], pad_id: int, line_capacity: int) -> dict[str, torch.Tensor]:
+    """Pack rows into lines.
+
+    Returns `input_ids`, `labels` and `position_ids`, (L, T) each. Positions restart at 0 with each row; where there is no
+    attention_mask, transformers derives the attention from them, so that rows do not see one another. The padding at the end
+    of a line is a row of its own that is not trained.
+    """
+    lines, shape = _first_fit(np.array([len(e["input_ids"]) for e in examples]), line_capacity)
+    ids, labels = torch.full(shape, pad_id), torch.full(shape, IGNORED)  # (L, T)
+    positions = torch.empty(shape, dtype=torch.long)  # (L, T)
+    for i, line in enumerate(lines):
+        start = 0
         for example in (examples[k] for k in line):
-            end = at + len(example["input_ids"])
-            ids[i, at:end] = torch.as_tensor(example["input_ids"])
-            labels[i, at + 1 : end] = torch.as_tensor(example["labels"][1:])  # nothing comes before the first
-            positions[i, at:end] = torch.arange(end - at)
-            at = end
-        positions[i, at:] = torch.arange(shape[1] - at)
+            end = start + len(example["input_ids"])
+            ids[i, start:end] = torch.as_tensor(example["input_ids"])
+            labels[i, start + 1 : end] = torch.as_tensor(example["labels"][1:])  # nothing predicts the first token
+            positions[i, start:end] = torch.arange(end - start)
+            start = end
+        positions[i, start:] = torch.arange(shape[1] - start)
     return {"input_ids": ids, "labels": labels, "position_ids": positions}
 
 
 def split_batch(batch: dict[str, torch.Tensor], parts: int) -> list[dict[str, torch.Tensor]]:
-    """`batch` in as many pieces, or in one for each of its rows where these are fewer. All rows are padded then, the longest first:
-    whoever has too little memory learns it from the first piece."""
+    """Split a batch into `parts` padded batches, or into one for each row if it has fewer.
+
+    The longest rows come first, so that too little memory shows at the first part.
+    """
     if parts == 1:
         return [batch]
-    rows = sorted(_rows_of(batch), key=lambda row: -len(row["input_ids"]))
+    rows = sorted(_unpack_rows(batch), key=lambda row: -len(row["input_ids"]))
     size = -(-len(rows) // parts)
     return [pad_batch(rows[i : i + size], 0) for i in range(0, len(rows), size)]
 
 
-def _rows_of(batch: dict[str, torch.Tensor]) -> Iterator[Example]:
-    """The rows that lie in a batch."""
-    for i, ids in enumerate(batch["input_ids"]):
+def _unpack_rows(batch: dict[str, torch.Tensor]) -> Iterator[Example]:
+    """Yield the rows of a padded or packed batch, without padding."""
+    for i, ids in enumerate(batch["input_ids"]):  # (T,)
         if "attention_mask" in batch:
             borders = [0, int(batch["attention_mask"][i].sum())]
         else:
             borders = [*(batch["position_ids"][i] == 0).nonzero().flatten().tolist(), len(ids)]
         for start, end in pairwise(borders):
             labels = batch["labels"][i, start:end].cpu().numpy()
-            if (labels != IGNORED).any():  # else it fills up a line
+            if (labels != IGNORED).any():  # not the padding of a line
                 yield {"input_ids": ids[start:end].cpu().numpy(), "labels": labels}
 
 
-def keeps_apart(model: Any, pad_id: int) -> bool:
-    """Whether `model` gives a row the logits that it has alone when others are packed with it."""
+def isolates_packed_rows(model: Any, pad_id: int) -> bool:
+    """Return True if `model` computes the same logits for a row whether it is packed with others or not."""
     generator = torch.Generator().manual_seed(0)
-    most = min(model.config.get_text_config().vocab_size, 30_000)
-    rows = [torch.randint(most, (length,), generator=generator).numpy() for length in (9, 7, 6)]  # as they will lie
-    packed = pack_batch([{"input_ids": row, "labels": row} for row in rows], pad_id, len(rows))
+    vocab_size = min(model.config.get_text_config().vocab_size, 30_000)
+    # Longest first, so that the packed line keeps this order.
+    rows = [torch.randint(vocab_size, (length,), generator=generator).numpy() for length in (9, 7, 6)]
+    batch = pack_batch([{"input_ids": row, "labels": row} for row in rows], pad_id, len(rows))
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        ids, positions = (packed[name].to(model.device) for name in ("input_ids", "position_ids"))
-        together = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()  # (T, V)
-        alone = [
+        ids, positions = (batch[name].to(model.device) for name in ("input_ids", "position_ids"))  # (1, T)
+        packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()  # (T, V)
+        single = [
             model(input_ids=torch.as_tensor(row)[None].to(model.device), use_cache=False).logits[0].float()
             for row in rows
         ]
     model.train(was_training)
-    expected = torch.cat(alone)
-    return bool((together[: len(expected)] - expected).abs().max() <= _LEAK * expected.std())
+    expected = torch.cat(single)  # (9 + 7 + 6, V)
+    difference = (packed[: len(expected)] - expected).abs().max()
+    return bool(difference <= _LEAK_TOLERANCE * expected.std())

@@ -1,4 +1,4 @@
-"""What goes on during training: progress to the listener, a clean stop on a signal."""
+"""Trainer callbacks: progress events, a clean stop on a signal, and checkpoints that include their evaluation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.training.processes import any_of
-from phi_runtime.training.resources import Resources
+from phi_runtime.training.process_group import any_process
+from phi_runtime.training.resources import ResourceMonitor
 
 
-class Progress(TrainerCallback):
-    """Emits a progress event after each step, and a metric event for each line of the loss log. `wall_s` is how long it trained."""
+class ProgressEvents(TrainerCallback):
+    """Emits a `progress` event after each step, and a `metric` event for each entry of the log.
 
-    resources: Resources | None = None
+    Attributes:
+        wall_s: Seconds from the start of training to the last step.
+    """
 
-    def __init__(self, stage: str, emit: Emit, tokens_per_epoch: int) -> None:
-        self.stage, self.emit, self.tokens_per_epoch = stage, emit, tokens_per_epoch
-        self.last: dict[str, Any] = {}
+    def __init__(self, stage: str, emit: Emit, tokens_per_epoch: int, resources: ResourceMonitor) -> None:
+        self.stage, self.emit, self.tokens_per_epoch, self.resources = stage, emit, tokens_per_epoch, resources
+        self.latest: dict[str, Any] = {}
         self.started, self.first_step, self.first_epoch, self.wall_s = 0.0, 0, 0.0, 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -33,11 +35,10 @@ class Progress(TrainerCallback):
         figures = {
             "tokens_per_s": round(((state.epoch or 0.0) - self.first_epoch) * self.tokens_per_epoch / wall_s, 1),
             "remaining_s": round(wall_s / max(steps, 1) * (state.max_steps - state.global_step), 1),
+            **self.resources.latest(),
         }
-        if self.resources:
-            figures |= self.resources.latest()
         done = {"done": state.global_step, "total": state.max_steps, "unit": "steps"}
-        self.emit(Event("progress", self.stage, {**done, **figures, **self.last}))
+        self.emit(Event("progress", self.stage, {**done, **figures, **self.latest}))
 
     def on_log(
         self,
@@ -49,16 +50,19 @@ class Progress(TrainerCallback):
     ) -> None:
         logs = logs or {}
         names: dict[str, str] = {name: name for name in ("loss", "learning_rate", "grad_norm", "skipped_steps")}
-        # The validation loss, and what else is measured of the validation rows.
         names |= {name: f"validation_{name.removeprefix('eval_')}" for name in logs if name.startswith("eval_")}
-        shown = {names[name]: float(value) for name, value in logs.items() if name in names}
-        if shown:
-            self.last |= {k: v for k, v in shown.items() if k != "grad_norm"}
-            self.emit(Event("metric", self.stage, {"step": state.global_step, "epoch": state.epoch, **shown}))
+        figures = {names[name]: float(value) for name, value in logs.items() if name in names}
+        if figures:
+            self.latest |= {name: value for name, value in figures.items() if name != "grad_norm"}
+            self.emit(Event("metric", self.stage, {"step": state.global_step, "epoch": state.epoch, **figures}))
 
 
 class StopOnSignal(TrainerCallback):
-    """A handler of signals. At the first: finish the step, save it, stop. The second stops at once."""
+    """Stops training on a signal: the first finishes the step and saves it, the second stops at once.
+
+    Attributes:
+        caught: Number of the signal that stops the run; 0 if none.
+    """
 
     def __init__(self) -> None:
         self.caught = 0
@@ -71,7 +75,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if any_of(bool(self.caught)):  # all processes stop after the same step
+        if any_process(bool(self.caught)):  # all processes must stop after the same step
             self.caught = self.caught or signal.SIGINT
             control.should_save = control.should_training_stop = True
         return control
@@ -79,33 +83,34 @@ class StopOnSignal(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        if self.caught and not _whole(state):  # the evaluation that ends an epoch is not wanted in its middle
+        if self.caught and not _epoch_complete(state):  # Trainer ends the epoch early, and would evaluate
             control.should_evaluate = False
         return control
 
 
-class SaveWithEvaluation(TrainerCallback):
-    """Puts off the checkpoint of an epoch's last step until the evaluation that ends the epoch is in its log: a run that goes on
-    from there would lack it. Comes after the callbacks that want checkpoints."""
+class SaveAfterEvaluation(TrainerCallback):
+    """Defers the checkpoint of an epoch's last step until the evaluation that ends the epoch is in the log.
+
+    A run that resumes from it would otherwise miss that evaluation. Add it after the callbacks that request checkpoints.
+    """
 
     def __init__(self) -> None:
-        self.due = False
+        self.deferred = False
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        self.due = control.should_save and args.eval_strategy == "epoch" and _whole(state)
-        control.should_save = control.should_save and not self.due
+        self.deferred = control.should_save and args.eval_strategy == "epoch" and _epoch_complete(state)
+        control.should_save = control.should_save and not self.deferred
         return control
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        control.should_save = control.should_save or self.due
-        self.due = False
+        control.should_save = control.should_save or self.deferred
+        self.deferred = False
         return control
 
 
-def _whole(state: TrainerState) -> bool:
-    """Whether an epoch is at its end."""
+def _epoch_complete(state: TrainerState) -> bool:
     return float(state.epoch or 0).is_integer()

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or do not count: written aside, sealed with a manifest, renamed."""
+"""Checkpoints that are complete or absent: written to a staging folder, sealed with a manifest, renamed."""
 
 from __future__ import annotations
 
@@ -15,61 +15,65 @@ _PREFIX = "checkpoint-"
 
 @contextmanager
 def staged(root: Path, step: int, facts: dict[str, Any]) -> Iterator[Path]:
-    """A folder to write the checkpoint of `step` into, as `checkpoint-<step>` below it; on leaving, that is put into `root`.
+    """Provide a staging folder for the checkpoint of `step`, and move the checkpoint into `root` at the end.
 
-    Several processes write into it, each its part. Raises OutOfResources before anything is written when the disk has not 1.2 times
-    the last checkpoint's size free.
+    The checkpoint is to be written as `checkpoint-<step>` in the staging folder. Several processes may each write their part.
+
+    Args:
+        root: Folder of the checkpoints.
+        step: Optimizer step.
+        facts: Facts for the manifest; see `read_facts`.
+
+    Raises:
+        OutOfResources: The disk has less than 1.2 times the size of the last checkpoint free. Nothing is written then.
     """
-    from phi_runtime.training.processes import (
-        is_first,
-        wait_for_all,
-    )  # with torch, which whoever only looks has no need of
+    # Imports torch, which callers that only look for checkpoints do not need.
+    from phi_runtime.training.process_group import barrier, is_main_process
 
-    aside = root / ".partial"
-    if is_first():
+    staging_dir = root / ".partial"
+    if is_main_process():
         if last := newest(root)[0]:
             require_free_space(root, int(1.2 * folder_bytes(last)), "saving a checkpoint")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    wait_for_all()
-    yield aside
-    wait_for_all()
-    if is_first():
-        folder = folder_of(aside, step)
+        shutil.rmtree(staging_dir, ignore_errors=True)
+        staging_dir.mkdir(parents=True)
+    barrier()
+    yield staging_dir
+    barrier()
+    if is_main_process():
+        folder = checkpoint_folder(staging_dir, step)
         seal(folder, key=str(step), kind="checkpoint", facts=facts)
-        put_in_place(folder, folder_of(root, step))
-        shutil.rmtree(aside, ignore_errors=True)
-    wait_for_all()
+        put_in_place(folder, checkpoint_folder(root, step))
+        shutil.rmtree(staging_dir, ignore_errors=True)
+    barrier()
 
 
-def folder_of(root: Path, step: int) -> Path:
-    """The checkpoint of `step`."""
+def checkpoint_folder(root: Path, step: int) -> Path:
     return root / f"{_PREFIX}{step}"
 
 
-def _steps(root: Path) -> list[tuple[int, Path]]:
-    found = [(p.name.removeprefix(_PREFIX), p) for p in root.glob(f"{_PREFIX}*")]
-    return sorted((int(step), path) for step, path in found if step.isdigit())
+def _by_step(root: Path) -> list[tuple[int, Path]]:
+    folders = [(path.name.removeprefix(_PREFIX), path) for path in root.glob(f"{_PREFIX}*")]
+    return sorted((int(step), path) for step, path in folders if step.isdigit())
 
 
 def newest(root: Path) -> tuple[Path | None, list[Path]]:
-    """The newest whole checkpoint in `root`, and the broken ones that are newer."""
-    broken: list[Path] = []
-    for _, path in reversed(_steps(root)):
+    """Return the newest complete checkpoint in `root`, and the incomplete ones that are newer."""
+    incomplete: list[Path] = []
+    for _, path in reversed(_by_step(root)):
         if read_manifest(path) is not None:
-            return path, broken
-        broken.append(path)
-    return None, broken
+            return path, incomplete
+        incomplete.append(path)
+    return None, incomplete
 
 
-def facts_of(checkpoint: Path) -> dict[str, Any]:
-    """What was said of a whole checkpoint when it was saved."""
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """Return the facts that a complete checkpoint was saved with."""
     manifest = read_manifest(checkpoint)
     return manifest.facts if manifest else {}
 
 
-def rotate(root: Path, keep: int, best: int | None = None) -> None:
-    """Removes all but the newest `keep` checkpoints, and the one of the step `best`."""
-    for step, path in _steps(root)[:-keep]:
-        if step != best:
+def rotate(root: Path, keep: int, best_step: int | None = None) -> None:
+    """Delete all checkpoints but the newest `keep` and the one of `best_step`."""
+    for step, path in _by_step(root)[:-keep]:
+        if step != best_step:
             shutil.rmtree(path, ignore_errors=True)

@@ -1,79 +1,86 @@
-"""Beside the loss: the user's own functions, and the answers to validation questions while a model is trained."""
+"""What a run does in addition to training on the model's own loss, read from the config and hooks.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import digest
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import TrainingHooks, load_training_hooks
-from phi_runtime.training.best import VALIDATION_LOSS, Best
-from phi_runtime.training.processes import processes
-from phi_runtime.training.rows import Rows
+from phi_runtime.training.process_group import world_size
+from phi_runtime.training.rows import FinetuneContext, TrainingData
+from phi_runtime.training.selection import VALIDATION_LOSS, ModelSelection
 
 if TYPE_CHECKING:
-    from phi_runtime.training.trainer import Ways
+    from phi_runtime.training.trainer import TrainingExtras
 
 
-def ways_of(context: PassContext, model: Any, rows: Rows) -> Ways:
-    """What a run does beside training on the model's own loss, as the config and hooks.py say."""
+def training_extras(context: FinetuneContext, model: Any, data: TrainingData) -> TrainingExtras:
+    """Build the extras of a pass.
+
+    Raises:
+        ConfigError: Answers are to be scored and the rows have no questions.
+        DataError: hooks.py cannot be loaded.
+    """
     from phi_runtime.training.adapter import virtual_tokens
-    from phi_runtime.training.rounding import AlternatingBase
-    from phi_runtime.training.trainer import Ways
+    from phi_runtime.training.rounding import Int4AwareBase
+    from phi_runtime.training.trainer import TrainingExtras
 
     config, hooks = context.config, load_training_hooks(context.project.config)
-    best = Best.of(config)
-    return Ways(
+    selection = ModelSelection.from_config(config)
+    return TrainingExtras(
         loss=hooks.loss,
-        answer=_answer(context, rows, hooks, best) if len(rows.validation) else None,
-        best=best,
+        score_answers=_answer_scorer(context, data, hooks, selection) if len(data.validation) else None,
+        selection=selection,
         virtual_tokens=virtual_tokens(model),
-        halve=config.training_args.auto_find_batch_size,
-        base=AlternatingBase(model) if config.rounds_base else None,
-        say=context.warn,
-        rows=rows.places,
-        facts={"config": digest(config.model_dump(mode="json")), "processes": processes()},
-        batch=config.training_args.per_device_train_batch_size,
+        split_on_oom=config.training_args.auto_find_batch_size,
+        int4_base=Int4AwareBase(model) if config.rounds_base else None,
+        warn=context.warn,
+        describe_rows=data.describe_rows,
+        checkpoint_facts={"config": digest(config.model_dump(mode="json")), "processes": world_size()},
+        batch_size=config.training_args.per_device_train_batch_size,
     )
 
 
-def _answer(
-    context: PassContext, rows: Rows, hooks: TrainingHooks, best: Best
+def _answer_scorer(
+    context: FinetuneContext, data: TrainingData, hooks: TrainingHooks, selection: ModelSelection
 ) -> Callable[[Any], dict[str, float]] | None:
-    """Return a function that scores the answers to validation rows; None where the validation loss is enough."""
+    """Return a function that scores the answers to the first validation rows; None if only the loss is needed.
+
+    The metrics are the user's, or those of the task if one of them selects the best state.
+    """
     from phi_runtime.evaluation.metrics import score
     from phi_runtime.inference.generator import short_answers
     from phi_runtime.inference.transformers import TransformersGenerator
 
     settings = context.workflow.evaluation.of(context.name)
-    validation = rows.dataset.held_out.first(settings.max_rows)
+    validation = data.dataset.held_out.first(settings.max_rows)
     template = validation.template
-    if hooks.metrics is None and best.metric == VALIDATION_LOSS:
+    if hooks.metrics is None and selection.metric == VALIDATION_LOSS:
         return None
     if not template.asks:
         raise ConfigError(
-            "free text asks nothing, so that there are no answers to measure",
+            "metrics need questions and answers, and the rows are free text",
             where=Location(context.project.config),
-            fix="take out metric_for_best_model and the metrics of hooks.py",
+            fix="remove `metric_for_best_model`, and `metrics` from hooks.py",
         )
     values = validation.values()
-    prompts = [template.render_prompt(each) for each in values]
-    references = [template.reference(each) for each in values]
+    prompts = [template.render_prompt(row) for row in values]
+    references = [template.reference(row) for row in values]
 
-    def answer(model: Any) -> dict[str, float]:
-        generator = TransformersGenerator(model, rows.tokenizer, str(model.device), special=template.special)
+    def score_answers(model: Any) -> dict[str, float]:
+        generator = TransformersGenerator(model, data.tokenizer, str(model.device), special=template.special)
         answers = short_answers(generator, prompts, template.stop, settings.max_new_tokens, settings.batch_size)
-        found = hooks.metrics(answers, references) if hooks.metrics else score(settings.task, answers, references)
-        name = best.metric.removeprefix("eval_")
-        if best.metric != VALIDATION_LOSS and name not in found:
+        scores = hooks.metrics(answers, references) if hooks.metrics else score(settings.task, answers, references)
+        name = selection.metric.removeprefix("eval_")
+        if selection.metric != VALIDATION_LOSS and name not in scores:
             raise ConfigError(
-                f"there is no metric `{name}`{did_you_mean(name, found)}",
+                f"unknown metric `{name}` in metric_for_best_model{did_you_mean(name, scores)}",
                 where=Location(context.project.config),
-                fix=f"metric_for_best_model can be loss, {', '.join(found)}",
+                fix=f"set metric_for_best_model to loss, {', '.join(scores)}",
             )
-        return found
+        return scores
 
-    return answer
+    return score_answers

@@ -1,4 +1,4 @@
-"""Cross-entropy of the tokens that are trained, without the matrix of all their logits."""
+"""Cross-entropy fused with the output head: the (N, V) logits of a batch are never all in memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-_CHUNK_BYTES = 64_000_000  # of float32 logits that are there at once
+_CHUNK_BYTES = 64_000_000  # of float32 logits in memory at a time
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The gradient is computed with the loss, chunk by chunk, so that no logits are kept for the backward pass and none are
-    computed twice (after Liger's fused linear cross-entropy, https://arxiv.org/abs/2410.10989)."""
+    """Computes the gradient together with the loss, chunk by chunk.
+
+    No logits are kept for the backward pass and none are computed twice, after Liger's fused linear cross-entropy
+    (https://arxiv.org/abs/2410.10989).
+    """
 
     @staticmethod
     def forward(
@@ -24,45 +27,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: torch.Tensor,
         smoothing: float,
         dtype: torch.dtype,
-        learns: bool,
+        needs_grad: bool,
     ) -> torch.Tensor:
-        vocabulary, matrix = weight.shape[0], weight.to(dtype)
-        rows = max(1, _CHUNK_BYTES // (4 * vocabulary))
-        to_hidden = torch.empty_like(hidden) if learns and hidden.requires_grad else None
-        to_weight = torch.zeros_like(weight) if learns and weight.requires_grad else None
+        vocab_size, matrix = weight.shape[0], weight.to(dtype)  # (V, H)
+        chunk_rows = max(1, _CHUNK_BYTES // (4 * vocab_size))
+        grad_hidden = torch.empty_like(hidden) if needs_grad and hidden.requires_grad else None  # (N, H)
+        grad_weight = torch.zeros_like(weight) if needs_grad and weight.requires_grad else None  # (V, H)
         total = hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(hidden), rows):
-            some = hidden[start : start + rows].to(dtype)  # (R, H)
-            wanted = targets[start : start + rows, None]  # (R, 1)
-            logits = functional.linear(some, matrix).float()  # (R, V)
-            told = logits.gather(1, wanted).sum() * (1 - smoothing)
+        for start in range(0, len(hidden), chunk_rows):
+            chunk = hidden[start : start + chunk_rows].to(dtype)  # (C, H), C rows of N
+            chunk_targets = targets[start : start + chunk_rows, None]  # (C, 1)
+            logits = functional.linear(chunk, matrix).float()  # (C, V)
+            target_sum = logits.gather(1, chunk_targets).sum() * (1 - smoothing)
             if smoothing:
-                told += logits.mean(dim=1).sum() * smoothing
-            most = logits.amax(dim=1, keepdim=True)
-            share = logits.sub_(most).exp_()
-            whole = share.sum(dim=1, keepdim=True)
-            total += (whole.log() + most).sum() - told
-            if to_hidden is None and to_weight is None:
+                target_sum += logits.mean(dim=1).sum() * smoothing
+            max_logit = logits.amax(dim=1, keepdim=True)  # (C, 1)
+            exp = logits.sub_(max_logit).exp_()  # (C, V), in place of the logits
+            exp_sum = exp.sum(dim=1, keepdim=True)  # (C, 1)
+            total += (exp_sum.log() + max_logit).sum() - target_sum
+            if grad_hidden is None and grad_weight is None:
                 continue
-            share.div_(whole)  # now the softmax, and from it the gradient of the logits
+            grad_logits = exp.div_(exp_sum)  # (C, V): softmax − target distribution, in place
             if smoothing:
-                share.sub_(smoothing / vocabulary)
-            share.scatter_add_(1, wanted, torch.full_like(wanted, smoothing - 1, dtype=share.dtype))
-            step = share.to(dtype)
-            if to_hidden is not None:
-                to_hidden[start : start + rows] = step @ matrix
-            if to_weight is not None:
-                to_weight += step.T @ some
-        ctx.save_for_backward(to_hidden, to_weight)
+                grad_logits.sub_(smoothing / vocab_size)
+            minus_target = torch.full_like(chunk_targets, smoothing - 1, dtype=grad_logits.dtype)  # (C, 1)
+            grad_logits.scatter_add_(1, chunk_targets, minus_target)
+            grad_logits = grad_logits.to(dtype)
+            if grad_hidden is not None:
+                grad_hidden[start : start + chunk_rows] = grad_logits @ matrix
+            if grad_weight is not None:
+                grad_weight += grad_logits.T @ chunk
+        ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        scale = gradients[0]
-        to_hidden, to_weight = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_total = grad_outputs[0]  # scalar
+        grad_hidden, grad_weight = ctx.saved_tensors
         return (
-            None if to_hidden is None else to_hidden * scale.to(to_hidden.dtype),
-            None if to_weight is None else to_weight * scale.to(to_weight.dtype),
+            None if grad_hidden is None else grad_hidden * grad_total.to(grad_hidden.dtype),
+            None if grad_weight is None else grad_weight * grad_total.to(grad_weight.dtype),
             None,
             None,
             None,
@@ -77,91 +81,114 @@ def linear_cross_entropy(
     smoothing: float = 0.0,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Sum over N of the cross-entropy of `targets` (N,) under the logits `hidden` (N, H) @ `weight` (V, H) transposed.
+    """Return the summed cross-entropy of `targets` under the logits `hidden @ weight.T`.
 
-    `dtype` is that of the matrix products; all else is float32. `smoothing` is that of labels: torch.nn.functional.cross_entropy.
-    Holds 64 MB of logits at most, whatever N is.
+    At most 64 MB of logits are in memory at a time, whatever N is.
+
+    Args:
+        hidden: (N, H), hidden states at the positions before the trained tokens.
+        weight: (V, H), the output head.
+        targets: (N,), trained tokens.
+        smoothing: Label smoothing, as in `torch.nn.functional.cross_entropy`.
+        dtype: Type of the matrix products; everything else is float32.
+
+    Returns:
+        A scalar, in nats.
     """
-    learns = torch.is_grad_enabled()
-    made: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, smoothing, dtype, learns)
-    return made
+    needs_grad = torch.is_grad_enabled()
+    total: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, smoothing, dtype, needs_grad)
+    return total
 
 
-class Loss:
-    """The loss of a causal language model over the tokens that a batch trains.
+class TokenLoss:
+    """Loss of a causal language model, summed over the tokens that a batch trains.
 
-    Where the model's output head is a plain matrix and nothing comes after it, which is tried once, the head is left out of
-    the model's forward pass and multiplied within the loss, in `dtype`.
+    If the output head is a plain matrix and the model returns what it computes unchanged (checked once), the head is skipped in
+    the forward pass and fused with the loss.
+
+    Args:
+        model: A causal language model of transformers, or a peft model around one.
+        dtype: Type of the fused matrix products.
+        virtual_tokens: Length of a trained prompt that peft puts before each row.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype = torch.float32, virtual_tokens: int = 0) -> None:
         self.dtype, self.virtual_tokens = dtype, virtual_tokens
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.head = inner.get_output_embeddings()
-        spread = len(set(getattr(inner, "hf_device_map", {}).values())) > 1  # over several devices
-        self.fused = not spread and _plain(self.head) and self._comes_last(model)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.head = base.get_output_embeddings()
+        on_several_devices = len(set(getattr(base, "hf_device_map", {}).values())) > 1
+        self.fused = not on_several_devices and _is_plain_linear(self.head) and self._head_is_last(model)
 
     def total(self, model: Any, batch: dict[str, torch.Tensor], smoothing: float = 0.0) -> torch.Tensor:
-        """Sum over the trained tokens of `batch`: `labels` (B, T) holds the token where it is trained and -100 elsewhere.
+        """Return the loss summed over the trained tokens, a scalar in nats.
 
-        The vocabulary projection, which dominates small models, runs on the positions before those tokens alone
-        (`logits_to_keep`, transformers ≥ 5.20). A packed batch has `position_ids` and no mask.
+        The output head, which dominates small models, runs only at the positions before trained tokens (`logits_to_keep`,
+        transformers ≥ 5.20).
+
+        Args:
+            model: The model, as the trainer wraps it.
+            batch: `input_ids` (B, T), `labels` (B, T) with -100 where a token is not trained, and `attention_mask` (padded) or
+                `position_ids` (packed), (B, T).
+            smoothing: Label smoothing.
         """
-        labels = batch["labels"]
-        keep = trained_positions(labels)
+        labels = batch["labels"]  # (B, T)
+        keep = trained_positions(labels)  # (B, T)
         targets = labels[:, 1:][keep[:, :-1]]  # (N,)
-        # peft puts the virtual tokens of a prompt that is trained before the others.
-        seen = functional.pad(keep, (self.virtual_tokens, 0))
-        read = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
-        if not (self.fused and _plain(self.head)):  # FSDP cuts the head to pieces after it was tried
-            logits = model(**read, logits_to_keep=seen, use_cache=False).logits
+        keep = functional.pad(keep, (self.virtual_tokens, 0))  # (B, virtual tokens + T): peft prepends them
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+        if not (self.fused and _is_plain_linear(self.head)):  # FSDP shards the head after the check in __init__
+            logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits
             logits = logits.float().view(-1, logits.shape[-1])  # (N, V)
             return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-        with _instead_of(self.head, _itself):
-            hidden = model(**read, logits_to_keep=seen, use_cache=False).logits  # (…, N, H)
-        hidden = hidden.reshape(-1, hidden.shape[-1])
+        with _forward_replaced(self.head, _identity):
+            hidden = model(**inputs, logits_to_keep=keep, use_cache=False).logits  # (…, N, H)
+        hidden = hidden.reshape(-1, hidden.shape[-1])  # (N, H)
         return linear_cross_entropy(hidden, self.head.weight, targets, smoothing, self.dtype)
 
-    def _comes_last(self, model: Any) -> bool:
-        """Whether the model gives out what its head gives: some cap or scale it."""
-        told = torch.linspace(-100, 100, self.head.weight.shape[0], device=self.head.weight.device)  # (V,)
-        ids = torch.arange(10, 26, device=told.device)[None] % len(told)  # (1, T)
+    def _head_is_last(self, model: Any) -> bool:
+        """Return True if the model returns the output of its head unchanged; some cap or scale it."""
+        probe = torch.linspace(-100, 100, self.head.weight.shape[0], device=self.head.weight.device)  # (V,)
+        ids = torch.arange(10, 26, device=probe.device)[None] % len(probe)  # (1, T)
         was_training = model.training
         model.eval()
         with (
             torch.no_grad(),
-            _instead_of(self.head, lambda hidden: told.to(hidden.dtype).expand(*hidden.shape[:-1], -1)),
+            _forward_replaced(self.head, lambda hidden: probe.to(hidden.dtype).expand(*hidden.shape[:-1], -1)),
         ):
-            logits = model(input_ids=ids, use_cache=False).logits
+            logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
         model.train(was_training)
-        return bool((logits == told.to(logits.dtype)).all())
+        return bool((logits == probe.to(logits.dtype)).all())
 
 
 def trained_positions(labels: torch.Tensor) -> torch.Tensor:
-    """Where in (B, T) the next token is trained, as a mask."""
-    keep = torch.zeros_like(labels, dtype=torch.bool)
+    """Return the mask (B, T) of the positions whose next token is trained.
+
+    Args:
+        labels: (B, T), the token where it is trained and -100 elsewhere.
+    """
+    keep = torch.zeros_like(labels, dtype=torch.bool)  # (B, T)
     keep[:, :-1] = labels[:, 1:] != -100
     return keep
 
 
-def _plain(head: Any) -> bool:
-    """Whether the head is a matrix of its own: no adapter, no 4-bit weight, no bias, no shard of one."""
+def _is_plain_linear(head: Any) -> bool:
+    """Return True if the head is one whole matrix: no adapter, no 4-bit weight, no bias, no shard."""
     return type(head) is torch.nn.Linear and head.bias is None and type(head.weight) is torch.nn.Parameter
 
 
 @contextmanager
-def _instead_of(head: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Within it, `function` takes the head's place."""
-    before = vars(head).get("forward")
-    head.forward = function
+def _forward_replaced(head: Any, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Replace the forward function of `head` within the context."""
+    previous = vars(head).get("forward")
+    head.forward = forward
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del head.forward
         else:
-            head.forward = before
+            head.forward = previous
 
 
-def _itself(hidden: torch.Tensor) -> torch.Tensor:
+def _identity(hidden: torch.Tensor) -> torch.Tensor:
     return hidden

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from phi_runtime.config.schema import FinetunePass
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.models.shape import shape_of
-from phi_runtime.training.processes import processes
+from phi_runtime.training.process_group import world_size
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ def placement(step: FinetunePass, source: ModelRef, dtype: torch.dtype, device: 
     That is `device`, with two exceptions: the host's memory where FSDP will take the model apart; and all GPUs, layer after layer,
     where one process trains and the model exceeds the card, unless `device_map` is null or "current_device".
     """
-    if processes() > 1:
+    if world_size() > 1:
         return {"device": "cpu" if step.training_args.fsdp else device}
     if step.device_map == "auto" and device == "cuda":
         import torch

@@ -1,4 +1,8 @@
-"""Which rows each of several processes trains on: batches are dealt out in turn, and the last turn is filled up with blank rows."""
+"""Sampling for several processes: every rank gets the same number of batches, and no row is used twice.
+
+accelerate hands batches to the ranks in turn. To fill the last turn it would repeat the first rows, which would
+then be trained, and evaluated, twice; blank rows that train nothing take their place.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,24 @@ from transformers import TrainerCallback
 
 from phi_runtime.data.sequences import IGNORED, Example
 
-BLANK = -1  # the index of the row that trains nothing
+BLANK = -1  # index of the blank row
 
 
-class Dealt(torch.utils.data.Sampler[int]):
-    """`order`, filled up with blank rows until it makes whole batches of `size` rows for each of the `processes`.
+class RankSampler(torch.utils.data.Sampler[int]):
+    """Sampler that appends blank rows to `order` until it divides into full batches for all ranks.
 
-    accelerate deals batches out in turn, and would begin again at the first rows to fill up the last turn: these would be trained,
-    and measured, twice.
+    Args:
+        order: Sampler over the rows of all ranks.
+        batch_size: Rows of a batch of one rank.
+        ranks: Number of processes.
     """
 
-    def __init__(self, order: Any, size: int, processes: int) -> None:
-        self.order, self.turn = order, size * processes
+    def __init__(self, order: Any, batch_size: int, ranks: int) -> None:
+        self.order, self.rows_per_turn = order, batch_size * ranks
 
     @property
     def blanks(self) -> int:
-        return -len(self.order) % self.turn
+        return -len(self.order) % self.rows_per_turn
 
     def set_epoch(self, epoch: int) -> None:
         if hasattr(self.order, "set_epoch"):
@@ -41,8 +47,8 @@ class Dealt(torch.utils.data.Sampler[int]):
             yield BLANK
 
 
-class WithBlanks(torch.utils.data.Dataset[Example]):
-    """`rows`, and at the place BLANK a row of one token that trains nothing."""
+class BlankPaddedDataset(torch.utils.data.Dataset[Example]):
+    """`rows`, and at index BLANK a row of one token that trains nothing."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -57,15 +63,18 @@ class WithBlanks(torch.utils.data.Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         if index != BLANK:
-            found: Example = self.rows[index]
-            return found
+            example: Example = self.rows[index]
+            return example
         row = self.rows[0]
         return {**row, "input_ids": row["input_ids"][:1], "labels": np.array([IGNORED]), "index": np.asarray(BLANK)}
 
 
-class OrderOfEpoch(TrainerCallback):
-    """Tells the order of rows which epoch it is. Of a run that goes on in the middle of one, accelerate does not reach the order
-    behind the batches that it deals out (1.15, data_loader.py:626)."""
+class SetSamplerEpoch(TrainerCallback):
+    """Passes the epoch to the sampler.
+
+    accelerate 1.15 (data_loader.py:626) does not reach the sampler behind its batch shards when a run resumes in
+    the middle of an epoch.
+    """
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         train_dataloader.set_epoch(int(state.epoch or 0))

@@ -1,4 +1,4 @@
-"""What a training run takes of the machine, sampled beside it once a second: cores, memory, GPU."""
+"""Use of cores, memory and GPUs during training, sampled once a second in a thread."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ EVERY_S = 1.0
 Figures = dict[str, float]
 
 
-class Resources:
-    """Samples this process while it is open, in a thread of its own, and writes each sample as a line of `record`/resources.jsonl:
+class ResourceMonitor:
+    """Samples this process while it is open, and appends each sample as a line to `record`/resources.jsonl.
 
-    - cpu_share: use of the cores that this process may use, 0 to 1, since the sample before
+    - cpu_share: use of the cores that this process may use, 0 to 1, since the previous sample
     - rss_bytes: resident memory
-    - gpu_memory_bytes, gpu_allocated_bytes: what torch holds of the CUDA devices of this process, and what of it is in use
-    - gpu_share: mean use of these devices, 0 to 1; left out where the driver's library (nvidia-ml-py) is not installed
+    - gpu_memory_bytes, gpu_allocated_bytes: memory that torch reserves on the CUDA devices, and the part of it in use
+    - gpu_share: mean use of these devices, 0 to 1; absent without the driver's library (nvidia-ml-py)
 
-    Nothing that goes wrong here reaches the training: what cannot be sampled is left out, what cannot be written is not written.
+    No failure here reaches the training: what cannot be sampled or written is skipped.
 
-        with Resources(context.record, context.name) as resources:
+        with ResourceMonitor(context.record, context.name) as resources:
             trainer.train()  # its progress events may carry resources.latest()
         facts |= resources.means()
     """
@@ -44,12 +44,12 @@ class Resources:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Resources:
+    def __enter__(self) -> ResourceMonitor:
         try:
-            self._look = _looks()
+            self._measure = _process_probe()
         except Exception:
-            return self  # no psutil, or a system that it does not know
-        self._thread = threading.Thread(target=self._watch, name="resources", daemon=True)
+            return self  # psutil is missing, or does not support this system
+        self._thread = threading.Thread(target=self._run, name="resources", daemon=True)
         self._thread.start()
         return self
 
@@ -59,18 +59,18 @@ class Resources:
             self._thread.join()
 
     def latest(self) -> Figures:
-        """The last sample; empty before the first."""
+        """Return the last sample; empty before the first."""
         return dict(self._last)
 
     def means(self) -> Figures:
-        """The mean of each share over the run; empty when nothing was sampled."""
+        """Return the mean of each share; empty if nothing was sampled."""
         return {k: round(total / self._counts[k], 4) for k, total in self._sums.items() if k.endswith("_share")}
 
     def peaks(self) -> Figures:
-        """The largest sample of each figure. Memory may have been higher between two samples."""
+        """Return the maximum of each figure over the samples; memory may have been higher between two of them."""
         return dict(self._peaks)
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while True:
             stopped = self._stop.wait(self.every_s)
             self._sample()
@@ -79,7 +79,7 @@ class Resources:
 
     def _sample(self) -> None:
         try:
-            figures = self._look()
+            figures = self._measure()
         except Exception:
             return
         self._last = figures
@@ -97,15 +97,15 @@ class Resources:
             self.file = None
 
 
-def _looks() -> Callable[[], Figures]:
-    """A function that looks at this process; the use of its cores counts from here on."""
+def _process_probe() -> Callable[[], Figures]:
+    """Return a function that measures this process; the use of its cores counts from now on."""
     import psutil  # type: ignore[import-untyped]
 
     process, cores = psutil.Process(), usable_cores()
-    process.cpu_percent()  # of no time: the next one counts from now
+    process.cpu_percent()  # the next call measures from here
     gpu_share = _GpuShare()
 
-    def look() -> Figures:
+    def measure() -> Figures:
         figures: Figures = {
             "cpu_share": round(min(process.cpu_percent() / 100 / cores, 1.0), 4),
             "rss_bytes": process.memory_info().rss,
@@ -117,29 +117,29 @@ def _looks() -> Callable[[], Figures]:
             figures |= gpu_share(cuda)
         return figures
 
-    return look
+    return measure
 
 
 def _cuda() -> Any | None:
-    """torch.cuda where the training has started it; asking would start it, which takes memory."""
+    """Return torch.cuda if the training has initialized it; initializing it here would take GPU memory."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
 class _GpuShare:
-    """Asks for the use of the GPUs until it is once not told."""
+    """Measures the use of the GPUs, until the first failure."""
 
     def __init__(self) -> None:
-        self.told = True
+        self.available = True
 
     def __call__(self, cuda: Any) -> Figures:
-        if not self.told:
+        if not self.available:
             return {}
         try:
             devices = [d for d in range(cuda.device_count()) if cuda.memory_reserved(d)]
             return {"gpu_share": round(sum(cuda.utilization(d) for d in devices) / 100 / len(devices), 4)}
-        except ZeroDivisionError:  # nothing lies on a device yet
+        except ZeroDivisionError:  # no device in use yet
             return {}
-        except Exception:  # no nvidia-ml-py, or a driver without it
-            self.told = False
+        except Exception:  # nvidia-ml-py is missing, or the driver does not support it
+            self.available = False
             return {}

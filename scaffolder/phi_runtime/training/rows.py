@@ -1,4 +1,4 @@
-"""The rows that a pass trains on and those that it keeps from it, as sequences of tokens, and what there is to say of them."""
+"""Training and validation rows of a pass, as token sequences, with warnings about what is unusual in them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phi_runtime.config.schema import FinetunePass
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import write_json
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import Dataset, load_dataset
 from phi_runtime.data.report import FILE as REPORT
 from phi_runtime.data.report import report
-from phi_runtime.training.processes import rank
+from phi_runtime.training.process_group import rank
 
 if TYPE_CHECKING:
     from phi_runtime.data.sequences import Sequences
 
+FinetuneContext = PassContext[FinetunePass]
+
+_CHECKED_ROWS = 100  # in which the end of a turn is looked up
+
 
 @dataclass(frozen=True)
-class Rows:
-    """What a run trains on, and what it is measured by."""
+class TrainingData:
+    """The rows of a run, and the sequences made of them."""
 
     dataset: Dataset
     training: Sequences
@@ -31,21 +36,21 @@ class Rows:
 
     @property
     def pad_id(self) -> int:
-        """What fills up a batch; it is masked, so that any token will do."""
-        found = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if found is None else found)
+        """Padding token; it is masked, so any token will do."""
+        pad_id = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad_id is None else pad_id)
 
-    def places(self, indices: Sequence[int]) -> str:
-        """Where the rows of these training sequences stand, for the user."""
+    def describe_rows(self, indices: Sequence[int]) -> str:
+        """Describe training sequences, given by index, by the file and line of their rows."""
         side, starts = self.dataset.training, self.training.spans[list(indices), 0]
-        if self.training.tokens is not side.store.tokens:  # joined rows, which lie in a file of their own
+        if self.training.tokens is not side.store.tokens:  # joined rows, stored in their own file
             return f"the training sequences {', '.join(map(str, indices))}"
         rows: list[int] = (np.unique(side.store.starts.searchsorted(starts, side="right")) - 1).tolist()
         return "the rows at " + ", ".join(str(side.place_of(row)) for row in rows)
 
     @property
     def counts(self) -> dict[str, int]:
-        """What is trained on, for the log and the manifest."""
+        """Numbers of rows, sequences and tokens, for the log and the manifest."""
         counts = {
             "rows": self.training.rows,
             "sequences": len(self.training),
@@ -59,49 +64,50 @@ class Rows:
         return counts
 
 
-def read_rows(context: PassContext) -> Rows:
-    """The rows that the pass names, tokenised; what is remarkable in them is said, and recorded in the run's folder.
+def load_training_data(context: FinetuneContext) -> TrainingData:
+    """Read and tokenize the rows of a pass, warn about problems, and write the data report to the run's folder.
 
-    Raises DataError when there is nothing to train on.
+    Raises:
+        DataError: There is nothing to train on.
     """
-    config = context.config
-    place = context.place
+    config, place = context.config, context.place
     dataset = load_dataset(context.workflow, config, place, context.emit, context.name)
     tokenizer = place.tokenizer
     seed = config.training_args.order_seed
-    own = context.work / f"rows-{rank()}"  # where long joins are written, by each process for itself
-    training = dataset.training.sequences(tokenizer, seed, own / "training")
-    validation = dataset.held_out.sequences(tokenizer, seed, own / "held-out")
-    remarks = [*dataset.remarks, *training.remarks, *(f"validation rows: {remark}" for remark in validation.remarks)]
+    folder = context.work / f"rows-{rank()}"  # for long joins; each process writes its own
+    training = dataset.training.sequences(tokenizer, seed, folder / "training")
+    validation = dataset.held_out.sequences(tokenizer, seed, folder / "validation")
+    warnings = [*dataset.remarks, *training.remarks, *(f"validation rows: {text}" for text in validation.remarks)]
     if training.endless:
-        remarks.append(
-            f"{training.endless} of {training.rows} rows end without a special token, and add_special_tokens is false: "
+        warnings.append(
+            f"{training.endless} of {training.rows} rows end without a special token, since add_special_tokens is false: "
             "the model will not learn to stop"
         )
-    found = report(dataset, {"training": training, "validation": validation}, context.project)
+    data_report = report(dataset, {"training": training, "validation": validation}, context.project)
     if context.record:
-        write_json(context.record / REPORT, found)
-    leakage = found["splits"]["leakage"]
-    if alike := leakage["same_question"] + leakage["near_duplicate"]:
-        remarks.append(
-            f"{alike} of {validation.rows} validation rows repeat a training question, exactly or nearly: scores will be too "
+        write_json(context.record / REPORT, data_report)
+    leakage = data_report["splits"]["leakage"]
+    if repeated := leakage["same_question"] + leakage["near_duplicate"]:
+        warnings.append(
+            f"{repeated} of {validation.rows} validation rows repeat a training question, exactly or nearly: scores will be too "
             "high (`phi-scaffold data check` lists them)"
         )
-    for remark in remarks:
-        context.warn(remark)
-    return Rows(dataset, training, validation, tokenizer)
+    for warning in warnings:
+        context.warn(warning)
+    return TrainingData(dataset, training, validation, tokenizer)
 
 
-def check_stops(context: PassContext, model: Any, rows: Rows) -> None:
-    """Warns where conversations end a turn in a token at which the model, as its generation config has it, goes on talking."""
-    side = rows.dataset.training
+def check_stop_tokens(context: FinetuneContext, model: Any, data: TrainingData) -> None:
+    """Warn if the turns of conversations end in a token that is no stop token in the model's generation config."""
+    side = data.dataset.training
     if not isinstance(side.template, ChatTemplate) or not side.completion_only:
         return
-    stops = model.generation_config.eos_token_id
-    known = {rows.tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
-    looked_at = (side.store.row(index) for index in side.chosen[:100])
-    ends = {int(ids[trained.nonzero()[0][-1]]) for ids, trained in looked_at if trained.any()}
-    if ends and not ends & known:
-        token = rows.tokenizer.convert_ids_to_tokens(ends.pop())
-        message = f"turns end in `{token}`, at which the model does not stop: add it to eos_token_id in its generation_config.json"
-        context.warn(message)
+    eos_ids = model.generation_config.eos_token_id
+    stop_ids = {data.tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])}
+    sample = (side.store.row(index) for index in side.chosen[:_CHECKED_ROWS])
+    last_ids = {int(ids[trained.nonzero()[0][-1]]) for ids, trained in sample if trained.any()}
+    if last_ids and not last_ids & stop_ids:
+        token = data.tokenizer.convert_ids_to_tokens(last_ids.pop())
+        context.warn(
+            f"turns end in `{token}`, but the model does not stop there: add it to eos_token_id in generation_config.json"
+        )

@@ -45,14 +45,14 @@ def chat(
 
     Example: phi-scaffold chat --model merged
     """
-    from phi_runtime.inference.generator import Sampling
+    from phi_runtime.inference.generator import SamplingParams
     from phi_runtime.pipeline.session import open_session, select_adapter
 
     project = flags.enter_project()
     name, folders = resolve_adapter(adapter)
     opened = open_session(project, model, flags.overrides(), adapters=folders)
     session = opened.with_adapter(select_adapter(opened.generator, name))
-    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()))
+    sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()))
     if not (flags.quiet or flags.as_json):
         print(f"{model_label(session, project)}. An empty line ends the chat.", file=sys.stderr)
     label = "you" if session.converses else ", ".join(session.template.inputs) or "text"

@@ -55,7 +55,7 @@ def generate(
 
     Example: phi-scaffold generate --prompt "What a day!" --model onnx
     """
-    from phi_runtime.inference.generator import Sampling
+    from phi_runtime.inference.generator import SamplingParams
     from phi_runtime.pipeline.session import open_session, select_adapter
     from phi_scaffold.cli.chat import model_label
 
@@ -64,7 +64,7 @@ def generate(
     name, folders = resolve_adapter(adapter)
     opened = open_session(project, model, flags.overrides(), adapters=folders)
     session = opened.with_adapter(select_adapter(opened.generator, name))
-    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()), guide)
+    sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()), guide)
     text = prompt if raw else session.render(prompt)
     answer = session.generator.answer(text, sampling if raw else session.with_stop_text(sampling), session.adapter)
     if not (flags.quiet or flags.as_json):

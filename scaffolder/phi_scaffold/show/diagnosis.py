@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def of_trainings(run_folder: Path) -> None:
     """Print the training problems in the record of a run."""
-    from phi_runtime.training.diagnosis import recorded
+    from phi_runtime.training.diagnosis import read_diagnoses
 
-    _print(recorded(run_folder))
+    _print(read_diagnoses(run_folder))
 
 
 def of_results(evaluation: dict[str, Any]) -> None:

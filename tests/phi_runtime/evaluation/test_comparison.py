@@ -12,7 +12,7 @@ import pytest
 from phi_runtime.config.schema import DataConfig, Evaluation, Workflow
 from phi_runtime.data.dataset import Place
 from phi_runtime.evaluation import comparison
-from phi_runtime.inference.generator import Sampling, Speed
+from phi_runtime.inference.generator import SamplingParams, Speed
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LoRA
 from tests.conftest import Listener
@@ -25,7 +25,7 @@ class Recorder:
         self.prompts: list[str] = []
         self.measured: list[tuple[list[int], list[int]]] = []
 
-    def stream(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+    def stream(self, prompt: str, sampling: SamplingParams) -> Iterator[str]:
         yield "joy"
 
     def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> Iterator[str]:

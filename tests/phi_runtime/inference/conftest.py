@@ -15,7 +15,7 @@ from phi_runtime.models.reference import ModelRef
 
 
 def build_onnx(source: Path, out: Path, precision: str = "fp32", **options: object) -> Path:
-    """The model in `source` as the builder makes it, without a pass around it."""
+    """Export the model in `source` with the builder alone, without a pass."""
     code = (
         "import json,sys; from onnxruntime_genai.models import builder as b; s,o,p,k=sys.argv[1:];"
         "a=(None,s,o,p,'cpu',o+'-cache'); b.create_model(*a,**b.parse_extra_options(*a,json.loads(k)))"
@@ -40,4 +40,4 @@ def onnx(tiny_onnx: Path) -> OnnxGenerator:
 
 @pytest.fixture
 def torch_model(tiny_phi3: Path) -> TransformersGenerator:
-    return TransformersGenerator.of(ModelRef(tiny_phi3, "hf", "tiny"), conversations=2)
+    return TransformersGenerator.from_reference(ModelRef(tiny_phi3, "hf", "tiny"), conversations=2)

@@ -1,4 +1,4 @@
-"""One interface over both kinds of models: what is asked of an answer, and what a conversation leaves in the cache."""
+"""The common interface of both kinds of models: sampling parameters, and reuse of the KV cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.errors import WorkFailed
-from phi_runtime.inference.generator import BadGuide, Generator, Guide, Sampling, TooLong, UnknownAdapter
+from phi_runtime.inference.generator import (
+    Generator,
+    Guide,
+    InvalidGuide,
+    PromptTooLong,
+    SamplingParams,
+    UnknownAdapter,
+)
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.inference.transformers import TransformersGenerator
 from phi_runtime.models.reference import ModelRef
@@ -25,11 +32,11 @@ def model(request: pytest.FixtureRequest) -> Generator:
 
 
 def said(model: Generator, prompt: str = PROMPT, **how: Any) -> str:
-    return "".join(piece.text for piece in model.answer(prompt, Sampling(**({"max_new_tokens": 12} | how))))
+    return "".join(piece.text for piece in model.answer(prompt, SamplingParams(**({"max_new_tokens": 12} | how))))
 
 
-def test_an_answer_counts_its_tokens_and_says_why_it_ended(model: Generator) -> None:
-    answer = model.answer(PROMPT, Sampling(max_new_tokens=5))
+def test_an_answer_reports_its_usage_and_finish_reason(model: Generator) -> None:
+    answer = model.answer(PROMPT, SamplingParams(max_new_tokens=5))
     assert answer.finish is None
     text = "".join(piece.text for piece in answer)
     assert text
@@ -37,7 +44,7 @@ def test_an_answer_counts_its_tokens_and_says_why_it_ended(model: Generator) -> 
     assert (answer.usage.completion_tokens, answer.finish) in [(5, "length"), (answer.usage.completion_tokens, "stop")]
 
 
-def test_the_same_question_gets_the_same_answer_whatever_was_asked_between(model: Generator) -> None:
+def test_the_same_question_gets_the_same_answer_whatever_came_between(model: Generator) -> None:
     alone = said(model)
     said(model, "dark cold noise 3", temperature=1.0)
     longer = PROMPT + alone + " something moved there"
@@ -46,9 +53,9 @@ def test_the_same_question_gets_the_same_answer_whatever_was_asked_between(model
 
 
 def test_a_turn_reads_only_what_is_new(model: Generator) -> None:
-    first = model.answer(PROMPT, Sampling(max_new_tokens=6))
+    first = model.answer(PROMPT, SamplingParams(max_new_tokens=6))
     text = "".join(piece.text for piece in first)
-    second = model.answer(PROMPT + " 8", Sampling(max_new_tokens=6))
+    second = model.answer(PROMPT + " 8", SamplingParams(max_new_tokens=6))
     list(second)
     assert second.usage.cached_tokens >= first.usage.prompt_tokens - 2
     assert text
@@ -57,7 +64,7 @@ def test_a_turn_reads_only_what_is_new(model: Generator) -> None:
 def test_answers_of_one_model_can_take_turns(model: Generator) -> None:
     prompts = [PROMPT, "run from the fire 4"]
     alone = [said(model, prompt) for prompt in prompts]
-    answers = [model.answer(prompt, Sampling(max_new_tokens=12)) for prompt in prompts]
+    answers = [model.answer(prompt, SamplingParams(max_new_tokens=12)) for prompt in prompts]
     texts = ["", ""]
     going = {0, 1}
     while going:
@@ -73,28 +80,28 @@ def test_answers_of_one_model_can_take_turns(model: Generator) -> None:
 def test_an_answer_that_is_closed_gives_its_sequence_back(model: Generator) -> None:
     alone = said(model)
     for _ in range(5):
-        answer = model.answer(PROMPT, Sampling(max_new_tokens=12))
+        answer = model.answer(PROMPT, SamplingParams(max_new_tokens=12))
         next(answer)
         next(answer)
         answer.close()
         assert list(answer) == []
-    conversations = model._conversations  # type: ignore[attr-defined]
-    assert conversations.busy == 0
-    assert len(conversations.idle) <= 2
+    sequences = model._sequences  # type: ignore[attr-defined]
+    assert sequences.busy == 0
+    assert len(sequences.idle) <= 2
     assert said(model) == alone
 
 
-def test_a_drawn_answer_is_repeated_by_its_seed(model: Generator) -> None:
+def test_a_seed_repeats_a_sampled_answer(model: Generator) -> None:
     how = {"temperature": 1.5, "max_new_tokens": 20}
     assert said(model, seed=5, **how) == said(model, seed=5, **how) != said(model, seed=6, **how)
 
 
 def test_log_probabilities_are_those_of_the_tokens(model: Generator) -> None:
-    pieces = list(model.answer(PROMPT, Sampling(max_new_tokens=4, logprobs=3)))
+    pieces = list(model.answer(PROMPT, SamplingParams(max_new_tokens=4, logprobs=3)))
     found = [one for piece in pieces for one in piece.logprobs]
     assert 1 <= len(found) <= 4
     for one in found:
-        assert one.logprob == pytest.approx(max(chance for _, chance in one.top))  # greedy: the likeliest
+        assert one.logprob == pytest.approx(max(chance for _, chance in one.top))  # greedy: the most likely token
         assert len(one.top) == 3
         assert one.logprob < 0
     ids = model.encode(PROMPT)  # type: ignore[attr-defined]
@@ -103,10 +110,10 @@ def test_log_probabilities_are_those_of_the_tokens(model: Generator) -> None:
         assert model.completion_loss(ids, token) == pytest.approx(-found[0].logprob, abs=2e-2)
 
 
-def test_an_answer_ends_before_its_stop_text(model: Generator) -> None:
+def test_an_answer_ends_before_its_stop_string(model: Generator) -> None:
     whole = said(model)
     stop = whole[3:5]
-    answer = model.answer(PROMPT, Sampling(max_new_tokens=12, stop=(stop,)))
+    answer = model.answer(PROMPT, SamplingParams(max_new_tokens=12, stop=(stop,)))
     assert "".join(piece.text for piece in answer) == whole[: whole.index(stop)]
     assert answer.finish == "stop"
 
@@ -115,16 +122,16 @@ def test_penalties_change_an_answer_that_repeats_itself(model: Generator) -> Non
     assert said(model, max_new_tokens=20, frequency_penalty=2.0) != said(model, max_new_tokens=20)
 
 
-def test_what_exceeds_the_context_is_told_with_its_numbers(model: Generator) -> None:
-    with pytest.raises(TooLong, match=r"prompt \(\d+ tokens\) and answer \(600\) exceed the context of 512"):
-        model.answer(PROMPT, Sampling(max_new_tokens=600))
-    with pytest.raises(TooLong):
-        model.answer("noise " * 600, Sampling(max_new_tokens=1))
+def test_an_error_names_the_tokens_that_exceed_the_context(model: Generator) -> None:
+    with pytest.raises(PromptTooLong, match=r"prompt \(\d+ tokens\) and answer \(600\) exceed the context of 512"):
+        model.answer(PROMPT, SamplingParams(max_new_tokens=600))
+    with pytest.raises(PromptTooLong):
+        model.answer("noise " * 600, SamplingParams(max_new_tokens=1))
 
 
 def test_an_unknown_adapter_is_an_error_and_not_the_base(model: Generator) -> None:
-    with pytest.raises(UnknownAdapter, match="there is no adapter `style`"):
-        model.answer(PROMPT, Sampling(), adapter="style")
+    with pytest.raises(UnknownAdapter, match="unknown adapter `style`"):
+        model.answer(PROMPT, SamplingParams(), adapter="style")
 
 
 SCHEMA = {
@@ -154,18 +161,18 @@ def test_onnx_answers_follow_a_schema_or_a_regular_expression(onnx: OnnxGenerato
     ],
 )
 def test_a_guide_that_cannot_be_followed_is_refused_at_once(onnx: OnnxGenerator, guide: Guide) -> None:
-    with pytest.raises(BadGuide):
-        onnx.answer(PROMPT, Sampling(guide=guide))
+    with pytest.raises(InvalidGuide):
+        onnx.answer(PROMPT, SamplingParams(guide=guide))
     assert said(onnx)
 
 
-def test_transformers_models_say_that_they_cannot_be_guided(torch_model: TransformersGenerator) -> None:
-    with pytest.raises(BadGuide, match="only ONNX"):
-        torch_model.answer(PROMPT, Sampling(guide=Guide("regex", "joy")))
+def test_transformers_models_refuse_a_guide(torch_model: TransformersGenerator) -> None:
+    with pytest.raises(InvalidGuide, match="only ONNX"):
+        torch_model.answer(PROMPT, SamplingParams(guide=Guide("regex", "joy")))
 
 
 @pytest.mark.parametrize("fault", ["cut", "foreign", "empty", "no tokenizer"])
-def test_a_broken_folder_is_told_and_no_traceback(tiny_onnx: Path, tmp_path: Path, fault: str) -> None:
+def test_a_corrupt_folder_is_an_error_with_a_fix(tiny_onnx: Path, tmp_path: Path, fault: str) -> None:
     folder = tmp_path / "broken onnx"
     shutil.copytree(tiny_onnx, folder)
     if fault == "cut":
@@ -184,7 +191,7 @@ def test_a_broken_folder_is_told_and_no_traceback(tiny_onnx: Path, tmp_path: Pat
     assert caught.value.fix
 
 
-def test_own_steps_are_those_of_transformers_generate(torch_model: TransformersGenerator) -> None:
+def test_streamed_answers_equal_those_of_transformers_generate(torch_model: TransformersGenerator) -> None:
     (expected,) = torch_model.answers([PROMPT], 12, 1)
     assert said(torch_model) == expected
 
@@ -204,7 +211,7 @@ def phi3(folder: Path, tokenizer: Any, **config: Any) -> TransformersGenerator:
     ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     Phi3ForCausalLM(Phi3Config(**(small | ends | config))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return TransformersGenerator.of(ModelRef(folder, "hf", "k"), conversations=1)
+    return TransformersGenerator.from_reference(ModelRef(folder, "hf", "k"), conversations=1)
 
 
 @pytest.mark.parametrize(
@@ -225,8 +232,10 @@ def phi3(folder: Path, tokenizer: Any, **config: Any) -> TransformersGenerator:
     ],
     ids=["sliding window", "longrope"],
 )
-def test_going_back_gives_what_a_fresh_start_does(config: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path) -> None:
-    """A window that has forgotten, and rotary factors that change with the length, must not show in later turns."""
+def test_a_rewound_sequence_gives_the_answer_of_a_fresh_one(
+    config: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """A sliding window that dropped tokens, and rotary factors that depend on the length, do not affect later turns."""
     model = phi3(tmp_path / "model", tiny_tokenizer, **config)
     prompts = [
         "we won",
@@ -236,4 +245,4 @@ def test_going_back_gives_what_a_fresh_start_does(config: dict[str, Any], tiny_t
     ]
     for prompt in prompts:
         (fresh,) = model.answers([prompt], 24, 1)
-        assert said(model, prompt, max_new_tokens=24) == fresh.rstrip("\ufffd")  # bytes of a letter that is not whole
+        assert said(model, prompt, max_new_tokens=24) == fresh.rstrip("\ufffd")  # bytes of an incomplete character

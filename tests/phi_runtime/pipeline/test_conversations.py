@@ -11,7 +11,7 @@ import pytest
 
 from phi_runtime.core.project import Project, find_project
 from phi_runtime.data.chat_template import ChatTemplate, load_template
-from phi_runtime.inference.generator import Sampling
+from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.session import open_session
 from phi_scaffold.new import generate
@@ -87,15 +87,15 @@ def test_a_chat_is_trained_merged_built_and_asked(project: Project) -> None:
         "<|im_start|>user\nnoise 1<|im_end|>\n<|im_start|>assistant\n"
     )
     said = [
-        "".join(open_session(project, name).generator.stream(asked, Sampling(max_new_tokens=4)))
+        "".join(open_session(project, name).generator.stream(asked, SamplingParams(max_new_tokens=4)))
         for name in ("adapter", "merged")
     ]
     assert said[0] == said[1] != ""
     for sample, model in (("chat_adapter.py", "adapter"), ("chat_merged.py", "merged"), ("chat_onnx.py", "onnx")):
         session = open_session(project, model)
-        first = "".join(session.generator.stream(session.render("song 7"), Sampling(max_new_tokens=4)))
+        first = "".join(session.generator.stream(session.render("song 7"), SamplingParams(max_new_tokens=4)))
         talk = [{"role": "user", "content": "song 7"}, {"role": "assistant", "content": first}]
-        second = "".join(session.generator.stream(session.render("noise 2", talk), Sampling(max_new_tokens=4)))
+        second = "".join(session.generator.stream(session.render("noise 2", talk), SamplingParams(max_new_tokens=4)))
         assert asked_sample(project, sample, "song 7", "noise 2") == [first, second], sample
 
 
@@ -118,4 +118,4 @@ def test_a_turn_that_ends_where_the_model_would_not_stop_is_told(project: Projec
     listener = Listener()
     run(project, listener, until="finetune")
     told = [w["message"] for w in listener.of("warning")]
-    assert any("turns end in `<|endoftext|>`, at which the model does not stop" in message for message in told)
+    assert any("turns end in `<|endoftext|>`, but the model does not stop there" in message for message in told)

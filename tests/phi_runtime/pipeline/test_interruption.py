@@ -57,7 +57,7 @@ def test_a_signal_in_training_saves_and_the_next_run_ends_byte_identical(
     listener = Listener()
     run(stopped, listener, until="finetune")
     said = [e["message"] for e in listener.of("progress") if "message" in e]
-    assert any("going on from step" in s for s in said)
+    assert any("resuming from step" in s for s in said)
     assert weights(stopped.gen_model / "adapter") == weights(whole.gen_model / "adapter")
     log = (stopped.gen_model / "adapter" / "loss_log.jsonl").read_text()
     assert log == (whole.gen_model / "adapter" / "loss_log.jsonl").read_text()
@@ -75,9 +75,9 @@ def test_a_kill_in_training_goes_on_from_the_last_whole_checkpoint(make_project:
     (broken / "trainer_state.json").write_text("{}")
     listener = Listener()
     run(project, listener, until="finetune")
-    assert any("checkpoint-99 is not whole" in w["message"] for w in listener.of("warning"))
+    assert any("ignored checkpoint-99: it is incomplete" in w["message"] for w in listener.of("warning"))
     step = checkpoints[-1].name.partition("-")[2]
-    assert any(e.get("message") == f"going on from step {step}" for e in listener.of("progress"))
+    assert any(e.get("message") == f"resuming from step {step}" for e in listener.of("progress"))
 
 
 def test_a_reader_that_goes_away_sees_no_traceback(make_project: MakeProject) -> None:

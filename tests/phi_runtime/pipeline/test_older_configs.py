@@ -114,7 +114,7 @@ def test_on_local_it_runs_here_with_local_data_and_means_what_it_meant(azure: Pr
     assert built["search"]["max_length"] == 77
     said = [w["message"] for w in events.of("warning")]
     assert any("older form" in m and "migrate" in m for m in said)
-    assert any("paged_adamw_32bit is made for CUDA" in m for m in said)
+    assert any("`paged_adamw_32bit` needs CUDA" in m for m in said)
     again = run(azure, Listener(), until="builder", overrides=Overrides(on_local=True, data={"tones": rows}))
     assert again.done == ()
 

@@ -311,7 +311,7 @@ def test_a_change_that_is_undone_lets_the_interrupted_training_go_on(make_projec
     edit_config(project, lambda c: c["passes"]["finetune"].update(alpha=32))
     listener = Listener()
     run(project, listener, until="finetune")
-    assert any(e.get("message") == "going on from step 4" for e in listener.of("progress"))
+    assert any(e.get("message") == "resuming from step 4" for e in listener.of("progress"))
 
 
 def test_another_tokenizer_and_another_template_are_named(make_project: MakeProject, tmp_path: Path) -> None:

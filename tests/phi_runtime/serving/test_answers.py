@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, Field
 
 from phi_runtime.core.project import Project
-from phi_runtime.inference.generator import Sampling
+from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.session import open_session
 from tests.phi_runtime.serving.conftest import LONG, Server
 
@@ -37,7 +37,7 @@ def test_a_model_that_was_trained_on_columns_gets_the_last_message_in_its_templa
     server: Server, project: Project
 ) -> None:
     session = open_session(project, "onnx")
-    alone = "".join(piece.text for piece in session.answer("a lovely song 7", Sampling(8)))
+    alone = "".join(piece.text for piece in session.answer("a lovely song 7", SamplingParams(8)))
     assert alone.strip()
     answer = ask(server)
     assert answer.choices[0].message.content == alone
@@ -60,7 +60,7 @@ def test_a_model_that_was_trained_on_conversations_gets_all_messages_in_its_chat
     ]
     session = open_session(project, str(project.root / "talker"))
     prompt = session.template.render(messages, ask=True)  # type: ignore[union-attr]
-    alone = "".join(piece.text for piece in session.generator.answer(prompt, Sampling(8)))
+    alone = "".join(piece.text for piece in session.generator.answer(prompt, SamplingParams(8)))
     answer = ask(server, "talker", messages=messages)
     assert answer.choices[0].message.content == alone
     assert answer.usage is not None
@@ -107,7 +107,7 @@ def test_a_stream_has_no_usage_unless_it_is_asked_for(server: Server) -> None:
 
 def test_completions_take_the_prompt_as_it_stands(server: Server, project: Project) -> None:
     session = open_session(project, "onnx")
-    alone = "".join(piece.text for piece in session.generator.answer(PROMPT, Sampling(6)))
+    alone = "".join(piece.text for piece in session.generator.answer(PROMPT, SamplingParams(6)))
     answer = server.client.completions.create(model="onnx", prompt=PROMPT, max_tokens=6)
     assert answer.choices[0].text == alone
     both = server.client.completions.create(model="onnx", prompt=["### Text: x", PROMPT], max_tokens=6)
@@ -228,7 +228,7 @@ def test_an_adapter_is_asked_for_by_its_name_after_the_model(server: Server) -> 
 
 def test_the_adapters_of_one_onnx_model_answer_in_turn_as_each_does_alone(server: Server, project: Project) -> None:
     session = open_session(project, str(project.root / "styled"))
-    asked = Sampling(12)
+    asked = SamplingParams(12)
     alone = {
         name: "".join(piece.text for piece in session.with_adapter(adapter).answer(SONG[0]["content"], asked))
         for name, adapter in {"styled:old": "old", "styled:new": "new", "styled:none": None}.items()

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.project import Project
-from phi_runtime.inference.generator import Guide, Sampling
+from phi_runtime.inference.generator import Guide, SamplingParams
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.serving import scheduler
 from phi_runtime.serving.scheduler import Scheduler
 from phi_runtime.serving.wire import Ask
 
-LONG = Sampling(400, guide=Guide("regex", "[a-z]{200}"))
-SHORT = Sampling(3, guide=Guide("regex", "[a-z]{200}"))
+LONG = SamplingParams(400, guide=Guide("regex", "[a-z]{200}"))
+SHORT = SamplingParams(3, guide=Guide("regex", "[a-z]{200}"))
 
 Make = Callable[[int], tuple[Scheduler, list[dict[str, Any]]]]
 
@@ -31,7 +31,7 @@ def make(project: Project) -> Make:
     return made
 
 
-def ask(number: int, sampling: Sampling, *, stream: bool = False) -> dict[str, Any]:
+def ask(number: int, sampling: SamplingParams, *, stream: bool = False) -> dict[str, Any]:
     asked = Ask(number, "onnx", None, None, f"sunny song {number}", sampling, stream)
     assert Ask.from_dict(asked.as_dict()) == asked
     return {"ask": asked.as_dict()}
@@ -106,13 +106,13 @@ def test_parts_that_come_fast_are_told_together(make: Make, monkeypatch: pytest.
 def test_a_fault_ends_one_answer_and_no_other(make: Make) -> None:
     at, told = make(4)
     at.hear(ask(1, SHORT))
-    at.hear(ask(2, Sampling(3, guide=Guide("regex", "(("))))
+    at.hear(ask(2, SamplingParams(3, guide=Guide("regex", "(("))))
     at.hear({"ask": {**ask(3, SHORT)["ask"], "prompt": "fire " * 900}})
     at.hear({"ask": {**ask(4, SHORT)["ask"], "model": "gone"}})
     work(at)
     assert ends(told) == [1]
     assert {part["id"]: part["error"]["kind"] for part in told if "error" in part} == {
-        2: "BadGuide",
-        3: "TooLong",
+        2: "InvalidGuide",
+        3: "PromptTooLong",
         4: "",
     }

@@ -1,4 +1,4 @@
-"""What a config's training_args become for transformers' Trainer."""
+"""TrainingArguments of transformers for the training_args of a config."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.conftest import Listener, MakeProject
 pytest.importorskip("torch")
 
 
-def test_adamw_of_bitsandbytes_is_plain_adamw_on_a_cpu_and_that_is_said(make_project: MakeProject) -> None:
+def test_adamw_of_bitsandbytes_becomes_plain_adamw_on_a_cpu_with_a_warning(make_project: MakeProject) -> None:
     listener = Listener()
     run(make_project(max_steps=1, optim="paged_adamw_8bit"), listener, until="finetune")
-    assert any("adamw_torch takes its place" in w["message"] for w in listener.of("warning"))
+    assert any("using `adamw_torch` instead" in w["message"] for w in listener.of("warning"))
 
 
-def test_an_optimizer_whose_package_is_absent_is_refused_before_the_data_are_read(make_project: MakeProject) -> None:
+def test_an_optimizer_without_its_package_is_refused_before_the_rows_are_read(make_project: MakeProject) -> None:
     project = make_project(max_steps=1, optim="galore_adamw", optim_target_modules=["qkv_proj"])
     with pytest.raises(MissingDependency, match="galore") as caught:
         run(project, Listener(), until="finetune")

@@ -1,4 +1,4 @@
-"""Rows of a batch lie padded or packed, whichever is less work, and it makes no difference to what is learnt."""
+"""Padded and packed batches: the cheaper layout is chosen, and both give the same loss and gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from phi_runtime.training import batches  # noqa: E402
-from phi_runtime.training.batches import choose_layout, keeps_apart, pack_batch, pad_batch  # noqa: E402
+from phi_runtime.training.batches import choose_layout, isolates_packed_rows, pack_batch, pad_batch  # noqa: E402
 from phi_runtime.training.trainer import SelectiveTrainer  # noqa: E402
 
 LENGTHS = (9, 3, 14, 6, 2, 11, 5)
@@ -58,9 +58,7 @@ def loss_and_gradients(model: Any, batch: dict[str, Any], tmp_path: Path) -> tup
 
 @pytest.mark.parametrize("lines", [1, 2, 7])
 @pytest.mark.parametrize("family", ["phi3", "llama", "qwen2", "gpt2"])
-def test_packed_rows_have_the_loss_and_the_gradient_that_they_have_apart(
-    family: str, lines: int, tmp_path: Path
-) -> None:
+def test_packed_rows_have_the_loss_and_gradient_of_padded_ones(family: str, lines: int, tmp_path: Path) -> None:
     model = model_of(family)
     padded, apart = loss_and_gradients(model, pad_batch(examples(), 0), tmp_path)
     packed, together = loss_and_gradients(model, pack_batch(examples(), 0, lines), tmp_path)
@@ -69,7 +67,7 @@ def test_packed_rows_have_the_loss_and_the_gradient_that_they_have_apart(
         torch.testing.assert_close(together[name], gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_a_packed_batch_holds_each_row_once_with_positions_of_its_own() -> None:
+def test_a_packed_batch_contains_each_row_once_with_its_own_positions() -> None:
     given = examples(prompt=0)
     batch = pack_batch(given, 0, 1)
     found = []
@@ -83,9 +81,9 @@ def test_a_packed_batch_holds_each_row_once_with_positions_of_its_own() -> None:
     assert batch["input_ids"].shape[1] == max(LENGTHS)
 
 
-def test_a_model_that_mixes_packed_rows_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_mixes_packed_rows_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("phi3")
-    assert keeps_apart(model, 0)
+    assert isolates_packed_rows(model, 0)
     assert model.training
 
     def without_positions(*given: Any) -> dict[str, Any]:
@@ -94,20 +92,20 @@ def test_a_model_that_mixes_packed_rows_is_found_out(monkeypatch: pytest.MonkeyP
         return {**batch, "position_ids": torch.arange(width).expand_as(batch["input_ids"])}
 
     monkeypatch.setattr(batches, "pack_batch", without_positions)
-    assert not keeps_apart(model, 0)
+    assert not isolates_packed_rows(model, 0)
 
 
-def test_rows_of_like_length_are_padded_and_very_unlike_ones_packed_if_that_is_less_work() -> None:
-    alike = choose_layout(np.full(400, 30), 8, 0, hidden=576)
-    assert (alike.packed, alike.filler) == (False, 0.0)
-    # Too few rows to sort: a long one makes all others of its batch as long.
-    unlike = choose_layout(np.array([400, *[10] * 7]), 8, 0, hidden=3072)
+def test_rows_of_similar_length_are_padded_and_very_different_ones_packed() -> None:
+    alike = choose_layout(np.full(400, 30), 8, 0, hidden_size=576)
+    assert (alike.packed, alike.padding_share) == (False, 0.0)
+    # Too few rows to group: a long one pads all others of its batch.
+    unlike = choose_layout(np.array([400, *[10] * 7]), 8, 0, hidden_size=3072)
     assert unlike.packed
-    assert unlike.filler < 0.6 < unlike.instead
+    assert unlike.padding_share < 0.6 < unlike.other_padding_share
     assert "packed" in str(unlike)
 
 
-def test_the_user_has_the_last_word() -> None:
+def test_the_config_overrides_the_choice() -> None:
     lengths = np.array([400, *[10] * 7])
-    assert not choose_layout(lengths, 8, 0, hidden=3072, wanted=False).packed
-    assert choose_layout(np.full(400, 30), 8, 0, hidden=576, wanted=True).packed
+    assert not choose_layout(lengths, 8, 0, hidden_size=3072, packing=False).packed
+    assert choose_layout(np.full(400, 30), 8, 0, hidden_size=576, packing=True).packed

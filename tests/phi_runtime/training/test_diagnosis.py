@@ -1,4 +1,4 @@
-"""What a run's curves and figures say: each problem from a curve made to show it, and nothing from healthy ones."""
+"""Diagnosis: each problem is found in a curve that shows it, and none in healthy runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.training.diagnosis import Diagnosis, diagnose, diagnose_results, recorded
+from phi_runtime.training.diagnosis import Diagnosis, diagnose, diagnose_results, read_diagnoses
 from phi_runtime.training.diagnosis.run import MIN_LINES, rate_text
 
 Log = list[dict[str, Any]]
@@ -138,22 +138,22 @@ def test_overfitting_is_a_validation_loss_that_rises_while_the_training_loss_fal
         assert name in found.advice
 
 
-def test_where_steps_decide_fewer_steps_are_advised() -> None:
+def test_with_max_steps_fewer_steps_are_advised() -> None:
     log = a_log(decay(0.02, 5), validation=[0.9, 0.42, 0.47, 0.53, 0.61])
     found = only(log, max_steps=200)
     assert (found.setting, found.advice.split(",")[0]) == ("training_args.max_steps", "max_steps 200 → 80")
 
 
-def test_one_measurement_above_the_minimum_must_be_far_above_it() -> None:
+def test_a_single_evaluation_above_the_minimum_must_be_far_above_it() -> None:
     assert only(a_log(decay(0.02, 5), validation=[0.6, 0.42, 0.61])).problem == "overfitting"
     assert said(a_log(decay(0.02, 5), validation=[0.6, 0.42, 0.48])) == []
 
 
-def test_a_small_rise_of_a_tiny_loss_is_no_overfitting() -> None:
+def test_a_small_rise_of_a_tiny_loss_is_not_overfitting() -> None:
     assert said(a_log(decay(0.002, 9), validation=[0.03, 0.010, 0.012, 0.013, 0.014])) == []
 
 
-def test_the_kept_best_model_is_said_and_with_early_stopping_there_is_nothing_to_do() -> None:
+def test_the_evidence_names_the_best_model_and_early_stopping_needs_no_advice() -> None:
     log = a_log(decay(0.02, 5), validation=[0.9, 0.42, 0.47, 0.53, 0.61])
     found = only(log, load_best_model_at_end=True)
     assert "the model of step 80 was kept" in found.evidence
@@ -161,7 +161,7 @@ def test_the_kept_best_model_is_said_and_with_early_stopping_there_is_nothing_to
     assert said(log, load_best_model_at_end=True, early_stopping_patience=3) == []
 
 
-def test_full_fine_tuning_has_no_adapter_to_drop_out() -> None:
+def test_full_fine_tuning_gets_no_advice_on_lora_dropout() -> None:
     log = a_log(decay(0.02, 5), validation=[0.9, 0.42, 0.47, 0.53, 0.61])
     assert "lora_dropout" not in only(log, type="FullFinetune").advice
 
@@ -183,7 +183,7 @@ def test_an_oscillation_that_grows_without_progress_is_a_rate_too_high() -> None
     swinging = a_log(lambda s: 2.4 + (0.03 if s < 0.3 else 0.6) * (-1) ** round(40 * s))
     found = only(swinging, warmup_steps=0)
     assert found.problem == "learning rate too high"
-    assert "from line to line" in found.evidence
+    assert "between log entries" in found.evidence
     assert "warmup_steps 0 → 0.1" in found.advice
 
 
@@ -199,7 +199,7 @@ def test_skipped_steps_are_a_rate_too_high_and_float16_may_skip_some() -> None:
     found = only(log, skipped_steps=6)
     assert (found.problem, found.evidence) == (
         "learning rate too high",
-        "6 of 200 steps were skipped, their gradients being no numbers",
+        "skipped 6 of 200 steps: their gradients were not finite",
     )
     assert said(log, skipped_steps=1) == []
     assert said(log, skipped_steps=6, dtype="float16") == []
@@ -209,30 +209,30 @@ def test_skipped_steps_are_a_rate_too_high_and_float16_may_skip_some() -> None:
 def test_a_loss_that_creeps_at_a_tiny_rate_is_a_rate_too_low() -> None:
     found = only(a_log(lambda s: 2.5 - 0.15 * s), learning_rate=1e-6)
     assert (found.problem, found.advice) == ("learning rate too low", "learning_rate 1e-6 → 2e-4")
-    assert said(a_log(lambda s: 2.5 - 0.15 * s)) == []  # at the usual rate the data may have no more to give
+    assert said(a_log(lambda s: 2.5 - 0.15 * s)) == []  # at the usual rate, the data may be the limit
 
 
-def test_a_rate_is_written_as_people_write_it() -> None:
+def test_learning_rates_are_formatted_as_in_papers() -> None:
     assert [rate_text(r) for r in (2e-4, 1e-4, 3.5e-4, 0.01, 0.0)] == ["2e-4", "1e-4", "3.5e-4", "1e-2", "0"]
 
 
-# -- nothing learnt, plateau, not finished ----------------------------------------------------------------------------------
+# -- nothing learned, plateau, not finished ----------------------------------------------------------------------------------
 
 
-def test_a_loss_that_stays_where_it_was_has_learnt_nothing() -> None:
+def test_a_loss_that_stays_where_it_was_has_learned_nothing() -> None:
     found = only(a_log(lambda _: 2.4, noise=0.02, validation=[2.41, 2.42, 2.41]))
-    assert found.problem == "nothing learnt"
+    assert found.problem == "nothing learned"
     assert "data preview" in found.advice
     assert "a larger r (now 16)" in found.advice
     assert "learning_rate 1e-6 → 2e-4" in only(a_log(lambda _: 2.4), learning_rate=1e-6).advice
 
 
-def test_a_validation_loss_from_before_training_says_it_at_once() -> None:
+def test_a_validation_loss_from_before_training_is_enough_evidence() -> None:
     log = [{"step": 0, "eval_loss": 0.7}, *a_log(decay(0.6, start=0.9), validation=[0.72])]
     assert only(log).evidence == "validation loss 0.7 before training, 0.72 after it"
 
 
-def test_a_loss_that_falls_to_the_last_is_not_finished() -> None:
+def test_a_loss_that_falls_until_the_end_is_not_finished() -> None:
     found = only(a_log(lambda s: 3 - 2 * s, noise=0.02, validation=[2.4, 1.7, 1.1]))
     assert found.problem == "not finished"
     assert found.setting == "training_args.num_train_epochs"
@@ -247,7 +247,7 @@ def test_most_of_a_run_without_progress_is_a_plateau() -> None:
     assert found.advice.startswith("num_train_epochs 3 → 1 or early_stopping_patience 2")
 
 
-def test_rows_seen_once_are_no_plateau() -> None:
+def test_a_single_epoch_has_no_plateau() -> None:
     log = [{**line, "epoch": line["epoch"] / 3} for line in a_log(lambda s: max(3 - 10 * s, 0.8))]
     assert said(log, num_train_epochs=1) == []
 
@@ -257,10 +257,10 @@ def test_rows_seen_once_are_no_plateau() -> None:
 FINE = a_log(decay(0.4), validation=[0.8, 0.55, 0.47, 0.45])
 
 
-def test_memory_filled_to_the_brim_names_what_takes_it() -> None:
+def test_nearly_full_memory_names_the_settings_that_use_it() -> None:
     found = only(FINE, peak_memory_bytes=23_500_000_000, memory_bytes=24_000_000_000, max_seq_len=2048)
     assert found.problem == "memory"
-    assert found.evidence == "23.5 GB of 24.0 GB were taken"
+    assert found.evidence == "used 23.5 of 24.0 GB of memory"
     assert found.setting == "training_args.gradient_checkpointing"
     assert "gradient_checkpointing false → true" in found.advice
     assert "per_device_train_batch_size 8 → 4 with gradient_accumulation_steps 1 → 2" in found.advice
@@ -269,7 +269,7 @@ def test_memory_filled_to_the_brim_names_what_takes_it() -> None:
     assert said(FINE, peak_memory_bytes=20_000_000_000, memory_bytes=24_000_000_000) == []
 
 
-def test_a_batch_that_had_to_be_halved_is_written_down_smaller() -> None:
+def test_a_batch_that_was_halved_gets_a_smaller_size_as_advice() -> None:
     found = only(FINE, halved=2, gradient_checkpointing=True)
     assert found.evidence == "the batch did not fit and was halved 2 times"
     assert found.advice.startswith("per_device_train_batch_size 8 → 2 with gradient_accumulation_steps 1 → 4")
@@ -278,23 +278,28 @@ def test_a_batch_that_had_to_be_halved_is_written_down_smaller() -> None:
 @pytest.mark.parametrize(
     ("facts", "evidence", "setting", "change"),
     [
-        ({"padding_share": 0.45, "packing": False}, "45 % of what was computed", "packing", "packing false → null"),
+        (
+            {"padding_share": 0.45, "packing": False},
+            "45 % of the computed tokens were padding",
+            "packing",
+            "packing false → null",
+        ),
         (
             {"gradient_checkpointing": True, "peak_memory_bytes": 6e9, "memory_bytes": 24e9},
-            "6.0 GB of 24.0 GB of memory were used",
+            "used 6.0 of 24.0 GB of memory",
             "training_args.gradient_checkpointing",
             "gradient_checkpointing true → false",
         ),
         (
             {"gradient_accumulation_steps": 4, "device": "cuda:0", "peak_memory_bytes": 6e9, "memory_bytes": 24e9},
-            "6.0 GB of 24.0 GB",
+            "used 6.0 of 24.0 GB",
             "training_args.per_device_train_batch_size",
             "per_device_train_batch_size 8 → 16 with gradient_accumulation_steps 4 → 2",
         ),
-        ({"cpu_share": 0.3}, "at work 30 %", "training_args.per_device_train_batch_size", "OMP_NUM_THREADS"),
+        ({"cpu_share": 0.3}, "cores were 30 % busy", "training_args.per_device_train_batch_size", "OMP_NUM_THREADS"),
         (
             {"device": "cuda:0", "gpu_share": 0.2},
-            "GPU was at work 20 %",
+            "GPU was 20 % busy",
             "training_args.dataloader_num_workers",
             "dataloader_num_workers",
         ),
@@ -334,13 +339,13 @@ def free_text(*perplexities: float) -> Any:
 def test_a_model_no_better_than_its_base_is_a_poor_result() -> None:
     (found,) = diagnose_results(a_comparison(0.52, 0.5, 0.5, 0.5))
     assert found.problem == "poor results"
-    assert found.evidence == "accuracy 52.0 % of base, 50.0 % of adapter"
+    assert found.evidence == "accuracy 52.0 % (base), 50.0 % (adapter)"
     assert "data preview" in found.advice
 
 
-def test_a_score_lost_by_rounding_names_what_rounds() -> None:
+def test_a_score_lost_by_rounding_names_the_export_settings() -> None:
     (found,) = diagnose_results(a_comparison(0.1, 0.975, 0.975, 0.8))
-    assert found.evidence == "accuracy 97.5 % of merged, 80.0 % of onnx-int4"
+    assert found.evidence == "accuracy 97.5 % (merged), 80.0 % (onnx-int4)"
     assert found.setting == "extra_options.matmul_mixed_precision"
     assert "int4_aware" in found.advice
 
@@ -348,7 +353,7 @@ def test_a_score_lost_by_rounding_names_what_rounds() -> None:
 def test_each_adapter_is_judged_by_itself() -> None:
     names = ("base", "adapter-a", "merged-a", "onnx-int4-a", "adapter-b", "merged-b", "onnx-int4-b")
     found = diagnose_results(a_comparison(0.5, 0.9, 0.9, 0.88, 0.45, 0.45, 0.44, names=names))
-    assert [d.evidence for d in found] == ["accuracy 50.0 % of base, 45.0 % of adapter-b"]
+    assert [d.evidence for d in found] == ["accuracy 50.0 % (base), 45.0 % (adapter-b)"]
 
 
 @pytest.mark.parametrize(
@@ -368,15 +373,15 @@ def test_good_and_undecided_results_yield_nothing(evaluation: Any) -> None:
 
 def test_free_text_is_judged_by_its_perplexity() -> None:
     assert [d.evidence for d in diagnose_results(free_text(8.0, 8.1, 8.1, 12.0))] == [
-        "perplexity 8.00 of base, 8.10 of adapter",
-        "perplexity 8.10 of merged, 12.00 of onnx-int4",
+        "perplexity 8.00 (base), 8.10 (adapter)",
+        "perplexity 8.10 (merged), 12.00 (onnx-int4)",
     ]
 
 
 # -- the record -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_record_of_a_run_gives_back_what_was_found(tmp_path: Path) -> None:
+def test_diagnoses_are_read_back_from_the_record_of_a_run(tmp_path: Path) -> None:
     found = only(a_log(lambda s: 3 - 2 * s))
     events = [
         {"event": "metric", "stage": "finetune", "loss": 0.5},
@@ -384,5 +389,5 @@ def test_the_record_of_a_run_gives_back_what_was_found(tmp_path: Path) -> None:
         {"event": "metric", "stage": "other", "diagnosis": []},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events), encoding="utf-8")
-    assert recorded(tmp_path) == [("finetune", found)]
-    assert recorded(tmp_path / "none") == []
+    assert read_diagnoses(tmp_path) == [("finetune", found)]
+    assert read_diagnoses(tmp_path / "none") == []

@@ -1,4 +1,4 @@
-"""What a whole training keeps, when it stops, and what the user's own functions do in it."""
+"""Complete training runs: the state that is kept, early stopping, and the user's own functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEADY = {"lr_scheduler_type": "constant", "warmup_steps": 0, "eval_strategy": "
 
 
 def trained(project: Project) -> tuple[dict[str, Any], Listener]:
-    """The facts of the adapter's manifest."""
+    """Train, and return the facts of the adapter's manifest."""
     listener = Listener()
     run(project, listener, until="finetune")
     manifest = read_manifest(project.gen_model / "adapter")
@@ -41,14 +41,14 @@ def test_the_best_state_is_kept_and_is_that_of_a_run_of_as_many_steps(make_proje
     assert facts["validation_loss"] == min(losses)
     best = facts["best_step"]
     assert best == losses.index(min(losses)) + 1 < 12
-    assert any(f"after step {best} is kept" in e.get("message", "") for e in listener.of("progress"))
+    assert any(f"keeping the best state: step {best} of" in e.get("message", "") for e in listener.of("progress"))
     short = make_project("short", max_steps=best, learning_rate=0.3, **STEADY)
     trained(short)
     long = short.root.parent / "long" / "gen-model" / "adapter"
     assert weights(long) == weights(short.gen_model / "adapter")
 
 
-def test_training_stops_when_it_gets_no_better(make_project: MakeProject) -> None:
+def test_training_stops_without_progress(make_project: MakeProject) -> None:
     patience = {"finetune": {"early_stopping_patience": 2}}
     facts, listener = trained(make_project(passes=patience, max_steps=40, learning_rate=0.3, **STEADY))
     losses = [e["validation_loss"] for e in listener.of("metric") if "validation_loss" in e]
@@ -56,20 +56,20 @@ def test_training_stops_when_it_gets_no_better(make_project: MakeProject) -> Non
     assert facts["validation_loss"] == min(losses)
 
 
-def test_a_run_that_had_stopped_early_does_not_go_on_when_it_is_resumed(make_project: MakeProject) -> None:
+def test_a_run_that_stopped_early_does_not_continue_when_it_is_resumed(make_project: MakeProject) -> None:
     patience = {"finetune": {"early_stopping_patience": 2}}
     project = make_project(passes=patience, max_steps=40, learning_rate=0.3, **STEADY)
     work = project.gen_model / ".work"
     kept: list[Path] = []
 
-    def keeps_the_work(event: Any) -> None:
-        """What a kill between the last step and the end of the stage leaves behind."""
-        if event.event == "progress" and "is kept, the best" in event.data.get("message", ""):
+    def keep_work_folder(event: Any) -> None:
+        """Keep the folder as a kill between the last step and the end of the stage leaves it."""
+        if event.event == "progress" and "keeping the best state" in event.data.get("message", ""):
             kept.extend(p.rename(p.with_name("kept")) for p in work.glob("finetune-*"))
             raise KeyboardInterrupt
 
     with pytest.raises(BaseException, match="stopped"):
-        run(project, keeps_the_work, until="finetune")
+        run(project, keep_work_folder, until="finetune")
     facts, _ = trained(project)
     before = weights(project.gen_model / "adapter")
     (project.gen_model / "adapter" / "manifest.json").unlink()
@@ -103,7 +103,7 @@ def test_the_best_state_can_be_that_of_the_best_answers(make_project: MakeProjec
     assert facts["best_step"] == 2 * scores.index(max(scores)) + 2
 
 
-def test_a_metric_that_there_is_not_is_named_with_those_that_there_are(make_project: MakeProject) -> None:
+def test_an_unknown_metric_is_an_error_that_lists_the_known_ones(make_project: MakeProject) -> None:
     project = make_project(max_steps=4, metric_for_best_model="acuracy", load_best_model_at_end=True, **STEADY)
     with pytest.raises(ConfigError, match="did you mean `accuracy`") as caught:
         run(project, Listener(), until="finetune")
@@ -174,7 +174,7 @@ def test_the_contrastive_loss_of_the_docs_spreads_the_representations(make_proje
         ),
     ],
 )
-def test_what_fails_in_the_users_functions_is_told_with_its_place(
+def test_errors_in_the_users_functions_name_the_function_or_line(
     make_project: MakeProject, text: str, error: type[Exception], said: str
 ) -> None:
     project = make_project(max_steps=6, **STEADY)
@@ -184,7 +184,7 @@ def test_what_fails_in_the_users_functions_is_told_with_its_place(
     assert said in str(caught.value)
 
 
-def test_rows_of_a_gradient_without_numbers_are_named_by_file_and_line(make_project: MakeProject) -> None:
+def test_rows_with_a_non_finite_gradient_are_named_by_file_and_line(make_project: MakeProject) -> None:
     project = make_project(max_steps=6, per_device_train_batch_size=2)
     hooks(project, "def loss(output, batch):\n    return output.logits.sum() * float('nan')\n")
     with pytest.raises(WorkFailed) as caught:

@@ -1,4 +1,4 @@
-"""The loss that never holds all logits, against the one of torch."""
+"""The fused loss, compared with torch's cross-entropy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 from phi_runtime.training import loss as module  # noqa: E402
 from phi_runtime.training.batches import pad_batch  # noqa: E402
-from phi_runtime.training.loss import Loss, linear_cross_entropy  # noqa: E402
+from phi_runtime.training.loss import TokenLoss, linear_cross_entropy  # noqa: E402
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -78,10 +78,10 @@ ROWS = [
         ("granite", {"logits_scaling": 3.0}, False),
     ],
 )
-def test_the_head_is_left_out_only_where_nothing_comes_after_it(kind: str, settings: Any, fused: bool) -> None:
+def test_the_head_is_fused_only_if_nothing_comes_after_it(kind: str, settings: Any, fused: bool) -> None:
     made = model(kind, **settings)
     made.eval()  # without dropout
-    loss = Loss(made)
+    loss = TokenLoss(made)
     assert loss.fused is fused
     batch = pad_batch(ROWS, 0)
     total = loss.total(made, batch)
@@ -96,10 +96,10 @@ def test_the_head_is_left_out_only_where_nothing_comes_after_it(kind: str, setti
     torch.testing.assert_close(total, plain, rtol=1e-5, atol=1e-5)
     for name, parameter in made.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
-    assert made(input_ids=batch["input_ids"]).logits.shape[-1] == 97  # the head is back in its place
+    assert made(input_ids=batch["input_ids"]).logits.shape[-1] == 97  # the head is restored
 
 
-def test_a_head_that_carries_an_adapter_is_not_left_out(tiny_phi3: Path) -> None:
+def test_a_head_with_an_adapter_is_not_fused(tiny_phi3: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
     for settings, fused in (
@@ -108,4 +108,4 @@ def test_a_head_that_carries_an_adapter_is_not_left_out(tiny_phi3: Path) -> None
         ({"target_modules": ["qkv_proj"], "modules_to_save": ["lm_head"]}, False),
     ):
         made = transformers.AutoModelForCausalLM.from_pretrained(tiny_phi3, tie_word_embeddings=False)
-        assert Loss(get_peft_model(made, LoraConfig(task_type="CAUSAL_LM", **settings))).fused is fused
+        assert TokenLoss(get_peft_model(made, LoraConfig(task_type="CAUSAL_LM", **settings))).fused is fused

@@ -211,7 +211,7 @@ def test_learned_tokens_start_as_the_text_and_stand_before_each_row(tiny_phi3: P
 
 
 def test_the_loss_over_learned_tokens_is_that_of_the_rows_own_tokens(tiny_phi3: Path) -> None:
-    from phi_runtime.training.loss import Loss
+    from phi_runtime.training.loss import TokenLoss
 
     model = step_of("PromptTuning").with_adapter(base_model(tiny_phi3)).eval()
     labels = torch.full_like(IDS, -100)
@@ -220,7 +220,7 @@ def test_the_loss_over_learned_tokens_is_that_of_the_rows_own_tokens(tiny_phi3: 
     with torch.no_grad():
         logits = model(input_ids=IDS, attention_mask=batch["attention_mask"], use_cache=False).logits[:, 4:-1]
         full = torch.nn.functional.cross_entropy(logits[0], labels[0, 1:], reduction="sum")
-        selected = Loss(model, virtual_tokens=virtual_tokens(model)).total(model, batch)
+        selected = TokenLoss(model, virtual_tokens=virtual_tokens(model)).total(model, batch)
     assert float(selected) == pytest.approx(float(full), rel=1e-5)
 
 
@@ -231,11 +231,11 @@ def test_an_adapter_of_learned_tokens_answers_alike_alone_and_in_a_batch(make_pr
     train_with(project, "PromptTuning")
     run(project, Listener(), until="finetune")
     session = open_session(project, "adapter")
-    from phi_runtime.inference.generator import Sampling, short_answers
+    from phi_runtime.inference.generator import SamplingParams, short_answers
 
     prompts = [session.render(text, []) for text in ("sunny", "something moved there in the dark and cold")]
     together = short_answers(session.generator, prompts, "", 4, 2)
-    alone = ["".join(session.generator.stream(prompt, Sampling(4))) for prompt in prompts]
+    alone = ["".join(session.generator.stream(prompt, SamplingParams(4))) for prompt in prompts]
     assert [text.strip() for text in together] == [text.strip() for text in alone]
 
 

@@ -1,4 +1,4 @@
-"""The rounding that training sees is the one that the export does."""
+"""Rounding in int4-aware training equals that of the export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime_genai")
 
 from phi_runtime.models.builder_source import gets_8_bits  # noqa: E402
-from phi_runtime.training.rounding import AlternatingBase, round_to_int4  # noqa: E402
+from phi_runtime.training.rounding import Int4AwareBase, round_to_int4  # noqa: E402
 
 MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
@@ -46,12 +46,12 @@ def test_the_base_alternates_and_comes_back_exactly(tiny_phi3: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_phi3, dtype=torch.float32)
     model = get_peft_model(model, LoraConfig(r=2, target_modules=["qkv_proj", "o_proj"], task_type="CAUSAL_LM"))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    base = AlternatingBase(model)
-    base.see(rounded=True)
+    base = Int4AwareBase(model)
+    base.use_rounded(True)
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     rounded = {tuple(re.findall(r"layers\.(\d+)\..*?(\w+_proj)", n)[0]) for n in changed}
     # of the two layers the first is sensitive; of its modules, these two are not
     assert rounded == {("0", "o_proj"), ("0", "gate_up_proj"), *(("1", m) for m in MODULES)}
     assert not any("lora" in n or "lm_head" in n or "embed" in n for n in changed)
-    base.see(rounded=False)
+    base.use_rounded(False)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())

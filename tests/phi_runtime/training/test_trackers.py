@@ -1,4 +1,4 @@
-"""Where experiment trackers keep what they are told, and that they ask nobody and tell nobody else."""
+"""Experiment trackers write to the project, prompt for nothing and upload nothing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import pytest
 from phi_runtime.core.errors import ConfigError, MissingDependency
 from phi_runtime.core.project import GEN_MODEL
 from phi_runtime.training import trackers as module
-from phi_runtime.training.trackers import TRACKERS, project_name, run_name, trackers
+from phi_runtime.training.trackers import TRACKERS, configure_trackers, project_name, run_name
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """An environment in which nobody has set up a tracker, put back afterwards."""
+    """Provide an environment without any tracker settings, restored afterwards."""
     before = dict(os.environ)
     for name in list(os.environ):
         if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_", "TENSORBOARD_")) or name == "NETRC":
             del os.environ[name]
     os.environ.update(HOME=str(tmp_path / "home"), USERPROFILE=str(tmp_path / "home"))
-    monkeypatch.setattr(module, "_ours", {})
+    monkeypatch.setattr(module, "_set_here", {})
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -47,7 +47,7 @@ def gen_model(record: Path) -> Path:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Packages of the trackers' names, which can be found and not used."""
+    """Provide empty packages with the trackers' names."""
     for name in (*TRACKERS, "sqlalchemy"):
         (tmp_path / "site" / name).mkdir(parents=True)
         (tmp_path / "site" / name / "__init__.py").touch()
@@ -55,7 +55,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def train(chosen: list[str], record: Path) -> list[float]:
-    """The losses of six steps of transformers' Trainer, which tells them to the trackers."""
+    """Run six steps of transformers' Trainer with trackers, and return the losses."""
     import torch
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -87,7 +87,7 @@ def train(chosen: list[str], record: Path) -> list[float]:
 
 
 def where_installed(name: str) -> pytest.MarkDecorator:
-    """Looks without importing: where they keep things is settled at their import."""
+    """Look for the package without an import, which would fix the tracker's folder."""
     return pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed")
 
 
@@ -95,10 +95,10 @@ def where_installed(name: str) -> pytest.MarkDecorator:
 
 
 @where_installed("tensorboard")
-def test_tensorboard_holds_the_losses_in_the_runs_folder(record: Path, gen_model: Path) -> None:
+def test_tensorboard_stores_the_losses_in_the_folder_of_the_run(record: Path, gen_model: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    losses = train(trackers("tensorboard", record, gen_model), record)
+    losses = train(configure_trackers("tensorboard", record, gen_model), record)
     events = EventAccumulator(str(record / "tensorboard")).Reload()
     scalars = events.Scalars("train/loss")
     assert [s.step for s in scalars] == [1, 2, 3, 4, 5, 6]
@@ -106,21 +106,21 @@ def test_tensorboard_holds_the_losses_in_the_runs_folder(record: Path, gen_model
 
 
 @where_installed("mlflow")
-def test_mlflow_holds_the_losses_in_one_database_for_all_runs(record: Path, gen_model: Path) -> None:
-    losses = train(trackers(["mlflow"], record, gen_model), record)
+def test_mlflow_stores_the_losses_in_one_database_for_all_runs(record: Path, gen_model: Path) -> None:
+    losses = train(configure_trackers(["mlflow"], record, gen_model), record)
     with sqlite3.connect(gen_model / "mlflow" / "mlflow.db") as store:
-        told = store.execute("select value from metrics where key = 'loss' order by step").fetchall()
+        logged = store.execute("select value from metrics where key = 'loss' order by step").fetchall()
         assert store.execute("select name from runs").fetchall() == [("finetune-20260101-000000",)]
         assert ("mood",) in store.execute("select name from experiments").fetchall()
-    assert [value for (value,) in told] == pytest.approx(losses)
+    assert [value for (value,) in logged] == pytest.approx(losses)
 
 
 @where_installed("trackio")
-def test_trackio_holds_the_losses_beside_the_models(record: Path, gen_model: Path) -> None:
-    losses = train(trackers(["trackio"], record, gen_model), record)
+def test_trackio_stores_the_losses_in_gen_model(record: Path, gen_model: Path) -> None:
+    losses = train(configure_trackers(["trackio"], record, gen_model), record)
     with sqlite3.connect(gen_model / "trackio" / "mood.db") as store:
-        told = [json.loads(line) for (line,) in store.execute("select metrics from metrics order by id")]
-    assert [line["train/loss"] for line in told if "train/loss" in line] == pytest.approx(losses)
+        logged = [json.loads(line) for (line,) in store.execute("select metrics from metrics order by id")]
+    assert [line["train/loss"] for line in logged if "train/loss" in line] == pytest.approx(losses)
 
 
 # -- which ones -----------------------------------------------------------------------------------------------------------
@@ -129,38 +129,38 @@ def test_trackio_holds_the_losses_beside_the_models(record: Path, gen_model: Pat
 @pytest.mark.parametrize("nothing", ["none", ["none"], []])
 def test_none_sets_nothing(nothing: str | list[str], record: Path, gen_model: Path) -> None:
     before = dict(os.environ)
-    assert trackers(nothing, record, gen_model) == []
+    assert configure_trackers(nothing, record, gen_model) == []
     assert dict(os.environ) == before
 
 
 @pytest.mark.usefixtures("installed")
-def test_each_is_taken_once_and_all_are_those_that_are_installed(record: Path, gen_model: Path) -> None:
-    assert trackers(["mlflow", "none", "wandb", "mlflow"], record, gen_model) == ["mlflow", "wandb"]
-    assert trackers("all", record, gen_model) == list(TRACKERS)
+def test_duplicates_are_removed_and_all_means_the_installed_ones(record: Path, gen_model: Path) -> None:
+    assert configure_trackers(["mlflow", "none", "wandb", "mlflow"], record, gen_model) == ["mlflow", "wandb"]
+    assert configure_trackers("all", record, gen_model) == list(TRACKERS)
 
 
-def test_one_that_is_not_installed_is_said_with_what_to_install(
+def test_a_missing_tracker_is_an_error_with_the_install_command(
     record: Path, gen_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in TRACKERS:
-        monkeypatch.setitem(sys.modules, name, None)  # how Python marks what is not there
+        monkeypatch.setitem(sys.modules, name, None)  # how Python marks a module that cannot be imported
     with pytest.raises(MissingDependency, match="report_to names wandb") as raised:
-        trackers("wandb", record, gen_model)
+        configure_trackers("wandb", record, gen_model)
     assert "pip install 'phi-scaffold[track]'" in raised.value.fix
-    assert trackers("all", record, gen_model) == []
+    assert configure_trackers("all", record, gen_model) == []
 
 
-def test_one_that_is_not_known_is_said_with_the_nearest(record: Path, gen_model: Path) -> None:
+def test_an_unknown_tracker_is_an_error_with_the_nearest_name(record: Path, gen_model: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean `tensorboard`"):
-        trackers("tensorbord", record, gen_model)
+        configure_trackers("tensorbord", record, gen_model)
 
 
-# -- where, and what is not told to others ------------------------------------------------------------------------------------
+# -- folders and uploads ------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("installed")
-def test_all_that_is_kept_lies_in_the_project(record: Path, gen_model: Path) -> None:
-    trackers(list(TRACKERS), record, gen_model)
+def test_everything_is_stored_in_the_project(record: Path, gen_model: Path) -> None:
+    configure_trackers(list(TRACKERS), record, gen_model)
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(record / "tensorboard")
     assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{(gen_model / 'mlflow' / 'mlflow.db').as_posix()}"
     assert os.environ["TRACKIO_DIR"] == str(gen_model / "trackio")
@@ -170,15 +170,15 @@ def test_all_that_is_kept_lies_in_the_project(record: Path, gen_model: Path) -> 
 
 
 @pytest.mark.usefixtures("installed")
-def test_telemetry_is_off_and_weights_and_biases_is_offline_and_asks_nothing(record: Path, gen_model: Path) -> None:
-    trackers(list(TRACKERS), record, gen_model)
+def test_telemetry_is_off_and_weights_and_biases_is_offline(record: Path, gen_model: Path) -> None:
+    configure_trackers(list(TRACKERS), record, gen_model)
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert os.environ["WANDB_ERROR_REPORTING"] == "false"
     assert os.environ["WANDB_MODE"] == "offline"
 
 
 @pytest.mark.usefixtures("installed")
-def test_what_the_user_has_set_stays(record: Path, gen_model: Path) -> None:
+def test_the_users_variables_are_kept(record: Path, gen_model: Path) -> None:
     own = {
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000",
         "MLFLOW_DISABLE_TELEMETRY": "false",
@@ -186,31 +186,31 @@ def test_what_the_user_has_set_stays(record: Path, gen_model: Path) -> None:
         "TENSORBOARD_LOGGING_DIR": "/elsewhere",
     }
     os.environ.update(own)
-    trackers(list(TRACKERS), record, gen_model)
+    configure_trackers(list(TRACKERS), record, gen_model)
     assert {name: os.environ[name] for name in own} == own
 
 
 @pytest.mark.usefixtures("installed")
 def test_the_next_run_of_a_process_has_its_own_folder(record: Path, gen_model: Path) -> None:
-    trackers("tensorboard", record, gen_model)
+    configure_trackers("tensorboard", record, gen_model)
     other = record.with_name("20260102-000000")
-    trackers("tensorboard", other, gen_model)
+    configure_trackers("tensorboard", other, gen_model)
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(other / "tensorboard")
 
 
 @pytest.mark.usefixtures("installed")
-def test_whoever_is_logged_in_is_not_sent_offline(record: Path, gen_model: Path, tmp_path: Path) -> None:
+def test_a_logged_in_user_is_online(record: Path, gen_model: Path, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / ".netrc").write_text("machine api.wandb.ai login user password hidden\n", encoding="utf-8")
     (tmp_path / "home" / ".netrc").chmod(0o600)
-    trackers("wandb", record, gen_model)
+    configure_trackers("wandb", record, gen_model)
     assert "WANDB_MODE" not in os.environ
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_key_in_the_environment_is_an_account_too(record: Path, gen_model: Path) -> None:
+def test_an_api_key_in_the_environment_counts_as_logged_in(record: Path, gen_model: Path) -> None:
     os.environ["WANDB_API_KEY"] = "hidden"
-    trackers("wandb", record, gen_model)
+    configure_trackers("wandb", record, gen_model)
     assert "WANDB_MODE" not in os.environ
 
 
@@ -225,5 +225,5 @@ def test_runs_are_grouped_by_project_and_named_apart(record: Path, gen_model: Pa
 
 @pytest.mark.usefixtures("installed")
 def test_the_configs_own_name_for_the_project_is_taken(record: Path, gen_model: Path) -> None:
-    trackers(["mlflow", "wandb"], record, gen_model, project="feelings")
+    configure_trackers(["mlflow", "wandb"], record, gen_model, project="feelings")
     assert os.environ["MLFLOW_EXPERIMENT_NAME"] == os.environ["WANDB_PROJECT"] == "feelings"

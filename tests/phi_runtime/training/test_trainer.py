@@ -1,4 +1,4 @@
-"""The loss, the order and the batches of training."""
+"""The training step: loss, order of rows, splitting of batches, skipped steps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from phi_runtime.core.errors import OutOfResources, WorkFailed  # noqa: E402
-from phi_runtime.training.batches import Layout, LengthSampler, pad_batch  # noqa: E402
-from phi_runtime.training.trainer import SelectiveTrainer, Ways  # noqa: E402
+from phi_runtime.training.batches import Layout, LengthGroupedSampler, pad_batch  # noqa: E402
+from phi_runtime.training.trainer import SelectiveTrainer, TrainingExtras  # noqa: E402
 
 EXAMPLES = [
     {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, -100, 8, 9]},
@@ -30,7 +30,7 @@ def trainer(
     batch: int = 4,
     accumulation: int = 1,
     *,
-    ways: Ways | None = None,
+    extras: TrainingExtras | None = None,
     lines: int = 0,
     **given: Any,
 ) -> SelectiveTrainer:
@@ -58,7 +58,7 @@ def trainer(
         args=arguments,
         train_dataset=sequences_of(EXAMPLES),
         data_collator=lambda rows: Layout(lines).collate(rows, 2),
-        ways=ways,
+        extras=extras,
     )
 
 
@@ -110,9 +110,9 @@ def test_padding_is_masked_even_where_a_row_holds_the_padding_token() -> None:
     assert batch["labels"].tolist() == [[-100, 3, 2], [4, -100, -100]]
 
 
-def test_the_sampler_gives_each_row_once_in_batches_of_like_length() -> None:
+def test_the_sampler_gives_each_row_once_in_batches_of_similar_length() -> None:
     lengths = [10 + (i * 37) % 90 for i in range(203)]
-    sampler = LengthSampler(lengths, batch_size=8, seed=1)
+    sampler = LengthGroupedSampler(lengths, batch_size=8, seed=1)
     order = list(sampler)
     assert sorted(order) == list(range(203))
     batches = [order[i : i + 8] for i in range(0, 203, 8)]
@@ -125,7 +125,7 @@ def test_the_sampler_gives_each_row_once_in_batches_of_like_length() -> None:
 
 
 class TooLarge:
-    """A machine whose memory holds `tokens` of a batch at a time: the forward pass of more fails as CUDA's allocator does."""
+    """Simulates memory for `tokens` of a batch: a larger forward pass fails as with CUDA's allocator."""
 
     def __init__(self, model: Any, tokens: int) -> None:
         self.tokens, self.forward = tokens, model.forward
@@ -153,7 +153,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts_and_trains_the_same(
         lines=lines,
         learning_rate=0.1,
         optim="sgd",
-        ways=Ways(halve=True, say=said.append),
+        extras=TrainingExtras(split_on_oom=True, warn=said.append),
     )
     TooLarge(small, 6)
     made.train()
@@ -164,7 +164,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts_and_trains_the_same(
         torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_without_leave_to_halve_the_error_says_what_to_set(tiny_phi3: Path, tmp_path: Path) -> None:
+def test_without_auto_find_batch_size_the_error_names_the_settings(tiny_phi3: Path, tmp_path: Path) -> None:
     model = load(tiny_phi3)
     made = trainer(model, tmp_path)
     TooLarge(model, 6)
@@ -176,7 +176,7 @@ def test_without_leave_to_halve_the_error_says_what_to_set(tiny_phi3: Path, tmp_
 
 def test_a_single_row_that_does_not_fit_ends_the_run(tiny_phi3: Path, tmp_path: Path) -> None:
     model = load(tiny_phi3)
-    made = trainer(model, tmp_path, ways=Ways(halve=True))
+    made = trainer(model, tmp_path, extras=TrainingExtras(split_on_oom=True))
     TooLarge(model, 4)
     with pytest.raises(OutOfResources, match="single row") as caught:
         made.train()
@@ -184,7 +184,7 @@ def test_a_single_row_that_does_not_fit_ends_the_run(tiny_phi3: Path, tmp_path: 
 
 
 def diverging(at: set[int]) -> Any:
-    """A loss that is not a number in the steps `at`, from 0."""
+    """Return a loss that is NaN in the steps `at`, counted from 0."""
     calls = iter(range(1000))
 
     def loss(output: Any, batch: Any) -> Any:
@@ -200,36 +200,42 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(tiny
     said: list[str] = []
     model, other = load(tiny_phi3), load(tiny_phi3)
     settings = {"learning_rate": 0.1, "optim": "adamw_torch_fused", "logging_steps": 3}
-    made = trainer(model, tmp_path / "a", ways=Ways(loss=diverging({1}), say=said.append), max_steps=3, **settings)
+    made = trainer(
+        model, tmp_path / "a", extras=TrainingExtras(loss=diverging({1}), warn=said.append), max_steps=3, **settings
+    )
     made.train()
     sound = trainer(
-        other, tmp_path / "b", ways=Ways(loss=diverging(set())), max_steps=2, **settings | {"logging_steps": 2}
+        other,
+        tmp_path / "b",
+        extras=TrainingExtras(loss=diverging(set())),
+        max_steps=2,
+        **settings | {"logging_steps": 2},
     )
     sound.train()
-    assert made.skipped == 1
-    assert said == ["step 2 is left out: its gradient is not finite"]
+    assert made.skipped_steps == 1
+    assert said == ["skipped step 2: gradient is not finite"]
     for have, want in zip(model.parameters(), other.parameters(), strict=True):
-        assert torch.equal(have, want)  # the step left no trace, neither in the weights nor in the moments
+        assert torch.equal(have, want)  # the step changed neither the weights nor the optimizer's moments
     log = made.state.log_history[0]
     assert log["loss"] == pytest.approx(sound.state.log_history[0]["loss"], rel=1e-5)
     assert log["skipped_steps"] == 1
 
 
 def test_three_such_steps_in_a_row_stop_the_run_and_name_the_rows(tiny_phi3: Path, tmp_path: Path) -> None:
-    made = trainer(load(tiny_phi3), tmp_path, 2, ways=Ways(loss=diverging({1, 3, 4, 5})), max_steps=8)
-    with pytest.raises(WorkFailed, match=r"3 steps in a row, the last of which is step 6, on \d, \d$"):
+    made = trainer(load(tiny_phi3), tmp_path, 2, extras=TrainingExtras(loss=diverging({1, 3, 4, 5})), max_steps=8)
+    with pytest.raises(WorkFailed, match=r"3 steps in a row; the last is step 6, trained on \d, \d$"):
         made.train()
-    assert made.skipped == 4
+    assert made.skipped_steps == 4
 
 
 def test_the_users_loss_is_weighed_by_tokens(tiny_phi3: Path, tmp_path: Path) -> None:
     losses = []
-    for ways, batch, accumulation in (
-        (Ways(), 4, 1),
-        (Ways(loss=diverging(set())), 4, 1),
-        (Ways(loss=diverging(set())), 1, 4),
+    for extras, batch, accumulation in (
+        (TrainingExtras(), 4, 1),
+        (TrainingExtras(loss=diverging(set())), 4, 1),
+        (TrainingExtras(loss=diverging(set())), 1, 4),
     ):
-        made = trainer(load(tiny_phi3), tmp_path, batch, accumulation, ways=ways)
+        made = trainer(load(tiny_phi3), tmp_path, batch, accumulation, extras=extras)
         made.train()
         losses.append(made.state.log_history[0]["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

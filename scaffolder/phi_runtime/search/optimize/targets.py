@@ -83,13 +83,17 @@ def target_for(name: str | None, workflow: Workflow) -> Target:
 
 def why_unavailable(target: Target) -> str:
     """Return why a model for `target` cannot run on this machine; empty if it can."""
-    from phi_runtime.inference.onnx import runs_here
+    from phi_runtime.inference.onnx import provider_available
 
     if target.provider == "CUDAExecutionProvider" and not has_nvidia_gpu():
         return "no NVIDIA GPU was found"
     if target.provider == "DmlExecutionProvider" and sys.platform != "win32":
         return "DirectML needs Windows"
-    return "" if runs_here(target.provider) else f"the installed onnxruntime-genai does not support {target.provider}"
+    return (
+        ""
+        if provider_available(target.provider)
+        else f"the installed onnxruntime-genai does not support {target.provider}"
+    )
 
 
 def values_for(target: Target, workflow: Workflow) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from phi_runtime.evaluation.metrics import headline
 from phi_runtime.hardware.device import pick_device
 from phi_runtime.hardware.machine import gpus
 from phi_runtime.hardware.process_memory import peak_of_process_bytes
-from phi_runtime.inference.by_kind import open_generator
+from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.artifact import make_stage

@@ -1,30 +1,30 @@
-"""What a run took of memory and time, where a setting would have made it less."""
+"""Memory and time of a run, where a setting would have saved some."""
 
 from __future__ import annotations
 
 from phi_runtime.training.diagnosis.problem import Diagnosis
-from phi_runtime.training.diagnosis.run import Run
+from phi_runtime.training.diagnosis.run import RunRecord
 
 TIGHT = 0.92  # of the memory: a longer row than any so far may not fit
-ROOMY = 0.4  # of the memory: as much again would fit
-LONG_S = 600.0  # a shorter run is not worth hastening
-FILLER = 0.3  # of what is computed
+ROOMY = 0.4  # of the memory: twice as much would fit
+LONG_S = 600.0  # a shorter run is not worth speeding up
+MUCH_PADDING = 0.3  # of the computed tokens
 IDLE_DEVICE = 0.5  # mean use of the device that computes
 
 
-def memory(run: Run) -> Diagnosis | None:
-    """The device was filled to the brim, or over it."""
+def memory_tight(run: RunRecord) -> Diagnosis | None:
+    """Check for memory that was nearly full, or ran out."""
     facts = run.facts
-    peak, there = facts.get("peak_memory_bytes"), facts.get("memory_bytes")
+    peak_bytes, total_bytes = facts.get("peak_memory_bytes"), facts.get("memory_bytes")
     halved = facts.get("halved", 0)
-    if not halved and not (peak and there and peak >= TIGHT * there):
+    if not halved and not (peak_bytes and total_bytes and peak_bytes >= TIGHT * total_bytes):
         return None
-    said = []
+    evidence = []
     if halved:
-        said.append(f"the batch did not fit and was halved {halved} time{'s' if halved > 1 else ''}")
-    if peak and there:
-        said.append(f"{peak / 1e9:.1f} GB of {there / 1e9:.1f} GB were taken")
-    changes: list[tuple[str, str]] = []
+        evidence.append(f"the batch did not fit and was halved {halved} time{'s' if halved > 1 else ''}")
+    if peak_bytes and total_bytes:
+        evidence.append(f"used {peak_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB of memory")
+    changes: list[tuple[str, str]] = []  # setting, its change
     batch, accumulation = facts.get("per_device_train_batch_size", 1), facts.get("gradient_accumulation_steps", 1)
     if facts.get("gradient_checkpointing") is False:
         changes.append(("training_args.gradient_checkpointing", "gradient_checkpointing false → true"))
@@ -35,47 +35,45 @@ def memory(run: Run) -> Diagnosis | None:
     if "max_seq_len" in facts:
         changes.append(("max_seq_len", f"max_seq_len below {facts['max_seq_len']}"))
     if facts.get("type") == "LoRA":
-        changes.append(("type", "type QLoRA in place of LoRA"))
+        changes.append(("type", "type LoRA → QLoRA"))
     if facts.get("type") == "FullFinetune":
-        changes.append(("type", "type LoRA in place of FullFinetune"))
+        changes.append(("type", "type FullFinetune → LoRA"))
     if not changes:
         changes.append(("max_seq_len", "a smaller max_seq_len"))
-    return Diagnosis("memory", "; ".join(said), changes[0][0], ", or ".join(change for _, change in changes))
+    return Diagnosis("memory", "; ".join(evidence), changes[0][0], ", or ".join(change for _, change in changes))
 
 
-def slow(run: Run) -> Diagnosis | None:
-    """A run that took long, and a setting that would have made it shorter."""
+def slow(run: RunRecord) -> Diagnosis | None:
+    """Check for a long run that a setting would have shortened."""
     facts = run.facts
     wall_s = facts.get("wall_s", 0.0)
     if wall_s < LONG_S:
         return None
-    found: list[tuple[str, str, str]] = []  # what was seen, the setting, its change
-    filler = facts.get("padding_share", 0.0)
-    if filler >= FILLER and facts.get("packing") is False:
-        found.append((f"{100 * filler:.0f} % of what was computed was filler", "packing", "packing false → null"))
-    peak, there = facts.get("peak_memory_bytes", 0), facts.get("memory_bytes", 0)
-    if 0 < peak < ROOMY * there:
-        seen = f"{peak / 1e9:.1f} GB of {there / 1e9:.1f} GB of memory were used"
+    causes: list[tuple[str, str, str]] = []  # evidence, setting, its change
+    padding = facts.get("padding_share", 0.0)
+    if padding >= MUCH_PADDING and facts.get("packing") is False:
+        causes.append((f"{100 * padding:.0f} % of the computed tokens were padding", "packing", "packing false → null"))
+    peak_bytes, total_bytes = facts.get("peak_memory_bytes", 0), facts.get("memory_bytes", 0)
+    if 0 < peak_bytes < ROOMY * total_bytes:
+        evidence = f"used {peak_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB of memory"
         batch, accumulation = facts.get("per_device_train_batch_size", 1), facts.get("gradient_accumulation_steps", 1)
         if facts.get("gradient_checkpointing"):
             setting, change = "training_args.gradient_checkpointing", "gradient_checkpointing true → false"
-            found.append((f"{seen}, and activations were computed twice", setting, change))
-        elif accumulation % 2 == 0 and run.facts.get("device", "cpu") != "cpu":
+            causes.append((f"{evidence}, and computed activations twice", setting, change))
+        elif accumulation % 2 == 0 and facts.get("device", "cpu") != "cpu":
             change = f"per_device_train_batch_size {batch} → {2 * batch}"
             change += f" with gradient_accumulation_steps {accumulation} → {accumulation // 2}"
-            found.append((seen, "training_args.per_device_train_batch_size", change))
+            causes.append((evidence, "training_args.per_device_train_batch_size", change))
     on_cpu = facts.get("device", "cpu") == "cpu"
     share = facts.get("cpu_share" if on_cpu else "gpu_share")
     if share is not None and share < IDLE_DEVICE:
         if on_cpu:
-            setting, change = "training_args.per_device_train_batch_size", "a larger per_device_train_batch_size"
-            change += ", and nothing beside it that needs the cores (OMP_NUM_THREADS unset)"
+            setting = "training_args.per_device_train_batch_size"
+            change = "a larger per_device_train_batch_size, OMP_NUM_THREADS unset, and no other process on the cores"
         else:
             setting, change = "training_args.dataloader_num_workers", "dataloader_num_workers 2, or a larger batch"
-        found.append(
-            (f"the {'cores were' if on_cpu else 'GPU was'} at work {100 * share:.0f} % of the time", setting, change)
-        )
-    if not found:
+        causes.append((f"{'cores were' if on_cpu else 'GPU was'} {100 * share:.0f} % busy", setting, change))
+    if not causes:
         return None
-    evidence = f"{wall_s / 60:.0f} min: " + "; ".join(seen for seen, _, _ in found)
-    return Diagnosis("slow training", evidence, found[0][1], "; ".join(change for _, _, change in found))
+    evidence = f"{wall_s / 60:.0f} min: " + "; ".join(text for text, _, _ in causes)
+    return Diagnosis("slow training", evidence, causes[0][1], "; ".join(change for _, _, change in causes))

@@ -1,4 +1,4 @@
-"""A problem of a training run, as it is told and as it is recorded."""
+"""A problem of a training run, as it is shown and recorded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-Problem = Literal[
+ProblemKind = Literal[
     "learning rate too high",
     "overfitting",
-    "nothing learnt",
+    "nothing learned",
     "learning rate too low",
     "not finished",
     "plateau",
@@ -22,23 +22,29 @@ Problem = Literal[
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One problem of a run. `evidence` says it in numbers; `setting` is the dotted key in the pass's config that changes it, and
-    `advice` says to what, and what else helps."""
+    """One problem of a run.
 
-    problem: Problem
+    Attributes:
+        problem: Kind of problem.
+        evidence: The numbers behind it.
+        setting: Dotted key, in the config of the pass, of the setting to change.
+        advice: New value of that setting, and what else helps.
+    """
+
+    problem: ProblemKind
     evidence: str
     setting: str
     advice: str
 
     def as_dict(self) -> dict[str, str]:
-        """What is recorded: in the stage's manifest, and in its `metric` event, under "diagnosis"."""
+        """Return the entry of `diagnosis` in the stage's manifest and `metric` event."""
         return asdict(self)
 
 
-def recorded(run: Path) -> list[tuple[str, Diagnosis]]:
-    """Those that the record of a run (gen-model/runs/<id>/) holds in its metric events, each with its stage."""
+def read_diagnoses(run_folder: Path) -> list[tuple[str, Diagnosis]]:
+    """Return the diagnoses recorded in the metrics.jsonl of a run (gen-model/runs/<id>/), each with its stage."""
     try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     events = (json.loads(line) for line in lines if '"diagnosis"' in line)

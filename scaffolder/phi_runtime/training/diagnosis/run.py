@@ -1,4 +1,4 @@
-"""What a training run left, with what several of the looks at it need."""
+"""The log and the facts of a training run, with the levels that several checks need."""
 
 from __future__ import annotations
 
@@ -6,59 +6,59 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from phi_runtime.training.diagnosis.curves import curve, level
+from phi_runtime.training.diagnosis.curve_statistics import curve, level
 
-MIN_STEPS = 20  # optimizer steps below which nothing is said of a curve: warm-up and chance are all there is
-MIN_LINES = 18  # lines of the training loss below which its shape is not read
-MIN_VALIDATION = 3  # measurements of the validation loss below which it has no minimum to rise from
-LEARNT = 0.05  # nats: a loss below it leaves nothing to learn, and its wobble means nothing
+MIN_STEPS = 20  # optimizer steps below which a curve is only warm-up and chance
+MIN_LINES = 18  # log entries below which the training loss has no readable shape
+MIN_VALIDATION = 3  # validation losses below which there is no minimum to rise from
+LEARNED = 0.05  # nats: below this loss there is nothing left to learn, and its wobble means nothing
 
 
-class Run:
-    """A log and facts, with what several of the looks need."""
+class RunRecord:
+    """Log and facts of a run; see `diagnose`."""
 
     def __init__(self, log: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
         self.facts = {name: value for name, value in facts.items() if value is not None}
         self.loss, self.validation, self.norms = (curve(log, n) for n in ("loss", "eval_loss", "grad_norm"))
-        last = max((p.step for p in (*self.loss, *self.validation)), default=0)
-        self.steps = int(self.facts.get("steps", last))
+        last_step = max((p.step for p in (*self.loss, *self.validation)), default=0)
+        self.steps = int(self.facts.get("steps", last_step))
         self.long_enough = self.steps >= MIN_STEPS
 
     @property
     def readable(self) -> bool:
-        """Whether the training loss has a shape that can be read."""
+        """True if the training loss is long enough to have a shape."""
         return self.long_enough and len(self.loss) >= MIN_LINES
 
     @property
     def first(self) -> float:
-        """The level of the training loss at the start; its first line where that lies well above, much being learnt at once."""
+        """Level of the training loss at the start; its first value if that is well above, as after a fast first fall."""
         first, start = self.loss[0].value, level(self.loss[: max(3, len(self.loss) // 10)])
         return first if first > 1.1 * start else start
 
     @property
     def last(self) -> float:
-        """The level of the training loss at the end."""
+        """Level of the training loss at the end."""
         return level(self.loss[-max(3, len(self.loss) // 6) :])
 
     @property
     def kind(self) -> str:
         return "full" if self.facts.get("type") == "FullFinetune" else "adapter"
 
-    def length(self, factor: float) -> tuple[str, str]:
-        """The setting that says how long is trained, and its change by `factor` in words."""
+    def length_change(self, factor: float) -> tuple[str, str]:
+        """Return the setting for the length of training, and its change by `factor` as text."""
         max_steps = self.facts.get("max_steps", -1)
         if max_steps > 0:
             return "training_args.max_steps", f"max_steps {max_steps} → {max(1, round(max_steps * factor))}"
         epochs = self.facts.get("num_train_epochs")
         if not epochs:
             return "training_args.num_train_epochs", "fewer num_train_epochs" if factor < 1 else "more num_train_epochs"
-        wanted = epochs * factor
-        if wanted >= 1:  # whole ones, and another number than before
-            wanted = math.floor(wanted) if factor < 1 else math.ceil(wanted)
-        return "training_args.num_train_epochs", f"num_train_epochs {epochs:g} → {wanted:.2g}"
+        new_epochs = epochs * factor
+        if new_epochs >= 1:  # an integer, and not the current one
+            new_epochs = math.floor(new_epochs) if factor < 1 else math.ceil(new_epochs)
+        return "training_args.num_train_epochs", f"num_train_epochs {epochs:g} → {new_epochs:.2g}"
 
-    def rate(self, factor: float) -> str:
-        """A change of the learning rate in words."""
+    def rate_change(self, factor: float) -> str:
+        """Return a change of the learning rate by `factor` as text."""
         rate = self.facts.get("learning_rate")
         if not rate:
             return "a lower learning_rate" if factor < 1 else "a higher learning_rate"
@@ -66,12 +66,12 @@ class Run:
 
 
 def short(value: float) -> str:
-    """Three digits: 2.31, 0.0123."""
+    """Format a figure with three digits: 2.31, 0.0123."""
     return f"{value:.3g}"
 
 
 def rate_text(rate: float) -> str:
-    """A learning rate as people write it: 2e-4."""
+    """Format a learning rate as in papers: 2e-4."""
     if not rate:
         return "0"
     digits, _, power = f"{rate:.1e}".partition("e")

@@ -26,23 +26,23 @@ def train(request: Path, tell: Tell) -> None:
     """Does this process's part of the pass in `request`."""
     from phi_runtime.data.dataset import load_dataset
     from phi_runtime.models.load import quiet_libraries
-    from phi_runtime.training import processes
+    from phi_runtime.training import process_group
 
     context = read_request(request)
     context.out.mkdir(exist_ok=True)
     quiet_libraries()
-    processes.join(cpu=context.workflow.host_device == "cpu")
-    if processes.is_first():
+    process_group.join_group(cpu=context.workflow.host_device == "cpu")
+    if process_group.is_main_process():
         context = replace(context, emit=lambda event: tell(event.as_dict()))
         # The others find it done.
         load_dataset(context.workflow, context.config, context.place, context.emit, context.name)
     else:
         context = replace(context, record=None)
-    processes.wait_for_all()
+    process_group.barrier()
     facts = context.config.run(context)
-    if processes.is_first():
+    if process_group.is_main_process():
         tell({"facts": facts})
-    processes.leave()
+    process_group.leave_group()
 
 
 def _end_with_parent() -> None:

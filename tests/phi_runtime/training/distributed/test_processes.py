@@ -140,7 +140,7 @@ def test_a_process_that_is_killed_is_named_and_the_next_run_ends_with_the_weight
     assert none_left(project)
     listener = Listener()
     run(project, listener, until="finetune", nproc=2)
-    assert any("going on from step" in e.get("message", "") for e in listener.of("progress"))
+    assert any("resuming from step" in e.get("message", "") for e in listener.of("progress"))
     same_as_one_process(project, make, "full")
 
 

@@ -1,4 +1,4 @@
-"""Which generator answers for which kind of model."""
+"""Load any kind of model as a generator."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ def open_generator(
     adapter: str | None = None,
     adapters: Mapping[str, Path] | None = None,
 ) -> Generator:
-    """Loads the model that `ref` names.
+    """Load the model of `ref`.
 
-    `special`: its prompts get the tokenizer's own BOS, which those of a chat template spell; `specials` says so of adapters that were
-    trained otherwise. `conversations`: how many it remembers.
-    `adapter`: the one that is active unless an answer asks for another; `adapters` are those it can be asked for, by name, beside
-    those that lie in an ONNX model's folder: .onnx_adapter files there, folders of peft elsewhere. Raises PhiError.
+    Args:
+        ref: A base, adapter, merged or ONNX model.
+        device: Device of a transformers model.
+        special: Add the tokenizer's special tokens (BOS) to prompts; chat templates spell them out.
+        specials: Exceptions from `special`, by adapter.
+        conversations: Number of sequences whose KV cache is kept for their next turn.
+        adapter: Adapter that is used where an answer names none.
+        adapters: More adapters, by name: .onnx_adapter files for an ONNX model, in addition to those in its folder; peft
+            folders for the others.
+
+    Raises:
+        PhiError: The model cannot be loaded.
     """
     adapter = adapter or ref.adapter
     if ref.kind == "onnx":
@@ -40,6 +48,6 @@ def open_generator(
         )
     from phi_runtime.inference.transformers import TransformersGenerator
 
-    return TransformersGenerator.of(
+    return TransformersGenerator.from_reference(
         ref, device, special=special, specials=specials, conversations=conversations, adapter=adapter, adapters=adapters
     )

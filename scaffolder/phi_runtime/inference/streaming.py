@@ -1,0 +1,133 @@
+"""The generation loop of one answer, token by token, for all kinds of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from phi_runtime.inference.generator import FinishReason, Piece, PromptTooLong, SamplingParams, TokenLogprob, Usage
+from phi_runtime.inference.sampler import Sampler, log_softmax
+from phi_runtime.inference.sequences import CachedSequence, prefill_chunks
+from phi_runtime.inference.stop_strings import StopStrings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Detokenizer = Callable[[int], str]
+"""Returns the text that a token adds; empty while a character is incomplete."""
+
+
+class StreamedAnswer:
+    """One answer in progress; see generator.Answer.
+
+    Args:
+        ids: Tokens of the prompt.
+        sampling: Parameters.
+        stop_ids: Tokens that end an answer.
+        detokenize: Incremental detokenizer of this answer.
+        token_text: Returns the text of a single token, for log-probabilities.
+        acquire: Returns the sequence to write into, and the number of tokens of `ids` that it holds.
+        release: Returns the sequence; its second argument is False if a step failed. Both are called on the thread that
+            iterates over the pieces.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[int],
+        sampling: SamplingParams,
+        stop_ids: set[int],
+        detokenize: Detokenizer,
+        token_text: Callable[[int], str],
+        acquire: Callable[[], tuple[CachedSequence, int]],
+        release: Callable[[CachedSequence, bool], None],
+    ) -> None:
+        self.usage = Usage(prompt_tokens=len(ids))
+        self.finish: FinishReason | None = None
+        self._ids, self._sampling, self._stop_ids = ids, sampling, stop_ids
+        self._detokenize, self._token_text, self._acquire, self._release = detokenize, token_text, acquire, release
+        self._pieces = self._generate()
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """End the answer and release its sequence."""
+        self._pieces.close()
+
+    def _generate(self) -> Generator[Piece, None, None]:
+        sequence, cached = self._acquire()
+        reusable = False
+        try:
+            self.usage.cached_tokens = cached
+            sequence.prompt_length = len(self._ids)
+            for chunk in prefill_chunks(self._ids[cached:]):
+                sequence.prefill(chunk)
+                yield Piece("")
+            yield from self._decode(sequence)
+            reusable = True
+        except GeneratorExit:
+            reusable = True  # closed between two steps
+            raise
+        finally:
+            self._release(sequence, reusable)
+
+    def _decode(self, sequence: CachedSequence) -> Iterator[Piece]:
+        sampler, stop = Sampler(self._sampling), StopStrings(self._sampling.stop)
+        while self.usage.completion_tokens < self._sampling.max_new_tokens:
+            token, logprobs = self._next_token(sequence, sampler)
+            self.usage.completion_tokens += 1
+            if token in self._stop_ids:
+                self.finish = "stop"
+                break
+            text = stop.push(self._detokenize(token))
+            if stop.matched:
+                self.finish = "stop"
+                yield Piece(text, logprobs)
+                return
+            yield Piece(text, logprobs)
+        else:
+            self.finish = "length"
+        if remaining := stop.flush():
+            yield Piece(remaining)
+
+    def _next_token(self, sequence: CachedSequence, sampler: Sampler) -> tuple[int, tuple[TokenLogprob, ...]]:
+        """Append the next token to the sequence, and return it with the requested log-probabilities."""
+        chosen_by_model = sampler.is_greedy or self._sampling.guide is not None
+        top_count = self._sampling.logprobs
+        logits = sequence.logits() if top_count is not None or not chosen_by_model else None  # (V,)
+        if chosen_by_model:
+            penalized = sampler.apply_penalties(sequence.logits()) if sampler.has_penalties else None
+            token = sequence.step(penalized)
+        else:
+            assert logits is not None
+            token = sampler.sample(logits)
+            sequence.append(token)
+        sampler.counts[token] += 1
+        if top_count is None or token in self._stop_ids:
+            return token, ()
+        assert logits is not None
+        return token, (self._logprob(token, logits, top_count),)
+
+    def _logprob(self, token: int, logits: np.ndarray, top_count: int) -> TokenLogprob:
+        logprobs = log_softmax(logits)  # (V,)
+        top = logprobs.argsort()[::-1][:top_count] if top_count else ()
+        listed = tuple((self._token_text(int(other)), float(logprobs[other])) for other in top)
+        return TokenLogprob(self._token_text(token), float(logprobs[token]), listed)
+
+
+def check_context_length(prompt_tokens: int, sampling: SamplingParams, context_length: int) -> None:
+    """Check that prompt and answer fit.
+
+    Raises:
+        PromptTooLong: They exceed `context_length` tokens, or the prompt is empty.
+    """
+    if not prompt_tokens:
+        raise PromptTooLong("the prompt is empty", fix="enter a prompt")
+    if prompt_tokens + sampling.max_new_tokens > context_length:
+        raise PromptTooLong(
+            f"prompt ({prompt_tokens} tokens) and answer ({sampling.max_new_tokens}) exceed the context of {context_length}",
+            fix="shorten the prompt or lower --max-new-tokens",
+        )
