@@ -76,7 +76,7 @@ def _require(name: str) -> None:
         packages.append("sqlalchemy")  # for its database; mlflow-skinny does not install it
     if missing := [package for package in packages if not find_spec(package)]:
         raise MissingDependency(
-            f"training_args.report_to: `{name}` needs {' and '.join(missing)}, which is not installed",
+            f"training_args.report_to names `{name}`, but {' and '.join(missing)} is not installed",
             fix=f"run `pip install 'phi-scaffold[track]'`, or install {missing[0]} alone; or set report_to to none",
         )
 

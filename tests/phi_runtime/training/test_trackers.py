@@ -144,7 +144,7 @@ def test_a_missing_tracker_is_an_error_with_the_install_command(
 ) -> None:
     for name in TRACKERS:
         monkeypatch.setitem(sys.modules, name, None)  # how Python marks a module that cannot be imported
-    with pytest.raises(MissingDependency, match="report_to names wandb") as raised:
+    with pytest.raises(MissingDependency, match="report_to names `wandb`") as raised:
         configure_trackers("wandb", record, gen_model)
     assert "pip install 'phi-scaffold[track]'" in raised.value.fix
     assert configure_trackers("all", record, gen_model) == []
