@@ -51,7 +51,7 @@ def test_what_cannot_be_asked_is_told_with_what_to_do(project: Project, cli: Cli
     assert "2 error: unknown adapter `style`\n  omit it: this model has no adapters" in refused("--adapter", "style")
     assert "2 error: there is no model `onx`; did you mean `onnx`?" in refused("--model", "onx")
     assert "2 error: only ONNX models can be guided" in refused("--model", "merged", "--regex", "joy")
-    assert "2 error: no answer can be guided by this regular expression" in refused("--regex", "(joy")
+    assert "2 error: unsupported regular expression" in refused("--regex", "(joy")
     assert refused("--json-schema", tmp_path / "none.json").startswith("2 error:")
     assert refused("--regex", "a", "--json-schema", tmp_path / "none.json").startswith(
         "2 error: an answer is guided by"

@@ -1,8 +1,9 @@
-"""What a run does in addition to training on the model's own loss, read from the config and hooks.py."""
+"""Extras of a training run, in addition to the model's own loss, from the config and hooks.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.artifacts import digest
@@ -14,7 +15,40 @@ from phi_runtime.training.rows import FinetuneContext, TrainingData
 from phi_runtime.training.selection import VALIDATION_LOSS, ModelSelection
 
 if TYPE_CHECKING:
-    from phi_runtime.training.trainer import TrainingExtras
+    import torch
+
+    from phi_runtime.training.rounding import Int4AwareBase
+
+Batch = dict[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class TrainingExtras:
+    """Everything that a run does in addition to training on the model's own loss.
+
+    Attributes:
+        loss: The user's loss of (model output, batch): a mean over the trained tokens, as a scalar tensor.
+        score_answers: Metrics of the answers that the model generates for validation rows.
+        selection: Criterion for the best state, and for stopping early.
+        virtual_tokens: Length of a trained prompt, in tokens (prompt tuning).
+        split_on_oom: Split batches that do not fit into memory, instead of failing.
+        int4_base: Base weights that alternate with their int4-rounded values from step to step.
+        warn: Shows a message to the user.
+        describe_rows: Describes training sequences, given by index, in a message (file and line).
+        checkpoint_facts: Facts to record in each checkpoint.
+        batch_size: Rows of a micro-batch over all processes; None: those of this process.
+    """
+
+    loss: Callable[[Any, Batch], torch.Tensor] | None = None
+    score_answers: Callable[[Any], dict[str, float]] | None = None
+    selection: ModelSelection = field(default_factory=ModelSelection)
+    virtual_tokens: int = 0
+    split_on_oom: bool = False
+    int4_base: Int4AwareBase | None = None
+    warn: Callable[[str], None] = lambda _: None
+    describe_rows: Callable[[Sequence[int]], str] = lambda indices: ", ".join(map(str, indices))
+    checkpoint_facts: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int | None = None
 
 
 def training_extras(context: FinetuneContext, model: Any, data: TrainingData) -> TrainingExtras:
@@ -26,7 +60,6 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
     """
     from phi_runtime.training.adapter import virtual_tokens
     from phi_runtime.training.rounding import Int4AwareBase
-    from phi_runtime.training.trainer import TrainingExtras
 
     config, hooks = context.config, load_training_hooks(context.project.config)
     selection = ModelSelection.from_config(config)

@@ -20,8 +20,7 @@ transformers and may change in a minor release, hence the version bound in pypro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from transformers import Trainer, TrainerControl
 from phi_runtime.core.errors import OutOfResources, WorkFailed
 from phi_runtime.training import checkpoints
 from phi_runtime.training.batches import LengthGroupedSampler, split_batch
+from phi_runtime.training.extras import Batch, TrainingExtras
 from phi_runtime.training.loss import TokenLoss, trained_positions
 from phi_runtime.training.process_group import (
     all_reduce_sum,
@@ -41,43 +41,10 @@ from phi_runtime.training.process_group import (
     world_size,
 )
 from phi_runtime.training.rank_sampler import BLANK, BlankPaddedDataset, RankSampler
-from phi_runtime.training.rounding import Int4AwareBase
-from phi_runtime.training.selection import ModelSelection
-
-Batch = dict[str, torch.Tensor]
 
 # Steps in a row with a non-finite gradient before the run fails. Fewer can be chance; fp16 needs some to find its loss scale.
 MAX_SKIPPED_STEPS = 3
 _MAX_SKIPPED_STEPS_FP16 = 20
-
-
-@dataclass(frozen=True)
-class TrainingExtras:
-    """Everything that a run does in addition to training on the model's own loss.
-
-    Attributes:
-        loss: The user's loss of (model output, batch): a mean over the trained tokens, as a scalar tensor.
-        score_answers: Metrics of the answers that the model generates for validation rows.
-        selection: Criterion for the best state, and for stopping early.
-        virtual_tokens: Length of a trained prompt, in tokens (prompt tuning).
-        split_on_oom: Split batches that do not fit into memory, instead of failing.
-        int4_base: Base weights that alternate with their int4-rounded values from step to step.
-        warn: Shows a message to the user.
-        describe_rows: Describes training sequences, given by index, in a message (file and line).
-        checkpoint_facts: Facts to record in each checkpoint.
-        batch_size: Rows of a micro-batch over all processes; None: those of this process.
-    """
-
-    loss: Callable[[Any, Batch], torch.Tensor] | None = None
-    score_answers: Callable[[Any], dict[str, float]] | None = None
-    selection: ModelSelection = field(default_factory=ModelSelection)
-    virtual_tokens: int = 0
-    split_on_oom: bool = False
-    int4_base: Int4AwareBase | None = None
-    warn: Callable[[str], None] = lambda _: None
-    describe_rows: Callable[[Sequence[int]], str] = lambda indices: ", ".join(map(str, indices))
-    checkpoint_facts: Mapping[str, Any] = field(default_factory=dict)
-    batch_size: int | None = None
 
 
 class SelectiveTrainer(Trainer):

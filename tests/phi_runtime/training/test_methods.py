@@ -1,4 +1,4 @@
-"""Each way to train: its weights are float32 and learn, what it makes can be used, and the traps of the libraries are guarded."""
+"""All training methods: float32 weights that learn, artifacts that can be used, and workarounds for the libraries."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def log_probabilities(model: Any) -> Any:
 
 
 def gradients(model: Any) -> Any:
-    """Those of all trained weights in one line, after one backward pass."""
+    """Return the gradients of all trained weights, flattened, after one backward pass."""
     model.train()
     model.zero_grad()
     model(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
@@ -65,7 +65,7 @@ def gradients(model: Any) -> Any:
 
 
 def train_with(project: Project, kind: str, **options: Any) -> None:
-    """Makes the project train with a pass of another type, and do nothing after."""
+    """Change the project to train with a pass of another type, and to do nothing after it."""
     kept = ("train_data_config", "eval_data_config", "eval_dataset_size", "training_args")
 
     def change(config: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def train_with(project: Project, kind: str, **options: Any) -> None:
         config["passes"] = {"finetune": config["passes"]["finetune"]}
 
     edit_config(project, change)
-    (project.config.parent / "sweep.yaml").unlink(missing_ok=True)  # it is for the options of the other type
+    (project.config.parent / "sweep.yaml").unlink(missing_ok=True)  # its keys are those of the other type
 
 
 def context_of(project: Project, tmp_path: Path) -> PassContext:
@@ -94,7 +94,7 @@ def test_there_is_a_test_for_every_kind_of_adapter() -> None:
 
 
 @pytest.mark.parametrize("kind", [*ADAPTERS, "QLoRA", "FullFinetune"])
-def test_it_trains_from_the_config_to_the_artefact(make_project: MakeProject, kind: str) -> None:
+def test_it_trains_from_the_config_to_the_artifact(make_project: MakeProject, kind: str) -> None:
     project = make_project(max_steps=3)
     train_with(project, kind)
     heard = Listener()
@@ -115,7 +115,7 @@ def test_it_trains_from_the_config_to_the_artefact(make_project: MakeProject, ki
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_its_weights_are_float32_over_a_bfloat16_base_and_each_gets_a_gradient(tiny_phi3: Path, kind: str) -> None:
     model = step_of(kind).with_adapter(base_model(tiny_phi3, torch.bfloat16))
-    for name, weight in trained_weights(model).items():  # many start at nothing, where their partner has no gradient
+    for name, weight in trained_weights(model).items():  # many start at zero, where their partner has no gradient
         torch.nn.init.normal_(weight, std=0.02)
         assert weight.dtype == torch.float32, name
     assert {w.dtype for n, w in model.named_parameters() if not w.requires_grad} == {torch.bfloat16}
@@ -126,7 +126,7 @@ def test_its_weights_are_float32_over_a_bfloat16_base_and_each_gets_a_gradient(t
 
 
 @pytest.mark.parametrize("kind", OVER_THE_BASE)
-def test_it_merges_into_what_it_was(tiny_phi3: Path, kind: str) -> None:
+def test_a_merge_computes_the_same_logits(tiny_phi3: Path, kind: str) -> None:
     model = step_of(kind, target_modules=["all-linear"]).with_adapter(base_model(tiny_phi3))
     for weight in trained_weights(model).values():
         weight.data.add_(torch.randn_like(weight) * 0.05)
@@ -159,7 +159,7 @@ def test_modules_are_derived_as_olive_does(tiny_phi3: Path) -> None:
         ("DoRA", {"target_modules": ["head"]}),
     ],
 )
-def test_a_module_that_the_model_has_not_is_named_with_those_that_it_has(
+def test_an_unknown_module_is_an_error_that_lists_the_known_ones(
     tiny_phi3: Path, kind: str, options: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigError, match="down_proj, gate_up_proj") as caught:
@@ -167,7 +167,7 @@ def test_a_module_that_the_model_has_not_is_named_with_those_that_it_has(
     assert next(iter(options)) in caught.value.fix
 
 
-def test_layers_ranks_and_exclusions_are_obeyed(tiny_phi3: Path) -> None:
+def test_layers_ranks_and_exclusions_are_applied(tiny_phi3: Path) -> None:
     options = {
         "target_modules": ["all-linear"],
         "exclude_modules": ["down_proj"],
@@ -199,7 +199,7 @@ def test_rslora_divides_by_the_root_of_the_rank(tiny_phi3: Path) -> None:
 # -- prompt tuning ---------------------------------------------------------------------------------------------------------
 
 
-def test_learned_tokens_start_as_the_text_and_stand_before_each_row(tiny_phi3: Path, tiny_tokenizer: Any) -> None:
+def test_virtual_tokens_start_as_the_text_and_precede_each_row(tiny_phi3: Path, tiny_tokenizer: Any) -> None:
     text = {"prompt_tuning_init": "text", "prompt_tuning_init_text": "happy song"}
     model = step_of("PromptTuning", **text).with_adapter(base_model(tiny_phi3))
     ids = (tiny_tokenizer("happy song").input_ids * 4)[:4]
@@ -210,7 +210,7 @@ def test_learned_tokens_start_as_the_text_and_stand_before_each_row(tiny_phi3: P
     assert model(input_ids=IDS).logits.shape[1] == IDS.shape[1] + 4
 
 
-def test_the_loss_over_learned_tokens_is_that_of_the_rows_own_tokens(tiny_phi3: Path) -> None:
+def test_virtual_tokens_have_no_loss(tiny_phi3: Path) -> None:
     from phi_runtime.training.loss import TokenLoss
 
     model = step_of("PromptTuning").with_adapter(base_model(tiny_phi3)).eval()
@@ -224,7 +224,7 @@ def test_the_loss_over_learned_tokens_is_that_of_the_rows_own_tokens(tiny_phi3: 
     assert float(selected) == pytest.approx(float(full), rel=1e-5)
 
 
-def test_an_adapter_of_learned_tokens_answers_alike_alone_and_in_a_batch(make_project: MakeProject) -> None:
+def test_a_trained_prompt_gives_the_same_answers_alone_and_in_a_batch(make_project: MakeProject) -> None:
     from phi_runtime.pipeline.session import open_session
 
     project = make_project(max_steps=6)
@@ -243,7 +243,7 @@ def test_an_adapter_of_learned_tokens_answers_alike_alone_and_in_a_batch(make_pr
 
 
 def four_bit(make_project: MakeProject, tmp_path: Path, **options: Any) -> Any:
-    """The model that a QLoRA of these options trains."""
+    """Return the model that a QLoRA pass with these options trains."""
     pytest.importorskip("bitsandbytes")
 
     project = make_project()
@@ -258,10 +258,10 @@ def linear4bit(model: Any) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, Linear4bit)]
 
 
-def test_an_evaluation_does_not_spoil_the_gradients_of_a_4_bit_base_on_a_cpu(
+def test_an_evaluation_keeps_the_gradients_of_a_4_bit_base_on_a_cpu(
     make_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # bitsandbytes 0.50.2 repacks the weights in an evaluation on a CPU that has AVX512-BF16; here every CPU is said to have it.
+    # bitsandbytes 0.50.2 repacks the weights in an evaluation on a CPU that has AVX512-BF16; here every CPU claims to have it.
     modules = pytest.importorskip("bitsandbytes.nn.modules")
     monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
     model = four_bit(make_project, tmp_path, torch_dtype="float32")
@@ -282,7 +282,7 @@ def test_the_number_format_reaches_every_layer(
 ) -> None:
     model = four_bit(make_project, tmp_path, quant_type=quant_type, double_quant=double_quant)
     layers = linear4bit(model)
-    assert len(layers) == 8  # four in each of two layers; the output head stays as it is
+    assert len(layers) == 8  # four in each of two layers; the output head is unchanged
     assert {layer.weight.quant_state.quant_type for layer in layers} == {quant_type}
     assert {layer.weight.quant_state.nested for layer in layers} == {double_quant}
     assert {weight.dtype for weight in trained_weights(model).values()} == {torch.float32}
@@ -296,7 +296,7 @@ def test_the_number_format_reaches_every_layer(
         ({"torch_dtype": "bfloat16", "compute_dtype": "float32"}, torch.float32),
     ],
 )
-def test_the_type_of_the_products_reaches_every_layer(
+def test_the_compute_type_reaches_every_layer(
     make_project: MakeProject,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -336,13 +336,13 @@ def test_a_tied_embedding_that_is_trained_whole_stays_tied(
     torch.testing.assert_close(log_probabilities(again), before, rtol=0, atol=0.1)  # of bfloat16
 
 
-def test_a_tied_embedding_is_refused_where_peft_would_train_it_apart(tiny_phi3: Path) -> None:
+def test_a_tied_embedding_is_refused_if_peft_would_untie_it(tiny_phi3: Path) -> None:
     with pytest.raises(ConfigError, match="both embedding and output head") as caught:
         step_of("LoHa", modules_to_save=["lm_head"]).with_adapter(base_model(tiny_phi3))
     assert "LoRA" in caught.value.fix
 
 
-def test_the_end_of_a_row_is_trained_also_where_it_is_the_padding_token(
+def test_the_end_token_is_trained_even_if_it_is_the_padding_token(
     make_project: MakeProject, tmp_path: Path, tiny_tokenizer: Any
 ) -> None:
     from phi_runtime.training.finetune import prepare

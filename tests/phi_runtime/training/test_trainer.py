@@ -14,7 +14,8 @@ transformers = pytest.importorskip("transformers")
 
 from phi_runtime.core.errors import OutOfResources, WorkFailed  # noqa: E402
 from phi_runtime.training.batches import Layout, LengthGroupedSampler, pad_batch  # noqa: E402
-from phi_runtime.training.trainer import SelectiveTrainer, TrainingExtras  # noqa: E402
+from phi_runtime.training.extras import TrainingExtras  # noqa: E402
+from phi_runtime.training.trainer import SelectiveTrainer  # noqa: E402
 
 EXAMPLES = [
     {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, -100, 8, 9]},
