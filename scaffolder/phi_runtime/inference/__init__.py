@@ -1,1 +1,1 @@
-"""One way to ask a model, whether it is a base, an adapter, merged or ONNX."""
+"""Text generation, with the same interface for a base, an adapter, a merged and an ONNX model."""

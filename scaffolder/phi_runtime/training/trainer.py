@@ -1,20 +1,22 @@
 """Fine-tuning on transformers' Trainer: token-weighted loss, splitting on out-of-memory, finite gradients only.
 
-The overrides are in the order in which Trainer 5.23 calls them. Those with an underscore are private in
-transformers and may change in a minor release, hence the version bound in pyproject.toml.
+The overrides, in the order in which Trainer 5.23 calls them:
 
-    construction        create_accelerator_and_postprocess    shard with FSDP on CPUs as well
-    data loaders        _get_train_sampler                     group rows of similar length
-                        _get_eval_sampler                      keep the order; pad it for several processes
-                        _get_dataloader                        serve the blank rows that the samplers add
-    optimizer step      get_batch_samples                      remember the micro-batches of the step
-      per micro-batch   training_step                          forward and backward, in smaller parts if needed
-                        compute_loss                           sum over trained tokens / trained tokens of the step
-                        _get_grad_norm                         drop the step if its gradient is not finite
-                        log                                    mean loss of the steps that counted
-    evaluation          evaluate                               loss per trained token, metrics of the answers
-                        _determine_best_metric                 request a checkpoint of a new best state; stop early
-    checkpoint          _save_checkpoint                       write completely, then rename; keep the best
+    create_accelerator_and_postprocess      shard with FSDP on CPUs as well
+    _get_train_sampler, _get_eval_sampler   group rows of similar length; the same number of batches for each process
+    _get_dataloader                         serve the blank rows that these samplers add
+    optimizer step
+        get_batch_samples                   remember the micro-batches of the step
+        training_step                       each micro-batch: forward and backward, in smaller parts if memory runs out
+        compute_loss                        loss of the trained tokens, divided by their number in the whole step
+        _get_grad_norm                      drop the step if its gradient is not finite
+    log                                     mean loss of the steps that were not dropped
+    evaluate                                validation loss per trained token, metrics of the answers
+    _determine_best_metric                  request a checkpoint of a new best state; stop early
+    _save_checkpoint                        write completely, then rename; keep the best
+
+The overrides with an underscore are private in transformers, as are `_prepare_inputs`, `_load_best_model` and `_tr_loss`, which
+are used here. A minor release may change them, hence the upper bound in pyproject.toml.
 """
 
 from __future__ import annotations
