@@ -1,4 +1,4 @@
-"""Scores of answers against references. All are fractions from 0 to 1."""
+"""Metrics of answers against references, as fractions from 0 to 1."""
 
 from __future__ import annotations
 
@@ -19,59 +19,68 @@ _OBJECT_START = re.compile(r'\{\s*["}]')
 
 
 def score(task: str, answers: Texts, references: Texts) -> dict[str, float]:
-    """The metrics of `task`, one of `TASKS`, over at least one pair; ValueError when there are not as many of each."""
+    """Return the metrics of a task over all pairs.
+
+    Args:
+        task: One of `TASKS`.
+        answers: At least one answer.
+        references: The expected answers, as many as `answers`.
+
+    Raises:
+        ValueError: There are not as many references as answers.
+    """
     return _OF_TASK[task].metrics(answers, references)
 
 
 def headline(task: str) -> str:
-    """The one metric that stands for a task."""
+    """Return the name of the main metric of a task."""
     return _OF_TASK[task].headline
 
 
 def macro_f1(answers: Texts, references: Texts) -> float:
-    """F1 of each label that occurs in `references`, averaged. An answer that is no label counts against its reference alone."""
+    """Return the mean F1 of the labels in `references`; an answer that is not a label only lowers that of its reference."""
     pairs = Counter(zip(answers, references, strict=True))
-    given, wanted = Counter(answers), Counter(references)
-    return sum(2 * pairs[label, label] / (given[label] + wanted[label]) for label in wanted) / len(wanted)
+    predicted, expected = Counter(answers), Counter(references)
+    return sum(2 * pairs[label, label] / (predicted[label] + expected[label]) for label in expected) / len(expected)
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """1 for the same text, as it is."""
+    """Return 1 for identical texts."""
     return float(answer == reference)
 
 
 def normalized_match(answer: str, reference: str) -> float:
-    """Exact match as SQuAD counts it (https://arxiv.org/abs/1606.05250): case, punctuation and articles do not matter."""
+    """Exact match of SQuAD (https://arxiv.org/abs/1606.05250): ignores case, punctuation and articles."""
     return float(_squad_words(answer) == _squad_words(reference))
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Overlap of words, as SQuAD counts it (https://arxiv.org/abs/1606.05250): case, punctuation and articles do not matter.
+    """Word-level F1 of SQuAD (https://arxiv.org/abs/1606.05250): ignores case, punctuation and articles.
 
-    Two texts without a word agree, as in the script of SQuAD 2.0.
+    Two texts without a word are equal, as in the script of SQuAD 2.0.
     """
     return _overlap(_squad_words(answer), _squad_words(reference))
 
 
 def rouge_1(answer: str, reference: str) -> float:
-    """Overlap of words, in any order: ROUGE-1 (https://aclanthology.org/W04-1013), its F-measure."""
+    """F-measure of ROUGE-1 (https://aclanthology.org/W04-1013): overlap of words in any order."""
     return _overlap(_rouge_words(answer), _rouge_words(reference))
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """Longest common subsequence of words: ROUGE-L of the whole text (https://aclanthology.org/W04-1013), its F-measure.
+    """F-measure of ROUGE-L (https://aclanthology.org/W04-1013): longest common subsequence of words of the whole text.
 
-    ROUGE is as Google's rouge-score counts it without stemming, where the texts are ASCII; that drops all other letters.
+    Equals Google's rouge-score without stemming for ASCII texts; rouge-score drops all other letters.
     """
-    have, want = _rouge_words(answer), _rouge_words(reference)
-    common = _longest_common_subsequence(have, want)
-    return 2 * common / (len(have) + len(want)) if common else float(have == want)
+    words, expected = _rouge_words(answer), _rouge_words(reference)
+    common = _longest_common_subsequence(words, expected)
+    return 2 * common / (len(words) + len(expected)) if common else float(words == expected)
 
 
 def first_object(text: str) -> dict[str, Any] | None:
-    """The first JSON object in a text, such as one between code fences; None when there is none or it is broken.
+    """Return the first JSON object in a text, such as one between code fences; None if there is none or it is invalid.
 
-    A broken object is not searched for whole ones inside: what was cut off is no answer.
+    An invalid object is not searched for valid ones inside it: a truncated answer does not count.
     """
     start = _OBJECT_START.search(text)
     try:
@@ -80,22 +89,22 @@ def first_object(text: str) -> dict[str, Any] | None:
         return None
 
 
-def field_values(found: dict[str, Any]) -> Fields:
-    """What an object says, by dotted key: `{"buyer": {"name": " Ann "}, "prices": [2]}` has `buyer.name` and `prices.0`.
+def field_values(value: dict[str, Any]) -> Fields:
+    """Return the fields of an object by dotted key: `{"buyer": {"name": "Ann"}, "prices": [2]}` has `buyer.name` and `prices.0`.
 
-    Values compare as those of JSON do: strings, here trimmed and casefolded, differ from numbers, and `true` from 1; 2 is 2.0.
+    Values compare as in JSON: strings (trimmed and casefolded) differ from numbers, and `true` from 1; 2 equals 2.0.
     """
     fields: Fields = {}
-    waiting: list[tuple[str, Any]] = list(found.items())
-    while waiting:
-        key, value = waiting.pop()
-        if value and isinstance(value, dict | list):
-            inner = value.items() if isinstance(value, dict) else enumerate(value)
-            waiting += [(f"{key}.{name}", part) for name, part in inner]
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            fields[key] = value
+    stack: list[tuple[str, Any]] = list(value.items())
+    while stack:
+        key, item = stack.pop()
+        if item and isinstance(item, dict | list):
+            inner = item.items() if isinstance(item, dict) else enumerate(item)
+            stack += [(f"{key}.{name}", part) for name, part in inner]
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            fields[key] = item
         else:
-            fields[key] = json.dumps(value.strip().casefold() if isinstance(value, str) else value)
+            fields[key] = json.dumps(item.strip().casefold() if isinstance(item, str) else item)
     return fields
 
 
@@ -104,15 +113,15 @@ def _of_labels(answers: Texts, references: Texts) -> dict[str, float]:
 
 
 def _of_objects(answers: Texts, references: Texts) -> dict[str, float]:
-    """Micro F1 over the fields of all answers, as in slot filling and MUC-4 (https://aclanthology.org/M92-1002)."""
+    """Return micro F1 over the fields of all answers, as in slot filling and MUC-4 (https://aclanthology.org/M92-1002)."""
     exact = valid = common = total = 0
     for answer, reference in zip(answers, references, strict=True):
-        found, wanted = first_object(answer), first_object(reference)
-        given, asked = field_values(found or {}), field_values(wanted or {})
-        valid += found is not None
-        exact += found is not None and wanted is not None and given == asked
-        common += len(given.items() & asked.items())
-        total += len(given) + len(asked)
+        predicted, expected = first_object(answer), first_object(reference)
+        fields, expected_fields = field_values(predicted or {}), field_values(expected or {})
+        valid += predicted is not None
+        exact += predicted is not None and expected is not None and fields == expected_fields
+        common += len(fields.items() & expected_fields.items())
+        total += len(fields) + len(expected_fields)
     rows = len(references)
     return {
         "field_f1": 2 * common / total if total else valid / rows,
@@ -130,21 +139,23 @@ def _mean(one: Callable[[str, str], float], answers: Texts, references: Texts) -
 
 
 def _overlap(answer: Sequence[str], reference: Sequence[str]) -> float:
-    have, want = Counter(answer), Counter(reference)
-    common = (have & want).total()
-    return 2 * common / (have.total() + want.total()) if common else float(have == want)
+    words, expected = Counter(answer), Counter(reference)
+    common = (words & expected).total()
+    return 2 * common / (words.total() + expected.total()) if common else float(words == expected)
 
 
 def _longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """Its length, each row of the usual table as the bits of one number, with a 0 where the row grows: long summaries cost
-    no time. From Hyyrö 2004, "Bit-parallel LCS-length computation revisited"."""
-    places: dict[str, int] = {}
-    for place, word in enumerate(first):
-        places[word] = places.get(word, 0) | 1 << place
-    whole = row = (1 << len(first)) - 1
+    """Return its length, with each row of the dynamic programming table as the bits of one number.
+
+    From Hyyrö 2004, "Bit-parallel LCS-length computation revisited". A bit is 0 where the row grows.
+    """
+    positions: dict[str, int] = {}
+    for index, word in enumerate(first):
+        positions[word] = positions.get(word, 0) | 1 << index
+    mask = row = (1 << len(first)) - 1
     for word in second:
-        here = row & places.get(word, 0)
-        row = (row + here | row - here) & whole
+        matches = row & positions.get(word, 0)
+        row = (row + matches | row - matches) & mask
     return len(first) - row.bit_count()
 
 
@@ -156,24 +167,24 @@ def _rouge_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _no_json(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_json)  # NaN and Infinity
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # NaN and Infinity
 
 
-class _Task(NamedTuple):
+class _TaskMetrics(NamedTuple):
     headline: str
     metrics: Callable[[Texts, Texts], dict[str, float]]
 
 
 _OF_TASK = {
-    "classification": _Task("accuracy", _of_labels),
-    "chat": _Task("token_f1", _averages(token_f1=token_f1, rouge_l=rouge_l)),
-    "question-answering": _Task("token_f1", _averages(exact_match=normalized_match, token_f1=token_f1)),
-    "summarization": _Task("rouge_l", _averages(rouge_l=rouge_l, rouge_1=rouge_1)),
-    "extraction": _Task("field_f1", _of_objects),
-    "generation": _Task("token_f1", _averages(exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l)),
+    "classification": _TaskMetrics("accuracy", _of_labels),
+    "chat": _TaskMetrics("token_f1", _averages(token_f1=token_f1, rouge_l=rouge_l)),
+    "question-answering": _TaskMetrics("token_f1", _averages(exact_match=normalized_match, token_f1=token_f1)),
+    "summarization": _TaskMetrics("rouge_l", _averages(rouge_l=rouge_l, rouge_1=rouge_1)),
+    "extraction": _TaskMetrics("field_f1", _of_objects),
+    "generation": _TaskMetrics("token_f1", _averages(exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l)),
 }
 TASKS = tuple(_OF_TASK)
