@@ -18,7 +18,7 @@ from typing import Any
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, compared_models, with_ancestors
-from phi_runtime.config.schema import FinetunePass, Workflow, canonical
+from phi_runtime.config.schema import FinetunePass, Pass, Workflow, canonical
 from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import read_manifest, versions, write_json
@@ -254,7 +254,7 @@ class _Run:
                 return run_in_processes(context, self.nproc)
         return node.config.run(context)
 
-    def check_fits(self, context: PassContext, training: FinetunePass) -> None:
+    def check_fits(self, context: PassContext[Pass], training: FinetunePass) -> None:
         """Warn if the training is likely to need more memory than is free."""
         # The estimate needs the longest row; tokenizing stores it, and the pass reads it from that cache.
         load_dataset(self.workflow, training, context.place, self.emit, context.name)

@@ -85,7 +85,7 @@ class ModelGraph:
         *,
         record: Path | None = None,
         previous: Path | None = None,
-    ) -> PassContext:
+    ) -> PassContext[Pass]:
         """Return the context in which `node` runs, with the staging folder `work`/out."""
         assert node.source is not None
         return PassContext(

@@ -1,4 +1,4 @@
-"""What a user needs to start the processes of a training himself, on a cluster or with settings of accelerate that we do not have."""
+"""Write a command line that starts the processes of a training manually: on a cluster, or with other accelerate settings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from phi_runtime.training.distributed.shares import check_processes
 
 @dataclass(frozen=True)
 class ByHand:
-    """The config that was written, the pass that it is for, and the command line that trains it: in the work folder of that pass,
-    so that `run` finds its last checkpoint there and makes the rest."""
+    """An accelerate config and the command line that trains the pass `stage` with it.
+
+    It trains in the work folder of the pass, where `run` finds the checkpoint and completes the stage.
+    """
 
     config: Path
     stage: str
@@ -33,9 +35,14 @@ class ByHand:
 def write_by_hand(
     project: Project, workflow: Workflow, overrides: Overrides, count: int, config: Path, name: str | None = None
 ) -> ByHand:
-    """Writes accelerate's config for the pass `name`, the first that trains if that is None, on `count` processes to `config`.
+    """Write the accelerate config for a training on `count` processes.
 
-    Raises UsageError when the pass does not train, or what it starts from is not there yet.
+    Args:
+        config: The file to write.
+        name: The pass to train; default: the first one that trains.
+
+    Raises:
+        UsageError: The pass does not train, or its inputs do not exist yet.
     """
     check_processes(workflow, count, silent)
     if name is None and workflow.finetune:
@@ -43,7 +50,7 @@ def write_by_hand(
     step = workflow.passes.get(name or "")
     if name is None or not isinstance(step, FinetunePass):
         what = f"`{name}` does not train" if name else "no pass of this config trains"
-        raise UsageError(what, fix="name a stage that does")
+        raise UsageError(what, fix="choose a stage that trains")
     graph = ModelGraph(workflow, project)
     require_source(graph, name)
     node = graph.node(name)
@@ -53,7 +60,7 @@ def write_by_hand(
     context = graph.context(node, work, silent, overrides)
     config = config.absolute()
     if not config.parent.is_dir():
-        raise UsageError(f"there is no folder {config.parent}", fix="make it, or name another file")
+        raise UsageError(f"there is no folder {config.parent}", fix="create it, or choose another file")
     write_text(config, as_yaml(accelerate_config(workflow, step, count)))
     return ByHand(config, name, command_line(config, write_request(context, folder), count))
 

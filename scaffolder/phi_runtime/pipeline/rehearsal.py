@@ -111,7 +111,7 @@ def _send_failure(connection: Connection, stage: str, error: BaseException) -> N
         connection.send(WorkFailed(f"a step of `{stage}` fails: {type(error).__name__}: {error}", fix=lines.strip()))
 
 
-def rehearse(context: PassContext) -> Rehearsal:
+def rehearse(context: PassContext[Any]) -> Rehearsal:
     """Trains the longest batch twice, through the trainer that a run would have, and throws the result away.
 
     Writes into `context.out` and `context.work`, which nobody should need, and tokens into the project's cache of them.
@@ -166,7 +166,7 @@ def rehearse(context: PassContext) -> Rehearsal:
     return Rehearsal(context.name, training.dtype, shape, peak, step_s, steps, step_s * mean_share * steps)
 
 
-def _shortened(context: PassContext) -> tuple[PassContext, int]:
+def _shortened(context: PassContext[Any]) -> tuple[PassContext[Any], int]:
     """The same for a few steps without measurements, checkpoints and trackers, and the batches in each of these steps: where a
     step has several, gradients are there in the forward pass."""
     given: TrainingArgs = context.config.training_args
