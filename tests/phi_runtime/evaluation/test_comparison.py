@@ -1,4 +1,4 @@
-"""What is asked and measured of the held-out rows."""
+"""Prompts and figures of the test rows."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def evaluated(
     return content, json.loads((folder / "answers.json").read_text(encoding="utf-8")), listener
 
 
-def test_free_text_is_asked_nothing_and_has_its_perplexity_from_the_second_token_on(
+def test_free_text_has_no_prompts_and_its_perplexity_counts_from_the_second_token_on(
     tmp_path: Path, recorder: Recorder, tiny_phi3: Path, tiny_tokenizer: Any
 ) -> None:
     texts = ["we won the game", "dark " * 50]

@@ -50,9 +50,9 @@ def test_the_tasks_are_those_of_the_table() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_perfect_answer_scores_one_and_a_wholly_wrong_one_zero(task: str) -> None:
-    wanted = ['{"name": "Ann"}', '{"name": "Bo"}']
-    assert set(score(task, wanted, wanted).values()) == {1.0}
-    assert set(score(task, ["dark", "night"], wanted).values()) == {0.0}
+    expected = ['{"name": "Ann"}', '{"name": "Bo"}']
+    assert set(score(task, expected, expected).values()) == {1.0}
+    assert set(score(task, ["dark", "night"], expected).values()) == {0.0}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -65,7 +65,7 @@ def test_accuracy_counts_rows_and_macro_f1_labels() -> None:
     answers, references = ["joy", "joy", "fear", "no label"], ["joy", "fear", "fear", "joy"]
     found = score("classification", answers, references)
     assert found["accuracy"] == 2 / 4
-    # joy: 1 right, 2 given, 2 wanted; fear: 1 right, 1 given, 2 wanted
+    # joy: 1 right, 2 given, 2 expected; fear: 1 right, 1 given, 2 expected
     assert found["macro_f1"] == macro_f1(answers, references) == pytest.approx((2 / 4 + 2 / 3) / 2)
 
 
@@ -205,7 +205,7 @@ def test_field_f1_counts_the_fields_of_all_rows_together() -> None:
     answers = ['{"name": " ann ", "age": 31, "city": "Rome"}', "I do not know", 'Sure: {"name": "Cy"}']
     references = ['{"name": "Ann", "age": 30}', '{"name": "Bo"}', '{"name": "Cy"}']
     assert score("extraction", answers, references) == {
-        "field_f1": 2 * 2 / (3 + 0 + 1 + 2 + 1 + 1),  # right: two names; given: 3, 0 and 1; wanted: 2, 1 and 1
+        "field_f1": 2 * 2 / (3 + 0 + 1 + 2 + 1 + 1),  # right: two names; given: 3, 0 and 1; expected: 2, 1 and 1
         "exact_match": pytest.approx(1 / 3),
         "valid_json": pytest.approx(2 / 3),
     }

@@ -58,7 +58,7 @@ def asked_sample(project: Project, sample: str, *questions: str) -> list[str]:
     return [line.removeprefix("you: ") for line in done.stdout.splitlines() if line.removeprefix("you: ")]
 
 
-def test_a_chat_is_trained_merged_built_and_asked(project: Project) -> None:
+def test_a_chat_is_trained_merged_built_and_prompted(project: Project) -> None:
     listener = Listener()
     evaluation = run(project, listener).evaluation
     assert evaluation is not None
@@ -81,13 +81,13 @@ def test_a_chat_is_trained_merged_built_and_asked(project: Project) -> None:
 
     before = [{"role": "user", "content": "song 1"}, {"role": "assistant", "content": "joy"}]
     session = open_session(project, "onnx")
-    asked = session.render("noise 1", before)
-    assert asked == (
+    prompt = session.render("noise 1", before)
+    assert prompt == (
         "<|im_start|>user\nsong 1<|im_end|>\n<|im_start|>assistant\njoy<|im_end|>\n"
         "<|im_start|>user\nnoise 1<|im_end|>\n<|im_start|>assistant\n"
     )
     said = [
-        "".join(open_session(project, name).generator.stream(asked, SamplingParams(max_new_tokens=4)))
+        "".join(open_session(project, name).generator.stream(prompt, SamplingParams(max_new_tokens=4)))
         for name in ("adapter", "merged")
     ]
     assert said[0] == said[1] != ""
@@ -117,5 +117,5 @@ def test_a_turn_that_ends_where_the_model_would_not_stop_is_told(project: Projec
     edit_config(project, other_end)
     listener = Listener()
     run(project, listener, until="finetune")
-    told = [w["message"] for w in listener.of("warning")]
-    assert any("turns end in `<|endoftext|>`, but the model does not stop there" in message for message in told)
+    messages = [w["message"] for w in listener.of("warning")]
+    assert any("turns end in `<|endoftext|>`, but the model does not stop there" in message for message in messages)

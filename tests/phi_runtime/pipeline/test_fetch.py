@@ -86,8 +86,8 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
         if (match := re.fullmatch(rf"/org/tiny/resolve/{COMMIT}/(.+)", path)) and match[1] in self.server.files:
             body = self.server.files[match[1]]
             headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
-            if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-                start = int(wanted[1])
+            if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+                start = int(match[1])
                 headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
                 return self.answer(206, body[start:], headers, send, start)
             return self.answer(200, body, headers, send)
@@ -224,10 +224,10 @@ def test_too_little_disk_is_said_before_the_download(
 ) -> None:
     from collections import namedtuple
 
-    from phi_runtime.core import artifacts as artefacts
+    from phi_runtime.core import artifacts
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(artefacts.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+    monkeypatch.setattr(artifacts.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     with pytest.raises(OutOfResources):
         fetch(model("org/tiny"), project, silent)
     assert not [p for _, p, _ in hub.requests if "resolve" in p]

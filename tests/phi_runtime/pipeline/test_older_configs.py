@@ -113,7 +113,7 @@ def test_on_local_it_runs_here_with_local_data_and_means_what_it_meant(azure: Pr
     built = json.loads((azure.gen_model / "onnx" / "genai_config.json").read_text())
     assert built["search"]["max_length"] == 77
     said = [w["message"] for w in events.of("warning")]
-    assert any("older form" in m and "migrate" in m for m in said)
+    assert any("older config format" in m and "migrate" in m for m in said)
     assert any("`paged_adamw_32bit` needs CUDA" in m for m in said)
     again = run(azure, Listener(), until="builder", overrides=Overrides(on_local=True, data={"tones": rows}))
     assert again.done == ()
@@ -254,5 +254,5 @@ def test_a_yaml_config_trains_a_gpt2_and_the_modules_that_it_names(
     assert done.code == 0, done.err
     with safe_open(tmp_path / "gen-model" / "adapter" / "adapter_model.safetensors", "pt") as tensors:
         names = " ".join(tensors.keys())
-    for wanted in ("attn.c_attn.lora_A", "mlp.c_proj.lora_B", "ln_f.weight", "lm_head.weight"):
-        assert wanted in names
+    for module in ("attn.c_attn.lora_A", "mlp.c_proj.lora_B", "ln_f.weight", "lm_head.weight"):
+        assert module in names

@@ -152,7 +152,7 @@ def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Proj
     assert run(project, Listener(), only=["style"]).done == ()
     assert run(project, Listener()).done == ("tone", "evaluate")
 
-    for wanted, folder, asked in (
+    for name, folder, prompt in (
         ("adapter", tone, "The tone is"),
         ("tone", tone, "The tone is"),
         ("style", style, "The style is"),
@@ -160,16 +160,16 @@ def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Proj
         ("merge", project.gen_model / "merged", "The style is"),
         (None, project.gen_model / "merged", "The style is"),
     ):
-        session = open_session(project, wanted)
+        session = open_session(project, name)
         assert session.path == folder
-        assert asked in session.render("hey you")
+        assert prompt in session.render("hey you")
     refused = cli("chat", "--model", "adapter-stile", "--project", project.root)
     assert refused.code == 2
     assert "did you mean `adapter-style`?" in refused.err
     assert "there are base, adapter (tone), adapter-style (style), merged (merge)" in refused.err
 
 
-def test_an_adapter_upon_a_merged_one_is_measured_beside_what_it_started_from(project: Project) -> None:
+def test_an_adapter_upon_a_merged_one_is_compared_with_its_source(project: Project) -> None:
     def change(config: dict[str, Any]) -> None:
         passes = config["passes"]
         merge = passes["merge"]
@@ -240,7 +240,7 @@ def test_a_task_without_a_config_of_its_own_takes_that_of_the_project(make_proje
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".data", "adapter", "Merged", "onnx-2", "evaluation-style", "runs"])
-def test_a_task_cannot_take_the_name_of_what_else_lies_in_gen_model(make_project: MakeProject, name: str) -> None:
+def test_a_task_cannot_take_the_name_of_another_folder_in_gen_model(make_project: MakeProject, name: str) -> None:
     with pytest.raises(UsageError, match="is not a valid task name"):
         for_task(make_project(), name)
 
@@ -282,7 +282,7 @@ def add_hook(project: Project, function: str) -> None:
         (lambda p: add_hook(p, "def metrics(said, references):\n    return {'n': len(said)}"), "hooks.py changed"),
     ],
 )
-def test_an_interrupted_training_whose_inputs_changed_starts_anew_and_says_why(
+def test_an_interrupted_training_whose_inputs_changed_starts_over_and_says_why(
     make_project: MakeProject, change: Any, why: str
 ) -> None:
     project = make_project(max_steps=6, save_steps=2)

@@ -63,15 +63,15 @@ def worked_on(listener: Listener) -> list[str]:
 
 
 def test_each_constraint_comes_from_the_nearest_that_has_it_and_a_drop_is_a_fraction() -> None:
-    beside = Constraints(max_size_mb=100, max_accuracy_drop=0.1)
-    found = resolve_constraints({"max_size_mb": 80.0, "max_memory_mb": None}, beside, TARGETS["mobile"].defaults)
+    sidecar = Constraints(max_size_mb=100, max_accuracy_drop=0.1)
+    found = resolve_constraints({"max_size_mb": 80.0, "max_memory_mb": None}, sidecar, TARGETS["mobile"].defaults)
     assert found == Constraints(max_size_mb=80, max_accuracy_drop=0.1, max_memory_mb=3000)
     for name, value in {"max_accuracy_drop": 2.0, "max_size_mb": 0.0, "min_tokens_per_s": -1.0}.items():
         with pytest.raises(UsageError, match=name.replace("_", "-")):
             resolve_constraints({name: value}, Constraints(), Constraints())
 
 
-def test_what_a_model_misses_is_told_with_what_would_let_it_pass() -> None:
+def test_violations_come_with_the_limit_that_would_be_met() -> None:
     limits = Constraints(max_size_mb=80, max_accuracy_drop=0.02, min_tokens_per_s=50, max_memory_mb=500)
     figures = {"size_mb": 86.33, "accuracy_drop": 0.0312, "decode_tokens_per_s": 49.96, "peak_memory_mb": 400.0}
     verdict = check_constraints(figures, limits)
@@ -173,7 +173,7 @@ def test_each_candidate_is_a_config_that_holds_whatever_the_pass_had(make_projec
         step = load_workflow(project.config, planned.overrides_for(candidate)).passes["export"]
         assert isinstance(step, ModelBuilder)
         assert (step.precision, step.int4_block_size) == (candidate.precision, candidate.block_size)
-        assert (step.int4_accuracy_level, step.search) == (4 if step.quantises else None, {"max_length": 64})
+        assert (step.int4_accuracy_level, step.search) == (4 if step.quantizes else None, {"max_length": 64})
 
 
 # -- searches ------------------------------------------------------------------------------------------------------------------
@@ -235,8 +235,8 @@ def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(
     assert isinstance(step, ModelBuilder)
     assert (step.precision, step.int4_block_size, step.extra_options.matmul_mixed_precision) == ("int4", 32, None)
     table = folder / "candidates.json"
-    told = json.loads(table.read_text())
-    assert [row["name"] for row in told["candidates"]] == ["fp32", "int4-block-32", "int8"]
+    content = json.loads(table.read_text())
+    assert [row["name"] for row in content["candidates"]] == ["fp32", "int4-block-32", "int8"]
 
     # A second call does nothing; other constraints are judged by what is known.
     def quiet(limits: dict[str, float], **options: Any) -> OptimizeResult:

@@ -171,7 +171,7 @@ def test_a_grid_has_every_combination_in_its_order_or_by_chance() -> None:
     assert grid(places, 1) == grid(places, 1) != combinations
 
 
-def test_what_matters_is_told_and_drawn() -> None:
+def test_importances_are_computed_and_drawn() -> None:
     import optuna
     from optuna.trial import TrialState
 
@@ -224,7 +224,7 @@ def fail_at(project: Project, *batch_sizes: int, how: str = "raise ValueError('t
     )
 
 
-def test_failing_trials_are_recorded_and_the_search_goes_on(make_project: MakeProject) -> None:
+def test_failing_trials_are_recorded_and_the_search_continues(make_project: MakeProject) -> None:
     project = make_project(max_steps=1, per_device_eval_batch_size=12, passes={"finetune": {"packing": False}})
     fail_at(project, 2, 3)
     write_sweep(project, {BATCH: choice(2, 3, 4, 2)})
