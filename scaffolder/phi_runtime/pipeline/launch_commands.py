@@ -21,7 +21,7 @@ from phi_runtime.training.distributed.shares import check_processes
 
 
 @dataclass(frozen=True)
-class ByHand:
+class LaunchCommand:
     """An accelerate config and the command line that trains the pass `stage` with it.
 
     It trains in the work folder of the pass, where `run` finds the checkpoint and completes the stage.
@@ -32,9 +32,9 @@ class ByHand:
     command: str
 
 
-def write_by_hand(
+def write_launch_command(
     project: Project, workflow: Workflow, overrides: Overrides, count: int, config: Path, name: str | None = None
-) -> ByHand:
+) -> LaunchCommand:
     """Write the accelerate config for a training on `count` processes.
 
     Args:
@@ -62,7 +62,7 @@ def write_by_hand(
     if not config.parent.is_dir():
         raise UsageError(f"there is no folder {config.parent}", fix="create it, or choose another file")
     write_text(config, as_yaml(accelerate_config(workflow, step, count)))
-    return ByHand(config, name, command_line(config, write_request(context, folder), count))
+    return LaunchCommand(config, name, command_line(config, write_request(context, folder), count))
 
 
 def require_source(graph: ModelGraph, name: str) -> None:

@@ -93,11 +93,11 @@ def _dry_run(
 
 
 def _emit_accelerate_config(project: Project, flags: Flags, stages: Sequence[str], nproc: int, file: Path) -> None:
-    from phi_runtime.pipeline.launch_commands import write_by_hand
+    from phi_runtime.pipeline.launch_commands import write_launch_command
     from phi_runtime.pipeline.load import load_workflow
     from phi_scaffold.show.processes import launch_command
 
     overrides = flags.overrides()
     workflow = load_workflow(project.config, overrides)
-    written = write_by_hand(project, workflow, overrides, nproc, file, next(iter(stages), None))
+    written = write_launch_command(project, workflow, overrides, nproc, file, next(iter(stages), None))
     launch_command(written, as_json=flags.as_json)

@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from phi_runtime.pipeline.launch_commands import ByHand
+    from phi_runtime.pipeline.launch_commands import LaunchCommand
 
 
-def launch_command(launch: ByHand, *, as_json: bool) -> None:
+def launch_command(launch: LaunchCommand, *, as_json: bool) -> None:
     """Print the `accelerate launch` command as plain text, to be copied."""
     if as_json:
         print(json.dumps({"config": str(launch.config), "stage": launch.stage, "command": launch.command}))
