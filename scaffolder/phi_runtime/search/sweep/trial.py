@@ -25,7 +25,7 @@ from phi_runtime.data.dataset import data_place, load_dataset
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.graph import existing_models
-from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.pipeline.load import load_config
 from phi_runtime.pipeline.model_names import comparison_name
 from phi_runtime.pipeline.stage import model_folder
 from phi_runtime.search.sweep import metric
@@ -139,14 +139,15 @@ def _run(settings: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> 
     project = replace(settings.project, output=task.folder)
     overrides = replace(settings.overrides, values=task.values)
     listener = _Listener(settings, task, emit, judge)
-    workflow = load_workflow(project.config, overrides)
+    config = load_config(project.config, overrides)
+    workflow = config.require_valid()
     with _turn(settings.folder / _TURN):  # one trial at a time writes what all share
-        run(project, listener, only=[FETCH], overrides=overrides)
+        run(project, listener, config=config, only=[FETCH])
         base = present(workflow.input_model, project)
         assert base is not None
         place = data_place(project, base, overrides)
         load_dataset(workflow, workflow.trainings[settings.stage], place, listener, settings.stage)
-    run(project, listener, only=[settings.stage], overrides=overrides)
+    run(project, listener, config=config, only=[settings.stage])
     all_figures = _figures(settings, workflow, project, listener)
     score = all_figures.get(settings.metric)
     figures = {name: value for name, value in all_figures.items() if math.isfinite(value)}
