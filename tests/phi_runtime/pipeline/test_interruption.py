@@ -48,7 +48,7 @@ def test_a_signal_in_training_saves_and_the_next_run_ends_byte_identical(
     assert process.returncode == 130, err + out[-1500:]
     last = json.loads(out.splitlines()[-1])
     assert last["event"] == "error"
-    assert "that step is saved" in last["message"]
+    assert "the step is saved" in last["message"]
     assert "Traceback" not in err
     assert not (stopped.gen_model / "adapter" / "manifest.json").exists()
 

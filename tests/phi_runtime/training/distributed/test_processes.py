@@ -155,7 +155,7 @@ def test_ctrl_c_and_a_kill_of_the_run_leave_no_process_and_the_next_run_goes_on(
         stopped.send_signal(signal.SIGINT)
         out, err = stopped.communicate(timeout=120)
         assert stopped.returncode == 130, err + out[-1500:]
-    assert "that step is saved" in json.loads(out.splitlines()[-1])["message"]
+    assert "the step is saved" in json.loads(out.splitlines()[-1])["message"]
     assert "Traceback" not in err
     assert none_left(project)
 
