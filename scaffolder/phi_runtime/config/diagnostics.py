@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from phi_runtime.config.reading.source import KeyPath, Source
 from phi_runtime.config.schema.pass_base import Pass
-from phi_runtime.config.schema.registry import pass_types
+from phi_runtime.config.schema.registry import known_names, pass_types
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.suggestions import nearest
 
@@ -136,9 +136,10 @@ def _translate(
     if kind == "union_tag_not_found":
         return finding(source, place, "missing-key", f"the key `{name}.type` is missing")
     if kind == "union_tag_invalid":
-        tags = str(context.get("expected_tags", "")).replace("'", "").split(", ")
         given = str(context.get("tag"))
         what = {"passes": "pass", "systems": "system"}.get(str(path[0]) if path else "", "")
+        tags = str(context.get("expected_tags", "")).replace("'", "").split(", ")
+        tags = known_names() if what == "pass" else tags
         message = f"unknown {what} type `{given}`; known are {', '.join(tags)}".replace("  ", " ")
         return finding(source, written((*path, "type")), "unknown-value", message, nearest(given, tags))
     if kind == "literal_error":

@@ -20,5 +20,7 @@ def schema(
     Example: phi-scaffold schema > olive-config.schema.json
     """
     from phi_runtime.config.dialects.json_schema import MODELS, schema_of
+    from phi_runtime.config.schema import registry
 
+    registry.load_all()
     print(json.dumps(schema_of(one_of("schema", name, MODELS)), indent=2, ensure_ascii=False))  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from phi_runtime.config.schema import (
     TrainingArgs,
 )
 from phi_runtime.config.schema.registry import known_names, load, pass_types
+from phi_runtime.core.errors import ConfigError
 
 
 def translate_passes(draft: Draft, before_0_7: bool) -> None:
@@ -34,11 +35,7 @@ def translate_passes(draft: Draft, before_0_7: bool) -> None:
             )
         if not isinstance(draft.get(at), dict):
             continue
-        fix_case(draft, (*at, "type"), (*known_names(), *CLASSIC_EXPORT))
-        kind = draft.get((*at, "type"))
-        if not isinstance(kind, str) or kind in CLASSIC_EXPORT:
-            continue
-        load(kind)
+        kind = _pass_type(draft, (*at, "type"))
         if kind not in pass_types():
             continue
         translate_keys(draft, at, pass_types()[kind])
@@ -49,6 +46,25 @@ def translate_passes(draft: Draft, before_0_7: bool) -> None:
             translate_builder(draft, at)
     _training_config(draft)
     translate_export(draft)
+
+
+def _pass_type(draft: Draft, at: KeyPath) -> str:
+    """Return the type at `at` in its own case, loaded from an installed package if necessary; "" if it is not a string.
+
+    Raises:
+        ConfigError: The package that offers the type cannot be loaded.
+    """
+    fix_case(draft, at, (*pass_types(), *CLASSIC_EXPORT))
+    kind = draft.get(at)
+    if not isinstance(kind, str) or kind in pass_types() or kind in CLASSIC_EXPORT:
+        return kind if isinstance(kind, str) else ""
+    fix_case(draft, at, known_names())
+    kind = str(draft.get(at))
+    try:
+        load(kind)
+    except ConfigError as e:
+        raise ConfigError(e.what, where=draft.source.locate(draft.source_path(at)), fix=e.fix) from e
+    return kind
 
 
 def training_passes(draft: Draft) -> list[str]:

@@ -3,9 +3,9 @@
 Built-in passes are the modules of `phi_runtime.passes`. A package adds its own with an entry point:
 
     [project.entry-points."phi_scaffold.passes"]
-    Distill = "my_package.distill:Distill"
+    Prune = "phi_prune:Prune"
 
-Its module is imported only when a config names the type, so `validate` stays fast.
+Entry points are read only when a config names a type that is not built in, and imported only then.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ if TYPE_CHECKING:
 BUILT_IN = "phi_runtime.passes"
 GROUP = "phi_scaffold.passes"
 
-P = TypeVar("P", bound=type[Pass])
+P = TypeVar("P", bound=Pass)
 
 _classes: dict[str, type[Pass]] = {}
 _models: list[type[BaseModel]] = []
 
 
-def register(cls: P) -> P:
-    """Make a pass class available to configs, under the value of its `type` field. Use as a decorator."""
-    _classes[type_name(cls)] = cls
+def register(cls: type[P]) -> type[P]:
+    """Make a pass class available to configs, under its name. Use as a decorator.
+
+    Raises:
+        TypeError: The class has no field `type: Literal["<name of the class>"]`, or another class has that name.
+    """
+    name = cls.__name__
+    if get_args(cls.model_fields["type"].annotation) != (name,):
+        raise TypeError(f'pass class `{name}` needs a field `type: Literal["{name}"]`')
+    known = _classes.get(name)
+    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise TypeError(f"pass type `{name}` of {cls.__module__} is already registered by {known.__module__}")
+    _classes[name] = cls
     return cls
-
-
-def type_name(cls: type[Pass]) -> str:
-    """Return the value of `type` that selects a pass class: `LoRA` for `type: Literal["LoRA"]`."""
-    names = get_args(cls.model_fields["type"].annotation)
-    if len(names) != 1:
-        raise TypeError(f'{cls.__name__} needs a field `type: Literal["{cls.__name__}"]`')
-    return str(names[0])
 
 
 def pass_types() -> dict[str, type[Pass]]:
@@ -52,7 +54,7 @@ def pass_types() -> dict[str, type[Pass]]:
 
 
 def known_names() -> list[str]:
-    """Return the type names of all loaded passes and of all that installed packages offer."""
+    """Return the names of all loaded pass types and of those that installed packages offer."""
     return list(dict.fromkeys([*pass_types(), *_offered()]))
 
 
@@ -60,22 +62,21 @@ def load(name: str) -> None:
     """Load the pass type `name` from an installed package, if one offers it.
 
     Raises:
-        ConfigError: the package that offers it cannot be imported, or offers something else than a pass.
+        ConfigError: The package cannot be imported, or its entry point is not a pass class of that name.
     """
-    entry = _offered().get(name)
-    if name in pass_types() or entry is None:
+    if name in pass_types() or (entry := _offered().get(name)) is None:
         return
     try:
         cls = entry.load()
-        if not (isinstance(cls, type) and issubclass(cls, Pass) and type_name(cls) == name):
-            raise TypeError(f"{entry.value} is not a pass class of type {name}")
-    except Exception as e:
+        if not (isinstance(cls, type) and issubclass(cls, Pass) and cls.__name__ == name):
+            raise TypeError(f"`{entry.value}` is not a pass class named `{name}`")
+        register(cls)
+    except Exception as e:  # whatever the package raises at import
         package = entry.dist.name if entry.dist else entry.value
         raise ConfigError(
-            f"pass type `{name}` of the package {package} cannot be loaded: {type(e).__name__}: {e}",
-            fix=f"update or uninstall it: pip install --upgrade {package}",
+            f"pass type `{name}` of the package `{package}` cannot be loaded: {type(e).__name__}: {e}",
+            fix=f"update or uninstall the package: pip install --upgrade {package}",
         ) from e
-    register(cls)
     for model in _models:
         model.model_rebuild(force=True)
 

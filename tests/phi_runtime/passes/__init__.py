@@ -1,0 +1,1 @@
+"""Passes, as a third party adds one."""
