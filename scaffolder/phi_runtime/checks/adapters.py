@@ -1,4 +1,4 @@
-"""Adapters against the model that they are for, and the settings of one adapter against each other."""
+"""Check adapters against the base model, and against the passes that use them."""
 
 from __future__ import annotations
 
@@ -22,111 +22,96 @@ _MODULES = {
 
 
 def cannot_be_merged(step: Pass | None) -> bool:
-    """Whether `step` makes an adapter that stays beside its base for ever."""
+    """Return True if the output of `step` is an adapter that cannot be added to the weights of its base."""
     return isinstance(step, AdapterPass) and not step.merges
 
 
 def check_adapter(c: Checks, at: KeyPath, step: AdapterPass) -> Iterator[Finding]:
-    """What is wrong with the adapter that `step`, which stands at `at`, describes."""
-    if isinstance(step, LinearAdapter):
-        yield from _modules(c, at, step)
-
-
-def _modules(c: Checks, at: KeyPath, step: LinearAdapter) -> Iterator[Finding]:
-    """Names of modules against those that the model really has, where its files are here already."""
+    """Yield the module names in `step` that the base model does not have, if its files are on this machine."""
     named = {key: names for key in _MODULES if isinstance(names := getattr(step, key, None), list)}
-    if c.parts.input_model is None or not named:
+    if c.parts.input_model is None or not named or not isinstance(step, LinearAdapter):
         return
     from phi_runtime.models.modules import is_embedding, known_modules, last_names, unknown_module
     from phi_runtime.models.stored import stored_config
 
-    one = next((i for i, name in enumerate(step.modules_to_save or ()) if is_embedding(name)), None)
+    embedding = next((i for i, name in enumerate(step.modules_to_save or ()) if is_embedding(name)), None)
     tied = bool(stored_config(c.parts.input_model, c.path).get("tie_word_embeddings"))
-    if one is not None and tied and not step.ties_embeddings:
+    if embedding is not None and tied and not step.ties_embeddings:
         message = (
-            f"`{named['modules_to_save'][one]}` is embedding and output head in one, and this kind of adapter would train them "
-            "apart: use the type LoRA, DoRA or QLoRA, or take it out"
+            f"`{named['modules_to_save'][embedding]}` is both embedding and output head, and `{step.type}` would train "
+            "them separately: use the type LoRA, DoRA or QLoRA, or remove it"
         )
-        yield c.draft.finding((*at, "modules_to_save", one), "contradiction", message)
+        yield c.error((*at, "modules_to_save", embedding), "contradiction", message)
     modules = known_modules(c.parts.input_model, c.path)
     if modules is None:
         return
     for key, names in named.items():
         known = modules.all if key == "modules_to_save" else modules.linear
-        for i, wanted in enumerate(names):
-            if wanted != "all-linear" and (fault := unknown_module(_MODULES[key], wanted, known)):
-                yield c.draft.finding((*at, key, i), "target-module", fault, nearest(wanted, last_names(known)))
+        for i, name in enumerate(names):
+            if name != "all-linear" and (message := unknown_module(_MODULES[key], name, known)):
+                yield c.error((*at, key, i), "target-module", message, nearest(name, last_names(known)))
 
 
-# -- the adapters that another pass takes ------------------------------------------------------------------------------------------
+# -- adapters that another pass uses -----------------------------------------------------------------------------------
 
 
-def check_taken(c: Checks) -> Iterator[Finding]:
-    """What is wrong with the `adapters` of the passes that put several together or beside an ONNX model."""
-    steps = {name: step for name, step in c.parts.passes.items() if step is not None}
-    of = sources(steps)
+def check_used_adapters(c: Checks) -> Iterator[Finding]:
+    """Yield what is wrong with the `adapters` of passes that merge several, or export them next to an ONNX model."""
+    steps = c.steps
+    bases = sources(steps)
     for name, step in steps.items():
-        named: list[str] = getattr(step, "adapters", None) or []
+        names: list[str] = getattr(step, "adapters", None) or []
         at: KeyPath = ("passes", name, "adapters")
-        faults = [
-            c.draft.finding((*at, i), rule, message, suggestion)
-            for i, each in enumerate(named)
-            for rule, message, suggestion in _fault(name, step, each, named[:i], steps)
+        errors = [
+            c.error((*at, i), rule, message, suggestion)
+            for i, adapter in enumerate(names)
+            for rule, message, suggestion in _adapter_errors(name, adapter, names[:i], steps)
         ]
-        yield from faults
-        bases = {each: of.get(each) for each in named}
-        if not faults and len(set(bases.values())) > 1:
-            each = next(each for each in named if bases[each] != bases[named[0]])
+        yield from errors
+        other = next((i for i, adapter in enumerate(names) if bases.get(adapter) != bases.get(names[0])), None)
+        if not errors and other is not None:
             message = (
-                f"`{named[0]}` was trained on {_called(bases[named[0]])} and `{each}` on {_called(bases[each])}: adapters that are "
-                "put together must share their base"
+                f"`{names[0]}` was trained on {_base_name(bases.get(names[0]))} and `{names[other]}` on "
+                f"{_base_name(bases.get(names[other]))}: adapters that are used together must share their base"
             )
-            yield c.draft.finding((*at, named.index(each)), "contradiction", message)
-        if named and isinstance(step, ExportPass):
-            yield from _runs_there(c, at, step)
+            yield c.error((*at, other), "contradiction", message)
+        if names and isinstance(step, ExportPass):
+            yield from _graph_errors(c, at, step)
 
 
-def _called(base: str | None) -> str:
-    return "the base model" if base in (BASE, None) else f"what `{base}` made"
+def _base_name(base: str | None) -> str:
+    return "the base model" if base in (BASE, None) else f"the output of `{base}`"
 
 
-def _fault(
-    name: str, step: Pass, each: str, earlier: list[str], steps: dict[str, Pass]
+def _adapter_errors(
+    name: str, adapter: str, earlier: list[str], steps: dict[str, Pass]
 ) -> Iterator[tuple[str, str, str]]:
-    """Rule, message and suggestion of what is wrong with `each`, one of the adapters that the pass `name` takes."""
-    before = list(steps)[: list(steps).index(name)]
-    made = [other for other in before if steps[other].produces == "adapter"]
-    trained = steps.get(each)
-    if each in earlier:
-        yield "duplicate-name", f"`{each}` is named twice", ""
+    """Yield rule, message and suggestion for `adapter`, one of those that the pass `name` uses."""
+    step, trained = steps[name], steps.get(adapter)
+    passes_before = list(steps)[: list(steps).index(name)]
+    known = [other for other in passes_before if steps[other].produces == "adapter"]
+    if adapter in earlier:
+        yield "duplicate-name", f"`{adapter}` is named twice", ""
     elif trained is None:
-        listed = ", ".join(made) or "none"
-        yield (
-            "unknown-reference",
-            f"there is no pass `{each}` (those that make an adapter before this: {listed})",
-            nearest(each, made),
-        )
-    elif each not in before:
-        yield "pass-order", f"`{each}` comes after this pass: write it before", ""
+        message = f"no pass `{adapter}` (passes that train an adapter before this: {', '.join(known) or 'none'})"
+        yield "unknown-reference", message, nearest(adapter, known)
+    elif adapter not in passes_before:
+        yield "pass-order", f"`{adapter}` comes after this pass: move it before", ""
     elif not isinstance(trained, AdapterPass):
-        yield "pass-order", f"`{each}` ({trained.type}) makes no adapter", nearest(each, made)
+        yield "pass-order", f"`{adapter}` ({trained.type}) makes no adapter", nearest(adapter, known)
     elif isinstance(step, ExportPass):
-        if fault := trained.why_not_graph_input():
-            yield "adapter", f"`{each}` ({trained.type}) cannot be put beside an ONNX model: {fault}", ""
+        if reason := trained.why_not_graph_input():
+            yield "adapter", f"`{adapter}` ({trained.type}) cannot be exported next to an ONNX model: {reason}", ""
     elif cannot_be_merged(trained):
-        yield "pass-order", f"`{each}` ({trained.type}) cannot be merged: {USE_UNMERGED}", ""
-    elif len(getattr(step, "adapters", None) or []) > 1 and (fault := trained.why_not_combined()):
-        yield "adapter", f"`{each}` ({trained.type}) cannot be merged together with others: {fault}", ""
+        yield "pass-order", f"`{adapter}` ({trained.type}) cannot be merged: {USE_UNMERGED}", ""
+    elif len(getattr(step, "adapters", None) or []) > 1 and (reason := trained.why_not_combined()):
+        yield "adapter", f"`{adapter}` ({trained.type}) cannot be merged together with others: {reason}", ""
 
 
-def _runs_there(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
-    """What the device or the other options of the export have against adapters."""
-    system = c.parts.systems.get(c.parts.target) if isinstance(c.parts.target, str) else None
-    if system and "DmlExecutionProvider" in system.accelerators[0].execution_providers:
-        message = f"DirectML takes no adapters beside an ONNX model; {MERGE_INSTEAD}"
-        yield c.draft.finding(at, "adapter", message)
+def _graph_errors(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
+    """Yield the settings of target and export that exclude adapters next to the ONNX model."""
+    if c.provider == "DmlExecutionProvider":
+        yield c.error(at, "adapter", f"DirectML does not support adapters next to an ONNX model; {MERGE_INSTEAD}")
     if step.enable_cuda_graph:
-        message = (
-            "a recorded graph (`enable_cuda_graph`) takes no adapters, whose ranks differ: take one of the two out"
-        )
-        yield c.draft.finding(at, "contradiction", message)
+        message = "a recorded graph (`enable_cuda_graph`) has no adapters, whose ranks differ: remove one of the two"
+        yield c.error(at, "contradiction", message)

@@ -1,4 +1,4 @@
-"""What no single value shows: names that point nowhere, passes in an impossible order, columns and modules that do not exist."""
+"""Check a config across its parts: references, pass order, data columns, module names, settings that exclude each other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.checks.adapters import cannot_be_merged, check_adapter, check_taken
-from phi_runtime.checks.data import check_data, rows_up_to
+from phi_runtime.checks.adapters import cannot_be_merged, check_adapter, check_used_adapters
+from phi_runtime.checks.data import check_data, count_rows
 from phi_runtime.checks.export import check_export
-from phi_runtime.checks.sections import Checks, parts_of, placeholders, warned
+from phi_runtime.checks.sections import Checks, config_parts, placeholders
 from phi_runtime.checks.training import check_training
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import Draft
@@ -25,42 +25,49 @@ from phi_runtime.passes.prompt_tuning import USE_UNMERGED
 from phi_runtime.training.pass_bases import AdapterPass
 
 _KINDS: dict[Kind, str] = {"hf": "a full model", "adapter": "an adapter", "onnx": "an ONNX model"}
+_RESERVED = (BASE, FETCH, EVALUATE)
 _PHI3_CODE = (
-    "`trust_remote_code` is not obeyed without --trust-remote-code; the code that comes with Phi-3 breaks on today's "
-    "transformers, which has its own"
+    "`trust_remote_code` has no effect without --trust-remote-code; the code that comes with Phi-3 fails on current "
+    "transformers, which includes the model"
 )
 
 
 def cross_check(
     draft: Draft, value: Any, workflow: Workflow | None, form: list[Finding], path: Path, overrides: Overrides
 ) -> list[Finding]:
-    """All findings across the parts of `value`, the canonical form of `draft`, with as many parts as are sound."""
+    """Return all findings across the valid parts of a config.
+
+    Args:
+        draft: The translated config, which locates findings in the file.
+        value: Its canonical form.
+        workflow: The model of `value`, if all of it is valid.
+        form: Errors in the form of `value`; a key that has one gets no second error.
+        path: The config file.
+        overrides: Settings of the command line.
+    """
     if not isinstance(value, dict):
         return []
-    checks = Checks(draft, parts_of(value, workflow), path, overrides)
+    checks = Checks(draft, config_parts(value, workflow), path, overrides)
     columns: dict[Path, list[str]] = {}
-    found = [
+    findings = [
         *_references(checks),
-        *_machines(checks),
+        *_systems(checks),
         *_model(checks),
         *_order(checks),
         *_passes(checks),
-        *check_taken(checks),
+        *check_used_adapters(checks),
     ]
     for i, data in enumerate(checks.parts.data_configs):
         if data is not None:
-            found += check_data(checks, ("data_configs", i), data, columns)
-    # A key that is wrong already needs no second finding at its place.
-    taken = {(f.where.line, f.where.column) for f in [*form, *draft.refused] if f.severity == "error"}
-    return [f for f in found if f.severity == "warning" or (f.where.line, f.where.column) not in taken]
+            findings += check_data(checks, ("data_configs", i), data, columns)
+    reported = {(f.where.line, f.where.column) for f in [*form, *draft.refused] if f.severity == "error"}
+    return [f for f in findings if f.severity == "warning" or (f.where.line, f.where.column) not in reported]
 
 
 def _references(c: Checks) -> Iterator[Finding]:
-    def unknown(key_path: KeyPath, what: str, name: str, known: list[str]) -> Finding:
-        message = (
-            f"there is no {what} `{name}` (there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'})"
-        )
-        return c.draft.finding(key_path, "unknown-reference", message, nearest(name, known))
+    def unknown(key_path: KeyPath, kind: str, name: str, known: list[str]) -> Finding:
+        message = f"no {kind} `{name}` (known: {', '.join(known) or 'none'})"
+        return c.error(key_path, "unknown-reference", message, nearest(name, known))
 
     systems = list(c.parts.systems)
     for key in ("host", "target"):
@@ -70,8 +77,7 @@ def _references(c: Checks) -> Iterator[Finding]:
     names = c.parts.data_names
     for i, name in enumerate(names):
         if name is not None and name in names[:i]:
-            message = f"two data configs are called `{name}`"
-            yield c.draft.finding(("data_configs", i, "name"), "duplicate-name", message)
+            yield c.error(("data_configs", i, "name"), "duplicate-name", f"two data configs are named `{name}`")
     for pass_name in c.parts.passes:
         for key in ("train_data_config", "eval_data_config"):
             at = ("passes", pass_name, key)
@@ -79,25 +85,32 @@ def _references(c: Checks) -> Iterator[Finding]:
                 yield unknown(at, "data config", name, [n for n in names if isinstance(n, str)])
 
 
-def _machines(c: Checks) -> Iterator[Finding]:
+def _systems(c: Checks) -> Iterator[Finding]:
     for name, system in c.parts.systems.items():
         if system is None:
             continue
         at = ("systems", name)
         accelerator = system.accelerators[0]
         if accelerator.device == "cpu" and accelerator.execution_providers != ["CPUExecutionProvider"]:
-            message = f"{accelerator.execution_providers[0]} does not drive a CPU"
-            yield c.draft.finding(
-                (*at, "accelerators", 0, "execution_providers", 0), "contradiction", message, "CPUExecutionProvider"
-            )
+            message = f"{accelerator.execution_providers[0]} does not run on a CPU"
+            provider_at = (*at, "accelerators", 0, "execution_providers", 0)
+            yield c.error(provider_at, "contradiction", message, "CPUExecutionProvider")
         if isinstance(system, AzureMLSystem):
             docker = system.aml_docker_config
-            if docker and docker.conda_file_path and not resolve(docker.conda_file_path, c.path).path.is_file():
-                message = f"there is no conda file at {resolve(docker.conda_file_path, c.path).path}"
-                yield c.draft.finding((*at, "aml_docker_config", "conda_file_path"), "file-not-found", message)
+            if (
+                docker
+                and docker.conda_file_path
+                and not (conda := resolve(docker.conda_file_path, c.path).path).is_file()
+            ):
+                yield c.error(
+                    (*at, "aml_docker_config", "conda_file_path"), "file-not-found", f"no conda file at {conda}"
+                )
             if name == c.parts.host:
-                message = f"`{name}` is Azure ML, where `run` cannot go yet; `run --on local --data FILE` runs the passes here"
-                yield warned(c, ("host",), "azure", message)
+                message = (
+                    f"`{name}` is an Azure ML system, where `run` is not supported yet; "
+                    "`run --on local --data FILE` runs the passes on this machine"
+                )
+                yield c.warning(("host",), "azure", message)
     yield from placeholders(c, ("azureml_client",), c.draft.get(("azureml_client",)))
     yield from placeholders(c, ("systems",), c.draft.get(("systems",)))
 
@@ -108,78 +121,75 @@ def _model(c: Checks) -> Iterator[Finding]:
         return
     at: KeyPath = ("input_model", "model_path")
     if model.load_kwargs.trust_remote_code and not c.overrides.trust_remote_code:
-        yield warned(c, ("input_model", "load_kwargs", "trust_remote_code"), "trust-remote-code", _PHI3_CODE)
+        yield c.warning(("input_model", "load_kwargs", "trust_remote_code"), "trust-remote-code", _PHI3_CODE)
     if isinstance(model.model_path, RegistryModel):
-        message = f"Azure ML registries are not read yet: `{model.name}` is taken from model-cache/ or the hub"
-        yield warned(c, at, "azure", message)
+        message = f"Azure ML registries are not supported yet: `{model.name}` is read from model-cache/ or the hub"
+        yield c.warning(at, "azure", message)
     elif resolve(model.model_path, c.path).from_root:
-        yield warned(
-            c, at, "found-under-root", f"`{model.model_path}` is found under the project's root, not beside this file"
-        )
+        message = f"`{model.model_path}` is relative to the project root, not to this file"
+        yield c.warning(at, "found-under-root", message)
 
 
-# -- passes --------------------------------------------------------------------------------------------------------------
+# -- passes ------------------------------------------------------------------------------------------------------------
 
 
 def _order(c: Checks) -> Iterator[Finding]:
-    before: str = "the base model"
+    """Yield the first pass that cannot use the output of an earlier one."""
+    previous: str = "the base model"
     kind: Kind = "hf"
     last: Pass | None = None
     steps: dict[str, Pass] = {}
     for name, part in c.parts.passes.items():
-        if part is None:
+        if part is None:  # what comes after it depends on it
             break
         steps[name] = part
     for name, source in sources(steps).items():
         step = steps[name]
         label = f"`{name}` ({step.type})"
         if source is None and getattr(step, "adapters", None):
-            return  # said of those (adapter_checks)
+            return  # reported by check_used_adapters
         if source is None:
-            message = f"{label} needs {_KINDS[step.accepts]}, but comes after {before}, which gives {_KINDS[kind]}"
+            message = f"{label} needs {_KINDS[step.accepts]}, but follows {previous}, which outputs {_KINDS[kind]}"
             if kind == "adapter" and cannot_be_merged(last):
                 message += f"; {USE_UNMERGED}"
-            yield c.draft.finding(("passes", name), "pass-order", message)
+            yield c.error(("passes", name), "pass-order", message)
             return
         if step.accepts == "adapter" and cannot_be_merged(steps.get(source)):
-            message = f"{label} cannot take what `{source}` ({steps[source].type}) makes: {USE_UNMERGED}"
-            yield c.draft.finding(("passes", name), "pass-order", message)
+            message = f"{label} cannot use the output of `{source}` ({steps[source].type}): {USE_UNMERGED}"
+            yield c.error(("passes", name), "pass-order", message)
             return
-        before, kind, last = label, step.produces, step
+        previous, kind, last = label, step.produces, step
 
 
 def _passes(c: Checks) -> Iterator[Finding]:
-    target = c.parts.systems.get(c.parts.target) if isinstance(c.parts.target, str) else None
-    provider = target.accelerators[0].execution_providers[0] if target else None
     for name, step in c.parts.passes.items():
         at: KeyPath = ("passes", name)
-        taken = name in (BASE, FETCH, EVALUATE) or name.startswith(f"{EVALUATE}-")
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or taken:
-            others = f"{BASE}, {FETCH}, {EVALUATE} and {EVALUATE}-…"
-            message = f"`{name}` cannot name a pass: letters, digits, - and _ can, but {others} stand for other things"
-            yield c.draft.finding(at, "pass-name", message)
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in _RESERVED or name.startswith(f"{EVALUATE}-"):
+            reserved = f"{', '.join(_RESERVED)} and {EVALUATE}-…"
+            message = f"`{name}` is not a valid pass name: use letters, digits, - and _; {reserved} are reserved"
+            yield c.error(at, "pass-name", message)
         if step is None:
             continue
         for place, message in step.conflicts():
-            yield c.draft.finding((*at, *place), "contradiction", message)
+            yield c.error((*at, *place), "contradiction", message)
         if isinstance(step, ExportPass):
-            yield from check_export(c, at, step, provider)
+            yield from check_export(c, at, step)
         if isinstance(step, FinetunePass):
-            yield from _finetune(c, at, step)
+            yield from _validation_rows(c, at, step)
             yield from check_training(c, at, step)
         if isinstance(step, AdapterPass):
             yield from check_adapter(c, at, step)
 
 
-def _finetune(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Finding]:
+def _validation_rows(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Finding]:
+    place = (*at, "eval_dataset_size")
     size = step.eval_dataset_size
     if size > 1 and size != int(size):
-        message = f"{size} is neither a fraction below 1 nor a count"
-        yield c.draft.finding((*at, "eval_dataset_size"), "out-of-range", message)
+        yield c.error(place, "out-of-range", f"{size} is neither a fraction below 1 nor a whole number of rows")
     data = next((d for d in c.parts.data_configs if d and d.name == step.train_data_config), None)
-    if size > 1 and data and (rows := rows_up_to(data, c.path, int(size) + 1)) <= size:
-        message = f"{int(size)} rows are to be held out, and the data has {rows}"
-        yield c.draft.finding((*at, "eval_dataset_size"), "out-of-range", message)
+    if size > 1 and data and (rows := count_rows(data, c.path, int(size) + 1)) <= size:
+        message = f"cannot use {int(size)} of {rows} rows for validation: no rows are left to train on"
+        yield c.error(place, "out-of-range", message)
     if size and step.eval_data_config:
-        message = "`eval_dataset_size` and `eval_data_config` both name the held-out rows; take one out"
-        yield c.draft.finding((*at, "eval_dataset_size"), "contradiction", message)
+        message = "`eval_dataset_size` and `eval_data_config` both set the validation rows: remove one"
+        yield c.error(place, "contradiction", message)

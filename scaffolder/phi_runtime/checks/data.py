@@ -1,4 +1,4 @@
-"""Data configs against their files: which exist, what columns they have, whether the strategy has what it needs."""
+"""Check data configs against their files, the columns in these, and the needs of the strategy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from phi_runtime.checks.sections import Checks, placeholders, warned
+from phi_runtime.checks.sections import Checks, placeholders
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import MISSING
 from phi_runtime.config.paths import data_paths, resolve, split_name
@@ -22,6 +22,14 @@ from phi_runtime.data.template import PromptTemplate, TemplateFault
 
 
 def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Path, list[str]]) -> Iterator[Finding]:
+    """Yield what is wrong with `data`, the data config at `at`.
+
+    Args:
+        c: The cross-check.
+        at: Key path of the data config.
+        data: The data config.
+        known_columns: Column names by file, filled in as files are read: several data configs may read one file.
+    """
     load, process = data.load_dataset_config, data.pre_process_data_config
     load_at, process_at = (*at, "load_dataset_config"), (*at, "pre_process_data_config")
     if c.draft.get((*process_at, "strategy")) in (process.strategy, MISSING):
@@ -36,44 +44,45 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Pat
         try:
             columns = PromptTemplate.from_text(process.template).columns
         except TemplateFault as e:
-            yield c.draft.finding(template_at, "text-template", f"`{key}`: {e}")
+            yield c.error(template_at, "text-template", f"`{key}`: {e}")
             return
     if isinstance(load.data_files, Datastore):
         yield from _datastore(c, file_at, load.data_files)
         return
-    source = list(_source(c, load_at, data))
-    yield from source
-    if source:
+    source_errors = list(_source(c, load_at, data))
+    yield from source_errors
+    if source_errors:
         return
     if key == "chat_template":
         template_at = (*process_at, "message_col") if c.draft.has((*process_at, "message_col")) else template_at
-    hooked = hooks_file(c.path) is not None  # its functions may make other columns of these
-    for found in data_paths(data, c.path):
-        if load.format is None and not found.path.is_file():
-            return  # fetch brings it
-        if not found.path.is_file():
+    if hooks_file(c.path) is not None:  # its functions may add and rename columns
+        columns = ()
+    for file in data_paths(data, c.path):
+        if load.format is None and not file.path.is_file():
+            return  # the fetch stage downloads it
+        if not file.path.is_file():
             place = file_at if load.data_files else (*load_at, "data_dir" if load.data_dir else "data_name")
-            yield c.draft.finding(place, "file-not-found", f"there is no data file at {found.path}")
+            yield c.error(place, "file-not-found", f"no data file at {file.path}")
             return
-        if found.from_root:
-            message = f"{found.path.name} is found under the project's root, not beside this file"
-            yield warned(c, file_at, "found-under-root", message)
+        if file.from_root:
+            message = f"the path of {file.path.name} is relative to the project root, not to this file"
+            yield c.warning(file_at, "found-under-root", message)
         try:
-            if found.path not in known_columns:  # several data configs may read one file
-                known_columns[found.path] = column_names(found.path, reading_of(load, found.path))
+            if file.path not in known_columns:
+                known_columns[file.path] = column_names(file.path, reading_of(load, file.path))
         except (DataError, MissingDependency) as e:
-            yield c.draft.finding(file_at, "data", str(e))
+            yield c.error(file_at, "data", str(e))
             return
-        have = known_columns[found.path]
-        named = [(name, template_at) for name in columns if not hooked]
-        for name, place in [*named, *((name, (*load_at, "col_filters", name)) for name in load.col_filters or ())]:
-            if name not in have:
-                message = f"the data has no column `{name}` (it has {', '.join(have)})"
-                yield c.draft.finding(place, "template-column", message, nearest(name, have))
+        available = known_columns[file.path]
+        filters = [(name, (*load_at, "col_filters", name)) for name in load.col_filters or ()]
+        for name, place in [*((name, template_at) for name in columns), *filters]:
+            if name not in available:
+                message = f"the data has no column `{name}` (it has {', '.join(available)})"
+                yield c.error(place, "template-column", message, nearest(name, available))
 
 
 def _text_key(process: PreProcess) -> str:
-    """The key that says how the text of a row is made."""
+    """Return the key that sets how a row becomes text."""
     for key in ("chat_template", "text_formatting_func", "text_template"):
         if getattr(process, key):
             return key
@@ -81,91 +90,93 @@ def _text_key(process: PreProcess) -> str:
 
 
 def _source(c: Checks, at: KeyPath, data: DataConfig) -> Iterator[Finding]:
-    """Keys of `load_dataset_config` that do not go together."""
+    """Yield the keys of `load_dataset_config` that exclude each other, or that name no file."""
     load = data.load_dataset_config
     files, split = load.data_files, split_name(data)
-    of_hub = [key for key in ("subset", "revision") if getattr(load, key)]
     if load.format is None:
         near = nearest(load.data_name, BUILDERS)
         if "/" not in load.data_name and (files or near):
-            message = f"`{load.data_name}` is no format (they are {', '.join(BUILDERS)}); a hub data set is OWNER/NAME"
-            yield c.draft.finding((*at, "data_name"), "unknown-reference", message, near)
+            message = f"unknown format `{load.data_name}` (known: {', '.join(BUILDERS)}); a hub dataset is OWNER/NAME"
+            yield c.error((*at, "data_name"), "unknown-reference", message, near)
         elif files:
-            message = "files of a hub data set are not chosen by name: it has `subset` and `data_dir`"
-            yield c.draft.finding((*at, "data_files"), "contradiction", message)
+            message = "`data_files` does not apply to a hub dataset: use `subset` or `data_dir`"
+            yield c.error((*at, "data_files"), "contradiction", message)
         return
-    for key in of_hub:
-        message = f"`{key}` is for a data set of the hub, and `{load.data_name}` is a format of files"
-        yield c.draft.finding((*at, key), "contradiction", message)
+    for key in ("subset", "revision"):
+        if getattr(load, key):
+            message = f"`{key}` is for hub datasets, and `{load.data_name}` is a file format"
+            yield c.error((*at, key), "contradiction", message)
     if files is None and not load.data_dir:
-        yield c.draft.finding(at, "missing-key", "no file is named: write `data_files`, or a folder as `data_dir`")
+        yield c.error(at, "missing-key", "no data file is set: add `data_files`, or a folder as `data_dir`")
     if isinstance(files, dict) and split not in files:
         message = f"`data_files` has no split `{split}` (it has {', '.join(files)})"
-        yield c.draft.finding((*at, "split"), "unknown-reference", message, nearest(split, files))
+        yield c.error((*at, "split"), "unknown-reference", message, nearest(split, files))
     if isinstance(files, str | list) and split != "train":
-        message = f"a file without splits of its own is `train`, there is no split `{split}`"
-        yield c.draft.finding((*at, "split"), "unknown-reference", message, "train")
+        message = f"no split `{split}`: files without splits are `train`"
+        yield c.error((*at, "split"), "unknown-reference", message, "train")
     if files is None and load.data_dir and not data_paths(data, c.path):
-        message = f"no file in {resolve(load.data_dir, c.path).path} is named for the split `{split}`"
-        yield c.draft.finding((*at, "split"), "unknown-reference", message)
+        message = f"no file name in {resolve(load.data_dir, c.path).path} contains the split `{split}`"
+        yield c.error((*at, "split"), "unknown-reference", message)
     for key, format_ in (("sep", "csv"), ("sample_by", "text")):
         if load.format != format_ and c.draft.has((*at, key)):
             message = f"`{key}` is for `{format_}`, and the files are `{load.format}`"
-            yield c.draft.finding((*at, key), "contradiction", message)
+            yield c.error((*at, key), "contradiction", message)
 
 
 def _script(c: Checks, at: KeyPath, process: PreProcess) -> Iterator[Finding]:
     if not process.user_script:
-        message = "`text_formatting_func` names a function of a `user_script`, and there is none"
-        yield c.draft.finding((*at, "text_formatting_func"), "missing-key", message)
-    elif not resolve(process.user_script, c.path).path.is_file():
-        message = f"there is no script at {resolve(process.user_script, c.path).path}"
-        yield c.draft.finding((*at, "user_script"), "file-not-found", message)
+        message = "`text_formatting_func` needs `user_script`, the file that defines the function"
+        yield c.error((*at, "text_formatting_func"), "missing-key", message)
+    elif not (script := resolve(process.user_script, c.path).path).is_file():
+        yield c.error((*at, "user_script"), "file-not-found", f"no script at {script}")
     elif not c.overrides.run_user_script:
-        message = f"`{process.text_formatting_func}` is Python code of this project: it is called with --run-user-script alone"
-        yield warned(c, (*at, "text_formatting_func"), "user-script", message)
+        message = (
+            f"`{process.text_formatting_func}` is Python code of this project: it runs only with --run-user-script"
+        )
+        yield c.warning((*at, "text_formatting_func"), "user-script", message)
 
 
-def rows_up_to(data: DataConfig, config_path: Path, most: int) -> int:
-    """How many rows the files of `data` have, counted up to `most`; `most` where they cannot be read."""
+def count_rows(data: DataConfig, config_path: Path, limit: int) -> int:
+    """Return the number of rows in the files of `data`, at most `limit`; `limit` if they cannot be read."""
     if isinstance(data.load_dataset_config.data_files, Datastore):
-        return most
+        return limit
     files = [f.path for f in data_paths(data, config_path)]
     load = data.load_dataset_config
     rows = (row for file in files for row in scan(file, reading_of(load, file)))
     try:
-        return sum(1 for _ in islice(rows, most))
+        return sum(1 for _ in islice(rows, limit))
     except (DataError, MissingDependency):
-        return most
+        return limit
 
 
 def _datastore(c: Checks, at: KeyPath, store: Datastore) -> Iterator[Finding]:
     if not store.datastore_url and not (store.datastore_name and store.relative_path):
         message = "a datastore needs `datastore_name` and `relative_path`, or `datastore_url`"
-        yield c.draft.finding(at, "missing-key", message)
+        yield c.error(at, "missing-key", message)
     yield from placeholders(c, at, c.draft.get(at))
-    host = c.parts.systems.get(c.parts.host) if isinstance(c.parts.host, str) else None
-    if host is not None and not isinstance(host, AzureMLSystem):
-        message = f"{store.address} is an Azure ML datastore, and the passes run on this machine: give its rows with --data FILE"
-        yield c.draft.finding(at, "azure", message)
+    if c.host is not None and not isinstance(c.host, AzureMLSystem):
+        message = (
+            f"{store.address} is an Azure ML datastore, which this machine cannot read: pass its rows with --data FILE"
+        )
+        yield c.error(at, "azure", message)
 
 
 def _strategy(c: Checks, at: KeyPath, data: DataConfig) -> Iterator[Finding]:
     process = data.pre_process_data_config
     strategy = process.strategy
     if strategy.endswith("-random") and process.max_samples is None:
-        message = f"`{strategy}` draws `max_samples` sequences: write how many"
-        yield c.draft.finding((*at, "strategy"), "missing-key", message)
+        message = f"`{strategy}` needs `max_samples`, the number of sequences to sample"
+        yield c.error((*at, "strategy"), "missing-key", message)
     if strategy == "join-sliding-window":
         if process.stride is None:
-            message = "`join-sliding-window` needs a `stride`, the tokens between the starts of two sequences"
-            yield c.draft.finding((*at, "strategy"), "missing-key", message)
+            message = "`join-sliding-window` needs `stride`, the tokens between the starts of two sequences"
+            yield c.error((*at, "strategy"), "missing-key", message)
         elif process.stride > process.max_seq_len:
-            message = f"a stride of {process.stride} leaves out tokens between sequences of {process.max_seq_len}"
-            yield c.draft.finding((*at, "stride"), "out-of-range", message)
+            message = f"a stride of {process.stride} skips tokens between sequences of {process.max_seq_len}"
+            yield c.error((*at, "stride"), "out-of-range", message)
     if process.drop_short_sequences and strategy.startswith("join"):
         message = "`drop_short_sequences` is for line-by-line: joined rows fill their sequences"
-        yield c.draft.finding((*at, "drop_short_sequences"), "contradiction", message)
+        yield c.error((*at, "drop_short_sequences"), "contradiction", message)
     elif process.drop_short_sequences and c.draft.get((*at, "pad_to_max_len")) is True:
         message = "`drop_short_sequences` and `pad_to_max_len` exclude each other"
-        yield c.draft.finding((*at, "drop_short_sequences"), "contradiction", message)
+        yield c.error((*at, "drop_short_sequences"), "contradiction", message)

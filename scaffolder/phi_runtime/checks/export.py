@@ -1,12 +1,14 @@
-"""The settings of an export against each other, its target and the base model: what the builder would build and nothing could run,
-and what it would pass over."""
+"""Check the settings of an export against each other, its target and the base model.
+
+Reports what the builder would build and nothing could run, and what it would ignore.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from phi_runtime.checks.sections import Checks, warned
+from phi_runtime.checks.sections import Checks
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass
@@ -16,7 +18,6 @@ from phi_runtime.models.stored import stored_config
 
 _CPU, _CUDA, _DML, _WEBGPU = RUNNABLE
 
-# Options that only some execution providers look at.
 _PROVIDERS = {
     ("enable_cuda_graph",): (_CUDA,),
     ("use_cuda_bf16",): (_CUDA,),
@@ -28,7 +29,8 @@ _PROVIDERS = {
     ("extra_options", "enable_webgpu_graph"): (_WEBGPU,),
     ("extra_options", "fuse_qk_norm_gqa"): (_CUDA, _WEBGPU),
 }
-# Options about weights of 4 or 8 bits.
+"""Options that only some execution providers read."""
+
 _ROUNDING = [
     (name,)
     for name in (
@@ -45,116 +47,116 @@ _ROUNDING = [
     ("extra_options", name)
     for name in ("matmul_mixed_precision", "matmulnbits_weights_prepacked", "enable_cuda_fpa_intb_gemm")
 ]
+"""Options for weights of 4 or 8 bits."""
 
-_Fault = tuple[tuple[str, ...], str, str]
-"""Where in the pass, what is wrong, and what to write instead if that is one value."""
+_Conflict = tuple[tuple[str, ...], str, str]
+"""Key path below the pass, message, and the value to set instead, if there is one."""
 
 
-def check_export(c: Checks, at: KeyPath, step: ExportPass, provider: str | None) -> Iterator[Finding]:
-    """What is wrong with the export `step`, which stands at `at`, for a target with this execution provider."""
+def check_export(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
+    """Yield what is wrong with `step`, the export at `at`, for this target and base model; at most one finding a key."""
     stored = stored_config(c.parts.input_model, c.path) if c.parts.input_model else {}
-    tied = stored.get("tie_word_embeddings")
+    tied = bool(stored.get("tie_word_embeddings")) if stored else None
+    provider = c.provider
     if reason := why_not_exportable(stored):
-        yield c.draft.finding((*at, "type"), "not-exportable", reason)
+        yield c.error((*at, "type"), "not-exportable", reason)
     if provider and step.precision not in RUNNABLE[provider]:
-        runnable = RUNNABLE[provider]
-        message = f"`{step.precision}` does not run on {provider}; {', '.join(runnable)} do"
-        yield c.draft.finding((*at, "precision"), "precision", message, runnable[-1])
-    told: set[tuple[str, ...]] = set()
+        supported = RUNNABLE[provider]
+        message = f"`{step.precision}` does not run on {provider} (supported: {', '.join(supported)})"
+        yield c.error((*at, "precision"), "precision", message, supported[-1])
+    reported: set[tuple[str, ...]] = set()
     for place, message, suggestion in (
-        *_wrong_place(step, provider),
+        *_excluded(step, provider),
         *_rounding(step),
-        *_tied(step, bool(tied) if stored else None),
+        *_tied(step, tied),
         *_blocks(step, stored),
         *_caches(step, provider),
     ):
-        if place not in told:  # one at a place
-            told.add(place)
-            yield c.draft.finding((*at, *place), "contradiction", message, suggestion)
-    for place, why in _without_effect(step, provider):
-        if place not in told:
-            told.add(place)
-            yield warned(c, (*at, *place), "no-effect", f"`{place[-1]}` has no effect: {why}")
+        if place not in reported:
+            reported.add(place)
+            yield c.error((*at, *place), "contradiction", message, suggestion)
+    for place, reason in _ignored(step, provider):
+        if place not in reported:
+            reported.add(place)
+            yield c.warning((*at, *place), "no-effect", f"`{place[-1]}` has no effect: {reason}")
 
 
 def _value(step: ExportPass, place: tuple[str, ...]) -> Any:
     return getattr(step.extra_options if len(place) == 2 else step, place[-1])
 
 
-def _without_effect(step: ExportPass, provider: str | None) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Options that the builder passes over, such as those that are left when another precision or target is written, and why."""
+def _ignored(step: ExportPass, provider: str | None) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the options that the builder ignores, often left over from another precision or target, and the reason."""
     for place, providers in _PROVIDERS.items():
         if provider and provider not in providers and _value(step, place) is not None:
             yield place, f"it is for {' and '.join(providers)}, and the target has {provider}"
-    if not step.quantises:
+    if not step.quantizes:
         for place in _ROUNDING:
             if _value(step, place) is not None:
-                yield place, f"it is about weights of 4 or 8 bits, and the precision is {step.precision}"
+                yield place, f"it is for weights of 4 or 8 bits, and the precision is {step.precision}"
     elif same := [name for name, bits in step.other_bits.items() if bits == step.precision]:
-        yield _place_of_bits(step), f"{same[0]} has {step.precision[3:]} bits anyway, as all weights do"
+        yield _place_of_bits(step), f"{same[0]} has {step.precision[3:]} bits like all other weights"
 
 
-def _wrong_place(step: ExportPass, provider: str | None) -> Iterator[_Fault]:
-    kind = step.extra_options.moe_quant_type
-    if provider not in (None, _CUDA) and kind in ("int2", "mxfp4", "nvfp4"):
-        yield ("extra_options", "moe_quant_type"), f"`{kind}` is for {_CUDA}, and the target has {provider}", "int4"
-    if step.use_8bits_moe is not None and kind is not None:
-        yield (
-            ("use_8bits_moe",),
-            "`use_8bits_moe` and `moe_quant_type` both say the bits of the experts; take one out",
-            "",
-        )
+def _excluded(step: ExportPass, provider: str | None) -> Iterator[_Conflict]:
+    experts = step.extra_options.moe_quant_type
+    if provider not in (None, _CUDA) and experts in ("int2", "mxfp4", "nvfp4"):
+        message = f"`{experts}` is for {_CUDA}, and the target has {provider}"
+        yield ("extra_options", "moe_quant_type"), message, "int4"
+    if step.use_8bits_moe is not None and experts is not None:
+        message = "`use_8bits_moe` and `moe_quant_type` both set the bits of the experts: remove one"
+        yield ("use_8bits_moe",), message, ""
     if step.extra_options.prune_lm_head and step.include_hidden_states:
-        message = "`prune_lm_head` computes the last token's logits alone; with `include_hidden_states` take it out"
+        message = (
+            "`prune_lm_head` computes the last token's logits alone and excludes `include_hidden_states`: remove one"
+        )
         yield ("extra_options", "prune_lm_head"), message, "false"
 
 
-def _rounding(step: ExportPass) -> Iterator[_Fault]:
+def _rounding(step: ExportPass) -> Iterator[_Conflict]:
     if step.use_qdq and step.precision == "int8":
-        yield (
-            ("use_qdq",),
-            "int8 has no form with standard operators; take `use_qdq` out, or take precision int4",
-            "false",
-        )
-    elif step.use_qdq and step.quantises and "int8" in step.other_bits.values():
-        yield (
-            ("use_qdq",),
-            f"`use_qdq` has no 8-bit weights, which `{_named_bits(step)}` asks for; take one of them out",
-            "false",
-        )
+        message = "int8 has no form with standard operators: remove `use_qdq`, or set precision int4"
+        yield ("use_qdq",), message, "false"
+    elif step.use_qdq and step.quantizes and "int8" in step.other_bits.values():
+        message = f"`use_qdq` has no 8-bit weights, which `{_key_of_bits(step)}` sets: remove one"
+        yield ("use_qdq",), message, "false"
 
 
-def _named_bits(step: ExportPass) -> str:
+def _key_of_bits(step: ExportPass) -> str:
     return "matmul_mixed_precision" if step.extra_options.matmul_mixed_precision else "int4_algo_config"
 
 
 def _place_of_bits(step: ExportPass) -> tuple[str, ...]:
-    name = _named_bits(step)
-    return ("extra_options", name) if name == "matmul_mixed_precision" else (name,)
+    key = _key_of_bits(step)
+    return ("extra_options", key) if key == "matmul_mixed_precision" else (key,)
 
 
-def _tied(step: ExportPass, tied: bool | None) -> Iterator[_Fault]:
-    """What goes wrong where one matrix is embedding and output head (all seen in 0.18)."""
+def _tied(step: ExportPass, tied: bool | None) -> Iterator[_Conflict]:
+    """Yield the options that fail where one matrix is embedding and output head (seen in onnxruntime-genai 0.18)."""
     shared = step.extra_options.shared_embeddings
     if shared and tied is False:
-        yield (
-            ("extra_options", "shared_embeddings"),
-            "this model has an embedding and an output head of its own each",
-            "false",
-        )
+        message = "this model does not share its embedding with the output head"
+        yield ("extra_options", "shared_embeddings"), message, "false"
     if not (shared if shared is not None else tied) or step.precision != "int4":
         return
-    apart = 'set "shared_embeddings": false in extra_options (a larger file)'
+    separate = 'set "shared_embeddings": false in extra_options (a larger file)'
     if step.use_qdq:
-        message = f"`use_qdq` cannot share the embedding with the output head, as this model does; {apart}"
+        message = f"`use_qdq` cannot share the embedding with the output head, as this model does; {separate}"
         yield ("use_qdq",), message, ""
     elif step.int4_is_symmetric is False and step.base_algorithm == "default":
-        message = f'this model shares the embedding with the output head, and would not load; "int4_algo_config": "rtn", or {apart}'
+        message = (
+            "this model shares the embedding with the output head and would not load; "
+            f'set "int4_algo_config": "rtn", or {separate}'
+        )
         yield ("int4_is_symmetric",), message, ""
 
 
-def _blocks(step: ExportPass, stored: Mapping[str, Any]) -> Iterator[_Fault]:
-    """4-bit zero points, which k_quant always has, are packed in pairs: the builder fails where a row has an odd number (0.18)."""
+def _blocks(step: ExportPass, stored: Mapping[str, Any]) -> Iterator[_Conflict]:
+    """Yield a block size that leaves an odd number of blocks in a row.
+
+    4-bit zero points, which k_quant always has, are packed in pairs: the builder fails on an odd number (seen in
+    onnxruntime-genai 0.18).
+    """
     points = step.base_algorithm == "k_quant" or (step.base_algorithm == "rtn" and step.int4_is_symmetric is False)
     if step.precision != "int4" or not points:
         return
@@ -167,20 +169,21 @@ def _blocks(step: ExportPass, stored: Mapping[str, Any]) -> Iterator[_Fault]:
     if odd is None:
         return
     fits = [size for size in (128, 64, 32, 16) if size < block and not any(-(-n // size) % 2 for n in inputs)]
+    fix = "use smaller blocks" if fits else 'set "int4_algo_config": "default"'
     message = (
-        f"blocks of {block} leave an odd number of them in a row of {odd} weights, whose zero points the builder cannot pack; "
-        + ("take smaller ones" if fits else 'take "int4_algo_config": "default"')
+        f"blocks of {block} leave an odd number of them in a row of {odd} weights, whose zero points the builder "
+        f"cannot pack: {fix}"
     )
     place = "int4_block_size" if step.int4_block_size else "int4_algo_config"
     yield (place,), message, str(fits[0]) if fits and step.int4_block_size else ""
 
 
-def _caches(step: ExportPass, provider: str | None) -> Iterator[_Fault]:
+def _caches(step: ExportPass, provider: str | None) -> Iterator[_Conflict]:
     scheme = step.extra_options.kv_cache_quant_scheme
     if scheme in (None, "none") or provider is None:
         return
     place = ("extra_options", "kv_cache_quant_scheme")
     if provider not in (_CPU, _CUDA):
-        yield place, f"{provider} keeps its cache as it is; take `kv_cache_quant_scheme` out", "none"
+        yield place, f"{provider} does not quantize its key-value cache: remove `kv_cache_quant_scheme`", "none"
     elif provider == _CPU and scheme.startswith("fp8"):
         yield place, f"`{scheme}` is for {_CUDA}", "int8_per_channel"

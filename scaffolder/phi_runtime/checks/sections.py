@@ -1,4 +1,4 @@
-"""The parts of a config by themselves, so that what is wrong with one does not hide what is wrong with another."""
+"""The valid parts of a config, so that an error in one part does not hide those in another."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from phi_runtime.config.schema.registry import pass_types
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The parts of a workflow, less what is wrong with them; None stands for one of which too little is left."""
+class ConfigParts:
+    """The parts of a workflow without their invalid keys; None for a part that is invalid even so.
+
+    `host`, `target` and `data_names` are the values of the file, of any type.
+    """
 
     input_model: InputModel | None
     systems: dict[str, System | None]
@@ -34,83 +37,110 @@ class Parts:
 
 @dataclass(frozen=True)
 class Checks:
+    """One cross-check of a config: the parts to check, and constructors of located findings."""
+
     draft: Draft
-    parts: Parts
+    parts: ConfigParts
     path: Path
     overrides: Overrides
 
+    def error(self, at: KeyPath, rule: str, message: str, suggestion: str = "") -> Finding:
+        """Return an error at the canonical key path `at`."""
+        return self.draft.finding(at, rule, message, suggestion)
 
-@cache  # building an adapter takes longer than using it
-def _adapter(kind: str, _loaded_types: int) -> TypeAdapter[Any]:
-    kinds: dict[str, Any] = {"model": InputModel, "system": AnySystem, "data": DataConfig, "pass": AnyPass}
-    return TypeAdapter(kinds[kind])
+    def warning(self, at: KeyPath, rule: str, message: str) -> Finding:
+        """Return a warning at the canonical key path `at`."""
+        return warning(self.draft.source, self.draft.source_path(at), rule, message)
+
+    @property
+    def host(self) -> System | None:
+        """The system that the passes run on, if it is valid."""
+        return self._system(self.parts.host)
+
+    @property
+    def provider(self) -> str | None:
+        """The execution provider of `target`, if that is valid."""
+        target = self._system(self.parts.target)
+        return target.accelerators[0].execution_providers[0] if target else None
+
+    @property
+    def steps(self) -> dict[str, Pass]:
+        """The valid passes."""
+        return {name: step for name, step in self.parts.passes.items() if step is not None}
+
+    def _system(self, name: object) -> System | None:
+        return self.parts.systems.get(name) if isinstance(name, str) else None
 
 
-def parts_of(value: dict[str, Any], workflow: Workflow | None) -> Parts:
+def config_parts(value: dict[str, Any], workflow: Workflow | None) -> ConfigParts:
+    """Return the parts of `value`, a config in canonical form; `workflow` is its model if all of it is valid."""
     configs = value.get("data_configs")
-    raw = configs if isinstance(configs, list) else []
-    names = [c.get("name") if isinstance(c, dict) else None for c in raw]
+    data_values = configs if isinstance(configs, list) else []
+    data_names = [c.get("name") if isinstance(c, dict) else None for c in data_values]
     if workflow is not None:
-        return Parts(
+        return ConfigParts(
             workflow.input_model,
             dict(workflow.systems),
             list(workflow.data_configs),
-            names,
+            data_names,
             dict(workflow.passes),
             workflow.host,
             workflow.target,
         )
-
-    def sound(kind: str, part: Any) -> Any:
-        try:
-            return _adapter(kind, len(pass_types())).validate_python(part)
-        except ValidationError as e:
-            rest = _without(part, [key_path_of(part, error["loc"]) for error in e.errors(include_url=False)])
-        try:
-            return _adapter(kind, len(pass_types())).validate_python(
-                rest
-            )  # what else is wrong with it is to be seen too
-        except ValidationError:
-            return None
-
-    def each(key: str, kind: str) -> dict[str, Any]:
-        members = value.get(key)
-        return {name: sound(kind, part) for name, part in members.items()} if isinstance(members, dict) else {}
-
-    return Parts(
-        sound("model", value.get("input_model")),
-        each("systems", "system"),
-        [sound("data", c) for c in raw],
-        names,
-        each("passes", "pass"),
+    return ConfigParts(
+        _valid_part("model", value.get("input_model")),
+        _valid_members("system", value.get("systems")),
+        [_valid_part("data", c) for c in data_values],
+        data_names,
+        _valid_members("pass", value.get("passes")),
         value.get("host"),
         value.get("target"),
     )
 
 
+def _valid_members(kind: str, members: Any) -> dict[str, Any]:
+    return {name: _valid_part(kind, part) for name, part in members.items()} if isinstance(members, dict) else {}
+
+
+def _valid_part(kind: str, part: Any) -> Any:
+    """Return the model of `part`, without its invalid keys if necessary; None if it is invalid even so."""
+    adapter = _adapter(kind, len(pass_types()))
+    try:
+        return adapter.validate_python(part)
+    except ValidationError as e:
+        invalid = [key_path_of(part, error["loc"]) for error in e.errors(include_url=False)]
+    try:
+        return adapter.validate_python(_without(part, invalid))
+    except ValidationError:
+        return None
+
+
+@cache  # building a TypeAdapter takes longer than using it
+def _adapter(kind: str, _loaded_types: int) -> TypeAdapter[Any]:
+    kinds: dict[str, Any] = {"model": InputModel, "system": AnySystem, "data": DataConfig, "pass": AnyPass}
+    return TypeAdapter(kinds[kind])
+
+
 def _without(part: Any, paths: list[KeyPath]) -> Any:
-    """A copy of `part` without the values at `paths`."""
-    rest = copy.deepcopy(part)
+    """Return a copy of `part` without the values at `paths`."""
+    result = copy.deepcopy(part)
     for path in sorted(filter(None, paths), key=str, reverse=True):
-        around: Any = rest
+        parent: Any = result
         try:
             for key in path[:-1]:
-                around = around[key]
-        except (KeyError, IndexError):  # it went with what is around it
+                parent = parent[key]
+        except (KeyError, IndexError):  # removed together with its parent
             continue
-        if isinstance(around, dict):
-            around.pop(path[-1], None)
-        elif isinstance(around, list) and isinstance(path[-1], int) and path[-1] < len(around):
-            del around[path[-1]]
-    return rest
+        if isinstance(parent, dict):
+            parent.pop(path[-1], None)
+        elif isinstance(parent, list) and isinstance(path[-1], int) and path[-1] < len(parent):
+            del parent[path[-1]]
+    return result
 
 
 def placeholders(c: Checks, at: KeyPath, value: Any) -> Iterator[Finding]:
+    """Yield a warning for each value that is still a placeholder of a template."""
     if isinstance(value, str) and value.lower().startswith(("your ", "<your")):
-        yield warned(c, at, "placeholder", f"`{value}` is still to be filled in")
+        yield c.warning(at, "placeholder", f"`{value}` is a placeholder: replace it")
     for key, inner in value.items() if isinstance(value, dict) else ():
         yield from placeholders(c, (*at, key), inner)
-
-
-def warned(c: Checks, at: KeyPath, rule: str, message: str) -> Finding:
-    return warning(c.draft.source, c.draft.source_path(at), rule, message)

@@ -53,7 +53,7 @@ def findings(folder: Path, model: dict[str, Any] | None, provider: str, **keys: 
         (UNTIED, "CPU", {"use_qdq": True, "extra_options": MIXED}, "use_qdq", "no 8-bit weights", "false"),
         (TIED, "CPU", {"use_qdq": True}, "use_qdq", '"shared_embeddings": false', ""),
         (TIED, "CPU", {"int4_is_symmetric": False}, "int4_is_symmetric", '"int4_algo_config": "rtn"', ""),
-        (UNTIED, "CPU", {"extra_options": {"shared_embeddings": True}}, "shared_emb", "of its own each", "false"),
+        (UNTIED, "CPU", {"extra_options": {"shared_embeddings": True}}, "shared_emb", "does not share", "false"),
         (SMOL, "CPU", {"int4_algo_config": "k_quant", "int4_block_size": 64}, "int4_block_size", "odd number", "32"),
         (None, "CPU", {"extra_options": {"moe_quant_type": "mxfp4"}}, "moe_quant_type", "is for CUDA", "int4"),
         (
@@ -61,7 +61,7 @@ def findings(folder: Path, model: dict[str, Any] | None, provider: str, **keys: 
             "Dml",
             {"extra_options": {"kv_cache_quant_scheme": "int8_per_channel"}},
             "kv_cache",
-            "keeps its cache",
+            "does not quantize",
             "none",
         ),
         (
@@ -77,7 +77,7 @@ def findings(folder: Path, model: dict[str, Any] | None, provider: str, **keys: 
             "CPU",
             {"use_8bits_moe": True, "extra_options": {"moe_quant_type": "int8"}},
             "use_8bits_moe",
-            "both say",
+            "both set",
             "",
         ),
         (

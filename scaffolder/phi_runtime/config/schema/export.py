@@ -170,7 +170,7 @@ class ExportPass(Pass):
     )
 
     @property
-    def quantises(self) -> bool:
+    def quantizes(self) -> bool:
         """Whether the weights are rounded to 4 or 8 bits."""
         return self.precision in ("int4", "int8")
 
