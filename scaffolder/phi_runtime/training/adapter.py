@@ -21,17 +21,16 @@ def add_adapter(base: Any, config: PeftConfig, seed: int) -> Any:
 
 
 def virtual_tokens(model: Any) -> int:
-    """How many tokens peft puts before those of each row: the length of a prompt that is trained."""
+    """Return the number of learned tokens that peft puts before each row."""
     configs = getattr(model, "peft_config", {}).values()
     return sum(config.num_virtual_tokens for config in configs if config.is_prompt_learning)
 
 
 def _keep_float32(model: Any, dtype: torch.dtype) -> None:
-    """Makes every trained weight of `model` float32.
+    """Convert every trained weight of `model` to float32.
 
-    peft does so for the weights of its adapters and not for the modules that are trained whole (seen in 0.21.2): in bfloat16 a
-    step of 1e-4 is lost in the rounding of most weights. Such a module computes in float32 then, between inputs and outputs of
-    the base's type, `dtype`.
+    peft does so for adapters but not for modules_to_save (seen in 0.21.2), where a bfloat16 step of 1e-4 is lost in the
+    rounding of most weights. Such a module computes in float32, between inputs and outputs of the base's `dtype`.
     """
     import torch
     from peft.utils import ModulesToSaveWrapper
@@ -49,5 +48,5 @@ def _keep_float32(model: Any, dtype: torch.dtype) -> None:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """`value` in `dtype` where it is a tensor of real numbers."""
+    """Return `value` in `dtype` if it is a floating-point tensor."""
     return value.to(dtype) if getattr(value, "is_floating_point", bool)() else value

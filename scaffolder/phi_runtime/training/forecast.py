@@ -1,4 +1,4 @@
-"""What a training stage will take of this machine, and what to set where it has less. Nothing is loaded, torch is not imported."""
+"""Forecast the memory of a training stage and the disk space of all stages. Loads no model and imports no torch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ _ROWS, _SURVEY = "rows.npy", "survey.json"
 
 @dataclass(frozen=True)
 class Forecast:
-    """The estimate for a stage that trains. `dtype` is what it will compute in, as far as that shows; `longest` whether `job.tokens`
-    is the longest row of the data, and not only the limit for it. `available_bytes` is what is free on this machine, None where
-    the stage runs elsewhere. `fit` is what would fit where the job does not."""
+    """The memory estimate of a stage that trains.
+
+    Attributes:
+        stage: Name of the pass.
+        job: The training job that the config describes.
+        dtype: Number type of the matrix products, as far as it is known.
+        longest: True if `job.tokens` is the longest row of the data; False if it is only the limit for it.
+        estimate: Peak memory of a step.
+        available_bytes: Free memory of this machine; None if it is unknown or the stage runs elsewhere.
+        fit: The nearest job that fits, if this one does not.
+        settings: Values that turn the job into `fit`, by dotted config key.
+    """
 
     stage: str
     job: Job
@@ -38,23 +47,29 @@ class Forecast:
 
     @property
     def fits(self) -> bool | None:
-        """Whether there is enough memory; None where that is not known."""
+        """True if there is enough memory; None if that is unknown."""
         return None if self.available_bytes is None else self.estimate.total_bytes <= self.available_bytes
 
     @property
     def advice(self) -> str:
-        """What to set, in words."""
+        """The settings to change, as text."""
         if self.fit is None:
-            return "no batch, length or method makes it fit: take a smaller base model"
-        said = ", ".join(f"{key} to {json.dumps(value)}" for key, value in self.settings.items())
+            return "no batch size, length or method fits: use a smaller base model"
+        changes = ", ".join(f"{key} to {json.dumps(value)}" for key, value in self.settings.items())
         merge = self.job.method == "full" != self.fit.job.method
-        then = ", and put a MergeAdapterWeights pass after it" if merge else ""
-        return f"set {said}{then} (about {self.fit.estimate.total_bytes / 1e9:.1f} GB)"
+        then = ", and add a MergeAdapterWeights pass after it" if merge else ""
+        return f"set {changes}{then} (about {self.fit.estimate.total_bytes / 1e9:.1f} GB)"
 
 
 def forecast(workflow: Workflow, project: Project, stage: str, shape: Shape | None = None) -> Forecast | None:
-    """The forecast for the stage `stage`, which trains. `shape` stands for the base model's while that is not here; None when
-    nothing is known of it."""
+    """Return the forecast for a stage that trains; None if the shape of the base model is unknown.
+
+    Args:
+        workflow: The config.
+        project: Its project.
+        stage: Name of a pass that trains.
+        shape: Shape of the base model until it is downloaded.
+    """
     step = workflow.passes[stage]
     assert isinstance(step, TrainingPass)
     shape = shape_of(base_model_path(workflow.input_model, project)) or shape
@@ -73,19 +88,18 @@ def forecast(workflow: Workflow, project: Project, stage: str, shape: Shape | No
 
 
 def check_fits(workflow: Workflow, project: Project, stage: str) -> str | None:
-    """A warning where the stage `stage`, which trains, is likely to take more memory than is free; None where it is not, or where
-    that cannot be told. Takes milliseconds."""
-    found = forecast(workflow, project, stage)
-    if found is None or found.fits is not False:
+    """Return a warning if the stage is likely to exceed the free memory, otherwise None. Takes milliseconds."""
+    result = forecast(workflow, project, stage)
+    if result is None or result.fits is not False:
         return None
-    assert found.available_bytes is not None
-    needs, free = found.estimate.total_bytes / 1e9, found.available_bytes / 1e9
-    return f"this is likely to need more memory than is free (about {needs:.1f} GB of {free:.1f} GB): {found.advice}"
+    assert result.available_bytes is not None
+    needed, free = result.estimate.total_bytes / 1e9, result.available_bytes / 1e9
+    return f"training is likely to run out of memory (about {needed:.1f} GB of {free:.1f} GB): {result.advice}"
 
 
 def free_bytes(device: str) -> int | None:
-    """Free memory of the device; None where that does not show."""
-    if device == "gpu" and sys.platform != "darwin":  # whose GPU has the memory of all
+    """Return the free memory of the device, in bytes; None if it is unknown."""
+    if device == "gpu" and sys.platform != "darwin":  # its GPU shares the memory of the machine
         cards = gpus()
         return cards[0].free_bytes if cards else None
     return available_bytes()
@@ -110,22 +124,22 @@ def job_of(step: TrainingPass, shape: Shape, tokens: int) -> Job:
 
 
 def _number(step: FinetunePass, device: str) -> tuple[int, str]:
-    """Bytes and name of what is computed with (models/device.py::compute_dtype, without torch)."""
-    wanted = step.compute_type
-    if wanted == "float32" or (wanted == "float16" and device == "cpu"):
+    """Return size and name of the number type of matrix products: hardware.device.compute_dtype without torch."""
+    dtype = step.compute_type
+    if dtype == "float32" or (dtype == "float16" and device == "cpu"):
         return 4, "float32"
-    if wanted == "float16":
-        return 2, wanted
-    able = has_bfloat16(device)
-    if able is None:
-        return 4, f"float32 or {wanted}"
-    return (2, wanted) if able else (4, "float32")
+    if dtype == "float16":
+        return 2, dtype
+    supported = has_bfloat16(device)
+    if supported is None:
+        return 4, f"float32 or {dtype}"
+    return (2, dtype) if supported else (4, "float32")
 
 
 def _longest_row(data: DataConfig, project: Project) -> tuple[int, bool]:
-    """(tokens of the longest sequence, whether it is known): known where the rows have been tokenised since they changed last."""
+    """Return the tokens of the longest row, and True if it is known: if the rows were tokenized since they last changed."""
     limit = data.pre_process_data_config.max_seq_len
-    files = [found.path for found in data_paths(data, project.config)]
+    files = [file.path for file in data_paths(data, project.config)]
     if not files or not all(file.is_file() for file in files) or not project.token_cache.is_dir():
         return limit, False
     changed = max(file.stat().st_mtime for file in files)
@@ -148,7 +162,7 @@ def _longest_row(data: DataConfig, project: Project) -> tuple[int, bool]:
     return min(limit, int(tokens.max(initial=0))) or limit, True
 
 
-# -- what to write into the config, and onto the disk ------------------------------------------------------------------------------
+# -- config settings and disk space --------------------------------------------------------------------------------------
 
 _TRAINING_ARGS = {
     "batch": "per_device_train_batch_size",
@@ -159,36 +173,36 @@ _TRAINING_ARGS = {
 
 
 def _settings(stage: str, step: FinetunePass, fit: Fit) -> dict[str, Any]:
-    """What to write into the config for `fit`, by dotted key."""
-    found: dict[str, Any] = {}
+    """Return the settings that turn the config of `step` into `fit`, by dotted key."""
+    settings: dict[str, Any] = {}
     for name, value in fit.changes.items():
         if name in _TRAINING_ARGS:
-            found[f"passes.{stage}.training_args.{_TRAINING_ARGS[name]}"] = value
+            settings[f"passes.{stage}.training_args.{_TRAINING_ARGS[name]}"] = value
         elif name == "tokens":
             rows = value - step.virtual_tokens
-            found[f"data_configs.{step.train_data_config}.pre_process_data_config.max_seq_len"] = rows
+            settings[f"data_configs.{step.train_data_config}.pre_process_data_config.max_seq_len"] = rows
         elif name == "method":
-            found[f"passes.{stage}.type"] = "QLoRA" if value == "qlora" else "LoRA"
+            settings[f"passes.{stage}.type"] = "QLoRA" if value == "qlora" else "LoRA"
             if "adapter" in fit.changes:
-                found[f"passes.{stage}.r"] = SUGGESTED_RANK
+                settings[f"passes.{stage}.r"] = SUGGESTED_RANK
         elif name in ("double_quant", "int4_aware"):
-            found[f"passes.{stage}.{name}"] = value
-    return found
+            settings[f"passes.{stage}.{name}"] = value
+    return settings
 
 
 def disk_bytes(workflow: Workflow, project: Project, shape: Shape) -> dict[str, int]:
-    """About what each stage leaves on the disk, and `checkpoints` while it trains (one is written before the last is removed)."""
+    """Estimate the disk space of each stage in bytes, and of `checkpoints`: one is written before the oldest is removed."""
     base = base_model_path(workflow.input_model, project)
-    found = {"fetch": folder_bytes(base) if base.is_dir() else shape.stored_bytes * shape.parameters}
-    stored, checkpoints = found["fetch"], 0
+    sizes = {"fetch": folder_bytes(base) if base.is_dir() else shape.stored_bytes * shape.parameters}
+    stored, checkpoints = sizes["fetch"], 0
     for name, step in workflow.passes.items():
-        found[name] = step.output_bytes(shape, stored)
-        stored = found[name] if step.produces == "hf" else stored
+        sizes[name] = step.output_bytes(shape, stored)
+        stored = sizes[name] if step.produces == "hf" else stored
         if isinstance(step, TrainingPass):
             job = job_of(step, shape, 1)
             trained = shape.parameters if job.method == "full" else job.adapter + job.saved
             checkpoints = max(checkpoints, 12 * trained * (step.training_args.save_total_limit + 1))
-    return {**found, "checkpoints": checkpoints}
+    return {**sizes, "checkpoints": checkpoints}
 
 
 def free_disk_bytes(project: Project) -> int:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def placement(step: FinetunePass, source: ModelRef, dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """Where the model that `step` trains is loaded to, as keywords of `load_model`.
+    """Return the device arguments of `load_model` for the model that `step` trains.
 
-    That is `device`, with two exceptions: the host's memory where FSDP will take the model apart; and all GPUs, layer after layer,
-    where one process trains and the model exceeds the card, unless `device_map` is null or "current_device".
+    That is `device`, except for the memory of the host where FSDP shards the model, and all GPUs, layer by layer, where
+    one process trains and the model exceeds one card (unless `device_map` is null or "current_device").
     """
     if world_size() > 1:
         return {"device": "cpu" if step.training_args.fsdp else device}
@@ -32,13 +32,15 @@ def placement(step: FinetunePass, source: ModelRef, dtype: torch.dtype, device: 
 
 
 def exceeds_one(cards: Sequence[int], needed_bytes: float) -> bool:
-    """Whether `needed_bytes` are too many for the first of several cards (memory in bytes), a fifth being left for activations."""
+    """Return True if there are several cards and the first is too small, a fifth of it being left for activations."""
     return len(cards) > 1 and needed_bytes > 0.8 * cards[0]
 
 
 def trained_bytes(step: FinetunePass, source: ModelRef, itemsize: int) -> float:
-    """What the weights of `source` take while `step` trains: with gradients and Adam's two moments in float32 where all of them are
-    trained, half a byte and the scales each where they are kept in 4 bits, `itemsize` bytes each else. 0 where it is not known."""
+    """Return the memory of the weights of `source` while `step` trains; 0 if the shape is unknown.
+
+    Per weight: 16 bytes with gradients and Adam's moments where all are trained, 0.6 in 4 bits, `itemsize` otherwise.
+    """
     shape = shape_of(source.path)
-    each = 0.6 if step.quantized_base else 16.0 if step.produces == "hf" else float(itemsize)
-    return shape.parameters * each if shape else 0.0
+    weight_bytes = 0.6 if step.quantized_base else 16.0 if step.produces == "hf" else float(itemsize)
+    return shape.parameters * weight_bytes if shape else 0.0
