@@ -18,7 +18,7 @@ from phi_runtime.inference.generator import Sampling
 from phi_runtime.pipeline.engine import Outcome, run
 from phi_runtime.pipeline.load import load_config, load_workflow
 from phi_runtime.pipeline.plan import Stage, plan
-from phi_runtime.pipeline.session import Session, chosen_adapter, open_session
+from phi_runtime.pipeline.session import Session, open_session, select_adapter
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Project:
         """Bring stages up to date. A stage whose inputs have not changed is not run again.
 
         Args:
-            stages: Names of the stages; none: all of them.
+            stages: Run these stages with the stages that they need; default: all stages.
             until: Last stage to run.
             force: Stages to run again although they are cached.
             processes: Number of processes that train together.
@@ -141,7 +141,7 @@ class Project:
             MissingDependency: The project has no model yet, or a library is not installed.
         """
         session = open_session(self.folders, name, self.overrides)
-        model = Model(session.on(chosen_adapter(session.generator, adapter)))
+        model = Model(session.with_adapter(select_adapter(session.generator, adapter)))
         del session
         try:
             yield model

@@ -44,7 +44,9 @@ class ProductAdapter(LinearAdapter):
             "Share of the modules whose adapter a training step drops. Default 0; up to 0.1 against overfitting."
         ),
     )
-    use_effective_conv2d: bool = no_effect(True, "Olive only: for convolutions, which language models do not have.")
+    use_effective_conv2d: bool = no_effect(
+        True, "No effect here: it is for convolutions, which language models do not have."
+    )
     init_weights: bool = Field(
         True,
         description="Start with the output of the base model. Default true; false starts at random, for experiments.",

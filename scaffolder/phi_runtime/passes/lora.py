@@ -61,7 +61,9 @@ class LowRankAdapter(LinearAdapter):
             "memory of one more copy of the base. Olive ignores this key."
         ),
     )
-    ephemeral_gpu_offload: bool = no_effect(False, "Olive only: for DoRA.")
+    ephemeral_gpu_offload: bool = no_effect(
+        False, "No effect here: Olive accepts it for LoRA too, but only DoRA uses it."
+    )
 
     @property
     def rounds_base(self) -> bool:

@@ -48,7 +48,7 @@ class QLoRA(LowRankAdapter):
     compute_dtype: Dtype | None = Field(
         None, description="Number type of the matrix products. Default null: torch_dtype."
     )
-    save_quant_config: bool = no_effect(True, "Olive only: here the adapter also fits the full-precision base.")
+    save_quant_config: bool = no_effect(True, "No effect here: the adapter also fits the full-precision base.")
 
     @property
     def compute_type(self) -> Dtype:

@@ -21,84 +21,100 @@ KvScheme = Literal[
 
 
 class BuilderOptions(Strict):
-    """Options of the builder of onnxruntime-genai 0.18 that have no key of their own in Olive; null leaves one to the builder."""
+    """Options of the model builder of onnxruntime-genai 0.18 without a key in Olive; null leaves the choice to the builder."""
 
     matmul_mixed_precision: str | None = Field(
         None,
         pattern=rf"^{_WHERE}(,{_WHERE})*$",
-        description="Weights that get other bits than the rest: last_matmul:int8 the output head, mixed_layers:int8 the layers where "
-        "rounding hurts most, linear_attn:int8 the linear attention of hybrid models; several with commas between them.",
+        description="Bits of groups of weights that differ from `precision`, comma-separated: last_matmul:int8 for "
+        "the output head, mixed_layers:int8 for the layers where rounding costs the most, linear_attn:int8 for the "
+        "linear attention of hybrid models. Default null: none. Use 8 bits where an int4 model fails its gate; the file grows.",
     )
     prune_lm_head: bool | None = Field(
         None,
-        description="Compute the logits of a prompt's last token alone: prompts are read faster, and the perplexity of a text is "
-        "measured token by token. null: false.",
+        description="Compute the logits of a prompt's last token only. Default null: false. Prompts are read faster, "
+        "but perplexity must be measured token by token.",
     )
     shared_embeddings: bool | None = Field(
         None,
-        description="One matrix for embedding and output head, where the model ties the two. null: where it does.",
+        description="Store one matrix for embedding and output head. Default null: if the model ties the two. false "
+        "makes a larger file.",
     )
-    fuse_qkv: bool | None = Field(None, description="One product for query, key and value. null: where it can be.")
+    fuse_qkv: bool | None = Field(
+        None, description="Compute query, key and value in one product. Default null: where possible."
+    )
     fuse_qk_norm_gqa: bool | None = Field(
-        None, description="CUDA and WebGPU: the norms of query and key inside the attention. null: where it can be."
+        None,
+        description="CUDA and WebGPU: compute the norms of query and key inside the attention kernel. Default null: where possible.",
     )
-    fuse_mlp_gate_up: bool | None = Field(None, description="One product for the gate and up projections. null: false.")
+    fuse_mlp_gate_up: bool | None = Field(
+        None, description="Compute the gate and up projections in one product. Default null: false."
+    )
     windowed_kv_cache: bool | None = Field(
         None,
-        description="Keep only the window of layers with sliding-window attention in the cache. null: where it can be.",
+        description="Keep only the attention window in the key-value cache of layers with sliding-window attention. "
+        "Default null: where possible.",
     )
     kv_cache_quant_scheme: KvScheme | None = Field(
         None,
-        description="Bits of the key-value cache, for long conversations: int8_per_channel takes a quarter of the memory. The scales "
-        "are measured on the training rows, which takes a second build. CPU and CUDA; fp8 CUDA alone. null: none.",
+        description="Number type and scales of the key-value cache. Default null: none, the cache keeps its precision. "
+        "int8_per_channel takes a quarter of the float32 memory, for long conversations; the scales are measured on the training "
+        "rows, which takes a second build. CPU and CUDA; fp8 only on CUDA.",
     )
     moe_quant_type: Literal["int2", "int4", "int8", "mxfp4", "nvfp4"] | None = Field(
         None,
-        description="Weights of the experts in a mixture of experts; all but int4 and int8 are for CUDA. null: the precision.",
+        description="Number type of the experts in a mixture of experts; int2, mxfp4 and nvfp4 need CUDA. Default null: `precision`.",
     )
     qmoe_block_size: Annotated[Literal[0, 16, 32, 64, 128, 256], NoSwitch] | None = Field(
-        None, description="Weights of an expert that share one scale; 0: a whole channel. null: 32."
+        None, description="Weights of an expert that share one scale; 0: a channel. Default null: 32."
     )
     qmoe_weights_prepacked: Annotated[Literal[-1, 0, 1], NoSwitch] | None = Field(
         None,
-        description="CUDA: 1 lays experts out for the kernel while exporting, 0 when the model is loaded. null: the builder chooses.",
+        description="CUDA: arrange experts for the kernel during export (1) or when the model is loaded (0). Default null: the "
+        "builder chooses.",
     )
     matmulnbits_weights_prepacked: Annotated[Literal[0, 1, 2], NoSwitch] | None = Field(
         None,
-        description="CUDA: 4- and 8-bit weights laid out for Ampere (1) or Hopper (2) while exporting. null: 0, they are not.",
+        description="CUDA: arrange 4- and 8-bit weights during export for Ampere (1) or Hopper (2). Default null: 0, not "
+        "arranged.",
     )
     enable_cuda_fpa_intb_gemm: bool | None = Field(
-        None, description="CUDA: kernels that multiply 4- and 8-bit weights as they are. null: false."
+        None,
+        description="CUDA: use kernels that multiply 4- and 8-bit weights without dequantizing them first. Default null: false.",
     )
     use_device_allocator_for_initializers: bool | None = Field(
-        None, description="Give memory back that weights took before they were laid out for their kernels. null: false."
+        None, description="Free the memory of weights once they are arranged for their kernels. Default null: false."
     )
-    enable_dml_graph: bool | None = Field(None, description="DirectML: record the graph once and play it. null: true.")
+    enable_dml_graph: bool | None = Field(
+        None, description="DirectML: record the graph once and replay it. Default null: true."
+    )
     enable_webgpu_graph: bool | None = Field(
-        None, description="WebGPU: record the graph once and play it. null: false."
+        None, description="WebGPU: record the graph once and replay it. Default null: false."
     )
 
 
 class Gate(Strict):
-    """What the ONNX model may differ from the model that it was made of, over the rows held out of the training."""
+    """Limits for the difference between the ONNX model and its source, measured on rows that were not trained on."""
 
     tokens: Annotated[int, Field(ge=16, le=4096)] = Field(
-        384, description="Tokens to compare on, at most; fewer where the vocabulary is very large."
+        384,
+        description="Number of tokens to compare, at most; fewer for very large vocabularies. Default 384; more take longer and "
+        "measure more exactly.",
     )
     max_kl: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="Mean Kullback-Leibler divergence of the ONNX model's distributions from the source model's, in nats. null: 0.02 "
-        "for fp32, 0.05 for fp16 and bf16, 0.1 for int8, 1.0 for int4.",
+        description="Largest mean Kullback-Leibler divergence from the source model's distributions, in nats. Default null: "
+        "0.02 for fp32, 0.05 for fp16 and bf16, 0.1 for int8, 1.0 for int4.",
     )
     min_top1: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
-        description="Share of the tokens whose likeliest successor must be the same in both. null: not asked; models that hesitate "
-        "change their mind at the least rounding.",
+        description="Smallest share of tokens whose likeliest next token is the same in both models. Default null: not checked; "
+        "models with flat distributions change their first choice at the slightest rounding.",
     )
     max_perplexity_increase: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="By how much the perplexity may grow, as a share of the source model's. null: 0.05 for fp32, fp16 and bf16, 0.15 "
-        "for int8, 1.0 for int4.",
+        description="Largest increase of the perplexity, as a share of the source model's. Default null: 0.05 for fp32, fp16 and "
+        "bf16, 0.15 for int8, 1.0 for int4.",
     )
 
 
@@ -111,80 +127,93 @@ class ExportPass(Pass):
 
     adapters: Annotated[list[str], Field(min_length=1)] | None = Field(
         None,
-        description="Passes whose adapters stay beside the ONNX model of their base, as .onnx_adapter files; which of them answers "
-        "is chosen at run time. Olive ignores this key.",
+        description="Names of passes whose adapters are stored as .onnx_adapter files next to the ONNX model of their base, and "
+        "selected at run time. Default null: export a merged model. Olive ignores this key.",
     )
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4"] = Field(
-        description="Type of the weights in the ONNX model."
+        description="Number type of the weights. int4 is the smallest and usually the fastest; fp16 and bf16 need a GPU."
     )
-    metadata_only: bool = no_effect(False, "Olive only: here the whole model is built.")
+    metadata_only: bool = no_effect(False, "No effect here: the complete model is built.")
     search: dict[str, bool | Whole | float] | None = Field(
-        None, description='Generation defaults written into genai_config.json, such as {"max_length": 2048}.'
+        None,
+        description='Generation defaults for genai_config.json, such as {"max_length": 2048}. Default null: those of the model.',
     )
     int4_block_size: Annotated[Literal[16, 32, 64, 128, 256], NoSwitch] | None = Field(
-        None, description="int4 and int8: weights that share one scale; null: 32."
+        None,
+        description="int4 and int8: weights that share one scale. Default null: 32. Smaller blocks are more accurate "
+        "and take more space.",
     )
     int4_accuracy_level: Annotated[Literal[1, 2, 3, 4], NoSwitch] | None = Field(
         None,
-        description="int4 and int8: type of the activations in products: 1 fp32, 2 fp16, 3 bf16, 4 int8; null: 4 on CPU, WebGPU.",
+        description="int4 and int8: number type of the activations in products: 1 fp32, 2 fp16, 3 bf16, 4 int8. "
+        "Default null: 4 on CPU and WebGPU. 4 is the fastest on CPUs; 1 is the most accurate.",
     )
     int4_is_symmetric: bool | None = Field(
         None,
-        description="int4 and int8: symmetric quantisation, without zero points; null: true. k_quant always has them.",
+        description="int4 and int8: symmetric quantization, without zero points. Default null: true; k_quant always has zero points.",
     )
     int4_op_types_to_quantize: Annotated[list[Literal["MatMul", "Gather"]], Field(min_length=1)] | None = Field(
         None,
-        description='int4 and int8: products and, with "Gather", the embedding. null: ["MatMul"], and the embedding where it is '
-        "the output head as well.",
+        description='int4 and int8: operators to quantize; "Gather" is the embedding. Default null: ["MatMul"], '
+        "and the embedding if it is also the output head.",
     )
     int4_nodes_to_exclude: Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="int4 and int8: nodes of the graph that keep their precision.", examples=[["/lm_head/MatMul"]]
+        None,
+        description="int4 and int8: nodes of the graph that keep their precision. Default null: none.",
+        examples=[["/lm_head/MatMul"]],
     )
     int4_algo_config: (
         Literal["default", "rtn", "rtn_last", "k_quant", "k_quant_last", "k_quant_mixed", "k_quant_linear"] | None
     ) = Field(
         None,
-        description="int4 and int8: how weights are rounded; the names that end in _last, _mixed and _linear keep the head or more "
-        "in 8 bits.",
+        description="int4 and int8: rounding algorithm. _last keeps the output head in 8 bits, _mixed also sensitive "
+        "layers, _linear also linear attention. Default null: default.",
     )
     use_qdq: bool | None = Field(
-        None, description="int4: standard operators that dequantise, in place of 4-bit products. null: false."
+        None,
+        description="int4: use standard operators that dequantize, instead of 4-bit products, for runtimes without "
+        "these. Default null: false.",
     )
     use_8bits_moe: bool | None = Field(
-        None, description="8 bits for the experts in a mixture of experts. null: the precision."
+        None, description="8 bits for the experts in a mixture of experts. Default null: `precision`."
     )
     use_webgpu_fp32: bool | None = Field(
-        None, description="WebGPU: activations in fp32, for cards without fp16. null: false."
+        None, description="WebGPU: activations in fp32, for GPUs without fp16. Default null: false."
     )
     use_cuda_bf16: bool | None = Field(
-        None, description="CUDA, int4 and int8: activations in bf16 rather than fp16. null: false."
+        None, description="CUDA, int4 and int8: activations in bf16 instead of fp16. Default null: false."
     )
     include_hidden_states: bool | None = Field(
-        None, description="Give the last hidden states beside the logits. null: false."
+        None, description="Output the last hidden states in addition to the logits. Default null: false."
     )
-    enable_cuda_graph: bool | None = Field(None, description="CUDA: record the graph once and play it. null: false.")
-    extra_options: BuilderOptions = Field(default_factory=BuilderOptions, description="Further options of the builder.")
+    enable_cuda_graph: bool | None = Field(
+        None, description="CUDA: record the graph once and replay it. Default null: false. Excludes `adapters`."
+    )
+    extra_options: BuilderOptions = Field(
+        default_factory=BuilderOptions, description="Further options of the model builder. Default {}."
+    )
     gate: Gate | None = Field(
         default_factory=Gate,
-        description="How near its source the ONNX model must be, or the pass fails; null: it must only run. Olive ignores this key.",
+        description="Limits for the difference between the ONNX model and its source; beyond them the pass fails. "
+        "Default {}: limits by precision. null: the model must only run. Olive ignores this key.",
     )
 
     @property
     def quantizes(self) -> bool:
-        """Whether the weights are rounded to 4 or 8 bits."""
+        """True if the weights are rounded to 4 or 8 bits."""
         return self.precision in ("int4", "int8")
 
     @property
     def base_algorithm(self) -> str:
-        """How weights are rounded: default, rtn or k_quant."""
+        """Rounding algorithm without its suffix: default, rtn or k_quant."""
         name = self.int4_algo_config or "default"
         return next(base for base in ("default", "rtn", "k_quant") if name.startswith(base))
 
     @property
     def other_bits(self) -> dict[str, str]:
-        """The groups of weights that get bits of their own, by name: last_matmul, mixed_layers, linear_attn."""
-        ending = (self.int4_algo_config or "").removeprefix(self.base_algorithm)
+        """Number types of the groups of weights that differ from `precision`: last_matmul, mixed_layers, linear_attn."""
+        suffix = (self.int4_algo_config or "").removeprefix(self.base_algorithm)
         groups = {"_last": ["last_matmul"], "_mixed": ["last_matmul", "mixed_layers"],
-                  "_linear": ["last_matmul", "linear_attn"]}.get(ending, [])  # fmt: skip
-        given = (self.extra_options.matmul_mixed_precision or "").split(",")
-        return dict.fromkeys(groups, "int8") | dict(pair.split(":") for pair in given if pair)
+                  "_linear": ["last_matmul", "linear_attn"]}.get(suffix, [])  # fmt: skip
+        pairs = (self.extra_options.matmul_mixed_precision or "").split(",")
+        return dict.fromkeys(groups, "int8") | dict(pair.split(":") for pair in pairs if pair)
