@@ -1,4 +1,4 @@
-"""The type of a pass in the config: a union over the registry, told apart by `type`."""
+"""The type of a pass in the config: a union over the registry, discriminated by `type`."""
 
 from __future__ import annotations
 
