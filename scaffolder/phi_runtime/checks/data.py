@@ -65,7 +65,7 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Pat
             yield c.error(place, "file-not-found", f"no data file at {file.path}")
             return
         if file.from_root:
-            message = f"the path of {file.path.name} is relative to the project root, not to this file"
+            message = f"{file.path.name} is under the project root, not next to this file"
             yield c.warning(file_at, "found-under-root", message)
         try:
             if file.path not in known_columns:

@@ -144,7 +144,7 @@ def test_a_run_warns_once_of_a_training_that_is_not_likely_to_fit(
     with_free(monkeypatch, foretold_bytes // 100)
     listener = Listener()
     run(project, listener, until="finetune")
-    warned = [w for w in listener.of("warning") if "likely to need more memory" in w["message"]]
+    warned = [w for w in listener.of("warning") if "likely to run out of memory" in w["message"]]
     assert [w["stage"] for w in warned] == ["finetune"]
 
 
