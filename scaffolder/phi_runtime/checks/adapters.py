@@ -10,7 +10,6 @@ from phi_runtime.config.pass_graph import BASE, sources
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass, Pass
 from phi_runtime.core.suggestions import nearest
-from phi_runtime.passes.prompt_tuning import USE_UNMERGED
 from phi_runtime.training.pass_bases import MERGE_INSTEAD, AdapterPass, LinearAdapter
 
 _MODULES = {
@@ -21,9 +20,9 @@ _MODULES = {
 }
 
 
-def cannot_be_merged(step: Pass | None) -> bool:
-    """Return True if the output of `step` is an adapter that cannot be added to the weights of its base."""
-    return isinstance(step, AdapterPass) and not step.merges
+def why_not_merged(step: Pass | None) -> str:
+    """Return why the output of `step` is an adapter that cannot be added to the weights of its base; "" if it is not."""
+    return step.why_not_merged() if isinstance(step, AdapterPass) else ""
 
 
 def check_adapter(c: Checks, at: KeyPath, step: AdapterPass) -> Iterator[Finding]:
@@ -102,8 +101,8 @@ def _adapter_errors(
     elif isinstance(step, ExportPass):
         if reason := trained.why_not_graph_input():
             yield "adapter", f"`{adapter}` ({trained.type}) cannot be exported next to an ONNX model: {reason}", ""
-    elif cannot_be_merged(trained):
-        yield "pass-order", f"`{adapter}` ({trained.type}) cannot be merged: {USE_UNMERGED}", ""
+    elif reason := trained.why_not_merged():
+        yield "pass-order", f"`{adapter}` ({trained.type}): {reason}", ""
     elif len(getattr(step, "adapters", None) or []) > 1 and (reason := trained.why_not_combined()):
         yield "adapter", f"`{adapter}` ({trained.type}) cannot be merged together with others: {reason}", ""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.checks.adapters import cannot_be_merged, check_adapter, check_used_adapters
+from phi_runtime.checks.adapters import check_adapter, check_used_adapters, why_not_merged
 from phi_runtime.checks.data import check_data, count_rows
 from phi_runtime.checks.export import check_export
 from phi_runtime.checks.sections import Checks, config_parts, placeholders
@@ -21,7 +21,6 @@ from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AzureMLSystem, ExportPass, FinetunePass, Kind, Pass, RegistryModel, Workflow
 from phi_runtime.config.stage_names import EVALUATE, FETCH
 from phi_runtime.core.suggestions import nearest
-from phi_runtime.passes.prompt_tuning import USE_UNMERGED
 from phi_runtime.training.pass_bases import AdapterPass
 
 _KINDS: dict[Kind, str] = {"hf": "a full model", "adapter": "an adapter", "onnx": "an ONNX model"}
@@ -150,12 +149,12 @@ def _order(c: Checks) -> Iterator[Finding]:
             return  # reported by check_used_adapters
         if source is None:
             message = f"{label} needs {_KINDS[step.accepts]}, but follows {previous}, which outputs {_KINDS[kind]}"
-            if kind == "adapter" and cannot_be_merged(last):
-                message += f"; {USE_UNMERGED}"
+            if kind == "adapter" and (reason := why_not_merged(last)):
+                message += f"; {reason}"
             yield c.error(("passes", name), "pass-order", message)
             return
-        if step.accepts == "adapter" and cannot_be_merged(steps.get(source)):
-            message = f"{label} cannot use the output of `{source}` ({steps[source].type}): {USE_UNMERGED}"
+        if step.accepts == "adapter" and (reason := why_not_merged(steps.get(source))):
+            message = f"{label} cannot use the output of `{source}` ({steps[source].type}): {reason}"
             yield c.error(("passes", name), "pass-order", message)
             return
         previous, kind, last = label, step.produces, step

@@ -23,6 +23,7 @@ class LowRankAdapter(LinearAdapter):
 
     ties_embeddings: ClassVar[bool] = True
     adds_low_rank: ClassVar[bool] = True
+    multi_adapter: ClassVar[bool] = True
 
     r: Count = Field(
         64,

@@ -12,15 +12,10 @@ from phi_runtime.config.schema.common import Count
 from phi_runtime.config.schema.registry import register
 from phi_runtime.models.memory import Job
 from phi_runtime.models.shape import Shape
-from phi_runtime.training.pass_bases import AdapterPass
+from phi_runtime.training.pass_bases import USE_UNMERGED, AdapterPass
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-
-USE_UNMERGED = (
-    "learned tokens cannot be merged into the weights: remove this pass and use the adapter itself "
-    "(`phi-scaffold chat --model adapter`)"
-)
 
 
 @register
@@ -73,5 +68,8 @@ class PromptTuning(AdapterPass):
         tokens = job.tokens + self.num_virtual_tokens
         return replace(job, tokens=tokens, adapter=self.num_virtual_tokens * shape.hidden)
 
+    def why_not_merged(self) -> str:
+        return f"learned tokens cannot be merged into the weights: {USE_UNMERGED}"
+
     def why_not_graph_input(self) -> str:
-        return f"learned tokens are no input of the graph; {USE_UNMERGED}"
+        return f"learned tokens are not an input of the graph: {USE_UNMERGED}"

@@ -22,7 +22,6 @@ from phi_runtime.inference.generator import Answer, Generator, SamplingParams
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.passes.lora import LowRankAdapter
 from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.model_names import find_model, model_names, shown_name
@@ -180,7 +179,7 @@ def _adapters_of_base(base: str, workflow: Workflow, models: Mapping[str, ModelR
     """Return the low-rank adapters trained on the model of the pass `base`; PEFT can load several of them at once."""
     adapters = {}
     for name, source in sources(workflow.passes).items():
-        if source == base and name in models and isinstance(workflow.passes[name], LowRankAdapter):
+        if source == base and name in models and workflow.passes[name].multi_adapter:
             _check_base(models[name])
             adapters[name] = models[name].path
     return adapters

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Names = Annotated[list[str], Field(min_length=1)]
 
+USE_UNMERGED = "remove this pass and use the adapter itself (`phi-scaffold chat --model adapter`)"
 MERGE_INSTEAD = "merge it instead: MergeAdapterWeights before its own ModelBuilder"
 
 
@@ -101,6 +102,10 @@ class AdapterPass(TrainingPass):
         from phi_runtime.training.adapter import add_adapter
 
         return add_adapter(base, self.peft_config(base), self.training_args.seed)
+
+    def why_not_merged(self) -> str:
+        """Return why the adapter cannot be added to the weights of its base, and what to do instead; "" if it can."""
+        return "" if self.merges else f"it cannot be merged: {USE_UNMERGED}"
 
     def why_not_graph_input(self) -> str:
         """Return why the adapter cannot be an input of an ONNX graph; "" if it can."""

@@ -27,6 +27,8 @@ class Pass(Strict):
     adds_low_rank: ClassVar[bool] = False
     """True if the output is an adapter that adds a product of two matrices to each weight, which an ONNX graph can take as
     input and which adds up with others."""
+    multi_adapter: ClassVar[bool] = False
+    """True if peft can load several adapters of this type on one base and switch between them."""
     depends_on_provider: ClassVar[bool] = False
     """True if the output depends on the execution provider of `target`."""
 
