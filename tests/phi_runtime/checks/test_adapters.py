@@ -138,4 +138,4 @@ def test_rows_on_both_sides_of_the_switch_of_long_rope_are_warned_of(
 ) -> None:
     found = findings_on(tmp_path, {"tune": {"type": "LoRA"}}, config, max_seq_len=length)
     assert [f.rule for f in found] == (["long-rope"] if warned else [])
-    assert all("Cap max_seq_len at 256" in f.message and f.severity == "warning" for f in found)
+    assert all("Set max_seq_len to 256" in f.message and f.severity == "warning" for f in found)
