@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from phi_runtime.models.load import load_model, load_tokenizer
     from phi_runtime.models.reference import ModelRef
     from phi_runtime.pipeline.engine import Outcome
-    from phi_runtime.pipeline.plan import Stage
+    from phi_runtime.pipeline.stage import Stage
     from phi_runtime.training.pass_bases import AdapterPass, TrainingPass
 
 __all__ = [
@@ -95,7 +95,7 @@ _MODULES = {
     "models.load": ("load_model", "load_tokenizer"),
     "models.reference": ("ModelRef",),
     "pipeline.engine": ("Outcome",),
-    "pipeline.plan": ("Stage",),
+    "pipeline.stage": ("Stage",),
     "training.pass_bases": ("AdapterPass", "TrainingPass"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -14,11 +14,12 @@ from phi_runtime.core import project as folders
 from phi_runtime.core.events import Emit, silent
 from phi_runtime.core.signals import left_to_caller
 from phi_runtime.data.chat import Message
-from phi_runtime.inference.generator import Sampling
+from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.engine import Outcome, run
 from phi_runtime.pipeline.load import load_config, load_workflow
-from phi_runtime.pipeline.plan import Stage, plan
+from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.session import Session, open_session, select_adapter
+from phi_runtime.pipeline.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class Model:
         """Yield the answer to `prompt` piece by piece. Arguments and errors are those of `answer`."""
         if self._session is None:
             raise RuntimeError("the model is closed: use it inside the `with` block of Project.model")
-        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop))
+        sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop))
         pieces = self._session.answer(prompt, sampling, history)
         try:
             for piece in pieces:
