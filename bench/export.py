@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import gc
 import inspect
-import json
 import os
 import random
 import shutil
 import statistics
 import string
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -40,11 +38,14 @@ import numpy as np
 import onnxruntime_genai as og
 
 from phi_runtime.core.artifacts import folder_bytes
+from phi_runtime.core.errors import PhiError
+from phi_runtime.core.events import silent
 from phi_runtime.export.gate import Comparison, Row, compare, whole
 from phi_runtime.export.gate_text import TEXT
 from phi_runtime.inference.onnx import open_model
 from phi_runtime.models.load import load_tokenizer, quiet_libraries
 from phi_runtime.models.reference import ModelRef
+from phi_runtime.workers.process import Worker, python
 
 PROMPT, ANSWER, ROW = 256, 64, 256
 MIXED = {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}
@@ -130,9 +131,14 @@ def made(source: Path, out: Path, precision: str, options: dict[str, Any]) -> Bu
         "options": options,
     }
     start = time.perf_counter()
-    command = [sys.executable, "-m", "phi_runtime.export.builder_process", json.dumps(request)]
-    done = subprocess.run(command, capture_output=True)
-    return None if done.returncode else Build(out, time.perf_counter() - start)
+    command = python("phi_runtime.export.builder_process")
+    try:
+        with Worker(command, "the model builder", log=out.with_suffix(".log")) as worker:
+            worker.send(request)
+            worker.result(silent)
+    except PhiError:
+        return None
+    return Build(out, time.perf_counter() - start)
 
 
 def quality(source: ModelRef, folder: Path, precision: str, options: dict[str, Any], rows: list[Row]) -> Comparison:

@@ -1,4 +1,4 @@
-"""What runs where."""
+"""Execution providers: the precisions that each can run, its short name, and the package that brings it."""
 
 RUNNABLE = {
     "CPUExecutionProvider": ("fp32", "int8", "int4"),
@@ -6,8 +6,8 @@ RUNNABLE = {
     "DmlExecutionProvider": ("fp16", "int4"),
     "WebGpuExecutionProvider": ("int8", "int4"),
 }
-"""The precisions that the builder of onnxruntime-genai 0.18 builds *and* that run, by execution provider (fp16 and bf16 for the CPU
-are built, but fail when they are loaded)."""
+"""Precisions that the builder of onnxruntime-genai 0.18 builds *and* that run (fp16 and bf16 for the CPU are built, but fail to
+load)."""
 
 SHORT = {
     "CPUExecutionProvider": "cpu",
@@ -15,4 +15,12 @@ SHORT = {
     "DmlExecutionProvider": "dml",
     "WebGpuExecutionProvider": "webgpu",
 }
-"""What ONNX Runtime GenAI and its builder call the execution providers."""
+"""Names of the providers in ONNX Runtime GenAI and its builder."""
+
+PACKAGES = {
+    "CPUExecutionProvider": "onnxruntime-genai",
+    "CUDAExecutionProvider": "onnxruntime-genai-cuda",
+    "DmlExecutionProvider": "onnxruntime-genai-directml",
+    "WebGpuExecutionProvider": "onnxruntime-genai",
+}
+"""Distributions of ONNX Runtime GenAI that include the provider."""

@@ -184,4 +184,5 @@ def require_free_space(folder: Path, needed_bytes: int, purpose: str) -> None:
         raise OutOfResources(
             f"{purpose} needs {needed_bytes / 1e9:.1f} GB on the disk of {folder}, which has {free_bytes / 1e9:.1f} GB free",
             fix="free some space; `phi-scaffold doctor` shows what takes it",
+            resource="disk",
         )

@@ -1,16 +1,15 @@
-"""The one family of errors that reaches a user: what was wrong, where, and what to do next."""
+"""The errors that reach a user: what is wrong, where, and what to do about it."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Location:
-    """A place in a file. `line` and `column` count from 1; 0 means that the file as a whole is meant."""
+    """A position in a file. `line` and `column` count from 1; line 0 means the file as a whole."""
 
     path: Path | str
     line: int = 0
@@ -21,7 +20,13 @@ class Location:
 
 
 class PhiError(Exception):
-    """Something the user can act on. `fix` is one imperative sentence or command."""
+    """Base class of all errors that a user can act on.
+
+    Args:
+        what: What is wrong, in the present tense.
+        where: The file, line and column that it is about.
+        fix: What to do: one imperative sentence, or a command.
+    """
 
     exit_code = 1
 
@@ -36,19 +41,19 @@ class PhiError(Exception):
 
 
 class WorkFailed(PhiError):
-    """A stage ran and did not reach its end."""
+    """A stage started and did not finish."""
 
     exit_code = 1
 
 
 class UsageError(PhiError):
-    """A flag, a name or a folder on the command line is not what the command takes."""
+    """A flag, name or folder on the command line is not valid."""
 
     exit_code = 2
 
 
 class ConfigError(PhiError):
-    """The workflow config is invalid. `findings` holds every fault, root causes first."""
+    """The workflow config is invalid. `findings` holds every error, root causes first."""
 
     exit_code = 3
 
@@ -60,49 +65,65 @@ class ConfigError(PhiError):
 
 
 class DataError(PhiError):
-    """The data cannot be read, or nothing usable is left of it."""
+    """The data cannot be read, or no usable row remains."""
 
     exit_code = 4
 
 
 class MissingDependency(PhiError):
-    """A library, a device or a whole runtime is absent."""
+    """A library, a device or a runtime is not available."""
 
     exit_code = 5
 
 
 class Conflict(PhiError):
-    """Files or another run are in the way."""
+    """Existing files or another run are in the way."""
 
     exit_code = 6
 
 
 class NetworkError(PhiError):
-    """The hub or the package registry did not answer, or said no."""
+    """The Hub or the package registry is unreachable, or refused the request."""
 
     exit_code = 7
 
 
 class OutOfResources(PhiError):
-    """Not enough memory or disk."""
+    """The machine has too little memory or disk space; `resource` names which."""
 
     exit_code = 8
 
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Location | None = None,
+        fix: str = "",
+        resource: Literal["memory", "disk"] = "memory",
+    ) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.resource = resource
+
 
 class Interrupted(PhiError):
-    """The user stopped the work; what was reached is kept."""
+    """The user stopped the work; completed steps are kept."""
 
     exit_code = 130
 
 
-def told(error: PhiError) -> dict[str, Any]:
-    """`error` as JSON for another process, which `error_of` makes it of again: of the nearest kind that this module has."""
-    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)
+_KINDS: dict[str, type[PhiError]] = {"PhiError": PhiError} | {kind.__name__: kind for kind in PhiError.__subclasses__()}
+
+
+def to_wire(error: PhiError) -> dict[str, Any]:
+    """Return `error` as JSON for another process. A subclass from elsewhere travels as the nearest class of this module."""
+    kind = next(kind.__name__ for kind in type(error).__mro__ if _KINDS.get(kind.__name__) is kind)
     where = error.where and [str(error.where.path), error.where.line, error.where.column]
-    return {"kind": kind, "what": error.what, "fix": error.fix, "where": where}
+    wire = {"kind": kind, "what": error.what, "fix": error.fix, "where": where}
+    return wire | ({"resource": error.resource} if isinstance(error, OutOfResources) else {})
 
 
-def error_of(value: dict[str, Any]) -> PhiError:
-    """The error that `told` gave."""
-    kind: type[PhiError] = getattr(sys.modules[__name__], value["kind"])
-    return kind(value["what"], where=Location(*value["where"]) if value["where"] else None, fix=value["fix"])
+def from_wire(wire: dict[str, Any]) -> PhiError:
+    """Return the error that `to_wire` described."""
+    where = Location(*wire["where"]) if wire["where"] else None
+    resource = {"resource": wire["resource"]} if "resource" in wire else {}
+    return _KINDS[wire["kind"]](wire["what"], where=where, fix=wire["fix"], **resource)

@@ -1,4 +1,4 @@
-"""What the runtime tells whoever called it. The caller draws; the runtime never prints."""
+"""Events that the runtime emits. The caller renders them; the runtime never prints."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ EventName = Literal["stage-started", "progress", "metric", "stage-finished", "wa
 
 @dataclass(frozen=True)
 class Event:
-    """One happening. `data` depends on the name:
+    """One event of a run. The keys of `data` depend on the name:
 
     - stage-started: `index`, `count`
-    - progress: `done`, `total` (None when unknown), `unit`, and whatever the stage measures (`loss`, `learning_rate`, …)
+    - progress: `done`, `total` (None if unknown), `unit`, and the stage's measurements (`loss`, `learning_rate`, …)
     - metric: the stage's own figures
     - stage-finished: `state` ("cached" | "done"), `output`, `wall_s`, and the stage's summary figures
     - warning, error: `message`
@@ -32,7 +32,7 @@ class Event:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Event:
-        """The event that `as_dict` gave."""
+        """Return the event that `as_dict` described."""
         data = dict(value)
         return cls(data.pop("event"), data.pop("stage"), time=data.pop("time"), data=data)
 
@@ -41,4 +41,4 @@ Emit = Callable[[Event], None]
 
 
 def silent(_: Event) -> None:
-    """The listener of a caller that does not listen."""
+    """Discard the event."""

@@ -1,9 +1,9 @@
-"""The inputs for adapters in the graph of a base model.
+"""Add inputs for LoRA adapters to the ONNX graph of a base model.
 
-Beside each product of the builder's graph that an adapter changes goes x @ A @ B, where A and B are inputs with a default of rank 0:
-without an adapter the graph computes what it did, to the bit, and its weights stay as they were quantised. The builder's own
-`adapter_path` makes one adapter's weights part of the graph instead, takes query, key and value apart, and quantises the adapter too
-(seen in onnxruntime-genai 0.18).
+The output of each MatMul that an adapter changes becomes x @ W + x @ A @ B, where A and B are graph inputs with a default of
+rank 0: without an adapter the graph computes the same bits, and its quantized weights are unchanged. The builder's own
+`adapter_path` instead makes one adapter part of the graph, splits query, key and value, and quantizes the adapter too (seen
+in onnxruntime-genai 0.18).
 """
 
 from __future__ import annotations
@@ -22,45 +22,55 @@ if TYPE_CHECKING:
 
     from phi_runtime.models.shape import Shape
 
-# /model/layers.0/attn/qkv_proj/MatMul, with _Q4 or _Q8 where its weight is quantised
+# /model/layers.0/attn/qkv_proj/MatMul, with _Q4 or _Q8 if its weight is quantized
 _PRODUCT = re.compile(r"/model/layers\.(\d+)/(attn|mlp)/(\w+)/MatMul(?:_\w+)?")
 _TYPES = {1: "float32", 10: "float16", 16: "bfloat16"}
 _ALONE = "_without_adapter"
 
 
 def add_inputs(file: Path, modules: Collection[str], shape: Shape) -> dict[str, Place]:
-    """Gives the graph in `file`, of a model whose sizes are `shape`, inputs for adapters on its `modules` (full names), where it has
-    none yet. Returns all places with such inputs. Weights beside the graph are not touched. Raises WorkFailed.
+    """Add adapter inputs for `modules` to the graph in `file`; external weights are not touched.
+
+    Args:
+        file: The ONNX graph.
+        modules: Full names of the modules that adapters change.
+        shape: Sizes of the model.
+
+    Returns:
+        All sites of the graph that have adapter inputs now, by name.
+
+    Raises:
+        WorkFailed: The graph has no MatMul for a module.
     """
     import onnx
 
     model = onnx.load(str(file), load_external_data=False)
     products = {_place(node.name): node for node in model.graph.node if _is_product(node)}
     parts = {part: place for place in products for part in place_parts(place)}
-    wanted = {part for module in modules for part in module_parts(module)}
-    lost = sorted(
+    required = {part for module in modules for part in module_parts(module)}
+    missing = sorted(
         module for module in modules if not module_parts(module) or not set(module_parts(module)) <= set(parts)
     )
-    if lost:
-        raise WorkFailed(f"the builder's graph has no place for an adapter on `{lost[0]}`", fix=MERGE)
+    if missing:
+        raise WorkFailed(f"the ONNX graph has no MatMul for an adapter on `{missing[0]}`", fix=MERGE)
     types = {info.name: info.type.tensor_type for info in model.graph.value_info}
-    there = {place for place in products if f"{place}.lora_A.MatMul.weight" in {i.name for i in model.graph.input}}
-    chosen = {parts[part] for part in wanted} | there
+    existing = {place for place in products if f"{place}.lora_A.MatMul.weight" in {i.name for i in model.graph.input}}
+    chosen = {parts[part] for part in required} | existing
     linear = [module.name for module in shape.linear]
-    found, nodes = {}, []
+    sites, nodes = {}, []
     for node in model.graph.node:
         nodes.append(node)
         place = _place(node.name) if _is_product(node) else ""
         if place in chosen:
-            found[place] = _described(place, types[node.output[0].removesuffix(_ALONE)], linear, shape)
-            nodes += [] if place in there else _beside(model.graph, node, place, found[place])
-    if chosen != there:
+            sites[place] = _site(place, types[node.output[0].removesuffix(_ALONE)], linear, shape)
+            nodes += [] if place in existing else _add_adapter(model.graph, node, place, sites[place])
+    if chosen != existing:
         del model.graph.node[:]
         model.graph.node.extend(nodes)
-        aside = file.with_name(f".{file.name}.partial")
-        onnx.save(model, str(aside))
-        aside.replace(file)
-    return dict(sorted(found.items()))
+        partial = file.with_name(f".{file.name}.partial")
+        onnx.save(model, str(partial))
+        partial.replace(file)
+    return dict(sorted(sites.items()))
 
 
 def _is_product(node: onnx.NodeProto) -> bool:
@@ -68,24 +78,22 @@ def _is_product(node: onnx.NodeProto) -> bool:
 
 
 def _place(node: str) -> str:
-    """model.layers.0.attn.qkv_proj"""
-    found = _PRODUCT.fullmatch(node)
-    return f"model.layers.{found[1]}.{found[2]}.{found[3]}" if found else ""
+    """Return the name of a MatMul node as a module: model.layers.0.attn.qkv_proj."""
+    match = _PRODUCT.fullmatch(node)
+    return f"model.layers.{match[1]}.{match[2]}.{match[3]}" if match else ""
 
 
-def _described(place: str, output: Any, linear: list[str], shape: Shape) -> Place:
+def _site(place: str, output: Any, linear: list[str], shape: Shape) -> Place:
     cuts = cuts_of(place, linear, shape)
     sizes = {module.name: module for module in shape.linear}
     width = output.shape.dim[-1].dim_value
     if not cuts or sum(cut.stop - cut.start for cut in cuts) != width or output.elem_type not in _TYPES:
-        raise WorkFailed(
-            f"`{place}` of the builder's graph is not made of the model's modules as is known here", fix=MERGE
-        )
+        raise WorkFailed(f"`{place}` of the ONNX graph does not match the modules of the model", fix=MERGE)
     return Place(sizes[cuts[0].module].inputs, width, _TYPES[output.elem_type], cuts)
 
 
-def _beside(graph: onnx.GraphProto, node: onnx.NodeProto, place: str, sizes: Place) -> list[onnx.NodeProto]:
-    """x @ A @ B, added to the output of `node`, whose readers read the sum."""
+def _add_adapter(graph: onnx.GraphProto, node: onnx.NodeProto, place: str, sizes: Place) -> list[onnx.NodeProto]:
+    """Return nodes that add x @ A @ B to the output of `node`; their sum takes the name of that output."""
     import numpy as np
     from onnx import helper
 
@@ -93,7 +101,7 @@ def _beside(graph: onnx.GraphProto, node: onnx.NodeProto, place: str, sizes: Pla
     output, alone = node.output[0], f"{node.output[0]}{_ALONE}"
     a, b = f"{place}.lora_A.MatMul.weight", f"{place}.lora_B.MatMul.weight"
     number = {name: kind for kind, name in _TYPES.items()}[sizes.dtype]
-    rank = f"rank of {place}"  # one name for all would let the runtime reuse buffers of one rank for another
+    rank = f"rank of {place}"  # with one name for all, the runtime would reuse a buffer of another rank
     for name, dims in ((a, (sizes.inputs, rank)), (b, (rank, sizes.outputs))):
         graph.input.append(helper.make_tensor_value_info(name, number, dims))
         empty = [0 if dim == rank else dim for dim in dims]

@@ -1,7 +1,7 @@
-"""Several adapters beside one ONNX model: the graph is that of the base they share, and each adapter is a file of its own.
+"""Several adapters next to one ONNX model: the graph of the base model that they share, and one file per adapter.
 
-The graph is built once. When an adapter is added later, or trained anew, its files are taken over as they are, with nothing more
-than further inputs where the adapter changes what none did before: the quantised weights stay the same to the bit.
+The graph is built once. When an adapter is added or trained again, the files of the graph are reused; at most, further
+adapter inputs are added. The quantized weights stay the same to the bit.
 """
 
 from __future__ import annotations
@@ -20,35 +20,40 @@ from phi_runtime.core.artifacts import MANIFEST, Manifest, digest, folder_bytes,
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.data.template import FILE as TEMPLATE
 from phi_runtime.export.adapter_inputs import add_inputs
-from phi_runtime.export.build import finish, make
+from phi_runtime.export.build import build_pass, finish
 from phi_runtime.export.folder import complete
 from phi_runtime.export.gate import check
 from phi_runtime.models.onnx_adapters import FOLDER, RECORD, Record, adapter_file, fit_adapter, read_record, source_key
 from phi_runtime.models.peft_lora import read_lora
 from phi_runtime.models.shape import shape_of
 
-_FORM = 1  # of the graph; counted up when what is put into it changes
-# Facts that stay when the graph is taken over.
-_OF_THE_GRAPH: tuple[str, ...] = ("precision", "checked", "sample", "quality", "limits")
+_FORMAT = 1  # counted up when `add_inputs` changes what it adds
+# Facts of the manifest that remain valid when the graph is reused.
+_GRAPH_FACTS: tuple[str, ...] = ("precision", "checked", "sample", "quality", "limits")
 
 
 def run_with_adapters(context: PassContext) -> dict[str, Any]:
-    """Fills `context.out` with the graph of `context.source`, taken over from `context.previous` where that is the same one, and with
-    `context.adapters`, each compared with the same adapter in peft. Returns the facts for the manifest. Raises WorkFailed."""
+    """Export the graph of `context.source` with `context.adapters` into `context.out` and return the facts for the manifest.
+
+    The graph of `context.previous` is reused if it is the same. Each adapter is compared with the same adapter in peft.
+
+    Raises:
+        WorkFailed: The build, an adapter or the gate failed.
+    """
     graph = graph_key(context)
-    before = _reusable(context, graph)
-    if before is None:
-        make(context)
+    previous = _reusable(context, graph)
+    if previous is None:
+        build_pass(context)
     else:
-        context.info("the graph is there already: only what is new of the adapters is made")
-        _take_over(context, context.out)
+        context.info("reusing the graph: only new adapters are converted")
+        _reuse_files(context, context.out)
     record = _with_inputs(context, graph)
     record.save(context.out)
     _put_template(context)
-    known = _passed(context, before)
+    known = _facts_of_passed(context, previous)
     if known:
         complete(context)
-        facts = {key: known[key] for key in _OF_THE_GRAPH if key in known}
+        facts = {key: known[key] for key in _GRAPH_FACTS if key in known}
     else:
         facts = finish(context)
     rounding = facts.get("quality", {}).get("largest_difference", 0.0)
@@ -60,27 +65,27 @@ def run_with_adapters(context: PassContext) -> dict[str, Any]:
 
 
 def graph_key(context: PassContext) -> str:
-    """Names all that the graph is made of; the adapters and what is asked of it afterwards are no part of that."""
+    """Return a digest of everything that shapes the graph; adapters and the gate do not."""
     config = {key: value for key, value in canonical(context.config).items() if key not in ("adapters", "gate")}
     provider = context.workflow.execution_provider
-    return digest([_FORM, context.source.key, config, provider, versions(context.config.libraries)])
+    return digest([_FORMAT, context.source.key, config, provider, versions(context.config.libraries)])
 
 
 def _reusable(context: PassContext, graph: str) -> Manifest | None:
-    """The artefact that lies in `context.previous`, if it is whole and its graph is this one."""
+    """Return the manifest of `context.previous` if it is complete and has this graph."""
     manifest = read_manifest(context.previous) if context.previous else None
     record = read_record(context.previous) if manifest and context.previous else None
     return manifest if record and record.graph == graph else None
 
 
-def _passed(context: PassContext, before: Manifest | None) -> dict[str, Any]:
-    """The facts of the artefact `before`, if it passed the gate that is asked for now; else none."""
-    facts = before.facts if before else {}
+def _facts_of_passed(context: PassContext, previous: Manifest | None) -> dict[str, Any]:
+    """Return the facts of `previous` if it passed the same gate; otherwise an empty dict."""
+    facts = previous.facts if previous else {}
     same = facts.get("inputs", {}).get("config", {}).get("gate") == canonical(context.config)["gate"]
-    return facts if before and same else {}
+    return facts if previous and same else {}
 
 
-def _take_over(context: PassContext, out: Path) -> None:
+def _reuse_files(context: PassContext, out: Path) -> None:
     """Copy the graph in `context.previous` without its adapters. Large files are hard links where the disk
     supports that: nothing writes into them, since a changed file is replaced as a whole."""
     assert context.previous is not None
@@ -102,10 +107,12 @@ def _link(file: Path, to: Path) -> None:
 
 
 def _with_inputs(context: PassContext, graph: str) -> Record:
-    """Gives the graph in `context.out` inputs for all modules that some adapter changes."""
+    """Add inputs to the graph in `context.out` for all modules that any adapter changes."""
     shape = shape_of(context.source.path)
     if shape is None:
-        raise WorkFailed(f"the sizes of the model in {context.source.path} are not known", fix="fetch it again")
+        raise WorkFailed(
+            f"the config of the model in {context.source.path} does not give its sizes", fix="fetch it again"
+        )
     modules = {module for adapter in context.adapters.values() for module in read_lora(adapter.path).modules}
     config = json.loads((context.out / "genai_config.json").read_text(encoding="utf-8"))
     places = add_inputs(context.out / config["model"]["decoder"]["filename"], modules, shape)
@@ -113,17 +120,17 @@ def _with_inputs(context: PassContext, graph: str) -> Record:
 
 
 def _base_name(context: PassContext) -> str:
-    """The id of the base model on the hub, as far as it is known."""
+    """Return the Hub id of the base model, or an empty string if it is unknown."""
     path, cache = context.source.path, context.project.model_cache
     manifest = read_manifest(path)
-    named = str(manifest.facts.get("source", "")) if manifest else ""
-    if named.startswith("hub:"):
-        return named.removeprefix("hub:")
+    origin = str(manifest.facts.get("source", "")) if manifest else ""
+    if origin.startswith("hub:"):
+        return origin.removeprefix("hub:")
     return path.relative_to(cache).as_posix() if path.is_relative_to(cache) else ""
 
 
 def _put_template(context: PassContext) -> None:
-    """The base model was trained with no prompt template of ours: it gets that of the first adapter."""
+    """Give a base model without a prompt template the template of the first adapter."""
     first = next(iter(context.adapters.values()))
     if not (context.source.path / TEMPLATE).is_file() and (first.path / TEMPLATE).is_file():
         shutil.copyfile(first.path / TEMPLATE, context.out / TEMPLATE)

@@ -1,29 +1,27 @@
-"""The process that builds an ONNX model: `python -m phi_runtime.export.builder_process REQUEST`.
+"""The worker process that builds an ONNX model; `build.run_builder` starts it.
 
-REQUEST is JSON: source, out, cache, precision, execution_provider, options (by the names of onnxruntime-genai 0.18), and watched if
-it is to end with the process that holds its stdin; or calibrate, keywords of the builder's own measurement of key-value caches. Its
-output is the builder's, and at the end, if it failed, a line of JSON behind FAILED.
+Its request has source, out, cache, precision, execution_provider and options (by the names of onnxruntime-genai 0.18), or
+calibrate: keywords of the builder's own calibration of key-value caches. What the builder prints goes to stderr.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-import threading
-import traceback
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.models.builder_source import option_names
+from phi_runtime.workers.child import Parent
 
-FAILED = "phi-scaffold: failed "
+SUBJECT = "the model builder"
+MEMORY_FIX = "free memory, or export on a machine with more: a build takes two to three times the size of the model"
 _SEPARATORS = {"op_types_to_quantize": "/", "nodes_to_exclude": ","}
 
 
 def build(request: dict[str, Any]) -> None:
-    """Builds what `request` says. Raises what the builder raises, and ValueError for an option that its release does not know."""
+    """Build the model of `request`. Raises what the builder raises, and ValueError for an option that its release lacks."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     options = names_of_release(request["options"], option_names())
     from onnxruntime_genai.models import builder
@@ -36,7 +34,7 @@ def build(request: dict[str, Any]) -> None:
         request["execution_provider"],
         request["cache"],
     )
-    if _before_0_15():  # DirectML's last release is 0.14.1: options are given as they are
+    if _before_0_15():  # DirectML's last release is 0.14.1, which takes options as keywords
         builder.create_model("", *place[1:], **options)
         return
     builder.create_model(*place, **builder.parse_extra_options(*place, as_pairs(options)))
@@ -44,28 +42,31 @@ def build(request: dict[str, Any]) -> None:
 
 
 def share_head(file: Path) -> None:
-    """Lets an embedding that shares its 8 bits with the head find them: with the default algorithm the builder of 0.18 gives it
-    the names that RTN would use, and the model does not load."""
+    """Repair the embedding of a graph that shares the head's 8-bit weight.
+
+    With the default algorithm, the builder of onnxruntime-genai 0.18 refers to the tensor names that RTN would use, and the
+    model does not load.
+    """
     import onnx
 
     model = onnx.load(file, load_external_data=False)
-    there = {tensor.name for tensor in model.graph.initializer}
+    existing = {tensor.name for tensor in model.graph.initializer}
     head = next((node for node in model.graph.node if node.name.startswith("/lm_head/MatMul_Q")), None)
-    lost = [
-        (node, place, name)
+    dangling = [
+        (node, index, name)
         for node in model.graph.node
-        for place, name in enumerate(node.input)
-        if name.startswith("lm_head.MatMul.weight_") and name not in there
+        for index, name in enumerate(node.input)
+        if name.startswith("lm_head.MatMul.weight_") and name not in existing
     ]
-    if head is None or not lost:
+    if head is None or not dangling:
         return
-    for node, place, name in lost:
-        node.input[place] = head.input[2 if name == "lm_head.MatMul.weight_scale" else 1]
+    for node, index, name in dangling:
+        node.input[index] = head.input[2 if name == "lm_head.MatMul.weight_scale" else 1]
     onnx.save(model, file)
 
 
 def calibrate(keywords: dict[str, Any]) -> None:
-    """Measures the scales of a quantised key-value cache. `corpus` is a file of texts in a JSON array, or None for the builder's."""
+    """Measure the scales of a quantized key-value cache. `corpus` is a JSON file with a list of texts; None uses the builder's."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from onnxruntime_genai.models.quantization.kv_cache_calibration import calibrate_kv_scales
 
@@ -75,18 +76,18 @@ def calibrate(keywords: dict[str, Any]) -> None:
 
 
 def names_of_release(options: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """`options` by the names that the installed builder reads, which passes over all others. Raises ValueError."""
-    found = {}
+    """Return `options` by the names that the installed builder knows. Raises ValueError: it silently ignores all others."""
+    renamed = {}
     for name, value in options.items():
         older = f"int4_{name}"  # up to 0.15
         if name not in known and older not in known:
-            raise ValueError(f"the installed onnxruntime-genai has no option {name} for its model builder")
-        found[name if name in known else older] = value
-    return found
+            raise ValueError(f"the model builder of the installed onnxruntime-genai has no option `{name}`")
+        renamed[name if name in known else older] = value
+    return renamed
 
 
 def as_pairs(options: Mapping[str, Any]) -> list[str]:
-    """`options` as the builder's command line takes them."""
+    """Return `options` in the form of the builder's command line."""
     return [f"{name}={_text(name, value)}" for name, value in options.items()]
 
 
@@ -103,31 +104,15 @@ def _before_0_15() -> bool:
     return (major, minor) < (0, 15)
 
 
-def _end_with_parent() -> None:
-    """Ends this process when the other end of its stdin is closed, as it also is when the parent is killed."""
+def main() -> None:
+    parent = Parent()
+    request = parent.receive()
 
-    def wait() -> None:
-        while os.read(0, 1):  # past Python's own buffer, which a daemon thread may not hold when Python ends
-            pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def main(argument: str) -> int:
-    """Builds, and says at the end why it could not."""
-    request = json.loads(argument)
-    if request.get("watched"):
-        _end_with_parent()
-    try:
+    def work() -> None:
         calibrate(request["calibrate"]) if "calibrate" in request else build(request)
-    except Exception as e:
-        traceback.print_exc()
-        told = {"type": type(e).__name__, "message": str(e), "errno": getattr(e, "errno", None)}
-        print(f"\n{FAILED}{json.dumps(told)}", flush=True)
-        return 1
-    return 0
+
+    parent.reply(work, SUBJECT, memory_fix=MEMORY_FIX)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    main()

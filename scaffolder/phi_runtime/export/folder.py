@@ -1,27 +1,19 @@
-"""What lies beside the ONNX model, so that its folder can be carried away and used: the prompt template, the chat script, and the
-list of the one package that it needs."""
+"""Complete the folder of an ONNX model for use on another machine: prompt template, chat script, requirements.txt."""
 
 from __future__ import annotations
 
 import json
 import shutil
 
+from phi_runtime.config.supported_precisions import PACKAGES
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import versions, write_json, write_text
 
 CHAT, REQUIREMENTS = "chat_onnx.py", "requirements.txt"
 
-PACKAGES = {
-    "CPUExecutionProvider": "onnxruntime-genai",
-    "CUDAExecutionProvider": "onnxruntime-genai-cuda",
-    "DmlExecutionProvider": "onnxruntime-genai-directml",
-    "WebGpuExecutionProvider": "onnxruntime-genai",
-}
-"""The package that runs a model, by its execution provider."""
-
 
 def complete(context: PassContext) -> None:
-    """Puts beside the model in `context.out` what it needs elsewhere, and writes the generation defaults that the config asks for."""
+    """Add the files that the model in `context.out` needs elsewhere, and the generation defaults of the config."""
     from phi_runtime.data.template import FILE as TEMPLATE
 
     _set_search(context)
@@ -33,9 +25,9 @@ def complete(context: PassContext) -> None:
 
 
 def requirement(provider: str) -> str:
-    """The package that runs a model of `provider`, at the release that built it.
+    """Return the requirement that runs a model for `provider`: its package, pinned to the release that built the model.
 
-    DirectML's package stopped at an older release than the builder that is used where it is not installed: it stands without one.
+    DirectML's package has no pin if another release built the model: its last release is older than that.
     """
     package = PACKAGES[provider]
     installed = versions((package, *PACKAGES.values()))

@@ -1,7 +1,7 @@
-"""An ONNX model whose key-value cache has 4 or 8 bits: it is built, its caches are measured, and it is built again with that.
+"""Export with a 4- or 8-bit key-value cache: build, calibrate the cache on training rows, and build again with its scales.
 
-The scales are the builder's own measurement (onnxruntime_genai.models.quantization.kv_cache_calibration, seen in 0.18): of every
-channel's values, all but the largest of ten thousand, over the texts that the model was trained on.
+The calibration is the builder's own (onnxruntime_genai.models.quantization.kv_cache_calibration, seen in 0.18): it covers
+all but the largest of ten thousand values of each channel.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from pathlib import Path
 from phi_runtime.config.pass_graph import training_of
 from phi_runtime.config.supported_precisions import RUNNABLE
 from phi_runtime.context import PassContext, dataset_behind
-from phi_runtime.export.build import BuildRequest, build, in_a_process
+from phi_runtime.export.build import BuildRequest, build, run_builder
 
-_TEXTS, _ROW_TOKENS, _TOKENS = 24, 512, 4096  # a text is repeated up to a row's length
+_TEXTS, _ROW_TOKENS, _TOKENS = 24, 512, 4096  # the builder repeats a short text up to a row's length
 
 
 def build_calibrated(context: PassContext, request: BuildRequest) -> None:
-    """Builds the model of `request`, which names a kv_cache_quant_scheme; raises as `build` does."""
+    """Build the model of `request`, which has a kv_cache_quant_scheme. Raises as `build` does."""
     options = dict(request.options)
     scheme = options.pop("kv_cache_quant_scheme")
-    cpu = "CPUExecutionProvider"  # the caches hold the same whatever computes them, and this runs everywhere
+    cpu = "CPUExecutionProvider"  # available everywhere; cached values do not depend on the provider
     precision = request.precision if request.precision in RUNNABLE[cpu] else "fp32"
     folder = context.work / "caches"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     plain, scales = folder / "model", folder / "scales.json"
-    context.info("building the model that its caches are measured on")
-    build(context, replace(request, out=plain, precision=precision, provider=cpu, options=_for_any(options)))
-    context.info("measuring the caches")
+    context.info("building the model for the calibration of its cache")
+    build(context, replace(request, out=plain, precision=precision, provider=cpu, options=_portable(options)))
+    context.info("calibrating the cache")
     keywords = {
         "model_path": str(plain / "model.onnx"),
         "tokenizer_path": str(request.source),
@@ -43,16 +43,16 @@ def build_calibrated(context: PassContext, request: BuildRequest) -> None:
         "num_seqs": _TEXTS,
         "corpus": _texts(context, folder / "texts.json"),
     }
-    in_a_process(context, {"calibrate": keywords}, None)
+    run_builder(context, {"calibrate": keywords}, None)
     shutil.rmtree(plain)
     context.info("building the model")
     files = {"kv_cache_quant_scheme": scheme, "kv_cache_scale_file": str(scales)}
     build(context, replace(request, options={**options, **files}))
 
 
-def _for_any(options: dict[str, object]) -> dict[str, object]:
-    """`options` without those that shape a model for one execution provider."""
-    kept = (
+def _portable(options: dict[str, object]) -> dict[str, object]:
+    """Return `options` without those that are for one execution provider."""
+    portable = (
         "accuracy_level",
         "algo_config",
         "block_size",
@@ -60,11 +60,11 @@ def _for_any(options: dict[str, object]) -> dict[str, object]:
         "matmul_mixed_precision",
         "windowed_kv_cache",
     )
-    return {name: value for name, value in options.items() if name in kept}
+    return {name: value for name, value in options.items() if name in portable}
 
 
 def _texts(context: PassContext, file: Path) -> str | None:
-    """A file with texts of the training that made the source; None where there are none, so that the builder takes its own."""
+    """Write training rows of the source into `file`; return None if there are none, so that the builder uses its own texts."""
     training = training_of(context.workflow.passes, context.name)
     if training is None:
         return None

@@ -34,11 +34,11 @@ class ModelBuilder(ExportPass):
             OutOfResources: memory or disk are full.
         """
         from phi_runtime.export.adapters_on_graph import run_with_adapters
-        from phi_runtime.export.build import finish, make
+        from phi_runtime.export.build import build_pass, finish
 
         if self.adapters:
             return run_with_adapters(context)
-        make(context)
+        build_pass(context)
         return finish(context)
 
     def output_bytes(self, shape: Shape, source_bytes: int) -> int:

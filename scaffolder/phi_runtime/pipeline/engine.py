@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import platform
 import shutil
@@ -22,7 +21,7 @@ from phi_runtime.config.schema import FinetunePass, Pass, Workflow, canonical
 from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import read_manifest, versions, write_json
-from phi_runtime.core.errors import Interrupted, MissingDependency, OutOfResources, PhiError, UsageError, WorkFailed
+from phi_runtime.core.errors import Interrupted, MissingDependency, PhiError, UsageError
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import Project, read_dotenv
@@ -41,6 +40,7 @@ from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.pipeline.plan import LOCK, fetch_stage
 from phi_runtime.pipeline.stage import Stage, evaluation_stage, with_active_adapter
 from phi_runtime.training.forecast import check_fits
+from phi_runtime.workers.failures import failure_from_exception
 
 _REPORTED_RULES = ("trust-remote-code", "azure", "found-under-root", "unknown-reference")
 _LIBRARIES = (
@@ -352,23 +352,13 @@ class _Run:
 
 
 def _as_phi_error(name: str, error: BaseException, folder: Path) -> PhiError:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return OutOfResources(f"the disk is full (in `{name}`)", fix="free some space; `phi-scaffold run` resumes")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OutOfResources(
-            f"`{name}` ran out of memory",
-            fix="lower per_device_train_batch_size and raise gradient_accumulation_steps, or train with QLoRA",
-        )
-    if isinstance(error, ImportError):
-        return MissingDependency(
-            f"`{name}` needs a library that is not installed: {error}", fix="run setup/setup.sh again"
-        )
-    log = folder / f"{name}.error.log"
-    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    lines = str(error).strip().splitlines()
-    return WorkFailed(
-        f"`{name}` failed: {lines[0] if lines else type(error).__name__}", fix=f"the details are in {log}"
-    )
+    """Return the error to show for `error`; the traceback of an unexpected one goes into the run folder."""
+    failure = failure_from_exception(error, f"`{name}`")
+    if not failure.fix:
+        log = folder / f"{name}.error.log"
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        failure.fix = f"see the log: {log}"
+    return failure
 
 
 def _environment() -> dict[str, Any]:

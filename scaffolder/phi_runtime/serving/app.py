@@ -1,4 +1,4 @@
-"""The routes."""
+"""The routes of the API."""
 
 from __future__ import annotations
 
@@ -18,19 +18,27 @@ from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.hardware.process_memory import resident_bytes
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.serving import errors
-from phi_runtime.serving.answering import Desk, Fields, Reply
-from phi_runtime.serving.bodies import ChatForm, Head, TextForm
+from phi_runtime.serving.answering import AdmissionQueue, ErrorFields, Reply
+from phi_runtime.serving.bodies import ChatWriter, ResponseHead, TextWriter
 from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, invalid
 from phi_runtime.serving.guard import Guard
-from phi_runtime.serving.protocol import SEEDS, Asked, ChatRequest, CompletionRequest, model_not_found
-from phi_runtime.serving.wire import Ask, ServedModel
+from phi_runtime.serving.protocol import SEEDS, ApiRequest, ChatRequest, CompletionRequest, model_not_found
+from phi_runtime.serving.wire import GenerationRequest, ServedModel
 
 
 @dataclass(frozen=True)
-class Limits:
-    """`max_tokens`: of one answer, also where the request names none. `temperature`: where the request names none. `queue`: requests
-    that may wait beside the `parallel` that are answered. `timeout_s`: for a request from its body to its last token."""
+class ServingLimits:
+    """Limits and defaults of requests.
+
+    Attributes:
+        max_tokens: Most tokens of one answer, and the default.
+        temperature: Default temperature.
+        parallel: Answers generated at the same time.
+        queue: Requests that may wait in addition to those.
+        timeout_s: Seconds for a request, from its body to its last token.
+        stop_s: Seconds that running answers get at a graceful shutdown.
+    """
 
     max_tokens: int = 1024
     temperature: float = 0.0
@@ -40,12 +48,22 @@ class Limits:
     stop_s: float = 30.0
 
 
-def make_app(engine: Engine, desk: Desk, limits: Limits, key: str | None, origins: Sequence[str]) -> FastAPI:
-    """The ASGI app. `key` is the one that clients must have, `origins` those whose pages a browser lets ask."""
-    orders = Orders(engine, desk, limits)
+def build_app(
+    engine: Engine, queue: AdmissionQueue, limits: ServingLimits, key: str | None, origins: Sequence[str]
+) -> FastAPI:
+    """Return the ASGI app.
+
+    Args:
+        engine: The models.
+        queue: Admits requests.
+        limits: Limits and defaults of requests.
+        key: The API key that clients need; None for a server without one.
+        origins: Origins that CORS allows.
+    """
+    handler = RequestHandler(engine, queue, limits)
     app = FastAPI(title="phi-scaffold", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, key=key)
-    if origins:  # outermost: a browser asks first without a key
+    if origins:  # outermost: a preflight request has no key
         app.add_middleware(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"]
         )
@@ -55,21 +73,21 @@ def make_app(engine: Engine, desk: Desk, limits: Limits, key: str | None, origin
     app.add_exception_handler(Exception, errors.on_fault)
 
     @app.post("/v1/chat/completions")
-    async def chat(asked: ChatRequest) -> Response:
-        return orders.reply(asked, "messages", ChatForm, [Wanted(messages=asked.texts())])
+    async def chat(request: ChatRequest) -> Response:
+        return handler.reply(request, "messages", ChatWriter, [Input(messages=request.text_messages())])
 
     @app.post("/v1/completions")
-    async def complete(asked: CompletionRequest) -> Response:
-        return orders.reply(asked, "prompt", TextForm, [Wanted(prompt=prompt) for prompt in asked.prompts()])
+    async def completions(request: CompletionRequest) -> Response:
+        return handler.reply(request, "prompt", TextWriter, [Input(prompt=prompt) for prompt in request.prompts()])
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        desk.check_ready()
-        return {"object": "list", "data": [_entry(each) for each in engine.models.values()]}
+        queue.check_ready()
+        return {"object": "list", "data": [_model_entry(model) for model in engine.models.values()]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        return _entry(orders.find(name))
+        return _model_entry(handler.find(name))
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -77,75 +95,90 @@ def make_app(engine: Engine, desk: Desk, limits: Limits, key: str | None, origin
 
     @app.get("/metrics")
     async def counts() -> PlainTextResponse:
-        gauges: dict[str, tuple[str, float]] = {"requests_active": ("Requests that are answered or wait.", desk.taken)}
+        gauges: dict[str, tuple[str, float]] = {"requests_active": ("Requests running or waiting.", queue.active)}
         for name, pid in {"server": os.getpid(), "models": engine.pid}.items():
             if (resident := resident_bytes(pid)) is not None:
-                gauges[f"{name}_resident_bytes"] = (f"Memory of the process of the {name}.", resident)
-        return PlainTextResponse(desk.metrics.text(gauges), media_type="text/plain; version=0.0.4")
+                gauges[f"{name}_resident_bytes"] = (f"Resident memory of the process of the {name}.", resident)
+        return PlainTextResponse(queue.metrics.text(gauges), media_type="text/plain; version=0.0.4")
 
     return app
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be answered: a conversation, or a text as it stands."""
+class Input:
+    """The input of an answer: a conversation, or a prompt as it is."""
 
     messages: list[dict[str, str]] | None = None
     prompt: str | None = None
 
 
 @dataclass(frozen=True)
-class Orders:
-    """From the body of a request to its reply."""
+class RequestHandler:
+    """Turns the body of a request into its response."""
 
     engine: Engine
-    desk: Desk
-    limits: Limits
+    queue: AdmissionQueue
+    limits: ServingLimits
 
-    def reply(self, asked: Asked, text_field: str, form: type[ChatForm | TextForm], wanted: list[Wanted]) -> Reply:
-        """Raises ApiError."""
-        asked.check()
-        sampling = asked.sampling(self.limits.max_tokens, self.limits.temperature)
-        model = self.find(asked.model)
-        guide_field = "guided_regex" if asked.guided_regex else "response_format"
+    def reply(
+        self, request: ApiRequest, text_field: str, writer: type[ChatWriter | TextWriter], inputs: list[Input]
+    ) -> Reply:
+        """Return the response to `request`. Raises ApiError for fields that are not valid.
+
+        Args:
+            request: The body.
+            text_field: The field that holds the input, for errors about it.
+            writer: Writes the response bodies of the route.
+            inputs: The inputs, each of which gets `request.count` answers.
+        """
+        request.check()
+        sampling = request.sampling(self.limits.max_tokens, self.limits.temperature)
+        model = self.find(request.model)
+        guide_field = "guided_regex" if request.guided_regex else "response_format"
         if sampling.guide and not model.guides:
-            raise invalid(f"{model.id} cannot guide its answers; ONNX models can", guide_field, "unsupported_parameter")
-        stream = bool(asked.stream)
-        asks = [
+            raise invalid(
+                f"`{model.id}` does not support guided answers; ONNX models do", guide_field, "unsupported_parameter"
+            )
+        stream = bool(request.stream)
+        builders = [
             partial(
-                Ask,
+                GenerationRequest,
                 model=model.model,
                 adapter=model.adapter,
-                messages=each.messages,
-                prompt=each.prompt,
-                sampling=drawn,
+                messages=entry.messages,
+                prompt=entry.prompt,
+                sampling=choice_sampling,
                 stream=stream,
             )
-            for each in wanted
-            for drawn in _drawn(sampling, asked.count)
+            for entry in inputs
+            for choice_sampling in _sampling_of_choices(sampling, request.count)
         ]
-        head = Head(asked.model, model.fingerprint)
-        written = form(head, count=asked.count, with_usage=asked.with_usage)
+        head = ResponseHead(request.model, model.fingerprint)
         return Reply(
-            self.desk, written, asks, Fields(text_field, guide_field), stream=stream, with_usage=asked.with_usage
+            self.queue,
+            writer(head, count=request.count, with_usage=request.with_usage),
+            builders,
+            ErrorFields(text_field, guide_field),
+            stream=stream,
+            with_usage=request.with_usage,
         )
 
     def find(self, name: str) -> ServedModel:
-        """What `name` (`onnx`, or `onnx:style`) means. Raises ApiError."""
-        self.desk.check_ready()
+        """Return the model that `name` (`onnx`, `onnx:style`) refers to. Raises ApiError."""
+        self.queue.check_ready()
         known = self.engine.models
         if name not in known:
             raise model_not_found(name, list(known), did_you_mean(name, known))
         return known[name]
 
 
-def _drawn(sampling: SamplingParams, count: int) -> list[SamplingParams]:
-    """One for each choice: with a seed, each has its own."""
+def _sampling_of_choices(sampling: SamplingParams, count: int) -> list[SamplingParams]:
+    """Return the sampling of each choice; a seed is counted up, so that choices differ."""
     if sampling.seed is None:
         return [sampling] * count
     return [replace(sampling, seed=(sampling.seed + number) % SEEDS) for number in range(count)]
 
 
-def _entry(model: ServedModel) -> dict[str, Any]:
-    about = {"context_length": model.context_length, "converses": model.converses, "inputs": model.inputs}
-    return {"id": model.id, "object": "model", "created": model.created, "owned_by": "phi-scaffold", **about}
+def _model_entry(model: ServedModel) -> dict[str, Any]:
+    extra = {"context_length": model.context_length, "converses": model.converses, "inputs": model.inputs}
+    return {"id": model.id, "object": "model", "created": model.created, "owned_by": "phi-scaffold", **extra}

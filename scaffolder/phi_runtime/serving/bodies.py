@@ -1,4 +1,4 @@
-"""The bodies of answers. Those of a stream are put together as text: what does not change is written once for each answer."""
+"""Response bodies. The events of a stream are formatted as text, with the constant part encoded once per response."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-Logprobs = list[Any]  # [token, logprob, [[token, logprob], …]] each, as the worker tells them
+Logprobs = list[Any]  # a [token, logprob, [[token, logprob], …]] for each token, as the worker sends them
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass
 class Choice:
-    """One answer, as far as it has come."""
+    """One answer, as far as it was received."""
 
     text: str = ""
     logprobs: Logprobs | None = None
@@ -25,8 +25,8 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Head:
-    """What all bodies of one request begin with."""
+class ResponseHead:
+    """The fields that all bodies of one response have."""
 
     model: str
     fingerprint: str
@@ -34,12 +34,12 @@ class Head:
     created: int = field(default_factory=lambda: int(time.time()))
 
 
-class Form(Protocol):
-    """How one of the two routes writes its answers. The texts of a stream are SSE events."""
+class BodyWriter(Protocol):
+    """Writes the response of one of the two routes: `body` as JSON, the other methods as SSE events of a stream."""
 
     model: str
 
-    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]: ...
+    def body(self, choices: Sequence[Choice]) -> dict[str, Any]: ...
 
     def first(self, index: int) -> str: ...
 
@@ -50,34 +50,34 @@ class Form(Protocol):
     def usage(self, choices: Sequence[Choice]) -> str: ...
 
 
-class _Form:
+class _Writer:
     kind: str
     chunk_kind: str
     prefix: str
 
-    def __init__(self, head: Head, *, count: int = 1, with_usage: bool = False) -> None:
-        """`count` choices answer each prompt. With usage, each event of a stream has the field, as OpenAI's have."""
+    def __init__(self, head: ResponseHead, *, count: int = 1, with_usage: bool = False) -> None:
+        """`count` is the number of choices per prompt. `with_usage` adds `usage: null` to each event, as OpenAI does."""
         self.count, self.model = count, head.model
         self.id = f"{self.prefix}-{head.id}"
         self.fields = {"created": head.created, "model": head.model, "system_fingerprint": head.fingerprint}
-        beginning = _dumps({"id": self.id, "object": self.chunk_kind, **self.fields})
-        self._open = f'data: {beginning[:-1]},"choices":['
+        opening = _dumps({"id": self.id, "object": self.chunk_kind, **self.fields})
+        self._open = f'data: {opening[:-1]},"choices":['
         self._close = '],"usage":null}\n\n' if with_usage else "]}\n\n"
 
     def usage(self, choices: Sequence[Choice]) -> str:
         return f'{self._open}],"usage":{_dumps(usage_of(choices, self.count))}}}\n\n'
 
-    def _body(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
+    def _wrap(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
         return {"id": self.id, "object": self.kind, **self.fields, "choices": choices, "usage": usage}
 
 
-class ChatForm(_Form):
+class ChatWriter(_Writer):
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
     prefix = "chatcmpl"
 
-    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        listed = [
+    def body(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        entries = [
             {
                 "index": index,
                 "message": {"role": "assistant", "content": choice.text, "refusal": None},
@@ -86,14 +86,14 @@ class ChatForm(_Form):
             }
             for index, choice in enumerate(choices)
         ]
-        return self._body(listed, usage_of(choices, self.count))
+        return self._wrap(entries, usage_of(choices, self.count))
 
     def first(self, index: int) -> str:
         return self._delta(index, '{"role":"assistant","content":""}', "null", "null")
 
     def part(self, index: int, text: str, logprobs: Logprobs | None) -> str:
-        written = "null" if logprobs is None else _dumps(_chat_logprobs(logprobs))
-        return self._delta(index, f'{{"content":{_dumps(text)}}}', written, "null")
+        encoded = "null" if logprobs is None else _dumps(_chat_logprobs(logprobs))
+        return self._delta(index, f'{{"content":{_dumps(text)}}}', encoded, "null")
 
     def end(self, index: int, finish: str) -> str:
         return self._delta(index, "{}", "null", f'"{finish}"')
@@ -102,17 +102,17 @@ class ChatForm(_Form):
         return f'{self._open}{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish}}}{self._close}'
 
 
-class TextForm(_Form):
+class TextWriter(_Writer):
     kind = "text_completion"
     chunk_kind = "text_completion"
     prefix = "cmpl"
 
-    def __init__(self, head: Head, *, count: int = 1, with_usage: bool = False) -> None:
+    def __init__(self, head: ResponseHead, *, count: int = 1, with_usage: bool = False) -> None:
         super().__init__(head, count=count, with_usage=with_usage)
         self._offsets: dict[int, int] = {}
 
-    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        listed = [
+    def body(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        entries = [
             {
                 "index": index,
                 "text": choice.text,
@@ -121,7 +121,7 @@ class TextForm(_Form):
             }
             for index, choice in enumerate(choices)
         ]
-        return self._body(listed, usage_of(choices, self.count))
+        return self._wrap(entries, usage_of(choices, self.count))
 
     def first(self, index: int) -> str:
         return ""
@@ -151,7 +151,7 @@ class TextForm(_Form):
 
 
 def usage_of(choices: Sequence[Choice], count: int) -> dict[str, Any]:
-    """Tokens of all answers together; the prompt that `count` choices share counts once."""
+    """Return the token counts of all choices; a prompt that `count` choices share counts once."""
     prompt = sum(choice.usage["prompt_tokens"] for choice in choices[::count])
     cached = sum(choice.usage["cached_tokens"] for choice in choices[::count])
     completion = sum(choice.usage["completion_tokens"] for choice in choices)
@@ -164,13 +164,13 @@ def usage_of(choices: Sequence[Choice], count: int) -> dict[str, Any]:
 
 
 def error_event(body: dict[str, Any]) -> str:
-    """An error in the middle of a stream."""
+    """Return an error as an event of a stream."""
     return f"data: {_dumps(body)}\n\n"
 
 
 def _chat_logprobs(logprobs: Logprobs) -> dict[str, Any]:
     def entry(token: str, logprob: float) -> dict[str, Any]:
-        # a token that is part of a letter has no text of its own
+        # a token that is part of a character has no text
         return {"token": token, "logprob": logprob, "bytes": None if "\ufffd" in token else list(token.encode())}
 
     content = [

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+"""Errors in OpenAI's format: {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 
 
 class ApiError(Exception):
-    """What a client is told instead of an answer. `param` is the field of the request that is at fault."""
+    """An error response. `param` is the field of the request that it is about."""
 
     def __init__(
         self,
@@ -38,16 +38,16 @@ class ApiError(Exception):
 
 
 def invalid(message: str, param: str, code: str | None = None) -> ApiError:
-    """A field of the request that cannot be obeyed."""
+    """Return a 400 error for the request field `param`."""
     return ApiError(400, message, param=param, code=code)
 
 
-def from_worker(told: dict[str, str], text: str, guide: str) -> ApiError:
-    """The error for what the worker told. `text` and `guide` are the fields that say what is asked, and what form it must have."""
-    kind = told["kind"]
-    message = f"{told['message']}: {told['fix']}" if told["fix"] else told["message"]
+def from_worker(failure: dict[str, str], text: str, guide: str) -> ApiError:
+    """Return the error for a failure that the worker sent. `text` and `guide` name the fields of the input and of the guide."""
+    kind = failure["kind"]
+    message = f"{failure['message']}: {failure['fix']}" if failure["fix"] else failure["message"]
     if kind == "PromptTooLong":
-        return invalid(told["message"], text, "context_length_exceeded")
+        return invalid(failure["message"], text, "context_length_exceeded")
     if kind == "InvalidGuide":
         return invalid(message, guide, "invalid_schema")
     if kind == "UnknownAdapter":
@@ -57,7 +57,7 @@ def from_worker(told: dict[str, str], text: str, guide: str) -> ApiError:
     if kind == "OutOfResources":
         return ApiError(503, message, code="out_of_memory")
     if kind == "stopping":
-        return ApiError(503, told["message"], code="stopping")
+        return ApiError(503, failure["message"], code="stopping")
     return ApiError(500, message, code="internal_error")
 
 
@@ -70,34 +70,33 @@ async def on_api_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """What the framework refuses: unknown paths and methods, bodies that it cannot read."""
+    """Errors of the framework: unknown paths and methods, unreadable bodies."""
     assert isinstance(error, HTTPException)
     message = {
-        404: f"there is no {request.url.path} here; see /v1/models, /v1/chat/completions and /v1/completions",
-        405: f"{request.url.path} does not take {request.method}",
-        400: "the body is not JSON that can be read",
+        404: f"unknown path `{request.url.path}`; see /v1/models, /v1/chat/completions and /v1/completions",
+        405: f"`{request.url.path}` does not accept {request.method}",
+        400: "the body is not readable JSON",
     }.get(error.status_code, str(error.detail))
     return ApiError(error.status_code, message, headers=error.headers).response()
 
 
 async def on_invalid_body(_: Request, error: Exception) -> JSONResponse:
-    """Wrong types and missing fields; OpenAI answers 400 to them."""
+    """Wrong types and missing fields, to which OpenAI answers 400."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        where = f" at character {first['loc'][-1]}" if isinstance(first["loc"][-1], int) else ""
-        return ApiError(400, f"the body is not JSON{where}: {first['ctx']['error']}", code="invalid_json").response()
-    place = first["loc"][1:]
-    if not place:
-        return ApiError(
-            400, "the body is not a JSON object; is the header `Content-Type: application/json` there?"
-        ).response()
-    # pydantic adds which member of a union it tried: the field is what stands before that
-    param = str(place[0]) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place[1:3])
-    if place[0] != "messages":
-        param = str(place[0])
+        position = f" at character {first['loc'][-1]}" if isinstance(first["loc"][-1], int) else ""
+        return ApiError(400, f"the body is not JSON{position}: {first['ctx']['error']}", code="invalid_json").response()
+    path = first["loc"][1:]
+    if not path:
+        message = "the body is not a JSON object; check that the header `Content-Type: application/json` is set"
+        return ApiError(400, message).response()
+    # pydantic appends the member of a union that it tried; only in messages is the path deeper than one field
+    param = str(path[0])
+    if path[0] == "messages":
+        param += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path[1:3])
     return invalid(f"{param}: {first['msg']}", param).response()
 
 
 async def on_fault(_: Request, error: Exception) -> JSONResponse:
-    return ApiError(500, f"{type(error).__name__} in the server", code="internal_error").response()
+    return ApiError(500, f"internal error: {type(error).__name__}", code="internal_error").response()

@@ -1,4 +1,4 @@
-"""Stands before the app: who may ask, from where, and how much at once."""
+"""Middleware in front of the app: API key, host check, and body limits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BODY = 4 * 1024 * 1024
-# So much of a body that is too large is read before the answer: a client that still writes hears none.
+# A body that is too large is read up to here before the error is sent: a client that still writes would not receive it.
 _DRAINED = 64 * 1024 * 1024
 _BODY_S = 60.0
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
+    """Return True if `host` is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -29,8 +29,11 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware. Without a key it obeys only requests for this machine's own names: a web page whose name was made to mean
-    127.0.0.1 (DNS rebinding) is not among them. /health needs no key."""
+    """ASGI middleware that checks the API key and reads the body. /health needs no key.
+
+    A server without a key accepts only the host names of this machine, so that a web page cannot reach it by DNS rebinding
+    (its own name resolved to 127.0.0.1).
+    """
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
         self.app = app
@@ -46,38 +49,40 @@ class Guard:
         except ApiError as e:
             await e.response()(scope, receive, send)
             return
-        given = False
+        replayed = False
 
-        async def again() -> Message:
-            nonlocal given
-            if given:
+        async def replay() -> Message:
+            nonlocal replayed
+            if replayed:
                 return await receive()
-            given = True
+            replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, again, send)
+        await self.app(scope, replay, send)
 
     def _admit(self, scope: Scope) -> None:
-        """Raises ApiError."""
+        """Raise ApiError unless the request may pass."""
         headers = dict(scope["headers"])
         if self.key is None:
             host = headers.get(b"host", b"").decode("latin-1")
             name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
             if name and not is_loopback(name.casefold()):
-                raise ApiError(403, f"this server has no API key and serves this machine alone, not {name}")
+                raise ApiError(
+                    403, f"a server without an API key accepts requests for this machine only, not for `{name}`"
+                )
         elif scope["path"] != "/health":
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not given:
-                what = "there is no API key in the header `Authorization: Bearer …`"
-            elif hmac.compare_digest(given.strip(), self.key):
+            scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not key:
+                what = "the header `Authorization: Bearer …` has no API key"
+            elif hmac.compare_digest(key.strip(), self.key):
                 return
             else:
-                what = "the API key is not the one of this server"
+                what = "the API key is wrong"
             raise ApiError(401, what, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
 async def _body(receive: Receive) -> bytes:
-    """The whole body. Raises ApiError when it is too large, or does not come."""
+    """Return the body. Raises ApiError if it is too large or does not arrive in time."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -85,7 +90,7 @@ async def _body(receive: Receive) -> bytes:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ApiError(400, "the request broke off")
+                    raise ApiError(400, "the client closed the connection")
                 size += len(part := message.get("body", b""))
                 if size <= LARGEST_BODY:
                     parts.append(part)
@@ -94,7 +99,7 @@ async def _body(receive: Receive) -> bytes:
                 if not message.get("more_body") or size > _DRAINED:
                     break
     except TimeoutError:
-        raise ApiError(408, f"the body did not come within {_BODY_S:.0f} s") from None
+        raise ApiError(408, f"the body did not arrive within {_BODY_S:.0f} s") from None
     if size > LARGEST_BODY:
         raise ApiError(413, f"the body is larger than {LARGEST_BODY // 1024**2} MB", code="request_too_large")
     return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Counts for /metrics, in the text format of Prometheus (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+"""Counters for /metrics, in Prometheus text format (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from collections import Counter
 
 _PREFIX = "phi_scaffold_"
 _HELP = {
-    "requests_total": "Requests that were taken in, by the HTTP status at their end (499: the client went away).",
-    "prompt_tokens_total": "Tokens of the prompts.",
-    "cached_prompt_tokens_total": "Tokens of the prompts that were in the cache and not read again.",
-    "completion_tokens_total": "Tokens of the answers.",
-    "first_token_seconds_sum": "Seconds from the request to its first token, added up.",
+    "requests_total": "Admitted requests by their final HTTP status (499: the client disconnected).",
+    "prompt_tokens_total": "Prompt tokens.",
+    "cached_prompt_tokens_total": "Prompt tokens that were already in the cache.",
+    "completion_tokens_total": "Generated tokens.",
+    "first_token_seconds_sum": "Total seconds from a request to its first token.",
     "first_token_seconds_count": "Requests that reached their first token.",
-    "request_seconds_sum": "Seconds of the requests that were taken in, added up.",
-    "request_seconds_count": "Requests that were taken in.",
-    "refused_total": "Requests that found no free place (429).",
+    "request_seconds_sum": "Total seconds of admitted requests.",
+    "request_seconds_count": "Admitted requests.",
+    "refused_total": "Requests refused because the queue was full (429).",
 }
 
 Labels = tuple[tuple[str, str], ...]
 
 
 class Metrics:
+    """Counters by name and labels."""
+
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, Labels]] = Counter()
 
@@ -28,27 +30,27 @@ class Metrics:
         self.counts[name, tuple(sorted(labels.items()))] += amount  # type: ignore[assignment]
 
     def total(self, name: str) -> float:
-        """Over all labels."""
-        return sum(amount for (each, _), amount in self.counts.items() if each == name)
+        """Return the sum over all labels."""
+        return sum(amount for (key, _), amount in self.counts.items() if key == name)
 
     def text(self, gauges: dict[str, tuple[str, float]]) -> str:
-        """All counts, and `gauges`: (help, value) by name."""
+        """Return all counters, and `gauges` given as (help, value) by name."""
         lines: list[str] = []
-        for name, about in _HELP.items():
-            lines += [f"# HELP {_PREFIX}{name} {about}", f"# TYPE {_PREFIX}{name} counter"]
-            for (each, labels), amount in sorted(self.counts.items()):
-                if each == name:
-                    lines.append(f"{_PREFIX}{name}{_written(labels)} {amount:g}")
-        for name, (about, value) in gauges.items():
+        for name, help_text in _HELP.items():
+            lines += [f"# HELP {_PREFIX}{name} {help_text}", f"# TYPE {_PREFIX}{name} counter"]
+            for (key, labels), amount in sorted(self.counts.items()):
+                if key == name:
+                    lines.append(f"{_PREFIX}{name}{_format_labels(labels)} {amount:g}")
+        for name, (help_text, value) in gauges.items():
             lines += [
-                f"# HELP {_PREFIX}{name} {about}",
+                f"# HELP {_PREFIX}{name} {help_text}",
                 f"# TYPE {_PREFIX}{name} gauge",
                 f"{_PREFIX}{name} {value:.0f}",
             ]
         return "\n".join(lines) + "\n"
 
 
-def _written(labels: Labels) -> str:
+def _format_labels(labels: Labels) -> str:
     escaped = ((name, value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")) for name, value in labels)
     inside = ",".join(f'{name}="{value}"' for name, value in escaped)
     return f"{{{inside}}}" if inside else ""

@@ -1,6 +1,6 @@
-"""What may be asked: the bodies of /v1/chat/completions and /v1/completions, strict about types and open to fields we do not know.
+"""Request bodies of /v1/chat/completions and /v1/completions: strict about types, open to unknown fields.
 
-Fields that would change the answer and that we cannot obey are errors; others (user, metadata, store, …) are passed over.
+Unsupported fields that would change the answer are errors; others (user, metadata, store, …) are ignored.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from phi_runtime.inference.generator import Guide, SamplingParams
 from phi_runtime.serving.errors import ApiError, invalid
 
-MOST_CHOICES = 8
-MOST_STOPS = 4
+MAX_CHOICES = 8
+MAX_STOPS = 4
 SEEDS = 2**31
 
-# Fields that change an answer, and the values that leave it as it is.
+# Unsupported fields, with the values that have no effect and are therefore accepted.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
@@ -38,10 +38,10 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "suffix": (None, ""),
     "best_of": (None, 1),
 }
-_INSTEAD = {
-    "guided_json": "give the schema in response_format",
-    "guided_choice": "give guided_regex: (one|other)",
-    "tools": "this server calls no tools",
+_ALTERNATIVES = {
+    "guided_json": "pass the schema in response_format",
+    "guided_choice": "use guided_regex: (one|other)",
+    "tools": "this server does not call tools",
     "logit_bias": "guide the answer with response_format or guided_regex",
 }
 
@@ -59,8 +59,8 @@ class Message(BaseModel):
     content: Any = None
 
 
-class Asked(BaseModel, ABC):
-    """The fields that both bodies have. `top_k` and `guided_regex` are ours."""
+class ApiRequest(BaseModel, ABC):
+    """The fields of both bodies. `top_k` and `guided_regex` extend OpenAI's."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -73,7 +73,7 @@ class Asked(BaseModel, ABC):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1)
     max_tokens: int | None = Field(None, ge=1)
-    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     response_format: dict[str, Any] | None = None
@@ -81,38 +81,38 @@ class Asked(BaseModel, ABC):
 
     @property
     def count(self) -> int:
-        """Choices for each prompt."""
+        """Choices per prompt."""
         return self.n or 1
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with its usage."""
+        """True if a stream ends with its token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def check(self) -> None:
-        """Raises ApiError for what cannot be obeyed."""
+        """Raise ApiError for fields that are not supported."""
         for name, unused in _UNSUPPORTED.items():
             value = (self.model_extra or {}).get(name)
-            if not any(type(value) is type(each) and value == each for each in unused):
-                instead = f": {_INSTEAD[name]}" if name in _INSTEAD else ""
-                raise invalid(f"{name} is not supported{instead}", name, "unsupported_parameter")
+            if not any(type(value) is type(default) and value == default for default in unused):
+                alternative = f": {_ALTERNATIVES[name]}" if name in _ALTERNATIVES else ""
+                raise invalid(f"{name} is not supported{alternative}", name, "unsupported_parameter")
         if self.stream_options is not None and not self.stream:
-            raise invalid("stream_options is for stream: true", "stream_options")
+            raise invalid("stream_options needs stream: true", "stream_options")
 
     @abstractmethod
-    def sampling(self, most_tokens: int, temperature: float) -> SamplingParams:
-        """How the answers are drawn; `most_tokens` and `temperature` are the server's. Raises ApiError."""
+    def sampling(self, max_tokens: int, temperature: float) -> SamplingParams:
+        """Return the sampling of the answers; `max_tokens` and `temperature` are the server's. Raises ApiError."""
 
     def stops(self) -> tuple[str, ...]:
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(stop) > MOST_STOPS or not all(stop):
-            raise invalid(f"stop takes at most {MOST_STOPS} texts, none of them empty", "stop")
+        if len(stop) > MAX_STOPS or not all(stop):
+            raise invalid(f"stop accepts at most {MAX_STOPS} strings, none of them empty", "stop")
         return tuple(stop)
 
     def guide(self) -> Guide | None:
-        """What the answer must look like. Raises ApiError."""
-        given = self.response_format or {"type": "text"}
-        match given.get("type"):
+        """Return the constraint on the form of the answer. Raises ApiError."""
+        response_format = self.response_format or {"type": "text"}
+        match response_format.get("type"):
             case "text":
                 return Guide("regex", self.guided_regex) if self.guided_regex else None
             case _ if self.guided_regex:
@@ -120,21 +120,22 @@ class Asked(BaseModel, ABC):
             case "json_object":
                 return Guide("json_schema", '{"type":"object"}')
             case "json_schema":
-                return Guide("json_schema", json.dumps(_schema(given)))
+                return Guide("json_schema", json.dumps(_schema(response_format)))
             case other:
                 raise invalid(
-                    f"response_format.type is {other!r:.60}; it can be text, json_object or json_schema",
+                    f"response_format.type is {other!r:.60}; use text, json_object or json_schema",
                     "response_format.type",
                 )
 
-    def drawn(self, most_tokens: int, temperature: float, wanted: int | None, logprobs: int | None) -> SamplingParams:
-        """How the answers are drawn; `wanted` tokens are asked for."""
+    def _sampling(
+        self, max_tokens: int, temperature: float, requested_tokens: int | None, logprobs: int | None
+    ) -> SamplingParams:
         if self.temperature is not None:
             temperature = self.temperature
         if self.count > 1 and temperature == 0:
-            raise invalid("n answers at temperature 0 would all be the same: give a temperature above 0", "n")
+            raise invalid("n choices at temperature 0 would be identical; set a temperature above 0", "n")
         return SamplingParams(
-            max_new_tokens=min(wanted or most_tokens, most_tokens),
+            max_new_tokens=min(requested_tokens or max_tokens, max_tokens),
             temperature=temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(self.top_k or 0, 0),
@@ -147,7 +148,7 @@ class Asked(BaseModel, ABC):
         )
 
 
-class ChatRequest(Asked):
+class ChatRequest(ApiRequest):
     """POST /v1/chat/completions"""
 
     messages: list[Message] = Field(min_length=1)
@@ -155,33 +156,33 @@ class ChatRequest(Asked):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
-    def sampling(self, most_tokens: int, temperature: float) -> SamplingParams:
+    def sampling(self, max_tokens: int, temperature: float) -> SamplingParams:
         """Raises ApiError."""
         if self.top_logprobs is not None and not self.logprobs:
-            raise invalid("top_logprobs is for logprobs: true", "top_logprobs")
-        wanted = self.max_completion_tokens or self.max_tokens
-        return self.drawn(most_tokens, temperature, wanted, (self.top_logprobs or 0) if self.logprobs else None)
+            raise invalid("top_logprobs needs logprobs: true", "top_logprobs")
+        requested = self.max_completion_tokens or self.max_tokens
+        return self._sampling(max_tokens, temperature, requested, (self.top_logprobs or 0) if self.logprobs else None)
 
-    def texts(self) -> list[dict[str, str]]:
-        """The messages as a template takes them. Raises ApiError."""
-        return [_plain(message, f"messages[{number}]") for number, message in enumerate(self.messages)]
+    def text_messages(self) -> list[dict[str, str]]:
+        """Return the messages with their content as text, for a chat template. Raises ApiError."""
+        return [_text_message(message, f"messages[{number}]") for number, message in enumerate(self.messages)]
 
 
-class CompletionRequest(Asked):
+class CompletionRequest(ApiRequest):
     """POST /v1/completions"""
 
     prompt: str | list[str]
     logprobs: int | None = Field(None, ge=0, le=5)
 
-    def sampling(self, most_tokens: int, temperature: float) -> SamplingParams:
+    def sampling(self, max_tokens: int, temperature: float) -> SamplingParams:
         """Raises ApiError."""
-        return self.drawn(most_tokens, temperature, self.max_tokens, self.logprobs)
+        return self._sampling(max_tokens, temperature, self.max_tokens, self.logprobs)
 
     def prompts(self) -> list[str]:
         """Raises ApiError."""
         prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
-        if not 0 < len(prompts) <= MOST_CHOICES:
-            raise invalid(f"prompt takes 1 to {MOST_CHOICES} texts", "prompt")
+        if not 0 < len(prompts) <= MAX_CHOICES:
+            raise invalid(f"prompt accepts 1 to {MAX_CHOICES} strings", "prompt")
         for prompt in prompts:
             _check_text(prompt, "prompt")
         return prompts
@@ -190,9 +191,9 @@ class CompletionRequest(Asked):
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
-def _plain(message: Message, where: str) -> dict[str, str]:
+def _text_message(message: Message, where: str) -> dict[str, str]:
     if message.role not in _ROLES:
-        raise invalid(f"{where}.role is {message.role!r:.60}; it can be system, user or assistant", f"{where}.role")
+        raise invalid(f"{where}.role is {message.role!r:.60}; use system, user or assistant", f"{where}.role")
     content = message.content
     if isinstance(content, list):
         texts = [
@@ -202,31 +203,32 @@ def _plain(message: Message, where: str) -> dict[str, str]:
             raise invalid(f"{where}.content holds something other than text", f"{where}.content")
         content = "".join(str(text) for text in texts)
     if not isinstance(content, str):
-        raise invalid(f"{where}.content is no text", f"{where}.content")
+        raise invalid(f"{where}.content is not a string", f"{where}.content")
     _check_text(content, f"{where}.content")
     return {"role": _ROLES[message.role], "content": content}
 
 
 def _check_text(text: str, where: str) -> None:
-    """JSON can spell halves of letters, which no tokenizer takes. Raises ApiError."""
+    """Raise ApiError for a lone UTF-16 surrogate, which JSON can express and no tokenizer accepts."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise invalid(f"{where} holds half of a UTF-16 pair, which is no letter", where) from None
+        raise invalid(f"{where} contains a lone UTF-16 surrogate", where) from None
 
 
-def _schema(given: dict[str, Any]) -> dict[str, Any]:
-    wrapped = given.get("json_schema")
+def _schema(response_format: dict[str, Any]) -> dict[str, Any]:
+    wrapped = response_format.get("json_schema")
     schema = wrapped.get("schema") if isinstance(wrapped, dict) else None
     if not isinstance(schema, dict):
-        raise invalid("response_format.json_schema.schema is no JSON schema", "response_format.json_schema.schema")
+        raise invalid("response_format.json_schema.schema is not a JSON schema", "response_format.json_schema.schema")
     return schema
 
 
-def model_not_found(wanted: str, known: list[str], near: str) -> ApiError:
+def model_not_found(name: str, known: list[str], suggestion: str) -> ApiError:
+    """Return the 404 error for the model `name`, with the models that exist."""
     return ApiError(
         404,
-        f"there is no model `{wanted}` here{near}; there are {', '.join(known)}",
+        f"unknown model `{name}`{suggestion}; available: {', '.join(known)}",
         param="model",
         code="model_not_found",
     )

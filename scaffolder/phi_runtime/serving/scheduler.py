@@ -1,7 +1,7 @@
-"""Takes the active answers in turn, a step each, on one thread: nobody waits for another's whole answer.
+"""Generate the active answers in turn, one step each, on one thread: no request waits for another's whole answer.
 
-Steps are not batched: a batch computes in another order, so an answer would depend on who else asks, and the runtime masks padding by
-token id (bench/serve.py measures what a batch would bring).
+Steps are not batched: a batch computes in another order, so an answer would depend on concurrent requests, and the runtime
+masks padding by token id (bench/serve.py measures what batching would gain).
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 from phi_runtime.core.errors import PhiError
-from phi_runtime.inference.generator import Answer, Generator, Piece, PromptTooLong, SamplingParams, TokenLogprob
-from phi_runtime.serving.wire import Ask, Part
+from phi_runtime.inference.generator import Answer, Generator, Piece, SamplingParams, TokenLogprob, PromptTooLong
+from phi_runtime.serving.wire import GenerationRequest, Part
+from phi_runtime.workers.child import Message
 
 FLUSH_S = 0.025
-"""What comes faster than this is told together: each message costs both processes time that the model's threads lack."""
+"""Text that is generated within this time is sent together: each message takes time that the model's threads lack."""
 
 
 @dataclass
-class Active:
-    """An answer on its way, and what of it was not told yet."""
+class ActiveAnswer:
+    """An answer that is being generated, and its text and log-probabilities that were not sent yet."""
 
-    ask: Ask
+    request: GenerationRequest
     answer: Answer
-    told_s: float = 0.0  # time.monotonic of the last telling; 0 before the first
+    sent_s: float = 0.0  # time.monotonic of the last part; 0 before the first
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -38,98 +38,104 @@ class Active:
         self.logprobs += piece.logprobs
 
     def is_due(self) -> bool:
-        """Whether it is time to tell: at once the first time, then after FLUSH_S."""
-        return bool(self.text or self.logprobs) and time.monotonic() - self.told_s >= FLUSH_S
+        """Return True if a part should be sent: the first at once, later ones every FLUSH_S."""
+        return bool(self.text or self.logprobs) and time.monotonic() - self.sent_s >= FLUSH_S
 
-    def part(self) -> Part:
-        """What was not told yet; it counts as told."""
-        part: Part = {"id": self.ask.id, "text": "".join(self.text)}
+    def take_part(self) -> Part:
+        """Return what was not sent yet, as sent from now on."""
+        part: Part = {"id": self.request.id, "text": "".join(self.text)}
         if self.logprobs:
-            part["logprobs"] = [[each.token, each.logprob, each.top] for each in self.logprobs]
-        self.text, self.logprobs, self.told_s = [], [], time.monotonic()
+            part["logprobs"] = [[token.token, token.logprob, token.top] for token in self.logprobs]
+        self.text, self.logprobs, self.sent_s = [], [], time.monotonic()
         return part
 
 
-Render = Callable[[Ask], tuple[str, SamplingParams]]
-"""The prompt of what is asked, and how its answer is drawn. Raises PhiError, or ValueError where a template refuses the messages."""
+Render = Callable[[GenerationRequest], tuple[str, SamplingParams]]
+"""Returns the prompt and the sampling of a request. Raises PhiError, or ValueError if a template refuses the messages."""
 
 
 class Scheduler:
-    """`models` are the generators by name, `tell` gets the parts of the answers; `parallel` answers are active at once, and the rest
-    wait in the order in which they came."""
+    """Runs up to `parallel` answers at a time; the others wait in order of arrival.
+
+    Args:
+        models: The generators by name.
+        render: Makes the prompt of a request.
+        send: Receives the parts of the answers.
+        parallel: Answers that are active at the same time.
+    """
 
     def __init__(
-        self, models: Mapping[str, Generator], render: Render, tell: Callable[[Part], None], parallel: int
+        self, models: Mapping[str, Generator], render: Render, send: Callable[[Part], None], parallel: int
     ) -> None:
-        self.models, self.render, self.tell, self.parallel = models, render, tell, parallel
-        self.waiting: deque[Ask] = deque()
-        self.active: list[Active] = []
+        self.models, self.render, self.send, self.parallel = models, render, send, parallel
+        self.waiting: deque[GenerationRequest] = deque()
+        self.active: list[ActiveAnswer] = []
 
     @property
     def busy(self) -> bool:
         return bool(self.active or self.waiting)
 
-    def hear(self, message: dict[str, Any]) -> None:
-        """Takes what the HTTP side says."""
-        if "ask" in message:
-            self.waiting.append(Ask.from_dict(message["ask"]))
+    def handle(self, message: Message) -> None:
+        """Handle one message of the HTTP process."""
+        if "generate" in message:
+            self.waiting.append(GenerationRequest.from_dict(message["generate"]))
         elif "cancel" in message:
             self.cancel(message["cancel"])
 
     def cancel(self, number: int) -> None:
-        """Forgets the answer of this id, wherever it is; nothing more is told of it."""
-        self.waiting = deque(ask for ask in self.waiting if ask.id != number)
-        for active in [active for active in self.active if active.ask.id == number]:
+        """Drop the request with this id, waiting or active; no part of it is sent any more."""
+        self.waiting = deque(request for request in self.waiting if request.id != number)
+        for active in [active for active in self.active if active.request.id == number]:
             self.active.remove(active)
             active.answer.close()
 
     def turn(self) -> None:
-        """One step of each active answer, after those that wait have taken the free places."""
+        """Fill the free places with waiting requests, then do one step of each active answer."""
         while self.waiting and len(self.active) < self.parallel:
-            ask = self.waiting.popleft()
+            request = self.waiting.popleft()
             try:
-                self.active.append(Active(ask, self._begin(ask)))
+                self.active.append(ActiveAnswer(request, self._begin(request)))
             except Exception as e:
-                self._fail(ask, e)
+                self._fail(request, e)
         for active in list(self.active):
             try:
                 self._step(active)
             except Exception as e:
                 self.active.remove(active)
                 active.answer.close()
-                self._fail(active.ask, e)
+                self._fail(active.request, e)
 
-    def _begin(self, ask: Ask) -> Answer:
-        generator = self.models[ask.model]
-        prompt, sampling = self.render(ask)
+    def _begin(self, request: GenerationRequest) -> Answer:
+        generator = self.models[request.model]
+        prompt, sampling = self.render(request)
         try:
-            return generator.answer(prompt, sampling, ask.adapter)
+            return generator.answer(prompt, sampling, request.adapter)
         except PromptTooLong:
-            # An answer that may be as long as there is room is no fault; a prompt that leaves none is.
-            room = generator.context_length - generator.count(prompt, ask.adapter)
+            # max_tokens beyond the context is cut to what remains; a prompt that leaves nothing is an error.
+            room = generator.context_length - generator.count(prompt, request.adapter)
             if not 0 < room < sampling.max_new_tokens:
                 raise
-            return generator.answer(prompt, replace(sampling, max_new_tokens=room), ask.adapter)
+            return generator.answer(prompt, replace(sampling, max_new_tokens=room), request.adapter)
 
-    def _step(self, active: Active) -> None:
+    def _step(self, active: ActiveAnswer) -> None:
         piece = next(active.answer, None)
         if piece is None:
             self.active.remove(active)
             end = {"finish": active.answer.finish, "usage": asdict(active.answer.usage)}
-            self.tell(active.part() | end)
+            self.send(active.take_part() | end)
             return
         active.add(piece)
-        if active.ask.stream and active.is_due():
-            self.tell(active.part())
+        if active.request.stream and active.is_due():
+            self.send(active.take_part())
 
-    def _fail(self, ask: Ask, error: Exception) -> None:
-        """Tells of a fault. What is not the asker's is printed too: it is for whoever runs the server."""
+    def _fail(self, request: GenerationRequest, error: Exception) -> None:
+        """Send the failure of a request. A fault that is not the client's is also printed, for the operator."""
         if isinstance(error, PhiError):
-            told = {"kind": type(error).__name__, "message": error.what, "fix": error.fix}
+            failure = {"kind": type(error).__name__, "message": error.what, "fix": error.fix}
         elif isinstance(error, ValueError):  # a template that refuses the messages
-            told = {"kind": "ValueError", "message": str(error), "fix": ""}
+            failure = {"kind": "ValueError", "message": str(error), "fix": ""}
         else:
-            told = {"kind": "", "message": f"{type(error).__name__}: {error}", "fix": ""}
-            told["message"] = told["message"].splitlines()[0]
+            first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+            failure = {"kind": "", "message": first_line, "fix": ""}
             traceback.print_exception(error, file=sys.stderr)
-        self.tell({"id": ask.id, "error": told})
+        self.send({"id": request.id, "failure": failure})

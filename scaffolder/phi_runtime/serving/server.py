@@ -1,4 +1,4 @@
-"""Opens the door: the socket, the signals, and the way to a quiet end."""
+"""Start and stop the HTTP server: socket, signals, graceful shutdown."""
 
 from __future__ import annotations
 
@@ -14,70 +14,88 @@ import uvicorn
 
 from phi_runtime.core.errors import Conflict, UsageError
 from phi_runtime.core.events import Emit
-from phi_runtime.serving.answering import Desk
-from phi_runtime.serving.app import Limits, make_app
+from phi_runtime.serving.answering import AdmissionQueue
+from phi_runtime.serving.app import ServingLimits, build_app
 from phi_runtime.serving.engine import KEY, Engine
 from phi_runtime.serving.guard import is_loopback
 from phi_runtime.serving.metrics import Metrics
-from phi_runtime.serving.wire import Load
+from phi_runtime.serving.wire import LoadRequest
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is served, where, to whom and how much of it. `port` 0 takes a free one."""
+class ServerSettings:
+    """Settings of a server.
 
-    load: Load
+    Attributes:
+        load: The models to load.
+        host: Address to listen on; others than this machine's own need a `key`.
+        port: Port to listen on; 0 chooses a free one.
+        key: API key that clients need.
+        origins: Origins that CORS allows.
+        limits: Limits and defaults of requests.
+    """
+
+    load: LoadRequest
     host: str = "127.0.0.1"
     port: int = 8080
     key: str | None = field(default=None, repr=False)
     origins: tuple[str, ...] = ()
-    limits: Limits = field(default_factory=Limits)
+    limits: ServingLimits = field(default_factory=ServingLimits)
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The base URL for clients, and the names that they may ask for."""
+    """The base URL for clients, and the names of the models."""
 
     url: str
     models: list[str]
 
 
-def serve(settings: Settings, emit: Emit, on_ready: Callable[[Ready], None]) -> None:
-    """Serves until SIGTERM; SIGINT raises KeyboardInterrupt after the same quiet end.
+def serve(settings: ServerSettings, emit: Emit, on_ready: Callable[[Ready], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
 
-    At the first signal new requests get 503, and those that are taken in are answered, for `limits.stop_s` at most; the second signal
-    breaks them off. Raises UsageError for a public address without a key, Conflict when the port is taken, and what keeps the models
-    from being loaded.
+    At the first signal, new requests get 503 and running ones may finish within `limits.stop_s`; a second signal ends them.
+
+    Args:
+        settings: Settings of the server.
+        emit: Receives an event for each request, and warnings.
+        on_ready: Called once the models are loaded.
+
+    Raises:
+        UsageError: The address is public and there is no key.
+        Conflict: The port is in use.
+        PhiError: The models cannot be loaded.
+        KeyboardInterrupt: The signal was SIGINT; raised after the shutdown.
     """
     if settings.key is None and not is_loopback(settings.host):
         raise UsageError(
-            f"{settings.host} can be reached from other machines, and there is no API key",
+            f"`{settings.host}` is reachable from other machines, and no API key is set",
             fix=f"set {KEY} in the environment or in .env, or serve on 127.0.0.1",
         )
-    with listen(settings.host, settings.port) as door:
-        stopped_by = asyncio.run(_serve(settings, door, emit, on_ready))
+    with listen(settings.host, settings.port) as listener:
+        stopped_by = asyncio.run(_serve(settings, listener, emit, on_ready))
     if stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at this address. Raises Conflict, UsageError."""
+    """Return a socket that listens on this address. Raises Conflict, UsageError."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except socket.gaierror as e:
-        raise UsageError(f"there is no address {host}: {e.strerror}", fix="check --host") from None
+        raise UsageError(f"host `{host}` cannot be resolved: {e.strerror}", fix="check --host") from None
     except PermissionError:
-        raise UsageError(f"this user may not open port {port}", fix="take one above 1023 with --port") from None
+        raise UsageError(f"this user may not open port {port}", fix="use a port above 1023 with --port") from None
     except OSError as e:
         raise Conflict(
-            f"port {port} of {host} is taken or cannot be had ({e.strerror})",
-            fix="stop what listens there, or take another with --port (0 for any that is free)",
+            f"port {port} of {host} is not available ({e.strerror})",
+            fix="stop the program that uses it, or choose another with --port (0: any free port)",
         ) from None
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with our way to stop."""
+    """uvicorn, with `on_signal` in place of its own signal handling."""
 
     def __init__(self, config: uvicorn.Config, on_signal: Callable[[int], None]) -> None:
         super().__init__(config)
@@ -87,12 +105,12 @@ class _Server(uvicorn.Server):
         self.on_signal(sig)
 
 
-class _Stop:
-    """The way to the end; `by` is the signal that began it."""
+class _Shutdown:
+    """Graceful shutdown. `signal` is the one that started it."""
 
-    def __init__(self, engine: Engine, desk: Desk, stop_s: float) -> None:
-        self.engine, self.desk, self.stop_s = engine, desk, stop_s
-        self.by: int | None = None
+    def __init__(self, engine: Engine, queue: AdmissionQueue, stop_s: float) -> None:
+        self.engine, self.queue, self.stop_s = engine, queue, stop_s
+        self.signal: int | None = None
         self.server: _Server | None = None
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
@@ -101,16 +119,16 @@ class _Stop:
         self._loop.call_soon_threadsafe(self._begin, number)
 
     def _begin(self, number: int) -> None:
-        if self.by is None:
-            self.by = number
+        if self.signal is None:
+            self.signal = number
             self._task = self._loop.create_task(self._drain())
         else:
             self.stop_s = 0
 
     async def _drain(self) -> None:
         self.engine.refuse()
-        until = self._loop.time() + self.stop_s
-        while self.desk.taken and self.stop_s and self._loop.time() < until:
+        deadline = self._loop.time() + self.stop_s
+        while self.queue.active and self.stop_s and self._loop.time() < deadline:
             await asyncio.sleep(0.05)
         self.end()
 
@@ -120,32 +138,34 @@ class _Stop:
             self.server.should_exit = True
 
 
-async def _serve(settings: Settings, door: socket.socket, emit: Emit, on_ready: Callable[[Ready], None]) -> int | None:
-    """Returns the signal that ended it."""
+async def _serve(
+    settings: ServerSettings, listener: socket.socket, emit: Emit, on_ready: Callable[[Ready], None]
+) -> int | None:
+    """Return the signal that ended the server."""
     limits = settings.limits
-    engine = Engine(settings.load, emit, lambda: on_ready(Ready(_url(door), list(engine.models))))
-    desk = Desk(engine, Metrics(), limits.parallel + limits.queue, limits.timeout_s, emit)
-    stop = _Stop(engine, desk, limits.stop_s)
+    engine = Engine(settings.load, emit, lambda: on_ready(Ready(_url(listener), list(engine.models))))
+    queue = AdmissionQueue(engine, Metrics(), limits.parallel + limits.queue, limits.timeout_s, emit)
+    shutdown = _Shutdown(engine, queue, limits.stop_s)
     config = uvicorn.Config(
-        make_app(engine, desk, limits, settings.key, settings.origins),
+        build_app(engine, queue, limits, settings.key, settings.origins),
         lifespan="off",
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=75,  # longer than clients keep a connection: else they ask on one that has just been closed
+        timeout_keep_alive=75,  # longer than clients keep a connection, so that they never use one that has just been closed
         timeout_graceful_shutdown=5,
     )
-    server = stop.server = _Server(config, stop.on_signal)
+    server = shutdown.server = _Server(config, shutdown.on_signal)
     models = asyncio.create_task(engine.run())
-    models.add_done_callback(lambda _: stop.end())
-    await server.serve(sockets=[door])
-    models.cancel()  # one that failed has failed before
+    models.add_done_callback(lambda _: shutdown.end())
+    await server.serve(sockets=[listener])
+    models.cancel()  # no effect on a task that has failed
     with suppress(asyncio.CancelledError):
         await models
-    return stop.by
+    return shutdown.signal
 
 
-def _url(door: socket.socket) -> str:
-    host, port = door.getsockname()[:2]
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"

@@ -1,8 +1,9 @@
-"""What the two processes say to each other: a line of JSON each.
+"""The messages between the HTTP process and the process of the models.
 
-To the worker: first what to load (`Load`), then {"ask": …} with an `Ask`, or {"cancel": id}. It ends with its stdin.
-From the worker: {"ready": [a ServedModel each]} or {"failed": …}, then for each answer parts and an end:
-{"id": 7, "text": "…", "logprobs": […]} as they come, and at last the same with "finish" and "usage", or {"id": 7, "error": {…}}.
+To the worker: first a `LoadRequest`, then {"generate": GenerationRequest} or {"cancel": id}.
+From the worker: {"ready": [ServedModel, …]} or {"error": …}, then the parts of each answer:
+{"id": 7, "text": "…", "logprobs": […]} while it is generated, and at last the same with "finish" and "usage", or
+{"id": 7, "failure": {"kind", "message", "fix"}}.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from phi_runtime.core.errors import PhiError, WorkFailed, told
 from phi_runtime.inference.generator import Guide, SamplingParams
 
 Part = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Load:
-    """Which models a worker loads: `models` by their names, None being the last one that was made; `adapters` are put beside each of
-    them, by name; `parallel` answers are on their way at once, and as many conversations are remembered."""
+class LoadRequest:
+    """The models that a worker loads.
+
+    Attributes:
+        project: The project, as a dict.
+        overrides: Overrides of its config, as a dict.
+        models: Names of the models; None stands for the newest one.
+        adapters: Folders of further adapters for each of the models, by name.
+        parallel: Answers generated at the same time, and conversations kept in the cache.
+    """
 
     project: dict[str, Any]
     overrides: dict[str, Any]
@@ -30,8 +37,19 @@ class Load:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What clients ask for as `id`: the loaded `model` with `adapter` on it. `converses`: it was trained on conversations; `inputs`
-    are the columns of its prompt."""
+    """A name that clients can request.
+
+    Attributes:
+        id: The name.
+        model: The loaded model behind it.
+        adapter: The adapter that is active on it.
+        context_length: Tokens of prompt and answer together.
+        guides: True if it supports guided decoding.
+        converses: True if it was trained on conversations.
+        inputs: Columns of its prompt template.
+        created: Unix time.
+        fingerprint: Changes with the model's files.
+    """
 
     id: str
     model: str
@@ -45,8 +63,8 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One answer that is wanted: to `messages`, which the model's own template renders, or to `prompt` as it stands."""
+class GenerationRequest:
+    """One answer to generate: to `messages`, rendered by the model's chat template, or to `prompt` as it is."""
 
     id: int
     model: str
@@ -60,13 +78,8 @@ class Ask:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Ask:
-        given = value["sampling"]
-        guide = Guide(**given["guide"]) if given["guide"] else None
-        sampling = SamplingParams(**{**given, "guide": guide, "stop": tuple(given["stop"])})
-        return cls(**{**value, "sampling": sampling})
-
-
-def failure(error: BaseException) -> dict[str, Any]:
-    """What a worker says that cannot load its models; errors.error_of makes the error of it again."""
-    return told(error if isinstance(error, PhiError) else WorkFailed(f"{type(error).__name__}: {error}"))
+    def from_dict(cls, value: dict[str, Any]) -> GenerationRequest:
+        """Return the request that `as_dict` described."""
+        sampling = value["sampling"]
+        guide = Guide(**sampling["guide"]) if sampling["guide"] else None
+        return cls(**{**value, "sampling": SamplingParams(**{**sampling, "guide": guide, "stop": tuple(sampling["stop"])})})

@@ -63,7 +63,7 @@ def serve(
     """
     project = flags.enter_project()
     try:
-        from phi_runtime.serving.server import Ready, Settings
+        from phi_runtime.serving.server import Ready, ServerSettings
         from phi_runtime.serving.server import serve as run_server
     except ModuleNotFoundError as e:
         if e.name not in ("fastapi", "uvicorn", "starlette"):
@@ -72,24 +72,24 @@ def serve(
             f"the server needs `{e.name}`, which is not installed",
             fix=f"run `{setup_command('serve')}` in {project.root}",
         ) from None
-    from phi_runtime.serving.app import Limits
+    from phi_runtime.serving.app import ServingLimits
     from phi_runtime.serving.engine import KEY
-    from phi_runtime.serving.wire import Load
+    from phi_runtime.serving.wire import LoadRequest
 
-    load = Load(
+    load = LoadRequest(
         project.as_dict(),
         flags.overrides().as_dict(),
         list(model) if model else [None],
         dict(map(_named_folder, adapter or ())),
         parallel,
     )
-    settings = Settings(
+    settings = ServerSettings(
         load,
         host,
         port,
         api_key or os.environ.get(KEY) or None,
         tuple(cors_origin or ()),
-        Limits(max_tokens, temperature, parallel, max_queue, timeout),
+        ServingLimits(max_tokens, temperature, parallel, max_queue, timeout),
     )
 
     def log(event: Event) -> None:

@@ -1,31 +1,30 @@
-"""The process that builds: what it is told, what it tells, and what it leaves behind when it fails or is stopped."""
+"""The process that builds: its request, its progress, and what it leaves behind when it fails or is stopped."""
 
 from __future__ import annotations
 
-import errno
-import json
+import os
 import resource
-import signal
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from phi_runtime.config.dialects.keys import BUILDER_NAMES, BUILDER_OPTIONS
 from phi_runtime.config.schema import BuilderOptions
-from phi_runtime.core.errors import Interrupted, OutOfResources, WorkFailed
+from phi_runtime.core.errors import Interrupted, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import Project
 from phi_runtime.export.build import options_of
-from phi_runtime.export.builder_output import Watched, error_of
-from phi_runtime.export.builder_process import FAILED, as_pairs, build, names_of_release
+from phi_runtime.export.builder_output import BuilderProgress
+from phi_runtime.export.builder_process import as_pairs, build, names_of_release
 from phi_runtime.models import builder_source
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
-from tests.conftest import Cli, MakeProject, edit_config, states
+from phi_runtime.pipeline.load import load_workflow
+from tests.conftest import Cli, Listener, MakeProject, edit_config, states
 
 ONLY_EXPORT = {"export": {"type": "ModelBuilder", "precision": "fp32"}}
 
@@ -36,17 +35,18 @@ def exporting(project: Project) -> Project:
     return project
 
 
-def builders_of(project: Project) -> list[int]:
-    """The builder's processes that work for `project`."""
-    found = []
+def builders_of(parent: int) -> list[int]:
+    """The builder processes that the process `parent` has started."""
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().decode()
+            ppid = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if "builder_process" in command and str(project.gen_model) in command:
-            found.append(int(folder.name))
-    return found
+        if "builder_process" in command and ppid == parent:
+            pids.append(int(folder.name))
+    return pids
 
 
 # -- options -------------------------------------------------------------------------------------------------------------------
@@ -95,13 +95,13 @@ def test_an_older_release_gets_the_names_that_it_knows() -> None:
     older = {"int4_block_size", "int4_algo_config", "use_qdq"}
     given = {"block_size": 32, "algo_config": "rtn", "use_qdq": False}
     assert names_of_release(given, older) == {"int4_block_size": 32, "int4_algo_config": "rtn", "use_qdq": False}
-    with pytest.raises(ValueError, match="no option matmul_mixed_precision"):
+    with pytest.raises(ValueError, match="no option `matmul_mixed_precision`"):
         names_of_release({"matmul_mixed_precision": "last_matmul:int8"}, older)
 
 
 def test_the_builder_is_never_given_an_option_that_it_would_pass_over(tmp_path: Path) -> None:
     request = {"source": ".", "out": str(tmp_path), "cache": ".", "precision": "int4", "execution_provider": "cpu"}
-    with pytest.raises(ValueError, match="no option int4_accuracy_levle"):
+    with pytest.raises(ValueError, match="no option `int4_accuracy_levle`"):
         build({**request, "options": {"int4_accuracy_levle": 4}})
 
 
@@ -109,9 +109,9 @@ def test_the_builder_is_never_given_an_option_that_it_would_pass_over(tmp_path: 
 
 
 def test_every_long_phase_of_a_build_shows_how_far_it_is() -> None:
-    watched = Watched(layers=30)
-    heard = [
-        watched.heard(line)
+    progress = BuilderProgress(layers=30)
+    events = [
+        progress.parse(line)
         for line in (
             "Reading embedding layer\n",
             "Reading layer 0\n",
@@ -124,7 +124,7 @@ def test_every_long_phase_of_a_build_shows_how_far_it_is() -> None:
             "Saving model.embed_tokens.weight (f32, [512,64]):  61%|######    | 11/18 [00:00<00:00, 1100.00it/s]\n",
         )
     ]
-    assert heard == [
+    assert events == [
         None,
         {"done": 1, "total": 30, "unit": "layers"},
         {"done": 8, "total": 30, "unit": "layers"},
@@ -137,24 +137,18 @@ def test_every_long_phase_of_a_build_shows_how_far_it_is() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("told", "code", "kind", "says"),
-    [
-        ({"type": "OSError", "message": "No space left", "errno": errno.ENOSPC}, 1, OutOfResources, "the disk is full"),
-        ({"type": "MemoryError", "message": "", "errno": None}, 1, OutOfResources, "ran out of memory"),
-        ({"type": "KeyError", "message": "'rope_type'", "errno": None}, 1, WorkFailed, "KeyError: 'rope_type'"),
-        (None, -signal.SIGKILL, OutOfResources, "was killed"),
-        (None, -signal.SIGSEGV, WorkFailed, "a last line"),
-    ],
-)
-def test_the_reason_why_a_build_failed_can_be_read(
-    told: dict[str, Any] | None, code: int, kind: type[Exception], says: str
-) -> None:
-    lines = ["Traceback …", "a last line"] + ([f"{FAILED}{json.dumps(told)}"] if told else [])
-    error = error_of(code, lines, "gen-model/export.builder.log")
-    assert type(error) is kind
-    assert says in str(error)
-    assert error.fix
+def test_a_build_that_fails_is_reported_with_its_reason_and_its_log(make_project: MakeProject) -> None:
+    project = exporting(make_project())
+    copy = project.root / "model-cache" / "broken"
+    shutil.copytree(load_workflow(project.config).input_model.model_path, copy)
+    (copy / "model.safetensors").write_bytes(b"no weights")
+    edit_config(project, lambda config: config["input_model"].update(model_path=str(copy)))
+    with pytest.raises(WorkFailed, match="the model builder failed: ") as caught:
+        run(project, Listener())
+    log = project.gen_model / "export.builder.log"
+    assert str(log) in caught.value.fix
+    assert "Traceback" in log.read_text()
+    assert states(project)["export"] == "failed"
 
 
 # -- what is left of a build that does not end well ----------------------------------------------------------------------------
@@ -181,13 +175,13 @@ def test_the_builder_ends_when_the_export_is_stopped(make_project: MakeProject) 
 
     def stop(event: Event) -> None:
         if event.stage == "export" and event.event == "progress":
-            at_work.extend(builders_of(project))
+            at_work.extend(builders_of(os.getpid()))
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):
         run(project, stop)
     assert len(at_work) == 1
-    assert builders_of(project) == []
+    assert builders_of(os.getpid()) == []
     assert not list(project.gen_model.rglob("model.onnx*"))
 
 
@@ -200,11 +194,13 @@ def test_the_builder_ends_when_the_run_is_killed(make_project: MakeProject) -> N
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while not builders_of(project):
+    while not (builders := builders_of(process.pid)):
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
     process.wait()
-    while builders_of(project):
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{builders[0]}").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     assert states(project)["export"] == "missing"

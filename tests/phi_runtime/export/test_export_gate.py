@@ -11,7 +11,7 @@ import pytest
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.export.gate import Comparison, compare, sample_rows, whole
-from phi_runtime.export.gate_limits import Limits, limits_of, next_better
+from phi_runtime.export.gate_limits import GateLimits, better_setting
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
@@ -75,9 +75,9 @@ def test_an_embedding_reads_the_8_bits_that_it_shares_with_the_head(decided: Mod
     table = next(node for node in nodes if node.op_type == "GatherBlockQuantized")
     reshape = next(node for node in nodes if table.input[0] in node.output)
     assert [reshape.input[0], table.input[2]] == list(head.input[1:3])
-    limits = limits_of(step("int4"))
+    limits = GateLimits.from_pass(step("int4"))
     found = compared(decided, graph)
-    assert limits.broken_by(found.kl, found.top1, found.perplexity_increase) is None
+    assert limits.violation(found.kl, found.top1, found.perplexity_increase) is None
 
 
 def test_a_model_that_the_builder_gets_wrong_does_not_pass(decided: ModelRef, tmp_path: Path) -> None:
@@ -91,22 +91,22 @@ def test_a_model_that_the_builder_gets_wrong_does_not_pass(decided: ModelRef, tm
     source = ModelRef(tmp_path / "source", "hf", "wrong")
     found = compared(source, build_graph(source.path, tmp_path / "graph", "fp32"))
     for precision in ("int4", "int8", "fp32"):
-        limits = limits_of(step(precision))
-        assert limits.broken_by(found.kl, found.top1, found.perplexity_increase) is not None
+        limits = GateLimits.from_pass(step(precision))
+        assert limits.violation(found.kl, found.top1, found.perplexity_increase) is not None
 
 
 def test_what_is_beyond_a_limit_is_named() -> None:
-    limits = Limits(max_kl=1.0, min_top1=0.5, max_perplexity_increase=0.4)
-    assert limits.broken_by(0.5, 0.68, 0.39) is None
-    assert limits.broken_by(1.5, 0.68, 0.39) == "KL 1.5 is above 1"
-    assert limits.broken_by(0.5, 0.68, 0.5) == "the perplexity grew by 50 %, more than 40 %"
-    assert limits.broken_by(0.5, 0.4, 0.39) == "the likeliest token is the same in 40 %, less than 50 %"
-    assert limits.broken_by(float("nan"), 1.0, 0.0) == "its logits are no numbers"
+    limits = GateLimits(max_kl=1.0, min_top1=0.5, max_perplexity_increase=0.4)
+    assert limits.violation(0.5, 0.68, 0.39) is None
+    assert limits.violation(1.5, 0.68, 0.39) == "KL 1.5 is above 1"
+    assert limits.violation(0.5, 0.68, 0.5) == "the perplexity grew by 50 %, more than 40 %"
+    assert limits.violation(0.5, 0.4, 0.39) == "the most likely token is the same in 40 %, less than 50 %"
+    assert limits.violation(float("nan"), 1.0, 0.0) == "its logits are not numbers"
 
 
 def test_own_limits_stand_beside_those_of_the_precision() -> None:
-    assert limits_of(step("int8")) == Limits(0.1, None, 0.15)
-    assert limits_of(step("int8", gate={"max_kl": 0.02, "min_top1": 0.9})) == Limits(0.02, 0.9, 0.15)
+    assert GateLimits.from_pass(step("int8")) == GateLimits(0.1, None, 0.15)
+    assert GateLimits.from_pass(step("int8", gate={"max_kl": 0.02, "min_top1": 0.9})) == GateLimits(0.02, 0.9, 0.15)
 
 
 BEST = {"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}}
@@ -129,7 +129,7 @@ BEST = {"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_laye
 def test_the_next_better_setting_is_one_that_the_target_runs(
     precision: str, keys: dict[str, Any], provider: str, says: str
 ) -> None:
-    assert says in next_better(step(precision, **keys), provider)
+    assert says in better_setting(step(precision, **keys), provider)
 
 
 def test_an_export_is_compared_on_held_out_rows_and_its_folder_is_complete(make_project: MakeProject) -> None:
@@ -140,7 +140,7 @@ def test_an_export_is_compared_on_held_out_rows_and_its_folder_is_complete(make_
     assert manifest is not None
     facts = manifest.facts
     assert facts["checked"] is True
-    assert facts["quality"]["rows"] == "held-out"
+    assert facts["quality"]["rows"] == "validation rows"
     assert facts["quality"]["positions"] == 36  # the tokens of the answers to 12 rows
     assert 0 <= facts["quality"]["kl"] <= facts["limits"]["max_kl"]
     metric = next(e for e in listener.of("metric") if e["stage"] == "export")

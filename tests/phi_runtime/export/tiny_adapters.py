@@ -13,7 +13,7 @@ from phi_runtime.context import PassContext
 from phi_runtime.core.events import silent
 from phi_runtime.core.project import Project
 from phi_runtime.export.adapter_inputs import add_inputs
-from phi_runtime.export.build import build, request_of
+from phi_runtime.export.build import build, build_request
 from phi_runtime.models.onnx_adapters import Record, adapter_file, fit_adapter
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.models.shape import shape_of
@@ -33,7 +33,7 @@ def build_graph(base: Path, folder: Path, precision: str, **options: Any) -> Pat
     project = Project(folder, folder / "none.json")
     source = ModelRef(base, "hf", "base-key")
     context = PassContext("export", step, source, folder / "out", folder, cast(Any, _ForCpu()), project, silent)
-    build(context, request_of(context))
+    build(context, build_request(context))
     return folder / "out"
 
 

@@ -1,4 +1,4 @@
-"""One real step on the longest batch, in a process of its own: what it tells, and what it leaves behind."""
+"""One real step on the longest batch, in a worker process: what it reports, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import pytest
 
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import DataError, OutOfResources
-from phi_runtime.core.events import Event
 from phi_runtime.core.project import Project
 from phi_runtime.models.fetch import present
-from phi_runtime.pipeline import rehearsal
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.rehearsal import Rehearsal, rehearse, rehearse_apart
 from tests.conftest import Listener, MakeProject
@@ -80,25 +78,12 @@ def test_what_the_step_raises_is_raised_here(make_project: MakeProject) -> None:
     assert caught.value.fix
 
 
-def _killed(connection: Any, *_: Any) -> None:
-    import os
-    import signal
-
-    connection.send(Event("progress", "finetune"))
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _out_of_memory(connection: Any, *_: Any) -> None:
-    rehearsal._send_failure(connection, "finetune", MemoryError())
-
-
-@pytest.mark.parametrize("ends", [_killed, _out_of_memory])
-def test_a_step_that_dies_of_memory_is_told_with_what_to_set(
-    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, ends: Any
-) -> None:
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGKILL)", "raise MemoryError"])
+def test_a_step_that_dies_of_memory_is_reported_with_what_to_set(make_project: MakeProject, how: str) -> None:
     project = make_project()
-    monkeypatch.setattr(rehearsal, "_apart", ends)
+    project.config.with_name("hooks.py").write_text(f"import os, signal\n\ndef loss(output, batch):\n    {how}\n")
     with pytest.raises(OutOfResources) as caught:
         rehearse_apart(project, "finetune", None, Listener())
+    assert caught.value.resource == "memory"
     assert "memory" in caught.value.what
     assert "per_device_train_batch_size" in caught.value.fix

@@ -370,7 +370,7 @@ def test_two_jobs_share_a_study_and_the_machine_and_one_that_is_killed_is_a_fail
     write_sweep(project, {BATCH: choice(2, 3, 4)}, pruner="none")
     found = sweep(project, jobs=2)
     assert [t.state for t in found.trials] == ["complete", "failed", "complete"]
-    assert "was killed by signal 9" in found.trials[1].why
+    assert "was killed (SIGKILL)" in found.trials[1].why
     manifest = json.loads(next(found.folder.glob("trial-*/adapter/manifest.json")).read_text())
     assert manifest["facts"]["torch_threads"] == max(1, usable_cores() // 2)
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -137,7 +138,10 @@ def started(project: Project, log: Path, *flags: str | Path, **environment: str)
             env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         )
     assert process.stdout is not None
+    watchdog = threading.Timer(300, process.kill)
+    watchdog.start()
     line = process.stdout.readline()
+    watchdog.cancel()
     assert line, log.read_text()
     ready = json.loads(line)
     assert "url" in ready, line
@@ -155,13 +159,24 @@ def ended(server: Server) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The server that most tests share."""
+def shared_server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
     names = ("onnx", "base", "adapter", "talker", "styled")
     made = started(project, log, *(flag for name in names for flag in ("--model", name)))
     yield made
     ended(made)
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Iterator[Server]:
+    """The server that most tests share. A test that ends its worker fails, and not those that come while it is restarted."""
+    shared_server.until(lambda: shared_server.get("/health").status_code == 200)
+    shared_server.until(lambda: shared_server.metric("requests_active") == 0)
+    worker = shared_server.worker()
+    yield shared_server
+    log = shared_server.log.read_text()[-3000:]
+    assert shared_server.process.poll() is None, log
+    assert shared_server.worker() == worker, log
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_two_servers_cannot_share_a_port(server: Server, project: Project, cli: 
     port = server.url.rpartition(":")[2].partition("/")[0]
     refused = cli("serve", "--project", project.root, "--port", port)
     assert refused.code == 6
-    assert f"port {port} of 127.0.0.1 is taken" in refused.err
+    assert f"port {port} of 127.0.0.1 is not available" in refused.err
     assert "--port" in refused.err.splitlines()[-1]
 
 

@@ -137,7 +137,9 @@ def test_a_model_process_that_is_killed_is_started_anew(start: Start) -> None:
     os.kill(server.worker(), signal.SIGKILL)
     with pytest.raises(openai.APIError, match="ended before the answer"):
         list(stream)
-    server.until(lambda: server.get("/health").status_code == 200 and "loaded again" in server.log.read_text())
+    server.until(
+        lambda: server.get("/health").status_code == 200 and "loading the models again" in server.log.read_text()
+    )
     assert "SIGKILL" in server.log.read_text()
     server.until(lambda: server.get("/v1/models").status_code == 200)
     assert len(server.client.completions.create(**LENGTHY).choices[0].text) == 300

@@ -79,7 +79,7 @@ def test_unknown_models_and_adapters_are_not_found(server: Server, model: str) -
     with pytest.raises(openai.NotFoundError) as caught:
         server.client.chat.completions.create(model=model, messages=HELLO)  # type: ignore[arg-type]
     assert caught.value.code == "model_not_found"
-    assert "there are onnx, base, base:finetune, adapter, talker, styled:" in str(caught.value)
+    assert "available: onnx, base, base:finetune, adapter, talker, styled:" in str(caught.value)
 
 
 def test_a_near_miss_is_suggested(server: Server) -> None:

@@ -12,7 +12,7 @@ from phi_runtime.inference.generator import Guide, SamplingParams
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.serving import scheduler
 from phi_runtime.serving.scheduler import Scheduler
-from phi_runtime.serving.wire import Ask
+from phi_runtime.serving.wire import GenerationRequest
 
 LONG = SamplingParams(400, guide=Guide("regex", "[a-z]{200}"))
 SHORT = SamplingParams(3, guide=Guide("regex", "[a-z]{200}"))
@@ -26,15 +26,17 @@ def make(project: Project) -> Make:
 
     def made(parallel: int) -> tuple[Scheduler, list[dict[str, Any]]]:
         told: list[dict[str, Any]] = []
-        return Scheduler({"onnx": generator}, lambda ask: (ask.prompt or "", ask.sampling), told.append, parallel), told
+        return Scheduler(
+            {"onnx": generator}, lambda request: (request.prompt or "", request.sampling), told.append, parallel
+        ), told
 
     return made
 
 
 def ask(number: int, sampling: SamplingParams, *, stream: bool = False) -> dict[str, Any]:
-    asked = Ask(number, "onnx", None, None, f"sunny song {number}", sampling, stream)
-    assert Ask.from_dict(asked.as_dict()) == asked
-    return {"ask": asked.as_dict()}
+    request = GenerationRequest(number, "onnx", None, None, f"sunny song {number}", sampling, stream)
+    assert GenerationRequest.from_dict(request.as_dict()) == request
+    return {"generate": request.as_dict()}
 
 
 def work(at: Scheduler) -> None:
@@ -48,9 +50,9 @@ def ends(told: list[dict[str, Any]]) -> list[int]:
 
 def test_a_short_answer_does_not_wait_for_a_long_one(make: Make) -> None:
     at, told = make(2)
-    at.hear(ask(1, LONG))
+    at.handle(ask(1, LONG))
     at.turn()
-    at.hear(ask(2, SHORT))
+    at.handle(ask(2, SHORT))
     work(at)
     assert ends(told) == [2, 1]
 
@@ -58,8 +60,8 @@ def test_a_short_answer_does_not_wait_for_a_long_one(make: Make) -> None:
 def test_those_that_wait_come_in_their_order(make: Make) -> None:
     at, told = make(1)
     for number in (1, 2, 3):
-        at.hear(ask(number, LONG if number == 1 else SHORT))
-    at.hear({"cancel": 2})
+        at.handle(ask(number, LONG if number == 1 else SHORT))
+    at.handle({"cancel": 2})
     at.turn()
     assert (len(at.active), len(at.waiting)) == (1, 1)
     work(at)
@@ -68,11 +70,11 @@ def test_those_that_wait_come_in_their_order(make: Make) -> None:
 
 def test_what_is_cancelled_is_closed_and_not_told_of(make: Make) -> None:
     at, told = make(2)
-    at.hear(ask(1, LONG, stream=True))
-    at.hear(ask(2, SHORT))
+    at.handle(ask(1, LONG, stream=True))
+    at.handle(ask(2, SHORT))
     at.turn()
     answer = at.active[0].answer
-    at.hear({"cancel": 1})
+    at.handle({"cancel": 1})
     assert next(answer, None) is None
     work(at)
     assert ends(told) == [2]
@@ -82,7 +84,7 @@ def test_parts_that_come_fast_are_told_together(make: Make, monkeypatch: pytest.
     clock = [100.0]
     monkeypatch.setattr(scheduler.time, "monotonic", lambda: clock[0])
     at, told = make(1)
-    at.hear(ask(1, LONG, stream=True))
+    at.handle(ask(1, LONG, stream=True))
     while not told:
         at.turn()
     first = told[0]["text"]
@@ -98,20 +100,20 @@ def test_parts_that_come_fast_are_told_together(make: Make, monkeypatch: pytest.
     text = "".join(part["text"] for part in told)
     assert len(text) == 200
     whole, told_whole = make(1)
-    whole.hear(ask(1, LONG))
+    whole.handle(ask(1, LONG))
     work(whole)
     assert [part["text"] for part in told_whole] == [text]
 
 
 def test_a_fault_ends_one_answer_and_no_other(make: Make) -> None:
     at, told = make(4)
-    at.hear(ask(1, SHORT))
-    at.hear(ask(2, SamplingParams(3, guide=Guide("regex", "(("))))
-    at.hear({"ask": {**ask(3, SHORT)["ask"], "prompt": "fire " * 900}})
-    at.hear({"ask": {**ask(4, SHORT)["ask"], "model": "gone"}})
+    at.handle(ask(1, SHORT))
+    at.handle(ask(2, SamplingParams(3, guide=Guide("regex", "(("))))
+    at.handle({"generate": {**ask(3, SHORT)["generate"], "prompt": "fire " * 900}})
+    at.handle({"generate": {**ask(4, SHORT)["generate"], "model": "gone"}})
     work(at)
     assert ends(told) == [1]
-    assert {part["id"]: part["error"]["kind"] for part in told if "error" in part} == {
+    assert {part["id"]: part["failure"]["kind"] for part in told if "failure" in part} == {
         2: "InvalidGuide",
         3: "PromptTooLong",
         4: "",

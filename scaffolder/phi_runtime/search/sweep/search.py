@@ -22,7 +22,7 @@ from phi_runtime.search.sweep import space, study
 from phi_runtime.search.sweep.outcome import SweepResult, conclude, trial_of
 from phi_runtime.search.sweep.planning import SweepPlan
 from phi_runtime.search.sweep.trial import Judge, TrialResult, TrialTask, run_trial
-from phi_runtime.search.sweep.worker import Worker, shares
+from phi_runtime.search.sweep.worker import TrialWorker, shares
 
 if TYPE_CHECKING:
     import optuna
@@ -112,10 +112,10 @@ class _Search:
 
     def in_processes(self, jobs: int) -> None:
         """Run the trials in `jobs` worker processes."""
-        workers = [Worker(self.plan.settings, share) for share in shares(jobs, self.plan.workflow.host_device)]
-        ended: SimpleQueue[Worker] = SimpleQueue()
+        workers = [TrialWorker(self.plan.settings, share) for share in shares(jobs, self.plan.workflow.host_device)]
+        ended: SimpleQueue[TrialWorker] = SimpleQueue()
 
-        def job(worker: Worker) -> None:
+        def job(worker: TrialWorker) -> None:
             self.drive(worker.run)
             ended.put(worker)
 
@@ -129,7 +129,7 @@ class _Search:
                 worker.close()
         self.end()
 
-    def _wait(self, ended: SimpleQueue[Worker], workers: list[Worker]) -> None:
+    def _wait(self, ended: SimpleQueue[TrialWorker], workers: list[TrialWorker]) -> None:
         """Wait until all jobs have ended.
 
         Thread.join is no alternative: after a Ctrl-C it returns although the thread still runs (Python 3.11).

@@ -1,34 +1,33 @@
-"""Trials in a process of their own, so that one which is killed for its memory takes nothing else with it.
+"""Trials in worker processes, so that one that is killed for its memory ends nothing else.
 
-The search starts `python -m phi_runtime.search.sweep.worker` for each job and sends it lines of JSON: the settings, then one task
-after another go in; events, questions to the judge and results come out.
+The search sends the settings, then one task after another. The worker sends events, {"question": [percent, value]} at each
+evaluation, which is answered by {"prune": true | false}, and a result for each task.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from phi_runtime.core.errors import Interrupted, PhiError, error_of, told
-from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.errors import Interrupted, OutOfResources, PhiError, WorkFailed, to_wire
+from phi_runtime.core.events import Emit
 from phi_runtime.hardware.device import CORES, usable_cores
 from phi_runtime.hardware.machine import gpus
 from phi_runtime.search.sweep.trial import Judge, TrialResult, TrialSettings, TrialTask, run_trial
-from phi_runtime.workers.json_lines import ending, own_stdout
+from phi_runtime.workers.child import Message, Parent
+from phi_runtime.workers.process import Worker, python
 
 _LOG = "worker.log"
 
 
 def shares(jobs: int, device: str) -> list[dict[str, str]]:
-    """For each of `jobs` processes, what of the machine is its own, as environment variables: a GPU each, shared where there are
-    fewer, and the cores in equal parts."""
+    """Return the environment variables that give each of `jobs` processes its share of the machine.
+
+    The cores are divided evenly. Each process gets one GPU; with fewer GPUs than processes, they share them.
+    """
     cores = str(max(1, usable_cores() // jobs))
     share = {CORES: cores, "OMP_NUM_THREADS": cores, "RAYON_NUM_THREADS": cores}
     if device != "gpu":
@@ -38,102 +37,81 @@ def shares(jobs: int, device: str) -> list[dict[str, str]]:
     return [share | ({"CUDA_VISIBLE_DEVICES": cards[i % len(cards)]} if cards else {}) for i in range(jobs)]
 
 
-class Worker:
-    """The process of one job, seen from the search. It is started for its first task, and again where it has died."""
+class TrialWorker:
+    """The process of one job. It starts with its first task, and again after a trial that ended it."""
 
     def __init__(self, settings: TrialSettings, share: Mapping[str, str]) -> None:
         self.settings, self.share = settings, share
-        self.process: subprocess.Popen[str] | None = None
+        self.worker: Worker | None = None
         self.stopped = False
 
     def run(self, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
-        """`run_trial` there. A process that dies of its trial is a failed trial."""
+        """Run `run_trial` in the process. A trial that ends its process is a failed trial.
+
+        Raises:
+            PhiError: What would end any trial, as `run_trial` raises it.
+        """
+        if self.worker is None or self.worker.process.poll() is not None:
+            self.worker = self._started(task.folder)
+        worker = self.worker
+
+        def answer(message: Message) -> None:
+            worker.send({"prune": judge(*message["question"])})
+
+        worker.send(task.as_dict())
         try:
-            process = self._started(task.folder)
-            self._send({"task": task.as_dict()})
-            assert process.stdout
-            for line in process.stdout:
-                said = json.loads(line)
-                if "event" in said:
-                    emit(Event.from_dict(said))
-                elif "question" in said:
-                    self._send({"end": judge(*said["question"])})
-                elif "result" in said:
-                    return TrialResult(**said["result"])
-                else:
-                    raise error_of(said["error"])
-            code = process.wait()
-        except BrokenPipeError:
-            code = process.wait()
-        self.process = None
-        if self.stopped:
-            raise Interrupted("stopped")
-        return TrialResult("failed", why=f"{ending(code)}; see {task.folder / 'runs' / _LOG}")
+            return TrialResult(**worker.result(emit, answer))
+        except PhiError as e:
+            if worker.process.poll() is None:  # sent by the worker, which can go on
+                raise
+            self.worker = None
+            if self.stopped:
+                raise Interrupted("stopped") from None
+            if not isinstance(e, WorkFailed | OutOfResources):
+                raise
+            return TrialResult("failed", why=f"{e.what}; see {worker.log}")
 
     def interrupt(self) -> None:
-        """Asks the trial to save what it has, and to stop."""
+        """Let the trial save its checkpoint and stop."""
         self.stopped = True
-        if self.process and self.process.poll() is None and os.name != "nt":  # there Ctrl-C has reached it already
-            self.process.send_signal(signal.SIGINT)
+        if self.worker:
+            self.worker.interrupt()
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Kill the process."""
         self.stopped = True
-        if self.process:
-            self.process.kill()
-            self.process.wait()
+        if self.worker:
+            self.worker.end()
 
-    def _started(self, folder: Path) -> subprocess.Popen[str]:
-        if self.process is None or self.process.poll() is not None:
-            log = folder / "runs" / _LOG
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a", encoding="utf-8") as stderr:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "phi_runtime.search.sweep.worker"],
-                    env={**os.environ, **self.share},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=stderr,
-                    encoding="utf-8",
-                    start_new_session=True,  # Ctrl-C reaches the search alone, which passes it on once
-                )
-            self._send({"setting": self.settings.as_dict()})
-        return self.process
-
-    def _send(self, message: dict[str, Any]) -> None:
-        assert self.process
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
+    def _started(self, folder: Path) -> Worker:
+        worker = Worker(
+            python("phi_runtime.search.sweep.worker"),
+            "the trial",
+            log=folder / "runs" / _LOG,
+            environment=self.share,
+        )
+        worker.send(self.settings.as_dict())
+        return worker
 
 
 def main() -> None:
-    """The process itself."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    say = own_stdout()
-
-    def emit(event: Event) -> None:
-        say(event.as_dict())
+    parent = Parent()
 
     def judge(percent: int, value: float) -> bool:
-        say({"question": [percent, value]})
-        answer = sys.stdin.readline()
-        if not answer:
-            raise Interrupted("the search has gone")
-        return bool(json.loads(answer)["end"])
+        parent.send({"question": [percent, value]})
+        return bool(parent.receive()["prune"])
 
-    settings = TrialSettings.from_dict(json.loads(sys.stdin.readline())["setting"])
-    while line := sys.stdin.readline():
+    settings = TrialSettings.from_dict(parent.receive())
+    while True:
+        task = TrialTask.from_dict(parent.receive())
         try:
-            say({"result": asdict(run_trial(settings, TrialTask.from_dict(json.loads(line)["task"]), emit, judge))})
+            parent.send({"result": asdict(run_trial(settings, task, parent.emit, judge))})
         except KeyboardInterrupt:
-            say({"error": told(Interrupted("stopped"))})
+            parent.send({"error": to_wire(Interrupted("stopped"))})
         except PhiError as e:
-            say({"error": told(e)})
+            parent.send({"error": to_wire(e)})
 
 
 if __name__ == "__main__":
-    try:
+    with suppress(KeyboardInterrupt):  # between two tasks
         main()
-    except (KeyboardInterrupt, BrokenPipeError):
-        sys.exit(1)

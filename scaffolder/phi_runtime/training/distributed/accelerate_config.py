@@ -1,4 +1,4 @@
-"""The config of `accelerate launch` that a run corresponds to."""
+"""The config of `accelerate launch` for the processes of a training."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _HEAD = "# How accelerate starts the processes of a training: https://huggingfac
 
 
 def accelerate_config(workflow: Workflow, step: FinetunePass, processes: int) -> dict[str, Any]:
-    """How `processes` processes are started for `step`.
+    """Return the config that starts `processes` processes for `step`.
 
-    What is trained and how, mixed precision too, the worker takes from the workflow and not from here; FSDP is named because
-    accelerate chooses by it what the processes talk over.
+    The workers take all training settings, mixed precision too, from the workflow. FSDP is included because accelerate
+    chooses the communication backend by it.
     """
     cpu = workflow.host_device == "cpu"
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
-        # accelerate starts several processes for MULTI_GPU alone; with use_cpu they are of the CPU and talk over gloo
+        # accelerate starts several processes for MULTI_GPU only; with use_cpu they run on the CPU and communicate over gloo
         "distributed_type": "MULTI_GPU",
         "use_cpu": cpu,
         "mixed_precision": "no",
         "num_machines": 1,
         "num_processes": processes,
         "machine_rank": 0,
-        "main_process_port": 0,  # a free one
+        "main_process_port": 0,  # any free port
         "rdzv_backend": "static",
         "same_network": True,
         "debug": False,
@@ -38,14 +38,14 @@ def accelerate_config(workflow: Workflow, step: FinetunePass, processes: int) ->
     return config
 
 
-def _fsdp(given: FsdpConfig) -> dict[str, Any]:
-    """In accelerate's words. All are said: it would let only the first process read the weights where that is left open."""
-    layers = given.transformer_layer_cls_to_wrap
-    named = given.model_dump(exclude={"cpu_offload", "transformer_layer_cls_to_wrap"})
-    named |= {"offload_params": given.cpu_offload, "transformer_layer_cls_to_wrap": layers and ",".join(layers)}
+def _fsdp(settings: FsdpConfig) -> dict[str, Any]:
+    """Return all settings by accelerate's names, defaults too: its own default reads the weights in the first process only."""
+    layers = settings.transformer_layer_cls_to_wrap
+    named = settings.model_dump(exclude={"cpu_offload", "transformer_layer_cls_to_wrap"})
+    named |= {"offload_params": settings.cpu_offload, "transformer_layer_cls_to_wrap": layers and ",".join(layers)}
     return {f"fsdp_{name}": value for name, value in named.items() if value is not None}
 
 
 def as_yaml(config: dict[str, Any]) -> str:
-    """The file that accelerate reads."""
+    """Return `config` as the YAML file that accelerate reads."""
     return _HEAD + yaml.safe_dump(config, sort_keys=False)

@@ -1,32 +1,37 @@
-"""What the processes of a training are told, and what they died of: files of JSON, since reading them must run no code."""
+"""The request that the processes of a training read, and the errors that they leave behind.
+
+Both are JSON files: reading them runs no code, and processes that share one pipe cannot mix up a file.
+"""
 
 from __future__ import annotations
 
-import builtins
 import json
 import traceback
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.schema import canonical
+from phi_runtime.config.schema import Workflow, canonical
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import digest, write_json
-from phi_runtime.core.errors import ConfigError, Location, PhiError, error_of, told
+from phi_runtime.core.artifacts import file_digest, write_json
+from phi_runtime.core.errors import ConfigError, Location, PhiError, from_wire, to_wire
 from phi_runtime.core.events import silent
 from phi_runtime.core.project import Project
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.workers.failures import failure_from_exception
 
 FILE = "request.json"
 
 
 def write_request(context: PassContext, folder: Path) -> Path:
-    """The file that tells the processes what to do."""
+    """Write the pass of `context` into `folder` and return the file."""
+    workflow = context.workflow
+    sidecars = {"evaluation": canonical(workflow.evaluation), "sweep": workflow.sweep and canonical(workflow.sweep)}
     request = {
         "name": context.name,
-        "config": digest(canonical(context.config)),
-        "source": _plain(context.source),
+        "config_digest": file_digest(context.project.config),
+        "workflow": canonical(workflow) | sidecars,
+        "source": _model_as_dict(context.source),
         "out": str(context.out),
         "work": str(context.work),
         "project": context.project.as_dict(),
@@ -39,67 +44,64 @@ def write_request(context: PassContext, folder: Path) -> Path:
 
 
 def read_request(path: Path) -> PassContext:
-    """The pass that the file asks for. Raises ConfigError when the config is not the one any more that it was written for."""
-    asked = json.loads(path.read_text(encoding="utf-8"))
-    project, overrides = Project.from_dict(asked["project"]), Overrides.from_dict(asked["overrides"])
-    workflow = load_workflow(project.config, overrides)
-    step = workflow.passes.get(asked["name"])
-    if step is None or digest(canonical(step)) != asked["config"]:
+    """Return the context of the pass that `write_request` described.
+
+    Raises:
+        ConfigError: The config file has changed since then.
+    """
+    request = json.loads(path.read_text(encoding="utf-8"))
+    name, project = request["name"], Project.from_dict(request["project"])
+    if file_digest(project.config) != request["config_digest"]:
         raise ConfigError(
-            f"`{asked['name']}` was changed after this run began", where=Location(project.config), fix="run again"
+            f"the config of `{name}` was changed after this run began", where=Location(project.config), fix="run again"
         )
-    record = Path(asked["record"]) if asked["record"] else None
-    source, out, work = _model(asked["source"]), Path(asked["out"]), Path(asked["work"])
-    return PassContext(asked["name"], step, source, out, work, workflow, project, silent, overrides, record)
+    workflow = Workflow.model_validate(request["workflow"])
+    return PassContext(
+        name,
+        workflow.passes[name],
+        _model_from_dict(request["source"]),
+        Path(request["out"]),
+        Path(request["work"]),
+        workflow,
+        project,
+        silent,
+        Overrides.from_dict(request["overrides"]),
+        Path(request["record"]) if request["record"] else None,
+    )
 
 
-def _plain(model: ModelRef) -> dict[str, Any]:
-    return {**vars(model), "path": str(model.path), "base": _plain(model.base) if model.base else None}
+def _model_as_dict(model: ModelRef) -> dict[str, Any]:
+    return {**vars(model), "path": str(model.path), "base": _model_as_dict(model.base) if model.base else None}
 
 
-def _model(value: dict[str, Any]) -> ModelRef:
-    base = _model(value["base"]) if value["base"] else None
+def _model_from_dict(value: dict[str, Any]) -> ModelRef:
+    base = _model_from_dict(value["base"]) if value["base"] else None
     return ModelRef(**{**value, "path": Path(value["path"]), "base": base})
 
 
-# -- errors -------------------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 def keep_error(error: BaseException, request: Path, rank: str) -> None:
-    """Leaves `error`, with where it happened, for `errors_of`."""
-    kept: dict[str, Any] = {
-        "type": type(error).__name__,
-        "note": f"in process {rank}:\n{''.join(traceback.format_exception(error))}",
-        "errno": getattr(error, "errno", None),
-        "message": str(error),
-    }
-    if isinstance(error, PhiError):
-        kept["told"] = told(error)
-    write_json(request.with_name(f"error-{rank}.json"), kept)
+    """Leave `error` of the process `rank` for `errors_of`, with its traceback."""
+    name = json.loads(request.read_text(encoding="utf-8"))["name"] if request.is_file() else "training"
+    trace = "".join(traceback.format_exception(error))
+    wire = to_wire(failure_from_exception(error, f"`{name}`"))
+    write_json(request.with_name(f"error-{rank}.json"), {"error": wire, "note": f"in process {rank}:\n{trace}"})
 
 
-def errors_of(request: Path) -> list[BaseException]:
-    """What the processes of `request` failed of, the first first."""
+def errors_of(request: Path) -> list[PhiError]:
+    """Return the errors that the processes of `request` left, in order of time."""
     files = sorted(request.parent.glob("error-*.json"), key=lambda file: file.stat().st_mtime_ns)
-    return [_error(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    errors = []
+    for file in files:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        errors.append(from_wire(kept["error"]))
+        errors[-1].add_note(kept["note"])
+    return errors
 
 
 def forget_errors(request: Path) -> None:
-    """Takes away those of an earlier run."""
+    """Delete the errors of an earlier run."""
     for file in request.parent.glob("error-*.json"):
         file.unlink()
-
-
-def _error(kept: dict[str, Any]) -> BaseException:
-    theirs = getattr(builtins, kept["type"], None)
-    error: BaseException
-    if "told" in kept:
-        error = error_of(kept["told"])
-    elif kept["errno"] is not None:
-        error = OSError(kept["errno"], kept["message"])
-    elif isinstance(theirs, type) and issubclass(theirs, Exception | KeyboardInterrupt):
-        error = theirs(kept["message"])
-    else:
-        error = RuntimeError(f"{kept['type']}: {kept['message']}")
-    error.add_note(kept["note"])
-    return error

@@ -1,8 +1,8 @@
-"""How several processes share the training of a workflow, and whether they can.
+"""Divide the training of a workflow among several processes.
 
-What a step trains on, `per_device_train_batch_size` times `gradient_accumulation_steps` rows, is what the config says, and the
-processes divide it. So their number decides how fast a run is and not what comes of it: a run that was interrupted with one number
-goes on with another, and what one number made need not be made again with another.
+The rows of a step are `per_device_train_batch_size` × `gradient_accumulation_steps`, whatever the number of processes, which
+divide them. So that number changes the speed of a run and not its result: an interrupted run can be resumed with another
+number, and the cache does not depend on it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ from phi_runtime.hardware.device import usable_cores
 
 
 def share(rows: int, accumulation: int, processes: int) -> tuple[int, int]:
-    """Rows of a batch and batches of a step for each of the `processes`, of what is `rows` and `accumulation` in one.
+    """Divide a step of `rows` × `accumulation` batches among `processes`: the batches first, then the rows of a batch.
 
-    The batches are divided, as long as that goes; then the rows of a batch. Raises UsageError where that cannot be done evenly.
+    Returns:
+        Rows of a batch and batches of a step, of one process.
+
+    Raises:
+        UsageError: The rows cannot be divided evenly.
     """
-    fewer = gcd(accumulation, processes)
-    smaller = processes // fewer
-    if rows % smaller:
+    batch_split = gcd(accumulation, processes)
+    row_split = processes // batch_split
+    if rows % row_split:
         raise UsageError(
             f"{processes} processes cannot share a step of {rows} rows × {accumulation} batches evenly",
             fix=f"make gradient_accumulation_steps a multiple of {processes}, or choose another --nproc",
         )
-    return rows // smaller, accumulation // fewer
+    return rows // row_split, accumulation // batch_split
 
 
 def check_processes(workflow: Workflow, count: int, emit: Emit) -> None:
-    """Raises UsageError where `count` processes cannot train the passes of `workflow` here; warns where they should not."""
+    """Raise UsageError if `count` processes cannot train `workflow` on this machine; warn if they only slow it down."""
     steps = {name: step for name, step in workflow.passes.items() if isinstance(step, FinetunePass)}
     for name, step in steps.items():
         _check_step(name, step, count)
@@ -42,27 +46,28 @@ def check_processes(workflow: Workflow, count: int, emit: Emit) -> None:
 
         gpus = torch.cuda.device_count()
         if count > gpus:
-            have = f"{gpus} GPU{'' if gpus == 1 else 's'} that processes can share" if gpus else "no GPU for them"
-            raise UsageError(f"--nproc {count}: this machine has {have}", fix=f"give --nproc {max(gpus, 1)} at most")
+            available = f"{gpus} GPU{'' if gpus == 1 else 's'}" if gpus else "no GPU"
+            fix = f"use --nproc {max(gpus, 1)} at most"
+            raise UsageError(f"--nproc {count} needs one GPU per process; this machine has {available}", fix=fix)
     elif count > (cores := usable_cores()):
-        message = f"--nproc {count}: this machine has {cores} cores, on which more processes only wait for one another"
+        message = f"--nproc {count}: this machine has {cores} cores; more processes slow the training down"
         emit(Event("warning", "", {"message": message}))
 
 
 def _check_step(name: str, step: FinetunePass, count: int) -> None:
-    given = step.training_args
-    share(given.per_device_train_batch_size, given.gradient_accumulation_steps, count)
-    if given.fsdp and given.deepspeed:
-        raise UsageError(f"`{name}` has both fsdp and deepspeed in its training_args", fix="take one of them out")
-    if not given.fsdp:
+    settings = step.training_args
+    share(settings.per_device_train_batch_size, settings.gradient_accumulation_steps, count)
+    if settings.fsdp and settings.deepspeed:
+        raise UsageError(f"`{name}` has both fsdp and deepspeed in its training_args", fix="remove one of them")
+    if not settings.fsdp:
         return
     if step.rounds_base:
         raise UsageError(
-            f"`{name}` has int4_aware and fsdp: weights that are cut to pieces cannot be exchanged for rounded ones",
-            fix="take training_args.fsdp out, or set int4_aware to false",
+            f"`{name}` has int4_aware and fsdp: sharded weights cannot be replaced by rounded ones",
+            fix="remove training_args.fsdp, or set int4_aware to false",
         )
     if step.quantized_base:
         raise UsageError(
-            f"`{name}` has fsdp, which cannot cut the 4-bit weights of QLoRA",
-            fix="take training_args.fsdp out, or train with LoRA",
+            f"`{name}` has fsdp, which cannot shard the 4-bit weights of QLoRA",
+            fix="remove training_args.fsdp, or train with LoRA",
         )

@@ -1,4 +1,4 @@
-"""What processes are told and what they died of goes through files that run no code."""
+"""The request and the errors of processes travel in files that run no code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import pytest
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.context import PassContext
-from phi_runtime.core.errors import ConfigError, DataError, Interrupted, Location, PhiError
+from phi_runtime.core.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    Location,
+    MissingDependency,
+    OutOfResources,
+    PhiError,
+    WorkFailed,
+)
 from phi_runtime.core.events import silent
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.load import load_workflow
@@ -37,42 +46,46 @@ def test_a_request_says_all_that_a_pass_gets_to_know(make_project: MakeProject, 
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "kind"),
     [
-        DataError("bad row", where=Location(Path("rows.jsonl"), 3, 4), fix="mend it"),
-        Interrupted("stopped at step 3", fix="run again"),
-        OSError(errno.ENOSPC, "no space left"),
-        MemoryError("too much"),
-        ImportError("no module named x"),
-        KeyboardInterrupt(),
+        (DataError("bad row", where=Location(Path("rows.jsonl"), 3, 4), fix="remove it"), DataError),
+        (Interrupted("stopped at step 3", fix="run again"), Interrupted),
+        (OSError(errno.ENOSPC, "no space left"), OutOfResources),
+        (MemoryError("too much"), OutOfResources),
+        (ImportError("no module named x"), MissingDependency),
+        (KeyboardInterrupt(), Interrupted),
     ],
 )
-def test_an_error_comes_back_as_what_it_was(tmp_path: Path, error: BaseException) -> None:
+def test_an_error_comes_back_as_what_a_user_can_act_on(
+    tmp_path: Path, error: BaseException, kind: type[PhiError]
+) -> None:
     request = tmp_path / "request.json"
     keep_error(error, request, "1")
     (again,) = errors_of(request)
-    assert type(again) is type(error)
+    assert type(again) is kind
     if isinstance(error, PhiError):
-        assert isinstance(again, PhiError)
         assert (again.what, str(again.where), again.fix) == (error.what, str(error.where), error.fix)
         assert again.exit_code == error.exit_code
-    if isinstance(error, OSError):
-        assert isinstance(again, OSError)
-        assert again.errno == error.errno
+    if isinstance(again, OutOfResources):
+        assert again.resource == ("disk" if isinstance(error, OSError) else "memory")
+    assert again.fix
     assert "in process 1:" in again.__notes__[0]
     forget_errors(request)
     assert not errors_of(request)
 
 
-def test_an_error_of_a_library_keeps_its_name_and_no_class_of_the_file_is_looked_for(tmp_path: Path) -> None:
+def test_an_error_of_a_library_keeps_its_name_and_no_other_class_is_looked_up(tmp_path: Path) -> None:
     class Strange(Exception):
         pass
 
     request = tmp_path / "request.json"
     keep_error(Strange("odd"), request, "0")
     (again,) = errors_of(request)
-    assert type(again) is RuntimeError
-    assert "Strange: odd" in str(again)
+    assert type(again) is WorkFailed
+    assert "odd" in str(again)
+    assert "Strange: odd" in again.__notes__[0]
     path = tmp_path / "error-0.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "type": "exec"}))
-    assert type(errors_of(request)[0]) is RuntimeError
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "error": {**kept["error"], "kind": "exec"}}))
+    with pytest.raises(KeyError):
+        errors_of(request)
