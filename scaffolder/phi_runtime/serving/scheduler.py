@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from phi_runtime.core.errors import PhiError
-from phi_runtime.inference.generator import Answer, Generator, Piece, SamplingParams, TokenLogprob, PromptTooLong
+from phi_runtime.inference.generator import Answer, Generator, Piece, PromptTooLong, SamplingParams, TokenLogprob
 from phi_runtime.serving.wire import GenerationRequest, Part
 from phi_runtime.workers.child import Message
 

@@ -82,4 +82,6 @@ class GenerationRequest:
         """Return the request that `as_dict` described."""
         sampling = value["sampling"]
         guide = Guide(**sampling["guide"]) if sampling["guide"] else None
-        return cls(**{**value, "sampling": SamplingParams(**{**sampling, "guide": guide, "stop": tuple(sampling["stop"])})})
+        return cls(
+            **{**value, "sampling": SamplingParams(**{**sampling, "guide": guide, "stop": tuple(sampling["stop"])})}
+        )

@@ -12,7 +12,7 @@ from phi_runtime.core.errors import PhiError, UsageError, WorkFailed, to_wire
 from phi_runtime.core.project import Project
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.inference.generator import SamplingParams
-from phi_runtime.pipeline.session import NO_ADAPTER, Session, select_adapter, open_session
+from phi_runtime.pipeline.session import NO_ADAPTER, Session, open_session, select_adapter
 from phi_runtime.serving.scheduler import Scheduler
 from phi_runtime.serving.wire import GenerationRequest, LoadRequest, ServedModel
 from phi_runtime.workers.child import Parent
