@@ -46,7 +46,7 @@ Row = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far an ONNX model is from its source.
+    """Distance of an ONNX model from its source model.
 
     Attributes:
         positions: Compared positions.

@@ -1,4 +1,4 @@
-"""A text to compare models on where no rows are held out: plain English and a little code, written for this."""
+"""Sample text for comparing models without validation rows: plain English and a little code."""
 
 TEXT = """\
 The old mill stood at the bend of the river, where the water ran slow and brown in summer. For many years nobody had \

@@ -23,7 +23,7 @@ class LoadRequest:
     Attributes:
         project: The project, as a dict.
         overrides: Overrides of its config, as a dict.
-        models: Names of the models; None stands for the newest one.
+        models: Names of the models; None is the newest one.
         adapters: Folders of further adapters for each of the models, by name.
         parallel: Answers generated at the same time, and conversations kept in the cache.
     """

@@ -1,4 +1,4 @@
-"""Several adapters of one project beside one ONNX model, or merged together: by the config, through the engine."""
+"""Several adapters of one project next to one ONNX model, or merged together: by the config, through the engine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(make_project: MakeProject, trained: Path) -> Project:
-    """`tone` and `style` were trained on rows of their own, of other ranks and modules; `export` puts both beside one fp32 graph."""
+    """`tone` and `style` were trained on separate rows, with other ranks and modules; `export` puts both next to one fp32 graph."""
     made = make_project(max_steps=4, eval_steps=4)
     rows = [
         {"text": f"{word} {i}", "style": style}
@@ -78,7 +78,7 @@ def base_of(project: Project) -> Path:
     return Path(json.loads(project.config.read_text(encoding="utf-8"))["input_model"]["model_path"])
 
 
-def test_two_adapters_lie_beside_one_graph_and_each_is_in_its_own_comparison(project: Project, cli: Cli) -> None:
+def test_two_adapters_share_one_graph_and_each_is_in_its_own_comparison(project: Project, cli: Cli) -> None:
     outcome = run(project, Listener())
     assert outcome.done == ("export", "evaluate", "evaluate-style")
     onnx, base = project.gen_model / "onnx", base_of(project)
@@ -240,7 +240,7 @@ def test_what_takes_several_adapters_starts_from_the_base_that_they_share() -> N
     assert compared_models(passes, "tone") == [BASE, "tone", "apart", "both", "one"]
     del passes["both"]  # which has taken both
     del passes["one"]
-    assert sources(passes)["last"] == "style"  # lying beside a graph, it is still there to be merged
+    assert sources(passes)["last"] == "style"  # an adapter next to a graph can still be merged
 
 
 def test_the_ref_in_a_comparison_names_the_adapter_and_keeps_its_key_when_another_comes(

@@ -1,4 +1,4 @@
-"""Adapters beside an ONNX model say what they say in peft, whatever their rank and modules, and leave the base as it is."""
+"""Adapters of an ONNX model answer as in peft, whatever their rank and modules, and leave the base as it is."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from phi_runtime.core.errors import UsageError, WorkFailed
 from phi_runtime.models import onnx_adapters
 from phi_runtime.models.onnx_adapters import adapter_file, fit_adapter, read_record
 from tests.phi_runtime.export.tiny_adapters import (
+    add_adapters,
     build_graph,
     edit_json,
     furthest,
     make_adapter,
     onnx_logits,
     peft_logits,
-    put_beside,
 )
 
 # Three adapters of each model: of other ranks, on other modules.
@@ -98,7 +98,7 @@ def test_three_adapters_of_other_ranks_and_modules_say_on_one_graph_what_they_sa
     base, graph = bases[name], graph_of(name)
     before, weights = onnx_logits(graph), weights_digest(graph)
     adapters = three_adapters(base, name, tmp_path)
-    record = put_beside(graph, base, adapters)
+    record = add_adapters(graph, base, adapters)
     assert read_record(graph) == record
     assert weights_digest(graph) == weights
     assert np.array_equal(onnx_logits(graph), before)
@@ -119,7 +119,7 @@ def test_on_an_int4_graph_each_adapter_stays_as_exact_as_in_float(
     base, graph = bases["llama"], graph_of("llama", "int4")
     before = onnx_logits(graph)
     adapters = three_adapters(base, "llama", tmp_path)
-    put_beside(graph, base, adapters)
+    add_adapters(graph, base, adapters)
     assert np.array_equal(onnx_logits(graph), before)
     rounded = tmp_path / "rounded"
     save_dequantised(base, graph, rounded)
@@ -189,7 +189,7 @@ def test_ranks_and_scales_that_differ_by_module_and_half_precision_are_kept(
         name: value.to(torch.bfloat16) for name, value in load_file(patterned / "adapter_model.safetensors").items()
     }
     save_file(weights, half / "adapter_model.safetensors")
-    put_beside(graph, base, {"patterned": patterned, "half": half})
+    add_adapters(graph, base, {"patterned": patterned, "half": half})
     assert furthest(onnx_logits(graph, "patterned"), peft_logits(base, patterned)) < 1e-3
     assert furthest(onnx_logits(graph, "half"), peft_logits(base, half)) < 1e-3
 
@@ -200,22 +200,22 @@ def test_a_graph_gets_further_inputs_without_its_weights_or_those_before_changin
     base, graph = bases["qwen2"], graph_of("qwen2")
     first = make_adapter(base, tmp_path / "first", ["v_proj"])
     before = onnx_logits(graph)
-    put_beside(graph, base, {"first": first})
+    add_adapters(graph, base, {"first": first})
     said, proto = onnx_logits(graph, "first"), (graph / "model.onnx").stat().st_mtime_ns
-    put_beside(graph, base, {"first": first})
+    add_adapters(graph, base, {"first": first})
     assert (graph / "model.onnx").stat().st_mtime_ns == proto  # nothing to do
     second = make_adapter(base, tmp_path / "second", ["down_proj"], seed=5)
-    put_beside(graph, base, {"second": second})
+    add_adapters(graph, base, {"second": second})
     assert np.array_equal(onnx_logits(graph), before)
     assert np.array_equal(onnx_logits(graph, "first"), said)
     assert furthest(onnx_logits(graph, "second"), peft_logits(base, second)) < 1e-3
 
 
-def test_an_adapter_of_any_rank_is_fitted_later_with_what_lies_beside_the_graph(
+def test_an_adapter_of_any_rank_is_fitted_later_with_what_is_next_to_the_graph(
     bases: dict[str, Path], graph_of: Graph, tmp_path: Path
 ) -> None:
     base, graph = bases["llama"], graph_of("llama")
-    put_beside(graph, base, {"first": make_adapter(base, tmp_path / "first", ["q_proj", "k_proj"])})
+    add_adapters(graph, base, {"first": make_adapter(base, tmp_path / "first", ["q_proj", "k_proj"])})
     later = make_adapter(base, tmp_path / "later", ["k_proj"], r=16, seed=9)
     facts = fit_adapter(graph, later, adapter_file(graph, "later"))
     assert (facts["ranks"], facts["modules"]) == ([16], ["k_proj"])
@@ -226,10 +226,10 @@ def test_an_adapter_of_any_rank_is_fitted_later_with_what_lies_beside_the_graph(
 
 
 @pytest.fixture
-def beside(bases: dict[str, Path], graph_of: Graph, tmp_path: Path) -> tuple[Path, Path]:
+def adapted(bases: dict[str, Path], graph_of: Graph, tmp_path: Path) -> tuple[Path, Path]:
     """A graph with inputs for adapters on q_proj and down_proj, and an adapter that fits it."""
     graph, adapter = graph_of("llama"), make_adapter(bases["llama"], tmp_path / "sound", ["q_proj", "down_proj"])
-    put_beside(graph, bases["llama"], {"sound": adapter})
+    add_adapters(graph, bases["llama"], {"sound": adapter})
     return graph, adapter
 
 
@@ -258,17 +258,19 @@ def refusal(graph: Path, adapter: Path) -> str:
     ],
 )
 def test_what_is_more_than_two_matrices_a_module_is_refused(
-    beside: tuple[Path, Path], change: dict[str, Any], said: str
+    adapted: tuple[Path, Path], change: dict[str, Any], said: str
 ) -> None:
-    graph, adapter = beside
+    graph, adapter = adapted
     edit_json(adapter / "adapter_config.json", lambda c: c.update(change))
     assert said in refusal(graph, adapter)
 
 
-def test_weights_that_are_no_matrices_of_a_lora_are_refused_whatever_the_config_says(beside: tuple[Path, Path]) -> None:
+def test_weights_that_are_no_matrices_of_a_lora_are_refused_whatever_the_config_says(
+    adapted: tuple[Path, Path],
+) -> None:
     from safetensors.numpy import load_file, save_file
 
-    graph, adapter = beside
+    graph, adapter = adapted
     file = adapter / "adapter_model.safetensors"
     weights = load_file(file)
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
@@ -284,11 +286,11 @@ def test_weights_that_are_no_matrices_of_a_lora_are_refused_whatever_the_config_
 
 
 def test_an_adapter_of_another_base_is_refused_by_its_sizes_its_layers_its_name_and_its_manifest(
-    beside: tuple[Path, Path], bases: dict[str, Path], tmp_path: Path
+    adapted: tuple[Path, Path], bases: dict[str, Path], tmp_path: Path
 ) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    graph, adapter = beside
+    graph, adapter = adapted
     stored = json.loads((bases["llama"] / "config.json").read_text(encoding="utf-8"))
     for name, change, said in (
         ("wide", {"hidden_size": 32, "head_dim": 8}, "takes 32 → 32 where the model has 64 → 64"),
@@ -309,9 +311,9 @@ def test_an_adapter_of_another_base_is_refused_by_its_sizes_its_layers_its_name_
 
 
 def test_a_module_without_inputs_and_a_graph_without_any_say_what_to_do(
-    beside: tuple[Path, Path], bases: dict[str, Path], plain: Callable[[str, str], Path], tmp_path: Path
+    adapted: tuple[Path, Path], bases: dict[str, Path], plain: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    graph, adapter = beside
+    graph, adapter = adapted
     other = make_adapter(bases["llama"], tmp_path / "other", ["q_proj", "up_proj"])
     assert "changes up_proj, where this ONNX model takes none" in refusal(graph, other)
     with pytest.raises(UsageError, match="takes no adapters") as caught:
@@ -319,9 +321,9 @@ def test_a_module_without_inputs_and_a_graph_without_any_say_what_to_do(
     assert "`adapters`" in caught.value.fix
 
 
-def test_what_the_file_does_not_hold_is_noticed(beside: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An OrtValue does not own its numbers: written from arrays that are gone, a file holds whatever lies there by then."""
-    graph, adapter = beside
+def test_what_the_file_does_not_hold_is_noticed(adapted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OrtValue does not own its numbers: written from arrays that are gone, a file holds whatever is there by then."""
+    graph, adapter = adapted
     monkeypatch.setattr(onnx_adapters, "_bytes", lambda value: b"\0" * value.tensor_size_in_bytes())
     with pytest.raises(WorkFailed, match="does not hold the adapter"):
         fit_adapter(graph, adapter, graph / "adapters" / "sound.onnx_adapter")

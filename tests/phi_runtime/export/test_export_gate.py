@@ -104,7 +104,7 @@ def test_what_is_beyond_a_limit_is_named() -> None:
     assert limits.violation(float("nan"), 1.0, 0.0) == "its logits are not numbers"
 
 
-def test_own_limits_stand_beside_those_of_the_precision() -> None:
+def test_own_limits_replace_those_of_the_precision() -> None:
     assert GateLimits.from_pass(step("int8")) == GateLimits(0.1, None, 0.15)
     assert GateLimits.from_pass(step("int8", gate={"max_kl": 0.02, "min_top1": 0.9})) == GateLimits(0.02, 0.9, 0.15)
 
@@ -132,7 +132,7 @@ def test_the_next_better_setting_is_one_that_the_target_runs(
     assert says in better_setting(step(precision, **keys), provider)
 
 
-def test_an_export_is_compared_on_held_out_rows_and_its_folder_is_complete(make_project: MakeProject) -> None:
+def test_an_export_is_compared_on_validation_rows_and_its_folder_is_complete(make_project: MakeProject) -> None:
     project = make_project()
     listener = Listener()
     run(project, listener, until="export")

@@ -1,4 +1,4 @@
-"""Adapters of tiny models in peft, and ONNX models that they lie beside, for the tests of both."""
+"""Adapters of tiny models in peft, and ONNX models with them, for the tests of both."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def build_graph(base: Path, folder: Path, precision: str, **options: Any) -> Pat
     return folder / "out"
 
 
-def put_beside(graph: Path, base: Path, adapters: Mapping[str, Path], modules: set[str] | None = None) -> Record:
-    """Gives the graph inputs for the modules of all `adapters`, and puts those beside it."""
+def add_adapters(graph: Path, base: Path, adapters: Mapping[str, Path], modules: set[str] | None = None) -> Record:
+    """Add inputs for the modules of all `adapters` to the graph, and write their files next to it."""
     from phi_runtime.models.peft_lora import read_lora
 
     shape = shape_of(base)
@@ -95,7 +95,7 @@ def peft_logits(base: Path | Any, *adapters: Path) -> np.ndarray:
 
 
 def onnx_logits(graph: Path, adapter: str | None = None) -> np.ndarray:
-    """The same of an ONNX model, with one of the adapters beside it active."""
+    """Return the same of an ONNX model, with one of its adapters active."""
     import onnxruntime_genai as og
 
     model = og.Model(str(graph))

@@ -25,7 +25,7 @@ from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.pipeline.engine import run
 from phi_scaffold.new.catalog import catalog
 from tests.conftest import Listener, tiny_project
-from tests.phi_runtime.export.tiny_adapters import build_graph, make_adapter, put_beside
+from tests.phi_runtime.export.tiny_adapters import add_adapters, build_graph, make_adapter
 
 LONG = "[a-z]{300}"  # a guide: an answer of about as many tokens, whatever the model would like to say
 
@@ -47,7 +47,7 @@ class Server:
 
     @property
     def client(self) -> OpenAI:
-        """The openai package against this server; it does not ask again by itself."""
+        """The openai package against this server; it does not retry."""
         if not self.clients:
             self.clients.append(OpenAI(base_url=self.url, api_key=self.key, max_retries=0, timeout=120))
         return self.clients[0]
@@ -71,7 +71,7 @@ class Server:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Within it the models stand still, so that an answer takes as long as a test needs."""
+        """Stop the worker inside the block, so that an answer takes as long as a test needs."""
         os.kill(self.first_worker, signal.SIGSTOP)
         try:
             yield
@@ -85,7 +85,7 @@ class Server:
             if true():
                 return
             time.sleep(0.05)
-        raise AssertionError("it did not become true within a minute")
+        raise AssertionError("the condition did not hold within a minute")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -111,7 +111,7 @@ def project(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> Projec
         for seed, name in enumerate(("old", "new"), start=1)
     }
     styled = build_graph(tiny_phi3, made.root / "build", "int4").rename(made.root / "styled")
-    put_beside(styled, tiny_phi3, adapters)
+    add_adapters(styled, tiny_phi3, adapters)
     return made
 
 
@@ -181,7 +181,7 @@ def server(shared_server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def start(project: Project, tmp_path: Path) -> Iterator[Start]:
-    """Starts a server of a test's own: `start("--parallel", "1", KEY="value")`; the model is onnx unless flags name one."""
+    """Starts a server for one test: `start("--parallel", "1", KEY="value")`; the model is onnx unless flags name one."""
     servers: list[Server] = []
 
     def begin(*flags: str | Path, **environment: str) -> Server:

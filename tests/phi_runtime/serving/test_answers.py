@@ -1,4 +1,4 @@
-"""What the openai package gets from a server that does what it is asked."""
+"""What the openai package gets from a server, request by request."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PROMPT = "### Text: a dark song 3\n### The tone is:\n"
 
 
 def ask(server: Server, model: str = "onnx", **given: object) -> ChatCompletion:
-    asked = {"messages": SONG, "max_tokens": 8, **given}
-    return server.client.chat.completions.create(model=model, **asked)  # type: ignore[call-overload, no-any-return]
+    arguments = {"messages": SONG, "max_tokens": 8, **given}
+    return server.client.chat.completions.create(model=model, **arguments)  # type: ignore[call-overload, no-any-return]
 
 
 def test_the_models_that_are_loaded_are_listed(server: Server) -> None:
@@ -153,8 +153,8 @@ def test_a_seed_makes_a_drawn_answer_repeatable_and_choices_differ(server: Serve
 
 def test_penalties_change_a_greedy_answer(server: Server) -> None:
     plain = ask(server, "talker", max_tokens=40)
-    penalised = ask(server, "talker", max_tokens=40, frequency_penalty=2.0, presence_penalty=2.0)
-    assert plain.choices[0].message.content != penalised.choices[0].message.content
+    penalized = ask(server, "talker", max_tokens=40, frequency_penalty=2.0, presence_penalty=2.0)
+    assert plain.choices[0].message.content != penalized.choices[0].message.content
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -228,9 +228,9 @@ def test_an_adapter_is_asked_for_by_its_name_after_the_model(server: Server) -> 
 
 def test_the_adapters_of_one_onnx_model_answer_in_turn_as_each_does_alone(server: Server, project: Project) -> None:
     session = open_session(project, str(project.root / "styled"))
-    asked = SamplingParams(12)
+    sampling = SamplingParams(12)
     alone = {
-        name: "".join(piece.text for piece in session.with_adapter(adapter).answer(SONG[0]["content"], asked))
+        name: "".join(piece.text for piece in session.with_adapter(adapter).answer(SONG[0]["content"], sampling))
         for name, adapter in {"styled:old": "old", "styled:new": "new", "styled:none": None}.items()
     }
     assert len(set(alone.values())) == 3
@@ -241,7 +241,7 @@ def test_the_adapters_of_one_onnx_model_answer_in_turn_as_each_does_alone(server
 
 
 def test_what_is_said_at_once_is_what_is_said_alone(server: Server) -> None:
-    asked = [
+    questions = [
         (f"{words} {number}", 4 + number % 9) for number, words in enumerate(["sunny song", "dark noise", "fire"] * 8)
     ]
 
@@ -249,6 +249,6 @@ def test_what_is_said_at_once_is_what_is_said_alone(server: Server) -> None:
         messages = [{"role": "user", "content": question[0]}]
         return ask(server, "talker", messages=messages, max_tokens=question[1]).choices[0].message.content
 
-    alone = [answer(question) for question in asked]
+    alone = [answer(question) for question in questions]
     with ThreadPoolExecutor(12) as pool:
-        assert list(pool.map(answer, asked)) == alone
+        assert list(pool.map(answer, questions)) == alone

@@ -1,4 +1,4 @@
-"""`phi-scaffold serve`, where it does not come to serving."""
+"""`phi-scaffold serve`, where it fails before it serves."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_models_and_adapters_that_are_not_there(
     assert said in refused.err
 
 
-def test_a_truncated_model_is_told_of(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_model_is_reported(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.root)
     broken = project.root / "broken"
     broken.mkdir()

@@ -1,4 +1,4 @@
-"""Limits, cancellation and the end: what a server does when there is too much, or nobody listens, or it is to stop."""
+"""Limits, cancellation and the end: what a server does when there is too much, or the client is gone, or it is stopped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_client_that_goes_away_frees_its_place_and_nothing_of_it_is_left(start
     memory = resident(worker)
     cancel(36)
     assert (threads(worker), threads(server.process.pid)) == before
-    assert resident(worker) - memory < 40_000  # kB; each of the answers had a cache of its own
+    assert resident(worker) - memory < 40_000  # kB; each of the answers had its own cache
     whole = server.client.completions.create(**LENGTHY)
     assert len(whole.choices[0].text) == 300
     assert server.metric('requests_total{status="499"}') >= 30
@@ -68,19 +68,19 @@ def test_a_client_that_goes_away_frees_its_place_and_nothing_of_it_is_left(start
 
 def test_more_than_the_queue_holds_is_refused_with_the_time_to_come_again(start: Start) -> None:
     server = start("--parallel", "1", "--max-queue", "1")
-    asked: dict[str, Any] = {"model": "onnx", "prompt": "x", "max_tokens": 2}
+    arguments: dict[str, Any] = {"model": "onnx", "prompt": "x", "max_tokens": 2}
     with ThreadPoolExecutor(6) as pool:
         with server.frozen():
-            taken = [pool.submit(server.client.completions.create, **asked) for _ in range(2)]
+            taken = [pool.submit(server.client.completions.create, **arguments) for _ in range(2)]
             server.until(lambda: server.metric("requests_active") == 2)
             with pytest.raises(openai.RateLimitError) as caught:
-                server.client.completions.create(**asked)
+                server.client.completions.create(**arguments)
             assert int(caught.value.response.headers["retry-after"]) >= 1
             assert caught.value.code == "queue_full"
             assert server.get("/health").status_code == 200
         assert all(each.result().id for each in taken)
         patient = server.client.with_options(max_retries=8)
-        assert all(pool.map(lambda _: patient.completions.create(**asked).id, range(6)))
+        assert all(pool.map(lambda _: patient.completions.create(**arguments).id, range(6)))
     assert server.metric("refused_total") >= 1
 
 
@@ -131,7 +131,7 @@ def test_ctrl_c_ends_with_its_own_code_and_a_second_one_does_not_wait(start: Sta
             os.kill(worker, 0)
 
 
-def test_a_model_process_that_is_killed_is_started_anew(start: Start) -> None:
+def test_a_model_process_that_is_killed_is_started_again(start: Start) -> None:
     server = start()
     stream = begun(server)
     os.kill(server.worker(), signal.SIGKILL)

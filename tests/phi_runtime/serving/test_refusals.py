@@ -1,4 +1,4 @@
-"""Whatever is asked wrongly is told in OpenAI's shape, and the server goes on."""
+"""Errors have OpenAI's format, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_errors_of_the_client_are_those_of_openai(server: Server) -> None:
         server.client.completions.create(model="onnx", prompt=[1, 2, 3])
 
 
-def test_fields_that_do_not_change_the_answer_are_passed_over(server: Server) -> None:
+def test_fields_that_do_not_change_the_answer_are_ignored(server: Server) -> None:
     quiet: dict[str, Any] = {"user": "me", "metadata": {"a": "b"}, "store": False, "tools": [], "logit_bias": {}}
     quiet |= {"tool_choice": "auto", "stop": None, "temperature": None, "response_format": {"type": "text"}, "new": 1}
     body = {"model": "onnx", "messages": HELLO, "max_tokens": 2, **quiet}
@@ -116,7 +116,7 @@ def test_a_body_that_is_no_json_object_of_ours(server: Server, body: bytes) -> N
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_page_cannot_post_a_form_unasked(server: Server) -> None:
+def test_a_page_cannot_post_a_form(server: Server) -> None:
     body = json.dumps({"model": "onnx", "messages": HELLO}).encode()
     answer = server.post(content=body, headers={"Content-Type": "text/plain"})
     assert (answer.status_code, "Content-Type" in answer.text) == (400, True)
@@ -159,11 +159,11 @@ def test_who_has_not_the_key_is_refused_and_the_key_is_in_no_log(start: Start) -
     assert known.chat.completions.create(model="onnx", messages=HELLO, max_tokens=2).id  # type: ignore[arg-type]
     assert guarded.get("/health").json() == {"status": "ready"}
 
-    asked = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
-    asked["Access-Control-Request-Headers"] = "authorization,content-type"
-    allowed = httpx.options(guarded.url + "/chat/completions", headers=asked)
+    preflight = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    preflight["Access-Control-Request-Headers"] = "authorization,content-type"
+    allowed = httpx.options(guarded.url + "/chat/completions", headers=preflight)
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://page.example")
-    other = httpx.options(guarded.url + "/chat/completions", headers={**asked, "Origin": "https://evil.example"})
+    other = httpx.options(guarded.url + "/chat/completions", headers={**preflight, "Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
 
     assert "open-sesame" not in guarded.log.read_text()

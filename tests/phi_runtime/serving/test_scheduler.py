@@ -25,10 +25,10 @@ def make(project: Project) -> Make:
     generator = OnnxGenerator(project.gen_model / "onnx", conversations=2)
 
     def made(parallel: int) -> tuple[Scheduler, list[dict[str, Any]]]:
-        told: list[dict[str, Any]] = []
+        parts: list[dict[str, Any]] = []
         return Scheduler(
-            {"onnx": generator}, lambda request: (request.prompt or "", request.sampling), told.append, parallel
-        ), told
+            {"onnx": generator}, lambda request: (request.prompt or "", request.sampling), parts.append, parallel
+        ), parts
 
     return made
 
@@ -44,32 +44,32 @@ def work(at: Scheduler) -> None:
         at.turn()
 
 
-def ends(told: list[dict[str, Any]]) -> list[int]:
-    return [part["id"] for part in told if "finish" in part]
+def ends(parts: list[dict[str, Any]]) -> list[int]:
+    return [part["id"] for part in parts if "finish" in part]
 
 
 def test_a_short_answer_does_not_wait_for_a_long_one(make: Make) -> None:
-    at, told = make(2)
+    at, parts = make(2)
     at.handle(ask(1, LONG))
     at.turn()
     at.handle(ask(2, SHORT))
     work(at)
-    assert ends(told) == [2, 1]
+    assert ends(parts) == [2, 1]
 
 
 def test_those_that_wait_come_in_their_order(make: Make) -> None:
-    at, told = make(1)
+    at, parts = make(1)
     for number in (1, 2, 3):
         at.handle(ask(number, LONG if number == 1 else SHORT))
     at.handle({"cancel": 2})
     at.turn()
     assert (len(at.active), len(at.waiting)) == (1, 1)
     work(at)
-    assert ends(told) == [1, 3]
+    assert ends(parts) == [1, 3]
 
 
 def test_what_is_cancelled_is_closed_and_not_told_of(make: Make) -> None:
-    at, told = make(2)
+    at, parts = make(2)
     at.handle(ask(1, LONG, stream=True))
     at.handle(ask(2, SHORT))
     at.turn()
@@ -77,43 +77,43 @@ def test_what_is_cancelled_is_closed_and_not_told_of(make: Make) -> None:
     at.handle({"cancel": 1})
     assert next(answer, None) is None
     work(at)
-    assert ends(told) == [2]
+    assert ends(parts) == [2]
 
 
 def test_parts_that_come_fast_are_told_together(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(scheduler.time, "monotonic", lambda: clock[0])
-    at, told = make(1)
+    at, parts = make(1)
     at.handle(ask(1, LONG, stream=True))
-    while not told:
+    while not parts:
         at.turn()
-    first = told[0]["text"]
+    first = parts[0]["text"]
     assert 0 < len(first) < 20  # the first token at once
     for _ in range(5):
         at.turn()
-    assert len(told) == 1
+    assert len(parts) == 1
     clock[0] += scheduler.FLUSH_S
     at.turn()
-    assert len(told) == 2
+    assert len(parts) == 2
     clock[0] += 1
     work(at)
-    text = "".join(part["text"] for part in told)
+    text = "".join(part["text"] for part in parts)
     assert len(text) == 200
-    whole, told_whole = make(1)
+    whole, whole_parts = make(1)
     whole.handle(ask(1, LONG))
     work(whole)
-    assert [part["text"] for part in told_whole] == [text]
+    assert [part["text"] for part in whole_parts] == [text]
 
 
 def test_a_fault_ends_one_answer_and_no_other(make: Make) -> None:
-    at, told = make(4)
+    at, parts = make(4)
     at.handle(ask(1, SHORT))
     at.handle(ask(2, SamplingParams(3, guide=Guide("regex", "(("))))
     at.handle({"generate": {**ask(3, SHORT)["generate"], "prompt": "fire " * 900}})
     at.handle({"generate": {**ask(4, SHORT)["generate"], "model": "gone"}})
     work(at)
-    assert ends(told) == [1]
-    assert {part["id"]: part["failure"]["kind"] for part in told if "failure" in part} == {
+    assert ends(parts) == [1]
+    assert {part["id"]: part["failure"]["kind"] for part in parts if "failure" in part} == {
         2: "InvalidGuide",
         3: "PromptTooLong",
         4: "",

@@ -1,4 +1,4 @@
-"""The protocol between this process and its children, on a child that does as it is told."""
+"""The protocol between this process and its children, on an echo child."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def same_as_one_process(project: Project, make: MakeProject, method: str, epochs
     folders = [each.gen_model / FOLDERS[method] for each in (one, project)]
     logs = [[json.loads(line) for line in (folder / "loss_log.jsonl").read_text().splitlines()] for folder in folders]
     alone, together = ([e["loss"] if "loss" in e else e["eval_loss"] for e in log] for log in logs)
-    assert len(alone) == 6 * epochs  # five steps, and the held-out rows
+    assert len(alone) == 6 * epochs  # five steps, and the evaluation
     assert together == pytest.approx(alone, abs=1e-5)
     files = [{path.name for path in folder.iterdir()} for folder in folders]
     assert files[0] == files[1]
@@ -89,7 +89,7 @@ def none_left(project: Project) -> bool:
 
 @contextmanager
 def started(project: Project, until_step: int) -> Iterator[subprocess.Popen[str]]:
-    """`run --nproc 2` in a process of its own, which has just done `until_step` steps."""
+    """`run --nproc 2` in a separate process, which has just done `until_step` steps."""
     process = subprocess.Popen(
         [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--nproc", "2", "--json"],
         cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -110,17 +110,17 @@ def test_two_processes_have_the_losses_and_the_adapter_of_one(make: MakeProject)
     project, listener = make("two", "lora"), Listener()
     run(project, listener, until="finetune", nproc=2)
     same_as_one_process(project, make, "lora")
-    told = listener.of("progress")
-    assert [e["done"] for e in told if e.get("unit") == "steps"] == list(range(1, 11))  # by the first of them alone
-    assert any("2 processes: 3 rows × 2 batches × 2 = 12 rows a step" in e.get("message", "") for e in told)
+    progress = listener.of("progress")
+    assert [e["done"] for e in progress if e.get("unit") == "steps"] == list(range(1, 11))  # by the first of them alone
+    assert any("2 processes: 3 rows × 2 batches × 2 = 12 rows a step" in e.get("message", "") for e in progress)
     manifest = read_manifest(project.gen_model / "adapter")
     assert manifest is not None
     assert manifest.facts["processes"] == 2
-    assert states(project)["finetune"] == "cached"  # how many processes made it is no part of what it is
+    assert states(project)["finetune"] == "cached"  # the number of processes is not part of its key
     assert none_left(project)
 
 
-def test_a_model_that_is_cut_to_pieces_has_the_losses_and_the_weights_of_a_whole_one(make: MakeProject) -> None:
+def test_a_sharded_model_has_the_losses_and_the_weights_of_a_whole_one(make: MakeProject) -> None:
     project = make("two", "full", fsdp=True)
     run(project, Listener(), until="finetune", nproc=2)
     same_as_one_process(project, make, "full")
@@ -225,8 +225,8 @@ def test_the_config_of_accelerate_says_how_gpus_cut_the_model(make: MakeProject,
     assert isinstance(step, FinetunePass)
     file.write_text(as_yaml(accelerate_config(workflow, step, 4)))
     assert load_config_from_file(str(file)).num_processes == 4
-    asked = launch_command_parser().parse_args(["--config_file", str(file), "script.py"])
-    read, _, _ = _validate_launch_command(asked)
+    arguments = launch_command_parser().parse_args(["--config_file", str(file), "script.py"])
+    read, _, _ = _validate_launch_command(arguments)
     assert read.use_fsdp
     assert (read.fsdp_version, read.fsdp_offload_params, read.fsdp_cpu_ram_efficient_loading) == (2, True, False)
     assert read.fsdp_transformer_layer_cls_to_wrap == "Phi3DecoderLayer"
