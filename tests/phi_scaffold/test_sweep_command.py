@@ -68,7 +68,7 @@ def test_what_is_missing_or_wrong_is_said_with_what_to_do(make_project: MakeProj
     wrong = cli("sweep", *at)
     assert wrong.code == 3
     assert "sweep.yaml:1:" in wrong.err
-    assert "`rr` is no option of a pass that trains" in wrong.err
+    assert "unknown key `rr`" in wrong.err
 
     write_sweep(project, 0.01)
     assert "did you mean `accuracy`" in cli("sweep", "--metric", "acuracy", *at).err

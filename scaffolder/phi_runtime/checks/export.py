@@ -12,11 +12,11 @@ from phi_runtime.checks.sections import Checks
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass
-from phi_runtime.config.supported_precisions import RUNNABLE
+from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.models.exportable import why_not_exportable
 from phi_runtime.models.stored import stored_config
 
-_CPU, _CUDA, _DML, _WEBGPU = RUNNABLE
+_CPU, _CUDA, _DML, _WEBGPU = SUPPORTED_PRECISIONS
 
 _PROVIDERS = {
     ("enable_cuda_graph",): (_CUDA,),
@@ -60,8 +60,8 @@ def check_export(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
     provider = c.provider
     if reason := why_not_exportable(stored):
         yield c.error((*at, "type"), "not-exportable", reason)
-    if provider and step.precision not in RUNNABLE[provider]:
-        supported = RUNNABLE[provider]
+    if provider and step.precision not in SUPPORTED_PRECISIONS[provider]:
+        supported = SUPPORTED_PRECISIONS[provider]
         message = f"`{step.precision}` does not run on {provider} (supported: {', '.join(supported)})"
         yield c.error((*at, "precision"), "precision", message, supported[-1])
     reported: set[tuple[str, ...]] = set()

@@ -1,4 +1,4 @@
-"""What is wrong with a config, said where it stands."""
+"""Findings about a config, located in its file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from phi_runtime.core.suggestions import nearest
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of a config. `rule` names its kind, `key` is the dotted path, `suggestion` a value that would do."""
+    """One error or warning: `rule` is its kind, `key` the dotted path, `suggestion` a valid value."""
 
     severity: Literal["error", "warning"]
     where: Location
@@ -62,7 +62,7 @@ def dotted(key_path: KeyPath) -> str:
 
 
 def finding(source: Source, key_path: KeyPath, rule: str, message: str, suggestion: str = "") -> Finding:
-    """An error; `key_path` is the one that is written in the file."""
+    """Return an error at `key_path`, a path in the file."""
     return Finding("error", source.locate(key_path), rule, dotted(key_path), message, suggestion)
 
 
@@ -71,25 +71,25 @@ def warning(source: Source, key_path: KeyPath, rule: str, message: str) -> Findi
 
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
-    """In the order of the file."""
+    """Sort findings by their position in the file."""
     return sorted(findings, key=lambda f: (f.where.line, f.where.column))
 
 
 def raise_if_any(source: Source, findings: Sequence[Finding]) -> None:
-    """Raises ConfigError for the first error, carrying all findings."""
+    """Raise ConfigError for the first error, if there is one; it carries all errors."""
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         first = errors[0]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        see_all = f"see all with `phi-scaffold validate {source.path}`" if more else ""
+        see_all = f"list all with `phi-scaffold validate {source.path}`" if more else ""
         fix = f"write `{first.suggestion}`" if first.suggestion else see_all
         raise ConfigError(f"{first.message}{more}", where=first.where, fix=fix, findings=tuple(errors))
 
 
-# -- pydantic's errors in our words --------------------------------------------------------------------------------------
+# -- pydantic's errors, reworded ------------------------------------------------------------------------------------------
 
 _TYPES = {
-    "string_type": "a text",
+    "string_type": "a string",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -107,51 +107,60 @@ def from_pydantic(
     errors: Sequence[ErrorDetails],
     model: type[BaseModel],
     value: Any,
-    written: Callable[[KeyPath], KeyPath],
+    source_path: Callable[[KeyPath], KeyPath],
 ) -> list[Finding]:
-    """pydantic's errors on `value`, one for each place, in the order of the file; `written` tells where a path of `value` stands."""
-    found: dict[KeyPath, Finding] = {}
+    """Convert pydantic's errors on `value` to findings, one per key, in the order of the file.
+
+    `source_path` maps a path of `value` to a path in the file.
+    """
+    findings: dict[KeyPath, Finding] = {}
     for error in errors:
         # pydantic puts the tag of a union's member into the path (passes, lora, LoRA, r); the file knows no such key.
         path = key_path_of(value, error["loc"])
-        found.setdefault(path, _translate(source, error, model, path, written))
-    meant = {f.suggestion: p[:-1] for p, f in found.items() if f.rule == "unknown-key" and f.suggestion}
-    # A misspelt key is the cause, the missing one that it was meant to be its consequence.
-    kept = [f for p, f in found.items() if not (f.rule == "missing-key" and p and meant.get(str(p[-1])) == p[:-1])]
-    return in_order(kept)
+        findings.setdefault(path, _convert(source, error, model, path, source_path))
+    suggested = {f.suggestion: p[:-1] for p, f in findings.items() if f.rule == "unknown-key" and f.suggestion}
+    # A missing key that a misspelled one was meant to be needs no error.
+    remaining = [
+        f for p, f in findings.items() if not (f.rule == "missing-key" and p and suggested.get(str(p[-1])) == p[:-1])
+    ]
+    return in_order(remaining)
 
 
-def _translate(
-    source: Source, error: ErrorDetails, model: type[BaseModel], path: KeyPath, written: Callable[[KeyPath], KeyPath]
+def _convert(
+    source: Source,
+    error: ErrorDetails,
+    model: type[BaseModel],
+    path: KeyPath,
+    source_path: Callable[[KeyPath], KeyPath],
 ) -> Finding:
-    place = written(path)
+    place = source_path(path)
     kind, context, name = error["type"], error.get("ctx", {}), dotted(place)
     if kind == "extra_forbidden":
         known = _fields_at(model, error["loc"][:-1])
         return finding(source, place, "unknown-key", f"unknown key `{place[-1]}`", nearest(str(place[-1]), list(known)))
     example = _example(model, error["loc"])
-    such = f", such as {example}" if example else ""
+    hint = f", such as {example}" if example else ""
     if kind == "missing":
-        return finding(source, place, "missing-key", f"the key `{name}` is missing{such}")
+        return finding(source, place, "missing-key", f"the key `{name}` is missing{hint}")
     if kind == "union_tag_not_found":
         return finding(source, place, "missing-key", f"the key `{name}.type` is missing")
     if kind == "union_tag_invalid":
-        given = str(context.get("tag"))
+        actual = str(context.get("tag"))
         what = {"passes": "pass", "systems": "system"}.get(str(path[0]) if path else "", "")
         tags = str(context.get("expected_tags", "")).replace("'", "").split(", ")
         tags = known_names() if what == "pass" else tags
-        message = f"unknown {what} type `{given}`; known are {', '.join(tags)}".replace("  ", " ")
-        return finding(source, written((*path, "type")), "unknown-value", message, nearest(given, tags))
+        message = f"unknown {what} type `{actual}`; known are {', '.join(tags)}".replace("  ", " ")
+        return finding(source, source_path((*path, "type")), "unknown-value", message, nearest(actual, tags))
     if kind == "literal_error":
         named = [a.strip("' ") for a in str(context.get("expected", "")).replace(" or ", ", ").split(", ")]
         allowed = [{"True": "true", "False": "false"}.get(a, a) for a in named]
-        given = error["input"]
+        actual = error["input"]
         choice = " or ".join(allowed) if len(allowed) < 3 else "one of " + ", ".join(allowed)
-        message = f"`{name}` is {short(given)}; expected {choice}"
-        rule = "unknown-value" if isinstance(given, str) else "wrong-type"
-        return finding(source, place, rule, message, nearest(str(given), allowed))
+        message = f"`{name}` is {short(actual)}; expected {choice}"
+        rule = "unknown-value" if isinstance(actual, str) else "wrong-type"
+        return finding(source, place, rule, message, nearest(str(actual), allowed))
     rule = "wrong-type" if kind in _TYPES else "out-of-range"
-    message = f"`{name}` is {short(error['input'])}; expected {_expected(kind, context, error)}{such}"
+    message = f"`{name}` is {short(error['input'])}; expected {_expected(kind, context, error)}{hint}"
     return finding(source, place, rule, message)
 
 
@@ -163,10 +172,10 @@ def _expected(kind: str, context: dict[str, Any], error: ErrorDetails) -> str:
         "greater_than_equal": "a number of at least {ge}",
         "less_than": "a number below {lt}",
         "less_than_equal": "a number of at most {le}",
-        "too_short": "at least {min_length} of them",
-        "too_long": "at most {max_length} of them",
-        "string_too_short": "a text that is not empty",
-        "string_pattern_mismatch": "a text of the form {pattern}",
+        "too_short": "at least {min_length} items",
+        "too_long": "at most {max_length} items",
+        "string_too_short": "a non-empty string",
+        "string_pattern_mismatch": "a string that matches {pattern}",
     }
     if kind in bounds:
         return bounds[kind].format(**context)
@@ -174,14 +183,14 @@ def _expected(kind: str, context: dict[str, Any], error: ErrorDetails) -> str:
 
 
 def short(value: object) -> str:
-    """A value in a message."""
+    """Return a value for a message, shortened."""
     text = repr(value)
     text = {"True": "true", "False": "false", "None": "null"}.get(text, text)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
 def key_path_of(value: Any, loc: tuple[int | str, ...]) -> KeyPath:
-    """The keys of `value` that pydantic's path of an error goes through."""
+    """Return the keys of `value` in pydantic's error path, which also contains union tags."""
     path: list[str | int] = []
     for position, step in enumerate(loc):
         last = position == len(loc) - 1
@@ -195,7 +204,7 @@ def key_path_of(value: Any, loc: tuple[int | str, ...]) -> KeyPath:
     return tuple(path)
 
 
-# The tags that our unions and pydantic's plain ones put into a path; none of them is a key.
+# Tags that unions put into an error path; none of them is a key.
 _TAG = re.compile(
     r"a path|a registry model|one file|a list|a datastore|files by split"
     r"|str|int|float|bool|nullable|(literal|function-before|list|dict)\[.*|constrained-\w+"
@@ -207,7 +216,7 @@ def _is_tag(step: str) -> bool:
 
 
 def _example(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
-    """A value that would do for the field at `loc`, as JSON."""
+    """Return an example value of the field at `loc`, as JSON."""
     import json
 
     field = _field_at(model, loc)
@@ -228,7 +237,7 @@ def _field_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> FieldInfo |
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> dict[str, FieldInfo]:
-    """The fields of the model that stands at `loc`, following dictionaries, lists and tagged unions."""
+    """Return the fields of the model at `loc`, following dictionaries, lists and tagged unions."""
     current: Any = model
     for step in loc:
         if _is_model(current):
@@ -240,7 +249,7 @@ def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> dict[str, 
 
 
 def _member(annotation: Any, step: int | str) -> Any:
-    """`annotation` without wrappers; of a union the member that `step` names, or the only one beside None."""
+    """Unwrap `annotation`; of a union return the member that `step` names, or the only one except None."""
     while typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     if annotation is Pass:

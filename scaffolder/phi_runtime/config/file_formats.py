@@ -23,18 +23,18 @@ PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def unpacked_name(path: Path) -> Path:
-    """`path` without the ending of what it is packed with: rows.jsonl of rows.jsonl.gz."""
+    """Return `path` without its compression suffix: rows.jsonl for rows.jsonl.gz."""
     return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
 def format_of(path: Path) -> Format:
-    """The format that a file's ending names. Raises DataError for an ending that is not known."""
+    """Return the format of a file by its suffix. Raises DataError for an unknown suffix."""
     name = unpacked_name(path)
     try:
         return FORMATS[name.suffix.lower()]
     except KeyError:
         raise DataError(
-            f"cannot tell the format of a `{name.suffix or name.name}` file",
+            f"unknown data format `{name.suffix or name.name}`",
             where=Location(path),
-            fix=f"give a file that ends in {', '.join(FORMATS)}",
+            fix=f"use a file that ends in {', '.join(FORMATS)}",
         ) from None

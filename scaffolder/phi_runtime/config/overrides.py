@@ -1,4 +1,4 @@
-"""What the command line says over the config, put into it before it is checked."""
+"""Settings of the command line that override the config before it is validated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ HERE = "this_machine"
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line says over the config. `data` are files for data configs, by name; "" stands for the only one.
-    `skip_bad_rows` leaves out rows that cannot be used; `run_user_script` lets the user_script of a config run. `values` are settings
-    by their dotted path from the top of the config, as a trial of a search has them; a data config stands there by its name."""
+    """Settings of the command line that override the config.
+
+    Attributes:
+        on_local: Run on this machine, whatever `host` and `target` are.
+        data: Data files by name of their data config; "" is the only one.
+        skip_bad_rows: Skip rows that cannot be used instead of failing.
+        run_user_script: Allow the user_script of the config to run.
+        values: Settings by dotted path from the top of the config, such as those of a trial; data configs by name.
+    """
 
     on_local: bool = False
     data: Mapping[str, Path] = field(default_factory=dict)
@@ -30,17 +36,17 @@ class Overrides:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a file, or another process."""
+        """Return plain values for a file or another process."""
         return {**asdict(self), "data": {name: str(file) for name, file in self.data.items()}}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Overrides:
-        """What `as_dict` gave."""
+        """Restore the overrides from `as_dict`."""
         return cls(**{**value, "data": {name: Path(file) for name, file in value["data"].items()}})
 
 
 def override(draft: Draft, overrides: Overrides) -> None:
-    """Applies `overrides` to the translated config. Raises UsageError when they name what is not there."""
+    """Apply `overrides` to the translated config. Raises UsageError if they name something that is not in it."""
     if not isinstance(draft.value, dict):
         return
     if overrides.on_local:
@@ -55,7 +61,7 @@ def override(draft: Draft, overrides: Overrides) -> None:
 
 
 def _set(draft: Draft, key: str, value: Any) -> None:
-    """Puts `value` to the dotted path `key`; settings that are not written yet are made. A part that has a name must be there."""
+    """Set the dotted path `key` to `value`. Missing settings are created; a named pass or data config must exist."""
     part: Any = draft.value
     *outer, last = key.split(".")
     for depth, name in enumerate(outer):
@@ -65,14 +71,14 @@ def _set(draft: Draft, key: str, value: Any) -> None:
             known = part
         if name not in known and depth == 1 and outer[0] in ("passes", "data_configs"):
             raise UsageError(
-                f"`{key}`: there is nothing called `{name}` in `{outer[0]}`{did_you_mean(name, list(known))}",
-                fix=f"`{outer[0]}` holds {', '.join(known)}",
+                f"`{key}`: `{outer[0]}` has no `{name}`{did_you_mean(name, list(known))}",
+                fix=f"use one of {', '.join(known)}",
             )
         part = known.setdefault(name, {})
         if not isinstance(part, dict | list):
-            raise UsageError(f"`{key}`: `{name}` is {part!r}, which holds no settings", fix="check the path")
+            raise UsageError(f"`{key}`: `{name}` is {part!r}, which has no settings", fix="check the path")
     if not isinstance(part, dict):
-        raise UsageError(f"`{key}` names no setting", fix=f"write which of {outer[-1]} is meant")
+        raise UsageError(f"`{key}` is not a setting", fix=f"add the key in {outer[-1]}")
     part[last] = value
 
 
@@ -82,16 +88,16 @@ def _read_from(draft: Draft, name: str, file: Path) -> None:
     if not name and len(names) != 1:
         raise UsageError(
             f"the config has {len(names)} data configs",
-            fix=f"say for which: --data NAME={file} ({', '.join(map(str, names))})",
+            fix=f"name one: --data NAME={file} ({', '.join(map(str, names))})",
         )
     if name and name not in names:
         known = [n for n in names if isinstance(n, str)]
         raise UsageError(
-            f"there is no data config `{name}`{did_you_mean(name, known)}",
-            fix=f"the data configs are {', '.join(known)}",
+            f"unknown data config `{name}`{did_you_mean(name, known)}",
+            fix=f"use one of {', '.join(known)}",
         )
     if not file.is_file():
-        raise UsageError(f"there is no data file {file}", fix="check --data")
+        raise UsageError(f"data file {file} does not exist", fix="check --data")
     at = names.index(name) if name else 0
     files = {"data_name": format_of(file), "data_files": str(file.absolute()), "split": "train"}
     configs[at] = {**configs[at], "load_dataset_config": files}

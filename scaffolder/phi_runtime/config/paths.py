@@ -1,4 +1,4 @@
-"""Where the files that a config names lie: relative to the config's own folder, as Olive has it."""
+"""Resolve the paths in a config, which are relative to its folder, as in Olive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from phi_runtime.config.file_formats import FORMATS, Format, unpacked_name
 from phi_runtime.config.schema import DataConfig, Datastore, LoadDataset
 from phi_runtime.core.project import project_of
 
-# Parts of file names by which Hugging Face's datasets tells the splits of a folder.
+# Words in file names by which Hugging Face's datasets assigns the files of a folder to splits.
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -23,26 +23,26 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class Resolved:
-    """A path, and whether it was found under the project's root instead of beside the config (AI Toolkit wrote them so)."""
+    """A path; `from_root` if it is relative to the project root, as AI Toolkit wrote paths, instead of the config."""
 
     path: Path
     from_root: bool = False
 
 
 def resolve(written: str, config_path: Path) -> Resolved:
-    """The file or folder that `written` means. One that exists nowhere yet is expected beside the config."""
-    beside = Path(config_path.parent, written)
+    """Return the file or folder that `written` means; if it does not exist yet, relative to the config."""
+    in_folder = Path(config_path.parent, written)
     under_root = Path(config_path.parent.parent, written)
-    if not _is_there(beside) and _is_there(under_root):
+    if not _exists(in_folder) and _exists(under_root):
         return Resolved(_normal(under_root), from_root=True)
-    return Resolved(_normal(beside))
+    return Resolved(_normal(in_folder))
 
 
 def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:
-    """The files of the split that `data` names, in the order in which they are read: those of a folder or a pattern by name.
+    """Return the files of the split that `data` names, in reading order; folders and patterns are sorted by name.
 
-    A hub data set is one file in model-cache/, where `fetch` brings it. Empty where there is none on this machine: no files for
-    that split, or a file in an Azure ML datastore.
+    A Hub dataset is one file in model-cache/, which `fetch` downloads. Empty if the split has no files or they are in an Azure ML
+    datastore.
     """
     load = data.load_dataset_config
     files = load.data_files
@@ -53,15 +53,15 @@ def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:
     if isinstance(files, dict):
         files = files.get(split_name(data), [])
     if files is None:
-        found = list(_of_folder(resolve(load.data_dir or ".", config_path), load.format))
-        return _of_split(found, split_name(data))
+        resolved = list(_of_folder(resolve(load.data_dir or ".", config_path), load.format))
+        return _of_split(resolved, split_name(data))
     written = [files] if isinstance(files, str) else files
     inside = f"{load.data_dir}/" if load.data_dir else ""
     return [one for file in written for one in _expanded(resolve(inside + file, config_path), load.format)]
 
 
 def hub_path(load: LoadDataset, config_path: Path) -> Path:
-    """Where the split of a hub data set lies, or is to be brought to."""
+    """Return the path of the downloaded split of a Hub dataset."""
     parts = [load.data_name.replace("/", "--"), load.subset, load.data_dir, load.split.partition("[")[0]]
     name = "--".join(re.sub(r"[^\w.-]+", "-", part) for part in parts if part)
     revision = f"@{re.sub(r'[^A-Za-z0-9._-]+', '-', load.revision)}" if load.revision else ""
@@ -69,11 +69,11 @@ def hub_path(load: LoadDataset, config_path: Path) -> Path:
 
 
 def split_name(data: DataConfig) -> str:
-    """`train` of `train[:90%]`."""
+    """Return the name of the split: `train` for `train[:90%]`."""
     return data.load_dataset_config.split.partition("[")[0]
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     return path.exists() or (_is_pattern(path) and any(_matches(path)))
 
 
@@ -82,44 +82,46 @@ def _is_pattern(path: Path) -> bool:
 
 
 def _matches(pattern: Path) -> Iterator[Path]:
-    """What a pattern means, but for hidden files. A part that is there as it is written is no pattern, as in `data [1]/*.jsonl`."""
+    """Yield the matches of a pattern without hidden files. A part that exists literally is no pattern, as in `data [1]/*.jsonl`."""
     parts = pattern.parts
     fixed = next((i for i in range(1, len(parts)) if not Path(*parts[: i + 1]).exists()), len(parts))
     folder = Path(*parts[:fixed])
     pattern_in_it = str(Path(*parts[fixed:]))
-    return (folder / name for name in glob(pattern_in_it, root_dir=folder, recursive=True))  # noqa: PTH207 (finds hidden ones)
+    return (folder / name for name in glob(pattern_in_it, root_dir=folder, recursive=True))  # noqa: PTH207 (Path.glob matches hidden files)
 
 
-def _expanded(found: Resolved, format: Format) -> Iterator[Resolved]:
-    if found.path.is_dir():
-        yield from _of_folder(found, format)
-    elif _is_pattern(found.path) and not found.path.exists():
-        matches = sorted(path for path in _matches(found.path) if path.is_file())
-        yield from [Resolved(path, found.from_root) for path in matches] or [found]
+def _expanded(resolved: Resolved, format: Format) -> Iterator[Resolved]:
+    if resolved.path.is_dir():
+        yield from _of_folder(resolved, format)
+    elif _is_pattern(resolved.path) and not resolved.path.exists():
+        matches = sorted(path for path in _matches(resolved.path) if path.is_file())
+        yield from [Resolved(path, resolved.from_root) for path in matches] or [resolved]
     else:
-        yield found
+        yield resolved
 
 
-def _of_folder(found: Resolved, format: Format) -> Iterator[Resolved]:
-    """The files of one format in a folder and those below it, without hidden ones; the folder itself where there is none."""
-    folder = found.path
+def _of_folder(resolved: Resolved, format: Format) -> Iterator[Resolved]:
+    """Yield the files of one format in a folder and below it, without hidden ones; the folder itself if there are none."""
+    folder = resolved.path
     paths = [path for path in sorted(folder.rglob("*")) if FORMATS.get(unpacked_name(path).suffix.lower()) == format]
-    seen = [path for path in paths if path.is_file() and not any(p[0] in "._" for p in path.relative_to(folder).parts)]
-    yield from [Resolved(path, found.from_root) for path in seen] or [found]
+    visible = [
+        path for path in paths if path.is_file() and not any(p[0] in "._" for p in path.relative_to(folder).parts)
+    ]
+    yield from [Resolved(path, resolved.from_root) for path in visible] or [resolved]
 
 
-def _of_split(found: list[Resolved], split: str) -> list[Resolved]:
-    """Of the files of a folder those whose names tell that they are of `split`; all are `train` where no name tells any."""
+def _of_split(files: list[Resolved], split: str) -> list[Resolved]:
+    """Return the files whose names belong to `split`; without any such name, all files are `train`."""
 
     def words(path: Path) -> set[str]:
         return set(re.split(r"[^a-z]+", unpacked_name(path).stem.casefold()))
 
-    told = {name: [f for f in found if words(f.path) & set(keys)] for name, keys in _SPLITS.items()}
-    if any(told.values()):
-        return told.get(split, [])
-    return found if split == "train" else []
+    by_split = {name: [f for f in files if words(f.path) & set(keys)] for name, keys in _SPLITS.items()}
+    if any(by_split.values()):
+        return by_split.get(split, [])
+    return files if split == "train" else []
 
 
 def _normal(path: Path) -> Path:
-    # Not Path.resolve: a symlinked project must keep the names that its user sees.
+    # Not Path.resolve: a symlinked project keeps the names that its user sees.
     return Path(os.path.normpath(path.absolute()))

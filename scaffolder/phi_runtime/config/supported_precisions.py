@@ -1,21 +1,22 @@
-"""Execution providers: the precisions that each can run, its short name, and the package that brings it."""
+"""Execution providers: the precisions that each can run, its name in ONNX Runtime GenAI, and its package."""
 
-RUNNABLE = {
+SUPPORTED_PRECISIONS = {
     "CPUExecutionProvider": ("fp32", "int8", "int4"),
     "CUDAExecutionProvider": ("fp32", "fp16", "bf16", "int8", "int4"),
     "DmlExecutionProvider": ("fp16", "int4"),
     "WebGpuExecutionProvider": ("int8", "int4"),
 }
-"""Precisions that the builder of onnxruntime-genai 0.18 builds *and* that run (fp16 and bf16 for the CPU are built, but fail to
-load)."""
+"""Precisions, by execution provider, that the builder of onnxruntime-genai 0.18 builds and that run.
 
-SHORT = {
+fp16 and bf16 for the CPU build, but fail to load."""
+
+PROVIDER_NAMES = {
     "CPUExecutionProvider": "cpu",
     "CUDAExecutionProvider": "cuda",
     "DmlExecutionProvider": "dml",
     "WebGpuExecutionProvider": "webgpu",
 }
-"""Names of the providers in ONNX Runtime GenAI and its builder."""
+"""Names of the execution providers in ONNX Runtime GenAI and its builder."""
 
 PACKAGES = {
     "CPUExecutionProvider": "onnxruntime-genai",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema.export import ExportPass
-from phi_runtime.config.supported_precisions import SHORT
+from phi_runtime.config.supported_precisions import PROVIDER_NAMES
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import folder_bytes, require_free_space
 from phi_runtime.core.errors import PhiError
@@ -163,7 +163,7 @@ def _as_json(context: PassContext[ExportPass], request: BuildRequest) -> dict[st
         "out": str(request.out),
         "cache": str(context.work / "builder-cache"),
         "precision": request.precision,
-        "execution_provider": SHORT[request.provider],
+        "execution_provider": PROVIDER_NAMES[request.provider],
         "options": {**request.options, **remote},
     }
 

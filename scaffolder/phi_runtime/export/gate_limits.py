@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from phi_runtime.config.schema.export import GATE_MAX_KL, GATE_MAX_PERPLEXITY_INCREASE, ExportPass
-from phi_runtime.config.supported_precisions import RUNNABLE
+from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def better_setting(step: ExportPass, provider: str) -> str:
     if step.precision == "int4" and step.int4_block_size not in (16, None):
         return 'let fewer weights share a scale: "int4_block_size": 16'
     order = ("int4", "int8", "bf16", "fp16", "fp32")
-    better = next((name for name in order[order.index(step.precision) + 1 :] if name in RUNNABLE[provider]), None)
+    better = next(
+        (name for name in order[order.index(step.precision) + 1 :] if name in SUPPORTED_PRECISIONS[provider]), None
+    )
     if better:
         return f'use the next higher precision: "precision": "{better}"'
     return "use the source model through transformers, and report this to onnxruntime-genai"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from phi_runtime.config.pass_graph import training_of
-from phi_runtime.config.supported_precisions import RUNNABLE
+from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.context import PassContext, dataset_behind
 from phi_runtime.export.build import BuildRequest, build, run_builder
 
@@ -24,7 +24,7 @@ def build_calibrated(context: PassContext, request: BuildRequest) -> None:
     options = dict(request.options)
     scheme = options.pop("kv_cache_quant_scheme")
     cpu = "CPUExecutionProvider"  # available everywhere; cached values do not depend on the provider
-    precision = request.precision if request.precision in RUNNABLE[cpu] else "fp32"
+    precision = request.precision if request.precision in SUPPORTED_PRECISIONS[cpu] else "fp32"
     folder = context.work / "caches"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.config.supported_precisions import SHORT
+from phi_runtime.config.supported_precisions import PROVIDER_NAMES
 from phi_runtime.core.errors import MissingDependency, OutOfResources, WorkFailed
 from phi_runtime.hardware.device import has_nvidia_gpu, usable_cores
 from phi_runtime.hardware.machine import memory_bytes
@@ -318,7 +318,7 @@ def _load(og: Any, path: Path) -> tuple[Any, Any, dict[str, Any]]:
             fix="build it with `phi-scaffold run`, or name another folder",
         ) from None
     except RuntimeError as e:
-        for provider, name in SHORT.items():
+        for provider, name in PROVIDER_NAMES.items():
             if name in _providers(genai_config) and not provider_available(provider):
                 raise MissingDependency(
                     f"{path} is built for {name}, which is not available here",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from phi_runtime.config.supported_precisions import RUNNABLE
+from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.core.errors import UsageError
 from phi_runtime.data.columns import Columns
 from phi_runtime.evaluation.metrics import TASKS
@@ -19,7 +19,9 @@ from phi_runtime.models.memory import Method
 METHODS: tuple[Method, ...] = get_args(Method)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "directml": "DmlExecutionProvider"}
 TARGETS = tuple(_PROVIDERS)
-PRECISIONS = {target: tuple(reversed(RUNNABLE[provider])) for target, provider in _PROVIDERS.items()}  # smallest first
+PRECISIONS = {
+    target: tuple(reversed(SUPPORTED_PRECISIONS[provider])) for target, provider in _PROVIDERS.items()
+}  # smallest first
 PRECISION = "int4"  # the default
 
 _WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}

@@ -1,4 +1,4 @@
-"""Each older Olive form becomes the canonical one that its author meant, and every change is told.
+"""Each older Olive form becomes the canonical one that its author meant, and every change is recorded.
 
 dialects/NAME.json (or .yaml) is a config as a user would have it; the name says from which generation, and the point of it.
 dialects/NAME.canonical.json is what it means, derived by hand from Olive's documents and history, never from our output; a
@@ -104,29 +104,29 @@ def test_the_canonical_form_means_the_same_and_is_left_as_it_is(name: str, tmp_p
 
 
 @each_case
-def test_nothing_is_changed_without_a_word(name: str, told: Told) -> None:
-    assert_all_is_told(check_file(FILES[name]).draft, told)
+def test_nothing_is_changed_without_a_word(name: str, recorder: Recorder) -> None:
+    assert_all_is_recorded(check_file(FILES[name]).draft, recorder)
 
 
 @pytest.mark.parametrize("path", _old_files(SWEEPS).values(), ids=lambda p: p.stem)
-def test_a_file_of_a_search_alone_is_translated_too(path: Path, told: Told) -> None:
+def test_a_file_of_a_search_alone_is_translated_too(path: Path, recorder: Recorder) -> None:
     checked = check_file(path)
     want = json.loads(path.with_suffix(".canonical.json").read_text(encoding="utf-8"))
     assert difference(want, checked.draft.value) == ""
     assert errors(checked.findings) == []
-    assert_all_is_told(checked.draft, told)
+    assert_all_is_recorded(checked.draft, recorder)
 
 
 @dataclass
-class Told:
-    """What a Draft was told to put where: each translation that brings a value, with that value."""
+class Recorder:
+    """Each translation that sets a value, with that value."""
 
-    brought: list[tuple[Translation, Any]] = field(default_factory=list)
+    values_set: list[tuple[Translation, Any]] = field(default_factory=list)
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    found = Told()
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    found = Recorder()
 
     def listen(method: str) -> None:
         original = getattr(Draft, method)
@@ -134,7 +134,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
         def heard(draft: Draft, path: KeyPath, value: Any, *rest: Any, **named: Any) -> None:
             copied = copy.deepcopy(value)
             original(draft, path, value, *rest, **named)
-            found.brought.append((draft.translations[-1], copied))
+            found.values_set.append((draft.translations[-1], copied))
 
         monkeypatch.setattr(Draft, method, heard)
 
@@ -143,16 +143,16 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     return found
 
 
-def assert_all_is_told(draft: Draft, told: Told) -> None:
+def assert_all_is_recorded(draft: Draft, recorder: Recorder) -> None:
     """Every value of the file is where it was, or a translation leads from there to where it is, or one says that it went;
-    and every other value of the result was brought by a translation."""
+    and every other value of the result was set by a translation."""
     old, new = dict(_leaves(draft.source.value)), dict(_leaves(draft.value))
     kept = {draft.source_path(path): path for path, value in new.items() if _same(old, draft.source_path(path), value)}
-    brought = [(t, value) for t, value in told.brought if t in draft.translations]
+    values_set = [(t, value) for t, value in recorder.values_set if t in draft.translations]
     ends = [t for t in draft.translations if t.rule == "ignored" and not t.message.endswith(NOTHING_LEFT)]
-    ends += [t for t, _ in brought]
+    ends += [t for t, _ in values_set]
     gone = [t.old for t in ends if t.old is not None and not any(_within(k, t.old) for k in kept)]
-    made = {(*t.new, *at): leaf for t, value in brought if t.new is not None for at, leaf in _leaves(value)}
+    made = {(*t.new, *at): leaf for t, value in values_set if t.new is not None for at, leaf in _leaves(value)}
 
     for path, value in old.items():
         if _same(new, path, value):
@@ -172,7 +172,7 @@ def _leads(draft: Draft, translation: Translation, old: KeyPath, new: KeyPath) -
     if translation.old is None or translation.new is None or not _within(old, translation.old):
         return False
     if isinstance(draft.get(translation.new), str):
-        return True  # an object got a name, and stands elsewhere under that
+        return True  # an object got a name, and moved
     here, there = old[len(translation.old) :], new[len(translation.new) :]
     same_rest = here == there or here[1:] == there  # one alternative is no list
     named = here[1:] == there[1:] and there[:1] != () and isinstance(there[0], int)  # an object became a list

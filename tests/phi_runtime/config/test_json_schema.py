@@ -1,6 +1,6 @@
 """The schema that editors use says what the models say, and the template carries it.
 
-python -m tests.phi_runtime.config.test_json_schema        writes the template's copies anew
+python -m tests.phi_runtime.config.test_json_schema        regenerates the copies in the template
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def validator() -> Draft202012Validator:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_template_carries_the_schema_of_the_models(name: Name) -> None:
-    assert (TEMPLATE / FILES[name]).read_text(encoding="utf-8") == text_of(name), "run this module to write it anew"
+    assert (TEMPLATE / FILES[name]).read_text(encoding="utf-8") == text_of(name), "run this module to regenerate it"
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,4 +1,4 @@
-"""A config is valid, or each of its faults is shown where it stands."""
+"""A config is valid, or each of its errors is located."""
 
 from __future__ import annotations
 

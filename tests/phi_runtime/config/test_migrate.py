@@ -1,4 +1,4 @@
-"""An older config, written anew: the same workflow, each translation named, nothing of the author's lost."""
+"""An older config, rewritten: the same workflow, each translation named, nothing of the author's lost."""
 
 from __future__ import annotations
 

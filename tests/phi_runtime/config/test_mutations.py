@@ -1,4 +1,4 @@
-"""Whatever is done to a config, it is valid or each of its faults is shown in it; nothing is passed over."""
+"""Whatever is done to a config, it is valid or each of its faults is shown in it; nothing is lost."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def inspected(checked: LoadedConfig, lines: int) -> LoadedConfig:
 
 
 def lost(draft: Draft) -> list[KeyPath]:
-    """What stands in the file and is neither in the canonical form nor told."""
+    """Paths of the file that are neither in the canonical form nor recorded."""
     kept = {draft.source_path(p) for p in places(draft.value)}
-    told = {t.old for t in draft.translations} | {tuple(f.key.split(".")) for f in draft.refused}
+    recorded = {t.old for t in draft.translations} | {tuple(f.key.split(".")) for f in draft.refused}
 
-    def is_told(path: KeyPath) -> bool:
-        return any(path[:n] in told or tuple(map(str, path[:n])) in told for n in range(1, len(path) + 1))
+    def is_recorded(path: KeyPath) -> bool:
+        return any(path[:n] in recorded or tuple(map(str, path[:n])) in recorded for n in range(1, len(path) + 1))
 
-    return [p for p in places(draft.source.value) if p not in kept and not is_told(p)]
+    return [p for p in places(draft.source.value) if p not in kept and not is_recorded(p)]
 
 
 def test_two_thousand_mutations_are_valid_or_located_and_nothing_is_dropped_silently(
@@ -129,7 +129,7 @@ def test_two_thousand_mutations_are_valid_or_located_and_nothing_is_dropped_sile
 def test_the_schema_agrees_with_the_models(check_text: Callable[[str], LoadedConfig | None]) -> None:
     chance = random.Random(11)
     validator = Draft202012Validator(schema_of("workflow"))
-    # A search with nothing to search is left out as a whole, and a list of ranks is only right beside a search: no schema says so.
+    # A search with nothing to search is ignored as a whole, and a list of ranks is only right next to a search: no schema says so.
     configs = [c for c in bases(without="search") if "passes" in c]
     caught = 0
     for _ in range(400):

@@ -39,11 +39,11 @@ def test_the_files_of_the_split_are_named_in_their_order(
     assert [f.path for f in found] == [tmp_path / name for name in expected]
 
 
-def test_each_file_may_lie_beside_the_config_or_under_the_projects_root(tmp_path: Path) -> None:
+def test_each_file_may_lie_in_folder_the_config_or_under_the_projects_root(tmp_path: Path) -> None:
     config = tmp_path / "fine-tuning" / "config.json"
     for name in ("fine-tuning/a.jsonl", "datasets/b.jsonl"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    beside, under_root = data_paths(data(["a.jsonl", "datasets/b.jsonl"]), config)
-    assert (beside.path, beside.from_root) == (tmp_path / "fine-tuning" / "a.jsonl", False)
+    in_folder, under_root = data_paths(data(["a.jsonl", "datasets/b.jsonl"]), config)
+    assert (in_folder.path, in_folder.from_root) == (tmp_path / "fine-tuning" / "a.jsonl", False)
     assert (under_root.path, under_root.from_root) == (tmp_path / "datasets" / "b.jsonl", True)

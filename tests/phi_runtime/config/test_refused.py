@@ -1,4 +1,4 @@
-"""What no translation can obey is an error where it stands, and never a quiet loss."""
+"""A key that no translation can follow is an error at its place, never a silent loss."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_the_format_is_told_by_the_ending_below_the_packing() -> None:
     endings = {"a.jsonl.gz": "json", "a.TSV": "csv", "a.parquet": "parquet", "a.txt.xz": "text", "b.json.zst": "json"}
     assert {name: format_of(Path(name)) for name in endings} == endings
     for name in ("a.xlsx", "rows", "a.zip"):
-        with pytest.raises(DataError, match="cannot tell the format") as caught:
+        with pytest.raises(DataError, match="unknown data format") as caught:
             format_of(Path(name))
         assert ".jsonl" in caught.value.fix
 

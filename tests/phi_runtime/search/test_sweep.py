@@ -304,19 +304,19 @@ def test_another_metric_is_measured_by_asking_the_trained_model(make_project: Ma
 def test_what_cannot_be_searched_is_refused_before_the_first_trial(make_project: MakeProject) -> None:
     project = make_project()
     for key, values, message in (
-        ("lora_rr", choice(1), "`lora_rr` is no option of a pass that trains"),
+        ("lora_rr", choice(1), "unknown key `lora_rr`"),
         (
             "training_args.learning_rates",
             choice(1),
-            "`training_args.learning_rates` is no option of a pass that trains",
+            "unknown key `training_args.learning_rates`",
         ),
         ("target_modules", choice(["qkv_proj"], ["q_proj"]), "the model has no linear module `q_proj`"),
-        ("passes.finetun.r", choice(1), "nothing called `finetun` in `passes`; did you mean `finetune`"),
+        ("passes.finetun.r", choice(1), "`passes` has no `finetun`; did you mean `finetune`"),
         ("passes.finetune.rr", choice(1), "unknown key `rr`"),
-        ("data_configs.data.pre_process_data_config.max_seq_len", choice(1), "nothing called `data` in `data_configs`"),
+        ("data_configs.data.pre_process_data_config.max_seq_len", choice(1), "`data_configs` has no `data`"),
         ("r", choice(8, "many"), "with 'many': "),
         (RATE, {"type": "float", "low": 0.5, "high": 7.0}, "with 7.0: "),
-        (RATE, {"type": "float", "low": 0.0, "high": 0.5, "log": True}, "only what is above 0 has a logarithm"),
+        (RATE, {"type": "float", "low": 0.0, "high": 0.5, "log": True}, "`log` requires values above 0"),
     ):
         write_sweep(project, {key: values})
         with pytest.raises(ConfigError, match=message) as caught:

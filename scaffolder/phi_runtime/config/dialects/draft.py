@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -147,7 +148,7 @@ class Draft:
         """Set a value that the file does not have; `cause` is the path that it follows from."""
         if not self._can_hold(path):
             return
-        shown = value if isinstance(value, str) else short(value)
+        shown = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
         self.translations.append(Translation("default", None, path, f"`{dotted(path)}` set to `{shown}`: {reason}"))
         self._set(path, value)
         self._source_paths[path] = self.source_path(cause if cause is not None else path[:-1])

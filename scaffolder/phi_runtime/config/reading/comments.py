@@ -1,8 +1,8 @@
-"""To which key each comment of a config belongs.
+"""Attach each comment of a config to a key, as a reader would.
 
-A reader's rules: a comment on a line of its own is about the next key or list item; where none follows before the bracket
-closes (or, in YAML, before the indentation ends), it comes after the last one. A comment beside something is about that.
-Above and below everything, it is about the file: in YAML, where no bracket shows it, a blank line sets it apart.
+A comment on its own line belongs to the next key or list item; if none follows before the bracket closes (in YAML: before the
+indentation ends), it comes after the last one. A trailing comment belongs to the value on its line. Comments above and below
+everything belong to the file; in YAML, which has no outer bracket, a blank line separates them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from phi_runtime.config.reading.source import Comment, KeyPath, Source
 
 @dataclass(frozen=True)
 class Comments:
-    """What is said about one key or list item; each text of `before` and `after` is a line of its own."""
+    """Comments of one key or list item; each text of `before` and `after` is one line."""
 
     before: tuple[str, ...] = ()
     trailing: str = ""
@@ -24,24 +24,24 @@ class Comments:
 
 
 def attach(source: Source) -> dict[KeyPath, Comments]:
-    """The comments of a file by key path. Those about a YAML merge are found under `(…, "<<")`."""
+    """Return the comments of a file by key path; those on a YAML merge are under `(…, "<<")`."""
     paths = list(source.spans)
     starts = [source.spans[key_path][0] for key_path in paths]
-    found: dict[KeyPath, Comments] = {}
+    result: dict[KeyPath, Comments] = {}
     for comment in source.comments:
         following = bisect_right(starts, comment.offset)
         previous = paths[following - 1] if following else None
-        key_path = None if comment.own_line else _beside(comment, previous, source)
+        key_path = None if comment.own_line else _trailing(comment, previous, source)
         place: Literal["before", "trailing", "after"] = "trailing"
         if key_path is None:
             key_path, place = _on_own_line(comment, previous, paths[following : following + 1], source)
         if comment.text or place != "trailing":
-            found[key_path] = _with(found.get(key_path, Comments()), place, comment.text)
-    return found
+            result[key_path] = _with(result.get(key_path, Comments()), place, comment.text)
+    return result
 
 
-def _beside(comment: Comment, previous: KeyPath | None, source: Source) -> KeyPath | None:
-    """What begins, or else ends, on the line of the comment: the outermost that is complete."""
+def _trailing(comment: Comment, previous: KeyPath | None, source: Source) -> KeyPath | None:
+    """Return the entry that begins, or else ends, on the line of the comment: the outermost complete one."""
     if previous is None:
         return None
     line = source.text.rfind("\n", 0, comment.offset) + 1
@@ -67,7 +67,7 @@ def _on_own_line(
     if following and following[0][: len(around)] == around:
         return following[0], "before"
     if around == previous:
-        return around, "before"  # a container without anything in it, or the way from a key to its value
+        return around, "before"  # an empty container, or between a key and its value
     return previous[: len(around) + 1], "after"
 
 

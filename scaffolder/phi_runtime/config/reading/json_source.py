@@ -1,4 +1,4 @@
-"""JSON with comments (`//`, `/* */`) and trailing commas, as VS Code writes them. Grammar: RFC 8259."""
+"""Read JSON (RFC 8259) with comments (`//`, `/* */`) and trailing commas, as VS Code writes them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_json(path: Path, text: str) -> Source:
-    """Parses JSON. Raises ConfigError with the place of the first syntax error."""
+    """Parse JSON. Raises ConfigError at the first syntax error."""
     parser = _Parser(path, text)
-    return parser.reading.source(parser.whole())
+    return parser.reading.source(parser.document())
 
 
 class _Parser:
@@ -28,33 +28,33 @@ class _Parser:
         self.text, self.at = text, 0
         self.reading = Reading(path, text)
 
-    def fault(self, message: str, offset: int | None = None) -> ConfigError:
-        return self.reading.fault(message, self.at if offset is None else offset, "mend the JSON there")
+    def error(self, message: str, offset: int | None = None) -> ConfigError:
+        return self.reading.error(message, self.at if offset is None else offset, "fix the JSON at this position")
 
     def skip(self) -> str:
-        """Skips blanks and comments; the character that follows, '' at the end."""
+        """Skip blanks and comments; return the next character, or '' at the end."""
         match = _BLANK.match(self.text, self.at)
-        assert match  # it matches nothing at all, too
+        assert match  # the pattern also matches an empty string
         if "/" in match.group():
             for comment in _COMMENT.finditer(self.text, self.at, match.end()):
                 self.reading.comment(_comment_text(comment.group()), comment.start())
         self.at = match.end()
         if self.text.startswith("/*", self.at):
-            raise self.fault("this comment is never closed with `*/`")
+            raise self.error("this comment is never closed with `*/`")
         return self.text[self.at : self.at + 1]
 
-    def whole(self) -> Any:
+    def document(self) -> Any:
         if not self.skip():
-            raise self.reading.fault("the file is empty", 0, "write the settings into it")
-        value = self.one((), self.at)
+            raise self.reading.error("the file is empty", 0, "write settings into it")
+        value = self.entry((), self.at)
         if self.skip():
-            raise self.fault("something follows the end of the JSON value")
+            raise self.error("unexpected text after the end of the JSON value")
         return value
 
-    def one(self, key_path: KeyPath, start: int) -> Any:
-        """The next value. `start` is where its entry begins: at its key, or at the value itself."""
+    def entry(self, key_path: KeyPath, start: int) -> Any:
+        """Return the next value; its entry begins at `start`, the position of its key or of the value itself."""
         self.reading.begin(key_path, start, start)
-        self.reading.spans[key_path] = (start, start)  # holds the place before those of its children
+        self.reading.spans[key_path] = (start, start)  # reserves its position before its children
         value = self.value(key_path, self.skip())
         self.reading.spans[key_path] = (start, self.at)
         return value
@@ -68,62 +68,62 @@ class _Parser:
             return self.string()
         match = _ATOM.match(self.text, self.at)
         if not match:
-            raise self.fault(f"a value is expected, not `{char}`" if char else "the file ends in the middle of a value")
+            raise self.error(f"a value is expected, not `{char}`" if char else "the file ends in the middle of a value")
         try:
             value = json.loads(match.group(), parse_constant=_not_json)
         except ValueError:
-            raise self.fault(f"`{match.group()[:40]}` is not a JSON value") from None
+            raise self.error(f"`{match.group()[:40]}` is not a JSON value") from None
         self.at = match.end()
         return value
 
     def string(self) -> str:
         match = _STRING.match(self.text, self.at)
         if not match:
-            raise self.fault("this string does not end on its line")
+            raise self.error("this string does not end on its line")
         try:
             value: str = json.loads(match.group())
         except ValueError as e:
-            raise self.fault(f"bad escape in this string ({e})") from None
+            raise self.error(f"bad escape in this string ({e})") from None
         if _SURROGATE.search(value):
-            # Such text could not be written to any file again.
-            raise self.fault("bad escape in this string (half of a surrogate pair)")
+            # Such text cannot be written to a file.
+            raise self.error("bad escape in this string (half of a surrogate pair)")
         self.at = match.end()
         return value
 
     def members(self, key_path: KeyPath) -> dict[str, Any]:
         start = self.at
-        found: dict[str, Any] = {}
+        members: dict[str, Any] = {}
         self.at += 1
         while (char := self.skip()) != "}":
             if char != '"':
-                raise self.fault(
+                raise self.error(
                     "a key in double quotes is expected" if char else "this `{` is never closed",
                     None if char else start,
                 )
             key_at = self.at
             key = self.string()
-            if key in found:
-                message = f"the key `{key[:40]}` stands here for the second time"
-                raise self.reading.fault(message, key_at, "remove one of the two")
+            if key in members:
+                message = f"duplicate key `{key[:40]}`"
+                raise self.reading.error(message, key_at, "remove one of the two")
             if self.skip() != ":":
-                raise self.fault(f"a `:` is expected after the key `{key[:40]}`")
+                raise self.error(f"a `:` is expected after the key `{key[:40]}`")
             self.at += 1
-            found[key] = self.one((*key_path, key), key_at)
+            members[key] = self.entry((*key_path, key), key_at)
             self.separator("}", start)
         self.at += 1
-        return found
+        return members
 
     def items(self, key_path: KeyPath) -> list[Any]:
         start = self.at
-        found: list[Any] = []
+        items: list[Any] = []
         self.at += 1
         while (char := self.skip()) != "]":
             if not char:
-                raise self.fault("this `[` is never closed", start)
-            found.append(self.one((*key_path, len(found)), self.at))
+                raise self.error("this `[` is never closed", start)
+            items.append(self.entry((*key_path, len(items)), self.at))
             self.separator("]", start)
         self.at += 1
-        return found
+        return items
 
     def separator(self, closing: str, start: int) -> None:
         char = self.skip()
@@ -131,20 +131,20 @@ class _Parser:
             self.at += 1
         elif char != closing:
             opening = self.text[start]
-            raise self.fault(
+            raise self.error(
                 f"a `,` or `{closing}` is expected here" if char else f"this `{opening}` is never closed",
                 None if char else start,
             )
 
 
 def _not_json(name: str) -> NoReturn:
-    raise ValueError(name)  # Python's json takes NaN and Infinity; no other reader does
+    raise ValueError(name)  # only Python's json accepts NaN and Infinity
 
 
 def _comment_text(raw: str) -> str:
     if raw.startswith("//"):
         return raw[2:].strip()
-    first, *rest = (line.strip() for line in raw[2:-2].strip("*").splitlines() or [""])
-    if all(line.startswith("*") for line in rest if line):
-        rest = [line[1:].strip() for line in rest]  # the column of stars that editors put before each line
-    return "\n".join([first, *rest]).strip()
+    first, *others = (line.strip() for line in raw[2:-2].strip("*").splitlines() or [""])
+    if all(line.startswith("*") for line in others if line):
+        others = [line[1:].strip() for line in others]  # the column of stars that editors put before each line
+    return "\n".join([first, *others]).strip()

@@ -1,4 +1,4 @@
-"""A value and its comments as a JSON or YAML document for people: the way back from `source` and `comments`."""
+"""Write a value and its comments as a readable JSON or YAML document, the inverse of `source` and `comments`."""
 
 from __future__ import annotations
 
@@ -14,49 +14,51 @@ from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.core.errors import ConfigError
 
 _LIST_COLUMNS, _OBJECT_COLUMNS = 100, 80
-_LONGEST_SIMPLE_KEY = 1000  # YAML wants a `:` within 1,024 characters, else a `?` before the key
+_LONGEST_SIMPLE_KEY = 1000  # YAML requires the `:` within 1,024 characters, else a `?` before the key
 
-# Text that is nothing but text to every reader of YAML, old or new, when it stands alone on a line after `key: ` or `- `.
+# Text that every YAML version reads as a string without quotes, after `key: ` or `- `.
 _PLAIN = re.compile(r"(?:[^\W\d_]|_|\.\.?/)(?:[\w./+@()=,;!?*'%-]| (?![ #])|:(?=[\w/]))*(?<! )")
 _WORDS = re.compile(r"y|n|yes|no|on|off|true|false|null", re.IGNORECASE)
 _UNPRINTABLE = re.compile("[^\t\n -~\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|[\u2028\u2029]")
 
 
 def render(value: Any, comments: Mapping[KeyPath, Comments], form: Literal["json", "yaml"]) -> str:
-    """The text of a file that reads back as `value`. JSON is indented by 4, YAML by 2.
+    """Return the text of a file that reads back as `value`. JSON is indented by 4, YAML by 2.
 
-    Comments about a key that `value` lacks go before its nearest enclosing one. Raises ConfigError for a NaN in JSON.
+    Comments on a key that is not in `value` go before the nearest enclosing key. Raises ConfigError for a NaN in JSON.
     """
     layout = _Json(value, comments) if form == "json" else _Yaml(value, comments)
     return "\n".join(layout.document(value)) + "\n"
 
 
 class _Layout(ABC):
-    """The comments where they will stand, as lines without line breaks."""
+    """Comments at their final keys, as single lines."""
 
     marker = ""
 
     def __init__(self, value: Any, comments: Mapping[KeyPath, Comments]) -> None:
         self.comments: dict[KeyPath, Comments] = {}
         self.commented_inside: set[KeyPath] = set()
-        for key_path, given in comments.items():
-            before, after = _lines(given.before), _lines(given.after)
-            beside = _lines((given.trailing,)) if given.trailing else []
+        for key_path, written in comments.items():
+            before, after = _lines(written.before), _lines(written.after)
+            trailing = _lines((written.trailing,)) if written.trailing else []
             place = _nearest(value, key_path)
             if place != key_path:
-                before, beside, after = [*before, *beside, *after], [], []
-            elif len(beside) > 1:
-                before, beside = [*before, *beside], []
-            there = self.comments.get(place, Comments())
+                before, trailing, after = [*before, *trailing, *after], [], []
+            elif len(trailing) > 1:
+                before, trailing = [*before, *trailing], []
+            existing = self.comments.get(place, Comments())
             self.comments[place] = Comments(
-                (*there.before, *before), " ".join(filter(None, [there.trailing, *beside])), (*there.after, *after)
+                (*existing.before, *before),
+                " ".join(filter(None, [existing.trailing, *trailing])),
+                (*existing.after, *after),
             )
-            if given != Comments():
+            if written != Comments():
                 self.commented_inside.update(place[:depth] for depth in range(len(place)))
 
     @abstractmethod
     def document(self, value: Any) -> Iterator[str]:
-        """The lines of the whole file."""
+        """Yield the lines of the file."""
 
     def at(self, key_path: KeyPath) -> Comments:
         return self.comments.get(key_path, Comments())
@@ -77,7 +79,7 @@ class _Json(_Layout):
         return self.entry("", value, (), "", "")
 
     def entry(self, label: str, value: Any, key_path: KeyPath, pad: str, comma: str) -> Iterator[str]:
-        """The lines of one value, `label` being its key with the colon."""
+        """Yield the lines of one value; `label` is its key with the colon."""
         yield from self.own_lines(pad, self.at(key_path).before)
         one_line = "" if key_path in self.commented_inside else _json_line(value, key_path)
         line = f"{pad}{label}{one_line}{comma}"
@@ -100,7 +102,7 @@ class _Yaml(_Layout):
     marker = "#"
 
     def document(self, value: Any) -> Iterator[str]:
-        # The blank lines tell what is said about the file from what is said about its first and last key.
+        # Blank lines separate comments on the file from those on its first and last key.
         about = self.at(())
         header = (*about.before, about.trailing) if about.trailing and _is_filled(value) else about.before
         yield from self.own_lines("", header)
@@ -124,7 +126,7 @@ class _Yaml(_Layout):
             yield from self.own_lines(pad, self.at(inner_path).after)
 
     def entry(self, label: str, value: Any, key_path: KeyPath, pad: str) -> Iterator[str]:
-        """The lines of one value behind `label`, its key with the colon or the dash of a list item."""
+        """Yield the lines of one value after `label`, its key with the colon or the dash of a list item."""
         trailing = self.trailing(key_path)
         if not _is_filled(value):
             yield f"{label} {_yaml_scalar(value)}{trailing}"
@@ -140,7 +142,7 @@ class _Yaml(_Layout):
 
 
 def _nearest(value: Any, key_path: KeyPath) -> KeyPath:
-    """The longest beginning of `key_path` that leads to something in `value`."""
+    """Return the longest prefix of `key_path` that exists in `value`."""
     for depth, key in enumerate(key_path):
         if key not in (value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()):
             return key_path[:depth]
@@ -149,7 +151,7 @@ def _nearest(value: Any, key_path: KeyPath) -> KeyPath:
 
 
 def _lines(texts: tuple[str, ...]) -> list[str]:
-    # In YAML, a character that it does not allow would make the whole file invalid even inside of a comment.
+    # A character that YAML does not allow makes the file invalid even in a comment.
     return [_UNPRINTABLE.sub("\ufffd", line).strip() for text in texts for line in text.splitlines() or [""]]
 
 
@@ -162,7 +164,7 @@ def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _json_line(value: Any, key_path: KeyPath) -> str:
-    """The value on one line, '' where it reads better on several: it holds more than a few settings."""
+    """Return the value on one line, or '' if it reads better on several lines."""
     if isinstance(value, list):
         simple = _is_flat(value) or (
             len(value) == 1 and isinstance(value[0], dict) and all(map(_is_flat, value[0].values()))
@@ -170,7 +172,7 @@ def _json_line(value: Any, key_path: KeyPath) -> str:
     elif isinstance(value, dict) and key_path and isinstance(key_path[-1], int):
         simple = all(map(_is_flat, value.values()))
     else:
-        # `{"type": "MergeAdapterWeights"}` stays together; several settings, and a whole file, get a line each.
+        # `{"type": "MergeAdapterWeights"}` stays on one line; several settings get a line each.
         simple = not _is_filled(value) or (
             bool(key_path) and len(value) == 1 and not any(map(_is_filled, value.values()))
         )
@@ -178,7 +180,7 @@ def _json_line(value: Any, key_path: KeyPath) -> str:
 
 
 def _is_flat(value: Any) -> bool:
-    """A scalar, or a list of scalars."""
+    """Return True for a scalar or a list of scalars."""
     return not _is_filled(value) or (isinstance(value, list) and not any(map(_is_filled, value)))
 
 
@@ -189,9 +191,9 @@ def _json_text(value: Any, key_path: KeyPath = ()) -> str:
         return "[" + ", ".join(_json_text(v, (*key_path, i)) for i, v in enumerate(value)) + "]"
     if isinstance(value, float) and math.isnan(value):
         where = ".".join(map(str, key_path))
-        raise ConfigError(f"JSON cannot say that `{where}` is not a number", fix="write a number there")
+        raise ConfigError(f"`{where}` is not a number, which JSON cannot represent", fix="write a number")
     if isinstance(value, float) and math.isinf(value):
-        return "1e999" if value > 0 else "-1e999"  # JSON has no word for it, but every reader finds this too large
+        return "1e999" if value > 0 else "-1e999"  # JSON has no infinity, but every reader overflows here
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -202,15 +204,15 @@ def _yaml_scalar(value: Any) -> str:
         if not math.isfinite(value):
             return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
         digits, e, exponent = repr(value).partition("e")
-        # PyYAML takes 1e-6 for text: it wants a point (https://github.com/yaml/pyyaml/issues/173).
+        # PyYAML reads 1e-6 as text: it requires a point (https://github.com/yaml/pyyaml/issues/173).
         return f"{digits}{e}{exponent}" if "." in digits else f"{digits}.0{e}{exponent}"
-    return json.dumps(value)  # null, true, 5, {} and [] are the same in both
+    return json.dumps(value)  # null, true, 5, {} and [] are the same in JSON and YAML
 
 
 def _yaml_text(text: str) -> str:
     if _PLAIN.fullmatch(text) and not _WORDS.fullmatch(text):
         return text
-    # The escapes of JSON are escapes of YAML, too.
+    # YAML has all escapes of JSON.
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match.group()):04x}", json.dumps(text, ensure_ascii=False))
 
 

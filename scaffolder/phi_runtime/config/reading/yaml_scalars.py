@@ -1,8 +1,8 @@
-"""What a YAML scalar without quotes means.
+"""Values of YAML scalars without quotes.
 
-Numbers follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), since `1e-6` in a training
-config is meant as a number, though PyYAML takes it for text. Everything else is read as `yaml.safe_load` reads it, which
-is what Olive calls: `yes` and `off` are booleans, `1_000` is a number. No number means sixty times another (`1:30`).
+Numbers follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): `1e-6` is a number, which it is not in
+YAML 1.1, and `1:30` is text. Everything else is read as Olive's `yaml.safe_load` reads it: `yes` and `off` are booleans, `1_000`
+is a number.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _WORDS: dict[str, bool | float | None] = {
 _INTEGER = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*")
 _BASED_INTEGER = re.compile(r"[-+]?0(?:x[0-9a-fA-F]+|o[0-7]+|b[01]+)")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_LONGEST_NUMBER = 1000  # characters; Python refuses to write an int of more than 4,300 digits
+_LONGEST_NUMBER = 1000  # characters; Python does not print an int of more than 4,300 digits
 
 
 def plain_value(text: str) -> Any:
-    """None, a bool, an int, a float or the text itself. Raises ValueError for a number of thousands of digits."""
+    """Return None, a bool, an int, a float or the text itself. Raises ValueError for a number of thousands of digits."""
     if text in _WORDS:
         return _WORDS[text]
     if text[0] not in "+-.0123456789" or (not _FLOAT.fullmatch(text) and not _BASED_INTEGER.fullmatch(text)):

@@ -115,7 +115,7 @@ class LoadDataset(Strict):
 
 
 class PreProcess(Strict):
-    """How rows become sequences of tokens."""
+    """Conversion of rows to sequences of tokens."""
 
     text_template: Annotated[str, Field(min_length=1)] | None = Field(
         None,

@@ -106,7 +106,7 @@ class Evaluation(Strict):
 
 
 class SearchStrategy(Strict):
-    """How the search space is explored."""
+    """Sampler, budget and objective of a search."""
 
     type: Literal["random", "tpe", "grid"] = Field(
         "random",

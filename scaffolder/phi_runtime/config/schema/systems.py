@@ -8,7 +8,7 @@ from phi_runtime.config.schema.common import Count, Dtype, Strict, Whole, no_eff
 
 
 class LoadKwargs(Strict):
-    """How the base model is loaded: arguments of transformers' `from_pretrained`."""
+    """Arguments of transformers' `from_pretrained` for the base model."""
 
     trust_remote_code: bool = Field(
         False,

@@ -19,7 +19,7 @@ def _fsdp_shape(value: Any) -> str:
 
 
 class FsdpConfig(Strict):
-    """How fully sharded data parallel (FSDP2) shards the model: https://huggingface.co/docs/accelerate/usage_guides/fsdp."""
+    """Settings of fully sharded data parallel (FSDP2): https://huggingface.co/docs/accelerate/usage_guides/fsdp."""
 
     version: Literal[2] = Field(2, description="Version of FSDP; only 2 is supported.")
     reshard_after_forward: bool = Field(
@@ -71,7 +71,7 @@ class FsdpConfig(Strict):
 
 
 class AcceleratorConfig(Strict):
-    """How accelerate distributes batches."""
+    """Distribution of batches by accelerate."""
 
     even_batches: bool = Field(
         True,

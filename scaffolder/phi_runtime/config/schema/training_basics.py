@@ -107,7 +107,7 @@ def _modules_shape(value: Any) -> str:
 
 
 class GradientCheckpointing(Strict):
-    """How activations are recomputed in the backward pass."""
+    """Recomputation of activations in the backward pass."""
 
     every_n_layers: Count = Field(
         1,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phi_runtime.config.schema import Constraints, Workflow
-from phi_runtime.config.supported_precisions import RUNNABLE
+from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.hardware.device import has_nvidia_gpu
@@ -43,7 +43,7 @@ class Target:
 
 
 def _target(name: str, provider: str) -> Target:
-    return Target(name, provider, RUNNABLE[provider])
+    return Target(name, provider, SUPPORTED_PRECISIONS[provider])
 
 
 TARGETS = {

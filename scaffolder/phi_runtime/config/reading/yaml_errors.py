@@ -1,4 +1,4 @@
-"""PyYAML's complaints in words for people who write a config, and at the place that is to be mended."""
+"""Errors of the YAML parser, reworded for people who write configs and located at the cause."""
 
 from __future__ import annotations
 
@@ -8,40 +8,44 @@ from typing import Any
 from phi_runtime.config.reading.source import Reading
 from phi_runtime.core.errors import ConfigError
 
-_INDENT = "indent it like the lines that it belongs to"
+_INDENT = "indent it like the other lines of its block"
 _QUOTE = "put the text in quotes"
 
-# What PyYAML 6.0.3 says: what is wrong, what to do. `{0}` is what the pattern's group found.
+FIX = "fix the YAML at this position"
+# Message of ruamel.yaml 0.19 → (message, fix). `{0}` is the group of the pattern.
 _AT_PROBLEM = {
-    r"found character '\\t' that cannot start": ("a tab stands here", "indent with blanks"),
+    r"found character '\\t' that cannot start": ("a tab is not allowed here", "indent with spaces"),
     r"found character '(.+)' that cannot start": ("`{0}` cannot begin a value", _QUOTE),
-    r"mapping values are not allowed": ("a `:` cannot stand here", "check the indentation, or put the text in quotes"),
-    r"sequence entries are not allowed": ("a list item cannot begin here", "begin it on a line of its own"),
+    r"mapping values are not allowed": (
+        "a `:` is not allowed here",
+        "check the indentation, or put the text in quotes",
+    ),
+    r"sequence entries are not allowed": ("a list item cannot begin here", "begin it on a new line"),
     r"expected the node content, but found '<stream end>'": ("the file ends in the middle of a value", ""),
     r"expected the node content, but found '(\W)'": ("a value is expected, not `{0}`", _QUOTE),
     r"expected the node content": ("a value is expected here", ""),
     r"expected ',' or '(.)'": ("a `,` or `{0}` is expected here", ""),
     r"expected '<document start>', but found '<stream end>'": ("`%` does not begin a value", _QUOTE),
-    r"expected '<document start>'": ("something follows the end of the YAML value", ""),
-    r"found undefined tag handle '(.*)'": ("the tag handle `{0}` is unknown", "remove the tag"),
-    r"found incompatible YAML document": ("only YAML 1.x is known", "remove the `%YAML` line"),
+    r"expected '<document start>'": ("unexpected text after the end of the YAML value", ""),
+    r"found undefined tag handle '(.*)'": ("unknown tag handle `{0}`", "remove the tag"),
+    r"found incompatible YAML document": ("only YAML 1.x is supported", "remove the `%YAML` line"),
     r"expected (.+), but found '\\x00'": ("the file ends where {0} is expected", ""),
     r"expected <block end>, but found ':'": ("a key is missing before this `:`", _QUOTE),
-    r"chomping or indentation indicators": ("text after `|` or `>` begins on the next line", ""),
-    r"special characters are not allowed": ("an invisible character stands here", "remove it"),
+    r"chomping or indentation indicators": ("text after `|` or `>` must begin on the next line", ""),
+    r"special characters are not allowed": ("control characters are not allowed", "remove it"),
 }
-# `{0}` is the character there.
+# The same for errors located at their context; `{0}` is the character there.
 _AT_CONTEXT = {
     r"expected alphabetic or numeric": ("a name is expected after `{0}`", _QUOTE),
     r"expected ',' or '.', but got '<stream end>'": ("this bracket is never closed", ""),
     r"could not find expected ':'": ("a `:` is expected after this key", ""),
     r"found unexpected (end of stream|document separator)": ("this quote is never closed", ""),
-    r"unknown escape character|escape sequence of": ("bad escape in this text", "write `\\\\` for a backslash"),
+    r"unknown escape character|escape sequence of": ("bad escape in this string", "write `\\\\` for a backslash"),
 }
 
 
-def plain_fault(error: Any, reading: Reading) -> ConfigError:
-    """The ConfigError for a yaml.YAMLError."""
+def plain_error(error: Any, reading: Reading) -> ConfigError:
+    """Return the ConfigError for a YAMLError."""
     problem: str = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     mark = getattr(error, "problem_mark", None)
     at: int = mark.index if mark else getattr(error, "position", 0)
@@ -49,13 +53,13 @@ def plain_fault(error: Any, reading: Reading) -> ConfigError:
         for pattern, (message, fix) in _AT_CONTEXT.items():
             if re.search(pattern, problem):
                 start = error.context_mark.index
-                return reading.fault(message.format(reading.text[start]), start, fix or "mend the YAML there")
+                return reading.error(message.format(reading.text[start]), start, fix or FIX)
     if re.match("expected <block end>, but found '[^:]", problem):
         line = reading.text[reading.text.rfind("\n", 0, at) + 1 : at]
         if line.strip():
-            return reading.fault("the value ended before this", at, "put the whole text in quotes")
-        return reading.fault("this line does not line up with those above it", at, _INDENT)
+            return reading.error("unexpected text after the value", at, "put the whole text in quotes")
+        return reading.error("inconsistent indentation", at, _INDENT)
     for pattern, (message, fix) in _AT_PROBLEM.items():
         if match := re.search(pattern, problem):
-            return reading.fault(message.format(*match.groups()), at, fix or "mend the YAML there")
-    return reading.fault(problem.splitlines()[0][:100].replace("'", "`"), at, "mend the YAML there")
+            return reading.error(message.format(*match.groups()), at, fix or FIX)
+    return reading.error(problem.splitlines()[0][:100].replace("'", "`"), at, FIX)
