@@ -40,7 +40,7 @@ import onnxruntime_genai as og
 from phi_runtime.core.artifacts import folder_bytes
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import silent
-from phi_runtime.export.gate import Comparison, Row, compare, whole
+from phi_runtime.export.gate import Comparison, Row, compare, full_row
 from phi_runtime.export.gate_text import TEXT
 from phi_runtime.inference.onnx import open_model
 from phi_runtime.models.load import load_tokenizer, quiet_libraries
@@ -116,7 +116,7 @@ def text_rows(source: ModelRef) -> list[Row]:
     rows: list[Row] = []
     for text in texts:
         ids = tokenizer(text).input_ids
-        rows += [whole(ids[i : i + ROW]) for i in range(0, len(ids), ROW) if len(ids[i : i + ROW]) > 1]
+        rows += [full_row(ids[i : i + ROW]) for i in range(0, len(ids), ROW) if len(ids[i : i + ROW]) > 1]
     return rows
 
 

@@ -20,9 +20,9 @@ from phi_runtime.core.artifacts import MANIFEST, Manifest, digest, folder_bytes,
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.data.template import FILE as TEMPLATE
 from phi_runtime.export.adapter_inputs import add_inputs
-from phi_runtime.export.build import build_pass, finish
-from phi_runtime.export.folder import complete
-from phi_runtime.export.gate import check
+from phi_runtime.export.build import build_pass, complete_export
+from phi_runtime.export.folder import complete_folder
+from phi_runtime.export.gate import run_gate
 from phi_runtime.models.onnx_adapters import FOLDER, RECORD, Record, adapter_file, fit_adapter, read_record, source_key
 from phi_runtime.models.peft_lora import read_lora
 from phi_runtime.models.shape import shape_of
@@ -52,10 +52,10 @@ def run_with_adapters(context: PassContext) -> dict[str, Any]:
     _put_template(context)
     known = _facts_of_passed(context, previous)
     if known:
-        complete(context)
+        complete_folder(context)
         facts = {key: known[key] for key in _GRAPH_FACTS if key in known}
     else:
-        facts = finish(context)
+        facts = complete_export(context)
     rounding = facts.get("quality", {}).get("largest_difference", 0.0)
     adapters = {
         name: _adapter(context, name, known.get("adapters", {}).get(name, {}), rounding) for name in context.adapters
@@ -151,4 +151,4 @@ def _adapter(context: PassContext, name: str, known: dict[str, Any], rounding: f
         facts = fit_adapter(context.out, folder, file)
     except PhiError as e:
         raise WorkFailed(e.what, fix=e.fix) from e
-    return {**facts, **check(context, name, rounding)}
+    return {**facts, **run_gate(context, name, rounding)}

@@ -21,8 +21,8 @@ from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import Event
 from phi_runtime.export.builder_output import BuilderProgress
 from phi_runtime.export.builder_process import MEMORY_FIX, SUBJECT
-from phi_runtime.export.folder import complete
-from phi_runtime.export.gate import check
+from phi_runtime.export.folder import complete_folder
+from phi_runtime.export.gate import run_gate
 from phi_runtime.models.exportable import needed_options
 from phi_runtime.workers.child import Message
 from phi_runtime.workers.process import Worker, python
@@ -99,10 +99,10 @@ def build_pass(context: PassContext[ExportPass]) -> None:
         build(context, request)
 
 
-def finish(context: PassContext[ExportPass]) -> dict[str, Any]:
+def complete_export(context: PassContext[ExportPass]) -> dict[str, Any]:
     """Complete the folder of the model in `context.out`, run the gate, and return the facts for the manifest."""
-    complete(context)
-    facts = check(context)
+    complete_folder(context)
+    facts = run_gate(context)
     return {"precision": context.config.precision, "size_bytes": folder_bytes(context.out), **facts}
 
 

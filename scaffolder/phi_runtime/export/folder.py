@@ -12,7 +12,7 @@ from phi_runtime.core.artifacts import versions, write_json, write_text
 CHAT, REQUIREMENTS = "chat_onnx.py", "requirements.txt"
 
 
-def complete(context: PassContext) -> None:
+def complete_folder(context: PassContext) -> None:
     """Add the files that the model in `context.out` needs elsewhere, and the generation defaults of the config."""
     from phi_runtime.data.template import FILE as TEMPLATE
 

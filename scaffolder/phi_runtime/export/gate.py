@@ -76,7 +76,7 @@ class Comparison:
         return self.perplexity / self.source_perplexity - 1
 
 
-def check(context: PassContext, adapter: str | None = None, rounding: float = 0.0) -> dict[str, Any]:
+def run_gate(context: PassContext, adapter: str | None = None, rounding: float = 0.0) -> dict[str, Any]:
     """Run the gate on the model in `context.out`.
 
     Args:
@@ -141,10 +141,10 @@ def sample_rows(source: ModelRef) -> list[Row]:
     from phi_runtime.models.load import load_tokenizer
 
     ids: list[int] = load_tokenizer(source)(TEXT).input_ids
-    return [whole(ids[i : i + _ROW_TOKENS]) for i in range(0, len(ids), _ROW_TOKENS)]
+    return [full_row(ids[i : i + _ROW_TOKENS]) for i in range(0, len(ids), _ROW_TOKENS)]
 
 
-def whole(ids: list[int]) -> Row:
+def full_row(ids: list[int]) -> Row:
     """Return a row that is compared at each token but the first."""
     return ids, list(range(1, len(ids)))
 

@@ -34,12 +34,12 @@ class ModelBuilder(ExportPass):
             OutOfResources: memory or disk are full.
         """
         from phi_runtime.export.adapters_on_graph import run_with_adapters
-        from phi_runtime.export.build import build_pass, finish
+        from phi_runtime.export.build import build_pass, complete_export
 
         if self.adapters:
             return run_with_adapters(context)
         build_pass(context)
-        return finish(context)
+        return complete_export(context)
 
     def output_bytes(self, shape: Shape, source_bytes: int) -> int:
         return onnx_bytes(shape, self.precision, self.int4_block_size or 32)

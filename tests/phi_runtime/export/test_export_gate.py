@@ -10,7 +10,7 @@ import pytest
 
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import WorkFailed
-from phi_runtime.export.gate import Comparison, compare, sample_rows, whole
+from phi_runtime.export.gate import Comparison, compare, full_row, sample_rows
 from phi_runtime.export.gate_limits import GateLimits, better_setting
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.model_builder import ModelBuilder
@@ -43,7 +43,7 @@ def exact(decided: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compared(source: ModelRef, graph: Path) -> Comparison:
-    return compare(source, graph, [whole(ids[:65]) for ids, _ in sample_rows(source)[:3]], "sample text")
+    return compare(source, graph, [full_row(ids[:65]) for ids, _ in sample_rows(source)[:3]], "sample text")
 
 
 def step(precision: str, **keys: Any) -> ModelBuilder:
