@@ -1,4 +1,4 @@
-"""Events that the runtime emits. The caller renders them; the runtime never prints."""
+"""Events of the runtime. The caller displays them; the runtime itself never prints."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from phi_runtime.core.errors import PhiError
+
 EventName = Literal["stage-started", "progress", "metric", "stage-finished", "warning", "error", "run-finished"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event of a run. The keys of `data` depend on the name:
+    """An event of a run; docs/json.md lists the keys of `data` for each name.
 
-    - stage-started: `index`, `count`
-    - progress: `done`, `total` (None if unknown), `unit`, and the stage's measurements (`loss`, `learning_rate`, …)
-    - metric: the stage's own figures
-    - stage-finished: `state` ("cached" | "done"), `output`, `wall_s`, and the stage's summary figures
-    - warning, error: `message`
-    - run-finished: `wall_s`, `state`
+    `stage` is empty for an event of the whole run.
     """
 
     event: EventName
@@ -32,7 +29,7 @@ class Event:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Event:
-        """Return the event that `as_dict` described."""
+        """Return the event of which `value` is the `as_dict`."""
         data = dict(value)
         return cls(data.pop("event"), data.pop("stage"), time=data.pop("time"), data=data)
 
@@ -41,4 +38,11 @@ Emit = Callable[[Event], None]
 
 
 def silent(_: Event) -> None:
-    """Discard the event."""
+    """Ignore an event."""
+
+
+def error_event(error: PhiError, stage: str = "") -> Event:
+    """Return the event for an error of `stage`, or of the whole command."""
+    where = str(error.where) if error.where else None
+    data = {"message": error.what, "where": where, "fix": error.fix, "exit_code": error.exit_code}
+    return Event("error", stage, data)

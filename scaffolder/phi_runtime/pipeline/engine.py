@@ -22,7 +22,7 @@ from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import read_manifest, versions, write_json
 from phi_runtime.core.errors import Interrupted, MissingDependency, PhiError, UsageError
-from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.events import Emit, Event, error_event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import Project, read_dotenv
 from phi_runtime.core.suggestions import did_you_mean
@@ -330,7 +330,7 @@ class _Run:
             if work_dir:
                 work_dir.mkdir(parents=True, exist_ok=True)
                 write_json(work_dir / FAILED, {"message": error.what})
-            self.emit(Event("error", name, {"message": error.what, "fix": error.fix, "exit_code": error.exit_code}))
+            self.emit(error_event(error, name))
             raise error from e
         wall_s = round(time.monotonic() - started, 2)
         data = {"state": "done", "output": self.project.shown(target), "wall_s": wall_s}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phi_runtime.core.errors import ConfigError, PhiError
+from phi_runtime.core.events import error_event
 
 INTERRUPTED = 130
 
@@ -61,14 +62,7 @@ def _discard_stdout() -> None:
 
 def _print_error(error: PhiError, as_json: bool) -> None:
     if as_json:
-        facts = {
-            "event": "error",
-            "message": error.what,
-            "where": str(error.where) if error.where else None,
-            "fix": error.fix,
-            "exit_code": error.exit_code,
-        }
-        print(json.dumps(facts))
+        print(json.dumps(error_event(error).as_dict()))
         return
     if isinstance(error, ConfigError) and error.findings:
         for finding in error.findings:
