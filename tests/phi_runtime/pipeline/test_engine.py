@@ -173,7 +173,7 @@ def test_two_runs_at_once_are_refused(make_project: MakeProject, cli: Cli) -> No
     with exclusive(project.gen_model / LOCK):
         result = cli("run", "--project", project.root)
     assert result.code == 6
-    assert "another run is at work" in result.err
+    assert "another run is active" in result.err
 
 
 @pytest.mark.parametrize("key", ["target_modules", "modules_to_save"])
