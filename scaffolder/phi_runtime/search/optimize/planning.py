@@ -65,7 +65,7 @@ class OptimizePlan:
         return self.settings.project
 
     @property
-    def source_text(self) -> Source:
+    def config_source(self) -> Source:
         return self.config.source
 
     @property
@@ -97,7 +97,7 @@ class OptimizePlan:
     def config_values(self, candidate: Candidate) -> dict[str, Any]:
         """Return the values to write into the config; flags such as --on local are not part of it."""
         overrides = replace(self.config.overrides, on_local=False)
-        workflow = load_config(self.project.config, overrides, self.source_text).require_valid()
+        workflow = load_config(self.project.config, overrides, self.config_source).require_valid()
         return {**values_for(self.target, workflow), **candidate.values(self.settings.stage)}
 
     def stages(self) -> dict[str, Stage | ConfigError]:
@@ -111,7 +111,7 @@ class OptimizePlan:
         for candidate in self.candidates:
             overrides = self.overrides_for(candidate)
             try:
-                workflow = load_config(self.project.config, overrides, self.source_text).require_valid()
+                workflow = load_config(self.project.config, overrides, self.config_source).require_valid()
             except ConfigError as e:
                 stages[candidate.name] = e
             else:
