@@ -64,8 +64,8 @@ def test_what_is_wrong_is_said_with_what_to_do(make_project: MakeProject, cli: C
 
     code, said = refused("--max-accuracy-drop", "2")
     assert code == 2
-    assert "--max-accuracy-drop 2: a drop is a fraction from 0 to 1" in said
-    assert "2 % are --max-accuracy-drop 0.02" in said
+    assert "--max-accuracy-drop 2 is not between 0 and 1" in said
+    assert "write 2 % as --max-accuracy-drop 0.02" in said
     assert refused("--max-size-mb", "0")[0] == 2
     code, said = refused("--for", "laptop")
     assert code == 2
@@ -113,7 +113,7 @@ def test_a_search_is_shown_told_to_machines_and_ends_with_1_where_none_holds(
     assert "measuring" in too_small.err
     assert "misses size 0.1" in too_small.err
     assert (
-        "No candidate holds. The nearest is int4-block-32. To take it: phi-scaffold optimize --max-size-mb 1"
+        "No candidate meets the constraints. The nearest is int4-block-32. To accept it: phi-scaffold optimize --max-size-mb 1"
         in too_small.out
     )
     assert "not tried: expected to be larger than allowed" in too_small.out
@@ -147,8 +147,8 @@ def test_what_came_of_a_candidate_is_said_in_words() -> None:
     missed = {"constraint": "min_tokens_per_s", "value": 9.5, "limit": 20.0, "excess": 10.5, "excess_share": 0.5}
     row = {"state": "measured", "why": "", "violations": [missed]}
     assert verdict(row) == "misses answer speed 9.5 < 20 tokens/s (by 10.5)"
-    assert verdict({**row, "violations": []}) == "holds"
+    assert verdict({**row, "violations": []}) == "meets the constraints"
     assert verdict({"state": "failed", "why": "too far", "violations": []}) == "failed: too far"
     assert verdict({"state": "built", "why": "not run: no GPU", "violations": []}).startswith(
-        "fits, as far as can be told here"
+        "fits by size"
     )

@@ -32,7 +32,7 @@ def test_a_search_is_shown_and_told_to_machines(make_project: MakeProject, cli: 
     at = ("--project", project.root)
 
     planned = cli("sweep", "--dry-run", *at)
-    assert "study-1 (new): 2 trials to run, by grid, for validation_loss" in planned.out
+    assert "study-1 (new): 2 trials to run, sampler grid, metric validation_loss" in planned.out
     assert "passes.finetune.training_args.learning_rate  1e-06, 0.02" in planned.out
     assert not (project.gen_model / "sweep").exists()
 

@@ -256,7 +256,9 @@ class _Run:
 
     def check_fits(self, context: PassContext[Pass], training: FinetunePass) -> None:
         """Warn if the training is likely to need more memory than is free."""
-        # The estimate needs the longest row; tokenizing stores it, and the pass reads it from that cache.
+        if check_fits(self.workflow, self.project, context.name) is None:
+            return
+        # Without stored tokens the estimate assumes rows of max_seq_len; tokenizing them makes it exact.
         load_dataset(self.workflow, training, context.place, self.emit, context.name)
         if message := check_fits(self.workflow, self.project, context.name):
             context.warn(message)

@@ -166,7 +166,7 @@ def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Proj
     refused = cli("chat", "--model", "adapter-stile", "--project", project.root)
     assert refused.code == 2
     assert "did you mean `adapter-style`?" in refused.err
-    assert "there are base, adapter (tone), adapter-style (style), merged (merge)" in refused.err
+    assert "choose one of base, adapter (tone), adapter-style (style), merged (merge)" in refused.err
 
 
 def test_an_adapter_upon_a_merged_one_is_compared_with_its_source(project: Project) -> None:

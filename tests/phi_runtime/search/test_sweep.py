@@ -193,7 +193,7 @@ def test_importances_are_computed_and_drawn() -> None:
     assert sum(shares.values()) == pytest.approx(1, abs=0.001)
     drawing = ElementTree.fromstring(chart(shares, "validation_loss"))
     texts = [node.text for node in drawing.iter() if node.text and node.text.strip()]
-    assert texts[:2] == ["What mattered for validation loss", "a.rate"]
+    assert texts[:2] == ["Importance of each key for validation loss", "a.rate"]
     assert "<rank>" in texts
 
 
@@ -204,8 +204,8 @@ def test_a_bad_trial_is_ended_early(make_project: MakeProject) -> None:
     found = sweep(project, listener)
     good, bad = found.trials
     assert (good.state, bad.state, bad.score) == ("complete", "pruned", None)
-    assert list(good.held_out) == ["25 %", "50 %", "75 %", "100 %"]
-    assert len(bad.held_out) < 4
+    assert list(good.intermediate_values) == ["25 %", "50 %", "75 %", "100 %"]
+    assert len(bad.intermediate_values) < 4
     assert "worse than the median at" in bad.why
     done = [e["done"] for e in listener.of("progress") if e["stage"] == "trial-0001" and e.get("done") is not None]
     assert max(done) < 8
@@ -238,7 +238,7 @@ def test_three_failures_at_the_start_stop_the_search(make_project: MakeProject) 
     project = make_project(max_steps=1, per_device_eval_batch_size=12, passes={"finetune": {"packing": False}})
     fail_at(project, 1, 2, 3)
     write_sweep(project, {BATCH: choice(1, 2, 3, 4)})
-    with pytest.raises(WorkFailed, match=r"the first 3 trials failed, the last one: .*too many rows"):
+    with pytest.raises(WorkFailed, match=r"the first 3 trials failed; the last one: .*too many rows"):
         sweep(project)
     planned = prepare(project)
     assert [t.state for t in trials_of(planned.place, planned.sweep)] == ["failed"] * 3
@@ -323,7 +323,7 @@ def test_what_cannot_be_searched_is_refused_before_the_first_trial(make_project:
             prepare(project)
         assert "sweep.yaml:1:" in str(caught.value), key
     write_sweep(project, {"r": choice(8)})
-    with pytest.raises(UsageError, match="no metric `acuracy`; did you mean `accuracy`"):
+    with pytest.raises(UsageError, match="no metric is called `acuracy`; did you mean `accuracy`"):
         prepare(project, metric="acuracy")
     edit_config(project, lambda c: c["passes"]["finetune"].update(eval_dataset_size=0))
     with pytest.raises(ConfigError, match="without validation rows"):
