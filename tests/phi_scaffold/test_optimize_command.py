@@ -149,6 +149,4 @@ def test_what_came_of_a_candidate_is_said_in_words() -> None:
     assert verdict(row) == "misses answer speed 9.5 < 20 tokens/s (by 10.5)"
     assert verdict({**row, "violations": []}) == "meets the constraints"
     assert verdict({"state": "failed", "why": "too far", "violations": []}) == "failed: too far"
-    assert verdict({"state": "built", "why": "not run: no GPU", "violations": []}).startswith(
-        "fits by size"
-    )
+    assert verdict({"state": "built", "why": "not run: no GPU", "violations": []}).startswith("fits by size")
