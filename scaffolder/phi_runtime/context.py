@@ -12,7 +12,7 @@ from phi_runtime.config.schema import Pass, Workflow
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.project import Project
-from phi_runtime.data.dataset import Dataset, Place, data_place, load_dataset
+from phi_runtime.data.dataset import DataContext, Dataset, data_context, load_dataset
 from phi_runtime.models.reference import ModelRef
 
 P_co = TypeVar("P_co", bound=Pass, covariant=True)
@@ -49,9 +49,9 @@ class PassContext(Generic[P_co]):
     previous: Path | None = None
 
     @property
-    def place(self) -> Place:
+    def data(self) -> DataContext:
         """Source of the training rows: project, tokenizer and overrides."""
-        return data_place(self.project, self.source, self.overrides)
+        return data_context(self.project, self.source, self.overrides)
 
     def info(self, message: str) -> None:
         """Emit a progress message."""
@@ -73,7 +73,7 @@ def dataset_behind(context: PassContext[Pass], training: str, fallback: str) -> 
     Returns:
         The rows; None, after a warning, if they can no longer be read.
     """
-    place = data_place(context.project, context.source.base or context.source, context.overrides)
+    place = data_context(context.project, context.source.base or context.source, context.overrides)
     try:
         step = context.workflow.trainings[training]
         return load_dataset(context.workflow, step, place, context.emit, context.name)

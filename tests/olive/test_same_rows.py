@@ -84,10 +84,10 @@ def _load(kind: str, part: dict[str, Any], files: dict[str, Path]) -> dict[str, 
 
 
 def ours(load: dict[str, Any], *files: Path) -> list[dict[str, Any]]:
-    from phi_runtime.data.selection import Found, select
+    from phi_runtime.data.selection import SelectedRow, select
 
     rows = list(select(LoadDataset.model_validate(load), files))
-    return [row.row.values for row in rows if isinstance(row, Found)]
+    return [row.row.values for row in rows if isinstance(row, SelectedRow)]
 
 
 @pytest.mark.parametrize("name", cases())

@@ -131,14 +131,14 @@ def olives(ask_olive: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPat
 def ours(case: dict[str, Any], tokenizer: Any) -> Made:
     import numpy as np
 
-    from phi_runtime.data.sequences import make
+    from phi_runtime.data.sequences import build_sequences
     from phi_runtime.data.template import PromptTemplate
     from tests.phi_runtime.data.stores import as_lists, encoded
 
     config = PreProcess.model_validate(settings(case))
     store = encoded(ROWS, PromptTemplate.from_text(config.template), tokenizer, end_token=config.add_special_tokens)
     joiner = tokenizer(config.joiner, add_special_tokens=False).input_ids if "join" in config.strategy else []
-    return as_lists(make(store, np.arange(len(store)), config, joiner=joiner))
+    return as_lists(build_sequences(store, np.arange(len(store)), config, joiner=joiner))
 
 
 @pytest.mark.parametrize("name", LINES | DRAWN | LIMITED)

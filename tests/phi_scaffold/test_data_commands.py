@@ -121,7 +121,7 @@ def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: Project) -> 
     assert (result.code, result.json["usable"]) == (4, False)
     told = cli("data", "check", "--project", project.root)
     assert told.code == 4
-    assert "Nothing usable" in told.out
+    assert "No usable row" in told.out
 
 
 def test_the_table_says_what_the_json_says(cli: Cli, project: Project) -> None:
@@ -135,13 +135,13 @@ def test_a_run_stops_at_a_broken_row_or_leaves_it_out_when_told_to(cli: Cli, pro
     rows_of(project, *BAD)
     stopped = cli("run", "--until", "finetune", "--project", project.root)
     assert stopped.code == 4
-    assert "train.jsonl:7:1: error: `tone` holds" in stopped.err
+    assert "train.jsonl:7:1: error: `tone` is" in stopped.err
     assert "(2 rows are broken)" in stopped.err
     assert "--skip-bad-rows" in stopped.err
     done = cli("run", "--until", "finetune", "--skip-bad-rows", "--json", "--project", project.root)
     assert done.code == 0, done.err
     warnings = [e["message"] for e in done.events if e["event"] == "warning"]
-    assert "2 of 9 rows cannot be used and are left out" in warnings
+    assert "2 of 9 rows cannot be used and are skipped" in warnings
     facts = json.loads((project.gen_model / "adapter" / "manifest.json").read_text())["facts"]
     assert (facts["skipped_rows"], facts["empty_rows"]) == (2, 1)
 

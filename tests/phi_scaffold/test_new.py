@@ -127,7 +127,7 @@ def test_an_unknown_value_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "no such data file"),
+        (None, "the data file does not exist"),
         ("", "empty"),
         (ROWS + '{"question": "x"\n', ":3:"),
         (ROWS + '{"question": "x"}\n', ":3:"),

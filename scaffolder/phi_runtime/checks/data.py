@@ -17,8 +17,8 @@ from phi_runtime.core.suggestions import nearest
 from phi_runtime.data.columns import column_names
 from phi_runtime.data.hooks import hooks_file
 from phi_runtime.data.rows import scan
-from phi_runtime.data.selection import reading_of
-from phi_runtime.data.template import PromptTemplate, TemplateFault
+from phi_runtime.data.selection import read_options
+from phi_runtime.data.template import PromptTemplate, TemplateError
 
 
 def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Path, list[str]]) -> Iterator[Finding]:
@@ -43,7 +43,7 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Pat
     elif key != "chat_template":
         try:
             columns = PromptTemplate.from_text(process.template).columns
-        except TemplateFault as e:
+        except TemplateError as e:
             yield c.error(template_at, "text-template", f"`{key}`: {e}")
             return
     if isinstance(load.data_files, Datastore):
@@ -69,7 +69,7 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Pat
             yield c.warning(file_at, "found-under-root", message)
         try:
             if file.path not in known_columns:
-                known_columns[file.path] = column_names(file.path, reading_of(load, file.path))
+                known_columns[file.path] = column_names(file.path, read_options(load, file.path))
         except (DataError, MissingDependency) as e:
             yield c.error(file_at, "data", str(e))
             return
@@ -142,7 +142,7 @@ def count_rows(data: DataConfig, config_path: Path, limit: int) -> int:
         return limit
     files = [f.path for f in data_paths(data, config_path)]
     load = data.load_dataset_config
-    rows = (row for file in files for row in scan(file, reading_of(load, file)))
+    rows = (row for file in files for row in scan(file, read_options(load, file)))
     try:
         return sum(1 for _ in islice(rows, limit))
     except (DataError, MissingDependency):

@@ -1,4 +1,4 @@
-"""What a data file holds: conversations, questions and answers in columns, or free text; and how long they are."""
+"""Detect the content of a data file: conversations, questions and answers in columns, or free text, and their lengths."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.core.errors import DataError, Location
-from phi_runtime.data.chat import ChatFault, messages_of, text_of
-from phi_runtime.data.rows import Reading, Row, read_rows
-from phi_runtime.data.template import PromptTemplate, RowFault
+from phi_runtime.data.chat import ChatError, messages_of, text_of
+from phi_runtime.data.rows import ReadOptions, Row, read_rows
+from phi_runtime.data.template import PromptTemplate, RowError
 
 Kind = Literal["columns", "chat", "text"]
 
@@ -32,14 +32,20 @@ ANSWER_NAMES = (
     "category",
     "class",
 )
-_MANY = 1000  # different answers from which on they are no labels, whatever the number of rows
+_MANY = 1000  # distinct answers that are too many for labels, whatever the number of rows
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is asked and what is the answer. `kind` chat: `inputs` and `answer` are the column of the conversations; text: there is
-    an `answer` alone. `labels` are the distinct answers when there are few, else empty. `longest` and `longest_answer` are in
-    characters."""
+    """The columns of a data file.
+
+    Attributes:
+        inputs: Columns of the question; for `kind` "chat" the column of the conversations, for "text" none.
+        answer: Column of the answer.
+        rows: Number of rows.
+        labels: The distinct answers if there are few; else empty.
+        longest, longest_answer: Length of the longest row and answer, in characters.
+    """
 
     inputs: tuple[str, ...]
     answer: str
@@ -50,18 +56,23 @@ class Columns:
     longest_answer: int = 0
 
 
-def column_names(path: Path, reading: Reading | None = None) -> list[str]:
-    """The columns of the first row. Raises DataError as `read_rows` does."""
+def column_names(path: Path, reading: ReadOptions | None = None) -> list[str]:
+    """Return the columns of the first row. Raises DataError as `read_rows` does."""
     for row in read_rows(path, reading):
         return list(row.values)
     raise _no_row(path)
 
 
 def find_columns(path: Path, chosen: Sequence[str] = ()) -> Columns:
-    """Reads the whole file and says what it holds.
+    """Read the whole file and detect its columns.
 
-    `chosen` are column names with the answer last; without them, the answer is the column with a usual name for one, else the
-    one of two columns that holds fewer different values. Raises DataError for a broken row, and when no answer can be told.
+    Args:
+        path: The data file.
+        chosen: Column names, the answer last. Without them the answer is the column with a usual name for one, else the
+            one of two columns that has fewer distinct values.
+
+    Raises:
+        DataError: a row cannot be used, or no column can be recognized as the answer.
     """
     first = next(iter(read_rows(path)), None)
     if first is None:
@@ -88,12 +99,12 @@ def _measured(path: Path, inputs: tuple[str, ...], answer: str) -> Columns:
     for row in read_rows(path):
         try:
             template.check(row.values)
-        except RowFault as e:
+        except RowError as e:
             raise DataError(str(e), where=Location(path, row.line), fix=e.fix) from None
         count += 1
-        said = len(str(row.values[answer]))
-        longest_answer = max(longest_answer, said)
-        longest = max(longest, said + sum(len(str(row.values[c])) for c in inputs))
+        length = len(str(row.values[answer]))
+        longest_answer = max(longest_answer, length)
+        longest = max(longest, length + sum(len(str(row.values[c])) for c in inputs))
         if len(answers) <= _MANY:
             answers.add(str(row.values[answer]).strip())
     few = bool(inputs) and len(answers) < count and len(answers) <= max(2, min(50, count // 5))
@@ -105,26 +116,25 @@ def _conversations(path: Path, column: str) -> Columns:
     count = longest = longest_answer = 0
     for row in read_rows(path):
         try:
-            said = [len(text_of(m)) for m in messages_of(row.values.get(column), row.values.get("system"))]
-        except ChatFault as e:
-            fix = "mend or remove that row"
-            raise DataError(f"`{column}` {e}", where=Location(path, row.line), fix=fix) from None
-        count, longest, longest_answer = count + 1, max(longest, sum(said)), max(longest_answer, said[-1])
+            lengths = [len(text_of(m)) for m in messages_of(row.values.get(column), row.values.get("system"))]
+        except ChatError as e:
+            raise DataError(f"`{column}` {e}", where=Location(path, row.line), fix="fix or remove this row") from None
+        count, longest, longest_answer = count + 1, max(longest, sum(lengths)), max(longest_answer, lengths[-1])
     return Columns((column,), column, count, (), "chat", longest, longest_answer)
 
 
 def _inputs(path: Path, names: list[str], answer: str) -> tuple[str, ...]:
-    """The columns that are asked: all but the answer, less those that are empty in every row."""
-    asked = [n for n in (ALPACA if {"instruction", "output"} <= set(names) else names) if n in names and n != answer]
-    empty = set(asked)
+    """Return all columns but the answer and those that are empty in every row."""
+    inputs = [n for n in (ALPACA if {"instruction", "output"} <= set(names) else names) if n in names and n != answer]
+    empty = set(inputs)
     for row in read_rows(path):
-        empty -= {name for name in empty if _says_something(row, name)}
+        empty -= {name for name in empty if _has_text(row, name)}
         if not empty:
             break
-    return tuple(n for n in asked if n not in empty) or tuple(asked)
+    return tuple(n for n in inputs if n not in empty) or tuple(inputs)
 
 
-def _says_something(row: Row, name: str) -> bool:
+def _has_text(row: Row, name: str) -> bool:
     value: Any = row.values.get(name, name)
     return not isinstance(value, str) or bool(value.strip())
 
@@ -132,26 +142,26 @@ def _says_something(row: Row, name: str) -> bool:
 def _answer(path: Path, names: list[str]) -> str:
     if len(names) < 2:
         raise DataError(
-            f"one column (`{''.join(names)}`) is not enough: a row needs what is asked and the answer",
+            f"the only column is `{''.join(names)}`; a row needs a question and an answer",
             where=Location(path),
-            fix=f"call it `{TEXT_NAMES[0]}` if it is free text to learn from",
+            fix=f"rename it to `{TEXT_NAMES[0]}` if it is free text to train on",
         )
     folded = {n.casefold(): n for n in names}
     for usual in ANSWER_NAMES:
         if usual in folded:
             return folded[usual]
     if len(names) == 2:
-        first, second = _different(path, names)
+        first, second = _distinct_values(path, names)
         return names[0] if first < second else names[1]
     raise DataError(
         f"cannot tell which of the columns {', '.join(names)} is the answer",
         where=Location(path),
-        fix="name them, the answer last: --columns question,context,reply",
+        fix="list them with the answer last: --columns question,context,reply",
     )
 
 
-def _different(path: Path, names: list[str]) -> list[int]:
-    """How many different values each column has."""
+def _distinct_values(path: Path, names: list[str]) -> list[int]:
+    """Return the number of distinct values of each column."""
     values: list[set[str]] = [set() for _ in names]
     for row in read_rows(path):
         for seen, name in zip(values, names, strict=True):
@@ -162,4 +172,4 @@ def _different(path: Path, names: list[str]) -> list[int]:
 
 
 def _no_row(path: Path) -> DataError:
-    return DataError("the data file has no row", where=Location(path), fix="put at least one row into it")
+    return DataError("the data file has no rows", where=Location(path), fix="add at least one row")

@@ -1,4 +1,4 @@
-"""The data sets of the hub that a workflow names: which are here, and how the others are brought."""
+"""Download the Hub data sets of a workflow."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from phi_runtime.core.events import Emit
 
 
 def hub_data(workflow: Workflow, config_path: Path) -> dict[Path, DataConfig]:
-    """The data sets of the hub that a pass of `workflow` reads, by the file that each is, or is to be."""
+    """Return the data configs of Hub data sets that passes of `workflow` read, by local file."""
     names = dict.fromkeys(name for training in workflow.trainings.values() for name in training.data_names)
     configs = [data for data in map(workflow.data_config, names) if data.load_dataset_config.format is None]
     return {hub_path(data.load_dataset_config, config_path): data for data in configs}
 
 
 def fetch_data(workflow: Workflow, config_path: Path, emit: Emit, stage: str) -> None:
-    """Brings those that are not here, each with a file beside it that says where it came from. Raises as `hub.download` does."""
+    """Download the missing data sets, each with a .source.json next to it that records its origin.
+
+    Raises as `hub.download` does.
+    """
     from phi_runtime.data.hub import download
 
     for path, data in hub_data(workflow, config_path).items():

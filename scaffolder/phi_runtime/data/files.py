@@ -1,4 +1,4 @@
-"""Data files as bytes, unpacked, and as lines that are known by their number."""
+"""Read data files as decompressed bytes and as numbered lines."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from typing import Any
 from phi_runtime.core.errors import DataError, Location, MissingDependency
 
 LIMIT_BYTES = 16 * 2**20
-"""The longest row that is read. A longer one is no text to train on but a mistake, and would fill the memory."""
+"""Longest row that is read. A longer one is not training text but a mistake, and would fill the memory."""
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class _Zstd(io.RawIOBase):
-    """The bytes of a .zst file. The reader of zstandard itself takes a file that is cut off for one that ends there (0.25)."""
+    """The bytes of a .zst file. zstandard's own reader accepts a truncated file silently (seen in 0.25)."""
 
     def __init__(self, file: Any, zstandard: Any) -> None:
-        self.decompressor, self.fault = zstandard.ZstdDecompressor(), zstandard.ZstdError
+        self.decompressor, self.error = zstandard.ZstdDecompressor(), zstandard.ZstdError
         self.file = file
         self.frame: Any = None
-        self.packed, self.held = b"", memoryview(b"")
+        self.compressed, self.output = b"", memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self.held:
-            self.packed = self.packed or self.file.read(2**14)
-            if not self.packed:
+        while not self.output:
+            self.compressed = self.compressed or self.file.read(2**14)
+            if not self.compressed:
                 if self.frame:
-                    raise EOFError("it is cut off")
+                    raise EOFError("it is truncated")
                 return 0
             self.frame = self.frame or self.decompressor.decompressobj()
             try:
-                self.held = memoryview(self.frame.decompress(self.packed))
-            except self.fault as e:
+                self.output = memoryview(self.frame.decompress(self.compressed))
+            except self.error as e:
                 raise EOFError(str(e)) from None
             ended = self.frame.eof
-            self.packed, self.frame = (self.frame.unused_data, None) if ended else (b"", self.frame)
-        size = min(len(buffer), len(self.held))
-        buffer[:size], self.held = self.held[:size], self.held[size:]
+            self.compressed, self.frame = (self.frame.unused_data, None) if ended else (b"", self.frame)
+        size = min(len(buffer), len(self.output))
+        buffer[:size], self.output = self.output[:size], self.output[size:]
         return size
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ def _zstd(path: Path) -> Any:
     try:
         import zstandard
     except ImportError:
-        fix = f"run `pip install zstandard` in the project's .venv, or unpack {path.name}"
+        fix = f"run `pip install zstandard` in the project's .venv, or decompress {path.name}"
         raise MissingDependency(
             "reading a .zst file needs the package zstandard", where=Location(path), fix=fix
         ) from None
@@ -64,7 +64,7 @@ def _zstd(path: Path) -> Any:
 
 
 def _opener(path: Path) -> tuple[Callable[[Path], Any], tuple[type[Exception], ...]]:
-    """What opens the file, and what it raises for damaged data beside OSError; its library is loaded here."""
+    """Return the function that opens the file, and what it raises for corrupt data in addition to OSError."""
     match path.suffix.lower():
         case ".gz":
             import gzip
@@ -86,11 +86,12 @@ def _opener(path: Path) -> tuple[Callable[[Path], Any], tuple[type[Exception], .
 
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """The bytes of a data file, unpacked, from behind its UTF-8 byte order mark if it has one.
+    """Open a data file for reading decompressed bytes, after its UTF-8 byte order mark if it has one.
 
-    Raises DataError for a file that is absent, a folder, unreadable, empty, in UTF-16 or damaged in its packing.
+    Raises:
+        DataError: the file is missing, a folder, unreadable, empty, in UTF-16, or its compression is corrupt.
     """
-    opener, faults = _opener(path)
+    opener, errors = _opener(path)
     try:
         with opener(path) as raw:
             stream = io.BufferedReader(raw, 2**18)
@@ -103,19 +104,19 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
                 raise _empty(path)
             yield stream
     except FileNotFoundError:
-        raise DataError("there is no such data file", where=Location(path), fix="check the path") from None
+        raise DataError("the data file does not exist", where=Location(path), fix="check the path") from None
     except IsADirectoryError:
-        raise DataError("this is a folder, not a data file", where=Location(path), fix="give one file") from None
-    except faults as e:
-        raise _damaged(path, e) from None
+        raise DataError("this is a folder, not a data file", where=Location(path), fix="name a file") from None
+    except errors as e:
+        raise _corrupt(path, e) from None
     except OSError as e:
-        if e.errno is None:  # what gzip and bz2 raise for damaged data
-            raise _damaged(path, e) from None
-        raise DataError(f"cannot be read: {e.strerror}", where=Location(path)) from None
+        if e.errno is None:  # gzip and bz2 raise it for corrupt data
+            raise _corrupt(path, e) from None
+        raise DataError(f"the data file cannot be read: {e.strerror}", where=Location(path)) from None
 
 
 def lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes | None]]:
-    """The lines that hold something, each with its number from 1; None in place of one of more than LIMIT_BYTES."""
+    """Yield the non-blank lines with their numbers from 1; None for a line of more than LIMIT_BYTES."""
     number = 0
     while line := stream.readline(LIMIT_BYTES + 1):
         number += 1
@@ -128,18 +129,20 @@ def lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes | None]]:
 
 
 def first_byte(stream: io.BufferedReader) -> bytes:
-    """The first byte that is no white space, still to be read; empty where there is none."""
+    """Return the first byte that is not white space, without consuming it; empty at the end."""
     while start := stream.peek(1):
-        found = start.lstrip()
-        if found:
-            return found[:1]
+        text = start.lstrip()
+        if text:
+            return text[:1]
         stream.read(len(start))
     return b""
 
 
 def _empty(path: Path) -> DataError:
-    return DataError("the data file is empty", where=Location(path), fix="put at least one row into it")
+    return DataError("the data file is empty", where=Location(path), fix="add at least one row")
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"the packed file is damaged ({error})", where=Location(path), fix="get or pack the file anew")
+def _corrupt(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"the compressed file is corrupt ({error})", where=Location(path), fix="download or compress it again"
+    )

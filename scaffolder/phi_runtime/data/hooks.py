@@ -1,4 +1,4 @@
-"""fine-tuning/hooks.py: the user's own functions. Those over rows are called while the data are read, those of training there."""
+"""The user's functions in fine-tuning/hooks.py: over rows while data is read, and in training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from phi_runtime.config.paths import resolve
 from phi_runtime.config.schema import DataConfig
 from phi_runtime.core.artifacts import digest, file_digest
 from phi_runtime.core.errors import DataError, Location
-from phi_runtime.data.template import RowFault
+from phi_runtime.data.template import RowError
 
 FILE = "hooks.py"
 TEXT = "text"
@@ -23,8 +23,10 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Hooks:
-    """What is done to each row: `transform`, then `filter`, then `text`, which makes all of its text. `key` names the content of
-    the files that the functions come from."""
+    """Functions applied to each row: `transform`, then `filter`, then `text`, which returns all of its text.
+
+    `key` is a digest of the files that define them.
+    """
 
     transform: Callable[[Values], Values | None] | None = None
     filter: Callable[[Values], bool] | None = None
@@ -32,20 +34,20 @@ class Hooks:
     key: str = ""
 
     def __call__(self, values: Values) -> Values | None:
-        """The row as it is trained; None where it is to be left out. Raises RowFault when a function fails."""
+        """Return the row for training, or None to skip it. Raises RowError if a function fails."""
         if self.transform:
-            made = _called(self.transform, values)
-            if made is None:
+            result = _called(self.transform, values)
+            if result is None:
                 return None
-            if not isinstance(made, dict):
-                raise RowFault(
-                    f"transform returned {type(made).__name__}", f"return the row as a dict, or None ({FILE})"
+            if not isinstance(result, dict):
+                raise RowError(
+                    f"transform returned {type(result).__name__}", f"return the row as a dict, or None ({FILE})"
                 )
-            values = made
+            values = result
         if self.filter:
             keep = _called(self.filter, values)
             if not isinstance(keep, bool):
-                raise RowFault(
+                raise RowError(
                     f"filter returned {type(keep).__name__}", f"return True to keep the row, else False ({FILE})"
                 )
             if not keep:
@@ -53,7 +55,7 @@ class Hooks:
         if self.text:
             text = _called(self.text, values)
             if not isinstance(text, str):
-                raise RowFault(f"{self.text.__name__} returned {type(text).__name__}", "return the text of the row")
+                raise RowError(f"{self.text.__name__} returned {type(text).__name__}", "return the text of the row")
             return {TEXT: text}
         return values
 
@@ -62,21 +64,21 @@ def _called(function: Callable[[Values], Any], values: Values) -> Any:
     try:
         return function(dict(values))
     except Exception as e:
-        raise RowFault(f"{function.__name__} failed at {_place(e)}: {type(e).__name__}: {e}") from None
+        raise RowError(f"{function.__name__} failed at {_place(e)}: {type(e).__name__}: {e}") from None
 
 
 def hooks_file(config_path: Path, functions: tuple[str, ...] = ON_ROWS) -> Path | None:
-    """The hooks.py beside the config, if it defines one of `functions`, which is told without running it."""
+    """Return the hooks.py next to the config if it defines one of `functions`; it is parsed, not run."""
     import ast
 
     path = config_path.parent / FILE
     if not path.is_file():
         return None
     try:
-        found = ast.parse(path.read_bytes())
+        tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return path  # whoever runs it will say what is wrong
-    nodes = list(ast.walk(found))  # also what stands below `if` and `try`
+        return path  # importing it will raise the error
+    nodes = list(ast.walk(tree))  # also definitions below `if` and `try`
     names = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
     names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     names |= {n.asname or n.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for n in node.names}
@@ -84,26 +86,27 @@ def hooks_file(config_path: Path, functions: tuple[str, ...] = ON_ROWS) -> Path 
 
 
 def hooks_key(config_path: Path, functions: tuple[str, ...] = ON_ROWS) -> str:
-    """The content of the hooks.py beside the config, without running it; empty where it defines none of `functions`."""
+    """Return a digest of the hooks.py next to the config; "" if it defines none of `functions`."""
     path = hooks_file(config_path, functions)
     return file_digest(path) if path else ""
 
 
 def training_key(config_path: Path) -> str:
-    """The content of the hooks.py beside the config, without running it; empty where training has no use for it."""
+    """Return a digest of the hooks.py next to the config; "" if it defines no function of training."""
     return hooks_key(config_path, IN_TRAINING)
 
 
 def functions_key(config_path: Path, data: DataConfig) -> str:
-    """The content of all files whose functions change the rows of `data`, without running them; empty where there is none."""
+    """Return a digest of all files whose functions change the rows of `data`; "" if there is none."""
     keys = [hooks_key(config_path), script_of(data, config_path)[1]]
     return digest(keys) if any(keys) else ""
 
 
 def load_hooks(config_path: Path, data: DataConfig) -> Hooks:
-    """The functions of the hooks.py beside the config, and the one of a user_script that `data` names.
+    """Return the functions of the hooks.py next to the config, and that of the user_script of `data`.
 
-    Raises DataError, with the line, when a file cannot be imported or has no such function.
+    Raises:
+        DataError: a file cannot be imported (with the line), or lacks the function.
     """
     transform = keep = text = None
     if path := hooks_file(config_path):
@@ -124,14 +127,14 @@ def load_hooks(config_path: Path, data: DataConfig) -> Hooks:
 
 @dataclass(frozen=True)
 class TrainingHooks:
-    """`loss(model_output, batch)` instead of the cross-entropy, and `metrics(predictions, references)` of held-out answers."""
+    """`loss(model_output, batch)` replaces the cross-entropy; `metrics(predictions, references)` scores validation answers."""
 
     loss: Callable[[Any, Values], Any] | None = None
     metrics: Callable[[list[str], list[str]], dict[str, float]] | None = None
 
 
 def load_training_hooks(config_path: Path) -> TrainingHooks:
-    """The functions of the hooks.py beside the config that training calls. What fails in them is a DataError with their line."""
+    """Return the training functions of the hooks.py next to the config; an error in them raises DataError with their line."""
     path = hooks_file(config_path, IN_TRAINING)
     if path is None:
         return TrainingHooks()
@@ -142,50 +145,54 @@ def load_training_hooks(config_path: Path) -> TrainingHooks:
 
 def _checked_loss(function: Callable[[Any, Values], Any]) -> Callable[[Any, Values], Any]:
     def loss(output: Any, batch: Values) -> Any:
-        made = _in_training(function, output, batch)
-        if getattr(made, "ndim", None) != 0:
-            shape = tuple(made.shape) if hasattr(made, "shape") else type(made).__name__
+        value = _in_training(function, output, batch)
+        if getattr(value, "ndim", None) != 0:
+            shape = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
             raise DataError(f"loss returned {shape}", where=Location(FILE), fix="return a tensor of one number")
-        return made
+        return value
 
     return loss
 
 
 def _checked_metrics(function: Callable[..., Any]) -> Callable[[list[str], list[str]], dict[str, float]]:
     def metrics(predictions: list[str], references: list[str]) -> dict[str, float]:
-        made = _in_training(function, predictions, references)
+        scores = _in_training(function, predictions, references)
         try:
-            return {str(name): float(value) for name, value in made.items()}
+            return {str(name): float(value) for name, value in scores.items()}
         except (AttributeError, TypeError, ValueError):
-            what = f"metrics returned {made!r:.80}"
+            what = f"metrics returned {scores!r:.80}"
             raise DataError(what, where=Location(FILE), fix='return numbers by name, such as {"f1": 0.5}') from None
 
     return metrics
 
 
-def _in_training(function: Callable[..., Any], *given: Any) -> Any:
+def _in_training(function: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        return function(*given)
+        return function(*arguments)
     except Exception as e:
-        if isinstance(e, MemoryError) or "memory" in str(e):  # training knows what to do then
+        if isinstance(e, MemoryError) or "memory" in str(e):  # the trainer handles it
             raise
         what = f"{function.__name__} failed: {type(e).__name__}: {e}"
-        raise DataError(what, where=_place(e), fix=f"mend {FILE}") from e
+        raise DataError(what, where=_place(e), fix=f"fix {FILE}") from e
 
 
 def script_of(data: DataConfig, config_path: Path) -> tuple[Path | None, str]:
-    """The user_script whose function makes the texts of `data`, without running it, and its content; None and empty without one."""
+    """Return the user_script of `data` and a digest of it, without running it; (None, "") without one."""
     settings = data.pre_process_data_config
     if not settings.text_formatting_func or not settings.user_script:
         return None, ""
     path = resolve(settings.user_script, config_path).path
     if not path.is_file():
-        raise DataError(f"there is no script {path}", where=Location(config_path), fix="check user_script")
+        raise DataError(f"the script {path} does not exist", where=Location(config_path), fix="check user_script")
     return path, digest([file_digest(path), settings.text_formatting_func])
 
 
-def import_file(path: Path, beside: Path | None = None) -> Any:
-    """The module at `path`, run anew; modules in its own folder and in `beside` can be imported by it. Raises DataError."""
+def import_file(path: Path, script_dir: Path | None = None) -> Any:
+    """Import the module at `path` again; it can import modules of its own folder and of `script_dir`.
+
+    Raises:
+        DataError: the import fails, with the line.
+    """
     import importlib.util
 
     name = f"_{path.stem}_{digest(str(path))[:12]}"
@@ -193,36 +200,36 @@ def import_file(path: Path, beside: Path | None = None) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before, folders = list(sys.path), [str(path.parent), *([str(beside)] if beside else [])]
+    previous, folders = list(sys.path), [str(path.parent), *([str(script_dir)] if script_dir else [])]
     sys.path[:0] = folders
-    sys.modules[name] = module  # where dataclasses look
+    sys.modules[name] = module  # dataclasses look it up there
     try:
-        # Not by its loader, which takes what it has in __pycache__ where a change of a second left as many bytes.
+        # Not through its loader, which uses a stale __pycache__ after a change within a second that keeps the size.
         exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
     except SyntaxError as e:
         where = Location(e.filename or path, e.lineno or 0, e.offset or 0)
-        raise DataError(f"{path.name} is not Python: {e.msg}", where=where, fix="mend it") from None
+        raise DataError(f"{path.name} is not valid Python: {e.msg}", where=where, fix="fix the syntax") from None
     except Exception as e:
         where = _place(e)
         raise DataError(
-            f"{path.name} cannot be imported: {type(e).__name__}: {e}", where=where, fix="mend it"
+            f"{path.name} cannot be imported: {type(e).__name__}: {e}", where=where, fix="fix the script"
         ) from None
     finally:
-        sys.path[:] = before
+        sys.path[:] = previous
     return module
 
 
 def _function(module: Any, path: Path, name: str) -> Any:
-    found = getattr(module, name, None)
-    if found is not None and not callable(found):
+    function = getattr(module, name, None)
+    if function is not None and not callable(function):
         raise DataError(
-            f"`{name}` in {path.name} is not a function", where=Location(path), fix="make it one, or rename it"
+            f"`{name}` in {path.name} is not a function", where=Location(path), fix="define a function, or rename it"
         )
-    return found
+    return function
 
 
 def _place(error: Exception) -> Location:
-    """The line of the user's file that failed, below our own."""
+    """Return the line of the user's file that raised `error`."""
     import traceback
 
     frames = [

@@ -1,6 +1,6 @@
-"""Data sets from the Hugging Face Hub, through `datasets`: a split is brought here once, as JSON Lines, and is a file ever after.
+"""Download a split of a Hugging Face Hub data set through `datasets`, once, as a JSON Lines file.
 
-The library streams: only the files of that split come over the network, and no copy of them lands in its cache.
+The library streams: only the files of that split are transferred, and none is copied to its cache.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.suggestions import did_you_mean
 
 INSTALL = 'pip install "datasets>=5.2,<6"'
-CONVERTED = "refs/convert/parquet"  # the branch on which the hub keeps its own Parquet copy of a data set
+CONVERTED = "refs/convert/parquet"  # branch with the Hub's own Parquet copy of a data set
 _ROWS_AT_ONCE = 1000
-_TRIES = 2  # each is six requests of huggingface_hub's own, over some 25 seconds
+_TRIES = 2  # each makes six requests of huggingface_hub, over some 25 seconds
 _SHOWN_NAMES = 20
 _SHOWN_CHARACTERS = 200
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -44,33 +44,46 @@ def download(
     emit: Emit,
     stage: str,
 ) -> dict[str, Any]:
-    """Writes `split` (a name alone, without slice) of the hub's data set `name` to `target`, one row a line; `target` appears whole
-    or not at all. Emits progress in rows as `stage`; its `total` is what the data set's card announces.
+    """Write a split of a Hub data set to `target`, one row a line.
 
-    Returns `source`, `commit`, `subset`, `split`, `licence`, `columns` (names), `rows` and `bytes` (of `target`). Datetimes are
-    written as ISO 8601 text, decimals as text, NaN and infinities as null. Memory holds one row group of a Parquet file at a time,
-    10 MB of a JSON Lines file, or the whole of a JSON array.
+    `target` is complete or absent. Datetimes are written as ISO 8601 text, decimals as text, NaN and infinities as null.
+    Memory holds one row group of a Parquet file at a time, 10 MB of a JSON Lines file, or all of a JSON array. The token
+    comes from HF_TOKEN or `hf auth login`.
 
-    The token comes from HF_TOKEN or `hf auth login`. Raises NetworkError for what the hub does not give, DataError for a subset or a
-    split that is not there and for rows that cannot be JSON, ConfigError for a name that is none, MissingDependency.
+    Args:
+        name: Id of the data set.
+        subset, data_dir: As in `datasets.load_dataset`.
+        split: Name of the split, without a slice.
+        revision: Branch, tag or commit.
+        target: File to write.
+        emit, stage: Progress in rows; its total is the number on the data set's card.
+
+    Returns:
+        `source`, `commit`, `subset`, `split`, `license`, `columns` (names), `rows` and `bytes` (of `target`).
+
+    Raises:
+        NetworkError: the Hub does not answer or refuses.
+        DataError: the subset or split does not exist, or rows cannot be written as JSON.
+        ConfigError: `name` is not an id.
+        MissingDependency: `datasets` or a library for the file format is not installed.
     """
     datasets = _library(name)
-    with _told(name, revision), tempfile.TemporaryDirectory(prefix="phi-scaffold-") as scratch:
+    with _translated_errors(name, revision), tempfile.TemporaryDirectory(prefix="phi-scaffold-") as scratch:
         info = _repository(name, revision)
         builder = _builder(datasets, info, subset, data_dir, scratch)
         rows = _split(builder, name, split)
         announced = getattr((builder.info.splits or {}).get(split), "num_examples", None) or None
         written = _write(_rows(datasets, rows, name), target, announced, emit, stage)
     if announced and announced != written["rows"]:
-        message = f"the card of {name} announces {announced} rows in `{split}`, its files hold {written['rows']}"
+        message = f"the card of {name} lists {announced} rows in `{split}`; its files have {written['rows']}"
         emit(Event("warning", stage, {"message": message}))
-    licence = (info.card_data.to_dict() if info.card_data else {}).get("license") or ""
+    license_ = (info.card_data.to_dict() if info.card_data else {}).get("license") or ""
     return {
         "source": f"hub:datasets/{info.id}",
         "commit": info.sha,
         "subset": builder.config.name,
         "split": split,
-        "licence": licence if isinstance(licence, str) else ", ".join(licence),
+        "license": license_ if isinstance(license_, str) else ", ".join(license_),
         **written,
     }
 
@@ -83,20 +96,20 @@ def _library(name: str) -> Any:
         from huggingface_hub.utils import logging as hub_logging
     except ImportError as e:
         raise MissingDependency(
-            f"reading {name} from the hub needs the library datasets ({e})",
-            fix=f"run `{INSTALL}` in the project's .venv, or give a file of your own",
+            f"reading {name} from the Hub needs the library datasets ({e})",
+            fix=f"run `{INSTALL}` in the project's .venv, or use a local file",
         ) from e
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a request to another host at every call
-    datasets.config.TORCH_AVAILABLE = False  # or it imports torch, to be a class of its: 1.4 s and 180 MB for nothing
+    datasets.config.TORCH_AVAILABLE = False  # or it imports torch for one class: 1.4 s and 180 MB
     datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = _TRIES
-    # What they log as errors they raise too.
+    # They also raise what they log as errors.
     datasets.logging.set_verbosity(logging.CRITICAL)
     hub_logging.set_verbosity_error()
     return datasets
 
 
 def _repository(name: str, revision: str | None) -> Any:
-    """What the hub says of the data set; its commit is read from here on, whatever is pushed meanwhile."""
+    """Return the Hub's description of the data set; its commit is used from here on."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -106,31 +119,31 @@ def _repository(name: str, revision: str | None) -> Any:
     script = f"{info.id.rpartition('/')[2]}.py"
     if script in {file.rfilename for file in info.siblings or []}:
         raise DataError(
-            f"{name} comes with a loading script ({script}), which is code that datasets no longer runs",
-            fix=f"set revision to {CONVERTED}, where the hub may keep it as plain files (each subset a data_dir), or choose another",
+            f"{name} has a loading script ({script}), which datasets no longer runs",
+            fix=f"set revision to {CONVERTED}, which may have it as Parquet files (each subset a data_dir)",
         )
     return info
 
 
 def _builder(datasets: Any, info: Any, subset: str | None, data_dir: str | None, scratch: str) -> Any:
-    path = f"hf://datasets/{info.id}"  # the bare id would also mean a folder of that name here
+    path = f"hf://datasets/{info.id}"  # the bare id could also be a local folder
     try:
-        # A cache of its own: from the user's it would take another commit when the network fails.
+        # A separate cache: with the user's it would use another commit when the network fails.
         builder = datasets.load_dataset_builder(path, subset, data_dir=data_dir, revision=info.sha, cache_dir=scratch)
     except ValueError:
         known = datasets.get_dataset_config_names(path, revision=info.sha)
         if subset is None and len(known) > 1:
             raise DataError(
-                f"{info.id} has {len(known)} subsets and no default one", fix=f"choose one of {_listed(known)}"
+                f"{info.id} has {len(known)} subsets and no default", fix=f"set subset to one of {_listed(known)}"
             ) from None
         if subset is not None and subset not in known:
             raise DataError(
                 f"{info.id} has no subset `{subset}`{did_you_mean(subset, known)}",
-                fix=f"choose one of {_listed(known)}",
+                fix=f"set subset to one of {_listed(known)}",
             ) from None
         raise
     if hasattr(builder.config, "fragment_scan_options"):
-        # Parquet. By default Arrow keeps what it has read of a file until the end of that file.
+        # Parquet. By default Arrow keeps everything it has read of a file until the end of that file.
         import pyarrow.dataset
 
         builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
@@ -142,29 +155,29 @@ def _split(builder: Any, name: str, split: str) -> Any:
     sides = {str(side): rows for side, rows in builder.as_streaming_dataset().items()}
     if split not in sides:
         raise DataError(
-            f"{name} has no split `{split}`{did_you_mean(split, sides)}", fix=f"choose one of {_listed(sides)}"
+            f"{name} has no split `{split}`{did_you_mean(split, sides)}", fix=f"set split to one of {_listed(sides)}"
         )
     return sides[split]
 
 
 def _rows(datasets: Any, split: Any, name: str) -> Iterator[dict[str, Any]]:
-    """The rows as Python values. Raises DataError for columns that cannot be JSON."""
+    """Yield the rows as Python values. Raises DataError for columns that JSON cannot represent."""
     features: Any = split.features
     if features:
         _require_json(features, name)
-    # Where no types are known, tables may differ in theirs (pieces of a CSV), and such cannot be joined to a thousand rows.
+    # Without known types, tables may differ in theirs (pieces of a CSV) and cannot be joined.
     at_once = _ROWS_AT_ONCE if features else 1
     schema: Any = None
     packed = False
     for table in split.with_format("arrow").iter(at_once):
         if schema is None or table.schema != schema:
             schema = table.schema
-            # Not asking the split: of a JSON array it does not know its types, and gives mixed ones as text (datasets 5.2.0).
+            # Not from the split: for a JSON array it has no types, and returns mixed ones as text (seen in datasets 5.2.0).
             features = split.features or datasets.Features.from_arrow_schema(schema)
             _require_json(features, name)
             packed = any(type(leaf).__name__ == "Json" for leaf in _leaves(features))
-        found = table.to_pylist()
-        yield from map(features.decode_example, found) if packed else found
+        rows = table.to_pylist()
+        yield from map(features.decode_example, rows) if packed else rows
     if schema is None:
         raise DataError(f"the split `{split.split}` of {name} has no rows", fix="choose another split")
 
@@ -176,11 +189,11 @@ def _require_json(features: dict[str, Any], name: str) -> None:
     if unfit:
         named = _listed([f"`{column}` ({kind})" for column, kind in unfit.items()])
         verb = "are" if len(unfit) > 1 else "is"
-        raise DataError(f"{named} of {name} {verb} not text or numbers", fix="choose a data set of text alone")
+        raise DataError(f"{named} of {name} {verb} neither text nor numbers", fix="choose a text data set")
 
 
 def _leaves(feature: Any) -> Iterator[Any]:
-    """The types of single values, of which the type of a column is made."""
+    """Yield the types of single values inside the type of a column."""
     if isinstance(feature, dict):
         for inner in feature.values():
             yield from _leaves(inner)
@@ -191,7 +204,7 @@ def _leaves(feature: Any) -> Iterator[Any]:
 
 
 def _not_json(leaf: Any) -> str:
-    """What a value is that JSON has no form for, such as `image` or `binary`; '' when it has one."""
+    """Return the kind of a value that JSON cannot represent, such as `image` or `binary`; "" if it can."""
     kind, dtype = type(leaf).__name__, str(getattr(leaf, "dtype", ""))
     if kind == "Value":
         return dtype if "binary" in dtype or dtype.startswith("duration") else ""
@@ -201,31 +214,31 @@ def _not_json(leaf: Any) -> str:
 def _write(
     rows: Iterable[dict[str, Any]], target: Path, announced: int | None, emit: Emit, stage: str
 ) -> dict[str, Any]:
-    """Writes the rows beside `target`, then renames. Tells twice a second how many there are."""
-    aside = target.with_name(f".{target.name}.partial")
+    """Write the rows next to `target`, then rename; report progress twice a second."""
+    staged = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    count, columns, told = 0, dict[str, None](), time.monotonic()
+    count, columns, reported = 0, dict[str, None](), time.monotonic()
 
-    def tell() -> None:
+    def report() -> None:
         total = announced if announced and count <= announced else None
         emit(Event("progress", stage, {"done": count, "total": total, "unit": "rows"}))
 
     try:
-        with aside.open("wb") as stream:
+        with staged.open("wb") as stream:
             for row in rows:
                 stream.write(_line(row))
                 count += 1
                 columns |= dict.fromkeys(row)
-                if time.monotonic() - told >= 0.5:
-                    told = time.monotonic()
-                    tell()
+                if time.monotonic() - reported >= 0.5:
+                    reported = time.monotonic()
+                    report()
             stream.flush()
             os.fsync(stream.fileno())
             size_bytes = stream.tell()
-        tell()
-        aside.replace(target)
+        report()
+        staged.replace(target)
     finally:
-        aside.unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
     return {"columns": list(columns), "rows": count, "bytes": size_bytes}
 
 
@@ -238,7 +251,7 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """`value` with what JSON has no form for written as text, and NaN and infinities as None."""
+    """Return `value` with types that JSON lacks as text, and NaN and infinities as None."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -257,8 +270,8 @@ def _listed(names: Iterable[str]) -> str:
 
 
 @contextmanager
-def _told(name: str, revision: str | None) -> Iterator[None]:
-    """Says what the libraries raise in the words of phi_runtime.core.errors. A full disk and the like stay what they are."""
+def _translated_errors(name: str, revision: str | None) -> Iterator[None]:
+    """Translate the libraries' exceptions into PhiErrors; operating system errors such as a full disk pass through."""
     from huggingface_hub import constants, errors
     from yaml import YAMLError
 
@@ -268,21 +281,21 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
     except PhiError:
         raise
     except errors.HFValidationError as e:
-        raise ConfigError(f"`{name}` is not the id of a data set", fix="write it as on its page: owner/name") from e
+        raise ConfigError(f"`{name}` is not the id of a data set", fix="write `owner/name`, as on its page") from e
     except errors.GatedRepoError as e:
         fix = f"accept them at {site}/datasets/{name}, then {login}"
-        raise NetworkError(f"{name} is gated: its owner wants its terms accepted first", fix=fix) from e
+        raise NetworkError(f"{name} is gated: its terms must be accepted first", fix=fix) from e
     except errors.RevisionNotFoundError as e:
         raise NetworkError(
-            f"{name} has no revision `{revision}`", fix="give a branch, tag or commit of its page"
+            f"{name} has no revision `{revision}`", fix="set revision to a branch, tag or commit of its page"
         ) from e
     except errors.RepositoryNotFoundError as e:
         raise NetworkError(
-            f"there is no data set {name} at {site}, or it is private",
+            f"the data set {name} does not exist at {site}, or it is private",
             fix=f"check the id; for a private one {login}",
         ) from e
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as e:
-        raise NetworkError(f"{site} did not give {name}: {_reason(e)}", fix=_way_out(e)) from e
+        raise NetworkError(f"cannot download {name} from {site}: {_reason(e)}", fix=_network_fix(e)) from e
     except ImportError as e:
         raise MissingDependency(
             f"the files of {name} need a library that is not installed: {_reason(e)}",
@@ -297,31 +310,33 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
             f"{name} has no data files that can be read: {_reason(e)}", fix="check revision and data_dir"
         ) from e
     except YAMLError as e:
-        raise DataError(f"the card of {name} (README.md) is broken: {_reason(e)}", fix="choose another data set") from e
+        raise DataError(
+            f"the card of {name} (README.md) is invalid: {_reason(e)}", fix="choose another data set"
+        ) from e
     except (ValueError, TypeError, NotImplementedError, EOFError, OSError) as e:  # Arrow's are of these kinds too
         if isinstance(e, OSError) and e.errno:
             raise
         raise DataError(
-            f"the files of {name} cannot be read: {_reason(e)}", fix="look at them on its page, or choose another"
+            f"the files of {name} cannot be read: {_reason(e)}", fix="check them on its page, or choose another"
         ) from e
 
 
-def _way_out(error: Exception) -> str:
+def _network_fix(error: Exception) -> str:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE"):
         return "unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, which forbid the network"
     if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-        return "check HF_TOKEN, or log in anew with `hf auth login`"
-    return "check the network and run again: it begins anew"
+        return "check HF_TOKEN, or log in again with `hf auth login`"
+    return "check the network and run again; the download starts over"
 
 
 def _reason(error: Exception) -> str:
-    if hasattr(error, "details"):  # a CastError, whose first line says nothing
+    if hasattr(error, "details"):  # a CastError, whose first line has no content
         return f"they differ in their columns: {error.details()}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    said = lines[0].rpartition(" either: ")[2]  # what stands before is where it looked on this machine
-    said = re.sub(r"\?[^\s'\"]+", "", said)  # what follows the ? of an address may be a signature
-    return said if len(said) <= _SHOWN_CHARACTERS else f"{said[:_SHOWN_CHARACTERS]}…"
+    text = lines[0].rpartition(" either: ")[2]  # the text before it lists local folders
+    text = re.sub(r"\?[^\s'\"]+", "", text)  # the query of a URL may be a signature
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

@@ -1,8 +1,8 @@
-"""Held-out rows that training has as good as seen: the same question, or one in almost the same words.
+"""Find validation rows whose question also occurs in the training rows, literally or in almost the same words.
 
-Near duplicates are found by MinHash over pairs of neighbouring tokens (Broder, "On the resemblance and containment of documents",
-1997) and banding (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", 3.4), then compared by their real overlap. Pairs
-that most rows have, as those of the template, do not count.
+Near duplicates are found by MinHash over pairs of adjacent tokens (Broder, "On the resemblance and containment of documents",
+1997) and banding (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", 3.4), then verified by their real overlap.
+Pairs that most rows have, such as those of the template, do not count.
 """
 
 from __future__ import annotations
@@ -14,69 +14,73 @@ import numpy as np
 
 from phi_runtime.data.store import Store
 
-ALIKE = 0.7  # overlap (Jaccard) of token pairs from which on two questions are near duplicates
+NEAR_DUPLICATE = 0.7  # Jaccard overlap of token pairs of two questions that are near duplicates
 _BANDS, _PER_BAND = 8, 2
-_COMMON = 0.2  # share of rows from which on a pair belongs to the template
-_LOOKED_AT = 2000  # rows by which that is told
-_BLOCK = 50_000  # rows that are hashed at once
+_COMMON = 0.2  # a pair in more than this share of rows belongs to the template
+_SAMPLED_ROWS = 2000  # rows that decide it
+_BLOCK = 50_000  # rows hashed at once
 _SHOWN = 20
 _NONE = np.uint64(2**64 - 1)
 _LAST = np.array([_NONE])
 
 Pair = tuple[int, int]
-"""A training row and a held-out row, by their places in their stores."""
+"""Indices of a training row and a validation row in their stores."""
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """How many held-out rows have the `same` question as a training row, or one that is `near`; some of both, by their places."""
+    """Counts of validation rows with the `same` question as a training row, or a `near` duplicate, and examples of both."""
 
     same: int
     near: int
     examples: tuple[Pair, ...] = ()
 
 
-def leaks(training: Store, trained_on: np.ndarray, held: Store, held_out: np.ndarray) -> Leaks:
-    """What the rows `held_out` of `held` share with the rows `trained_on` of `training`."""
-    if not len(held_out) or not len(trained_on):
+def find_leaks(training: Store, training_rows: np.ndarray, validation: Store, validation_rows: np.ndarray) -> Leaks:
+    """Compare validation rows with training rows, both given by their indices in a store, (V,) and (R,)."""
+    if not len(validation_rows) or not len(training_rows):
         return Leaks(0, 0)
-    same = _shared(training.rows["question"][trained_on][:, 0], held.rows["question"][held_out][:, 0])
-    words = _shared(training.rows["words"][trained_on], held.rows["words"][held_out])
-    alike = _alike(training, trained_on, held, held_out) | words
-    near = {h: t for h, t in alike.items() if h not in same}
-    pairs = [(int(trained_on[t]), int(held_out[h])) for h, t in [*same.items(), *near.items()]]
+    same = _equal(training.rows["question"][training_rows][:, 0], validation.rows["question"][validation_rows][:, 0])
+    words = _equal(training.rows["words"][training_rows], validation.rows["words"][validation_rows])
+    similar = _similar(training, training_rows, validation, validation_rows) | words
+    near = {v: t for v, t in similar.items() if v not in same}
+    pairs = [(int(training_rows[t]), int(validation_rows[v])) for v, t in [*same.items(), *near.items()]]
     return Leaks(len(same), len(near), tuple(pairs[:_SHOWN]))
 
 
-def _shared(ours: np.ndarray, theirs: np.ndarray) -> dict[int, int]:
-    """Of each of `theirs` that stands among `ours`, its place and the place there."""
-    order = np.argsort(ours, kind="stable")
-    found = order[np.minimum(np.searchsorted(ours, theirs, sorter=order), len(ours) - 1)]
-    return {int(i): int(found[i]) for i in np.flatnonzero(ours[found] == theirs)}
+def _equal(training: np.ndarray, validation: np.ndarray) -> dict[int, int]:
+    """Map the index of each validation hash that occurs in `training` to its first index there."""
+    order = np.argsort(training, kind="stable")
+    nearest = order[np.minimum(np.searchsorted(training, validation, sorter=order), len(training) - 1)]
+    return {int(i): int(nearest[i]) for i in np.flatnonzero(training[nearest] == validation)}
 
 
-def _alike(training: Store, trained_on: np.ndarray, held: Store, held_out: np.ndarray) -> dict[int, int]:
-    """Held-out rows by place, each with the first training row whose token pairs are almost the same."""
-    common = _common_pairs(training, trained_on)
-    theirs = np.concatenate([sketch for _, sketch in _sketches(held, held_out, common)])  # (H, bands)
+def _similar(
+    training: Store, training_rows: np.ndarray, validation: Store, validation_rows: np.ndarray
+) -> dict[int, int]:
+    """Map the index of each validation row to the first training row with almost the same token pairs."""
+    common = _common_pairs(training, training_rows)
+    sketches = np.concatenate([sketch for _, sketch in _sketches(validation, validation_rows, common)])  # (V, bands)
     by_band: list[dict[int, list[int]]] = [{} for _ in range(_BANDS)]
-    for h, band in np.argwhere(theirs != _NONE).tolist():
-        by_band[band].setdefault(int(theirs[h, band]), []).append(h)
-    wanted = [np.fromiter(band, dtype=np.uint64) for band in by_band]
-    found: dict[int, int] = {}
-    for begin, ours in _sketches(training, trained_on, common):
+    for v, band in np.argwhere(sketches != _NONE).tolist():
+        by_band[band].setdefault(int(sketches[v, band]), []).append(v)
+    values = [np.fromiter(band, dtype=np.uint64) for band in by_band]
+    matches: dict[int, int] = {}
+    for begin, block in _sketches(training, training_rows, common):
         for b in range(_BANDS):
-            for i in np.flatnonzero(np.isin(ours[:, b], wanted[b])):
+            for i in np.flatnonzero(np.isin(block[:, b], values[b])):
                 t = begin + int(i)
-                for h in by_band[b][int(ours[i, b])]:
-                    row, other = int(trained_on[t]), int(held_out[h])
-                    if h not in found and _overlap(training, row, held, other, common) >= ALIKE:
-                        found[h] = t
-    return found
+                for v in by_band[b][int(block[i, b])]:
+                    if v in matches:
+                        continue
+                    overlap = _overlap(training, int(training_rows[t]), validation, int(validation_rows[v]), common)
+                    if overlap >= NEAR_DUPLICATE:
+                        matches[v] = t
+    return matches
 
 
 def _pairs(store: Store, row: int) -> np.ndarray:
-    """Hashes of the pairs of neighbouring tokens of what a row asks; of free text, of all of it."""
+    """Return hashes of the pairs of adjacent tokens of a row's question, or of all of a free text."""
     tokens, trained = store.row(row)
     if trained.all() or not trained.any():
         return _hashed(tokens)
@@ -91,19 +95,19 @@ def _hashed(tokens: np.ndarray) -> np.ndarray:
 
 
 def _common_pairs(store: Store, chosen: np.ndarray) -> np.ndarray:
-    some = chosen[:: max(1, len(chosen) // _LOOKED_AT)]
-    pairs, counts = np.unique(np.concatenate([np.unique(_pairs(store, int(i))) for i in some]), return_counts=True)
-    return pairs[counts > max(2, _COMMON * len(some))]
+    sample = chosen[:: max(1, len(chosen) // _SAMPLED_ROWS)]
+    pairs, counts = np.unique(np.concatenate([np.unique(_pairs(store, int(i))) for i in sample]), return_counts=True)
+    return pairs[counts > max(2, _COMMON * len(sample))]
 
 
 def _sketches(store: Store, chosen: np.ndarray, common: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of rows: the place of the first, and of each row one number for each band, (rows, bands)."""
+    """Yield blocks of rows: the index of the first, and the sketches (rows, bands)."""
     generator = np.random.default_rng(0)
     factors = generator.integers(1, 2**63, size=_BANDS * _PER_BAND, dtype=np.uint64) | np.uint64(1)
     for begin in range(0, len(chosen), _BLOCK):
         rows = [_pairs(store, int(i)) for i in chosen[begin : begin + _BLOCK]]
         sizes = np.array([len(r) + 1 for r in rows])
-        # Each row ends in one number that is the largest, so that none is without a smallest.
+        # Each row ends with the largest number, so that each has a minimum.
         flat = np.concatenate([part for r in rows for part in (r, _LAST)])
         hidden = np.isin(flat, common)
         starts = np.cumsum(sizes) - sizes

@@ -1,6 +1,6 @@
-"""From the files of a data config to a store of its tokenised rows: read, checked, counted and encoded in one go, once.
+"""Turn the files of a data config into a store of tokenized rows: read, check, count and encode in one pass, once.
 
-The store is known by the content of data, hooks, template and tokenizer: nothing is tokenised twice, and nothing stale is used.
+The store is keyed by the content of data, hooks, template and tokenizer: no row is tokenized twice, no stale one is used.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.data.chat_template import Template
 from phi_runtime.data.hooks import Hooks
-from phi_runtime.data.rows import Broken
-from phi_runtime.data.selection import Found, select
+from phi_runtime.data.rows import BadRow
+from phi_runtime.data.selection import SelectedRow, select
 from phi_runtime.data.store import ROW, Store, StoreWriter, discard_old_stores, open_store
 from phi_runtime.data.survey import Survey
-from phi_runtime.data.template import Piece, Rendered, RowFault
+from phi_runtime.data.template import Piece, Rendered, RowError
 from phi_runtime.data.tokenize import Encoded, Encoder
 
 BATCH_ROWS, BATCH_CHARACTERS = 512, 1_000_000
-AHEAD = 8  # batches that wait for the encoder, so that it never waits for the reader
-FORM = 1  # of a store: counts up when the same data would be stored otherwise
-LIBRARIES = ("tokenizers", "transformers", "jinja2")  # whose versions shape the tokens
+AHEAD = 8  # batches queued for the encoder, so that it never waits for the reader
+FORMAT_VERSION = 1  # of a store; increment when the same data would be stored differently
+LIBRARIES = ("tokenizers", "transformers", "jinja2")  # their versions shape the tokens
 
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -53,7 +53,7 @@ _NO_ASCII_WORD = {code: None for code in range(128) if not chr(code).isalnum()}
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that shapes the tokens of a data config's rows. `tokenizer` loads it when it is needed."""
+    """Everything that shapes the tokens of a data config's rows. `tokenizer` loads it on demand."""
 
     data: DataConfig
     files: list[Path]
@@ -66,20 +66,23 @@ class Recipe:
 
 
 def tokenizer_key(folder: Path) -> str:
-    """The content of a model folder's tokenizer."""
+    """Return a digest of the tokenizer files of a model folder."""
     files = sorted({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
     return digest([(path.name, file_digest(path)) for path in files])
 
 
 def prepare(recipe: Recipe, cache: Path, emit: Emit, stage: str) -> Store:
-    """The store of `recipe` in the folder `cache`, made if it is not there.
+    """Return the store of `recipe` in the folder `cache`; create it if it is missing.
 
-    Broken rows are counted in its survey and left out; whether that will do is for the caller to say. Raises DataError for a
-    file that cannot be read, or that changes while it is, and Conflict when another process makes a store there.
+    Bad rows are skipped and counted in its survey; the caller decides if that is acceptable.
+
+    Raises:
+        DataError: a file cannot be read, or changes while it is read.
+        Conflict: another process is writing a store there.
     """
     if absent := next((path for path in recipe.files if not path.is_file()), None):
-        raise DataError("there is no such data file", where=Location(absent), fix="check the path")
-    before = _states(recipe.files)
+        raise DataError("the data file does not exist", where=Location(absent), fix="check the path")
+    initial = _states(recipe.files)
     key = _key(recipe)
     folder = cache / key[:20]
     store = open_store(folder)
@@ -91,13 +94,13 @@ def prepare(recipe: Recipe, cache: Path, emit: Emit, stage: str) -> Store:
         try:
             _fill(writer, recipe, tokenizer, emit, stage)
         finally:
-            if changed := _states(recipe.files) != before:
-                writer.discard()  # its parts are not of the content that the key names
+            if changed := _states(recipe.files) != initial:
+                writer.discard()  # its parts do not match the key
         if changed:
             raise DataError(
-                "the data changed while they were read",
+                "the data changed while it was read",
                 where=Location(recipe.files[0]),
-                fix="run it again when they are at rest",
+                fix="run again when nothing writes to it",
             )
         store = writer.finish(key, {"files": [str(path) for path in recipe.files]})
         discard_old_stores(cache, keep=folder)
@@ -117,20 +120,29 @@ def _key(recipe: Recipe) -> str:
         }
     )
     load = recipe.data.load_dataset_config.model_dump(mode="json", exclude={"data_files", "data_dir"})
-    # The ending tells what stands between the fields of a table.
+    # The suffix decides the field separator of a table.
     content = [(file_digest(path), unpacked_name(path).suffix.lower()) for path in recipe.files]
     return digest(
-        [FORM, load, shaping, recipe.completion_only, recipe.hooks.key, content, recipe.tokenizer_key, recipe.versions]
+        [
+            FORMAT_VERSION,
+            load,
+            shaping,
+            recipe.completion_only,
+            recipe.hooks.key,
+            content,
+            recipe.tokenizer_key,
+            recipe.versions,
+        ]
     )
 
 
 def _states(files: list[Path]) -> list[tuple[int, int]]:
-    found = [path.stat() if path.is_file() else None for path in files]
-    return [(s.st_size, s.st_mtime_ns) if s else (0, 0) for s in found]
+    stats = [path.stat() if path.is_file() else None for path in files]
+    return [(s.st_size, s.st_mtime_ns) if s else (0, 0) for s in stats]
 
 
 class _Batch:
-    """Rows on their way to the encoder: their pieces, their places and hashes, and what was seen on the way."""
+    """Rows for the encoder: their pieces, their places (file, line, number), their hashes, and a survey."""
 
     def __init__(self) -> None:
         self.pieces: list[list[Piece]] = []
@@ -150,12 +162,12 @@ class _Batch:
         self.characters += len(row.question) + len(row.answer)
 
     def rows(self, encoded: Sequence[Encoded]) -> np.ndarray:
-        """The rows of the store, (n,) of `ROW`."""
+        """Return the rows of the store, (n,) of `ROW`."""
         return rows_of(self.places, self.hashes, encoded)
 
 
 def rows_of(places: Sequence[tuple[int, int, int]], hashes: Sequence[bytes], encoded: Sequence[Encoded]) -> np.ndarray:
-    """Rows of a store: `places` are file, line and number of each, `hashes` those of `hashes_of`."""
+    """Return rows of a store, (n,) of `ROW`, from file, line and number of each, and the result of `hashes_of`."""
     rows: np.ndarray = np.zeros(len(places), dtype=ROW)
     if not len(places):
         return rows
@@ -173,29 +185,28 @@ _Encoded = tuple[np.ndarray, np.ndarray, np.ndarray, Survey]
 
 
 def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage: str) -> None:
-    """Reads in this thread and encodes in others: the tokenizer works outside of Python's lock, on all cores, and while one
-    puts its ids in order another keeps it busy."""
+    """Read in this thread and encode in others: the tokenizer releases Python's lock and uses all cores."""
     template = recipe.template
     settings = recipe.data.pre_process_data_config
     encoder = Encoder(tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
     waiting: deque[Future[_Encoded]] = deque()
-    done, told = writer.seen, time.monotonic()
-    with ThreadPoolExecutor(3, thread_name_prefix="tokenise") as pool:
+    done, reported = writer.seen, time.monotonic()
+    with ThreadPoolExecutor(3, thread_name_prefix="tokenize") as pool:
         try:
             for batch in _batches(recipe, template, writer.seen):
                 waiting.append(pool.submit(_encoded, encoder, batch))
                 if len(waiting) >= AHEAD:
                     done += _take(writer, waiting)
-                if time.monotonic() - told > 0.5:
-                    told = time.monotonic()
+                if time.monotonic() - reported > 0.5:
+                    reported = time.monotonic()
                     emit(Event("progress", stage, {"done": done, "total": None, "unit": "rows"}))
-        finally:  # also when it is stopped: what is on its way is kept
+        finally:  # also on an interruption: keep the batches that are being encoded
             while waiting:
                 _take(writer, waiting)
 
 
 def _take(writer: StoreWriter, waiting: deque[Future[_Encoded]]) -> int:
-    """Writes the next batch in order, and says how many rows were read for it. Where it fails, none behind it is written."""
+    """Write the next batch and return the number of rows read for it. If it fails, no later batch is written."""
     try:
         tokens, trained, rows, survey = waiting.popleft().result()
         writer.add(tokens, trained, rows, survey)
@@ -207,13 +218,13 @@ def _take(writer: StoreWriter, waiting: deque[Future[_Encoded]]) -> int:
 
 
 def _batches(recipe: Recipe, template: Template, skipped: int) -> Iterator[_Batch]:
-    found = select(recipe.data.load_dataset_config, recipe.files)
+    rows = select(recipe.data.load_dataset_config, recipe.files)
     place = {path: i for i, path in enumerate(recipe.files)}
     batch = _Batch()
-    for item in islice(found, skipped, None):
+    for item in islice(rows, skipped, None):
         batch.survey.read += 1
-        if isinstance(item, Broken):
-            batch.survey.saw_broken(place[Path(item.where.path)], item)
+        if isinstance(item, BadRow):
+            batch.survey.count_bad_row(place[Path(item.where.path)], item)
         elif (row := _rendered(item, place[item.path], recipe, template, batch.survey)) is not None:
             batch.add(place[item.path], item.row.line, item.number, row)
         if batch.full:
@@ -223,10 +234,10 @@ def _batches(recipe: Recipe, template: Template, skipped: int) -> Iterator[_Batc
         yield batch
 
 
-def _rendered(item: Found, file: int, recipe: Recipe, template: Template, survey: Survey) -> Rendered | None:
-    """The row as it is trained; None, and counted, where it is not to be used."""
+def _rendered(item: SelectedRow, file: int, recipe: Recipe, template: Template, survey: Survey) -> Rendered | None:
+    """Return the row for training; None if it is not used, which is counted."""
     line = item.row.line
-    survey.saw_columns(item.row.values)
+    survey.count_columns(item.row.values)
     try:
         values = recipe.hooks(item.row.values)
         if values is None:
@@ -234,22 +245,22 @@ def _rendered(item: Found, file: int, recipe: Recipe, template: Template, survey
             return None
         row = template.row(values, completion_only=recipe.completion_only)
         "".join([row.question, row.answer, *[text for text, _ in row.pieces]]).encode()
-    except RowFault as e:
+    except RowError as e:
         if e.empty:
-            survey.saw_empty(file, line, str(e))
+            survey.count_empty_row(file, line, str(e))
         else:
-            survey.saw_broken(file, Broken(item.where, str(e), e.fix))
+            survey.count_bad_row(file, BadRow(item.where, str(e), e.fix))
         return None
     except UnicodeEncodeError:
-        survey.saw_broken(file, Broken(item.where, "this row holds half of a surrogate pair, which is no text"))
+        survey.count_bad_row(file, BadRow(item.where, "this row contains a lone surrogate, which is not text"))
         return None
-    survey.saw(file, line, row.question, row.answer)
+    survey.count_row(file, line, row.question, row.answer)
     return row
 
 
 def hashes_of(question: str, answer: str) -> bytes:
-    """Hashes of what is asked (16 bytes), of the answer (8) and of the words of what is asked (8)."""
-    # Ten times as fast as the expression, where there are no other letters.
+    """Return hashes of the question (16 bytes), the answer (8) and the question's words (8)."""
+    # For ASCII, ten times as fast as the regular expression.
     words = question.lower().translate(_NO_ASCII_WORD) if question.isascii() else _NO_WORD.sub("", question.casefold())
     return (
         hashlib.blake2b(question.encode(), digest_size=16).digest()

@@ -1,16 +1,18 @@
-"""Rows as the model will see them, in stretches that are asked, trained, or special tokens."""
+"""Rows as the model sees them, in segments of prompt, completion and special tokens."""
 
 from __future__ import annotations
 
 from itertools import groupby
 from typing import Any
 
-from phi_runtime.data.dataset import Side
+from phi_runtime.data.dataset import DataSplit
 
 
-def preview(side: Side, tokenizer: Any, count: int) -> list[dict[str, Any]]:
-    """The first `count` of the chosen rows: place, number of tokens, and `segments` of text with `kind` (prompt, completion or
-    special) and `trained`. A row of more than max_seq_len tokens is shown whole."""
+def preview(side: DataSplit, tokenizer: Any, count: int) -> list[dict[str, Any]]:
+    """Return the first `count` rows with their place, number of tokens, and `segments`.
+
+    A segment has `text`, `kind` (prompt, completion or special) and `trained`. Rows longer than max_seq_len are not cut.
+    """
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     rows = []
     for place, index in zip(side.first(count).places(), side.chosen[:count], strict=True):

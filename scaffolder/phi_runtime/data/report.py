@@ -1,4 +1,4 @@
-"""What a data set holds and what a model will see of it: everything that goes wrong in silence, counted before it is trained on."""
+"""Report on a data set before training: counts of everything that would otherwise go wrong silently."""
 
 from __future__ import annotations
 
@@ -14,84 +14,95 @@ from phi_runtime.core.errors import DataError, Location
 from phi_runtime.core.events import Emit
 from phi_runtime.core.project import Project, project_of
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.data.dataset import Dataset, Place, Side, divide, load_sides
-from phi_runtime.data.leakage import leaks
+from phi_runtime.data.dataset import DataContext, Dataset, DataSplit, load_splits, split_dataset
+from phi_runtime.data.leakage import find_leaks
 from phi_runtime.data.sequences import Sequences, over_long
-from phi_runtime.data.survey import Place as SurveyPlace
+from phi_runtime.data.survey import RowNote
 
 FILE = "data_report.json"
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
-_COMPARED = 200_000  # training rows that are looked through for near duplicates of held-out ones
+_COMPARED = 200_000  # training rows that are searched for near duplicates of validation rows
 
 
 def examine(
-    workflow: Workflow, training: FinetunePass, place: Place, emit: Emit, stage: str = "data"
+    workflow: Workflow, training: FinetunePass, context: DataContext, emit: Emit, stage: str = "data"
 ) -> dict[str, Any]:
-    """The report on the data that `training` reads, broken rows being counted. Raises DataError for a file that cannot be read."""
-    project = project_of(place.config)
-    read = load_sides(workflow, training, place.tolerant(), emit, stage)
+    """Return the report on the data that `training` reads; bad rows are counted.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    project = project_of(context.config)
+    read = load_splits(workflow, training, context.skipping_bad_rows(), emit, stage)
     unusable: dict[str, Any] = {"usable": False, "datasets": [], "splits": None, "warnings": []}
-    if not all(len(side) for side in read):
-        return unusable | {"datasets": [_of_side(side, project) for side in read]}
+    if not all(len(split) for split in read):
+        return unusable | {"datasets": [_of_split(split, project) for split in read]}
     try:
-        dataset = divide(read, training)
+        dataset = split_dataset(read, training)
     except DataError as e:
-        return unusable | {"datasets": [_of_side(side, project) for side in read], "warnings": [e.what]}
-    made: dict[str, Sequences] = {}
-    faults = []
-    with tempfile.TemporaryDirectory(prefix=".joined-", dir=place.cache.parent) as scratch:
-        for name, side in (("training", dataset.training), ("validation", dataset.held_out)):
+        return unusable | {"datasets": [_of_split(split, project) for split in read], "warnings": [e.what]}
+    sequences: dict[str, Sequences] = {}
+    errors = []
+    with tempfile.TemporaryDirectory(prefix=".joined-", dir=context.cache.parent) as scratch:
+        seed = training.training_args.order_seed
+        for name, split in (("training", dataset.training), ("validation", dataset.validation)):
             try:
-                made[name] = side.sequences(place.tokenizer, training.training_args.order_seed, Path(scratch) / name)
+                sequences[name] = split.sequences(context.tokenizer, seed, Path(scratch) / name)
             except DataError as e:
-                faults.append(e.what if name == "training" else f"validation rows: {e.what}")
-        return report(dataset, made, project, faults)
+                errors.append(e.what if name == "training" else f"validation rows: {e.what}")
+        return report(dataset, sequences, project, errors)
 
 
 def report(
-    dataset: Dataset, made: Mapping[str, Sequences], project: Project, faults: Iterable[str] = ()
+    dataset: Dataset, sequences: Mapping[str, Sequences], project: Project, errors: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """The report on a data set that is loaded: `made` are the sequences of its sides, `training` and `validation`, as far as they
-    could be made; `faults` say why not.
+    """Return the report on a loaded data set.
 
-    `datasets` has one entry for each data config, `splits` what is trained on and what is held out; `usable` says whether anything
-    is left to train on.
+    Args:
+        dataset: Its rows.
+        sequences: Sequences of the splits `training` and `validation`, as far as they could be built.
+        project: Paths are shown relative to it.
+        errors: Why the others could not be built.
+
+    Returns:
+        `datasets` with one entry for each data config, `splits` with the counts of training and validation, `warnings`, and
+        `usable`, which is false if no row is left to train on.
     """
-    sides = {dataset.training.data.name: dataset.training}
-    sides.setdefault(dataset.held_out.data.name, dataset.held_out)
-    remarks = [*dataset.remarks, *faults]
+    splits = {dataset.training.data.name: dataset.training}
+    splits.setdefault(dataset.validation.data.name, dataset.validation)
+    remarks = [*dataset.remarks, *errors]
     counts = {}
-    for name, sequences in made.items():
-        remarks += [r if name == "training" else f"validation rows: {r}" for r in sequences.remarks]
+    for name, built in sequences.items():
+        remarks += [r if name == "training" else f"validation rows: {r}" for r in built.remarks]
         counts[name] = {
-            "rows": sequences.rows,
-            "sequences": len(sequences),
-            "tokens": sequences.token_count,
-            "trained_tokens": sequences.trained_count,
+            "rows": built.rows,
+            "sequences": len(built),
+            "tokens": built.token_count,
+            "trained_tokens": built.trained_count,
         }
     return {
-        "usable": "training" in made,
-        "datasets": [_of_side(side, project) for side in sides.values()],
+        "usable": "training" in sequences,
+        "datasets": [_of_split(split, project) for split in splits.values()],
         "splits": {**counts, "leakage": _leakage(dataset, project)},
         "warnings": remarks,
     }
 
 
-def _of_side(side: Side, project: Project) -> dict[str, Any]:
-    store, survey = side.store, side.store.survey
+def _of_split(split: DataSplit, project: Project) -> dict[str, Any]:
+    store, survey = split.store, split.store.survey
     sizes: np.ndarray = store.rows["tokens"].astype(np.int64)
     trained = int(store.rows["trained"].sum())
-    settings, total = side.settings, int(sizes.sum())
+    settings, total = split.settings, int(sizes.sum())
     joined = "join" in settings.strategy
     return {
-        "name": side.data.name,
-        "files": [project.shown(path) for path in side.files],
+        "name": split.data.name,
+        "files": [project.shown(path) for path in split.files],
         "row_type": "conversations"
-        if isinstance(side.template, ChatTemplate)
+        if isinstance(split.template, ChatTemplate)
         else "questions"
-        if side.template.asks
+        if split.template.has_prompt
         else "texts",
-        "loss": "completions" if side.completion_only else "all",
+        "loss": "completions" if split.completion_only else "all",
         "strategy": settings.strategy,
         "rows": {
             "read": survey.read,
@@ -105,7 +116,7 @@ def _of_side(side: Side, project: Project) -> dict[str, Any]:
             "too_long": 0 if joined else int((sizes > settings.max_seq_len).sum()),
         },
         "max_seq_len": settings.max_seq_len,
-        "over_long": None if joined else over_long(settings, side.completion_only),
+        "over_long": None if joined else over_long(settings, split.completion_only),
         "tokens": {
             "total": total,
             "trained": trained,
@@ -114,47 +125,49 @@ def _of_side(side: Side, project: Project) -> dict[str, Any]:
             if len(sizes)
             else {},
         },
-        "labels": dict(survey.labels.most_common()) if survey.labels and _are_labels(side) else None,
+        "labels": dict(survey.labels.most_common()) if survey.labels and _are_labels(split) else None,
         "columns": dict(survey.columns.most_common()),
         "personal_data": dict(survey.personal),
         "encoding_faults": dict(survey.encoding),
-        "broken_at": _shown(side, project, survey.broken_at),
-        "empty_at": _shown(side, project, survey.empty_at),
-        "personal_data_at": _shown(side, project, survey.personal_at),
-        "encoding_faults_at": _shown(side, project, survey.encoding_at),
+        "broken_at": _shown(split, project, survey.broken_at),
+        "empty_at": _shown(split, project, survey.empty_at),
+        "personal_data_at": _shown(split, project, survey.personal_at),
+        "encoding_faults_at": _shown(split, project, survey.encoding_at),
     }
 
 
-def _are_labels(side: Side) -> bool:
-    labels = side.store.survey.labels
-    return side.template.asks and labels is not None and len(labels) <= max(2, len(side.store) // 5)
+def _are_labels(split: DataSplit) -> bool:
+    labels = split.store.survey.labels
+    return split.template.has_prompt and labels is not None and len(labels) <= max(2, len(split.store) // 5)
 
 
 def _duplicates(rows: np.ndarray) -> int:
-    """Rows that have question and answer of one before them."""
+    """Return the number of rows that repeat question and answer of an earlier one."""
     key = np.stack([rows["question"][:, 0], rows["question"][:, 1], rows["answer"]], axis=1)
     return len(rows) - len(np.unique(key, axis=0)) if len(rows) else 0
 
 
-def _shown(side: Side, project: Project, places: Iterable[SurveyPlace]) -> list[dict[str, Any]]:
-    return [{"file": project.shown(side.files[file]), "line": line, "message": what} for file, line, what, *_ in places]
+def _shown(split: DataSplit, project: Project, places: Iterable[RowNote]) -> list[dict[str, Any]]:
+    return [
+        {"file": project.shown(split.files[file]), "line": line, "message": what} for file, line, what, *_ in places
+    ]
 
 
 def _leakage(dataset: Dataset, project: Project) -> dict[str, Any]:
-    training, held_out = dataset.training, dataset.held_out
+    training, validation = dataset.training, dataset.validation
     compared = training.chosen[:_COMPARED]
-    found = leaks(training.store, compared, held_out.store, held_out.chosen)
+    leaks = find_leaks(training.store, compared, validation.store, validation.chosen)
     places = [
-        {"training": _told(training.place_of(t), project), "validation": _told(held_out.place_of(h), project)}
-        for t, h in found.examples
+        {"training": _place(training.place_of(t), project), "validation": _place(validation.place_of(v), project)}
+        for t, v in leaks.examples
     ]
     return {
-        "same_question": found.same,
-        "near_duplicate": found.near,
+        "same_question": leaks.same,
+        "near_duplicate": leaks.near,
         "compared_rows": len(compared),
         "examples": places,
     }
 
 
-def _told(where: Location, project: Project) -> str:
+def _place(where: Location, project: Project) -> str:
     return f"{project.shown(Path(where.path))}:{where.line}"

@@ -1,6 +1,6 @@
-"""Rows of a data file, one after the other, each known by its line, so that a fault can be pointed at.
+"""Read the rows of a data file one by one, each with its line number, so that errors can point at it.
 
-A row that cannot be read is a `Broken`, and the reading goes on; a file that cannot be read on ends in a DataError.
+A row that cannot be read is a `BadRow`, and reading continues; a file that cannot be read further raises DataError.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from phi_runtime.core.errors import DataError, Location, MissingDependency
 from phi_runtime.data.files import LIMIT_BYTES, first_byte, lines, opened
 
 _TOO_LONG = f"this row has more than {LIMIT_BYTES >> 20} MB"
-_MEND = "mend or remove that row"
+_FIX = "fix or remove this row"
 _UTF8 = "save the file as UTF-8"
 _NOT_BLANK = re.compile(r"\S")
-_LONGEST_WORD = 32  # of JSON outside a string: what the end of the window may have cut
+_LONGEST_WORD = 32  # of JSON outside a string: the end of the window may cut this much
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How a file is read. `sep` stands between the fields of a CSV file, null: what its ending says; `sample_by` says what is a
-    row of a text file."""
+class ReadOptions:
+    """How to read a file: its format, the separator of a CSV file (None: by its suffix), and the unit of a text file."""
 
     format: Format
     sep: str | None = None
@@ -37,47 +36,50 @@ class Reading:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: the values by column, and the line (from 1) on which it starts; of a Parquet file, its number."""
+    """One row: values by column, and the line (from 1) on which it starts, or its number in a Parquet file."""
 
     values: dict[str, Any]
     line: int
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A row that cannot be used, and why."""
+class BadRow:
+    """A row that cannot be used: where it is, why, and how to fix it."""
 
     where: Location
     what: str
-    fix: str = _MEND
+    fix: str = _FIX
 
     @property
     def error(self) -> DataError:
         return DataError(self.what, where=self.where, fix=self.fix)
 
 
-def read_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:
-    """The rows of a file, in order. Raises DataError, with the line, for the first that is broken, and as `scan` does."""
+def read_rows(path: Path, reading: ReadOptions | None = None) -> Iterator[Row]:
+    """Yield the rows of a file. Raises DataError, with the line, for the first bad row, and as `scan` does."""
     for row in scan(path, reading):
-        if isinstance(row, Broken):
+        if isinstance(row, BadRow):
             raise row.error
         yield row
 
 
-def scan(path: Path, reading: Reading | None = None) -> Iterator[Row | Broken]:
-    """The rows of a JSON Lines, JSON (array of objects), CSV, Parquet or text file, in order, broken ones among them.
+def scan(path: Path, reading: ReadOptions | None = None) -> Iterator[Row | BadRow]:
+    """Yield the rows of a JSON Lines, JSON (array of objects), CSV, Parquet or text file, including bad ones.
 
-    The memory it takes does not grow with the file. Raises DataError for a file that is absent or empty, or cannot be read on,
-    and MissingDependency where it takes a package that is not here.
+    Memory use does not grow with the file.
+
+    Raises:
+        DataError: the file is missing or empty, or cannot be read further.
+        MissingDependency: a package for its format is not installed.
     """
-    reading = reading or Reading(format_of(path))
+    reading = reading or ReadOptions(format_of(path))
     if reading.format == "parquet":
         yield from _parquet_rows(path)
         return
     with opened(path) as stream:
         start = first_byte(stream)
         if not start:
-            raise DataError("the data file is empty", where=Location(path), fix="put at least one row into it")
+            raise DataError("the data file is empty", where=Location(path), fix="add at least one row")
         if reading.format == "csv":
             yield from _csv_rows(
                 path, stream, reading.sep or ("\t" if unpacked_name(path).suffix.lower() == ".tsv" else ",")
@@ -90,41 +92,41 @@ def scan(path: Path, reading: Reading | None = None) -> Iterator[Row | Broken]:
             yield from _json_lines(path, stream)
 
 
-def _json_lines(path: Path, stream: io.BufferedReader) -> Iterator[Row | Broken]:
+def _json_lines(path: Path, stream: io.BufferedReader) -> Iterator[Row | BadRow]:
     for number, line in lines(stream):
         where = Location(path, number)
         text = _decoded(line, where)
-        if isinstance(text, Broken):
+        if isinstance(text, BadRow):
             yield text
             continue
         try:
-            value = json.loads(text.rstrip("\r\n"))  # else what is cut off is shown on the line below
+            value = json.loads(text.rstrip("\r\n"))  # else a truncated value is reported on the next line
         except ValueError as e:
             place = Location(path, number, getattr(e, "colno", 1))
-            yield Broken(place, f"this row is not JSON ({getattr(e, 'msg', e)})")
+            yield BadRow(place, f"this row is not valid JSON ({getattr(e, 'msg', e)})")
         except RecursionError:
-            yield Broken(where, "this row is nested too deeply")
+            yield BadRow(where, "this row is nested too deeply")
         else:
             yield _object(value, where)
 
 
-def _decoded(line: bytes | None, where: Location) -> str | Broken:
+def _decoded(line: bytes | None, where: Location) -> str | BadRow:
     if line is None:
-        return Broken(where, _TOO_LONG)
+        return BadRow(where, _TOO_LONG)
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
-        return Broken(where, "this line is not UTF-8 text", _UTF8)
+        return BadRow(where, "this line is not UTF-8 text", _UTF8)
 
 
-def _object(value: Any, where: Location) -> Row | Broken:
+def _object(value: Any, where: Location) -> Row | BadRow:
     if isinstance(value, dict):
         return Row(value, where.line)
-    return Broken(where, "this row is not a JSON object with column names", 'write rows as {"column": "text", …}')
+    return BadRow(where, "this row is not a JSON object with column names", 'write rows as {"column": "text", …}')
 
 
 class _Window:
-    """The part of a long text that is being read, and the place in the whole that it stands at."""
+    """A sliding window over a long text, with its position in the file."""
 
     CHUNK = 2**20
 
@@ -133,12 +135,12 @@ class _Window:
         self.text, self.at, self.line, self.column, self.ended = "", 0, 1, 1, False
 
     def more(self) -> None:
-        """Reads on, twice as much each time that it is not enough, and forgets what is behind."""
+        """Read more, doubling the window if needed, and drop the text before the position."""
         try:
             piece = self.stream.read(max(self.CHUNK, len(self.text) - self.at))
         except UnicodeDecodeError:
             raise DataError(
-                "from here on this is not UTF-8 text", where=Location(self.path, self.line), fix=_UTF8
+                "the file is not UTF-8 text from here on", where=Location(self.path, self.line), fix=_UTF8
             ) from None
         self.text, self.at, self.ended = self.text[self.at :] + piece, 0, not piece
 
@@ -149,28 +151,28 @@ class _Window:
         self.at = at
 
     def next(self) -> str:
-        """The next character that is no white space, which is where the window then stands; empty at the end."""
+        """Move to the next character that is not white space, and return it; empty at the end."""
         while True:
-            found = _NOT_BLANK.search(self.text, self.at)
-            self.go_to(found.start() if found else len(self.text))
-            if found:
-                return found[0]
+            match = _NOT_BLANK.search(self.text, self.at)
+            self.go_to(match.start() if match else len(self.text))
+            if match:
+                return match[0]
             if self.ended:
                 return ""
             self.more()
 
     def finish(self) -> None:
-        """Steps over the end of the array, behind which nothing may stand."""
+        """Step over the end of the array, after which nothing may follow."""
         self.go_to(self.at + 1)
         if self.next():
-            raise self.error("Extra data behind the array")
+            raise self.error("Extra data after the array")
 
     def error(self, what: str) -> DataError:
         where = Location(self.path, self.line, self.column)
-        return DataError(f"the JSON is broken here ({what})", where=where, fix="mend the JSON there")
+        return DataError(f"invalid JSON ({what})", where=where, fix="fix the JSON at this position")
 
 
-def _array_rows(path: Path, stream: io.BufferedReader) -> Iterator[Row | Broken]:
+def _array_rows(path: Path, stream: io.BufferedReader) -> Iterator[Row | BadRow]:
     window, decoder = _Window(path, stream), json.JSONDecoder()
     window.next()
     window.go_to(window.at + 1)
@@ -184,7 +186,7 @@ def _array_rows(path: Path, stream: io.BufferedReader) -> Iterator[Row | Broken]
             try:
                 value, end = decoder.raw_decode(window.text, window.at)
             except json.JSONDecodeError as e:
-                fault, place = e.msg, e.pos
+                problem, place = e.msg, e.pos
             except ValueError as e:  # a number with too many digits
                 raise window.error(str(e)) from None
             except RecursionError:
@@ -192,13 +194,13 @@ def _array_rows(path: Path, stream: io.BufferedReader) -> Iterator[Row | Broken]
             else:
                 if end < len(window.text) or window.ended:
                     break
-                fault, place = "", end
-            cut = place > len(window.text) - _LONGEST_WORD or fault.startswith("Unterminated string")
+                problem, place = "", end
+            cut = place > len(window.text) - _LONGEST_WORD or problem.startswith("Unterminated string")
             if window.ended or not cut:
                 window.go_to(place)
-                raise window.error(fault)
+                raise window.error(problem)
             if len(window.text) - window.at > LIMIT_BYTES:
-                raise DataError(_TOO_LONG, where=where, fix=_MEND)
+                raise DataError(_TOO_LONG, where=where, fix=_FIX)
             window.more()
         yield _object(value, where)
         window.go_to(end)
@@ -211,9 +213,9 @@ def _array_rows(path: Path, stream: io.BufferedReader) -> Iterator[Row | Broken]
         window.go_to(window.at + 1)
 
 
-def _csv_rows(path: Path, stream: io.BufferedReader, sep: str) -> Iterator[Row | Broken]:
+def _csv_rows(path: Path, stream: io.BufferedReader, sep: str) -> Iterator[Row | BadRow]:
     csv.field_size_limit(LIMIT_BYTES)
-    # What is no UTF-8 becomes lone surrogates, by which its row is known.
+    # Bytes that are not UTF-8 become lone surrogates, which mark their row.
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
     reader = csv.reader(text, delimiter=sep, strict=True)
     start = 0
@@ -227,22 +229,21 @@ def _csv_rows(path: Path, stream: io.BufferedReader, sep: str) -> Iterator[Row |
                 continue
             where = Location(path, line)
             if len(fields) != len(header):
-                what = f"this row has {len(fields)} fields, and the header {len(header)}"
-                yield Broken(where, what, "quote fields that hold a comma or a line break")
+                what = f"this row has {len(fields)} fields, but the header has {len(header)}"
+                yield BadRow(where, what, "quote fields that contain the separator or a line break")
             elif not all(field.isascii() or _is_text(field) for field in fields):
-                yield Broken(where, "this line is not UTF-8 text", _UTF8)
+                yield BadRow(where, "this line is not UTF-8 text", _UTF8)
             else:
                 yield Row(dict(zip(header, fields, strict=True)), line)
     except csv.Error as e:
-        what = f"from this row on it is not CSV ({e})"
-        raise DataError(what, where=Location(path, start + 1), fix="mend the quotes of that row") from None
+        what = f"the file is not valid CSV from this row on ({e})"
+        raise DataError(what, where=Location(path, start + 1), fix="fix the quotes of this row") from None
 
 
 def _check_header(where: Location, header: Sequence[str]) -> None:
     twice = next((name for i, name in enumerate(header) if name in header[:i]), None)
     if twice is not None:
-        what = f"two columns are called `{twice}`"
-        raise DataError(what, where=where, fix="give each column a name of its own")
+        raise DataError(f"duplicate column `{twice}`", where=where, fix="give each column a different name")
     if not all(_is_text(name) for name in header):
         raise DataError("the header is not UTF-8 text", where=where, fix=_UTF8)
 
@@ -255,35 +256,35 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _texts(path: Path, stream: io.BufferedReader, sample_by: SampleBy) -> Iterator[Row | Broken]:
-    """Each line, paragraph (between empty lines) or file as {"text": …}, as Hugging Face's `text` reader has it."""
-    held: list[str] = []
-    start, before, size = 1, 0, 0
+def _texts(path: Path, stream: io.BufferedReader, sample_by: SampleBy) -> Iterator[Row | BadRow]:
+    """Yield each line, paragraph (separated by empty lines) or file as {"text": …}, like Hugging Face's `text` reader."""
+    parts: list[str] = []
+    start, previous, size = 1, 0, 0
     for number, line in lines(stream):
         text = _decoded(line, Location(path, number))
-        if isinstance(text, Broken):
+        if isinstance(text, BadRow):
             yield text
             continue
         if sample_by == "line":
             yield Row({"text": text.rstrip("\r\n")}, number)
             continue
-        apart = number - before - 1
-        if held and apart and sample_by == "paragraph":
-            yield _held(path, start, held, size)
-            held, size = [], 0
-        if not held:
-            start, apart = number, 0
-        size, before = size + apart + len(text), number
-        if size <= LIMIT_BYTES:  # what is longer is refused at its end
-            held += ["\n" * apart, text.replace("\r\n", "\n")]
-    if held:
-        yield _held(path, start, held, size)
+        blank_lines = number - previous - 1
+        if parts and blank_lines and sample_by == "paragraph":
+            yield _joined(path, start, parts, size)
+            parts, size = [], 0
+        if not parts:
+            start, blank_lines = number, 0
+        size, previous = size + blank_lines + len(text), number
+        if size <= LIMIT_BYTES:  # a longer one is refused at its end
+            parts += ["\n" * blank_lines, text.replace("\r\n", "\n")]
+    if parts:
+        yield _joined(path, start, parts, size)
 
 
-def _held(path: Path, start: int, held: list[str], size: int) -> Row | Broken:
+def _joined(path: Path, start: int, parts: list[str], size: int) -> Row | BadRow:
     if size > LIMIT_BYTES:
-        return Broken(Location(path, start), _TOO_LONG)
-    return Row({"text": "".join(held).rstrip("\r\n")}, start)
+        return BadRow(Location(path, start), _TOO_LONG)
+    return Row({"text": "".join(parts).rstrip("\r\n")}, start)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
@@ -294,7 +295,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         raise MissingDependency(
             "reading a Parquet file needs the package pyarrow",
             where=Location(path),
-            fix="run `pip install pyarrow` where phi-scaffold is installed",
+            fix="run `pip install pyarrow` in the environment of phi-scaffold",
         ) from None
     number = 0
     try:
@@ -304,10 +305,10 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     number += 1
                     yield Row(values, number)
     except FileNotFoundError:
-        raise DataError("there is no such data file", where=Location(path), fix="check the path") from None
+        raise DataError("the data file does not exist", where=Location(path), fix="check the path") from None
     except (pyarrow.ArrowException, OSError) as e:
         raise DataError(
-            f"the Parquet file cannot be read ({e})", where=Location(path), fix="get the file anew"
+            f"the Parquet file cannot be read ({e})", where=Location(path), fix="download or write it again"
         ) from None
     if not number:
-        raise DataError("the data file is empty", where=Location(path), fix="put at least one row into it")
+        raise DataError("the data file is empty", where=Location(path), fix="add at least one row")

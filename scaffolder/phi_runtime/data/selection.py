@@ -1,4 +1,4 @@
-"""Which rows of its files a data config means: its split's slice, then its filters."""
+"""Select the rows of a data config from its files: the slice of its split, then its filters."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from phi_runtime.config.file_formats import format_of
 from phi_runtime.config.schema import LoadDataset
 from phi_runtime.core.errors import DataError, Location
-from phi_runtime.data.rows import Broken, Reading, Row, scan
+from phi_runtime.data.rows import BadRow, ReadOptions, Row, scan
 
 _SLICE = re.compile(r"\[(-?\d+)?(%)?:(-?\d+)?(%)?\]$")
 
 
 @dataclass(frozen=True)
-class Found:
-    """A row, the file that it comes from, and its number from 0 among all rows of all files."""
+class SelectedRow:
+    """A row with its file, and its index among all rows of all files."""
 
     path: Path
     number: int
@@ -30,102 +30,106 @@ class Found:
         return Location(self.path, self.row.line)
 
 
-def reading_of(load: LoadDataset, path: Path) -> Reading:
-    """How a file of `load` is read. What the hub's data sets were brought as tells its ending."""
-    return Reading(load.format or format_of(path), load.sep, load.sample_by or "line")
+def read_options(load: LoadDataset, path: Path) -> ReadOptions:
+    """Return how to read a file of `load`; the format of a downloaded Hub data set follows from its suffix."""
+    return ReadOptions(load.format or format_of(path), load.sep, load.sample_by or "line")
 
 
-def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[Found | Broken]:
-    """The rows that `load` means, in the order of the files; among them those that are broken.
+def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[SelectedRow | BadRow]:
+    """Yield the rows that `load` selects, in the order of the files, including bad ones.
 
-    Raises DataError as `scan` does, and when no row is left.
+    Raises:
+        DataError: as `scan`, and if no row is left.
     """
-    # Only shares and places from the end take the number of all rows.
+    # Only percentages and positions from the end need the number of all rows.
     start, stop = boundaries(load.split, _count(load, files) if _needs_count(load.split) else sys.maxsize)
     filters = load.col_filters or {}
     number = read = chosen = 0
     for path in files:
         if number >= stop:
             break
-        for row in scan(path, reading_of(load, path)):
+        for row in scan(path, read_options(load, path)):
             if number >= stop:
                 break
             number += 1
             if number <= start:
                 continue
             read += 1
-            if isinstance(row, Broken):
+            if isinstance(row, BadRow):
                 chosen += 1
                 yield row
                 continue
-            kept = _fits(path, row, filters, from_text=reading_of(load, path).format == "csv") if filters else True
-            if isinstance(kept, Broken):
+            kept = _fits(path, row, filters, from_text=read_options(load, path).format == "csv") if filters else True
+            if isinstance(kept, BadRow):
                 chosen += 1
                 yield kept
             elif kept:
                 chosen += 1
-                yield Found(path, number - 1, row)
+                yield SelectedRow(path, number - 1, row)
     if not chosen:
         raise _nothing(load, files, number, read)
 
 
 def _needs_count(split: str) -> bool:
-    found = _SLICE.search(split)
-    return found is not None and ("%" in found[0] or "-" in found[0])
+    match = _SLICE.search(split)
+    return match is not None and ("%" in match[0] or "-" in match[0])
 
 
 def _count(load: LoadDataset, files: Sequence[Path]) -> int:
-    return sum(1 for path in files for _ in scan(path, reading_of(load, path)))
+    return sum(1 for path in files for _ in scan(path, read_options(load, path)))
 
 
 def _nothing(load: LoadDataset, files: Sequence[Path], number: int, read: int) -> DataError:
     where = Location(files[0])
     if read:
-        wanted = ", ".join(f"{name} = {value!r}" for name, value in (load.col_filters or {}).items())
-        what = f"none of {read} rows holds {wanted}"
+        filters = ", ".join(f"{name} = {value!r}" for name, value in (load.col_filters or {}).items())
+        what = f"none of {read} rows has {filters}"
         return DataError(what, where=where, fix="check the values in load_dataset_config.col_filters")
     if number or _SLICE.search(load.split):
-        what = f"`{load.split}` leaves none of the {_count(load, files)} rows"
-        return DataError(what, where=where, fix="choose other boundaries in load_dataset_config.split")
-    return DataError("the data file has no row", where=where, fix="put at least one row into it")
+        what = f"`{load.split}` selects none of the {_count(load, files)} rows"
+        return DataError(what, where=where, fix="change the boundaries in load_dataset_config.split")
+    return DataError("the data file has no rows", where=where, fix="add at least one row")
 
 
 def boundaries(split: str, rows: int) -> tuple[int, int]:
-    """First row and end of the slice behind `split`, such as [:90%], [100:200] or [-50:], out of `rows` rows.
+    """Return the first row and the end of the slice in `split`, such as [:90%], [100:200] or [-50:], of `rows` rows.
 
-    Percentages go to the nearest row, and one % sign means both boundaries, as in Hugging Face's datasets 5.2
-    (`arrow_reader.ReadInstruction`, rounding "closest"). Raises DataError for more than 100 percent.
+    Percentages are rounded to the nearest row, and one % sign applies to both boundaries, as in Hugging Face's datasets
+    5.2 (`arrow_reader.ReadInstruction`, rounding "closest").
+
+    Raises:
+        DataError: a boundary exceeds 100 percent.
     """
-    found = _SLICE.search(split)
-    if not found:
+    match = _SLICE.search(split)
+    if not match:
         return 0, rows
-    percent = bool(found[2] or found[4])
+    percent = bool(match[2] or match[4])
 
     def place(written: str | None, default: int) -> int:
         if written is None:
             return default
         place = int(written)
         if percent and abs(place) > 100:
-            raise DataError(f"`{split}` asks for more than 100 %", fix="choose boundaries from -100% to 100%")
+            raise DataError(f"`{split}` exceeds 100 %", fix="use boundaries from -100% to 100%")
         place = round(place * rows / 100) if percent else place
         return min(place if place >= 0 else max(rows + place, 0), rows)
 
-    return place(found[1], 0), place(found[3], rows)
+    return place(match[1], 0), place(match[3], rows)
 
 
-def _fits(path: Path, row: Row, filters: dict[str, Any], *, from_text: bool) -> bool | Broken:
+def _fits(path: Path, row: Row, filters: dict[str, Any], *, from_text: bool) -> bool | BadRow:
     for name in filters:
         if name not in row.values:
             what = f"this row has no column `{name}` to filter by"
-            return Broken(Location(path, row.line), what, f"it has {', '.join(row.values) or 'none'}")
+            return BadRow(Location(path, row.line), what, f"it has {', '.join(row.values) or 'none'}")
     return all((_read_as(row.values[n], v) if from_text else row.values[n]) == v for n, v in filters.items())
 
 
-def _read_as(cell: str, wanted: Any) -> Any:
-    """A cell of a CSV file, which is text, in the type of the filter's value, as the reader that Olive uses has it."""
-    if isinstance(wanted, bool):
+def _read_as(cell: str, value: Any) -> Any:
+    """Convert a cell of a CSV file to the type of the filter's `value`, like the reader that Olive uses."""
+    if isinstance(value, bool):
         return {"true": True, "false": False}.get(cell.strip().lower())
-    if isinstance(wanted, int | float):
+    if isinstance(value, int | float):
         try:
             return float(cell)
         except ValueError:

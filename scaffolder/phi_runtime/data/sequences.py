@@ -1,8 +1,8 @@
-"""Tokenised rows into the sequences that are trained, by Olive's strategies: places in the store, which copy nothing.
+"""Turn tokenized rows into training sequences by Olive's strategies. Sequences are spans in the store; nothing is copied.
 
-What is drawn and where it is cut is as in Olive 0.13.0 (olive/data/component/text_generation.py), but for its traps: the short
-end of joined rows is kept, and so is a last block that is exactly full; a draw that finds nothing long enough is given up in
-both -random strategies; and where nothing would be left to train on, that is said instead of training on nothing.
+Sampling and cutting follow Olive 0.13.0 (olive/data/component/text_generation.py), except for its traps: the short end of
+joined rows is kept, and so is a last block that is exactly full; a sample that finds nothing long enough is dropped in both
+-random strategies; and if nothing would be left to train on, that is an error.
 """
 
 from __future__ import annotations
@@ -21,20 +21,26 @@ from phi_runtime.core.errors import DataError
 from phi_runtime.data.store import Store
 
 IGNORED = -100
-_IN_MEMORY_TOKENS = 16_000_000  # of joined rows; more go to the disk
+_IN_MEMORY_TOKENS = 16_000_000  # of joined rows; more are written to the disk
 
 Example = dict[str, np.ndarray]
-"""`input_ids` and `labels`, (T,) int64 each; a label is the token where it is trained and -100 elsewhere. `index`, (), is its place
-among the sequences."""
+"""`input_ids` and `labels`, (T,) int64 each; a label is the token if it is trained, else -100. `index`, (), is the index of the
+sequence."""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """The sequences, and what became of the `rows`: `too_long` were left out, `cut` were cut off or apart, `endless` have no token
-    of their own at their end that says so. `remarks` tell the user what was left out or cut.
+    """Training sequences.
 
-    `spans` (S, 3) says of each sequence where it starts and stops in `tokens` and `trained`, and how many of its first tokens
-    are context that is not trained.
+    Attributes:
+        tokens, trained: Token ids and training mask of all rows, (T,) each.
+        spans: (S, 3): start and stop of each sequence in `tokens`, and the number of its first tokens that are context,
+            which is not trained.
+        rows: Number of rows that they come from.
+        too_long: Rows that were dropped because they exceed the limit.
+        cut: Rows that were truncated or split.
+        endless: Rows without an end token.
+        remarks: Warnings about dropped and cut rows.
     """
 
     tokens: np.ndarray
@@ -58,7 +64,7 @@ class Sequences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sequence, (S,)."""
+        """Number of tokens of each sequence, (S,)."""
         lengths: np.ndarray = self.spans[:, 1] - self.spans[:, 0]
         return lengths
 
@@ -68,11 +74,11 @@ class Sequences:
 
     @property
     def trained_count(self) -> int:
-        """Tokens that the model learns to say. The first of a sequence is none: nothing comes before it."""
+        """Number of trained tokens. The first of a sequence is not one, since nothing predicts it."""
         return int(_learned(self.trained, self.spans).sum())
 
 
-def make(
+def build_sequences(
     store: Store,
     chosen: np.ndarray,
     settings: PreProcess,
@@ -82,32 +88,41 @@ def make(
     data_seed: int = 0,
     scratch: Path | None = None,
 ) -> Sequences:
-    """The sequences that `settings` make of the `chosen` rows of `store` (their places, in the order in which they come).
+    """Build the sequences of the `chosen` rows of `store`. Sequences without a trained token are dropped.
 
-    `joiner` are the tokens of `settings.joiner`; they are trained where whole rows are. `data_seed` serves where random_seed is
-    null. Sequences in which nothing is trained are left out. Long joins are written into the folder `scratch`, if there is one.
-    Raises DataError, with the counts, when no sequence is left.
+    Args:
+        store: The token store.
+        chosen: Indices of rows, (N,), in their order.
+        settings: Strategy and limits.
+        joiner: Tokens of `settings.joiner`; they are trained if full rows are.
+        completion_only: Rows train on their completion only.
+        data_seed: Seed if random_seed is null.
+        scratch: Folder for long joins; None keeps them in memory.
+
+    Raises:
+        DataError: no sequence is left; the message has the counts.
     """
     if not len(chosen):
         return Sequences(store.tokens, store.trained, np.empty((0, 3), np.int64), 0)
     rng = Random(data_seed if settings.random_seed is None else settings.random_seed)
     if "join" in settings.strategy:
-        made = _joined(store, chosen, settings, list(joiner), not completion_only, rng, scratch)
+        sequences = _joined(store, chosen, settings, list(joiner), not completion_only, rng, scratch)
     else:
-        made = _line_by_line(store, chosen, settings, completion_only, rng)
-    if not len(made):
-        raise DataError(
-            f"none of the sequences that {len(chosen)} rows make holds a token to train on", fix="give longer rows"
-        )
-    return made
+        sequences = _line_by_line(store, chosen, settings, completion_only, rng)
+    if not len(sequences):
+        raise DataError(f"no sequence of {len(chosen)} rows has a token to train on", fix="use longer rows")
+    return sequences
 
 
 # -- line by line -----------------------------------------------------------------------------------------------------------
 
 
 def over_long(settings: PreProcess, completion_only: bool) -> str:
-    """What is done with a row of too many tokens: a completion without its end teaches to go on for ever; a text that is cut is
-    still text."""
+    """Return the policy for a row of too many tokens.
+
+    Default: drop it if only completions are trained, since a completion without its end teaches the model never to stop;
+    else truncate it.
+    """
     return settings.over_long or ("drop" if completion_only else "truncate")
 
 
@@ -133,13 +148,13 @@ def _line_by_line(
         )
     remarks = []
     if settings.strategy == "line-by-line-random":
-        drawn = _draws(settings, rng, len(fitting), lambda i: bool(sizes[fitting[i]] >= least))
-        picked = fitting[drawn]
-        remarks += _given_up(settings, len(picked), f"no row of {limit} tokens")
+        samples = _sample(settings, rng, len(fitting), lambda i: bool(sizes[fitting[i]] >= least))
+        picked = fitting[samples]
+        remarks += _dropped_samples(settings, len(picked), f"no row of {limit} tokens")
     else:
         picked = usable[: settings.max_samples]
         if short := len(fitting) - len(usable):
-            remarks.append(f"{short} of {len(chosen)} rows have fewer than {limit} tokens and are left out")
+            remarks.append(f"{short} of {len(chosen)} rows have fewer than {limit} tokens and are dropped")
     too_long = len(chosen) - len(fitting)
     cut = int((sizes[picked] > limit).sum())
     starts = store.starts[chosen[picked]]
@@ -147,9 +162,9 @@ def _line_by_line(
     if policy == "split" and cut:
         spans = _split(starts, sizes[picked], limit)
     if too_long:
-        remarks.append(f"{too_long} of {len(chosen)} rows have more than {limit} tokens and are left out")
+        remarks.append(f"{too_long} of {len(chosen)} rows have more than {limit} tokens and are dropped")
     if cut:
-        done = f"split into {len(spans) - len(picked) + cut} sequences" if policy == "split" else "cut off there"
+        done = f"split into {len(spans) - len(picked) + cut} sequences" if policy == "split" else "truncated"
         remarks.append(f"{cut} of {len(picked)} rows have more than {limit} tokens and are {done}")
     spans, untrained = _trained(store.trained, spans)
     spans = spans[: settings.max_samples]  # rows that are split make more
@@ -158,7 +173,7 @@ def _line_by_line(
 
 
 def _split(starts: np.ndarray, sizes: np.ndarray, limit: int) -> np.ndarray:
-    """Each row in blocks of `limit` tokens, the last of which may be shorter."""
+    """Return the spans of each row in blocks of `limit` tokens, the last of which may be shorter."""
     counts: np.ndarray = -(-sizes // limit)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     begin = np.repeat(starts, counts) + number * limit
@@ -185,19 +200,19 @@ def _joined(
     if settings.strategy == "join-random":
         if total < limit:
             raise DataError(
-                f"join-random draws sequences of max_seq_len = {limit} tokens, and all {rows} rows together have {total}",
+                f"join-random samples sequences of max_seq_len = {limit} tokens, but all {rows} rows together have {total}",
                 fix="lower max_seq_len, or set strategy to join",
             )
-        drawn = starts[_draws(settings, rng, rows, lambda i: bool(total - starts[i] >= limit))]
-        spans = np.stack([drawn, drawn + limit, np.zeros_like(drawn)], axis=1)
-        remarks += _given_up(settings, len(drawn), f"no place with {limit} tokens to come")
+        samples = starts[_sample(settings, rng, rows, lambda i: bool(total - starts[i] >= limit))]
+        spans = np.stack([samples, samples + limit, np.zeros_like(samples)], axis=1)
+        remarks += _dropped_samples(settings, len(samples), f"no start with {limit} tokens after it")
         spans, untrained = _trained(trained, spans)
     else:
         step = (settings.stride if settings.strategy == "join-sliding-window" else None) or limit
         if total <= limit - step:
             raise DataError(
-                f"all {rows} rows together have {total} tokens, and the first max_seq_len - stride = {limit - step} of a "
-                "sequence are context that is not trained",
+                f"all {rows} rows together have {total} tokens, but the first max_seq_len - stride = {limit - step} of a "
+                "sequence are context, which is not trained",
                 fix="lower max_seq_len, or raise stride",
             )
         spans, untrained = _trained(trained, np.array(list(_blocks(total, limit, step)), dtype=np.int64))
@@ -209,7 +224,7 @@ def _joined(
 def _chain(
     store: Store, chosen: np.ndarray, joiner: list[int], joiner_trained: bool, scratch: Path | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All rows one after the other with the joiner after each, also the last; and where each row starts."""
+    """Concatenate all rows with the joiner after each; return tokens, training mask, and the start of each row."""
     sizes = store.rows["tokens"][chosen].astype(np.int64) + len(joiner)
     starts = np.cumsum(sizes) - sizes
     total = int(sizes.sum())
@@ -231,9 +246,9 @@ def _array(name: str, dtype: str, size: int, scratch: Path | None) -> np.ndarray
 
 
 def _blocks(total: int, limit: int, step: int) -> Iterator[tuple[int, int, int]]:
-    """Blocks of `limit` tokens, one every `step`; the last reaches the end and may be shorter.
+    """Yield blocks of `limit` tokens, one every `step`; the last reaches the end and may be shorter.
 
-    The first limit - step labels of each are masked: they are the end of the block before, or, in the first, context.
+    The first limit - step labels of each are masked: they are the end of the previous block, or context in the first.
     """
     for begin in range(0, total, step):
         yield begin, min(begin + limit, total), max(limit - step, 0)
@@ -244,8 +259,8 @@ def _blocks(total: int, limit: int, step: int) -> Iterator[tuple[int, int, int]]
 # -- both ---------------------------------------------------------------------------------------------------------------------
 
 
-def _draws(settings: PreProcess, rng: Random, count: int, good: Callable[[int], bool]) -> list[int]:
-    """max_samples indices below `count`, with replacement; each is drawn again until it is `good`, random_retries times."""
+def _sample(settings: PreProcess, rng: Random, count: int, good: Callable[[int], bool]) -> list[int]:
+    """Sample max_samples indices below `count` with replacement; each is retried up to random_retries times until `good`."""
     picked = []
     for _ in range(settings.max_samples or 0):
         for _ in range(settings.random_retries):
@@ -255,28 +270,28 @@ def _draws(settings: PreProcess, rng: Random, count: int, good: Callable[[int], 
                 break
     if not picked:
         raise DataError(
-            f"none of {settings.max_samples} draws, each tried {settings.random_retries} times, found "
+            f"none of {settings.max_samples} samples, each tried {settings.random_retries} times, has "
             f"max_seq_len = {settings.max_seq_len} tokens",
             fix="lower max_seq_len, or raise random_retries",
         )
     return picked
 
 
-def _given_up(settings: PreProcess, picked: int, found: str) -> list[str]:
+def _dropped_samples(settings: PreProcess, picked: int, reason: str) -> list[str]:
     missed = (settings.max_samples or 0) - picked
-    return [f"{missed} of {settings.max_samples} draws found {found} and are left out"] if missed else []
+    return [f"{missed} of {settings.max_samples} samples found {reason} and are dropped"] if missed else []
 
 
 def _trained(trained: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The sequences that train something: one that does not would divide its loss by no token."""
+    """Drop sequences without a trained token, whose loss would be divided by zero."""
     kept = spans[_learned(trained, spans) > 0]
     missing = len(spans) - len(kept)
-    remark = f"{missing} of {len(spans)} sequences hold no token to train on and are left out"
+    remark = f"{missing} of {len(spans)} sequences have no token to train on and are dropped"
     return kept, [remark] if missing else []
 
 
 def _learned(trained: np.ndarray, spans: np.ndarray) -> np.ndarray:
-    """Trained tokens of each sequence (S,), its first not counted."""
+    """Return the number of trained tokens of each sequence, (S,), not counting its first."""
     counts: np.ndarray = np.empty(len(spans), dtype=np.int64)
     for i, (start, stop, context) in enumerate(spans.tolist()):
         counts[i] = np.count_nonzero(trained[start + max(context, 1) : stop])

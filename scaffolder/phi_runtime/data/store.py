@@ -28,8 +28,8 @@ ROW = np.dtype(
         ("trained", "<u4"),
         ("question", "<u8", (2,)),  # hash of what is asked
         ("answer", "<u8"),  # hash of the answer
-        ("words", "<u8"),  # hash of the words of what is asked, without case and punctuation
-        ("endless", "?"),  # whether no token of its own ends the row
+        ("words", "<u8"),  # hash of the question's words, without case and punctuation
+        ("endless", "?"),  # True if the row does not end with an end token
     ]
 )
 PART_TOKENS = 8_000_000
@@ -40,7 +40,7 @@ _ROWS, _TOKENS, _TRAINED, _SURVEY = "rows.npy", "tokens.npy", "trained.npy", "su
 
 @dataclass(frozen=True)
 class Store:
-    """Tokenised rows, in the order of the files: `tokens` (T,), `trained` (T,), `rows` (N,) of `ROW`."""
+    """Tokenized rows in the order of the files: `tokens` (T,) and `trained` (T,) of all rows, and `rows` (N,) of `ROW`."""
 
     tokens: np.ndarray
     trained: np.ndarray
@@ -52,30 +52,30 @@ class Store:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Where each row begins in `tokens`, and where the last one ends, (N + 1,)."""
+        """Start of each row in `tokens`, and the end of the last one, (N + 1,)."""
         return np.concatenate([[0], np.cumsum(self.rows["tokens"], dtype=np.int64)])
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of a row, and which of them are trained."""
+        """Return the token ids of a row and their training mask, (t,) each."""
         start, stop = self.starts[index], self.starts[index + 1]
         return self.tokens[start:stop], self.trained[start:stop]
 
 
 def open_store(folder: Path) -> Store | None:
-    """The store in `folder`, which counts as used by that; None when there is no whole one."""
+    """Return the store in `folder` and mark it as used; None if there is no complete one."""
     if read_manifest(folder) is None:
         return None
     (folder / _SURVEY).touch()
-    # As plain arrays over the map: a slice of a memmap object itself costs ten times as much.
+    # Plain arrays over the map: slicing a memmap object costs ten times as much.
     tokens, trained, rows = (np.asarray(np.load(folder / name, mmap_mode="r")) for name in (_TOKENS, _TRAINED, _ROWS))
     survey = Survey.from_dict(json.loads((folder / _SURVEY).read_text(encoding="utf-8")))
     return Store(tokens, trained, rows, survey)
 
 
 class StoreWriter:
-    """Takes rows in batches and makes a store of them in `folder`, from the parts that an earlier try left there.
+    """Write a store in batches, resuming from the parts of an interrupted run.
 
-    `seen` is the number of rows of the data, good or bad, that are in whole parts already: those need not be given again.
+    `seen` is the number of input rows, good or bad, that complete parts cover already; the caller skips them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -94,40 +94,40 @@ class StoreWriter:
         return self.work / f"{number:05}.npz"
 
     def _begin(self) -> None:
-        self.held: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-        self.held_tokens = 0
+        self.buffers: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        self.buffered_tokens = 0
         self.survey = Survey()
 
     def add(self, tokens: np.ndarray, trained: np.ndarray, rows: np.ndarray, survey: Survey) -> None:
-        """One batch: the ids of its rows (t,), which of them are trained (t,), the rows (n,), and what was seen on the way."""
-        for held, some in zip(self.held, (tokens, trained, rows), strict=True):
-            held.append(some)
-        self.held_tokens += len(tokens)
+        """Add a batch: its token ids (t,), training mask (t,), rows (n,), and survey."""
+        for buffer, array in zip(self.buffers, (tokens, trained, rows), strict=True):
+            buffer.append(array)
+        self.buffered_tokens += len(tokens)
         self.survey.add(survey)
-        if self.held_tokens >= PART_TOKENS:
+        if self.buffered_tokens >= PART_TOKENS:
             self._write_part()
 
     def _write_part(self) -> None:
-        if not self.held[0]:
+        if not self.buffers[0]:
             return
         part = self._part(len(self.parts))
-        tokens, trained, rows = (np.concatenate(held) for held in self.held)
-        aside = part.with_suffix(".partial.npz")
-        np.savez(aside, tokens=tokens, trained=trained, rows=rows)
+        tokens, trained, rows = (np.concatenate(buffer) for buffer in self.buffers)
+        staged = part.with_suffix(".partial.npz")
+        np.savez(staged, tokens=tokens, trained=trained, rows=rows)
         self.seen += self.survey.read
         self.rows_written += len(rows)
         state = {"seen": self.seen, "rows": len(rows), "tokens": len(tokens), "survey": self.survey.as_dict()}
         write_json(part.with_suffix(".json"), state)
-        aside.replace(part)  # last: a part is there when it is whole
+        staged.replace(part)  # last: a part that exists is complete
         self.parts.append(part)
         self._begin()
 
     def discard(self) -> None:
-        """Forgets all parts."""
+        """Remove all parts."""
         shutil.rmtree(self.work, ignore_errors=True)
 
     def finish(self, key: str, facts: dict[str, Any]) -> Store:
-        """Puts the parts together and the store in place."""
+        """Join the parts, and put the store in place."""
         self._write_part()
         states = [json.loads(part.with_suffix(".json").read_text(encoding="utf-8")) for part in self.parts]
         out = self.work / "out"
@@ -139,7 +139,7 @@ class StoreWriter:
             _ROWS: [s["rows"] for s in states],
         }
         for name, dtype in ((_TOKENS, np.dtype("<u4")), (_TRAINED, np.dtype("?")), (_ROWS, ROW)):
-            with (out / name).open("wb") as file:  # not through the memory map, whose pages count as memory of ours
+            with (out / name).open("wb") as file:  # not through a memory map, whose pages count as our memory
                 shape = (sum(sizes[name]),)
                 write_array_header_1_0(file, {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
                 for part in self.parts:
@@ -158,14 +158,16 @@ class StoreWriter:
 
 
 def discard_old_stores(folder: Path, keep: Path) -> None:
-    """Removes all stores of `folder` but `keep` and those that were used last, KEPT_STORES in all, and parts of stores that were
-    never finished: whoever calls this holds the folder's lock, so that nobody is at work on them."""
-    found = [p for p in folder.iterdir() if p.is_dir()]
-    parts = [p for p in found if p.name.startswith(".")]
+    """Remove the least recently used stores of `folder`, and parts of stores that were never finished.
+
+    `keep` and the most recent others stay, KEPT_STORES in all. The caller holds the folder's lock.
+    """
+    folders = [p for p in folder.iterdir() if p.is_dir()]
+    parts = [p for p in folders if p.name.startswith(".")]
 
     def used(store: Path) -> float:
         return (store / _SURVEY).stat().st_mtime if (store / _SURVEY).is_file() else 0.0
 
-    by_use = sorted((p for p in found if p not in parts and p != keep), key=used, reverse=True)
+    by_use = sorted((p for p in folders if p not in parts and p != keep), key=used, reverse=True)
     for old in [*by_use[KEPT_STORES - 1 :], *parts]:
         shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""What should not stand in a training text: personal data, secrets, and the traces of a wrong encoding.
+"""Detect personal data, secrets, and traces of a wrong encoding in training text.
 
-Each is looked for by its form alone, so a count is a hint to look, not a proof. Most texts are clean, so each costly search
-waits behind a cheap one.
+Matches are by form alone, so a count is a hint to check, not a proof. Most texts are clean, so a cheap test guards each
+expensive search.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-Found = dict[str, int]
+Counts = dict[str, int]
 Match = re.Match[str]
 
 _EMAIL = re.compile(
@@ -17,7 +17,7 @@ _EMAIL = re.compile(
     r"(?:[^\W_][\w-]*+\.)+[^\W\d_]{2,24}(?![\w@(-])"
 )
 
-# What marks a key, and its whole form. Each begins with its marker, which `re` then searches fast.
+# The marker of a key and its full form. Each starts with its marker, which makes `re` fast.
 _API_KEYS = tuple(
     (marker, re.compile(marker + form, re.ASCII))
     for marker, form in {
@@ -32,7 +32,7 @@ _API_KEYS = tuple(
         "eyJ": r"(?<!\weyJ)[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}",
     }.items()
 )
-_LEAST_CHARACTERS_OF_A_KEY = 10  # different ones; hf_xxxxxxxx stands for a key
+_LEAST_CHARACTERS_OF_A_KEY = 10  # distinct ones; hf_xxxxxxxx is a placeholder
 
 # IBANs by length: the IBAN registry of SWIFT (ISO 13616)
 _IBAN_COUNTRIES = {
@@ -118,22 +118,22 @@ _C1 = re.compile(r"[\x80-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SUSPECT = re.compile("[Â-ô][^\x00-\x7f]|[\x80-\x9f\ud800-\udfff\ufeff\ufffd]")
 
-# The byte that stands for each character from 0x80 up in Windows-1252; in Latin-1, and where that has none, its own number.
+# The Windows-1252 byte of each character from 0x80 up; for Latin-1, and where it has none, the code point.
 _BYTES = {chr(n): n for n in range(0x80, 0x100)}
 _BYTES |= {c: n for n in range(0x80, 0xA0) if (c := bytes([n]).decode("cp1252", "ignore"))}
 _TAIL = "[" + "".join(c for c, n in _BYTES.items() if n < 0xC0) + "]"
 _MOJIBAKE = re.compile(f"(?:[Â-ß]{_TAIL}|[à-ï]{_TAIL}{{2}}|[ð-ô]{_TAIL}{{3}})+")
-# The alphabet of a sequence that is believed when it stands alone: accented and Greek letters, Vietnamese, punctuation and
-# signs, full-width forms, and emoji. Others come by the word; one alone is more often „Spaß“ or «santé…».
+# Characters of a sequence that counts when it occurs alone: accented and Greek letters, Vietnamese, punctuation and signs,
+# full-width forms, and emoji. Others come in words; a single one is more often „Spaß“ or «santé…».
 _BELIEVED_ALONE = re.compile("[\u0080-\u017f\u0380-\u03ff\u1e80-\u1eff\u2000-\u2fff\uf000-\uffff\U00010000-\U0010ffff]")
 
 
-def personal_data(text: str) -> Found:
-    """Counts of likely email addresses, telephone numbers, API keys, credit cards, IBANs and IP addresses, by kind.
+def personal_data(text: str) -> Counts:
+    """Count likely email addresses, telephone numbers, API keys, credit cards, IBANs and IP addresses, by kind.
 
-    Telephone numbers have 9 to 15 digits (E.164: 15), and a separator or a + before them. Kinds that do not occur are left out.
+    Telephone numbers have 9 to 15 digits (E.164: 15), with a separator or a leading +. Kinds that do not occur are absent.
     """
-    found: Found = {}
+    found: Counts = {}
     if "@" in text and (emails := len(_EMAIL.findall(text))):
         found["email"] = emails
     keys = 0
@@ -147,12 +147,11 @@ def personal_data(text: str) -> Found:
     return found
 
 
-def encoding_faults(text: str) -> Found:
-    """Counts of characters that a wrong encoding leaves behind, by kind.
+def encoding_faults(text: str) -> Counts:
+    """Count characters that a wrong encoding produces, by kind.
 
-    `mojibake` is UTF-8 that was read as Windows-1252 or Latin-1: a sequence that decodes as UTF-8 when it is turned back into
-    bytes. Its C1 characters count as that alone. Tab, line feed and carriage return are no faults. Kinds that do not occur are
-    left out.
+    `mojibake` is UTF-8 that was read as Windows-1252 or Latin-1: a sequence whose bytes decode as UTF-8. Its C1 characters
+    count only as that. Tab, line feed and carriage return do not count. Kinds that do not occur are absent.
     """
     counts = {"control_character": _count_of(_C0, text)}
     if not text.isascii() and _SUSPECT.search(text):
@@ -167,9 +166,9 @@ def encoding_faults(text: str) -> Found:
     return _nonzero(counts)
 
 
-def _numbers(text: str) -> Found:
-    """The kinds that are made of digits. What one finds is taken out, so that the next does not find a part of it."""
-    counts: Found = {}
+def _numbers(text: str) -> Counts:
+    """Count the kinds made of digits. Matches of one are removed, so that the next does not match a part of them."""
+    counts: Counts = {}
     if any(_count_of(b"0123456789", run) >= 9 for run in _LONG_NUMBER.findall(text)):
         for kind, form, holds in _OF_LONG_NUMBERS:
             text, counts[kind] = _without(form, holds, text)
@@ -179,17 +178,17 @@ def _numbers(text: str) -> Found:
 
 
 def _count_of(characters: bytes, text: str) -> int:
-    """How often any of these ASCII characters stands in the text; four times as fast as a regular expression."""
+    """Count these ASCII characters in a text, four times as fast as a regular expression."""
     raw = text.encode("utf-8", "surrogatepass")
     return len(raw) - len(raw.translate(None, characters))
 
 
-def _nonzero(counts: Found) -> Found:
+def _nonzero(counts: Counts) -> Counts:
     return {kind: count for kind, count in counts.items() if count}
 
 
 def _without(form: re.Pattern[str], count: Callable[[Match], int], text: str) -> tuple[str, int]:
-    """The text with a bar in place of each match that counts, and the sum of the counts."""
+    """Replace each match that counts with a bar; return the text and the sum of the counts."""
     total = 0
 
     def bar(match: Match) -> str:
@@ -202,20 +201,20 @@ def _without(form: re.Pattern[str], count: Callable[[Match], int], text: str) ->
 
 
 def _is_iban(match: Match) -> bool:
-    """ISO 13616: as a number, with A = 10 to Z = 35 and the first four characters last, it is 1 modulo 97."""
+    """Check an IBAN by ISO 13616: as a number (A = 10 … Z = 35, first four characters last) it is 1 modulo 97."""
     iban = re.sub("[ -]", "", match[0])
     return int("".join(str(int(c, 36)) for c in iban[4:] + iban[:4])) % 97 == 1
 
 
 def _is_card(match: Match) -> bool:
-    """The digits of an issuer that pass the formula of Luhn (ISO/IEC 7812-1, annex B)."""
+    """Check a card number: the prefix of an issuer, and the Luhn formula (ISO/IEC 7812-1, annex B)."""
     number = re.sub("[ -]", "", match[0])
     doubled = (sum(divmod(2 * int(d), 10)) for d in number[-2::-2])
     return bool(_CARD_ISSUER.fullmatch(number)) and (sum(doubled) + sum(map(int, number[-1::-2]))) % 10 == 0
 
 
 def _is_ip_address(match: Match) -> bool:
-    """An address that may be somebody's: not of this machine, a private net or a whole one, and no version or section."""
+    """Return True for an address that may belong to a person: not local, private, a network, a version or a section."""
     parts = match[0].split(".")
     return (
         all(int(p) < 256 and (p == "0" or p[0] != "0") for p in parts)

@@ -1,4 +1,4 @@
-"""Text into token ids, and which of them are trained: exactly what the model reads, and what it learns to say."""
+"""Encode text into token ids with a training mask: exactly what the model reads, and what it is trained to output."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _LONGEST_WORD = 200
 
 
 Run = tuple[int, int]
-"""The first of a stretch of tokens that are trained, and the one behind its last."""
+"""Start and stop of a run of trained tokens."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The ids of one row, and the `runs` of them that are trained. `endless`: no token of its own says that the row ends."""
+    """Token ids of one row, and the `runs` that are trained. `endless`: the row does not end with an end token."""
 
     ids: list[int]
     runs: list[Run]
@@ -27,7 +27,7 @@ class Encoded:
 
     @property
     def trained(self) -> list[bool]:
-        """Of each id whether it is trained."""
+        """Training mask of the ids."""
         flags = [False] * len(self.ids)
         for start, stop in self.runs:
             flags[start:stop] = [True] * (stop - start)
@@ -39,22 +39,29 @@ class Encoded:
 
 
 def prompt_ids(tokenizer: Any, prompt: str, *, special: bool = True) -> list[int]:
-    """The prompt as inference reads it: with the tokenizer's own BOS, once even where the prompt spells it out. `special` is
-    false for the text of a chat template, which spells all of it."""
+    """Return the ids of a prompt for inference, with the tokenizer's BOS exactly once, even if the prompt contains it.
+
+    `special` is false for the text of a chat template, which contains its special tokens.
+    """
     spelled = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
     return list(tokenizer(prompt, add_special_tokens=special and not spelled).input_ids)
 
 
 class Encoder:
-    """Encodes rows of one tokenizer, many at once, on all cores (the tokenizers library has threads of its own).
+    """Encode rows in batches on all cores (the tokenizers library has its own threads).
 
-    A row is encoded as a whole. Where a token would cross the border between what is asked and what is answered, the two are
-    encoded apart: the model must learn to go on from the prompt that it will be given.
+    A row is encoded in one piece. If a token would cross the border between prompt and completion, the two are encoded
+    separately: the model must learn to continue the prompt that it will get.
     """
 
     def __init__(self, tokenizer: Any, *, end_token: bool = True, chat: bool = False) -> None:
-        """`end_token`: end each row with the end-of-text token where it does not end in it. `chat`: the text comes from a chat
-        template, which spells its special tokens and ends its turns itself."""
+        """Create an encoder.
+
+        Args:
+            tokenizer: A tokenizer of transformers.
+            end_token: Append the end-of-text token to rows that do not end with it.
+            chat: The text comes from a chat template, which contains its special tokens and ends its turns.
+        """
         self.tokenizer, self.end_token, self.chat = tokenizer, end_token, chat
         self.bos, self.end = tokenizer.bos_token, tokenizer.eos_token_id
         self.ends = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
@@ -64,55 +71,55 @@ class Encoder:
             from tokenizers import Tokenizer
 
             written = backend.to_str()
-            # Merges of a byte-pair encoding never cross a border between two tokens, so what stands before one is encoded as it
-            # would be alone (but see `_alike_alone`); of other models that has to be tried.
+            # Merges of a byte-pair encoding never cross a border between two tokens, so the text before one is encoded as it
+            # would be alone (but see `_same_alone`); for other models that has to be tried.
             self.exact = '"model":{"type":"BPE"' in written and not re.search(r'"end_of_word_suffix":"[^"]', written)
             self.looks_ahead = "(?!" in written or '"use_regex":true' in written
             self.alone = lru_cache(4096)(lambda text: self.backend.encode(text, add_special_tokens=False).ids)
-            # Trimmed offsets leave out the blank that a token begins with, and with it that it crosses a border.
+            # Trimmed offsets hide the leading space of a token, and with it that the token crosses a border.
             self.backend = Tokenizer.from_str(written.replace('"trim_offsets":true', '"trim_offsets":false'))
             self.backend.no_padding()
             self.backend.no_truncation()
-            # Whether the tokens of a text are those bytes and nothing before them, wherever it stands.
+            # True if a text has the same tokens at any position, without a prefix.
             bare = "".join(self.backend.encode("joy", add_special_tokens=False).tokens) == "joy"
             self.lossless = self.exact and bare and '"type":"ByteLevel"' in written and '"normalizer":null' in written
 
     def encode(self, rows: Sequence[Sequence[Piece]]) -> list[Encoded]:
-        """Each row, given in pieces, as ids."""
+        """Encode rows, each a sequence of pieces."""
         texts = ["".join(text for text, _ in pieces) for pieces in rows]
         if self.backend is None:
             return [self._finished(*self._by_trial(pieces)) for pieces in rows]
         plain = all(trained for pieces in rows for _, trained in pieces)
         by_ends = self.lossless and not plain and self._short_answers(rows)
-        found = self._batch(texts, offsets=not plain and not by_ends)
+        batch = self._batch(texts, offsets=not plain and not by_ends)
         if by_ends:
-            answers = list(dict.fromkeys(pieces[1][0] for pieces in rows))  # labels come again and again
+            answers = list(dict.fromkeys(pieces[1][0] for pieces in rows))  # labels repeat
             encodings = self.backend.encode_batch_fast(answers, add_special_tokens=False)
             ends: dict[str, list[int]] = {a: e.ids for a, e in zip(answers, encodings, strict=True)}
-            told = [self._by_end(e.ids, ends[pieces[1][0]], pieces) for e, pieces in zip(found, rows, strict=True)]
+            masked = [self._by_end(e.ids, ends[pieces[1][0]], pieces) for e, pieces in zip(batch, rows, strict=True)]
         else:
-            told = [self._by_offsets(encoding, pieces) for encoding, pieces in zip(found, rows, strict=True)]
-        return [self._finished(*(row or self._by_trial(pieces))) for row, pieces in zip(told, rows, strict=True)]
+            masked = [self._by_offsets(encoding, pieces) for encoding, pieces in zip(batch, rows, strict=True)]
+        return [self._finished(*(row or self._by_trial(pieces))) for row, pieces in zip(masked, rows, strict=True)]
 
     def _batch(self, texts: Sequence[str], *, offsets: bool) -> list[Any]:
-        """The encodings of `texts`, each with the special tokens that it needs; `offsets` take a third of the time more."""
+        """Encode `texts`, each with the special tokens that it needs; `offsets` cost a third more time."""
         encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
-        found: list[Any] = [None] * len(texts)
+        result: list[Any] = [None] * len(texts)
         for special in (True, False):
-            some = [i for i, text in enumerate(texts) if self._special(text) is special]
-            encodings = encode([texts[i] for i in some], add_special_tokens=special) if some else []
-            for i, encoding in zip(some, encodings, strict=True):
-                found[i] = encoding
-        return found
+            indices = [i for i, text in enumerate(texts) if self._special(text) is special]
+            encodings = encode([texts[i] for i in indices], add_special_tokens=special) if indices else []
+            for i, encoding in zip(indices, encodings, strict=True):
+                result[i] = encoding
+        return result
 
     def _short_answers(self, rows: Sequence[Sequence[Piece]]) -> bool:
-        """Whether all rows are a prompt and an answer, and the answers so short that encoding them once more costs little."""
+        """Return True if all rows are a prompt and an answer that is cheap to encode a second time."""
         if not all(len(pieces) == 2 and pieces[1][1] and not pieces[0][1] for pieces in rows):
             return False
         return 5 * sum(len(pieces[1][0]) for pieces in rows) < sum(len(pieces[0][0]) for pieces in rows)
 
     def _by_end(self, ids: list[int], end: list[int], pieces: Sequence[Piece]) -> tuple[list[int], list[Run]] | None:
-        """By the tokens `end` of the answer alone, if the whole ends in them; None where that does not tell."""
+        """Find the answer by its own tokens `end` at the end of the row; None if that is ambiguous."""
         start = len(ids) - len(end)
         if not end or ids[start:] != end or (self.looks_ahead and pieces[0][0][-2:].isspace()):
             return None
@@ -122,7 +129,7 @@ class Encoder:
         return not self.chat and not (self.bos and text.startswith(self.bos))
 
     def _by_offsets(self, encoding: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[Run]] | None:
-        """By the places of the tokens in the text; None where that does not tell."""
+        """Find the trained runs by the offsets of the tokens in the text; None if that is ambiguous."""
         ids: list[int] = encoding.ids
         if len(pieces) == 1 and pieces[0][1]:
             return ids, [(0, len(ids))]
@@ -136,34 +143,34 @@ class Encoder:
             if end is None:
                 return None
             if not learned and i < len(pieces) - 1:
-                before = text if i == 0 else "".join(t for t, _ in pieces[: i + 1])
-                if encoding.token_to_chars(end)[0] != at or not self._alike_alone(encoding, before, end):
+                prefix = text if i == 0 else "".join(t for t, _ in pieces[: i + 1])
+                if encoding.token_to_chars(end)[0] != at or not self._same_alone(encoding, prefix, end):
                     return None
             if learned:
                 runs.append((start, end))
             start = end
         return ids, runs
 
-    def _alike_alone(self, encoding: Any, before: str, end: int) -> bool:
-        """Whether the text `before` the token `end` has the same tokens at its end when nothing follows.
+    def _same_alone(self, encoding: Any, prefix: str, end: int) -> bool:
+        """Return True if `prefix`, the text before the token `end`, has the same last tokens when nothing follows it.
 
-        The usual patterns that part words look one character ahead in white space, `\\s+(?!\\S)`: of two blanks or line breaks
-        the second goes to the word that follows, and with none they are one token. Their word and the one before it tell.
+        Common pre-tokenizers look one character ahead in white space, `\\s+(?!\\S)`: of two spaces or line breaks the second
+        goes to the next word, and without one they are a single token. Their word and the one before it decide.
         """
-        if not self.looks_ahead or len(before) < 2 or not before[-2:].isspace():
+        if not self.looks_ahead or len(prefix) < 2 or not prefix[-2:].isspace():
             return True
         first = end
-        while first and (place := encoding.token_to_chars(first - 1)) and before[place[0] :].isspace():
+        while first and (place := encoding.token_to_chars(first - 1)) and prefix[place[0] :].isspace():
             first -= 1
         word = encoding.token_to_word(first - 1) if first else None
         while word is not None and first and encoding.token_to_word(first - 1) == word:
             first -= 1
         start = encoding.token_to_chars(first)[0]
         known: list[int] = encoding.ids[first:end]
-        return len(before) - start < _LONGEST_WORD and self.alone(before[start:]) == known
+        return len(prefix) - start < _LONGEST_WORD and self.alone(prefix[start:]) == known
 
     def _by_trial(self, pieces: Sequence[Piece]) -> tuple[list[int], list[Run]]:
-        """By encoding the pieces: together if what stands before each answer is then the same as alone, else apart."""
+        """Find the trained runs by encoding prefixes; encode the pieces separately if a prefix has other tokens alone."""
         text = "".join(t for t, _ in pieces)
         special = self._special(text)
         whole = self._ids(text, special)
@@ -177,13 +184,13 @@ class Encoder:
             together = list(zip(whole, head, strict=False))
             same = next((j for j, (a, b) in enumerate(together) if a != b), len(together))
             if same < len(head) and not learned:
-                return self._apart(pieces, special)
+                return self._separately(pieces, special)
             if learned:
                 runs.append((start, same))
             start = same
         return whole, runs
 
-    def _apart(self, pieces: Sequence[Piece], special: bool) -> tuple[list[int], list[Run]]:
+    def _separately(self, pieces: Sequence[Piece], special: bool) -> tuple[list[int], list[Run]]:
         ids: list[int] = []
         runs: list[Run] = []
         for i, (piece, learned) in enumerate(pieces):
@@ -195,12 +202,12 @@ class Encoder:
 
     def _ids(self, text: str, special: bool) -> list[int]:
         if self.backend is not None:
-            found: list[int] = self.backend.encode(text, add_special_tokens=special).ids
-            return found
+            ids: list[int] = self.backend.encode(text, add_special_tokens=special).ids
+            return ids
         return list(self.tokenizer(text, add_special_tokens=special).input_ids)
 
     def _finished(self, ids: list[int], runs: list[Run]) -> Encoded:
-        """The row with the end that it needs. A conversation ends in the marker of its last turn, if its template has one."""
+        """Return the row with its end token. A conversation ends with the marker of its last turn, if its template has one."""
         runs = [(start, stop) for start, stop in runs if stop > start]
         start, last = runs[-1] if runs else (len(ids), len(ids))
         if self.chat:
@@ -214,6 +221,6 @@ class Encoder:
         return Encoded(ids, runs, not ended)
 
     def _ends(self, last: list[int]) -> bool:
-        """Whether the `last` trained tokens are a marker and at most white space behind it."""
-        behind = next((i for i, token in enumerate(reversed(last)) if token in self.ends), None)
-        return behind is not None and not (behind and self.tokenizer.decode(last[-behind:]).strip())
+        """Return True if the `last` trained tokens are a marker, followed by white space at most."""
+        after = next((i for i, token in enumerate(reversed(last)) if token in self.ends), None)
+        return after is not None and not (after and self.tokenizer.decode(last[-after:]).strip())

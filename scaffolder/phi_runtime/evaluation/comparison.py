@@ -11,7 +11,7 @@ from typing import Any
 from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.core.artifacts import folder_bytes, write_json
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.data.dataset import Place, Side, load_dataset
+from phi_runtime.data.dataset import DataContext, DataSplit, load_dataset
 from phi_runtime.data.hooks import Values, load_training_hooks
 from phi_runtime.data.tokenize import Encoder
 from phi_runtime.evaluation.metrics import headline, score
@@ -35,7 +35,7 @@ def evaluate(
     workflow: Workflow,
     training: str,
     models: Sequence[NamedModel],
-    place: Place,
+    place: DataContext,
     out: Path,
     device: str,
     emit: Emit,
@@ -57,9 +57,9 @@ def evaluate(
         The content of evaluation.json, documented in docs/json.md.
     """
     settings = workflow.evaluation.of(training)
-    test = load_dataset(workflow, workflow.trainings[training], place, emit, stage).held_out.first(settings.max_rows)
+    test = load_dataset(workflow, workflow.trainings[training], place, emit, stage).validation.first(settings.max_rows)
     user_metrics = load_training_hooks(place.config).metrics
-    values = test.values() if test.template.asks else []
+    values = test.values() if test.template.has_prompt else []
     prompts = [test.template.render_prompt(row) for row in values]
     references = [test.template.reference(row) for row in values]
     pairs = _token_pairs(test, values[:PERPLEXITY_ROWS], place)
@@ -97,14 +97,14 @@ def model_bytes(ref: ModelRef) -> int:
     return folder_bytes(ref.path) - sum(file.stat().st_size for file in others)
 
 
-def _token_pairs(test: Side, values: Sequence[Values], place: Place) -> list[TokenPair]:
+def _token_pairs(test: DataSplit, values: Sequence[Values], place: DataContext) -> list[TokenPair]:
     """Return what the perplexity is computed on.
 
     The last answer of each row given its prompt, whichever tokens are trained; for free text, the first
     max_seq_len tokens of each row, given the first token.
     """
     settings, template, store = test.settings, test.template, test.store
-    if not template.asks:
+    if not template.has_prompt:
         rows = (store.row(index)[0][: settings.max_seq_len].tolist() for index in test.chosen[:PERPLEXITY_ROWS])
         return [(ids[:1], ids[1:]) for ids in rows]
     encoder = Encoder(place.tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
@@ -114,7 +114,7 @@ def _token_pairs(test: Side, values: Sequence[Values], place: Place) -> list[Tok
 
 def _measure(
     generator: Generator,
-    test: Side,
+    test: DataSplit,
     prompts: list[str],
     references: list[str],
     pairs: Sequence[TokenPair],

@@ -168,7 +168,7 @@ def _validation_rows(context: PassContext, adapter: str | None) -> list[Row]:
     dataset = dataset_behind(context, training, "a fixed text is compared on")
     if dataset is None:
         return []
-    validation = dataset.held_out
+    validation = dataset.validation
     rows = []
     for index in validation.chosen[:_ROWS]:
         ids, trained = validation.store.row(int(index))

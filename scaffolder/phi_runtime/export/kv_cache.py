@@ -71,7 +71,7 @@ def _texts(context: PassContext, file: Path) -> str | None:
     dataset = dataset_behind(context, training, "the caches are measured on texts of the builder")
     if dataset is None:
         return None
-    side, tokenizer = dataset.training, context.place.tokenizer
+    side, tokenizer = dataset.training, context.data.tokenizer
     texts, count = [], 0
     for index in side.chosen:
         ids = side.store.row(int(index))[0][:_ROW_TOKENS].tolist()

@@ -26,7 +26,7 @@ from phi_runtime.core.events import Emit, Event, error_event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import Project, read_dotenv
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.data.dataset import data_place, load_dataset
+from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.data.fetch import fetch_data, hub_data
 from phi_runtime.hardware.device import has_gpu, usable_cores
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
@@ -259,7 +259,7 @@ class _Run:
         if check_fits(self.workflow, self.project, context.name) is None:
             return
         # Without stored tokens the estimate assumes rows of max_seq_len; tokenizing them makes it exact.
-        load_dataset(self.workflow, training, context.place, self.emit, context.name)
+        load_dataset(self.workflow, training, context.data, self.emit, context.name)
         if message := check_fits(self.workflow, self.project, context.name):
             context.warn(message)
 
@@ -288,7 +288,7 @@ class _Run:
             for name, step in comparison_models(self.workflow, training).items()
         ]
         source = self.graph.source_of(training) or self.graph.models[BASE]
-        place = data_place(self.project, source, self.overrides)
+        place = data_context(self.project, source, self.overrides)
         device = pick_device(self.workflow.host_device)
         content = evaluate(self.workflow, training, models, place, out, device, self.emit, stage)
         if not content["rows"]:

@@ -16,8 +16,8 @@ from phi_runtime.core.errors import MissingDependency, UsageError
 from phi_runtime.core.project import Project
 from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate, Template, load_template
-from phi_runtime.data.dataset import data_place, template_of
-from phi_runtime.data.template import PromptTemplate, TemplateFault
+from phi_runtime.data.dataset import data_context, template_of
+from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_runtime.inference.generator import Answer, Generator, SamplingParams
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
@@ -73,7 +73,7 @@ class Session:
             UsageError: The template has several columns and `text` is not a JSON object with a text for each.
         """
         if isinstance(self.template, ChatTemplate):
-            return self.template.render([*history, {"role": "user", "content": text}], ask=True)
+            return self.template.render([*history, {"role": "user", "content": text}], add_generation_prompt=True)
         inputs = self.template.inputs
         if not inputs:
             return self.template.render_prompt({}) + text
@@ -221,6 +221,6 @@ def _template(workflow: Workflow, ref: ModelRef, project: Project) -> Template:
         data = workflow.data_configs[:1]
         if workflow.finetune:
             data = [workflow.data_config(workflow.finetune[1].train_data_config)]
-        with suppress(TemplateFault, IndexError):
-            return template_of(data[0], data_place(project, ref))
+        with suppress(TemplateError, IndexError):
+            return template_of(data[0], data_context(project, ref))
         return PromptTemplate("{text}", "{answer}", ("text",), "answer", "")

@@ -89,11 +89,11 @@ def _answer_scorer(
     from phi_runtime.inference.transformers import TransformersGenerator
 
     settings = context.workflow.evaluation.of(context.name)
-    validation = data.dataset.held_out.first(settings.max_rows)
+    validation = data.dataset.validation.first(settings.max_rows)
     template = validation.template
     if hooks.metrics is None and selection.metric == VALIDATION_LOSS:
         return None
-    if not template.asks:
+    if not template.has_prompt:
         raise ConfigError(
             "metrics need questions and answers, and the rows are free text",
             where=Location(context.project.config),

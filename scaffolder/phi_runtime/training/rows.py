@@ -70,13 +70,13 @@ def load_training_data(context: FinetuneContext) -> TrainingData:
     Raises:
         DataError: There is nothing to train on.
     """
-    config, place = context.config, context.place
+    config, place = context.config, context.data
     dataset = load_dataset(context.workflow, config, place, context.emit, context.name)
     tokenizer = place.tokenizer
     seed = config.training_args.order_seed
     folder = context.work / f"rows-{rank()}"  # for long joins; each process writes its own
     training = dataset.training.sequences(tokenizer, seed, folder / "training")
-    validation = dataset.held_out.sequences(tokenizer, seed, folder / "validation")
+    validation = dataset.validation.sequences(tokenizer, seed, folder / "validation")
     warnings = [*dataset.remarks, *training.remarks, *(f"validation rows: {text}" for text in validation.remarks)]
     if training.endless:
         warnings.append(

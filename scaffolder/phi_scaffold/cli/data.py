@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from phi_runtime.config.schema import FinetunePass, Workflow
     from phi_runtime.core.events import Emit
     from phi_runtime.core.project import Project
-    from phi_runtime.data.dataset import Place
+    from phi_runtime.data.dataset import DataContext
 
 PassName = Annotated[
     str | None, typer.Option("--pass", help="Training pass whose data is read, if several train; default: the first.")
@@ -82,7 +82,7 @@ def preview(
         overrides = replace(flags.overrides(), skip_bad_rows=True)
         workflow, training, place = _open_data(project, overrides, emit, training_pass)
         dataset = load_dataset(workflow, training, place, emit, "data")
-    segments = segments_of(dataset.held_out if held_out else dataset.training, place.tokenizer, rows)
+    segments = segments_of(dataset.validation if held_out else dataset.training, place.tokenizer, rows)
     if flags.as_json:
         print(json.dumps({"rows": segments}))
     else:
@@ -91,11 +91,11 @@ def preview(
 
 def _open_data(
     project: Project, overrides: Overrides, emit: Emit, training_pass: str | None
-) -> tuple[Workflow, FinetunePass, Place]:
+) -> tuple[Workflow, FinetunePass, DataContext]:
     """Load the workflow, and download its base model and data if they are missing: rows are checked with the tokenizer."""
     from phi_runtime.core.errors import ConfigError, Location
     from phi_runtime.core.events import Event
-    from phi_runtime.data.dataset import data_place
+    from phi_runtime.data.dataset import data_context
     from phi_runtime.data.fetch import fetch_data
     from phi_runtime.models.fetch import fetch
     from phi_runtime.models.load import quiet_libraries
@@ -113,4 +113,4 @@ def _open_data(
     emit(Event("stage-started", "data", {"index": 1, "count": 1}))
     base = fetch(workflow.input_model, project, emit)
     fetch_data(workflow, project.config, emit, "fetch")
-    return workflow, workflow.trainings[training], data_place(project, base, overrides)
+    return workflow, workflow.trainings[training], data_context(project, base, overrides)

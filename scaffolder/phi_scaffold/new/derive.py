@@ -8,7 +8,7 @@ from phi_runtime.config.file_formats import format_of
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.columns import Columns, find_columns
-from phi_runtime.data.template import PromptTemplate, TemplateFault
+from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold import __version__
 from phi_scaffold.new.answers import PRECISIONS, Answers
 from phi_scaffold.new.catalog import Model, PromptFormat, catalog
@@ -125,7 +125,7 @@ def text_template_for(answers: Answers, columns: Columns) -> str:
     template = template.replace("\\n", "\n")  # so that a template can be typed in any shell
     try:
         parsed = PromptTemplate.from_text(template)
-    except TemplateFault as e:
+    except TemplateError as e:
         raise UsageError(f"--prompt-template {e}", fix=_TEMPLATE_FIX) from e
     if not parsed.inputs:
         raise UsageError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.data.chat import ChatFault, messages_of, text_of, tools_of
+from phi_runtime.data.chat import ChatError, messages_of, text_of, tools_of
 
 ASKED = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Ho"}
@@ -80,32 +80,32 @@ def test_a_conversation_that_is_read_is_not_changed() -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("Hi", "holds a text where a list of messages is expected"),
-        ("[" * 100_000, "holds a text where a list of messages is expected"),
-        ([], "holds no message where a list of messages is expected"),
-        (None, "holds NoneType where a list"),
-        ({"role": "user"}, "holds dict where a list"),
-        ('{"role": "user"}', "holds dict where a list"),
-        ([ASKED], "has no message of the assistant: there is no answer to learn"),
-        ([ASKED, "Ho"], "has something other than an object as message 2"),
+        ("Hi", "is text; expected a list of messages"),
+        ("[" * 100_000, "is text; expected a list of messages"),
+        ([], "is empty; expected a list of messages"),
+        (None, "is NoneType; expected a list"),
+        ({"role": "user"}, "is dict; expected a list"),
+        ('{"role": "user"}', "is dict; expected a list"),
+        ([ASKED], "has no message of the assistant, so there is no answer to train on"),
+        ([ASKED, "Ho"], "has a message 2 that is not an object"),
         ([ASKED, {"content": "Ho"}], "has neither `role` and `content` nor `from` and `value` in message 2"),
         ([{"role": "usr", "content": "Hi"}, ANSWER], r"role 'usr' in message 1.*did you mean `user`\?"),
         ([{"role": ["user"], "content": "Hi"}, ANSWER], r"the role \['user'\] in message 1"),
         ([{"from": "humen", "value": "Hi"}, ANSWER], r"speaker 'humen' in message 1.*did you mean `human`\?"),
-        ([{"from": None, "value": "Hi"}, ANSWER], "the speaker None in message 1, which is not known"),
-        ([{"role": "user"}, ANSWER], "says nothing in message 1"),
-        ([{"role": "user", "content": None}, ANSWER], "says nothing in message 1"),
-        ([{"role": "user", "content": 7}, ANSWER], "holds 7 where text is expected in message 1"),
+        ([{"from": None, "value": "Hi"}, ANSWER], "the speaker None in message 1, which is unknown"),
+        ([{"role": "user"}, ANSWER], "has no content in message 1"),
+        ([{"role": "user", "content": None}, ANSWER], "has no content in message 1"),
+        ([{"role": "user", "content": 7}, ANSWER], "has 7 as content of message 1; expected text"),
         ([ASKED, {"role": "assistant", "content": " \n"}], "has an empty answer in message 2"),
         ([ASKED, {"from": "gpt", "value": ""}], "has an empty answer in message 2"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ANSWER],
-            "holds something other than text in message 1",
+            "has content other than text in message 1",
         ),
     ],
 )
 def test_each_fault_of_a_conversation_says_where_it_is(value: Any, says: str) -> None:
-    with pytest.raises(ChatFault, match=says):
+    with pytest.raises(ChatError, match=says):
         messages_of(value)
 
 
@@ -126,5 +126,5 @@ def test_tools_are_a_list_of_schemas_or_their_json() -> None:
     ],
 )
 def test_tools_that_are_no_schemas_are_refused(value: Any, says: str) -> None:
-    with pytest.raises(ChatFault, match=says):
+    with pytest.raises(ChatError, match=says):
         tools_of(value)

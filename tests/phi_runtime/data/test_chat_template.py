@@ -11,7 +11,7 @@ import pytest
 
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat_template import ChatTemplate, load_template
-from phi_runtime.data.template import PromptTemplate, RowFault
+from phi_runtime.data.template import PromptTemplate, RowError
 
 MARKERS = (
     "<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|im_start|>", "<|im_end|>", "<think>",
@@ -143,21 +143,21 @@ def test_question_and_reference_are_those_of_the_last_answer() -> None:
 @pytest.mark.parametrize(
     ("source", "row", "says"),
     [
-        (ALTERNATING, chat("Hi", "Ho", system="Be brief."), "refuses this conversation: System role not supported"),
+        (ALTERNATING, chat("Hi", "Ho", system="Be brief."), "rejects this conversation: System role not supported"),
         (ALTERNATING, {"messages": [*TURNS["messages"], *TURNS["messages"][::-1]]}, "Roles must alternate"),
-        ("{{ messages[0].content + 1 }}", chat("Hi", "Ho"), "the chat template refuses this conversation"),
-        ("{% for %}", chat("Hi", "Ho"), "the chat template refuses this conversation"),
-        ("{{ messages[0].content }}", chat("Hi", "Ho"), "no answer can be told from what is asked"),
-        (CHATML, {"messages": chat("Hi", "Ho")["messages"][1:]}, "no answer can be told from what is asked"),
+        ("{{ messages[0].content + 1 }}", chat("Hi", "Ho"), "the chat template rejects this conversation"),
+        ("{% for %}", chat("Hi", "Ho"), "the chat template rejects this conversation"),
+        ("{{ messages[0].content }}", chat("Hi", "Ho"), "does not show where the answers"),
+        (CHATML, {"messages": chat("Hi", "Ho")["messages"][1:]}, "does not show where the answers"),
         (CHATML, {"text": "x"}, "no column `messages`"),
-        (CHATML, {"messages": []}, "`messages` holds no message"),
+        (CHATML, {"messages": []}, "`messages` is empty"),
         (CHATML, chat("Hi", "Ho", tools="add()"), "`messages` has `tools` that are not JSON"),
     ],
 )
 def test_a_conversation_that_cannot_be_written_is_the_fault_of_its_row(
     source: str, row: dict[str, Any], says: str
 ) -> None:
-    with pytest.raises(RowFault, match=says):
+    with pytest.raises(RowError, match=says):
         template(source).row(row, completion_only=True)
 
 
@@ -174,7 +174,7 @@ def tokenizer(tiny_tokenizer: Any) -> Any:
 @pytest.mark.parametrize("source", [CHATML, PHI3, QWEN3, PLAIN])
 def test_the_text_is_that_of_the_tokenizer_itself(tokenizer: Any, source: str) -> None:
     tokenizer.chat_template = source
-    made = ChatTemplate.of(tokenizer, True, "messages")
+    made = ChatTemplate.from_config(tokenizer, True, "messages")
     messages = TURNS["messages"]
     assert made.row(TURNS, completion_only=False).pieces[0][0] == tokenizer.apply_chat_template(
         messages, tokenize=False
@@ -187,22 +187,22 @@ def test_the_text_is_that_of_the_tokenizer_itself(tokenizer: Any, source: str) -
 
 def test_a_template_of_the_config_goes_before_the_tokenizers_own(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML
-    assert ChatTemplate.of(tokenizer, PLAIN, "chat").source == PLAIN
-    assert ChatTemplate.of(tokenizer, PLAIN, "chat").columns == ("chat",)
+    assert ChatTemplate.from_config(tokenizer, PLAIN, "chat").source == PLAIN
+    assert ChatTemplate.from_config(tokenizer, PLAIN, "chat").columns == ("chat",)
 
 
 def test_of_several_templates_the_default_is_taken_and_without_one_it_is_said(tokenizer: Any) -> None:
     tokenizer.chat_template = {"default": CHATML, "tool_use": PLAIN}
-    assert ChatTemplate.of(tokenizer, True, "messages").source == CHATML
+    assert ChatTemplate.from_config(tokenizer, True, "messages").source == CHATML
     for none in (None, {"tool_use": PLAIN}):
         tokenizer.chat_template = none
-        with pytest.raises(DataError, match="no chat template of its own") as caught:
-            ChatTemplate.of(tokenizer, True, "messages")
+        with pytest.raises(DataError, match="the model has no chat template") as caught:
+            ChatTemplate.from_config(tokenizer, True, "messages")
         assert "chat_template" in caught.value.fix
 
 
 def test_a_saved_template_comes_back_and_writes_the_same(tokenizer: Any, tmp_path: Path) -> None:
-    made = ChatTemplate.of(tokenizer, QWEN3, "dialog")
+    made = ChatTemplate.from_config(tokenizer, QWEN3, "dialog")
     made.save(tmp_path)
     back = load_template(tmp_path)
     assert back == made

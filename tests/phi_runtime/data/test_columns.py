@@ -10,7 +10,7 @@ import pytest
 
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.columns import Columns, column_names, find_columns
-from phi_runtime.data.rows import Reading
+from phi_runtime.data.rows import ReadOptions
 
 
 def write(tmp_path: Path, *rows: str | dict[str, Any]) -> Path:
@@ -56,9 +56,9 @@ def test_one_column_is_free_text_by_its_name_alone(tmp_path: Path) -> None:
     assert find_columns(write(tmp_path, {"text": "abc"}, {"text": "defgh"})) == Columns(
         (), "text", 2, (), kind="text", longest=5, longest_answer=5
     )
-    with pytest.raises(DataError, match=r"one column .*is not enough") as caught:
+    with pytest.raises(DataError, match=r"the only column is") as caught:
         find_columns(write(tmp_path, {"words": "abc"}))
-    assert "call it `text`" in caught.value.fix
+    assert "rename it to `text`" in caught.value.fix
 
 
 def test_alpaca_rows_ask_with_their_instruction_and_with_an_input_where_one_is_filled(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_a_text_in_a_column_with_the_name_of_conversations_is_none(tmp_path: Pat
         ('{"q": "x"}', "no column `a`"),
         ('{"q": "x", "a": ""}', "empty"),
         ('{"q": "x", "a": null}', "None"),
-        ('{"q": "x", "a": ["y"]}', "text is expected"),
-        ('{"q": "x", "a": NaN}', "text is expected"),
-        ('{"q": true, "a": "y"}', "text is expected"),
+        ('{"q": "x", "a": ["y"]}', "expected text"),
+        ('{"q": "x", "a": NaN}', "expected text"),
+        ('{"q": true, "a": "y"}', "expected text"),
     ],
 )
 def test_a_row_without_usable_text_is_refused_with_its_line(tmp_path: Path, second: str, says: str) -> None:
@@ -116,7 +116,7 @@ def test_a_row_without_usable_text_is_refused_with_its_line(tmp_path: Path, seco
 def test_the_names_of_the_columns_are_those_of_the_first_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("q;a\nx;y\nbroken\n", encoding="utf-8")
-    assert column_names(path, Reading("csv", ";")) == ["q", "a"]
+    assert column_names(path, ReadOptions("csv", ";")) == ["q", "a"]
     path.write_text("q;a\n", encoding="utf-8")
     with pytest.raises(DataError, match="no row"):
         column_names(path)

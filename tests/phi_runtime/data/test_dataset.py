@@ -11,7 +11,15 @@ import pytest
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.schema import DataConfig, PreProcess, Workflow
 from phi_runtime.core.errors import DataError, UsageError
-from phi_runtime.data.dataset import Dataset, Place, Side, completion_only, fingerprint, load_dataset, load_side
+from phi_runtime.data.dataset import (
+    DataContext,
+    Dataset,
+    DataSplit,
+    completion_only,
+    fingerprint,
+    load_dataset,
+    load_split,
+)
 from phi_runtime.data.template import PromptTemplate
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LoRA
@@ -45,16 +53,16 @@ def model(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Mode
 
 
 @pytest.fixture
-def place(folder: Path, model: ModelRef) -> Place:
-    return Place(folder / "config.json", model, folder / "cache")
+def place(folder: Path, model: ModelRef) -> DataContext:
+    return DataContext(folder / "config.json", model, folder / "cache")
 
 
-def loaded(place: Place, configs: list[DataConfig], **training: Any) -> Dataset:
+def loaded(place: DataContext, configs: list[DataConfig], **training: Any) -> Dataset:
     workflow = Workflow.model_construct(data_configs=configs)
     return load_dataset(workflow, lora(**training), place, Listener(), "finetune")
 
 
-def values(side: Side, name: str = "text") -> list[str]:
+def values(side: DataSplit, name: str = "text") -> list[str]:
     return [row[name] for row in side.values()]
 
 
@@ -92,16 +100,16 @@ PAIRS = {"text_template": "{q}\n{a}", "strategy": "line-by-line"}
     ],
 )
 def test_rows_that_are_joined_drawn_or_counted_keep_the_order_of_their_files(
-    place: Place, pre_process: dict[str, Any]
+    place: DataContext, pre_process: dict[str, Any]
 ) -> None:
     found = loaded(place, [data(FILES, **pre_process)], eval_dataset_size=10)
-    held_out = set(values(found.held_out))
+    held_out = set(values(found.validation))
     everything = [f"text {number}.{i}" for number in (1, 2) for i in range(20)]
     assert len(held_out) == 10
     assert values(found.training) == [text for text in everything if text not in held_out]
 
 
-def test_line_by_line_the_order_depends_on_the_content_alone(place: Place) -> None:
+def test_line_by_line_the_order_depends_on_the_content_alone(place: DataContext) -> None:
     one_way = loaded(place, [data(FILES, **PAIRS)]).training
     other_way = loaded(place, [data(FILES[::-1], **PAIRS)]).training
     assert values(one_way, "q") == values(other_way, "q")
@@ -115,24 +123,24 @@ SEED_7: dict[str, Any] = {"training_args": {"data_seed": 7}}
     ("strategy", "sibling"), [("join-random", "join"), ("line-by-line-random", "line-by-line"), ("join", "join")]
 )
 def test_rows_held_out_of_the_training_data_are_all_taken_and_none_drawn(
-    place: Place, strategy: str, sibling: str
+    place: DataContext, strategy: str, sibling: str
 ) -> None:
     pre_process = {"strategy": strategy, "max_samples": 5, "max_seq_len": 32}
     found = loaded(place, [data(FILES, **pre_process)], eval_dataset_size=10)
-    held_out = found.held_out.settings
+    held_out = found.validation.settings
     assert (held_out.strategy, held_out.max_samples, held_out.max_seq_len) == (sibling, None, 32)
     assert found.training.settings.max_samples == 5
-    assert found.held_out.store is found.training.store
+    assert found.validation.store is found.training.store
 
 
-def test_held_out_rows_with_a_config_of_their_own_are_encoded_as_it_says(place: Place) -> None:
+def test_held_out_rows_with_a_config_of_their_own_are_encoded_as_it_says(place: DataContext) -> None:
     own = data("2.jsonl", "held_out", "train[:4]", text_template="{q} {a}", strategy="join", max_seq_len=64)
     found = loaded(place, [data("1.jsonl", **PAIRS), own], eval_data_config="held_out")
-    assert (len(found.training), len(found.held_out)) == (20, 4)
-    assert found.held_out.settings == own.pre_process_data_config
-    prompts = [side.template.render_prompt({"q": "x"}) for side in (found.training, found.held_out)]
+    assert (len(found.training), len(found.validation)) == (20, 4)
+    assert found.validation.settings == own.pre_process_data_config
+    prompts = [side.template.render_prompt({"q": "x"}) for side in (found.training, found.validation)]
     assert prompts == ["x\n", "x "]
-    assert (found.training.completion_only, found.held_out.completion_only) == (True, False)
+    assert (found.training.completion_only, found.validation.completion_only) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -157,15 +165,15 @@ def test_the_completion_alone_is_trained_of_conversations_and_where_a_template_a
         assert completion_only(lora(completion_only_loss=chosen), settings) is chosen
 
 
-def test_columns_that_are_named_are_the_text_with_blanks_between(place: Place) -> None:
+def test_columns_that_are_named_are_the_text_with_blanks_between(place: DataContext) -> None:
     found = loaded(place, [data("1.jsonl", text_cols=["q", "a"])]).training
     assert isinstance(found.template, PromptTemplate)
     assert (found.template.prompt, found.template.completion) == ("{q} ", "{a}")
 
 
-def test_each_row_knows_its_file_and_its_line(folder: Path, place: Place) -> None:
+def test_each_row_knows_its_file_and_its_line(folder: Path, place: DataContext) -> None:
     found = loaded(place, [data(FILES)], eval_dataset_size=10)
-    for side in (found.training, found.held_out):
+    for side in (found.training, found.validation):
         for where, text in zip(side.places(), values(side), strict=True):
             number, index = text.removeprefix("text ").split(".")
             assert (where.path, where.line) == (folder / f"{number}.jsonl", int(index) + 1)
@@ -174,13 +182,13 @@ def test_each_row_knows_its_file_and_its_line(folder: Path, place: Place) -> Non
     assert found.training.first(0).values() == []
 
 
-def test_a_side_becomes_the_sequences_of_its_settings(place: Place) -> None:
+def test_a_side_becomes_the_sequences_of_its_settings(place: DataContext) -> None:
     found = loaded(place, [data("1.jsonl", "train", "train[:2]", strategy="join", joiner=" | ", max_seq_len=64)])
     (example,) = as_lists(found.training.sequences(place.tokenizer, data_seed=0))
     assert place.tokenizer.decode(example["input_ids"]) == "text 1.0<|im_end|> | text 1.1<|im_end|> | "
 
 
-def test_where_no_sequence_is_left_the_file_is_named(place: Place) -> None:
+def test_where_no_sequence_is_left_the_file_is_named(place: DataContext) -> None:
     side = loaded(place, [data("1.jsonl", **PAIRS, max_seq_len=8)]).training
     with pytest.raises(DataError, match=r"1\.jsonl: error: every row is longer than max_seq_len = 8") as caught:
         side.sequences(place.tokenizer, data_seed=0)
@@ -190,58 +198,56 @@ def test_where_no_sequence_is_left_the_file_is_named(place: Place) -> None:
 # -- rows that cannot be used -------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_row_is_refused_with_its_line_and_how_to_leave_such_rows_out(folder: Path, place: Place) -> None:
+def test_a_broken_row_is_refused_with_its_line_and_how_to_leave_such_rows_out(folder: Path, place: DataContext) -> None:
     append(folder / "2.jsonl", '{"text": "x"', '{"other": "x"}')
     with pytest.raises(
-        DataError, match=r"2\.jsonl:21:13: error: this row is not JSON .*\(2 rows are broken\)"
+        DataError, match=r"2\.jsonl:21:13: error: this row is not valid JSON .*\(2 bad rows in all\)"
     ) as caught:
         loaded(place, [data(FILES)])
     assert "--skip-bad-rows" in caught.value.fix
-    assert str(place.tolerant().overrides) == str(Overrides(skip_bad_rows=True))
+    assert str(place.skipping_bad_rows().overrides) == str(Overrides(skip_bad_rows=True))
 
 
 def test_broken_rows_are_left_out_on_request_and_told(folder: Path, model: ModelRef) -> None:
     append(folder / "1.jsonl", "{", '{"text": "good"}')
-    place = Place(folder / "config.json", model, folder / "cache", Overrides(skip_bad_rows=True))
+    place = DataContext(folder / "config.json", model, folder / "cache", Overrides(skip_bad_rows=True))
     found = loaded(place, [data("1.jsonl")], eval_dataset_size=0)
     assert values(found.training)[-2:] == ["text 1.19", "good"]
-    assert found.remarks == ["1 of 22 rows cannot be used and are left out"]
+    assert found.remarks == ["1 of 22 rows cannot be used and are skipped"]
 
 
-def test_only_the_rows_that_are_chosen_must_be_usable(folder: Path, place: Place) -> None:
+def test_only_the_rows_that_are_chosen_must_be_usable(folder: Path, place: DataContext) -> None:
     append(folder / "1.jsonl", "{")
     assert len(loaded(place, [data("1.jsonl", split="train[:20]")], eval_dataset_size=0).training) == 20
     with pytest.raises(DataError, match=r"1\.jsonl:21:"):
         loaded(place, [data("1.jsonl")])
 
 
-def test_empty_rows_and_doubled_tokens_are_told_and_no_fault(folder: Path, place: Place) -> None:
+def test_empty_rows_and_doubled_tokens_are_told_and_no_fault(folder: Path, place: DataContext) -> None:
     append(folder / "1.jsonl", '{"text": ""}', '{"text": " "}', '{"text": "x<|im_end|><|im_end|>"}')
     found = loaded(place, [data("1.jsonl")], eval_dataset_size=0)
     assert len(found.training) == 21
-    assert found.remarks == ["2 of 23 rows are empty and are left out", "1 of 23 rows end with two end tokens"]
+    assert found.remarks == ["2 of 23 rows are empty and are skipped", "1 of 23 rows end with two end tokens"]
     assert loaded(place, [data("2.jsonl")]).remarks == []
 
 
-def test_where_no_row_can_be_used_the_counts_are_said(folder: Path, place: Place) -> None:
+def test_where_no_row_can_be_used_the_counts_are_said(folder: Path, place: DataContext) -> None:
     (folder / "hooks.py").write_text("def filter(row):\n    return row['text'] != 'no'\n", encoding="utf-8")
     append(folder / "3.jsonl", '{"text": ""}', '{"text": "no"}', '{"text": "no"}', "{")
-    with pytest.raises(
-        DataError, match=r"3\.jsonl: error: none of 4 rows can be used: 1 are broken, 1 are empty, 2 are left"
-    ):
-        loaded(place.tolerant(), [data("3.jsonl")])
+    with pytest.raises(DataError, match=r"3\.jsonl: error: none of 4 rows can be used: 1 bad, 1 empty, 2 dropped"):
+        loaded(place.skipping_bad_rows(), [data("3.jsonl")])
 
 
-def test_held_out_rows_of_their_own_must_be_usable_too(folder: Path, place: Place) -> None:
+def test_held_out_rows_of_their_own_must_be_usable_too(folder: Path, place: DataContext) -> None:
     append(folder / "3.jsonl", '{"text": ""}')
-    with pytest.raises(DataError, match=r"3\.jsonl: error: none of 1 rows can be used: 1 are empty"):
+    with pytest.raises(DataError, match=r"3\.jsonl: error: none of 1 rows can be used: 1 empty"):
         loaded(place, [data("1.jsonl"), data("3.jsonl", "dev")], eval_data_config="dev")
 
 
 # -- functions of the user ----------------------------------------------------------------------------------------------------
 
 
-def test_hooks_beside_the_config_make_the_rows_that_are_trained(folder: Path, place: Place) -> None:
+def test_hooks_beside_the_config_make_the_rows_that_are_trained(folder: Path, place: DataContext) -> None:
     code = "def transform(row):\n    return {'said': row['text'].upper()} if row['text'] != 'text 1.3' else None\n"
     (folder / "hooks.py").write_text(code, encoding="utf-8")
     found = loaded(place, [data("1.jsonl", text_template="Text: {said}")], eval_dataset_size=0).training
@@ -249,47 +255,47 @@ def test_hooks_beside_the_config_make_the_rows_that_are_trained(folder: Path, pl
     assert place.tokenizer.decode(found.store.row(0)[0]) == "Text: TEXT 1.0<|im_end|>"
 
 
-def test_a_user_script_runs_only_where_that_is_asked_for(folder: Path, place: Place, model: ModelRef) -> None:
+def test_a_user_script_runs_only_where_that_is_asked_for(folder: Path, place: DataContext, model: ModelRef) -> None:
     (folder / "make.py").write_text("def both(row):\n    return row['q'] + '!' + row['a']\n", encoding="utf-8")
     config = data("1.jsonl", user_script="make.py", text_formatting_func="both")
-    with pytest.raises(UsageError, match=r"`both` of make\.py is Python code") as caught:
+    with pytest.raises(UsageError, match=r"the config runs Python code: `both` of make\.py") as caught:
         loaded(place, [config])
     assert "--run-user-script" in caught.value.fix
-    willing = Place(place.config, model, place.cache, Overrides(run_user_script=True))
+    willing = DataContext(place.config, model, place.cache, Overrides(run_user_script=True))
     assert "question 1.0!answer 0" in values(loaded(willing, [config], eval_dataset_size=0).training)
 
 
-def test_conversations_are_rendered_by_the_template_of_the_config(folder: Path, place: Place) -> None:
+def test_conversations_are_rendered_by_the_template_of_the_config(folder: Path, place: DataContext) -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
     append(folder / "chat.jsonl", json.dumps({"said": turns}), json.dumps({"said": turns * 2}))
     template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     template += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     config = data("chat.jsonl", chat_template=template, message_col="said", strategy="line-by-line")
-    side = load_side(config, lora(), place, Listener(), "finetune")
+    side = load_split(config, lora(), place, Listener(), "finetune")
     learned = [place.tokenizer.decode(ids[flags]) for ids, flags in (side.store.row(i) for i in range(2))]
     assert learned == ["Ho<|im_end|>", "Ho<|im_end|>Ho<|im_end|>"]
-    with pytest.raises(DataError, match="no chat template of its own"):
-        load_side(data("chat.jsonl", chat_template=True, message_col="said"), lora(), place, Listener(), "finetune")
+    with pytest.raises(DataError, match="the model has no chat template"):
+        load_split(data("chat.jsonl", chat_template=True, message_col="said"), lora(), place, Listener(), "finetune")
 
 
 # -- nothing to train on ------------------------------------------------------------------------------------------------------
 
 
-def test_where_all_rows_are_held_out_it_is_said(place: Place) -> None:
-    with pytest.raises(DataError, match="all 20 rows are held out"):
+def test_where_all_rows_are_held_out_it_is_said(place: DataContext) -> None:
+    with pytest.raises(DataError, match="all 20 rows are validation rows"):
         loaded(place, [data("1.jsonl")], eval_dataset_size=20)
 
 
 @pytest.mark.parametrize(
     ("files", "split", "says"),
     [
-        (DATASTORE, "train", "lies in Azure ML"),
+        (DATASTORE, "train", "is in Azure ML"),
         ({"train": "1.jsonl", "test": "2.jsonl"}, "dev[:5]", "no files for the split `dev`"),
-        ("none.jsonl", "train", r"none\.jsonl: error: there is no such data file"),
+        ("none.jsonl", "train", r"none\.jsonl: error: the data file does not exist"),
     ],
 )
 def test_data_that_is_not_on_this_machine_is_said_to_be_elsewhere(
-    place: Place, files: Any, split: str, says: str
+    place: DataContext, files: Any, split: str, says: str
 ) -> None:
     with pytest.raises(DataError, match=says):
         loaded(place, [data(files, split=split)])

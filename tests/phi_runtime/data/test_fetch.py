@@ -70,12 +70,12 @@ def test_a_split_that_it_does_not_have_stops_the_run_before_anything_is_trained(
 
 
 def test_before_it_is_fetched_a_report_says_so(project: Project) -> None:
-    from phi_runtime.data.dataset import data_place
+    from phi_runtime.data.dataset import data_context
     from phi_runtime.models.fetch import present
 
     workflow = load_workflow(project.config)
     base = present(workflow.input_model, project)
     assert base is not None
     assert workflow.finetune is not None
-    with pytest.raises(DataError, match="org/tones is not here yet"):
-        examine(workflow, workflow.finetune[1], data_place(project, base), silent)
+    with pytest.raises(DataError, match="org/tones is not downloaded"):
+        examine(workflow, workflow.finetune[1], data_context(project, base), silent)

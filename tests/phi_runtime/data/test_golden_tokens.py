@@ -145,7 +145,7 @@ def test_the_ids_are_those_of_the_text_and_of_apply_chat_template_and_the_answer
     family = FAMILIES[name]
     tokenizer = tokenizer_of(family)
     tokenizer.chat_template = catalog().prompt_formats[name].chat_template
-    template = ChatTemplate.of(tokenizer, True, "messages")
+    template = ChatTemplate.from_config(tokenizer, True, "messages")
     row = {"messages": CHAT}
     (encoded,) = Encoder(tokenizer, chat=True).encode([template.row(row, completion_only=True).pieces])
 
@@ -168,7 +168,7 @@ def test_the_ids_are_those_of_the_text_and_of_apply_chat_template_and_the_answer
 def test_what_is_asked_is_what_stood_before_the_answer_in_training(name: str) -> None:
     family = FAMILIES[name]
     tokenizer = tokenizer_of(family)
-    template = ChatTemplate.of(tokenizer, catalog().prompt_formats[name].chat_template, "messages")
+    template = ChatTemplate.from_config(tokenizer, catalog().prompt_formats[name].chat_template, "messages")
     asked = template.render_prompt({"messages": CHAT})
     assert family.text.startswith(asked)
     assert family.text.removeprefix(asked).rstrip("\n") == family.trained[1]
@@ -181,7 +181,7 @@ def test_what_is_asked_is_what_stood_before_the_answer_in_training(name: str) ->
 def test_every_template_of_the_catalogue_ends_each_turn_once_and_takes_a_system_message(name: str) -> None:
     family = FAMILIES.get(name, FAMILIES["chatml"])
     tokenizer = tokenizer_of(family)
-    template = ChatTemplate.of(tokenizer, catalog().prompt_formats[name].chat_template, "messages")
+    template = ChatTemplate.from_config(tokenizer, catalog().prompt_formats[name].chat_template, "messages")
     row = {"messages": [{"role": "system", "content": "Be brief."}, *CHAT]}
     pieces = template.row(row, completion_only=True).pieces
     whole = "".join(text for text, _ in pieces)

@@ -71,7 +71,7 @@ def test_a_split_becomes_json_lines_and_nothing_else_of_the_data_set_is_download
         "commit": COMMIT,
         "subset": "default",
         "split": "train",
-        "licence": "mit",
+        "license": "mit",
         "columns": ["phrase", "tone"],
         "rows": 4,
         "bytes": target.stat().st_size,
@@ -149,7 +149,7 @@ def test_progress_counts_rows_up_to_what_the_card_announces(
     events.clear()
     download("org/fewer", emit=events.append)
     assert [e.data["total"] for e in events if e.event == "progress"][-1] is None
-    assert "announces 1 rows in `train`, its files hold 2" in events[-1].data["message"]
+    assert "lists 1 rows in `train`; its files have 2" in events[-1].data["message"]
 
 
 def test_values_that_json_has_no_form_for_are_written_as_text_and_nan_as_null(
@@ -219,13 +219,13 @@ def test_columns_that_are_not_text_are_named(hub: HubStandIn, download: Download
     from datasets import Features, Image, Value
 
     hub.repositories["org/bytes"] = Repository({"train.parquet": parquet({"text": ["a"], "raw": [[b"\x00"]]})})
-    with pytest.raises(DataError, match=r"`raw` \(binary\) of org/bytes is not text or numbers"):
+    with pytest.raises(DataError, match=r"`raw` \(binary\) of org/bytes is neither text nor numbers"):
         download("org/bytes")
     schema = Features({"picture": Image(), "film": Image(), "text": Value("string")}).arrow_schema
     empty = {"bytes": b"", "path": None}
     table = pyarrow.table({"picture": [empty], "film": [empty], "text": ["a"]}, schema=schema)
     hub.repositories["org/pictures"] = Repository({"train.parquet": parquet(table)})
-    with pytest.raises(DataError, match=r"`picture` \(image\), `film` \(image\) of org/pictures are not text"):
+    with pytest.raises(DataError, match=r"`picture` \(image\), `film` \(image\) of org/pictures are neither text"):
         download("org/pictures")
     assert left(target) == []
 
@@ -234,16 +234,16 @@ def test_columns_that_are_not_text_are_named(hub: HubStandIn, download: Download
 def test_an_unknown_subset_or_split_is_said_with_the_known_ones(download: Download, target: Path) -> None:
     with pytest.raises(DataError, match="org/talks has no subset `englisch`; did you mean `english`") as caught:
         download("org/talks", subset="englisch")
-    assert caught.value.fix == "choose one of english, german"
-    with pytest.raises(DataError, match="org/talks has 2 subsets and no default one") as caught:
+    assert caught.value.fix == "set subset to one of english, german"
+    with pytest.raises(DataError, match="org/talks has 2 subsets and no default") as caught:
         download("org/talks")
     assert "english, german" in caught.value.fix
     with pytest.raises(DataError, match="org/phrases has no subset `english`") as caught:
         download("org/phrases", subset="english")
-    assert caught.value.fix == "choose one of default"
+    assert caught.value.fix == "set subset to one of default"
     with pytest.raises(DataError, match="org/phrases has no split `trian`; did you mean `train`") as caught:
         download("org/phrases", "trian")
-    assert caught.value.fix == "choose one of train, test"
+    assert caught.value.fix == "set split to one of train, test"
     with pytest.raises(DataError, match="no split `all`"):
         download("org/phrases", "all")
     assert left(target) == []
@@ -254,7 +254,7 @@ def test_a_data_set_that_is_not_there_or_not_for_all_says_how_to_get_in(
 ) -> None:
     hub.repositories["org/own"] = Repository({"train.jsonl": lines({"text": "mine"})}, private=True)
     for name in ("org/none", "org/own"):
-        with pytest.raises(NetworkError, match=f"there is no data set {name} at .*, or it is private") as caught:
+        with pytest.raises(NetworkError, match=f"the data set {name} does not exist at .*, or it is private") as caught:
             download(name)
         assert caught.value.exit_code == 7
         assert "hf auth login" in caught.value.fix
@@ -262,10 +262,10 @@ def test_a_data_set_that_is_not_there_or_not_for_all_says_how_to_get_in(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert download("org/own")["rows"] == 1
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and TOKEN.encode() in p.read_bytes()]
-    with pytest.raises(NetworkError, match="there is no data set org/none"):
+    with pytest.raises(NetworkError, match="the data set org/none does not exist"):
         download("org/none")
     monkeypatch.setenv("HF_TOKEN", "hf_stale")
-    with pytest.raises(NetworkError, match="did not give org/phrases") as caught:
+    with pytest.raises(NetworkError, match="cannot download org/phrases from") as caught:
         download("org/phrases")
     assert "check HF_TOKEN" in caught.value.fix
     assert "hf_stale" not in str(caught.value) + caught.value.fix
@@ -294,7 +294,7 @@ def test_a_revision_that_is_not_there_and_a_name_that_is_none(download: Download
 def test_a_loading_script_is_neither_run_nor_downloaded(hub: HubStandIn, download: Download, target: Path) -> None:
     converted = {f"{subset}/train/0000.parquet": parquet({"text": [subset]}) for subset in ("english", "german")}
     hub.repositories["org/phrases"] = Repository({"phrases.py": b"raise SystemExit"}, other=converted)
-    with pytest.raises(DataError, match=r"org/phrases comes with a loading script \(phrases\.py\)") as caught:
+    with pytest.raises(DataError, match=r"org/phrases has a loading script \(phrases\.py\)") as caught:
         download("org/phrases")
     assert "set revision to refs/convert/parquet" in caught.value.fix
     assert not [path for path in hub.paths if path.endswith(".py")]
@@ -309,15 +309,15 @@ def test_no_network_is_said_as_such(
     from huggingface_hub import constants
 
     hub.fails_with = 503
-    with pytest.raises(NetworkError, match=r"did not give org/phrases: .*503"):
+    with pytest.raises(NetworkError, match=r"cannot download org/phrases from .*503"):
         download("org/phrases")
     with monkeypatch.context() as offline:
         offline.setattr(constants, "HF_HUB_OFFLINE", True)
-        with pytest.raises(NetworkError, match="did not give org/phrases") as caught:
+        with pytest.raises(NetworkError, match="cannot download org/phrases from") as caught:
             download("org/phrases")
         assert "unset HF_HUB_OFFLINE" in caught.value.fix
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(NetworkError, match=r"http://127\.0\.0\.1:9 did not give org/phrases") as caught:
+    with pytest.raises(NetworkError, match=r"cannot download org/phrases from http://127\.0\.0\.1:9") as caught:
         download("org/phrases")
     assert caught.value.exit_code == 7
     assert "check the network" in caught.value.fix
@@ -386,7 +386,7 @@ def test_a_full_disk_stays_an_error_of_the_disk(
         ({"notes.bin": b"\x00"}, "org/odd has no data files"),
         (
             {"README.md": card("configs: [x"), "train.jsonl": lines({"a": 1})},
-            r"the card of org/odd \(README.md\) is broken",
+            r"the card of org/odd \(README.md\) is invalid",
         ),
     ],
 )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from phi_runtime.data.leakage import Leaks, leaks
+from phi_runtime.data.leakage import Leaks, find_leaks
 from phi_runtime.data.store import Store
 from tests.phi_runtime.data.stores import marked, store_of
 
@@ -42,7 +42,7 @@ def everything(of: Store) -> np.ndarray:
 
 
 def found(training: Store, held_out: Store) -> Leaks:
-    return leaks(training, everything(training), held_out, everything(held_out))
+    return find_leaks(training, everything(training), held_out, everything(held_out))
 
 
 def changed(text: str, at: Sequence[int]) -> str:
@@ -106,8 +106,8 @@ def test_free_text_is_compared_by_all_of_it() -> None:
 
 def test_only_the_rows_that_are_chosen_count_and_are_named_by_their_places() -> None:
     whole = store([*letters(20), *letters(3)])
-    assert leaks(whole, np.arange(5, 20), whole, np.arange(20, 23)) == Leaks(0, 0)
-    assert leaks(whole, np.arange(19, -1, -1), whole, np.array([22, 20])) == Leaks(2, 0, ((2, 22), (0, 20)))
+    assert find_leaks(whole, np.arange(5, 20), whole, np.arange(20, 23)) == Leaks(0, 0)
+    assert find_leaks(whole, np.arange(19, -1, -1), whole, np.array([22, 20])) == Leaks(2, 0, ((2, 22), (0, 20)))
 
 
 def test_no_more_examples_are_named_than_can_be_looked_at() -> None:
@@ -118,7 +118,9 @@ def test_no_more_examples_are_named_than_can_be_looked_at() -> None:
 
 def test_an_empty_side_leaks_nothing() -> None:
     some, none = store(letters(3)), np.arange(0)
-    assert leaks(some, none, some, everything(some)) == leaks(some, everything(some), some, none) == Leaks(0, 0)
+    assert (
+        find_leaks(some, none, some, everything(some)) == find_leaks(some, everything(some), some, none) == Leaks(0, 0)
+    )
 
 
 def test_rows_of_one_token_have_no_pairs_and_are_alike_only_when_they_are_the_same() -> None:

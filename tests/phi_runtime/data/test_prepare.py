@@ -51,7 +51,7 @@ def made(tokenizer: Any, *files: Path, data_name: str = "json", hooks: Hooks | N
 
     def template() -> Any:
         if settings.chat_template:
-            return ChatTemplate.of(tokenizer, settings.chat_template, settings.message_col)
+            return ChatTemplate.from_config(tokenizer, settings.chat_template, settings.message_col)
         return PromptTemplate.from_text(settings.template)
 
     return Recipe(data, list(files), hooks or Hooks(), True, template(), lambda: tokenizer, "tokenizer", {})
@@ -118,9 +118,9 @@ def test_what_is_seen_on_the_way_is_counted_with_its_place(tmp_path: Path, cache
     survey = prepared(made(tiny_tokenizer, one, two, hooks=hooks), cache).survey
     assert (survey.read, survey.kept, survey.broken, survey.empty, survey.filtered) == (8, 2, 3, 2, 1)
     assert [place[:3] for place in survey.broken_at] == [
-        [0, 2, "this row is not JSON (Expecting value)"],
+        [0, 2, "this row is not valid JSON (Expecting value)"],
         [0, 4, "this row has no column `a`"],
-        [0, 5, "this row holds half of a surrogate pair, which is no text"],
+        [0, 5, "this row contains a lone surrogate, which is not text"],
     ]
     assert survey.broken_at[0][3] == 7
     assert survey.empty_at == [[0, 3, "`a` is empty in this row"], [1, 1, "`q` is empty in this row"]]
@@ -340,7 +340,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_of_it_is_ke
         yield from select(*of)
 
     monkeypatch.setattr(module, "select", changing)
-    with pytest.raises(DataError, match="the data changed while they were read") as caught:
+    with pytest.raises(DataError, match="the data changed while it was read") as caught:
         prepared(recipe, cache)
     assert caught.value.fix
     monkeypatch.setattr(module, "select", select)
@@ -351,7 +351,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_of_it_is_ke
 
 def test_a_file_that_is_not_there_is_said_so(recipe: Recipe, cache: Path, tmp_path: Path) -> None:
     for absent in (tmp_path / "none.jsonl", tmp_path):
-        with pytest.raises(DataError, match=f"{absent}: error: there is no such data file"):
+        with pytest.raises(DataError, match=f"{absent}: error: the data file does not exist"):
             prepared(replace(recipe, files=[*recipe.files, absent]), cache)
 
 

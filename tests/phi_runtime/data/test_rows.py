@@ -20,7 +20,7 @@ from phi_runtime.config.file_formats import format_of, unpacked_name
 from phi_runtime.core.errors import DataError, MissingDependency
 from phi_runtime.data import rows as reading
 from phi_runtime.data.files import LIMIT_BYTES
-from phi_runtime.data.rows import Broken, Reading, Row, read_rows, scan
+from phi_runtime.data.rows import BadRow, ReadOptions, Row, read_rows, scan
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 if find_spec("zstandard"):
@@ -35,14 +35,14 @@ def write(tmp_path: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def values(path: Path, reading: Reading | None = None) -> list[dict[str, Any]]:
+def values(path: Path, reading: ReadOptions | None = None) -> list[dict[str, Any]]:
     return [row.values for row in read_rows(path, reading)]
 
 
-def scanned(path: Path, reading: Reading | None = None) -> list[Any]:
+def scanned(path: Path, reading: ReadOptions | None = None) -> list[Any]:
     """The values of good rows and the places of broken ones."""
     return [
-        f"{row.where.line}:{row.where.column} {row.what}" if isinstance(row, Broken) else row.values
+        f"{row.where.line}:{row.where.column} {row.what}" if isinstance(row, BadRow) else row.values
         for row in scan(path, reading)
     ]
 
@@ -71,8 +71,8 @@ def test_every_form_of_the_same_rows_reads_alike(tmp_path: Path, name: str, cont
 
 
 def test_a_csv_file_is_parted_by_what_its_config_says(tmp_path: Path) -> None:
-    assert values(write(tmp_path, "a.csv", "q;a\nx, y;1\nz;2\n"), Reading("csv", ";")) == ROWS
-    assert values(write(tmp_path, "a.tsv", "q|a\nx, y|1\nz|2\n"), Reading("csv", "|")) == ROWS
+    assert values(write(tmp_path, "a.csv", "q;a\nx, y;1\nz;2\n"), ReadOptions("csv", ";")) == ROWS
+    assert values(write(tmp_path, "a.tsv", "q|a\nx, y|1\nz|2\n"), ReadOptions("csv", "|")) == ROWS
 
 
 @pytest.mark.parametrize("packing", PACKERS)
@@ -96,7 +96,7 @@ def test_a_zst_file_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(MissingDependency, match="zstandard") as caught:
         values(write(tmp_path, "a.jsonl.zst", b"packed"))
-    assert "or unpack a.jsonl.zst" in caught.value.fix
+    assert "or decompress a.jsonl.zst" in caught.value.fix
 
 
 def test_a_parquet_file_gives_its_rows_with_their_types_and_numbers(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_parquet_file_that_is_damaged_empty_or_absent_is_refused(tmp_path: Pat
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.table({"t": pyarrow.array([], pyarrow.string())}), tmp_path / "none.parquet")
-    for name, says in (("none.parquet", "is empty"), ("absent.parquet", "no such data file")):
+    for name, says in (("none.parquet", "is empty"), ("absent.parquet", "the data file does not exist")):
         with pytest.raises(DataError, match=says):
             values(tmp_path / name)
     with pytest.raises(DataError, match="Parquet file cannot be read"):
@@ -144,7 +144,7 @@ def test_a_text_is_read_by_line_paragraph_or_document(
     tmp_path: Path, sample_by: Any, expected: list[Any], end: str
 ) -> None:
     path = write(tmp_path, "a.txt", TEXT.replace("\n", end))
-    assert [(r.values["text"], r.line) for r in read_rows(path, Reading("text", sample_by=sample_by))] == expected
+    assert [(r.values["text"], r.line) for r in read_rows(path, ReadOptions("text", sample_by=sample_by))] == expected
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_the_format_is_told_by_the_ending_below_the_packing() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "place", "says"),
     [
-        ("a.jsonl", '{"q": "x"}\n{"q": \r\n', ":2:7", "not JSON"),
+        ("a.jsonl", '{"q": "x"}\n{"q": \r\n', ":2:7", "not valid JSON"),
         ("a.jsonl", '{"q": "x"}\n["q"]\n', ":2:", "not a JSON object"),
-        ("a.jsonl", f'{{"q": 1}}\n{{"q": {"9" * 5000}}}\n', ":2:", "not JSON"),  # Python reads 4300 digits
+        ("a.jsonl", f'{{"q": 1}}\n{{"q": {"9" * 5000}}}\n', ":2:", "not valid JSON"),  # Python reads 4300 digits
         ("a.json", '[{"q": "x"},\n {"q": }]', ":2:8", "broken"),
         ("a.json", '[{"q": "x"},\n "q"]', ":2:2", "not a JSON object"),
         ("a.json", f'[{{"q": 1}},\n{{"q": {"9" * 5000}}}]', ":2:1", "broken"),
@@ -189,9 +189,9 @@ def test_the_format_is_told_by_the_ending_below_the_packing() -> None:
         ("a.json", "[", ":1:2", "Expecting value"),
         ("a.json", "[ ] x", ":1:5", "Extra data"),
         ("a.csv", "q,a\nx,1\ny\n", ":3:", "1 fields"),
-        ("a.csv", 'q,a\nx,1\n"y,2\nz,3\n', ":3:", "not CSV (unexpected end of data)"),
-        ("a.csv", 'q,a\nx,1\n"y" z,2\n', ":3:", "not CSV"),
-        ("a.csv", "\nq,a,q\nx,1,2\n", ":2:", "two columns are called `q`"),
+        ("a.csv", 'q,a\nx,1\n"y,2\nz,3\n', ":3:", "not valid CSV from this row on (unexpected end of data)"),
+        ("a.csv", 'q,a\nx,1\n"y" z,2\n', ":3:", "not valid CSV"),
+        ("a.csv", "\nq,a,q\nx,1,2\n", ":2:", "duplicate column `q`"),
         ("a.csv", b"q,\xff\nx,1\n", ":1:", "the header is not UTF-8 text"),
         ("a.csv", b"q,a\nx,1\ny,\xe9\n", ":3:", "not UTF-8 text"),
         ("a.jsonl", b'{"q": "x"}\n{"q": "\xff"}\n', ":2:", "UTF-8"),
@@ -231,14 +231,14 @@ def test_damage_in_a_packed_file_is_said_to_be_that(tmp_path: Path, packing: str
         "overwritten": whole[:half] + b"\xff" * 100 + whole[half + 100 :],
         "not packed at all": LINES.encode(),
     }
-    with pytest.raises(DataError, match="packed file is damaged") as caught:
+    with pytest.raises(DataError, match="compressed file is corrupt") as caught:
         for _ in scan(write(tmp_path, f"a.jsonl{packing}", content[damage])):
             pass  # bytes that are wrong may make broken rows before it is known
-    assert caught.value.fix == "get or pack the file anew"
+    assert caught.value.fix == "download or compress it again"
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such data file"):
+    with pytest.raises(DataError, match="the data file does not exist"):
         values(tmp_path / "none.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError, match="a folder, not a data file"):
@@ -253,7 +253,7 @@ def test_a_file_that_is_not_there_or_a_folder_is_said_so(tmp_path: Path) -> None
             b'{"q": 1}\n{"q": }\n{"q": 2}\n3\n{"q": "\xff"}\n\n{"q": 4}',
             [
                 {"q": 1},
-                "2:7 this row is not JSON (Expecting value)",
+                "2:7 this row is not valid JSON (Expecting value)",
                 {"q": 2},
                 "4:0 this row is not a JSON object with column names",
                 "5:0 this line is not UTF-8 text",
@@ -275,9 +275,9 @@ def test_a_file_that_is_not_there_or_a_folder_is_said_so(tmp_path: Path) -> None
             b'q,a\nx,1\ny\n"z\nz",\xff\nu,1,2\nv,3\n',
             [
                 {"q": "x", "a": "1"},
-                "3:0 this row has 1 fields, and the header 2",
+                "3:0 this row has 1 fields, but the header has 2",
                 "4:0 this line is not UTF-8 text",
-                "6:0 this row has 3 fields, and the header 2",
+                "6:0 this row has 3 fields, but the header has 2",
                 {"q": "v", "a": "3"},
             ],
         ),
@@ -316,10 +316,10 @@ def test_an_object_or_a_field_of_more_than_16_mb_ends_the_reading(tmp_path: Path
 def test_a_paragraph_or_document_of_more_than_16_mb_is_broken_as_a_whole(tmp_path: Path) -> None:
     long = (b"x" * 4_000_000 + b"\n") * 5
     path = write(tmp_path, "a.txt", b"one\n\n" + long + b"\ntwo\n")
-    by_paragraph = scanned(path, Reading("text", sample_by="paragraph"))
+    by_paragraph = scanned(path, ReadOptions("text", sample_by="paragraph"))
     assert [by_paragraph[0], by_paragraph[2:]] == [{"text": "one"}, [{"text": "two"}]]
     assert by_paragraph[1] == "3:0 this row has more than 16 MB"
-    assert scanned(path, Reading("text", sample_by="document")) == ["1:0 this row has more than 16 MB"]
+    assert scanned(path, ReadOptions("text", sample_by="document")) == ["1:0 this row has more than 16 MB"]
 
 
 # -- arrays, part by part -----------------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_a_fault_beyond_the_first_megabyte_and_inside_a_string_is_found(
 ) -> None:
     row = '{"q": "' + "ä" * 9990 + '"},\n'
     path = write(tmp_path, "a.json", f"[{row * 300}{fault}")
-    with pytest.raises(DataError, match=rf"a\.json:301:{column}: error: the JSON is broken"):
+    with pytest.raises(DataError, match=rf"a\.json:301:{column}: error: invalid JSON"):
         values(path)
     rows = scan(path)
     assert sum(1 for _ in zip(range(300), rows, strict=False)) == 300
@@ -387,7 +387,7 @@ def test_the_memory_does_not_grow_with_the_file(
     tmp_path: Path, name: str, begin: str, row: str, end: str, sample_by: Any
 ) -> None:
     path = write(tmp_path, name, gzip.compress((begin + row.format("word " * 2000) * 3000 + end).encode(), 1))
-    how = Reading(format_of(path), sample_by=sample_by)
+    how = ReadOptions(format_of(path), sample_by=sample_by)
     tracemalloc.start()
     try:
         count = sum(1 for _ in scan(path, how))

@@ -11,19 +11,19 @@ import pytest
 from phi_runtime.config.schema import LoadDataset
 from phi_runtime.core.errors import DataError
 from phi_runtime.data import selection
-from phi_runtime.data.rows import Broken
-from phi_runtime.data.selection import Found, boundaries, reading_of, select
+from phi_runtime.data.rows import BadRow
+from phi_runtime.data.selection import SelectedRow, boundaries, read_options, select
 
 
 def load(data_name: str = "json", **others: Any) -> LoadDataset:
     return LoadDataset.model_validate({"data_name": data_name, "data_files": "not read here", **others})
 
 
-def chosen(load: LoadDataset, *files: Path) -> list[Found]:
+def chosen(load: LoadDataset, *files: Path) -> list[SelectedRow]:
     """The rows that are chosen, all of which can be read."""
     rows = list(select(load, files))
-    assert not any(isinstance(row, Broken) for row in rows)
-    return [row for row in rows if isinstance(row, Found)]
+    assert not any(isinstance(row, BadRow) for row in rows)
+    return [row for row in rows if isinstance(row, SelectedRow)]
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -62,7 +62,7 @@ def test_two_slices_that_meet_share_no_row_and_lose_none() -> None:
 
 
 def test_more_than_all_rows_in_percent_is_refused() -> None:
-    with pytest.raises(DataError, match=r"more than 100 %"):
+    with pytest.raises(DataError, match=r"exceeds 100 %"):
         boundaries("train[:150%]", 10)
 
 
@@ -98,7 +98,7 @@ def test_a_broken_row_keeps_its_place_in_its_own_file_and_counts_in_a_slice(tmp_
     two = tmp_path / "two.jsonl"
     two.write_text('{"t": "b"}\n{"t": \n{"t": "c"}\n{"t": "d"}', encoding="utf-8")
     rows = list(select(load(split="train[1:4]"), [one, two]))
-    assert [(row.where.path, row.where.line, isinstance(row, Broken)) for row in rows] == [
+    assert [(row.where.path, row.where.line, isinstance(row, BadRow)) for row in rows] == [
         (two, 1, False),
         (two, 2, True),
         (two, 3, False),
@@ -134,8 +134,8 @@ def test_cells_of_a_csv_file_are_compared_in_the_type_of_the_filter(tmp_path: Pa
 def test_a_filter_on_a_column_that_a_row_does_not_have_makes_the_row_broken(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"t": "a", "lang": "en"}, {"t": "b"}, {"t": "c", "lang": "de"})
     first, second = select(load(col_filters={"lang": "en"}), [path])
-    assert isinstance(first, Found)
-    assert isinstance(second, Broken)
+    assert isinstance(first, SelectedRow)
+    assert isinstance(second, BadRow)
     assert (second.where.line, second.what) == (2, "this row has no column `lang` to filter by")
     assert second.fix == "it has t"
 
@@ -143,10 +143,10 @@ def test_a_filter_on_a_column_that_a_row_does_not_have_makes_the_row_broken(tmp_
 @pytest.mark.parametrize(
     ("others", "says"),
     [
-        ({"split": "train[5:]"}, r"`train\[5:\]` leaves none of the 2 rows"),
-        ({"split": "train[:10%]"}, r"`train\[:10%\]` leaves none of the 2 rows"),
-        ({"split": "train[2:1]"}, r"`train\[2:1\]` leaves none of the 2 rows"),
-        ({"col_filters": {"t": "x", "n": 3}}, "none of 2 rows holds t = 'x', n = 3"),
+        ({"split": "train[5:]"}, r"`train\[5:\]` selects none of the 2 rows"),
+        ({"split": "train[:10%]"}, r"`train\[:10%\]` selects none of the 2 rows"),
+        ({"split": "train[2:1]"}, r"`train\[2:1\]` selects none of the 2 rows"),
+        ({"col_filters": {"t": "x", "n": 3}}, "none of 2 rows has t = 'x', n = 3"),
     ],
 )
 def test_a_choice_that_leaves_nothing_is_refused_with_the_counts(
@@ -166,6 +166,9 @@ def test_an_array_without_a_row_is_refused(tmp_path: Path) -> None:
 
 def test_the_format_is_that_of_the_config_whatever_the_ending_and_of_a_hub_data_set_that_of_its_file() -> None:
     text = load("text", sample_by="paragraph")
-    assert (reading_of(text, Path("a.md")).format, reading_of(text, Path("a.md")).sample_by) == ("text", "paragraph")
-    assert reading_of(load("csv", sep="|"), Path("rows")).sep == "|"
-    assert reading_of(load("own/set"), Path("a.jsonl")).format == "json"
+    assert (read_options(text, Path("a.md")).format, read_options(text, Path("a.md")).sample_by) == (
+        "text",
+        "paragraph",
+    )
+    assert read_options(load("csv", sep="|"), Path("rows")).sep == "|"
+    assert read_options(load("own/set"), Path("a.jsonl")).format == "json"

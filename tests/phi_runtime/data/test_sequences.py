@@ -12,7 +12,7 @@ import pytest
 from phi_runtime.config.schema import PreProcess
 from phi_runtime.core.errors import DataError
 from phi_runtime.data import sequences as module
-from phi_runtime.data.sequences import IGNORED, Sequences, make, over_long
+from phi_runtime.data.sequences import IGNORED, Sequences, build_sequences, over_long
 from phi_runtime.data.store import Store
 from tests.phi_runtime.data.stores import as_lists, marked, store_of
 
@@ -41,7 +41,7 @@ def made(
     scratch: Path | None = None,
     **chosen: Any,
 ) -> Sequences:
-    return make(
+    return build_sequences(
         store(rows),
         np.arange(len(rows)),
         settings(**chosen),
@@ -77,12 +77,12 @@ def test_line_by_line_makes_each_row_a_sequence() -> None:
 def test_the_rows_that_are_chosen_come_in_the_order_that_is_asked_for() -> None:
     rows = store([row(i, i) for i in range(1, 6)])
     for strategy, expected in (("line-by-line", [[4, 4], [2, 2]]), ("join", [[4, 4, 0, 2, 2, 0]])):
-        assert ids(make(rows, np.array([3, 1]), settings(strategy), joiner=JOINER)) == expected
+        assert ids(build_sequences(rows, np.array([3, 1]), settings(strategy), joiner=JOINER)) == expected
 
 
 def test_sequences_copy_nothing_of_the_store_and_may_be_changed() -> None:
     rows = store([row(1, 2, 3)])
-    found = make(rows, np.arange(1), settings("line-by-line"))
+    found = build_sequences(rows, np.arange(1), settings("line-by-line"))
     assert found.tokens is rows.tokens
     found[0]["input_ids"][:] = 9
     assert as_lists(found) == [row(1, 2, 3)]
@@ -92,14 +92,14 @@ def test_a_long_text_is_cut_off_and_counted() -> None:
     found = made([row(*range(1, 12)), row(1, 2)], strategy="line-by-line")
     assert as_lists(found) == [row(1, 2, 3, 4, 5, 6, 7, 8), row(1, 2)]
     assert (found.cut, found.too_long) == (1, 0)
-    assert found.remarks == ("1 of 2 rows have more than 8 tokens and are cut off there",)
+    assert found.remarks == ("1 of 2 rows have more than 8 tokens and are truncated",)
 
 
 def test_a_row_whose_completion_would_be_cut_off_is_left_out_and_counted() -> None:
     found = made([row(*range(1, 12), prompt=4), row(1, 2, prompt=1)], strategy="line-by-line", completion_only=True)
     assert as_lists(found) == [row(1, 2, prompt=1)]
     assert (found.cut, found.too_long) == (0, 1)
-    assert found.remarks == ("1 of 2 rows have more than 8 tokens and are left out",)
+    assert found.remarks == ("1 of 2 rows have more than 8 tokens and are dropped",)
 
 
 def test_a_row_of_exactly_the_longest_length_stays_whole() -> None:
@@ -116,7 +116,7 @@ def test_drop_short_sequences_leaves_full_ones_and_max_samples_counts_these() ->
     rows = [row(1, 2), row(*range(8)), row(3, 4), row(*range(10, 20)), row(*range(20, 30))]
     chosen: dict[str, Any] = {"strategy": "line-by-line", "drop_short_sequences": True}
     assert ids(made(rows, **chosen)) == [list(range(8)), list(range(10, 18)), list(range(20, 28))]
-    assert "2 of 5 rows have fewer than 8 tokens and are left out" in made(rows, **chosen).remarks
+    assert "2 of 5 rows have fewer than 8 tokens and are dropped" in made(rows, **chosen).remarks
     assert ids(made(rows, **chosen, max_samples=2)) == [list(range(8)), list(range(10, 18))]
 
 
@@ -145,7 +145,7 @@ def test_rows_that_are_split_are_counted_and_a_part_of_prompt_alone_is_left_out(
     assert (found.cut, found.too_long) == (1, 0)
     assert found.remarks == (
         "1 of 2 rows have more than 8 tokens and are split into 3 sequences",
-        "1 of 4 sequences hold no token to train on and are left out",
+        "1 of 4 sequences have no token to train on and are dropped",
     )
 
 
@@ -204,7 +204,7 @@ def test_join_random_draws_the_places_that_olive_draws(seed: int, retries: int) 
     expected = olive_joins(rows, 40, 30, seed, retries)
     assert ids(found) == expected
     if missed := 30 - len(expected):
-        assert f"{missed} of 30 draws found no place with 40 tokens to come and are left out" in found.remarks
+        assert f"{missed} of 30 samples found no start with 40 tokens after it and are dropped" in found.remarks
 
 
 def test_join_random_on_six_rows_draws_these_very_blocks() -> None:
@@ -233,7 +233,7 @@ def test_a_short_row_is_drawn_again_and_a_draw_without_end_is_given_up() -> None
     assert not found.remarks
     few = made(rows, **chosen, random_retries=3, random_seed=0)
     assert 0 < len(few) < 6
-    assert few.remarks == (f"{6 - len(few)} of 6 draws found no row of 8 tokens and are left out",)
+    assert few.remarks == (f"{6 - len(few)} of 6 samples found no row of 8 tokens and are dropped",)
 
 
 # -- join -------------------------------------------------------------------------------------------------------------------
@@ -258,12 +258,12 @@ def test_join_keeps_prompts_and_the_joiner_after_a_completion_masked() -> None:
     assert [e["labels"] for e in as_lists(found)] == [
         [X, X, 3, X, X, 5, 6, 7]
     ]  # the joiner that is left trains nothing
-    assert "1 of 2 sequences hold no token to train on and are left out" in found.remarks
+    assert "1 of 2 sequences have no token to train on and are dropped" in found.remarks
 
 
 def test_join_without_a_joiner_puts_rows_end_to_end() -> None:
     rows = store([row(1, 2), row(3, 4)])
-    assert ids(make(rows, np.arange(2), settings("join"))) == [[1, 2, 3, 4]]
+    assert ids(build_sequences(rows, np.arange(2), settings("join"))) == [[1, 2, 3, 4]]
 
 
 def test_a_long_join_lies_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,22 +345,23 @@ def test_full_windows_are_those_of_olive(seed: int) -> None:
         (
             [row(1, 2), row(1, 2, 3)],
             {"strategy": "join-random", "max_samples": 5},
-            "join-random draws sequences of max_seq_len = 8 tokens, and all 2 rows together have 7",
+            "join-random samples sequences of max_seq_len = 8 tokens, but all 2 rows together have 7",
             "lower max_seq_len, or set strategy to join",
         ),
         (
             [row(*range(10)), *[row(1)] * 6],
             {"strategy": "join-random", "max_samples": 1, "random_retries": 1, "max_seq_len": 20, "random_seed": 1},
-            "none of 1 draws, each tried 1 times, found max_seq_len = 20 tokens",
+            "none of 1 samples, each tried 1 times, has max_seq_len = 20 tokens",
             "lower max_seq_len, or raise random_retries",
         ),
         (
             [row(1, 2)],
             {"strategy": "join-sliding-window", "stride": 2},
-            "all 1 rows together have 3 tokens, and the first max_seq_len - stride = 6 of a sequence are context that is not trained",
+            "all 1 rows together have 3 tokens, but the first max_seq_len - stride = 6 "
+            "of a sequence are context, which is not trained",
             "lower max_seq_len, or raise stride",
         ),
-        ([row(1), row(2)], {"strategy": "line-by-line"}, "none of the sequences that 2 rows make", "give longer rows"),
+        ([row(1), row(2)], {"strategy": "line-by-line"}, "no sequence of 2 rows", "use longer rows"),
     ],
 )
 def test_where_nothing_is_left_the_counts_and_what_to_do_are_said(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from phi_runtime.data.split import hold_out
+from phi_runtime.data.split import train_validation_split
 from tests.phi_runtime.data.stores import marked, store_of
 
 Row = tuple[str, str]
@@ -25,13 +25,13 @@ def table(rows: Sequence[Row]) -> np.ndarray:
 
 
 def split(rows: Sequence[Row], size: float, seed: int = 1) -> tuple[list[Row], list[Row]]:
-    training, held_out = hold_out(table(rows), size, seed)
+    training, held_out = train_validation_split(table(rows), size, seed)
     return [rows[i] for i in training], [rows[i] for i in held_out]
 
 
 @pytest.mark.parametrize(("size", "count"), [(0.25, 50), (30, 30), (0.1, 20), (0, 0), (1, 1), (200, 200), (500, 200)])
 def test_a_fraction_or_a_count_is_held_out_and_nothing_is_lost(size: float, count: int) -> None:
-    training, held_out = hold_out(table(rows(200)), size, seed=1)
+    training, held_out = train_validation_split(table(rows(200)), size, seed=1)
     assert len(held_out) == count
     assert sorted([*training, *held_out]) == list(range(200))
 
@@ -89,7 +89,7 @@ def test_answers_that_repeat_seldom_are_split_without_regard_to_them() -> None:
 
 
 def test_the_order_of_both_sides_is_shuffled_by_the_seed() -> None:
-    orders = [hold_out(table(rows(100)), size, seed)[0].tolist() for seed in (0, 1) for size in (0, 0.5)]
+    orders = [train_validation_split(table(rows(100)), size, seed)[0].tolist() for seed in (0, 1) for size in (0, 0.5)]
     assert sorted(orders[0]) == list(range(100)) != orders[0]
     assert orders[0] != orders[2]
     assert [i for i in orders[0] if i in orders[1]] == orders[1], "what is left keeps its order"
@@ -97,7 +97,7 @@ def test_the_order_of_both_sides_is_shuffled_by_the_seed() -> None:
 
 @pytest.mark.parametrize("size", [0, 0.5, 3])
 def test_no_rows_and_one_row_have_sides_too(size: float) -> None:
-    assert [side.tolist() for side in hold_out(table(rows(0)), size, 0)] == [[], []]
+    assert [side.tolist() for side in train_validation_split(table(rows(0)), size, 0)] == [[], []]
     training, held_out = split(rows(1), size)
     assert len(held_out) == (size == 3)
     assert len(training) + len(held_out) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.data.chat_template import load_template
-from phi_runtime.data.template import PromptTemplate, RowFault, TemplateFault
+from phi_runtime.data.template import PromptTemplate, RowError, TemplateError
 
 
 def test_the_last_column_is_the_completion_and_all_before_it_the_prompt() -> None:
@@ -48,16 +48,16 @@ def test_a_prompt_column_may_be_used_twice() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("just text", "names no column"),
+        ("just text", "has no column"),
         ("{q} {a", "brace"),
         ("{} {a}", "not a column name"),
-        ("{q!r} {a}", "no format"),
+        ("{q!r} {a}", "has a format"),
         ("{q[0]} {a}", "not a column name"),
-        ("{a} {b} {a}", "also stands in the prompt"),
+        ("{a} {b} {a}", "in the prompt, too"),
     ],
 )
 def test_a_template_that_cannot_be_split_says_why(text: str, says: str) -> None:
-    with pytest.raises(TemplateFault, match=says):
+    with pytest.raises(TemplateError, match=says):
         PromptTemplate.from_text(text)
 
 
@@ -77,7 +77,7 @@ def test_the_text_of_a_row_is_its_prompt_which_is_not_trained_and_its_completion
         "y",
         "Q: z\nA: ",
     )
-    assert template.asks
+    assert template.has_prompt
 
 
 def test_free_text_is_trained_whole_also_where_it_has_a_heading() -> None:
@@ -85,17 +85,17 @@ def test_free_text_is_trained_whole_also_where_it_has_a_heading() -> None:
     assert plain.row({"text": "x"}, completion_only=True).pieces == [("x", True)]
     assert headed.row({"text": "x"}, completion_only=True).pieces == [("Story: ", False), ("x", True)]
     assert headed.row({"text": "x"}, completion_only=False).pieces == [("Story: x", True)]
-    assert (headed.row({"text": "x"}, completion_only=True).question, headed.asks) == ("x", False)
+    assert (headed.row({"text": "x"}, completion_only=True).question, headed.has_prompt) == ("x", False)
 
 
 @pytest.mark.parametrize(
     ("row", "says", "empty"),
     [
         ({"q": "x", "b": 1}, "this row has no column `a`", False),
-        ({"q": "x", "a": None}, "`a` holds None where text is expected", False),
-        ({"q": "x", "a": ["y"]}, r"`a` holds \['y'\] where text", False),
-        ({"q": "x", "a": float("nan")}, "`a` holds nan", False),
-        ({"q": True, "a": "y"}, "`q` holds True", False),
+        ({"q": "x", "a": None}, "`a` is None; expected text", False),
+        ({"q": "x", "a": ["y"]}, r"`a` is \['y'\]; expected text", False),
+        ({"q": "x", "a": float("nan")}, "`a` is nan", False),
+        ({"q": True, "a": "y"}, "`q` is True", False),
         ({"q": "x", "a": " \n"}, "`a` is empty", True),
         ({"q": "", "a": "y"}, "`q` is empty", True),
     ],
@@ -103,7 +103,7 @@ def test_free_text_is_trained_whole_also_where_it_has_a_heading() -> None:
 def test_a_row_without_a_text_in_each_column_is_at_fault_and_one_that_says_nothing_is_empty(
     row: dict[str, Any], says: str, empty: bool
 ) -> None:
-    with pytest.raises(RowFault, match=says) as caught:
+    with pytest.raises(RowError, match=says) as caught:
         PromptTemplate.from_text("{q}\n{a}").check(row)
     assert caught.value.empty is empty
     assert caught.value.fix

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from phi_runtime.config.schema import PreProcess
-from phi_runtime.data.sequences import IGNORED, Sequences, make
+from phi_runtime.data.sequences import IGNORED, Sequences, build_sequences
 from phi_runtime.data.template import Piece, PromptTemplate
 from phi_runtime.data.tokenize import Encoded, Encoder, prompt_ids
 from tests.phi_runtime.data.stores import as_lists, encoded
@@ -314,7 +314,7 @@ def sequences(tokenizer: Any, template: str = "{text}", rows: Any = None, **chos
     end = settings.add_special_tokens
     store = encoded(rows, made, tokenizer, completion_only=alone, end_token=end)
     joiner = tokenizer(settings.joiner, add_special_tokens=False).input_ids if settings.joiner else ()
-    return make(store, np.arange(len(store)), settings, joiner=joiner, completion_only=alone)
+    return build_sequences(store, np.arange(len(store)), settings, joiner=joiner, completion_only=alone)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.schema import DataConfig, Evaluation, Workflow
-from phi_runtime.data.dataset import Place
+from phi_runtime.data.dataset import DataContext
 from phi_runtime.evaluation import comparison
 from phi_runtime.inference.generator import SamplingParams, Speed
 from phi_runtime.models.reference import ModelRef
@@ -65,7 +65,7 @@ def evaluated(
     )
     listener = Listener()
     base = ModelRef(model, "hf", "key")
-    place = Place(folder / "config.json", base, folder / "cache")
+    place = DataContext(folder / "config.json", base, folder / "cache")
     content = comparison.evaluate(workflow, "finetune", [("base", base)], place, folder, "cpu", listener, "evaluate")
     return content, json.loads((folder / "answers.json").read_text(encoding="utf-8")), listener
 

@@ -104,7 +104,7 @@ def test_a_model_without_a_template_of_its_own_needs_one_in_the_config(project: 
         config["data_configs"][0]["pre_process_data_config"]["chat_template"] = True
 
     edit_config(project, own)
-    with pytest.raises(Exception, match="no chat template of its own") as caught:
+    with pytest.raises(Exception, match="the model has no chat template") as caught:
         run(project, Listener(), until="finetune")
     assert getattr(caught.value, "exit_code", 0) == 4
 

@@ -144,7 +144,7 @@ def test_a_hub_model_lands_in_model_cache_once(hub: HubServer, project: Project,
     assert ref.path == project.model_cache / "org" / "tiny"
     manifest = read_manifest(ref.path)
     assert manifest is not None
-    assert manifest.facts == {"source": "hub:org/tiny", "commit": COMMIT, "licence": "mit"}
+    assert manifest.facts == {"source": "hub:org/tiny", "commit": COMMIT, "license": "mit"}
     assert {p.name for p in ref.path.iterdir()} == {
         "config.json",
         "model.safetensors",

@@ -59,7 +59,7 @@ def test_a_model_that_was_trained_on_conversations_gets_all_messages_in_its_chat
         {"role": "user", "content": "noise 6"},
     ]
     session = open_session(project, str(project.root / "talker"))
-    prompt = session.template.render(messages, ask=True)  # type: ignore[union-attr]
+    prompt = session.template.render(messages, add_generation_prompt=True)  # type: ignore[union-attr]
     alone = "".join(piece.text for piece in session.generator.answer(prompt, SamplingParams(8)))
     answer = ask(server, "talker", messages=messages)
     assert answer.choices[0].message.content == alone

@@ -13,7 +13,7 @@ from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.data.dataset import data_place
+from phi_runtime.data.dataset import data_context
 from phi_runtime.evaluation.comparison import SPEED_NEW_TOKENS, SPEED_PROMPT_TOKENS, evaluate
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.hardware.device import pick_device
@@ -105,7 +105,7 @@ def _evaluate(job: _Job, ref: ModelRef, device: str) -> dict[str, Any]:
     assert training is not None
     quiet_libraries()
     tokenizer_source = job.graph.source_of(training) or job.graph.models[BASE]
-    place = data_place(job.settings.project, tokenizer_source, task.overrides)
+    place = data_context(job.settings.project, tokenizer_source, task.overrides)
     task.folder.mkdir(parents=True, exist_ok=True)
 
     def emit_warnings(event: Event) -> None:

@@ -21,7 +21,7 @@ from phi_runtime.core.errors import Conflict, Interrupted, MissingDependency, Ne
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import Project
-from phi_runtime.data.dataset import data_place, load_dataset
+from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.graph import existing_models
@@ -145,7 +145,7 @@ def _run(settings: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> 
         run(project, listener, config=config, only=[FETCH])
         base = present(workflow.input_model, project)
         assert base is not None
-        place = data_place(project, base, overrides)
+        place = data_context(project, base, overrides)
         load_dataset(workflow, workflow.trainings[settings.stage], place, listener, settings.stage)
     run(project, listener, config=config, only=[settings.stage])
     all_figures = _figures(settings, workflow, project, listener)
@@ -209,7 +209,7 @@ def _evaluated(settings: TrialSettings, workflow: Workflow, project: Project, em
         workflow,
         settings.stage,
         [(comparison_name(workflow, settings.stage), models[settings.stage])],
-        data_place(project, models[BASE], settings.overrides),
+        data_context(project, models[BASE], settings.overrides),
         out,
         pick_device(workflow.host_device),
         emit,

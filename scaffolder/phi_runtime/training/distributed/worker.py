@@ -33,7 +33,7 @@ def train(request: Path, parent: Parent) -> None:
     if process_group.is_main_process():
         context = replace(context, emit=parent.emit)
         # Prepares the rows once; the other processes then read them from the cache.
-        load_dataset(context.workflow, context.config, context.place, context.emit, context.name)
+        load_dataset(context.workflow, context.config, context.data, context.emit, context.name)
     else:
         context = replace(context, record=None)
     process_group.barrier()
