@@ -1,6 +1,6 @@
-"""Makes the environment of the tests: `python tests/make_environment.py FOLDER`.
+"""Create the environment of the tests: `python tests/make_environment.py FOLDER`.
 
-It is that of a generated project: the same setup script, at the same pins, in the given folder; then the test tools.
+It is the environment of a generated project, from its setup script and pins, plus the test tools.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def main(folder: Path) -> None:
     ]
     subprocess.run(new, check=True, stdout=subprocess.DEVNULL)
     if os.name == "nt":
-        setup = ["powershell", "-ExecutionPolicy", "Bypass", "-File", str(project / "setup" / "setup.ps1")]
+        setup = ["powershell", "-ExecutionPolicy", "Bypass", "-File", str(project / "setup" / "setup.ps1"), "-With", "web,serve,sweep"]
     else:
-        setup = ["bash", str(project / "setup" / "setup.sh")]
+        setup = ["bash", str(project / "setup" / "setup.sh"), "--with", "web,serve,sweep"]
     subprocess.run(setup, check=True, env=os.environ | {"PYTHON": sys.executable})
     if not folder.exists():
         folder.symlink_to(project.joinpath(".venv").resolve(), target_is_directory=True)

@@ -1,7 +1,7 @@
 """Chat with the adapter in gen-model/adapter, on its base model.
 
-    python inferences/chat_adapter.py --prompt "What a day!"
-    python inferences/chat_adapter.py                         asks on and on; an empty line ends it
+python inferences/chat_adapter.py --prompt "What a day!"
+python inferences/chat_adapter.py                         prompts until an empty line
 """
 
 import warnings
@@ -15,27 +15,29 @@ MODEL = PROJECT / "gen-model" / "adapter"
 
 
 class AdapterChat(MergedChat):
-    """A base model with its adapter, through peft."""
+    """A base model with its adapter, run by PEFT."""
 
     def load(self, folder):
         import peft
         import safetensors
 
-        warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about peft
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about PEFT
         named = peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
         base = Path(named)
         if not base.is_dir():  # the project was moved
             base = PROJECT / named[max(named.rfind("model-cache"), 0) :]
         if not base.is_dir():
-            raise ValueError(f"the base model of the adapter, {named}, is not here: `phi-scaffold run fetch` brings it")
+            raise ValueError(f"the base model of the adapter, {named}, is missing: run `phi-scaffold fetch`")
         model = super().load(base)
         try:
             model = peft.PeftModel.from_pretrained(model, folder)
         except (RuntimeError, ValueError) as e:
             raise ValueError(f"the adapter in {folder} does not fit {base}: {e}") from None
         with safetensors.safe_open(folder / "adapter_model.safetensors", "pt") as stored:
-            if strange := set(stored.keys()) ^ set(peft.get_peft_model_state_dict(model)):
-                raise ValueError(f"the adapter in {folder} does not fit {base}: {min(strange)} is in one of them alone")
+            if mismatched := set(stored.keys()) ^ set(peft.get_peft_model_state_dict(model)):
+                raise ValueError(
+                    f"the adapter in {folder} does not fit {base}: {min(mismatched)} is only in one of them"
+                )
         return model
 
 

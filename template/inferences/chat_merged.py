@@ -1,7 +1,7 @@
 """Chat with the tuned model in gen-model/merged, which needs no adapter and no peft.
 
-    python inferences/chat_merged.py --prompt "What a day!"
-    python inferences/chat_merged.py                          asks on and on; an empty line ends it
+python inferences/chat_merged.py --prompt "What a day!"
+python inferences/chat_merged.py                          prompts until an empty line
 """
 
 import os
@@ -16,7 +16,7 @@ MODEL = Path(__file__).resolve().parents[1] / "gen-model" / "merged"
 
 
 class MergedChat(Chat):
-    """A full model, through transformers."""
+    """A full model, run by transformers."""
 
     def __init__(self, folder):
         import transformers
@@ -32,42 +32,48 @@ class MergedChat(Chat):
     def load(self, folder):
         import transformers
 
-        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map="auto", local_files_only=True)
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", device_map="auto", local_files_only=True
+        )
 
     def render(self, messages):
         source = self.template.stored["chat_template"]
-        return self.tokenizer.apply_chat_template(messages, chat_template=source, add_generation_prompt=True, tokenize=False)
+        return self.tokenizer.apply_chat_template(
+            messages, chat_template=source, add_generation_prompt=True, tokenize=False
+        )
 
     def generate(self, prompt, sampling, adapter=None):
         bos = self.tokenizer.bos_token
-        spelled = self.template.converses or bool(bos and prompt.startswith(bos))  # the prompt spells out its special tokens
-        inputs = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not spelled).to(self.model.device)
+        complete = self.template.converses or bool(bos and prompt.startswith(bos))  # has its special tokens
+        inputs = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not complete).to(self.model.device)
         length, context = inputs["input_ids"].shape[1], self.model.config.max_position_embeddings
         if length + sampling.max_new_tokens > context:
-            asked = f"the prompt ({length} tokens) and its answer (up to {sampling.max_new_tokens})"
-            raise ValueError(f"{asked} exceed the {context} tokens of the model: shorten them, or begin anew")
+            request = f"the prompt ({length} tokens) and its answer (up to {sampling.max_new_tokens})"
+            raise ValueError(f"{request} exceed the {context} tokens of the model: shorten them, or start a new chat")
         if sampling.seed is not None:
             import torch
 
             torch.manual_seed(sampling.seed)
-        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampling.temperature > 0 else {}
+        sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampling.temperature > 0 else {}
         options = {"max_new_tokens": sampling.max_new_tokens, "do_sample": sampling.temperature > 0}
-        return self.pieces({**inputs, **options, **drawn, "eos_token_id": self.ends, "pad_token_id": self.tokenizer.eos_token_id})
+        return self.pieces(
+            {**inputs, **options, **sampled, "eos_token_id": self.ends, "pad_token_id": self.tokenizer.eos_token_id}
+        )
 
     def pieces(self, options):
-        """Generates in a thread, which ends where nobody listens any more."""
+        """Generate in a thread, which stops when the reader closes this generator."""
         from transformers import TextIteratorStreamer
 
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        left = threading.Event()
-        options |= {"streamer": streamer, "stopping_criteria": [lambda *_, **__: left.is_set()]}
+        closed = threading.Event()
+        options |= {"streamer": streamer, "stopping_criteria": [lambda *_, **__: closed.is_set()]}
         with ThreadPoolExecutor(1) as thread:
             work = thread.submit(self.model.generate, **options)
-            work.add_done_callback(lambda _: streamer.end())  # also where it failed
+            work.add_done_callback(lambda _: streamer.end())  # also after an error
             try:
                 yield from streamer
             finally:
-                left.set()
+                closed.set()
             work.result()
 
 

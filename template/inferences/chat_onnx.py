@@ -1,10 +1,10 @@
-"""Chat with the ONNX model in gen-model/onnx, or with the one that this file lies beside: onnxruntime-genai is all that it needs.
+"""Chat with the ONNX model in gen-model/onnx, or in the folder of this file. Needs only onnxruntime-genai.
 
     python inferences/chat_onnx.py --prompt "What a day!"
-    python inferences/chat_onnx.py                            asks on and on; an empty line ends it
-    python inferences/chat_onnx.py --adapter style            with adapters/style.onnx_adapter of the model's folder
+    python inferences/chat_onnx.py                            prompts until an empty line
+    python inferences/chat_onnx.py --adapter style            with adapters/style.onnx_adapter of the model folder
 
-A model that was trained on several columns is asked in JSON: --prompt '{"context": "…", "question": "…"}'
+A model that was trained on several columns takes JSON: --prompt '{"context": "…", "question": "…"}'
 """
 
 import argparse
@@ -22,7 +22,7 @@ MODEL = HERE if (HERE / "genai_config.json").is_file() else HERE.parent / "gen-m
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is drawn: temperature 0 gives the same answer each time, a seed makes a drawn one repeatable."""
+    """Settings of an answer. At temperature 0 it is always the same; a seed makes sampling repeatable."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -31,44 +31,44 @@ class Sampling:
 
 
 class Template:
-    """How the model was asked in training, which prompt_template.json beside it says: in a conversation, or in columns of a text."""
+    """The prompt format of the training, from prompt_template.json of the model: a conversation, or a text with columns."""
 
     def __init__(self, folder):
         if not (file := folder / "prompt_template.json").is_file():
-            raise ValueError(f"{file} is missing: a model that `phi-scaffold run` made has it")
+            raise ValueError(f"{file} is missing: models of `phi-scaffold run` have it")
         self.stored = json.loads(file.read_text(encoding="utf-8"))
         self.converses = self.stored.get("kind") == "chat"
         self.columns = ["message"] if self.converses else self.stored["inputs"] or ["text"]
         self.stop = self.stored.get("stop", "").strip()
 
     def question(self, text):
-        """What somebody typed, by column."""
+        """Return the columns that a typed text stands for."""
         if len(self.columns) == 1:
             return {self.columns[0]: text}
         try:
             return {column: json.loads(text)[column] for column in self.columns}
         except (ValueError, LookupError, TypeError):
             example = json.dumps(dict.fromkeys(self.columns, "…"), ensure_ascii=False)
-            raise ValueError(f"the prompt has the columns {', '.join(self.columns)}: ask in JSON, {example}") from None
+            raise ValueError(f"the prompt has the columns {', '.join(self.columns)}: write JSON, {example}") from None
 
     def fill(self, question):
-        if not self.stored["inputs"]:  # trained on free text: the answer goes on from it
+        if not self.stored["inputs"]:  # trained on free text, which the answer continues
             return self.stored["prompt"].format() + question["text"]
         return self.stored["prompt"].format(**question)
 
 
 class Chat:
-    """A loaded model. Those of the other kinds are in chat_merged.py and chat_adapter.py; each has `render` and `generate`."""
+    """A loaded model. Subclasses implement `render` and `generate`: here, in chat_merged.py and in chat_adapter.py."""
 
-    adapters = ()  # the names that `adapter` takes
+    adapters = ()  # names for the argument `adapter`
 
     def __init__(self, folder):
         self.template = Template(folder)
 
     def ask(self, question, sampling, adapter=None, before=()):
-        """The answer, piece by piece, to a question by column; in a conversation, after the messages `before`.
+        """Yield the answer to a question (by column) in pieces; in a conversation, after the messages `before`.
 
-        Raises ValueError for what cannot be asked.
+        Raises ValueError if the question does not fit the model.
         """
         if self.template.converses:
             prompt = self.render([*before, {"role": "user", "content": question["message"]}])
@@ -78,26 +78,26 @@ class Chat:
 
 
 class OnnxChat(Chat):
-    """An ONNX model. What is asked next is read only from where it differs from what was said before (the key-value cache is kept)."""
+    """An ONNX model. It keeps its key-value cache, and reads a prompt only from its first difference to the previous text."""
 
     def __init__(self, folder):
         import onnxruntime_genai as og
 
         super().__init__(folder)
         config, cores = og.Config(str(folder)), os.cpu_count()
-        if hasattr(os, "sched_getaffinity"):  # threads beyond the cores that we may use make it several times slower
+        if hasattr(os, "sched_getaffinity"):  # more threads than usable cores are several times slower
             cores = len(os.sched_getaffinity(0))
         config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": cores}}}}))
         self.og, self.model = og, og.Model(config)
         self.tokenizer = og.Tokenizer(self.model)
-        self.bos = self.tokenizer.encode("").tolist()  # what this tokenizer puts before every text
+        self.bos = self.tokenizer.encode("").tolist()  # tokens that this tokenizer adds before every text
         stop = self.tokenizer.encode(self.template.stop).tolist()[len(self.bos) :]
         self.ends = {*self.tokenizer.eos_token_ids, *(stop if len(stop) == 1 else ())}
         self.context = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["context_length"]
         self.files = {file.stem: file for file in sorted((folder / "adapters").glob("*.onnx_adapter"))}
         self.adapters, self.loaded = tuple(self.files), set()
         self.store = og.Adapters(self.model) if self.files else None
-        self.generator, self.kept = None, None  # the last one, and what it was made for
+        self.generator, self.kept = None, None  # the last one, with its size and its settings
 
     def render(self, messages):
         source = self.template.stored["chat_template"]
@@ -105,19 +105,19 @@ class OnnxChat(Chat):
 
     def encode(self, prompt):
         ids, count = self.tokenizer.encode(prompt).tolist(), len(self.bos)
-        spelled = self.template.converses or ids[count : 2 * count] == self.bos  # the prompt spells the BOS out
+        spelled = self.template.converses or ids[count : 2 * count] == self.bos  # the prompt contains the BOS
         return ids[count:] if spelled else ids
 
     def generate(self, prompt, sampling, adapter=None):
         ids = self.encode(prompt)
         if (needed := len(ids) + sampling.max_new_tokens) > self.context:
-            asked = f"the prompt ({len(ids)} tokens) and its answer (up to {sampling.max_new_tokens})"
-            raise ValueError(f"{asked} exceed the {self.context} tokens of the model: shorten them, or begin anew")
+            request = f"the prompt ({len(ids)} tokens) and its answer (up to {sampling.max_new_tokens})"
+            raise ValueError(f"{request} exceed the {self.context} tokens of the model: start a new chat")
         generator = self.prepared(needed, sampling, adapter)
-        have = generator.get_sequence(0)
-        same = next((i for i, (one, other) in enumerate(zip(ids, have)) if one != other), min(len(ids), len(have)))
-        # At least two tokens are read anew: one alone is rounded otherwise than among others.
-        if (keep := max(0, min(same, len(ids) - 2))) < len(have):
+        cached = generator.get_sequence(0)
+        same = next((i for i, (new, old) in enumerate(zip(ids, cached)) if new != old), min(len(ids), len(cached)))
+        # Read at least two tokens: a single one is rounded differently.
+        if (keep := max(0, min(same, len(ids) - 2))) < len(cached):
             generator.rewind_to(keep)
         generator.append_tokens(ids[keep:])
         return self.pieces(generator, sampling.max_new_tokens)
@@ -131,10 +131,13 @@ class OnnxChat(Chat):
             yield stream.decode(token)
 
     def prepared(self, needed, sampling, adapter):
-        """The generator of before if it has room and is of the same kind, else a new one, with an empty cache; a seed needs a new one."""
+        """Return the previous generator if it has room and the same settings; otherwise, or with a seed, a new one."""
         if adapter is not None and adapter not in self.files:
             raise ValueError(f"the model has no adapter `{adapter}`: it has {', '.join(self.files) or 'none'}")
-        kind, seeded = (sampling.temperature, sampling.top_p, adapter), sampling.temperature > 0 and sampling.seed is not None
+        kind, seeded = (
+            (sampling.temperature, sampling.top_p, adapter),
+            sampling.temperature > 0 and sampling.seed is not None,
+        )
         if self.generator is None or seeded or self.kept[1] != kind or self.kept[0] < needed:
             self.generator = None
             room = min(self.context, 1 << max(9, needed.bit_length()))  # memory is reserved for all of max_length
@@ -153,7 +156,7 @@ class OnnxChat(Chat):
 
 
 def until(stop, pieces):
-    """The text before `stop`; what may become its beginning is held back."""
+    """Yield the text before `stop`, holding back what may be its beginning."""
     held = ""
     for piece in pieces:
         held += piece
@@ -167,7 +170,7 @@ def until(stop, pieces):
 
 
 def between(kind, least, most):
-    """Reads a number of the command line."""
+    """Return an argparse type for numbers in a range."""
 
     def read(text):
         if not least <= (value := kind(text)) <= most:
@@ -179,10 +182,11 @@ def between(kind, least, most):
 
 
 def add_sampling(parser):
-    parser.add_argument("--max-new-tokens", type=between(int, 1, 10**6), default=256, metavar="N", help="longest answer (256)")
-    parser.add_argument("--temperature", type=between(float, 0, 100), default=0.0, metavar="T", help="0: the same answer each time")
-    parser.add_argument("--top-p", type=between(float, 0.01, 1), default=1.0, metavar="P", help="likeliest tokens alone (1.0: all)")
-    parser.add_argument("--seed", type=between(int, 0, 2**31 - 1), metavar="N", help="makes a drawn answer repeatable")
+    add = parser.add_argument
+    add("--max-new-tokens", type=between(int, 1, 10**6), default=256, metavar="N", help="longest answer (256)")
+    add("--temperature", type=between(float, 0, 100), default=0.0, metavar="T", help="0: the same answer each time")
+    add("--top-p", type=between(float, 0.01, 1), default=1.0, metavar="P", help="share of the likeliest tokens (1.0)")
+    add("--seed", type=between(int, 0, 2**31 - 1), metavar="N", help="make sampling repeatable")
 
 
 def sampling_of(args):
@@ -190,17 +194,17 @@ def sampling_of(args):
 
 
 def run(kind, folder, marker, doc):
-    """The command line of a chat with a model of `kind` in `folder`, in which a file called `marker` lies."""
+    """Run the command line of a chat with a model of class `kind` in `folder`, which contains the file `marker`."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=folder, metavar="FOLDER", help=f"its folder ({folder})")
-    parser.add_argument("--prompt", metavar="TEXT", help="one question; without it, you are asked")
+    parser.add_argument("--prompt", metavar="TEXT", help="one prompt; without it, start a chat")
     if kind is OnnxChat:
         parser.add_argument("--adapter", metavar="NAME", help="answer with this adapter of the model")
     add_sampling(parser)
     args = parser.parse_args()
-    sys.stdout.reconfigure(errors="replace")  # a Windows console cannot show every letter
+    sys.stdout.reconfigure(errors="replace")  # a Windows console cannot show every character
     if not (args.model / marker).is_file():
-        parser.error(f"there is no {marker} in {args.model}: run `phi-scaffold run` first, or name the model's folder with --model")
+        parser.error(f"there is no {marker} in {args.model}: run `phi-scaffold run` first, or set --model")
     try:
         converse(kind(args.model), args)
     except (ValueError, RuntimeError, OSError) as e:
@@ -213,24 +217,24 @@ def run(kind, folder, marker, doc):
 
 
 def note_base(chat, adapter):
-    """Says so where the model has adapters and none of them answers."""
+    """Report that the base model answers although there are adapters."""
     if chat.adapters and adapter is None:
-        print(f"the base model answers; with --adapter, {' or '.join(chat.adapters)} does", file=sys.stderr)
+        print(f"the base model answers; use --adapter for {' or '.join(chat.adapters)}", file=sys.stderr)
 
 
 def converse(chat, args):
     before, adapter = [], getattr(args, "adapter", None)
     note_base(chat, adapter)
-    asked = "you" if chat.template.converses else ", ".join(chat.template.columns)
-    while text := args.prompt or input(f"{asked}: ").strip():
-        said = ""
+    label = "you" if chat.template.converses else ", ".join(chat.template.columns)
+    while text := args.prompt or input(f"{label}: ").strip():
+        answer = ""
         for piece in chat.ask(chat.template.question(text), sampling_of(args), adapter, before):
-            said += piece
+            answer += piece
             print(piece, end="", flush=True)
         print()
         if args.prompt:
             return
-        before += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
+        before += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def project(light: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pläces and blanks") / "my mood"
     sh(light / "phi-scaffold", "new", folder, "--yes")
     assert "site-packages" in sh(light / "python", "-c", "import phi_scaffold; print(phi_scaffold.__file__)")
-    sh("bash", folder / "setup" / "setup.sh", PYTHON=sys.executable)
+    sh("bash", folder / "setup" / "setup.sh", "--with", "web,serve,sweep", PYTHON=sys.executable)
     events = [json.loads(line) for line in sh(light / "phi-scaffold", "run", "--json", cwd=folder).splitlines()]
     finished = {e["stage"]: e for e in events if e["event"] == "stage-finished"}
     assert list(finished) == ["fetch", "finetune", "merge", "export", "evaluate"]

@@ -57,7 +57,7 @@ def test_the_client_of_extraction_gets_json(server: str, tmp_path: Path) -> None
 def test_the_client_says_what_is_wrong(ask: Ask, server: str) -> None:
     nobody = ask("client.py", OPENAI_BASE_URL="http://127.0.0.1:9/v1")
     assert nobody[0] == 1
-    assert "no server answers at http://127.0.0.1:9/v1: start one with `phi-scaffold serve`" in nobody[2]
+    assert "no server at http://127.0.0.1:9/v1: start one with `phi-scaffold serve`" in nobody[2]
     stranger = ask("client.py", OPENAI_BASE_URL=server, OPENAI_API_KEY="another")
     assert stranger[0] == 1
     assert "key" in stranger[2]

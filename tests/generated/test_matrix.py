@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,18 +219,96 @@ def test_a_project_says_how_its_phi_scaffold_is_installed(monkeypatch: pytest.Mo
         assert template_files.own_requirement() == requirement
 
 
-@pytest.mark.parametrize(("task", "method"), [("classification", "lora"), ("extraction", "full")])
-def test_the_ruff_rules_hold_for_the_samples(tmp_path: Path, task: str, method: str) -> None:
-    import shutil
+EMITTED = [("classification", "lora", "cpu"), ("extraction", "full", "cuda"), ("chat", "qlora", "directml")]
 
+
+@pytest.mark.parametrize(("task", "method", "target"), EMITTED)
+def test_a_project_is_checked_and_formatted_by_ruff_as_emitted(
+    tmp_path: Path, task: str, method: str, target: str
+) -> None:
     ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))
     if ruff is None:
         pytest.skip("ruff is not in this environment")
-    folder = generate.new(tmp_path / "p", Answers("smollm2-135m", task=task, method=method)).folder
+    folder = generate.new(tmp_path / "p", Answers("smollm2-135m", task=task, method=method, target=target)).folder
+    for command in (["check"], ["format", "--diff"]):
+        done = subprocess.run([ruff, *command, "--no-cache", "."], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+# Equal to their default, and written for Olive or because a user is likely to change them.
+WRITTEN_DEFAULTS = {
+    *("data_name", "split", "train_data_config", "message_col", "merge", "host", "target", "systems", "local_system"),
+    *("training_machine", "accelerators", "device", "execution_providers"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps"),
+}
+
+
+@pytest.mark.parametrize(("task", "method", "target"), EMITTED)
+def test_a_config_has_no_key_that_changes_nothing(tmp_path: Path, task: str, method: str, target: str) -> None:
+    answers = Answers("smollm2-135m", task=task, method=method, target=target)
+    file = generate.new(tmp_path / "p", answers).folder / "fine-tuning" / "olive-config.json"
+    expected, config = check_file(file).workflow, json.loads(file.read_text(encoding="utf-8"))
+
+    def objects(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict):
+            yield value
+        for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from objects(item)
+
+    for owner in objects(config):
+        for key, value in list(owner.items()):
+            del owner[key]
+            file.write_text(json.dumps(config), encoding="utf-8")
+            assert key in WRITTEN_DEFAULTS or check_file(file).workflow != expected, key
+            owner[key] = value
+
+
+# -- setup ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    return generate.new(tmp_path / "p", Answers("smollm2-135m")).folder
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_setup_without_python_says_so_and_exits_with_5(fresh: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "dirname").symlink_to(shutil.which("dirname") or "dirname")
+    bash = shutil.which("bash") or "bash"
     done = subprocess.run(
-        [ruff, "check", "--isolated", "--line-length", "134", str(folder)], capture_output=True, text=True
+        [bash, "setup/setup.sh"], cwd=fresh, env={"PATH": str(tools)}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 5
+    assert "no Python 3.11 or later" in done.stderr
+    assert "command not found" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script stands in for Python")
+def test_setup_installs_extras_once_and_keeps_them(fresh: Path) -> None:
+    python, calls = fresh / ".venv" / "bin" / "python", fresh / "calls"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >> calls\n')
+    python.chmod(0o755)
+
+    def setup(*arguments: str) -> tuple[int, str, str]:
+        calls.write_text("")
+        command = [sys.executable, "setup/setup.py", *arguments]
+        done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, calls.read_text()
+
+    code, _, installed = setup()
+    assert (code, "requirements.txt" in installed) == (0, True)
+    assert "requirements-web" not in installed
+    assert setup() == (0, "setup: .venv is up to date\n", "")
+    assert "requirements-web.txt" in setup("--with", "web")[2]
+    installed = setup("--with", "serve,sweep")[2]
+    assert all(f"requirements-{extra}.txt" in installed for extra in ("web", "serve", "sweep"))
+    for arguments in ((), ("--with", "web"), ("--with", "serve,web")):
+        assert setup(*arguments) == (0, "setup: .venv is up to date\n", "")
+    assert "requirements-sweep.txt" in setup("--force")[2]
+    assert setup("--with", "wep")[0] == 2
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ WRONG = [
     (("chat_adapter.py", "--model", "nowhere"), 2, "there is no adapter_config.json in nowhere"),
     (("batch.py", "in.jsonl", "out.jsonl", "--limit", "0"), 2, "0 is not between"),
     (("batch.py", "nowhere.jsonl", "out.jsonl"), 1, "nowhere.jsonl"),
-    (("app.py", "--models", "nowhere"), 1, "there is no model in nowhere yet: run `phi-scaffold run` first"),
+    (("app.py", "--models", "nowhere"), 1, "no model in nowhere: run `phi-scaffold run` first"),
 ]  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def test_an_adapter_beside_the_model_answers_when_it_is_asked_for(made: Project,
     several = ("--model", made.gen_model / "onnx-several", *SHORT, "--prompt", "we won the game")
     code, base, note = ask("chat_onnx.py", *several)
     assert code == 0
-    assert "the base model answers; with --adapter, finetune does" in note
+    assert "the base model answers; use --adapter for finetune" in note
     code, tuned, note = ask("chat_onnx.py", *several, "--adapter", "finetune")
     assert (code, note) == (0, "")
     trained = sample("chat_adapter").AdapterChat(made.gen_model / "adapter")
@@ -150,7 +150,7 @@ def test_several_columns_are_asked_in_json(sample: Sample, tmp_path: Path) -> No
     template = sample("chat_onnx").Template(tmp_path)
     assert template.fill(template.question('{"question": "q", "context": "c"}')) == "c q {} "
     for wrong in ("q", '{"question": "q"}', "[1]"):
-        with pytest.raises(ValueError, match=r'ask in JSON, \{"context": "…", "question": "…"}'):
+        with pytest.raises(ValueError, match=r'write JSON, \{"context": "…", "question": "…"}'):
             template.question(wrong)
 
 
@@ -181,8 +181,8 @@ def test_an_adapter_of_another_base_is_refused(made: Project, sample: Sample, tm
     config = AutoConfig.from_pretrained(original["base_model_name_or_path"])
     for change, message in (
         ({"hidden_size": 32, "intermediate_size": 64}, "size mismatch"),
-        ({"num_hidden_layers": 3}, "in one of them alone"),
-        ({"num_hidden_layers": 1}, "in one of them alone"),
+        ({"num_hidden_layers": 3}, "only in one of them"),
+        ({"num_hidden_layers": 1}, "only in one of them"),
     ):
         other = tmp_path / f"base{len(list(tmp_path.iterdir()))}"
         AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.to_dict() | change)).save_pretrained(other)
@@ -217,7 +217,7 @@ def test_a_file_of_questions_is_answered_in_each_of_its_forms(ask: Ask, tmp_path
     answers = []
     for kind in ("jsonl", "csv", "txt"):
         code, _, err = ask("batch.py", f"q.{kind}", f"{kind}.jsonl", *SHORT)
-        assert (code, "2 rows, 0 of them with an error" in err) == (0, True)
+        assert (code, "2 rows, 0 with an error" in err) == (0, True)
         lines = written(tmp_path / f"{kind}.jsonl")
         assert [(line["row"], line["model"]) for line in lines] == [(0, "onnx"), (1, "onnx")]
         answers.append([line["answer"] for line in lines])
@@ -246,7 +246,7 @@ def test_a_killed_batch_goes_on_after_the_rows_that_are_done(made: Project, ask:
     assert ask("batch.py", *call, "killed.jsonl")[0] == 0
     assert killed.read_bytes() == whole.read_bytes()
     assert killed.read_bytes().startswith(done[: done.rfind(b"\n") + 1])
-    assert "each of the 100 rows has an answer" in ask("batch.py", *call, "killed.jsonl")[2]
+    assert "all 100 rows are answered" in ask("batch.py", *call, "killed.jsonl")[2]
 
 
 def test_a_row_that_cannot_be_answered_stops_no_other_and_is_tried_again(ask: Ask, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_row_that_cannot_be_answered_stops_no_other_and_is_tried_again(ask: As
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for _ in range(2):
         code, _, err = ask("batch.py", "q.jsonl", "a.jsonl", *SHORT)
-        assert (code, "5 rows, 3 of them with an error" in err) == (0, True)
+        assert (code, "5 rows, 3 with an error" in err) == (0, True)
         lines = {line["row"]: line for line in written(tmp_path / "a.jsonl")}
         assert [("answer" in lines[i], "error" in lines[i]) for i in range(5)] == [
             (True, False), (False, True), (False, True), (False, True), (True, False),
@@ -271,7 +271,7 @@ def test_a_file_of_other_answers_is_left_alone(ask: Ask, tmp_path: Path) -> None
     before = (tmp_path / "a.jsonl").read_bytes()
     for call in (("other.txt", "a.jsonl"), ("q.txt", "a.jsonl", "--model", "merged"), ("q.txt", "q.txt")):
         code, _, err = ask("batch.py", *call)
-        assert (code, "name another file" in err) == (1, True)
+        assert (code, "choose another output file" in err) == (1, True)
     assert (tmp_path / "a.jsonl").read_bytes() == before
     assert (tmp_path / "q.txt").read_text(encoding="utf-8") == "we won\na party\n"
     assert ask("batch.py", "q.txt", "a.jsonl", "--limit", "1")[0] == 0  # fewer rows of the same file
@@ -297,7 +297,7 @@ def test_ctrl_c_stops_a_batch_which_then_goes_on(made: Project, ask: Ask, tmp_pa
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     code, _, err = ended(process)
-    assert (code, "the same command goes on" in err) == (130, True)
+    assert (code, "the same command resumes" in err) == (130, True)
     assert ask("batch.py", *call)[0] == 0
     assert {line["model"] for line in written(tmp_path / "a.jsonl")} == {"onnx-several:finetune"}
     assert sorted(line["row"] for line in written(tmp_path / "a.jsonl")) == list(range(60))
@@ -305,10 +305,10 @@ def test_ctrl_c_stops_a_batch_which_then_goes_on(made: Project, ask: Ask, tmp_pa
 
 def test_conversations_are_answered_after_what_was_said_in_them(sample: Sample, tmp_path: Path) -> None:
     (tmp_path / "prompt_template.json").write_text('{"kind": "chat", "chat_template": "", "column": "talk"}')
-    template, asked = sample("chat_onnx").Template(tmp_path), sample("batch").asked
+    template, question_of = sample("chat_onnx").Template(tmp_path), sample("batch").question_of
     user, assistant = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
     more = {"role": "user", "content": "And?"}
-    assert asked(template, {"talk": [user, assistant, more, assistant]}) == ({"message": "And?"}, [user, assistant])
-    assert asked(template, {"talk": "Hi"}) == asked(template, "Hi") == ({"message": "Hi"}, [])
+    assert question_of(template, {"talk": [user, assistant, more, assistant]}) == ({"message": "And?"}, [user, assistant])
+    assert question_of(template, {"talk": "Hi"}) == question_of(template, "Hi") == ({"message": "Hi"}, [])
     share = [{"from": "system", "value": "S"}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
-    assert asked(template, {"talk": share}) == ({"message": "Hi"}, [{"role": "system", "content": "S"}])
+    assert question_of(template, {"talk": share}) == ({"message": "Hi"}, [{"role": "system", "content": "S"}])

@@ -54,7 +54,7 @@ def test_what_cannot_be_asked_is_told_with_what_to_do(project: Project, cli: Cli
     assert "2 error: unsupported regular expression" in refused("--regex", "(joy")
     assert refused("--json-schema", tmp_path / "none.json").startswith("2 error:")
     assert refused("--regex", "a", "--json-schema", tmp_path / "none.json").startswith(
-        "2 error: an answer is guided by"
+        "2 error: --json-schema and --regex exclude each other"
     )
     assert "4 error: prompt (" in refused("--max-new-tokens", "5000")
     assert refused("--model", tmp_path).startswith(f"2 error: there is no model in {tmp_path}")

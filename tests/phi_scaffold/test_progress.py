@@ -227,7 +227,7 @@ def test_the_closing_summary_says_each_problem_with_its_evidence_and_what_to_try
     capsys: pytest.CaptureFixture[str], record: Path, tmp_path: Path
 ) -> None:
     lines = ending(capsys, tmp_path, record, tuned=0.4)
-    at = lines.index("Done: finetune. The run's record is in gen-model/runs/1")
+    at = lines.index("Done: finetune. The record of the run is in gen-model/runs/1")
     assert lines[at + 1 : at + 4] == [
         "! finetune: overfitting",
         "    validation loss 0.42 at step 80, 0.61 at the end",

@@ -62,9 +62,9 @@ def test_the_config_that_the_refused_ones_start_from_is_sound(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "rule", "line_of"),
     [
-        (lambda c: c["input_model"]["load_kwargs"].update(token=SECRET), "secret", '"token"'),
-        (lambda c: c["input_model"]["load_kwargs"].update(extra_args={"token": SECRET}), "secret", '"token"'),
-        (lambda c: c["input_model"]["load_kwargs"].update(use_auth_token=SECRET), "secret", '"use_auth_token"'),
+        (lambda c: c["input_model"].setdefault("load_kwargs", {}).update(token=SECRET), "secret", '"token"'),
+        (lambda c: c["input_model"].setdefault("load_kwargs", {}).update(extra_args={"token": SECRET}), "secret", '"token"'),
+        (lambda c: c["input_model"].setdefault("load_kwargs", {}).update(use_auth_token=SECRET), "secret", '"use_auth_token"'),
         (lambda c: c["data_configs"][0]["load_dataset_config"].update(token=SECRET), "secret", '"token"'),
         (
             lambda c: c["data_configs"][0].update(
@@ -80,7 +80,7 @@ def test_the_config_that_the_refused_ones_start_from_is_sound(tmp_path: Path) ->
             '"push_to_hub"',
         ),
         (
-            lambda c: c["input_model"]["load_kwargs"].update(quantization_config={"load_in_4bit": True}),
+            lambda c: c["input_model"].setdefault("load_kwargs", {}).update(quantization_config={"load_in_4bit": True}),
             "not-supported",
             '"quantization_config"',
         ),
@@ -166,7 +166,7 @@ def test_what_cannot_be_obeyed_is_refused_where_it_stands(
 _PLACES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "Workflow": lambda c: c,
     "InputModel": lambda c: c["input_model"],
-    "LoadKwargs": lambda c: c["input_model"]["load_kwargs"],
+    "LoadKwargs": lambda c: c["input_model"].setdefault("load_kwargs", {}),
     "LoadDataset": lambda c: c["data_configs"][0]["load_dataset_config"],
     "PreProcess": lambda c: c["data_configs"][0]["pre_process_data_config"],
     "TrainingArgs": lambda c: c["passes"]["lora"]["training_args"],
