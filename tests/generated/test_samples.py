@@ -144,6 +144,21 @@ def test_an_answer_ends_before_the_stop_text_of_its_template(sample: Sample) -> 
     assert next(pieces) == "one"  # what cannot become the stop text comes at once
 
 
+def test_the_samples_render_prompts_and_find_stop_texts_as_the_runtime_does(sample: Sample, tmp_path: Path) -> None:
+    from phi_runtime.data.template import PromptTemplate
+    from phi_runtime.inference.stop_strings import StopStrings
+
+    chat_onnx = sample("chat_onnx")
+    template = PromptTemplate.from_text("Q: {question}\nC: {{{context}}}\nA: {answer}<|end|>\n")
+    template.save(tmp_path)
+    columns = {"question": "why {x}?", "context": "so"}
+    assert chat_onnx.Template(tmp_path).fill(columns) == template.render_prompt(columns)
+    for pieces in (["one #", "# two #", "##", " three"], ["#", "##"], ["a", "b #"]):
+        ours = StopStrings(("###",))
+        expected = "".join(map(ours.push, pieces)) + ("" if ours.matched else ours.flush())
+        assert "".join(chat_onnx.until("###", pieces)) == expected
+
+
 def test_several_columns_are_asked_in_json(sample: Sample, tmp_path: Path) -> None:
     stored = {"kind": "text", "prompt": "{context} {question} {{}} ", "inputs": ["context", "question"], "stop": ""}
     (tmp_path / "prompt_template.json").write_text(json.dumps(stored))
