@@ -35,7 +35,15 @@ def main(folder: Path) -> None:
     ]
     subprocess.run(new, check=True, stdout=subprocess.DEVNULL)
     if os.name == "nt":
-        setup = ["powershell", "-ExecutionPolicy", "Bypass", "-File", str(project / "setup" / "setup.ps1"), "-With", "web,serve,sweep"]
+        setup = [
+            "powershell",
+            "-ExecutionPolicy",
+            "Bypass",
+            "-File",
+            str(project / "setup" / "setup.ps1"),
+            "-With",
+            "web,serve,sweep",
+        ]
     else:
         setup = ["bash", str(project / "setup" / "setup.sh"), "--with", "web,serve,sweep"]
     subprocess.run(setup, check=True, env=os.environ | {"PYTHON": sys.executable})

@@ -294,7 +294,7 @@ def test_setup_installs_extras_once_and_keeps_them(fresh: Path) -> None:
 
     def setup(*arguments: str) -> tuple[int, str, str]:
         calls.write_text("")
-        command = [sys.executable, "setup/setup.py", *arguments]
+        command = [sys.executable, "-I", "-S", "setup/setup.py", *arguments]
         done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, calls.read_text()
 

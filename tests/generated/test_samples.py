@@ -323,7 +323,10 @@ def test_conversations_are_answered_after_what_was_said_in_them(sample: Sample, 
     template, question_of = sample("chat_onnx").Template(tmp_path), sample("batch").question_of
     user, assistant = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
     more = {"role": "user", "content": "And?"}
-    assert question_of(template, {"talk": [user, assistant, more, assistant]}) == ({"message": "And?"}, [user, assistant])
+    assert question_of(template, {"talk": [user, assistant, more, assistant]}) == (
+        {"message": "And?"},
+        [user, assistant],
+    )
     assert question_of(template, {"talk": "Hi"}) == question_of(template, "Hi") == ({"message": "Hi"}, [])
     share = [{"from": "system", "value": "S"}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
     assert question_of(template, {"talk": share}) == ({"message": "Hi"}, [{"role": "system", "content": "S"}])

@@ -63,8 +63,16 @@ def test_the_config_that_the_refused_ones_start_from_is_sound(tmp_path: Path) ->
     ("change", "rule", "line_of"),
     [
         (lambda c: c["input_model"].setdefault("load_kwargs", {}).update(token=SECRET), "secret", '"token"'),
-        (lambda c: c["input_model"].setdefault("load_kwargs", {}).update(extra_args={"token": SECRET}), "secret", '"token"'),
-        (lambda c: c["input_model"].setdefault("load_kwargs", {}).update(use_auth_token=SECRET), "secret", '"use_auth_token"'),
+        (
+            lambda c: c["input_model"].setdefault("load_kwargs", {}).update(extra_args={"token": SECRET}),
+            "secret",
+            '"token"',
+        ),
+        (
+            lambda c: c["input_model"].setdefault("load_kwargs", {}).update(use_auth_token=SECRET),
+            "secret",
+            '"use_auth_token"',
+        ),
         (lambda c: c["data_configs"][0]["load_dataset_config"].update(token=SECRET), "secret", '"token"'),
         (
             lambda c: c["data_configs"][0].update(
