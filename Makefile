@@ -1,4 +1,4 @@
-# The two commands of the README. Without make (Windows), run the lines by hand; README.md has them.
+# The two commands of the README. Without make (Windows), run the commands of README.md.
 PYTHON ?= python3.11
 BUILD := build
 LIGHT := $(BUILD)/venv
@@ -8,7 +8,7 @@ ASK   ?= I cannot believe they threw me a party!
 
 .PHONY: demo test clean
 
-# A project from nothing to an answer of its int4 model. The second call finds everything cached.
+# From a new project to an answer of its int4 model. The second call finds everything cached.
 demo: $(LIGHT)/bin/phi-scaffold
 	test -d $(DEMO) || $(LIGHT)/bin/phi-scaffold new $(DEMO) --yes --no-git
 	PYTHON="$(CURDIR)/$(LIGHT)/bin/python" bash $(DEMO)/setup/setup.sh
@@ -20,13 +20,13 @@ $(LIGHT)/bin/phi-scaffold: pyproject.toml
 	$(LIGHT)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-# The fast tests, what Microsoft Olive makes of our configs, then a real model from end to end out of the built wheel.
+# The fast tests, compatibility with Microsoft Olive, then a real model end to end from the built wheel.
 test: $(TEST)/installed.txt
 	$(TEST)/bin/python -m pytest -n 2 --dist loadfile
 	$(TEST)/bin/python -m pytest -m olive tests/olive
 	$(TEST)/bin/python -m pytest -m e2e
 
-# The runtime at the versions that a generated project pins, and what the tests need beside it.
+# The environment of a generated project at its pins, and the test tools.
 $(TEST)/installed.txt: pyproject.toml $(wildcard template/setup/*)
 	$(PYTHON) tests/make_environment.py $(TEST)
 
