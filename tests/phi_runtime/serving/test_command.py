@@ -73,7 +73,7 @@ def test_a_truncated_model_is_reported(project: Project, cli: Cli, monkeypatch: 
             (broken / file.name).write_bytes(content[: len(content) // 2] if file.name == "model.onnx" else content)
     refused = cli("serve", "--port", "0", "--model", "broken")
     assert refused.code == 1
-    assert "cannot be loaded" in refused.err
+    assert "cannot load the ONNX model" in refused.err
 
 
 def test_missing_packages_are_named(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ def work(parent: Parent, message: dict[str, Any]) -> Any:
         case "echo":
             parent.emit(Event("progress", "echo", {"done": 1}))
             return message["value"]
+        case "environment":
+            return [os.environ.get(name) for name in message["value"]]
         case "print":
             print("a library prints")
             subprocess.run([sys.executable, "-c", "print('so does its child')"], check=True)
