@@ -169,6 +169,9 @@ def _passes(c: Checks) -> Iterator[Finding]:
             yield c.error(at, "pass-name", message)
         if step is None:
             continue
+        if c.host and (device := c.host.accelerators[0].device) not in step.devices:
+            message = f"`{step.type}` runs on {' or '.join(step.devices)} only, but `host` has the device `{device}`"
+            yield c.error((*at, "type"), "device", message)
         for place, message in step.conflicts():
             yield c.error((*at, *place), "contradiction", message)
         if isinstance(step, ExportPass):

@@ -22,6 +22,8 @@ class Pass(Strict):
     produces: ClassVar[Kind]
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions shape the output: another version makes the stage stale."""
+    devices: ClassVar[tuple[Literal["cpu", "gpu"], ...]] = ("cpu", "gpu")
+    """Devices that the pass can run on; `validate` refuses a `host` with another one."""
     merges: ClassVar[bool] = False
     """True if the output is an adapter that can be added to the weights of its base."""
     adds_low_rank: ClassVar[bool] = False
