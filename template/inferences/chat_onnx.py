@@ -42,7 +42,7 @@ class Template:
         self.stop = self.stored.get("stop", "").strip()
 
     def question(self, text):
-        """Return the columns that a typed text stands for."""
+        """Parse a typed text into columns."""
         if len(self.columns) == 1:
             return {self.columns[0]: text}
         try:

@@ -23,7 +23,7 @@ from tests.zygote import default_interrupt
 
 @pytest.fixture(scope="session")
 def made(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
-    """A tiny model, tuned: as adapter, merged, as ONNX, and as the ONNX model of its base with the adapter beside it.
+    """A tiny model, tuned: as adapter, merged, as ONNX, and as the ONNX model of its base with the adapter next to it.
 
     It is made once for all of pytest's processes.
     """
@@ -44,7 +44,7 @@ def made(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: s
 
 
 def talkative(model: Path, folder: Path) -> Path:
-    """The tiny model with larger weights: its answers depend on what is asked, to the last letter."""
+    """The tiny model with larger weights: its answers depend on the prompt, to the last letter."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -73,7 +73,7 @@ def start(script: Path, *arguments: str | Path, cwd: Path, **environment: str) -
 
 
 def ended(process: subprocess.Popen[str], said: str = "") -> tuple[int, str, str]:
-    """How a sample that is told `said` ends: its exit code, its output, and its messages, among which is no traceback."""
+    """How a sample that reads `said` ends: its exit code, its output, and its messages, among which is no traceback."""
     out, err = process.communicate(said, timeout=120)
     assert "Traceback" not in err
     return process.returncode, out, err

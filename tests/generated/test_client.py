@@ -1,4 +1,4 @@
-"""The client of a project, which asks `phi-scaffold serve` through the openai package."""
+"""The client of a project, which calls `phi-scaffold serve` through the openai package."""
 
 from __future__ import annotations
 

@@ -89,12 +89,12 @@ def check_sample(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = {n.names[0].name for n in ast.walk(tree) if isinstance(n, ast.Import)}
     imported |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    beside = {file.stem for file in path.parent.glob("*.py")}
-    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names | beside | REQUIRED, path
+    siblings = {file.stem for file in path.parent.glob("*.py")}
+    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names | siblings | REQUIRED, path
     said = ast.get_docstring(tree) or ""
     assert path.stem == "models" or f"python inferences/{path.name}" in said, path
     if path.name == "chat_onnx.py":  # is carried away with the model
-        assert not imported & beside
+        assert not imported & siblings
 
 
 def test_the_default_project_is_the_golden_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,11 +138,11 @@ def test_the_sample_data_are_enough_and_without_near_duplicates(tmp_path: Path, 
         assert sum(counts.values()) >= 480
         assert len(set(counts.values())) == 1
     assert len(rows) >= 120
-    asked = [
+    questions = [
         next(m["content"] for m in r["messages"] if m["role"] == "user") if task == "chat" else r[columns.inputs[0]]
         for r in rows
     ]
-    words = [frozenset(re.findall(r"[a-z']+", text.lower())) for text in asked]
+    words = [frozenset(re.findall(r"[a-z']+", text.lower())) for text in questions]
     # Of the questions of one help desk some have most of their few words in common.
     limit = 0.75 if task == "chat" else 0.6
     alike = [(a, b) for a, b in itertools.combinations(words, 2) if len(a & b) >= limit * len(a | b)]
@@ -285,7 +285,7 @@ def test_setup_without_python_says_so_and_exits_with_5(fresh: Path, tmp_path: Pa
     assert "command not found" not in done.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="a shell script stands in for Python")
+@pytest.mark.skipif(os.name == "nt", reason="a shell script replaces Python")
 def test_setup_installs_extras_once_and_keeps_them(fresh: Path) -> None:
     python, calls = fresh / ".venv" / "bin" / "python", fresh / "calls"
     python.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`chat` and `generate`: what is printed, what is refused, and what a model is never asked."""
+"""`chat` and `generate`: what is printed, what is refused, and what a model never gets."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def project(make_project: MakeProject) -> Project:
 def test_one_question_to_each_model(project: Project, cli: Cli) -> None:
     there = ("--project", project.root)
     for model in ("base", "adapter", "merged", "onnx"):
-        told = cli("generate", *there, "--prompt", "song 1", "--model", model, "--max-new-tokens", "4", "--json").json
-        assert told["model"] == model
-        assert told["prompt"].startswith("### Text: song 1")
-        assert told["completion_tokens"] in (1, 2, 3, 4)
-        assert told["finish_reason"] in ("stop", "length")
-        assert told["adapter"] is None
+        result = cli("generate", *there, "--prompt", "song 1", "--model", model, "--max-new-tokens", "4", "--json").json
+        assert result["model"] == model
+        assert result["prompt"].startswith("### Text: song 1")
+        assert result["completion_tokens"] in (1, 2, 3, 4)
+        assert result["finish_reason"] in ("stop", "length")
+        assert result["adapter"] is None
 
     drawn = ("--temperature", "2", "--seed", "7", "--top-k", "50", "--top-p", "0.9", "--max-new-tokens", "8")
     twice = {cli("generate", *there, "--prompt", "song 1", *drawn).out for _ in range(2)}
@@ -65,7 +65,7 @@ def test_what_cannot_be_asked_is_told_with_what_to_do(project: Project, cli: Cli
     assert cli("generate", "--project", project.root, "--prompt", "x", "--model", elsewhere).code == 0
     (elsewhere / data.name).write_bytes(data.read_bytes()[:-100])
     assert refused("--model", elsewhere).startswith("1 error: the ONNX model in")
-    data.write_bytes(data.read_bytes()[:-100])  # no whole artefact: it is as if it were not there
+    data.write_bytes(data.read_bytes()[:-100])  # an incomplete artifact counts as missing
     assert "there is no model `onnx`" in refused("--model", "onnx")
 
 
@@ -112,7 +112,7 @@ def test_a_chat_answers_line_by_line(project: Project, cli: Cli, monkeypatch: py
         return found.out.splitlines()
 
     first, second = talk("song 1", "noise 2")
-    assert [first, second, first] == talk("song 1", "noise 2", "song 1", "", "never asked")
-    (told,) = talk("song 1", more=("--json",))
-    assert json.loads(told)["answer"] == first
+    assert [first, second, first] == talk("song 1", "noise 2", "song 1", "", "never sent")
+    (result,) = talk("song 1", more=("--json",))
+    assert json.loads(result)["answer"] == first
     assert talk() == []

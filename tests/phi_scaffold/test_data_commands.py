@@ -119,9 +119,9 @@ def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: Project) -> 
     rows_of(project, '{"phrase": "x", "tone": ""}', '{"phrase": "x", "tone": "joy" "}')
     result = cli("data", "check", "--json", "--project", project.root)
     assert (result.code, result.json["usable"]) == (4, False)
-    told = cli("data", "check", "--project", project.root)
-    assert told.code == 4
-    assert "No usable row" in told.out
+    result = cli("data", "check", "--project", project.root)
+    assert result.code == 4
+    assert "No usable row" in result.out
 
 
 def test_the_table_says_what_the_json_says(cli: Cli, project: Project) -> None:

@@ -13,33 +13,33 @@ from tests.phi_scaffold.test_cli import imported
 
 def test_a_dry_run_estimates_what_would_be_trained_and_tries_a_step(make_project: MakeProject, cli: Cli) -> None:
     project = make_project()
-    told = cli("run", "--dry-run", "--json", "--project", project.root).json
-    assert [s["name"] for s in told["stages"]] == ["fetch", "finetune", "merge", "export", "evaluate"]
-    (estimate,) = told["estimates"]
+    result = cli("run", "--dry-run", "--json", "--project", project.root).json
+    assert [s["name"] for s in result["stages"]] == ["fetch", "finetune", "merge", "export", "evaluate"]
+    (estimate,) = result["estimates"]
     assert estimate["stage"] == "finetune"
     assert estimate["fits"] is True
     assert estimate["total_bytes"] == sum(
         estimate[f"{part}_bytes"]
         for part in ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "fixed")
     )
-    (step,) = told["steps"]
+    (step,) = result["steps"]
     assert step["stage"] == "finetune"
     assert step["steps"] == 8
     assert step["batch"][0] > 0
     assert step["peak_bytes"] > 0
-    assert set(told["disk"]) >= {"fetch_bytes", "finetune_bytes", "merge_bytes", "export_bytes", "free_bytes"}
+    assert set(result["disk"]) >= {"fetch_bytes", "finetune_bytes", "merge_bytes", "export_bytes", "free_bytes"}
     assert states(project)["finetune"] == "missing"
 
 
 def test_a_person_is_told_the_same(make_project: MakeProject, cli: Cli) -> None:
     project = make_project()
-    told = cli("run", "--dry-run", "--project", project.root)
-    assert told.code == 0
-    assert "finetune: about" in told.out
-    assert "it fits" in told.out
-    assert "a step on the longest batch" in told.out
-    assert "8 steps take about" in told.out
-    assert "Checkpoints take up to" in told.out
+    result = cli("run", "--dry-run", "--project", project.root)
+    assert result.code == 0
+    assert "finetune: about" in result.out
+    assert "it fits" in result.out
+    assert "a step on the longest batch" in result.out
+    assert "8 steps take about" in result.out
+    assert "Checkpoints take up to" in result.out
 
 
 def test_without_a_step_or_with_nothing_to_train_no_ml_library_is_imported(make_project: MakeProject, cli: Cli) -> None:
@@ -49,9 +49,9 @@ def test_without_a_step_or_with_nothing_to_train_no_ml_library_is_imported(make_
     assert not imported([*arguments, "--no-step"], project.root) & heavy
     assert cli("run", "--until", "merge", "--project", project.root).code == 0
     assert not imported([*arguments, "--until", "merge"], project.root) & heavy
-    told = cli(*arguments, "--until", "merge", "--json").json
-    assert not any(s["would_run"] for s in told["stages"])
-    assert (told["estimates"], told["steps"]) == ([], [])
+    result = cli(*arguments, "--until", "merge", "--json").json
+    assert not any(s["would_run"] for s in result["stages"])
+    assert (result["estimates"], result["steps"]) == ([], [])
 
 
 def test_what_does_not_fit_is_said_with_what_to_set_and_no_step_is_tried(
@@ -60,25 +60,25 @@ def test_what_does_not_fit_is_said_with_what_to_set_and_no_step_is_tried(
     project = make_project()
     (needed,) = cli("run", "--dry-run", "--no-step", "--json", "--project", project.root).json["estimates"]
     monkeypatch.setattr(forecast, "available_bytes", lambda: needed["total_bytes"] - 1)
-    told = cli("run", "--dry-run", "--project", project.root)
-    assert told.code == 0
-    assert "not likely to fit; set passes.finetune.training_args.per_device_train_batch_size to" in told.out
-    assert "no step was tried" in told.out
+    result = cli("run", "--dry-run", "--project", project.root)
+    assert result.code == 0
+    assert "not likely to fit; set passes.finetune.training_args.per_device_train_batch_size to" in result.out
+    assert "no step was tried" in result.out
 
 
 def test_a_model_that_is_not_fetched_is_estimated_from_the_catalogue(make_project: MakeProject, cli: Cli) -> None:
     project = make_project()
     name = "../model-cache/microsoft/Phi-3-mini-4k-instruct"
     edit_config(project, lambda config: config["input_model"].update(model_path=name))
-    told = cli("run", "--dry-run", "--json", "--project", project.root).json
-    (estimate,) = told["estimates"]
+    result = cli("run", "--dry-run", "--json", "--project", project.root).json
+    (estimate,) = result["estimates"]
     assert estimate["weights_bytes"] in (2 * 3_821_079_552, 4 * 3_821_079_552)
-    assert "not downloaded" in told["steps"][0]["skipped"]
+    assert "not downloaded" in result["steps"][0]["skipped"]
 
     edit_config(project, lambda config: config["input_model"].update(model_path="../model-cache/org/unknown"))
-    told = cli("run", "--dry-run", "--project", project.root)
-    assert told.code == 0
-    assert "no estimate" in told.out
+    result = cli("run", "--dry-run", "--project", project.root)
+    assert result.code == 0
+    assert "no estimate" in result.out
 
 
 def test_models_tells_what_would_fit(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,9 +86,9 @@ def test_models_tells_what_would_fit(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(show_models, "gpus", tuple)
     monkeypatch.setattr(show_models, "memory_bytes", lambda: 9 * 10**9)
-    told = cli("models", "microsoft/Phi-3-mini-4k-instruct", "--json").json
-    (mini,) = told["models"]
-    assert told["device"] == "cpu"
+    result = cli("models", "microsoft/Phi-3-mini-4k-instruct", "--json").json
+    (mini,) = result["models"]
+    assert result["device"] == "cpu"
     assert mini["fits"] == {"lora": False, "qlora": True, "full": False, "int4_inference": True}
     assert mini["max_row_tokens"]["lora"] == mini["max_row_tokens"]["full"] == 0
     assert mini["max_row_tokens"]["qlora"] >= 2048

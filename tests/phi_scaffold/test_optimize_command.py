@@ -39,10 +39,10 @@ def test_candidates_are_listed_without_any_work(make_project: MakeProject, cli: 
     assert next(line for line in lines if line.startswith("fp32")).endswith("larger than max_size_mb")
     assert not (project.gen_model / "optimize").exists()
 
-    told = cli("optimize", "--for", "mobile", "--max-accuracy-drop", "0.5", "--dry-run", "--json", *at).json
-    assert [row["options"]["precision"] for row in told["candidates"]] == ["int4"] * 4
-    assert all(row["expected_size_mb"] > 0 and row["expected_memory_mb"] > 150 for row in told["candidates"])
-    assert told["constraints"] == {
+    result = cli("optimize", "--for", "mobile", "--max-accuracy-drop", "0.5", "--dry-run", "--json", *at).json
+    assert [row["options"]["precision"] for row in result["candidates"]] == ["int4"] * 4
+    assert all(row["expected_size_mb"] > 0 and row["expected_memory_mb"] > 150 for row in result["candidates"])
+    assert result["constraints"] == {
         "max_size_mb": 0.15,
         "max_accuracy_drop": 0.5,
         "min_tokens_per_s": None,
@@ -118,10 +118,10 @@ def test_a_search_is_shown_told_to_machines_and_ends_with_1_where_none_holds(
     )
     assert "not tried: expected to be larger than allowed" in too_small.out
 
-    told = cli("optimize", "--json", *at)
-    assert told.code == 0
-    assert told.err == ""
-    found = told.json
+    result = cli("optimize", "--json", *at)
+    assert result.code == 0
+    assert result.err == ""
+    found = result.json
     assert found["chosen"] == "int4-block-32"
     assert found["constraints"]["max_accuracy_drop"] == 1.0
     first, second = found["candidates"]

@@ -44,13 +44,13 @@ def test_a_search_is_shown_and_told_to_machines(make_project: MakeProject, cli: 
     assert "phi-scaffold run --config fine-tuning/olive-config.best.json" in done.out
     assert "ptuna" not in done.err + done.out
 
-    told = cli("sweep", "--json", "--jobs", "0", *at).json
-    assert set(told) >= {"study", "trials", "best", "importances"}
-    assert told["study"] == "study-1"
-    assert [t["values"] for t in told["trials"]] == [{RATE: 1e-6}, {RATE: 0.02}]
-    assert all(t["state"] == "complete" and t["score"] > 0 and t["wall_s"] > 0 for t in told["trials"])
-    assert told["best"]["config"] == "fine-tuning/olive-config.best.json"
-    assert told["best"]["model"] == f"gen-model/sweep/study-1/trial-{told['best']['number']:04d}/adapter"
+    result = cli("sweep", "--json", "--jobs", "0", *at).json
+    assert set(result) >= {"study", "trials", "best", "importances"}
+    assert result["study"] == "study-1"
+    assert [t["values"] for t in result["trials"]] == [{RATE: 1e-6}, {RATE: 0.02}]
+    assert all(t["state"] == "complete" and t["score"] > 0 and t["wall_s"] > 0 for t in result["trials"])
+    assert result["best"]["config"] == "fine-tuning/olive-config.best.json"
+    assert result["best"]["model"] == f"gen-model/sweep/study-1/trial-{result['best']['number']:04d}/adapter"
     assert cli("validate", project.config.with_name("olive-config.best.json")).code == 0
     assert cli("run", "--dry-run", "--config", project.config.with_name("olive-config.best.json")).code == 0
 
@@ -113,8 +113,8 @@ def test_ctrl_c_saves_what_the_workers_have_and_the_next_sweep_goes_on(make_proj
     step = int(saved.name.rpartition("-")[2])
     assert 0 < step < 300
 
-    told = cli("sweep", "--json", "--jobs", "0", "--project", project.root).json
-    assert [t["state"] for t in told["trials"]] == ["complete"]
+    result = cli("sweep", "--json", "--jobs", "0", "--project", project.root).json
+    assert [t["state"] for t in result["trials"]] == ["complete"]
     steps = [json.loads(line) for path in sorted(trial.glob("runs/*/metrics.jsonl")) for line in path.open()]
     assert [m["step"] for m in steps if "loss" in m] == list(range(1, 301))
 

@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 @dataclass
 class ErrorOutput:
-    """How errors are printed. The flags --json and --debug set it while typer parses them (`obj` of its context)."""
+    """Format of error output. The flags --json and --debug set it while typer parses them (`obj` of its context)."""
 
     as_json: bool = False
     debug: bool = False
