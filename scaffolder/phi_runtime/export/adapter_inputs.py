@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.errors import WorkFailed
-from phi_runtime.models.onnx_adapters import Place, cuts_of, module_parts, place_parts
+from phi_runtime.models.onnx_adapters import AdapterSlot, cuts_of, module_parts, place_parts
 from phi_runtime.models.peft_lora import MERGE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _TYPES = {1: "float32", 10: "float16", 16: "bfloat16"}
 _ALONE = "_without_adapter"
 
 
-def add_inputs(file: Path, modules: Collection[str], shape: Shape) -> dict[str, Place]:
+def add_inputs(file: Path, modules: Collection[str], shape: Shape) -> dict[str, AdapterSlot]:
     """Add adapter inputs for `modules` to the graph in `file`; external weights are not touched.
 
     Args:
@@ -83,16 +83,16 @@ def _place(node: str) -> str:
     return f"model.layers.{match[1]}.{match[2]}.{match[3]}" if match else ""
 
 
-def _site(place: str, output: Any, linear: list[str], shape: Shape) -> Place:
+def _site(place: str, output: Any, linear: list[str], shape: Shape) -> AdapterSlot:
     cuts = cuts_of(place, linear, shape)
     sizes = {module.name: module for module in shape.linear}
     width = output.shape.dim[-1].dim_value
     if not cuts or sum(cut.stop - cut.start for cut in cuts) != width or output.elem_type not in _TYPES:
         raise WorkFailed(f"`{place}` of the ONNX graph does not match the modules of the model", fix=MERGE)
-    return Place(sizes[cuts[0].module].inputs, width, _TYPES[output.elem_type], cuts)
+    return AdapterSlot(sizes[cuts[0].module].inputs, width, _TYPES[output.elem_type], cuts)
 
 
-def _add_adapter(graph: onnx.GraphProto, node: onnx.NodeProto, place: str, sizes: Place) -> list[onnx.NodeProto]:
+def _add_adapter(graph: onnx.GraphProto, node: onnx.NodeProto, place: str, sizes: AdapterSlot) -> list[onnx.NodeProto]:
     """Return nodes that add x @ A @ B to the output of `node`; their sum takes the name of that output."""
     import numpy as np
     from onnx import helper

@@ -1,7 +1,7 @@
-"""What the installed model builder says of itself: read off its source, since importing it takes seconds and pollutes the process.
+"""Architectures and options of the installed model builder, read from its source: importing it takes seconds.
 
-The builder passes over options that it does not know (seen in onnxruntime-genai 0.18), and its names have changed from release to
-release (0.15 and 0.16 took the prefix `int4_` away), so its own text is the one list that cannot be out of date.
+The builder ignores unknown options (seen in onnxruntime-genai 0.18), and renames them between releases (0.15 and 0.16 removed
+the prefix `int4_`), so its source is the only list that is never out of date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OPTION = re.compile(
     r'(?:extra_options|kv_pairs)(?:\.get\(|\.pop\(|\[)\s*"(\w+)"|"(\w+)" (?:not )?in (?:self\.)?extra_options'
 )
 
-# What 0.18 builds, for environments without it. A test compares this with the installed release.
+# The architectures of 0.18, for environments without it. A test compares this with the installed release.
 TEXT_MODELS = frozenset(
     f"{name}ForCausalLM"
     for name in (
@@ -24,11 +24,11 @@ TEXT_MODELS = frozenset(
         "Lfm2Moe", "Llama", "Mistral", "Nemotron", "Olmo", "Phi", "Phi3", "Phi3Small", "PhiMoE", "Qwen2", "Qwen3", "SmolLM3",
     )
 )  # fmt: skip
-_NO_TEXT_MODELS = {"Phi3VForCausalLM", "Phi4MMForCausalLM", "VideoChatFlashQwenForCausalLM"}  # they see or hear as well
+_MULTIMODAL = {"Phi3VForCausalLM", "Phi4MMForCausalLM", "VideoChatFlashQwenForCausalLM"}
 
 
 def builder_folder() -> Path | None:
-    """The folder of the installed builder's source; None where there is none. Imports nothing."""
+    """Return the folder of the installed builder's source, or None. Imports nothing."""
     spec = importlib.util.find_spec("onnxruntime_genai")
     folder = Path(spec.origin).parent / "models" if spec and spec.origin else None
     return folder if folder and (folder / "builder.py").is_file() else None
@@ -36,25 +36,28 @@ def builder_folder() -> Path | None:
 
 @cache
 def text_models() -> frozenset[str]:
-    """The architectures of language models that the installed builder takes, as `architectures` in a config.json names them."""
+    """Return the text architectures that the installed builder supports, by their names in config.json."""
     folder = builder_folder()
     if folder is None:
         return TEXT_MODELS
     named = set(_ARCHITECTURE.findall((folder / "builder.py").read_text(encoding="utf-8")))
-    found = frozenset(name for name in named - _NO_TEXT_MODELS if name.endswith("ForCausalLM"))
-    return found or TEXT_MODELS  # a release that asks in another way
+    models = frozenset(name for name in named - _MULTIMODAL if name.endswith("ForCausalLM"))
+    return models or TEXT_MODELS  # empty for a release with another way to choose
 
 
 @cache
 def option_names() -> frozenset[str]:
-    """The options that the installed builder reads anywhere in its source; empty where it is not installed."""
+    """Return the options that the installed builder reads anywhere in its source; empty if it is not installed."""
     folder = builder_folder()
     texts = [path.read_text(encoding="utf-8") for path in folder.rglob("*.py")] if folder else []
     return frozenset(first or second for text in texts for first, second in _OPTION.findall(text))
 
 
 def gets_8_bits(layer: int, count: int, module: str) -> bool:
-    """Whether `mixed_layers:int8` gives 8 bits to a module, in one of `count` layers: where rounding hurts most, after llama.cpp
-    (make_matmul_mixed_precision in builders/base.py of 0.18, written out here)."""
+    """Return True if `mixed_layers:int8` keeps a module of one of `count` layers in 8 bits.
+
+    These are the modules that rounding hurts most, after llama.cpp; the same rule as make_matmul_mixed_precision in
+    builders/base.py of 0.18.
+    """
     sensitive = layer < count / 8 or layer >= 7 * count / 8 or (layer - round(count / 8)) % 3 == 2
     return sensitive and module in ("qkv_proj", "v_proj", "down_proj")

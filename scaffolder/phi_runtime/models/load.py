@@ -1,4 +1,4 @@
-"""Models and tokenizers from disk into memory."""
+"""Load models and tokenizers from disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def quiet_libraries() -> None:
-    """No telemetry, no progress bars and no known harmless warnings from the libraries; what the user set stays."""
+    """Switch off telemetry, progress bars and known harmless warnings of the libraries, unless the user set otherwise."""
     for name, value in {
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "ORT_DISABLE_TELEMETRY": "1",
@@ -27,7 +27,7 @@ def quiet_libraries() -> None:
         "TQDM_DISABLE": "1",
     }.items():
         os.environ.setdefault(name, value)
-    # Its CPU path looks for a prebuilt kernel on the hub at import and warns that there is none: it has its own (seen in 0.50.2).
+    # At import its CPU path looks for a prebuilt kernel on the Hub and warns that it is missing; it has its own (seen in 0.50.2).
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=r".*gradient_checkpointing.*", category=FutureWarning)
     try:
@@ -39,6 +39,7 @@ def quiet_libraries() -> None:
 
 
 def missing_runtime(error: ImportError) -> MissingDependency:
+    """Return the error for a missing ML library."""
     return MissingDependency(
         f"the runtime is not installed in this environment ({error})",
         fix="run `bash setup/setup.sh` (Windows: setup\\setup.ps1)",
@@ -46,16 +47,17 @@ def missing_runtime(error: ImportError) -> MissingDependency:
 
 
 def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code)
 
 
 def load_model(ref: ModelRef, dtype: torch.dtype | str, device: str = "cpu", **kwargs: Any) -> PreTrainedModel:
-    """A full causal language model, on `device`, or where a `device_map` puts it. `dtype` "auto" keeps the type it is stored in."""
+    """Load a full causal language model to `device`, or by a `device_map`. `dtype` "auto" keeps the stored type."""
     from transformers import AutoModelForCausalLM
 
-    trust = ref.trust_remote_code  # said also where it is off: transformers would ask on the terminal
+    trust = ref.trust_remote_code  # passed even if false: else transformers prompts on the terminal
     model = AutoModelForCausalLM.from_pretrained(
         ref.path, dtype=dtype, local_files_only=True, trust_remote_code=trust, **kwargs
     )
@@ -63,7 +65,7 @@ def load_model(ref: ModelRef, dtype: torch.dtype | str, device: str = "cpu", **k
 
 
 def load_reference(ref: ModelRef, dtype: torch.dtype | str, device: str = "cpu", **kwargs: Any) -> Any:
-    """The model that `ref` names: a full one, or a base with its adapter on it. Raises UsageError where the two do not fit."""
+    """Load the model of `ref`: a full one, or a base with its adapter. Raises UsageError if the two do not fit."""
     if ref.kind != "adapter":
         return load_model(ref, dtype, device, **kwargs)
     assert ref.base is not None
@@ -71,8 +73,11 @@ def load_reference(ref: ModelRef, dtype: torch.dtype | str, device: str = "cpu",
 
 
 def put_adapter(model: Any, folder: Path, name: str = "default") -> Any:
-    """`model` with the adapter in `folder` on it, called `name`, beside those that it has already. peft passes over weights that find
-    no place and leaves at random those that are missing: here both are errors (UsageError)."""
+    """Add the adapter in `folder` to `model` under `name`, in addition to those it has.
+
+    Raises:
+        UsageError: weights do not match the model. peft ignores extra weights and leaves missing ones random.
+    """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
@@ -84,9 +89,9 @@ def put_adapter(model: Any, folder: Path, name: str = "default") -> Any:
             else:
                 model = PeftModel.from_pretrained(model, folder, adapter_name=name)
         with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-            homeless = set(file.keys()) - set(get_peft_model_state_dict(model, adapter_name=name))
-        if homeless:
-            raise ValueError(f"the model has no place for {len(homeless)} of its weights, {min(homeless)} among them")
+            unmatched = set(file.keys()) - set(get_peft_model_state_dict(model, adapter_name=name))
+        if unmatched:
+            raise ValueError(f"{len(unmatched)} of its weights match no module, such as {min(unmatched)}")
     except (RuntimeError, ValueError, OSError, KeyError, UserWarning) as e:
         reason = next((line.strip() for line in str(e).splitlines() if "mismatch for" in line), str(e).splitlines()[0])
         raise UsageError(

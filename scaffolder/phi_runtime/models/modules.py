@@ -1,4 +1,4 @@
-"""The names of a model's modules, read from the headers of its weight files: no tensor and no ML library is loaded."""
+"""Module names of a model, from the headers of its weight files. Loads no tensors and no ML library."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from phi_runtime.models.place import base_model_path
 
 @dataclass(frozen=True)
 class Modules:
-    """Full names; `linear` are those with a matrix that an adapter can sit on, the output head left out."""
+    """Full module names; `linear` are those that can have an adapter, without the output head."""
 
     linear: tuple[str, ...]
     all: tuple[str, ...]
 
 
-def unknown_module(what: str, wanted: str, known: Iterable[str]) -> str:
-    """What is wrong with `wanted`, the end of a module's full name; empty where one of `known` ends so, as peft reads it."""
+def unknown_module(kind: str, end: str, known: Iterable[str]) -> str:
+    """Return an error message if no module of `known` ends with `end`, as peft matches names; else ""."""
     known = list(known)
-    if any(name == wanted or name.endswith(f".{wanted}") for name in known):
+    if any(name == end or name.endswith(f".{end}") for name in known):
         return ""
-    return f"the model has no {what} `{wanted}`; it has {', '.join(last_names(known))}"
+    return f"the model has no {kind} `{end}`; it has {', '.join(last_names(known))}"
 
 
 def last_names(known: Iterable[str]) -> list[str]:
+    """Return the distinct last parts of full module names, sorted."""
     return sorted({name.rpartition(".")[2] for name in known})
 
 
@@ -39,7 +40,7 @@ _PHI3_LINEAR = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "m
 PHI3 = Modules(
     _PHI3_LINEAR, (*_PHI3_LINEAR, "input_layernorm", "post_attention_layernorm", "embed_tokens", "norm", "lm_head")
 )
-# Known before they are fetched: hub ids of the Phi-3 architecture, which all the world calls by these names.
+# Known before the download: Hub ids of the Phi-3 architecture, which has these module names.
 _PHI3_IDS = re.compile(
     r"microsoft/(phi-3-(mini|medium)-\w+-instruct|phi-3\.5-mini-instruct|phi-4(-mini)?(-instruct|-reasoning)?)", re.I
 )
@@ -48,19 +49,18 @@ _LARGEST_HEADER_BYTES = 100_000_000
 
 
 def known_modules(model: InputModel, config_path: Path) -> Modules | None:
-    """The modules of the workflow's base model; None while it is not here and its architecture is not known."""
+    """Return the modules of the workflow's base model; None if it is not downloaded and its architecture is unknown."""
     folder = base_model_path(model, project_of(config_path))
     if names := _tensor_shapes(folder):
         linear = {n for n, shape in names.items() if len(shape) == 2 and not is_embedding(n)}
-        return Modules(
-            tuple(sorted(linear)), tuple(sorted({*names, "lm_head"}))
-        )  # a tied head has no weight of its own
+        all_names = {*names, "lm_head"}  # a tied head has no weight in the file
+        return Modules(tuple(sorted(linear)), tuple(sorted(all_names)))
     name = model.name.rstrip("/").partition("model-cache/")[2] or model.name
     return PHI3 if name in EMBEDDED or _PHI3_IDS.fullmatch(name) else None
 
 
 def tensors(folder: Path) -> dict[str, tuple[list[int], str]]:
-    """Shape and number type (F32, BF16, …) of each tensor in the safetensors files of the model in `folder`."""
+    """Return shape and number type (F32, BF16, …) of each tensor in the safetensors files of a model folder."""
     return {
         name: (facts.get("shape", []), facts.get("dtype", ""))
         for file in sorted(folder.glob("*.safetensors"))
@@ -70,17 +70,17 @@ def tensors(folder: Path) -> dict[str, tuple[list[int], str]]:
 
 
 def _tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """Shape of the weight of each module of the model in `folder`; empty when there are no safetensors files."""
+    """Return the shape of each module's weight; empty if there are no safetensors files."""
     return {name[:-7]: shape for name, (shape, _) in tensors(folder).items() if name.endswith(".weight")}
 
 
 def is_embedding(module: str) -> bool:
-    """Whether the module of this full name is the embedding, or the output head."""
+    """Return True if the module with this full name is an embedding or the output head."""
     return bool(_EMBEDDINGS.search(module))
 
 
 def _header(file: Path) -> dict[str, object]:
-    """https://huggingface.co/docs/safetensors: eight bytes of length, then JSON."""
+    """Read a safetensors header: eight bytes of length, then JSON (https://huggingface.co/docs/safetensors)."""
     with file.open("rb") as stream:
         start = stream.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

@@ -1,11 +1,12 @@
-"""Adapters beside an ONNX model: what its graph takes, and how an adapter of peft is made to fit. numpy and onnxruntime, no torch.
+"""Convert adapters of peft for an ONNX graph with adapter inputs. Uses numpy and onnxruntime, no torch.
 
-The graph is that of the base model, with two optional inputs at each product that some adapter changes (passes/adapter_inputs.py):
-`<place>.lora_A.MatMul.weight` (inputs, r) and `<place>.lora_B.MatMul.weight` (r, outputs), both of rank 0 unless one is active.
-`adapters.json` beside the graph says where they are, so that further adapters, of any rank, can be fitted without a new build.
+The graph is that of the base model, with two optional inputs at each product that an adapter changes
+(export/adapter_inputs.py): `<place>.lora_A.MatMul.weight` (inputs, r) and `<place>.lora_B.MatMul.weight` (r, outputs), of rank 0
+unless an adapter is active. `adapters.json` next to the graph lists them, so that further adapters, of any rank, can be added
+without a new build.
 
-The products of the graph need not be those of the model: query, key and value may be one in either and three in the other, and so
-may gate and up. What both are made of is called a part here; an adapter is cut or put together along the parts.
+The products of the graph may differ from the model's modules: query, key and value may be one matrix in either and three in
+the other, and so may gate and up. A part is what both consist of; an adapter is split or joined along the parts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _FORM = 1
 
 @dataclass(frozen=True)
 class Cut:
-    """Outputs `start` to `stop` of the model's module `module` are those of the graph's place from `column` on."""
+    """Outputs `start` to `stop` of a module of the model are the graph product's outputs from `column` on."""
 
     module: str
     start: int
@@ -45,8 +46,8 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A product in the graph with inputs for an adapter: its sizes, the type of its numbers, and what it takes of which module."""
+class AdapterSlot:
+    """A product in the graph with adapter inputs: its sizes, its number type, and the modules that it covers."""
 
     inputs: int
     outputs: int
@@ -56,18 +57,24 @@ class Place:
 
 @dataclass(frozen=True)
 class Record:
-    """adapters.json. `base_key` names the base model's content, `base_name` what it is called; `graph` names all that the graph was
-    made of; `adapters` are those that lie beside it: ranks, modules, and the digests of what went in and came out."""
+    """The content of adapters.json.
+
+    Attributes:
+        base_key, base_name: Digest and Hub id of the base model.
+        graph: Digest of all inputs of the graph.
+        places: Products with adapter inputs, by name.
+        adapters: Adapters next to the graph: ranks, modules, and digests of source and result.
+    """
 
     base_key: str
     base_name: str
     graph: str
-    places: Mapping[str, Place]
+    places: Mapping[str, AdapterSlot]
     adapters: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def modules(self) -> set[str]:
-        """The modules of the model that an adapter may change."""
+        """Modules of the model that an adapter may change."""
         return {cut.module for place in self.places.values() for cut in place.cuts}
 
     def save(self, folder: Path) -> None:
@@ -75,13 +82,13 @@ class Record:
 
 
 def read_record(folder: Path) -> Record | None:
-    """What the ONNX model in `folder` takes; None where it takes no adapters."""
+    """Return the adapter record of the ONNX model in `folder`; None if it accepts no adapters."""
     try:
         raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if raw.pop("form") != _FORM:
             return None
         places = {
-            name: Place(**{**place, "cuts": tuple(Cut(**cut) for cut in place["cuts"])})
+            name: AdapterSlot(**{**place, "cuts": tuple(Cut(**cut) for cut in place["cuts"])})
             for name, place in raw.pop("places").items()
         }
         return Record(**raw, places=places)
@@ -90,22 +97,16 @@ def read_record(folder: Path) -> Record | None:
 
 
 def adapter_file(folder: Path, name: str) -> Path:
-    """Where the adapter `name` of the ONNX model in `folder` lies; the template that it was trained with is beside it in a folder."""
+    """Return the file of an adapter of an ONNX model; the folder of the same name next to it has its prompt template."""
     return folder / FOLDER / f"{name}{SUFFIX}"
 
 
 def adapter_files(folder: Path) -> dict[str, Path]:
-    """The adapters that lie beside the ONNX model in `folder`, by name."""
+    """Return the adapter files of the ONNX model in `folder`, by name."""
     return {file.stem: file for file in sorted((folder / FOLDER).glob(f"*{SUFFIX}"))}
 
 
-def template_folder(folder: Path, name: str | None) -> Path:
-    """The folder with the prompt template of the adapter `name`, or of the model itself."""
-    own = folder / FOLDER / name if name else folder
-    return own if own.is_dir() else folder
-
-
-# -- where the model's modules are in the graph ----------------------------------------------------------------------------------
+# -- positions of the model's modules in the graph ----------------------------------------------------------------------------------
 
 _PARTS = {"qkv_proj": ("q", "k", "v"), "q_proj": ("q",), "k_proj": ("k",), "v_proj": ("v",),
           "gate_up_proj": ("gate", "up"), "gate_proj": ("gate",), "up_proj": ("up",), "dense": ("o_proj",)}  # fmt: skip
@@ -114,25 +115,25 @@ Part = tuple[int, str, str]
 
 
 def _parts(layer: int, block: str, name: str) -> list[Part]:
-    """What a product is made of, in the order of its outputs: (layer, attn or mlp, part)."""
+    """Return the parts of a product in the order of its outputs: (layer, attn or mlp, part)."""
     block = "attn" if "att" in block else "mlp"
     return [(layer, block, part) for part in _PARTS.get(name, (name,))]
 
 
 def place_parts(place: str) -> list[Part]:
-    """The parts of a place of the graph: model.layers.0.attn.qkv_proj."""
+    """Return the parts of a product of the graph, such as model.layers.0.attn.qkv_proj."""
     _, _, layer, block, name = place.split(".")
     return _parts(int(layer), block, name)
 
 
 def module_parts(module: str) -> list[Part]:
-    """The parts of a module of the model; none where it is in no layer's attention or feed-forward."""
-    found = _MODULE.fullmatch(module)
-    return _parts(int(found[1]), found[2], found[3]) if found else []
+    """Return the parts of a module of the model; none if it is outside the attention and feed-forward of a layer."""
+    match = _MODULE.fullmatch(module)
+    return _parts(int(match[1]), match[2], match[3]) if match else []
 
 
 def cuts_of(place: str, modules: Iterable[str], shape: Shape) -> tuple[Cut, ...]:
-    """What the place takes of which module of the model, whose sizes are `shape`."""
+    """Return the slices of modules that a product of the graph covers, given the shape of the model."""
     query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     sizes = {"q": query, "k": key, "v": key, "gate": shape.intermediate, "up": shape.intermediate}
     outputs = {linear.name: linear.outputs for linear in shape.linear}
@@ -154,47 +155,49 @@ def cuts_of(place: str, modules: Iterable[str], shape: Shape) -> tuple[Cut, ...]
 
 
 def _joined(cuts: list[Cut]) -> list[Cut]:
-    """Neighbours become one."""
-    found: list[Cut] = []
+    """Join adjacent cuts."""
+    joined: list[Cut] = []
     for cut in cuts:
-        last = found[-1] if found else None
+        last = joined[-1] if joined else None
         if (
             last
             and last.module == cut.module
             and last.stop == cut.start
             and last.column + last.stop - last.start == cut.column
         ):
-            found[-1] = Cut(cut.module, last.start, cut.stop, last.column)
+            joined[-1] = Cut(cut.module, last.start, cut.stop, last.column)
         else:
-            found.append(cut)
-    return found
+            joined.append(cut)
+    return joined
 
 
 # -- fitting ---------------------------------------------------------------------------------------------------------------------
 
 
 def fit_adapter(onnx_folder: Path, peft_folder: Path, out_file: Path) -> dict[str, Any]:
-    """Writes the LoRA in `peft_folder` to `out_file`, in the form that the ONNX model in `onnx_folder` takes; returns facts about it.
+    """Convert the LoRA in `peft_folder` for the ONNX model in `onnx_folder`, write it to `out_file`, and return facts about it.
 
-    Raises UsageError where the model takes no adapters, the adapter is for another base, changes modules that the graph has no inputs
-    for, or is more than a LoRA; WorkFailed where what was written is not what was meant.
+    Raises:
+        UsageError: the model accepts no adapters, or the adapter is for another base, changes modules without inputs in the
+            graph, or is more than a LoRA.
+        WorkFailed: the written file differs from the adapter.
     """
     record = read_record(onnx_folder)
     if record is None:
         raise UsageError(
-            f"the ONNX model in {onnx_folder} takes no adapters",
-            fix="name them as `adapters` of its ModelBuilder pass, and run that",
+            f"the ONNX model in {onnx_folder} accepts no adapters",
+            fix="list them as `adapters` of its ModelBuilder pass, and run it",
         )
     lora = read_lora(peft_folder)
     check_base(record, lora)
     tensors = arranged(record, lora)
     out_file.parent.mkdir(parents=True, exist_ok=True)
-    aside = out_file.with_name(f".{out_file.name}.partial")
+    staged = out_file.with_name(f".{out_file.name}.partial")
     try:
-        write_adapter(tensors, {name: place.dtype for name, place in record.places.items()}, aside)
-        aside.replace(out_file)
+        write_adapter(tensors, {name: place.dtype for name, place in record.places.items()}, staged)
+        staged.replace(out_file)
     finally:
-        aside.unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
     return {
         "ranks": lora.ranks,
         "modules": sorted({module.rpartition(".")[2] for module in lora.modules}),
@@ -205,14 +208,14 @@ def fit_adapter(onnx_folder: Path, peft_folder: Path, out_file: Path) -> dict[st
 
 
 def source_key(peft_folder: Path) -> str:
-    """Names the content of an adapter of peft."""
+    """Return a digest of the content of an adapter of peft."""
     manifest = read_manifest(peft_folder)
     files = sorted(peft_folder.glob("adapter_*"))
     return manifest.content if manifest else digest([(file.name, file_digest(file)) for file in files])
 
 
 def check_base(record: Record, lora: Lora) -> None:
-    """Raises UsageError where it is known that the adapter was trained on another model than the graph is made of."""
+    """Raise UsageError if the adapter is known to be trained on another model than that of the graph."""
     manifest = read_manifest(lora.folder)
     inputs = manifest.facts.get("inputs", {}) if manifest else {}
     if "input" in inputs:
@@ -220,9 +223,9 @@ def check_base(record: Record, lora: Lora) -> None:
             raise _other_base(lora, "its manifest names another base model")
         return
     named, own = (name.rstrip("/") if HUB_ID.fullmatch(name) else "" for name in (lora.base_name, record.base_name))
-    # The same model has several homes on the hub: the last part of its name is what it is called everywhere.
+    # The same model is in several repositories of the Hub; the last part of its id is the same in all of them.
     if named and own and named.rpartition("/")[2].lower() != own.rpartition("/")[2].lower():
-        raise _other_base(lora, f"it was trained on {lora.base_name}, and this is {record.base_name}")
+        raise _other_base(lora, f"it was trained on {lora.base_name}, but this is {record.base_name}")
 
 
 def _other_base(lora: Lora, why: str) -> UsageError:
@@ -232,20 +235,20 @@ def _other_base(lora: Lora, why: str) -> UsageError:
 
 
 def arranged(record: Record, lora: Lora) -> dict[str, tuple[str, np.ndarray]]:
-    """The inputs of the graph that make it answer as `lora` does, by name, each with its place. Raises UsageError."""
+    """Return the inputs of the graph for `lora`, by name, each with its product and matrix. Raises UsageError."""
     import numpy as np
 
-    if homeless := set(lora.modules) - record.modules:
-        what = ", ".join(sorted({name.rpartition(".")[2] for name in homeless}))
+    if unmatched := set(lora.modules) - record.modules:
+        names = ", ".join(sorted({name.rpartition(".")[2] for name in unmatched}))
         layers = {parts[0][0] for module in record.modules if (parts := module_parts(module))}
-        beyond = [name for name in homeless if (parts := module_parts(name)) and parts[0][0] not in layers]
+        beyond = [name for name in unmatched if (parts := module_parts(name)) and parts[0][0] not in layers]
         if beyond:
-            raise _other_base(lora, f"it has `{min(beyond)}`, and the graph has {len(layers)} layers with adapters")
+            raise _other_base(lora, f"it has `{min(beyond)}`, but the graph has {len(layers)} layers with adapters")
         raise UsageError(
-            f"the adapter in {lora.folder} changes {what}, where this ONNX model takes none",
+            f"the adapter in {lora.folder} changes {names}, for which this ONNX model has no adapter input",
             fix=f"add its pass to `adapters` of the ModelBuilder pass, or {MERGE}",
         )
-    found: dict[str, tuple[str, np.ndarray]] = {}
+    inputs: dict[str, tuple[str, np.ndarray]] = {}
     for name, place in record.places.items():
         cuts = [cut for cut in place.cuts if cut.module in lora.modules]
         if not cuts:
@@ -262,27 +265,31 @@ def arranged(record: Record, lora: Lora) -> dict[str, tuple[str, np.ndarray]]:
                 rows[cut.module] = slice(at, at := at + module.rank)
                 a[:, rows[cut.module]] = module.a
             b[rows[cut.module], cut.column : cut.column + cut.stop - cut.start] = module.b[:, cut.start : cut.stop]
-        found[f"{name}.lora_A.MatMul.weight"] = name, a
-        found[f"{name}.lora_B.MatMul.weight"] = name, b
-    return found
+        inputs[f"{name}.lora_A.MatMul.weight"] = name, a
+        inputs[f"{name}.lora_B.MatMul.weight"] = name, b
+    return inputs
 
 
-def _check_sizes(record: Record, lora: Lora, name: str, module: LowRank, place: Place) -> None:
+def _check_sizes(record: Record, lora: Lora, name: str, module: LowRank, place: AdapterSlot) -> None:
     outputs = max(cut.stop for other in record.places.values() for cut in other.cuts if cut.module == name)
     if module.a.shape[0] != place.inputs or module.b.shape[1] != outputs:
-        sizes = f"{module.a.shape[0]} → {module.b.shape[1]} where the model has {place.inputs} → {outputs}"
-        raise _other_base(lora, f"its `{name}` takes {sizes}")
+        sizes = f"{module.a.shape[0]} → {module.b.shape[1]}; the model has {place.inputs} → {outputs}"
+        raise _other_base(lora, f"its `{name}` has {sizes}")
 
 
 # -- the file --------------------------------------------------------------------------------------------------------------------
 
 
 def write_adapter(tensors: Mapping[str, tuple[str, np.ndarray]], dtypes: Mapping[str, str], file: Path) -> None:
-    """Writes an .onnx_adapter; `dtypes` are those of the places. Raises WorkFailed when the file does not hold what was given."""
+    """Write an .onnx_adapter file; `dtypes` are the number types of the products.
+
+    Raises:
+        WorkFailed: the file read back differs from `tensors`.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort  # type: ignore[import-untyped]
 
-    # An OrtValue does not own the memory of the array that it is made of: `kept` must live until the file is written.
+    # An OrtValue does not own the memory of its array: `kept` must live until the file is written.
     kept = {name: _in_type(values, dtypes[place]) for name, (place, values) in tensors.items()}
     format_ = ort.AdapterFormat()
     format_.set_adapter_version(1)
@@ -298,13 +305,13 @@ def write_adapter(tensors: Mapping[str, tuple[str, np.ndarray]], dtypes: Mapping
     for name in kept.keys() | written.keys():
         if name not in written or name not in kept or _bytes(written[name]) != kept[name].tobytes():
             raise WorkFailed(
-                f"{file} does not hold the adapter that was written (`{name}` differs)",
-                fix="run again; report it if it stays",
+                f"{file} differs from the adapter that was written (`{name}`)",
+                fix="run again; report it if it happens again",
             )
 
 
 def _in_type(values: np.ndarray, dtype: str) -> np.ndarray:
-    """`values` (float32) in the number type `dtype`, bfloat16 as its bits."""
+    """Convert float32 `values` to `dtype`; bfloat16 as its bits."""
     import numpy as np
 
     if dtype != "bfloat16":

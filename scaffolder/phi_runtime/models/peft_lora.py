@@ -1,4 +1,4 @@
-"""A LoRA adapter in peft's folder, as plain matrices: read with numpy alone, and refused where it is more than low-rank matrices."""
+"""Read a LoRA adapter of peft as plain matrices, with numpy only; refuse one that is more than low-rank matrices."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     import numpy as np
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Keys of peft 0.21's LoraConfig that leave the adapter two matrices for each module, whatever they hold.
+# Keys of peft 0.21's LoraConfig that leave the adapter two matrices for each module, whatever their value.
 _PLAIN = {
     "peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
     "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "lora_dropout", "target_modules", "exclude_modules",
     "layers_to_transform", "layers_pattern", "init_lora_weights", "fan_in_fan_out", "megatron_core", "qalora_group_size",
     "ensure_weight_tying", "runtime_config", "eva_config", "lora_ga_config", "corda_config", "loftq_config",
 }  # fmt: skip
-# Ways to start that change the base as well, unless the adapter was converted when it was saved, which sets the key back.
+# Initializations that also change the base, unless the adapter was converted when it was saved, which resets the key.
 _CHANGES_BASE = ("pissa", "olora", "corda", "mica", "loftq", "lora_ga")
 _WHAT = {
     "use_dora": "DoRA",
     "bias": "trained biases",
     "lora_bias": "trained biases",
-    "modules_to_save": "modules that are trained whole",
+    "modules_to_save": "fully trained modules",
 }
 MERGE = "merge it into its base (MergeAdapterWeights) and export that"
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to the product of one module: x @ a @ b. `a` is (inputs, r), `b`, with the scale in it, (r, outputs); float32."""
+    """The update of one module, x @ a @ b: `a` is (inputs, r), `b` (r, outputs) includes the scale; float32."""
 
     a: np.ndarray
     b: np.ndarray
@@ -48,7 +48,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Lora:
-    """An adapter: its `modules` by their full names in the base model, and what base its config names (empty where none)."""
+    """An adapter: its `modules` by full name in the base model, and the name of the base in its config ("" if none)."""
 
     folder: Path
     base_name: str
@@ -60,23 +60,27 @@ class Lora:
 
 
 def read_lora(folder: Path) -> Lora:
-    """The adapter in the peft folder `folder`. Raises UsageError where there is none, a file of it is cut off, or it cannot be
-    expressed as two matrices beside each module: DoRA, biases, modules trained whole, and all that is no LoRA."""
+    """Read the adapter in a folder of peft.
+
+    Raises:
+        UsageError: there is none, a file is truncated, or it is more than two matrices for each module (DoRA, biases, fully
+            trained modules, other methods).
+    """
     config = _config(folder)
     _refuse_others(folder, config)
     pairs: dict[str, dict[str, np.ndarray]] = {}
     for name, values in _tensors(folder).items():
-        found = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight", name)
-        if not found:
-            _refuse(folder, f"it holds `{name}`, which is no matrix of a LoRA on a linear module")
-        pairs.setdefault(found[1], {})[found[2]] = values
+        match = re.fullmatch(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight", name)
+        if not match:
+            _refuse(folder, f"it contains `{name}`, which is not a matrix of a LoRA on a linear module")
+        pairs.setdefault(match[1], {})[match[2]] = values
     if not pairs:
-        _refuse(folder, "it holds no weights")
+        _refuse(folder, "it contains no weights")
     modules = {}
     for name, pair in pairs.items():
         shapes = [pair[side].shape for side in sorted(pair)]
         if len(shapes) != 2 or len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][1]:
-            _refuse(folder, f"its matrices of `{name}` do not belong together: {', '.join(map(str, shapes))}")
+            _refuse(folder, f"its matrices of `{name}` do not match: {', '.join(map(str, shapes))}")
         scale = _scale(config, name, shapes[0][0])
         modules[name] = LowRank(pair["A"].T, pair["B"].T * scale)
     return Lora(folder, str(config.get("base_model_name_or_path") or ""), modules)
@@ -90,14 +94,14 @@ def _config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as e:
-        raise UsageError(f"{folder / CONFIG} cannot be read: {e}", fix="copy the adapter anew") from None
-    raise UsageError(f"{folder} holds no adapter of peft (no {CONFIG})", fix="name the folder that training wrote")
+        raise UsageError(f"{folder / CONFIG} cannot be read: {e}", fix="copy the adapter again") from None
+    raise UsageError(f"{folder} is not an adapter of peft (no {CONFIG})", fix="name the folder that training wrote")
 
 
 def _refuse_others(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        _refuse(folder, f"it is {kind or 'of an unknown kind'}, and only LoRA can be added as matrices", fix=MERGE)
+        _refuse(folder, f"it is {kind or 'of an unknown type'}; only LoRA can be added as matrices", fix=MERGE)
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         _refuse(
@@ -109,11 +113,11 @@ def _refuse_others(folder: Path, config: Mapping[str, Any]) -> None:
     for key, value in config.items():
         if key not in _PLAIN and value and value != defaults.get(key):
             what = _WHAT.get(key, f"`{key}`")
-            _refuse(folder, f"{what} cannot be expressed beside the graph", fix=MERGE)
+            _refuse(folder, f"{what} cannot be inputs of the graph", fix=MERGE)
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """alpha / r as peft reckons it: a pattern stands for the end of a module's name, and rank-stabilised LoRA takes √r."""
+    """Return alpha / r as peft computes it: patterns match the end of a module's name, and rsLoRA uses √r."""
     alpha = next(
         (value for key, value in (config.get("alpha_pattern") or {}).items() if re.match(rf"(.*\.)?({key})$", module)),
         config["lora_alpha"],
@@ -122,17 +126,17 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
 
 
 def _tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All weights in float32."""
+    """Read all weights in float32."""
     from safetensors import SafetensorError, deserialize
 
     file = folder / WEIGHTS
     if not file.is_file():
-        raise UsageError(f"there is no {file}", fix="save the adapter as safetensors")
+        raise UsageError(f"{file} does not exist", fix="save the adapter as safetensors")
     try:
         return {name: _array(part) for name, part in deserialize(file.read_bytes())}
     except (SafetensorError, KeyError, ValueError) as e:
         raise UsageError(
-            f"{file} cannot be read: {e}", fix="a part of it may be missing: copy the adapter anew"
+            f"{file} cannot be read: {e}", fix="copy the adapter again; the file may be truncated"
         ) from None
 
 
@@ -147,4 +151,4 @@ def _array(part: Mapping[str, Any]) -> np.ndarray:
 
 
 def _refuse(folder: Path, why: str, fix: str = "use it with peft, or train another") -> NoReturn:
-    raise UsageError(f"the adapter in {folder} cannot be put beside an ONNX model: {why}", fix=fix)
+    raise UsageError(f"the adapter in {folder} cannot be used with an ONNX model: {why}", fix=fix)

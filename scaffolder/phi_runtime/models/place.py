@@ -1,4 +1,4 @@
-"""Where the base model lies, or will lie. Light, because `validate` asks."""
+"""The folder of the base model. Imports no ML library, since `validate` uses it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def base_model_path(model: InputModel, project: Project) -> Path:
-    """The folder of the base model: as written, or model-cache/<id> for a hub id."""
-    found = resolve(model.name, project.config).path
-    if found.is_dir():
-        return found
+    """Return the folder of the base model: the path in the config, or model-cache/<id> for a Hub id."""
+    path = resolve(model.name, project.config).path
+    if path.is_dir():
+        return path
     below = model.name.removeprefix("./").removeprefix("model-cache/")  # AI Toolkit wrote paths from the project's root
     if below != model.name or HUB_ID.fullmatch(model.name) or not isinstance(model.model_path, str):
         return project.model_cache / below
-    return found
+    return path

@@ -1,4 +1,4 @@
-"""What one pass hands to the next."""
+"""A reference to a model on disk, passed from one pass to the next."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from phi_runtime.config.schema import Kind
 class ModelRef:
     """A model on disk.
 
-    `key` names its content; `base` is the full model that an adapter, or what was made of one, came from. `trust_remote_code` says
-    that the user lets Python code of the model run. `adapter` names the one that is active on an ONNX graph.
+    Attributes:
+        path: Its folder.
+        kind: "hf" (a full model), "adapter" or "onnx".
+        key: Digest of its content.
+        base: For an adapter or an output of one, the full model it was trained on.
+        trust_remote_code: The user allows Python code of the model to run.
+        adapter: The active adapter of an ONNX graph.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""The sizes of a model that its memory depends on, from its config.json and the headers of its weight files: nothing is loaded."""
+"""Sizes of a model that determine its memory, from config.json and the headers of its weight files; loads no weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "float32": 4, "bfloat16": 2, 
 
 @dataclass(frozen=True)
 class Linear:
-    """A matrix that an adapter can sit on, by its full name."""
+    """A linear module that can have an adapter, by its full name."""
 
     name: str
     inputs: int
@@ -24,7 +24,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a decoder. `embeddings` are the weights of the input embedding, and of the output head where it is one of its own;
+    """Sizes of a decoder. `embeddings` counts the weights of the input embedding, and of the output head if it is not tied;
     `stored_bytes` is the size of one weight in the model's files."""
 
     parameters: int
@@ -46,18 +46,17 @@ class Shape:
 
     @property
     def fused(self) -> bool:
-        """Whether q, k and v are one matrix, as in Phi-3."""
+        """True if q, k and v are one matrix, as in Phi-3."""
         return any(m.name.endswith(".qkv_proj") for m in self.linear)
 
-    def targets(self, wanted: list[str] | None, *, all_linear: bool) -> tuple[Linear, ...]:
-        """The matrices that get an adapter: those whose name ends in one of `wanted`; without that all of them, or those of the
-        attention (models/describe.py does the same for a model in memory)."""
-        if wanted is not None and wanted != ["all-linear"]:
-            found = tuple(m for m in self.linear if any(f".{m.name}".endswith(f".{end}") for end in wanted))
-            if found:
-                return found
+    def targets(self, setting: list[str] | None, *, all_linear: bool) -> tuple[Linear, ...]:
+        """Return the modules that get an adapter, as `describe.target_modules` does for a loaded model."""
+        if setting is not None and setting != ["all-linear"]:
+            named = tuple(m for m in self.linear if any(f".{m.name}".endswith(f".{end}") for end in setting))
+            if named:
+                return named
         attention = tuple(m for m in self.linear if "attn" in m.name or "attention" in m.name)
-        return self.linear if all_linear or wanted == ["all-linear"] or not attention else attention
+        return self.linear if all_linear or setting == ["all-linear"] or not attention else attention
 
 
 def assembled(
@@ -75,8 +74,10 @@ def assembled(
     gated: bool,
     stored_bytes: int = 2,
 ) -> Shape:
-    """The shape of a model of which no more than this is known. `fused`: q, k, v and gate, up are one matrix each, as in Phi-3;
-    `gated`: the feed-forward part has a gate."""
+    """Return the shape of a model from its main sizes.
+
+    `fused`: q, k, v and gate, up are one matrix each, as in Phi-3; `gated`: the feed-forward block has a gate.
+    """
     head_dim = head_dim or hidden // heads
     query, key = heads * head_dim, kv_heads * head_dim
     if fused:
@@ -104,7 +105,7 @@ def assembled(
 
 
 def shape_of(folder: Path) -> Shape | None:
-    """The shape of the model in `folder`; None where its config.json does not tell."""
+    """Return the shape of the model in `folder`; None if its config.json lacks a size."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

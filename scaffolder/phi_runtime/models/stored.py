@@ -1,4 +1,4 @@
-"""What the config.json of the base model says that a config must agree with. No ML library is loaded."""
+"""Settings in the base model's config.json that a workflow must agree with. Imports no ML library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from phi_runtime.models.place import base_model_path
 
 
 def stored_config(model: InputModel, config_path: Path) -> dict[str, Any]:
-    """config.json of the workflow's base model; empty while that is not here."""
+    """Return the config.json of the workflow's base model; empty if it is not downloaded."""
     file = base_model_path(model, project_of(config_path)) / "config.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -22,11 +22,11 @@ def stored_config(model: InputModel, config_path: Path) -> dict[str, Any]:
 
 
 def rope_switch(config: dict[str, Any]) -> int | None:
-    """The length in tokens past which a model turns to other rotary factors; None where it has the same ones for all lengths.
+    """Return the length in tokens above which a model uses other rotary factors; None if they never change.
 
-    LongRoPE (https://arxiv.org/abs/2402.13753), as the 128k models of Phi-3 to Phi-4-mini have it: transformers chooses one set of
-    factors by the longest row of a batch, for all of the batch. Newer configs call the settings `rope_parameters`, and Phi-3's own
-    called the kind `su` at first.
+    LongRoPE (https://arxiv.org/abs/2402.13753), as in the 128k models of Phi-3 to Phi-4-mini: transformers chooses one set
+    of factors for a batch by its longest row. Newer configs name the settings `rope_parameters`; Phi-3's first name of the
+    type was `su`.
     """
     settings = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(settings, dict) or settings.get("rope_type", settings.get("type")) not in ("longrope", "su"):

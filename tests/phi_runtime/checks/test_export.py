@@ -145,7 +145,7 @@ def test_a_model_that_cannot_be_exported_is_refused_with_what_would_work(tmp_pat
     found, lines = findings(tmp_path, {"architectures": [name]}, "CPUExecutionProvider")
     assert [f.rule for f in found] == ["not-exportable"]
     assert name in found[0].message
-    assert "take the ModelBuilder pass out" in found[0].message
+    assert "remove the ModelBuilder pass" in found[0].message
     assert '"ModelBuilder"' in lines[found[0].where.line - 1]
 
 
@@ -158,5 +158,5 @@ def test_a_model_from_the_hub_that_cannot_be_exported_is_refused_before_training
     assert not [f for f in check_file(project.config).findings if f.severity == "error"]
     with pytest.raises(ConfigError, match="cannot export GPT2LMHeadModel") as refused:
         run(project, Listener())
-    assert "take the ModelBuilder pass out" in refused.value.fix
+    assert "remove the ModelBuilder pass" in refused.value.fix
     assert not (project.gen_model / "adapter" / "manifest.json").exists()

@@ -246,10 +246,10 @@ def refusal(graph: Path, adapter: Path) -> str:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"use_dora": True}, "DoRA cannot be expressed"),
-        ({"peft_type": "LOHA"}, "LOHA, and only LoRA"),
+        ({"use_dora": True}, "DoRA cannot be inputs"),
+        ({"peft_type": "LOHA"}, "LOHA; only LoRA"),
         ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING"),
-        ({"modules_to_save": ["lm_head"]}, "trained whole"),
+        ({"modules_to_save": ["lm_head"]}, "fully trained"),
         ({"bias": "all"}, "trained biases"),
         ({"lora_bias": True}, "trained biases"),
         ({"init_lora_weights": "pissa_niter_16"}, "changed the base"),
@@ -277,7 +277,7 @@ def test_weights_that_are_no_matrices_of_a_lora_are_refused_whatever_the_config_
     save_file({**weights, "base_model.model.model.embed_tokens.lora_embedding_A": weights[name.format("A")]}, file)
     assert "lora_embedding_A" in refusal(graph, adapter)
     save_file({k: v for k, v in weights.items() if k != name.format("B")}, file)
-    assert "do not belong together" in refusal(graph, adapter)
+    assert "do not match" in refusal(graph, adapter)
     file.write_bytes(file.read_bytes()[:-100])
     assert "cannot be read" in refusal(graph, adapter)
     file.unlink()
@@ -293,7 +293,7 @@ def test_an_adapter_of_another_base_is_refused_by_its_sizes_its_layers_its_name_
     graph, adapter = adapted
     stored = json.loads((bases["llama"] / "config.json").read_text(encoding="utf-8"))
     for name, change, said in (
-        ("wide", {"hidden_size": 32, "head_dim": 8}, "takes 32 → 32 where the model has 64 → 64"),
+        ("wide", {"hidden_size": 32, "head_dim": 8}, "has 32 → 32; the model has 64 → 64"),
         ("deep", {"num_hidden_layers": 5}, "and the graph has 3 layers"),
     ):
         LlamaForCausalLM(LlamaConfig(**{**stored, **change})).save_pretrained(tmp_path / name)
@@ -315,7 +315,7 @@ def test_a_module_without_inputs_and_a_graph_without_any_say_what_to_do(
 ) -> None:
     graph, adapter = adapted
     other = make_adapter(bases["llama"], tmp_path / "other", ["q_proj", "up_proj"])
-    assert "changes up_proj, where this ONNX model takes none" in refusal(graph, other)
+    assert "changes up_proj, for which this ONNX model has no adapter input" in refusal(graph, other)
     with pytest.raises(UsageError, match="takes no adapters") as caught:
         fit_adapter(plain("llama", "fp32"), adapter, tmp_path / "none.onnx_adapter")
     assert "`adapters`" in caught.value.fix
@@ -325,7 +325,7 @@ def test_what_the_file_does_not_hold_is_noticed(adapted: tuple[Path, Path], monk
     """An OrtValue does not own its numbers: written from arrays that are gone, a file holds whatever is there by then."""
     graph, adapter = adapted
     monkeypatch.setattr(onnx_adapters, "_bytes", lambda value: b"\0" * value.tensor_size_in_bytes())
-    with pytest.raises(WorkFailed, match="does not hold the adapter"):
+    with pytest.raises(WorkFailed, match="differs from the adapter"):
         fit_adapter(graph, adapter, graph / "adapters" / "sound.onnx_adapter")
     monkeypatch.undo()
     assert furthest(onnx_logits(graph, "sound"), onnx_logits(graph)) > 0.05  # the one before is still whole

@@ -186,7 +186,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
 
 def test_weights_that_arrive_damaged_are_not_kept(hub: HubServer, project: Project) -> None:
     hub.announced_sha256 = "0" * 64
-    with pytest.raises(NetworkError, match=r"model\.safetensors of org/tiny arrived damaged"):
+    with pytest.raises(NetworkError, match=r"model\.safetensors of org/tiny is corrupt"):
         fetch(model("org/tiny"), project, silent)
     assert present(model("org/tiny"), project) is None
     hub.announced_sha256 = None
@@ -210,7 +210,7 @@ def test_a_gated_model_says_what_to_do_and_the_token_of_the_environment_opens_it
 def test_a_model_that_is_not_there_and_a_hub_that_is_not_there(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(NetworkError, match="there is no model org/none"):
+    with pytest.raises(NetworkError, match="the model org/none does not exist"):
         fetch(model("org/none"), project, silent)
     from huggingface_hub import constants
 
@@ -234,7 +234,7 @@ def test_too_little_disk_is_said_before_the_download(
 
 
 def test_a_path_that_means_nothing_is_a_fault_of_the_config(project: Project) -> None:
-    with pytest.raises(ConfigError, match="neither a hub id nor smollm2-135m"):
+    with pytest.raises(ConfigError, match="neither a Hub id nor smollm2-135m"):
         fetch(model("../somewhere/else"), project, silent)
 
 
