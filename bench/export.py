@@ -1,4 +1,4 @@
-"""What the export's settings cost and give on a CPU: size, speed, and distance from the source model, beside the builder's own int4.
+"""Size, speed, and distance from the source model of export settings on a CPU, next to the builder's own int4.
 
     python bench/export.py MODEL_FOLDER [ROUNDS [NAME …]]
 
@@ -6,7 +6,7 @@ Every build is made once from MODEL_FOLDER (Hugging Face format). Quality is ove
 two modules of Python's own library, about 1,200 tokens: KL(source ‖ build) in nats, the share of equal likeliest tokens, and the
 perplexity; of a build that keeps the last token's logits alone, they are those of the same build with all. Speed is that of the
 runtime's own loop, reading 256 tokens and writing 64, on all cores that we may use: in each of ROUNDS (15) all builds take their turn
-in another order, each loaded anew, since the place that a model gets in memory alone makes several percent. A round's decode speed
+in another order, each loaded again, since the memory layout alone changes speed by several percent. A round's decode speed
 is that of its median token. Shown are the medians of the rounds, and of the ratios to the builder's own int4 in the same round. NAME
 picks some of the builds.
 
@@ -77,7 +77,7 @@ BUILDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass
 class Build:
-    """A build: where it lies, how long it took (seconds), how far it is from its source, and the speeds of the rounds (tokens/s)."""
+    """A build: its folder, build time (seconds), distance from its source, and speeds of the rounds (tokens/s)."""
 
     folder: Path
     build_s: float

@@ -2,7 +2,7 @@
 
     python bench/tasks.py [MODEL_FOLDER] [TASK …]
 
-MODEL_FOLDER is a model-cache/smollm2-135m that is there already, so that it is not made anew for each task.
+MODEL_FOLDER is a model-cache/smollm2-135m that exists already, so that it is not converted again for each task.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def main(model: Path | None, tasks: list[str]) -> None:
             started = time.monotonic()
             subprocess.run([phi, "run", "--quiet"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
             wall_s = time.monotonic() - started
-            asked = [phi, "evaluate", "--json"]
-            done = subprocess.run(asked, cwd=folder, check=True, capture_output=True, text=True)
+            command = [phi, "evaluate", "--json"]
+            done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
             found = {model["name"]: model["metrics"] for model in json.loads(done.stdout)["models"]}
             metric = headline(task)
             scores = [100 * found[name][metric] for name in ("base", "adapter", "merged", "onnx-int4")]

@@ -1,9 +1,9 @@
-"""A million rows on the way to tokens: beside the bare tokenizer on the same texts, and the memory that each count of rows takes.
+"""A million rows to tokens, next to the bare tokenizer on the same texts, and memory by number of rows.
 
     python bench/tokenize_rows.py MODEL_FOLDER [ROWS]
 
 Rows of about 60 tokens each are made on the spot. The bare tokenizer gets lists of 1024 texts that are in memory already, on all
-cores, and its ids are kept as we keep them; we read a file, check, render, hash, survey, tokenise, mask and store.
+cores, and its ids are kept as we keep them; we read a file, check, render, hash, survey, tokenize, mask and store.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ WORDS = [
     "came",
     "saw",
     "heard",
-    "told",
-    "asked",
+    "found",
+    "heard",
     "found",
     "lost",
     "kept",
@@ -67,7 +67,7 @@ WORDS = [
     "made",
     "gave",
     "took",
-    "brought",
+    "carried",
     "left",
     "stayed",
     "waited",

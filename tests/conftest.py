@@ -79,7 +79,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def write_rows(path: Path, count: int = 60) -> Path:
-    """A data file whose two labels are told apart by their words."""
+    """A data file with two labels that follow from the words."""
     rows = [
         {"phrase": patterns[i % len(patterns)].format(i), "tone": tone}
         for i in range(count // 2)
@@ -197,7 +197,7 @@ def edit_config(project: Project, change: Callable[[dict[str, Any]], None]) -> N
 
 
 class Listener(list[Event]):
-    """Keeps what it is told."""
+    """Keep all events."""
 
     def __call__(self, event: Event) -> None:
         self.append(event)

@@ -13,7 +13,7 @@ QUESTION_WORDS = ("What", "Whether", "Which", "How", "Where", "When", "Who", "Th
 OLD_WORDS = {
     line.partition("->")[0] for line in (ROOT / ".codespell-words.txt").read_text(encoding="utf-8").splitlines()
 }
-PARTICIPLES = {"given", "told", "asked", "wanted"}  # as the whole name of a variable, they name nothing
+PARTICIPLES = {"given", "said"}  # as the whole name of a variable, they name nothing
 
 
 def definitions(tree: ast.Module) -> Iterator[ast.AST]:

@@ -60,7 +60,7 @@ class WebChat:
             try:
                 options = self.browser.find_elements("css selector", "[role=option]")
                 next(option for option in options if name in option.text.split()).click()
-            except StaleElementReferenceException:  # the list was drawn anew
+            except StaleElementReferenceException:  # the list was drawn again
                 return False
             return True
 
@@ -77,7 +77,7 @@ class WebChat:
         return sorted(set(self.browser.execute_script("return window.seen")))
 
     def asked_for(self) -> set[str]:
-        """The hosts that pages of the net asked something of."""
+        """Hosts that the page sent requests to."""
         log = (json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance"))
         sent = [entry["params"]["request"]["url"] for entry in log if entry["method"] == "Network.requestWillBeSent"]
         return {str(urlsplit(url).hostname) for url in sent if url.startswith(("http", "ws"))}

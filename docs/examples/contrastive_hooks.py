@@ -1,4 +1,4 @@
-"""A loss of one's own: SimCTG's contrastive loss (Su et al. 2022, https://arxiv.org/abs/2202.06417) beside the cross-entropy.
+"""A custom loss: SimCTG's contrastive loss (Su et al. 2022, https://arxiv.org/abs/2202.06417) in addition to the cross-entropy.
 
 Copy it to fine-tuning/hooks.py. Models that repeat themselves have hidden states that are all alike. This loss keeps those of
 different tokens apart by a margin, so that what is said next depends more on what was said before.
@@ -20,7 +20,7 @@ def loss(model_output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     (B, T), -100 where a token is not trained, and `attention_mask` (B, T), or `position_ids` where rows are packed.
     """
     labels = batch["labels"]
-    told = functional.cross_entropy(
+    cross_entropy = functional.cross_entropy(
         model_output.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100
     )
 
@@ -31,4 +31,4 @@ def loss(model_output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     pairs &= ~torch.eye(labels.shape[1], dtype=torch.bool, device=labels.device)
     contrast = functional.relu(alike - (1 - MARGIN))[pairs].mean()
 
-    return told + WEIGHT * contrast
+    return cross_entropy + WEIGHT * contrast

@@ -1,3 +1,5 @@
+"""Run the command line: `python -m phi_scaffold`."""
+
 import sys
 
 # `python -m` puts the current folder first on the path: a project's datasets/ would be taken for the library of that name.

@@ -1,4 +1,4 @@
-"""A default project on a real model, out of the built wheel, set up and run once for all that is asked of it."""
+"""A default project on a real model, out of the built wheel, set up and run once for all tests."""
 
 from __future__ import annotations
 

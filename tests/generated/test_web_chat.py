@@ -64,7 +64,7 @@ def test_the_web_chat_answers_in_a_browser_and_changes_its_model(
 
         page.choose("#model", "onnx-several")
         page.choose("#adapter", "finetune")
-        page.type("dark cold noise\n")  # Enter asks too
+        page.type("dark cold noise\n")  # Enter sends, too
         expected.append(letters(answer(several, "dark cold noise", whole, adapter="finetune")))
         page.wait(lambda: [letters(a) for a in page.answers()] == expected)
         page.keep("web-chat-tiny")

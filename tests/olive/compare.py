@@ -89,7 +89,7 @@ def differences(ours: Workflow, olive: Mapping[str, Any], folder: Path) -> list[
 
 
 def is_written(config: Any, path: KeyPath) -> bool:
-    """Whether a config, as it stands in its file, has the key of a difference."""
+    """True if the file of a config has the key of a difference."""
     for key in path:
         if isinstance(config, list):
             config = {entry["name"]: entry for entry in config}

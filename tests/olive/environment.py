@@ -2,7 +2,7 @@
 
     python -m tests.olive.environment
 
-makes it ahead of the tests. It sees the libraries of the tests' own environment and adds what Olive needs beside, which saves
+makes it ahead of the tests. It sees the libraries of the tests' own environment and adds what else Olive needs, which saves
 minutes and gigabytes; torch above all is never downloaded.
 """
 
@@ -25,7 +25,7 @@ from phi_runtime.core.locks import exclusive
 
 OLIVE = "0.13.0"
 # `requests` is undeclared and needed. onnxruntime-genai is not: no model is built.
-BESIDE = (f"olive-ai=={OLIVE}", "datasets==5.2.0", "requests")
+OLIVE_PACKAGES = (f"olive-ai=={OLIVE}", "datasets==5.2.0", "requests")
 # Of the tests' environment, as they are there: pip fails rather than fetch a build for CUDA or another version.
 SHARED = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "onnxruntime")
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "olive-venv"
@@ -50,7 +50,7 @@ def make(folder: Path) -> Path:
     scripts, name = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
     python, installed = folder / scripts / name, folder / "installed.txt"
     libraries = sysconfig.get_path("purelib")
-    requirements = (*BESIDE, *_pins())
+    requirements = (*OLIVE_PACKAGES, *_pins())
     content = "\n".join((libraries, *requirements))
     try:
         with exclusive(folder.parent / f"{folder.name}.lock"):
@@ -67,7 +67,7 @@ def make(folder: Path) -> Path:
 def ask(python: Path, request: dict[str, Any]) -> dict[str, Any]:
     """What Olive says to a request, see probe.py. Raises RuntimeError when the probe itself fails."""
     with tempfile.TemporaryDirectory() as home:
-        # Olive writes its telemetry below the home folder, also where it is told not to send any.
+        # Olive writes its telemetry below the home folder, even if telemetry is off.
         apart = {"HOME": home, "USERPROFILE": home, "HF_HOME": home, "OLIVE_DISABLE_TELEMETRY": "1"}
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Runs inside Olive's environment and asks Olive itself: a JSON request on standard input, a JSON answer on standard output.
+"""Run inside Olive's environment and query Olive itself: a JSON request on standard input, a JSON answer on standard output.
 
     {
         "configs": {name: path},

@@ -107,7 +107,7 @@ def test_a_key_that_is_left_out_means_what_it_means_in_olive_but_for_these(
 
 
 def test_olive_still_refuses_the_function_of_a_script(answers: dict[str, Any]) -> None:
-    # Seen in 0.13.0: its validator asks pydantic 2 for what was there in pydantic 1. Once it does not, cases.py compares it.
+    # Seen in 0.13.0: its validator uses an attribute of pydantic 1 with pydantic 2. Once it does not, cases.py compares it.
     assert "has no attribute 'data'" in (answers["function-of-a-script"]["error"] or "")
 
 

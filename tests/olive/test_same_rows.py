@@ -49,9 +49,9 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     """The kind of the file, and the split and filters, by the name of the case."""
     sliced = {f"{kind} train{part}": (kind, {"split": f"train{part}"}) for kind in FILES for part in SLICES}
     filtered = {
-        f"{kind} {json.dumps(wanted)}": (kind, {"split": "train[:80%]", "col_filters": wanted})
+        f"{kind} {json.dumps(filters)}": (kind, {"split": "train[:80%]", "col_filters": filters})
         for kind in FILES
-        for wanted in FILTERS
+        for filters in FILTERS
     }
     return sliced | filtered
 
@@ -122,7 +122,7 @@ def others(files: dict[str, Path], ask_olive: Any) -> Any:
     folder = files["lines"].parent
     pattern = {"data_name": "json", "data_files": str(folder / "rows.json*")}
     text = {"data_name": "text", "data_files": str(folder / "text.txt")}
-    asked = {
+    requests = {
         "line": text,
         "paragraph": text | {"sample_by": "paragraph"},
         "document": text | {"sample_by": "document"},
@@ -130,7 +130,7 @@ def others(files: dict[str, Path], ask_olive: Any) -> Any:
         "sep": {"data_name": "csv", "data_files": str(folder / "by-tabs.csv"), "sep": "\t", "keep_default_na": False},
         "pattern": pattern,
     }
-    return ask_olive({"rows": {name: {"split": "train", **load} for name, load in asked.items()}})["rows"]
+    return ask_olive({"rows": {name: {"split": "train", **load} for name, load in requests.items()}})["rows"]
 
 
 @pytest.mark.parametrize("sample_by", ["line", "paragraph", "document"])

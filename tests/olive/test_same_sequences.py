@@ -1,6 +1,6 @@
 """Our sequences are Olive's, but for what Olive loses: the end of joined rows, and a last block that is exactly full.
 
-Without special tokens on both sides: Olive writes them into the text, with blanks beside them and "None" for a missing BOS.
+Without special tokens on both sides: Olive writes them into the text, with spaces around them and "None" for a missing BOS.
 The rows are fewer than processing_batch_size, between whose batches its sliding window would lose its place.
 """
 
@@ -119,11 +119,11 @@ def olives(ask_olive: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPat
     """What Olive makes of the rows, by case."""
     folder = tmp_path_factory.mktemp("tokenizer")
     tiny_tokenizer.save_pretrained(folder)
-    asked = {
+    requests = {
         name: {"rows": ROWS, "tokenizer": str(folder), "params": settings(case)}
         for name, case in (LINES | DRAWN | JOINED | LIMITED).items()
     }
-    answers = ask_olive({"sequences": asked})["sequences"]
+    answers = ask_olive({"sequences": requests})["sequences"]
     assert {name: a["error"] for name, a in answers.items() if a["error"]} == {}
     return {name: [_unpadded(made) for made in a["answer"]] for name, a in answers.items()}
 

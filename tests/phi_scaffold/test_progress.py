@@ -59,7 +59,7 @@ class Terminal(io.StringIO):
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int, events: Sequence[Event]) -> list[str]:
-    """The lines that a terminal of that width was sent, without colours: whenever something is said, the bar is drawn below it."""
+    """The lines that a terminal of that width was sent, without colors: after each message the bar is drawn below it."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", str(width))

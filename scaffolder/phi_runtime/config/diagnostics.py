@@ -58,6 +58,7 @@ def findings_as_dict(findings: Sequence[Finding], path: Path) -> dict[str, Any]:
 
 
 def dotted(key_path: KeyPath) -> str:
+    """Return a key path as text: `passes.lora.r`, `data_configs.0.name`."""
     return ".".join(str(k) for k in key_path)
 
 
@@ -67,6 +68,7 @@ def finding(source: Source, key_path: KeyPath, rule: str, message: str, suggesti
 
 
 def warning(source: Source, key_path: KeyPath, rule: str, message: str) -> Finding:
+    """Return a finding of severity warning."""
     return Finding("warning", source.locate(key_path), rule, dotted(key_path), message)
 
 

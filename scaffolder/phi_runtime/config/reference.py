@@ -1,6 +1,6 @@
-"""Generate docs/config.md, the reference of every key, from the schema:
+"""Generate docs/config.md, the reference of every key, from the schema.
 
-python -m phi_runtime.config.reference > docs/config.md
+Run `python -m phi_runtime.config.reference > docs/config.md` after a change of the schema.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ M = TypeVar("M", bound=BaseModel)
 class Sidecars:
     """The evaluation and the sweep of a config.
 
-    `sweep_draft` and `sweep_path` locate the sweep, which may be in the config itself."""
+    `sweep_draft` and `sweep_path` locate the sweep, which may be in the config itself.
+    """
 
     evaluation: Evaluation | None
     sweep: Sweep | None

@@ -122,7 +122,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """Return a free name next to `path` for a backup of it: `name.bak`, `name.bak1`, …"""
+    """Return a free name next to `path` for a backup of it: `name.bak`, `name.bak1` and so on."""
     names = (path.with_name(f"{path.name}.bak{n or ''}") for n in range(10_000))
     return next(n for n in names if not n.exists())
 

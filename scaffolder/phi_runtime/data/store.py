@@ -1,7 +1,8 @@
-"""Tokenised rows on the disk, read through the memory map: what is not looked at takes no memory.
+"""Tokenized rows on disk, read through a memory map: rows that are not read take no memory.
 
-A store is an artefact of four files: `tokens.npy` (ids of all rows, one after the other, uint32), `trained.npy` (of each, whether it
-is trained, bool), `rows.npy` (one `ROW` each) and `survey.json`. It is written in parts, so that a stopped tokenisation goes on.
+A store is an artifact of four files: `tokens.npy` (ids of all rows, concatenated, uint32), `trained.npy` (training
+mask, bool), `rows.npy` (one `ROW` each) and `survey.json`. It is written in parts, so that an
+interrupted tokenization resumes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ROW = np.dtype(
         ("number", "<i8"),  # place among all rows of all files, from 0
         ("tokens", "<u4"),
         ("trained", "<u4"),
-        ("question", "<u8", (2,)),  # hash of what is asked
+        ("question", "<u8", (2,)),  # hash of the question
         ("answer", "<u8"),  # hash of the answer
         ("words", "<u8"),  # hash of the question's words, without case and punctuation
         ("endless", "?"),  # True if the row does not end with an end token

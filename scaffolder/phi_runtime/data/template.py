@@ -20,8 +20,10 @@ Piece = tuple[str, bool]
 
 
 class Rendered(NamedTuple):
-    """The text of a row in pieces, its `question` (rows with the same question stay on one side of a split), and the expected
-    `answer`."""
+    """The text of a row in pieces, with its question and the expected answer.
+
+    Rows with the same question stay on one side of a split.
+    """
 
     pieces: list[Piece]
     question: str
@@ -59,9 +61,9 @@ class PromptTemplate:
 
     @classmethod
     def from_text(cls, text_template: str) -> PromptTemplate:
-        """Split Olive's `text_template` before its last column.
+        r"""Split Olive's `text_template` before its last column.
 
-        "### Text: {phrase}\\n### The tone is:\\n{tone}" → prompt "### Text: {phrase}\\n### The tone is:\\n", completion "{tone}".
+        "### Text: {phrase}\n### The tone is:\n{tone}" → prompt "### Text: {phrase}\n### The tone is:\n", completion "{tone}".
         A single column is free text: "{text}" → prompt "", completion "{text}". `{{` and `}}` are literal braces.
 
         Raises:

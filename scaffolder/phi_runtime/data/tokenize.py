@@ -152,9 +152,9 @@ class Encoder:
         return ids, runs
 
     def _same_alone(self, encoding: Any, prefix: str, end: int) -> bool:
-        """Return True if `prefix`, the text before the token `end`, has the same last tokens when nothing follows it.
+        r"""Return True if `prefix`, the text before the token `end`, has the same last tokens when nothing follows it.
 
-        Common pre-tokenizers look one character ahead in white space, `\\s+(?!\\S)`: of two spaces or line breaks the second
+        Common pre-tokenizers look one character ahead in white space, `\s+(?!\S)`: of two spaces or line breaks the second
         goes to the next word, and without one they are a single token. Their word and the one before it decide.
         """
         if not self.looks_ahead or len(prefix) < 2 or not prefix[-2:].isspace():

@@ -86,8 +86,10 @@ def _facts_of_passed(context: PassContext, previous: Manifest | None) -> dict[st
 
 
 def _reuse_files(context: PassContext, out: Path) -> None:
-    """Copy the graph in `context.previous` without its adapters. Large files are hard links where the disk
-    supports that: nothing writes into them, since a changed file is replaced as a whole."""
+    """Copy the graph in `context.previous` without its adapters.
+
+    Large files are hard links where the disk supports that: nothing writes into them, since a changed file is replaced.
+    """
     assert context.previous is not None
     for file in context.previous.iterdir():
         if file.name in (MANIFEST, RECORD, FOLDER) or file.name.startswith("."):
@@ -137,8 +139,10 @@ def _put_template(context: PassContext) -> None:
 
 
 def _adapter(context: PassContext, name: str, known: dict[str, Any], rounding: float) -> dict[str, Any]:
-    """Write the adapter `name` next to the graph and return facts about it: linked from `context.previous` if
-    it is the one that is `known` there, otherwise converted and compared with peft."""
+    """Write the adapter `name` next to the graph and return facts about it.
+
+    It is linked from `context.previous` if it is the one `known` there, otherwise converted and compared with peft.
+    """
     folder, file = context.adapters[name].path, adapter_file(context.out, name)
     template = file.with_suffix("") / TEMPLATE
     template.parent.mkdir(parents=True)

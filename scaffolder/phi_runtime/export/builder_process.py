@@ -105,6 +105,7 @@ def _before_0_15() -> bool:
 
 
 def main() -> None:
+    """Build or calibrate as the request on stdin says."""
     parent = Parent()
     request = parent.receive()
 

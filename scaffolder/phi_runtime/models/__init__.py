@@ -1,1 +1,1 @@
-"""Base models: brought into model-cache/, loaded, described."""
+"""Base models: download to model-cache/, load, describe."""

@@ -24,8 +24,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a decoder. `embeddings` counts the weights of the input embedding, and of the output head if it is not tied;
-    `stored_bytes` is the size of one weight in the model's files."""
+    """Sizes of a decoder.
+
+    `embeddings` counts the weights of the input embedding, and of the output head if it is not tied; `stored_bytes` is the
+    size of one weight in the model's files.
+    """
 
     parameters: int
     embeddings: int

@@ -26,7 +26,7 @@ def comparison_models(workflow: Workflow, training: str) -> dict[str, str]:
 
 
 def comparison_name(workflow: Workflow, step_name: str) -> str:
-    """Return the kind of the model of a pass: base, adapter, merged, finetuned, onnx-int4, …"""
+    """Return the kind of the model of a pass: base, adapter, merged, finetuned, or onnx-int4 and the like."""
     if step_name == BASE:
         return BASE
     step = workflow.passes[step_name]

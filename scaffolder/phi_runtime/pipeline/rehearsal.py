@@ -86,6 +86,7 @@ def rehearse_apart(project: Project, stage: str, overrides: Overrides | None, em
 
 
 def main() -> None:
+    """Rehearse the stage of the request on stdin."""
     parent = Parent()
     request = parent.receive()
     parent.reply(lambda: asdict(_rehearse_request(request, parent.emit)), f"a step of `{request['stage']}`")

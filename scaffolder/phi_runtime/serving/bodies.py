@@ -72,6 +72,8 @@ class _Writer:
 
 
 class ChatWriter(_Writer):
+    """Bodies of chat completions."""
+
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
     prefix = "chatcmpl"
@@ -103,6 +105,8 @@ class ChatWriter(_Writer):
 
 
 class TextWriter(_Writer):
+    """Bodies of text completions."""
+
     kind = "text_completion"
     chunk_kind = "text_completion"
     prefix = "cmpl"

@@ -65,6 +65,7 @@ def from_worker(failure: dict[str, str], text: str, guide: str) -> ApiError:
 
 
 async def on_api_error(_: Request, error: Exception) -> JSONResponse:
+    """Answer an ApiError with its status and body."""
     assert isinstance(error, ApiError)
     return error.response()
 
@@ -99,4 +100,5 @@ async def on_invalid_body(_: Request, error: Exception) -> JSONResponse:
 
 
 async def on_fault(_: Request, error: Exception) -> JSONResponse:
+    """Answer an unexpected exception with status 500 and its type, without its text."""
     return ApiError(500, f"internal error: {type(error).__name__}", code="internal_error").response()

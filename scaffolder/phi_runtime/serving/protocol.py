@@ -47,12 +47,16 @@ _ALTERNATIVES = {
 
 
 class StreamOptions(BaseModel):
+    """The `stream_options` of a request."""
+
     model_config = ConfigDict(strict=True)
 
     include_usage: bool | None = None
 
 
 class Message(BaseModel):
+    """One message of a conversation."""
+
     model_config = ConfigDict(strict=True)
 
     role: str
@@ -149,7 +153,7 @@ class ApiRequest(BaseModel, ABC):
 
 
 class ChatRequest(ApiRequest):
-    """POST /v1/chat/completions"""
+    """The body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -169,7 +173,7 @@ class ChatRequest(ApiRequest):
 
 
 class CompletionRequest(ApiRequest):
-    """POST /v1/completions"""
+    """The body of POST /v1/completions."""
 
     prompt: str | list[str]
     logprobs: int | None = Field(None, ge=0, le=5)

@@ -19,6 +19,7 @@ from phi_runtime.workers.child import Parent
 
 
 def main() -> None:
+    """Load the models of the request on stdin, then answer requests until stdin closes."""
     parent = Parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends this process
     load = LoadRequest(**parent.receive())

@@ -48,6 +48,7 @@ def staged(root: Path, step: int, facts: dict[str, Any]) -> Iterator[Path]:
 
 
 def checkpoint_folder(root: Path, step: int) -> Path:
+    """Return the folder of the checkpoint of a step."""
     return root / f"{_PREFIX}{step}"
 
 

@@ -206,4 +206,5 @@ def disk_bytes(workflow: Workflow, project: Project, shape: Shape) -> dict[str, 
 
 
 def free_disk_bytes(project: Project) -> int:
+    """Return the free bytes on the disk of the project."""
     return shutil.disk_usage(project.root).free

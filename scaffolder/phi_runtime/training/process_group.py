@@ -25,6 +25,7 @@ def join_group(*, cpu: bool) -> None:
 
 
 def leave_group() -> None:
+    """Leave the process group, if this process is in one."""
     if distributed.is_initialized():
         _control_group.cache_clear()
         distributed.destroy_process_group()
@@ -41,6 +42,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
+    """Return the rank of this process; 0 without a group."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 

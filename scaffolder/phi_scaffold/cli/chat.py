@@ -1,4 +1,4 @@
-"""phi-scaffold chat"""
+"""The command `phi-scaffold chat`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""phi-scaffold data"""
+"""The command `phi-scaffold data`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""phi-scaffold doctor"""
+"""The command `phi-scaffold doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""phi-scaffold evaluate"""
+"""The command `phi-scaffold evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""phi-scaffold fetch"""
+"""The command `phi-scaffold fetch`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""phi-scaffold generate"""
+"""The command `phi-scaffold generate`."""
 
 from __future__ import annotations
 

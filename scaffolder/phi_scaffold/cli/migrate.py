@@ -1,4 +1,4 @@
-"""phi-scaffold migrate"""
+"""The command `phi-scaffold migrate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""phi-scaffold models"""
+"""The command `phi-scaffold models`."""
 
 from __future__ import annotations
 

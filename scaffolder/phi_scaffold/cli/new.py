@@ -1,4 +1,4 @@
-"""phi-scaffold new"""
+"""The command `phi-scaffold new`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""phi-scaffold optimize"""
+"""The command `phi-scaffold optimize`."""
 
 from __future__ import annotations
 

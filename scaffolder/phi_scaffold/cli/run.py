@@ -1,4 +1,4 @@
-"""phi-scaffold run"""
+"""The command `phi-scaffold run`."""
 
 from __future__ import annotations
 

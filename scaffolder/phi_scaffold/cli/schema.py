@@ -1,4 +1,4 @@
-"""phi-scaffold schema"""
+"""The command `phi-scaffold schema`."""
 
 from __future__ import annotations
 

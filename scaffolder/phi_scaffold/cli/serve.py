@@ -1,4 +1,4 @@
-"""phi-scaffold serve"""
+"""The command `phi-scaffold serve`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""phi-scaffold status"""
+"""The command `phi-scaffold status`."""
 
 from __future__ import annotations
 

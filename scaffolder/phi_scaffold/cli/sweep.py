@@ -1,4 +1,4 @@
-"""phi-scaffold sweep"""
+"""The command `phi-scaffold sweep`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""phi-scaffold validate"""
+"""The command `phi-scaffold validate`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def validate(
         Path | None, typer.Argument(help="Workflow config; default: fine-tuning/olive-config.json.")
     ] = None,
 ) -> None:
-    """Check a workflow config of any Olive version; print each problem as path:line:column: error|warning: …
+    """Check a workflow config of any Olive version; print each problem with its place.
 
     Example: phi-scaffold validate fine-tuning/olive-config.json
     """

@@ -1,0 +1,1 @@
+"""Create projects: answers, questions, and the files of the template."""

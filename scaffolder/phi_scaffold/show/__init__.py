@@ -1,0 +1,1 @@
+"""Draw what the runtime reports: tables, trees and progress, plain when piped."""

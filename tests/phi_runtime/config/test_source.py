@@ -253,10 +253,10 @@ def test_a_value_that_came_from_an_alias_is_nobodys_twin(tmp_path: Path) -> None
 
 
 def test_comments_are_found_in_json(tmp_path: Path) -> None:
-    text = '// top\n{"a": "// no", // beside\n  /* two\n   * lines */ "b": 1 /**/ }\n//end'
+    text = '// top\n{"a": "// no", // inline\n  /* two\n   * lines */ "b": 1 /**/ }\n//end'
     assert read_source(write(tmp_path, text)).comments == (
         Comment("top", 0, own_line=True),
-        Comment("beside", 22, own_line=False),
+        Comment("inline", 22, own_line=False),
         Comment("two\nlines", 34, own_line=True),
         Comment("", 62, own_line=False),
         Comment("end", 69, own_line=True),
@@ -265,7 +265,7 @@ def test_comments_are_found_in_json(tmp_path: Path) -> None:
 
 def test_comments_are_found_in_yaml_and_nothing_else_is_taken_for_one(tmp_path: Path) -> None:
     text = """# top
-a: 'x # no'  #  beside
+a: 'x # no'  #  inline
 b: |  # header
   # no
   text
@@ -281,7 +281,7 @@ e: >
     comments = read_yaml(tmp_path, text).comments
     assert [(c.text, c.own_line) for c in comments] == [
         ("top", True),
-        ("beside", False),
+        ("inline", False),
         ("header", False),
         ("after", True),
         ("plain", False),
@@ -321,14 +321,14 @@ def test_it_reads_whatever_pyyaml_itself_writes(tmp_path: Path) -> None:
 
 
 JSON = """// header
-{ "a": [1, 2.5e-3, "t\\u00e9\\n"], /* b */ "b": {"c": null, "d": [{"e": true}, {}]}, // beside
+{ "a": [1, 2.5e-3, "t\\u00e9\\n"], /* b */ "b": {"c": null, "d": [{"e": true}, {}]}, // inline
   "f": "long text, with: everything # in it"
   // after
 }
 """
 YAML = """%YAML 1.1
 --- # start
-base: &b {x: 1, "y": [1, 'it''s', null]} # beside
+base: &b {x: 1, "y": [1, 'it''s', null]} # inline
 c: &l
   <<: *b
   z: |  # header

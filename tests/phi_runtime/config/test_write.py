@@ -121,10 +121,10 @@ def test_small_objects_stay_on_one_line_as_items_of_a_list_up_to_80_columns() ->
 def test_comments_stand_before_beside_and_after_what_they_are_about() -> None:
     comments: dict[KeyPath, Comments] = {
         (): Comments(("header", "", "more"), "", ("footer",)),
-        ("a",): Comments(("about a",), "beside a"),
-        ("b",): Comments((), "beside b"),
-        ("b", 0, "x"): Comments(("about x",), "beside x", ("after x",)),
-        ("b", 1): Comments((), "beside the item", ("after the item",)),
+        ("a",): Comments(("about a",), "inline a"),
+        ("b",): Comments((), "inline b"),
+        ("b", 0, "x"): Comments(("about x",), "inline x", ("after x",)),
+        ("b", 1): Comments((), "inline the item", ("after the item",)),
         ("c",): Comments(("several\nlines",)),
     }
     value = {"a": 1, "b": [{"x": 1}, {"w": 2, "z": 3}], "c": []}
@@ -135,14 +135,14 @@ def test_comments_stand_before_beside_and_after_what_they_are_about() -> None:
 // more
 {
     // about a
-    "a": 1, // beside a
-    "b": [ // beside b
+    "a": 1, // inline a
+    "b": [ // inline b
         {
             // about x
-            "x": 1 // beside x
+            "x": 1 // inline x
             // after x
         },
-        {"w": 2, "z": 3} // beside the item
+        {"w": 2, "z": 3} // inline the item
         // after the item
     ],
     // several
@@ -159,13 +159,13 @@ def test_comments_stand_before_beside_and_after_what_they_are_about() -> None:
 # more
 
 # about a
-a: 1 # beside a
-b: # beside b
+a: 1 # inline a
+b: # inline b
   -
     # about x
-    x: 1 # beside x
+    x: 1 # inline x
     # after x
-  - # beside the item
+  - # inline the item
     w: 2
     z: 3
   # after the item
@@ -284,8 +284,8 @@ def random_comments(chooser: random.Random, value: Any) -> dict[KeyPath, Comment
 
     found = {}
     for key_path, is_last, is_filled in entries(value):
-        beside = chooser.choice(["", "", "b", "# // b"]) if key_path or not is_filled else ""
-        comments = Comments(texts(), beside, texts() if is_last else ())
+        inline = chooser.choice(["", "", "b", "# // b"]) if key_path or not is_filled else ""
+        comments = Comments(texts(), inline, texts() if is_last else ())
         if chooser.random() < 0.4 and comments != Comments():
             found[key_path] = comments
     return found

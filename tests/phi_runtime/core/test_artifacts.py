@@ -1,4 +1,4 @@
-"""An artefact is whole or it does not exist."""
+"""An artifact is complete or absent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phi_runtime.core import artifacts as artefacts
+from phi_runtime.core import artifacts
 from phi_runtime.core.artifacts import digest, put_in_place, read_manifest, require_free_space, seal
 from phi_runtime.core.errors import Conflict, OutOfResources
 from phi_runtime.core.locks import exclusive, is_held
@@ -71,7 +71,7 @@ def test_digest_does_not_depend_on_the_order_of_keys() -> None:
 
 def test_too_little_disk_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(artefacts.shutil, "disk_usage", lambda _: usage(10, 10, int(1e9)))
+    monkeypatch.setattr(artifacts.shutil, "disk_usage", lambda _: usage(10, 10, int(1e9)))
     with pytest.raises(OutOfResources, match=r"needs 2\.0 GB .* 1\.0 GB free") as caught:
         require_free_space(tmp_path, int(2e9), "merging")
     assert caught.value.exit_code == 8

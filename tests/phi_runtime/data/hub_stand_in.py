@@ -185,8 +185,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def file(self, content: bytes, headers: dict[str, str]) -> None:
         headers = headers | {"Accept-Ranges": "bytes"}
-        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            start, end = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+        if requested := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, end = int(requested[1]), min(int(requested[2] or len(content)), len(content) - 1)
             headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
             return self.answer(206, content[start : end + 1], headers, start)
         return self.answer(200, content, headers)

@@ -23,7 +23,7 @@ def marked(ids: Sequence[int], trained: Sequence[bool], endless: bool = False) -
 
 
 def store_of(rows: Sequence[Encoded], questions: Sequence[tuple[str, str]] | None = None) -> Store:
-    """A store of encoded rows; `questions` are what each asks and the answer, which the split goes by."""
+    """A store of encoded rows; `questions` are question and answer of each, which decide the split."""
     named = questions or [(f"question {i}", f"answer {i}") for i in range(len(rows))]
     return Store(
         np.array([token for row in rows for token in row.ids], dtype=np.uint32),

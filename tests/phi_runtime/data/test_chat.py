@@ -9,7 +9,7 @@ import pytest
 
 from phi_runtime.data.chat import ChatError, messages_of, text_of, tools_of
 
-ASKED = {"role": "user", "content": "Hi"}
+QUESTION = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Ho"}
 CALL = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
 
@@ -17,16 +17,16 @@ CALL = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 @pytest.mark.parametrize(
     "value",
     [
-        [ASKED, ANSWER],
-        json.dumps([ASKED, ANSWER]),
+        [QUESTION, ANSWER],
+        json.dumps([QUESTION, ANSWER]),
         [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}],
         [{"from": "User", "value": "Hi", "weight": 0}, {"from": "ChatGPT", "value": "Ho"}],
-        [ASKED | {"id": 7, "name": None, "tool_calls": []}, ANSWER | {"reasoning_content": ""}],
+        [QUESTION | {"id": 7, "name": None, "tool_calls": []}, ANSWER | {"reasoning_content": ""}],
         [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}, ANSWER],
     ],
 )
 def test_every_form_of_the_same_conversation_reads_alike(value: Any) -> None:
-    assert messages_of(value) == [ASKED, ANSWER]
+    assert messages_of(value) == [QUESTION, ANSWER]
 
 
 def test_the_speakers_of_sharegpt_have_their_roles() -> None:
@@ -48,30 +48,30 @@ def test_the_speakers_of_sharegpt_have_their_roles() -> None:
 
 
 def test_what_follows_the_last_answer_is_left_out() -> None:
-    more = [ASKED, ANSWER, ASKED | {"content": "Bye"}, {"role": "tool", "content": "7"}]
-    assert messages_of(more) == [ASKED, ANSWER]
+    more = [QUESTION, ANSWER, QUESTION | {"content": "Bye"}, {"role": "tool", "content": "7"}]
+    assert messages_of(more) == [QUESTION, ANSWER]
     assert messages_of([*more, ANSWER]) == [*more, ANSWER]
 
 
 def test_the_column_system_is_the_first_message_where_there_is_none() -> None:
     system = {"role": "system", "content": "Be brief."}
-    assert messages_of([ASKED, ANSWER], "Be brief.") == [system, ASKED, ANSWER]
-    assert messages_of([system, ASKED, ANSWER], "Be long.") == [system, ASKED, ANSWER]
+    assert messages_of([QUESTION, ANSWER], "Be brief.") == [system, QUESTION, ANSWER]
+    assert messages_of([system, QUESTION, ANSWER], "Be long.") == [system, QUESTION, ANSWER]
     for nothing in (None, "", "  ", 7):
-        assert messages_of([ASKED, ANSWER], nothing) == [ASKED, ANSWER]
+        assert messages_of([QUESTION, ANSWER], nothing) == [QUESTION, ANSWER]
 
 
 def test_calls_of_tools_names_and_reasoning_are_carried() -> None:
     called = {"role": "assistant", "content": None, "tool_calls": CALL}
     result = {"role": "tool", "content": "3", "tool_call_id": "1", "name": "add"}
     thought = ANSWER | {"reasoning_content": "hm"}
-    found = messages_of([ASKED, called, result, thought])
-    assert found == [ASKED, called | {"content": ""}, result, thought]
+    found = messages_of([QUESTION, called, result, thought])
+    assert found == [QUESTION, called | {"content": ""}, result, thought]
     assert [text_of(m) for m in found] == ["Hi", "", "3", "Ho"]
 
 
 def test_a_conversation_that_is_read_is_not_changed() -> None:
-    value = [ASKED, {"role": "assistant", "content": None, "tool_calls": CALL}, ANSWER, ASKED]
+    value = [QUESTION, {"role": "assistant", "content": None, "tool_calls": CALL}, ANSWER, QUESTION]
     before = json.dumps(value)
     messages_of(value, "Be brief.")
     assert json.dumps(value) == before
@@ -86,9 +86,9 @@ def test_a_conversation_that_is_read_is_not_changed() -> None:
         (None, "is NoneType; expected a list"),
         ({"role": "user"}, "is dict; expected a list"),
         ('{"role": "user"}', "is dict; expected a list"),
-        ([ASKED], "has no message of the assistant, so there is no answer to train on"),
-        ([ASKED, "Ho"], "has a message 2 that is not an object"),
-        ([ASKED, {"content": "Ho"}], "has neither `role` and `content` nor `from` and `value` in message 2"),
+        ([QUESTION], "has no message of the assistant, so there is no answer to train on"),
+        ([QUESTION, "Ho"], "has a message 2 that is not an object"),
+        ([QUESTION, {"content": "Ho"}], "has neither `role` and `content` nor `from` and `value` in message 2"),
         ([{"role": "usr", "content": "Hi"}, ANSWER], r"role 'usr' in message 1.*did you mean `user`\?"),
         ([{"role": ["user"], "content": "Hi"}, ANSWER], r"the role \['user'\] in message 1"),
         ([{"from": "humen", "value": "Hi"}, ANSWER], r"speaker 'humen' in message 1.*did you mean `human`\?"),
@@ -96,8 +96,8 @@ def test_a_conversation_that_is_read_is_not_changed() -> None:
         ([{"role": "user"}, ANSWER], "has no content in message 1"),
         ([{"role": "user", "content": None}, ANSWER], "has no content in message 1"),
         ([{"role": "user", "content": 7}, ANSWER], "has 7 as content of message 1; expected text"),
-        ([ASKED, {"role": "assistant", "content": " \n"}], "has an empty answer in message 2"),
-        ([ASKED, {"from": "gpt", "value": ""}], "has an empty answer in message 2"),
+        ([QUESTION, {"role": "assistant", "content": " \n"}], "has an empty answer in message 2"),
+        ([QUESTION, {"from": "gpt", "value": ""}], "has an empty answer in message 2"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ANSWER],
             "has content other than text in message 1",

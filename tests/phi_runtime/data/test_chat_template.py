@@ -24,7 +24,7 @@ CHATML = (
     "{% for call in m.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# As Phi-3 has it: all of it ends in the end of text, unless it asks.
+# As Phi-3 has it: all of it ends in the end of text, unless it is a prompt.
 PHI3 = (
     "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
@@ -61,13 +61,13 @@ TURNS = chat("Hi", "Ho", "How?", " So.\nAnd so. ")
 
 
 def trained(source: str, row: dict[str, Any]) -> list[str]:
-    """The texts that are trained; beside them all stand as the template writes the whole."""
+    """The texts that are trained; all others are as in the full text of the template."""
     made = template(source)
     pieces = made.row(row, completion_only=True).pieces
     assert "".join(text for text, _ in pieces) == made.row(row, completion_only=False).pieces[0][0]
     before = [i for i, (_, learned) in enumerate(pieces) if learned][-1]
-    asked = made.render_prompt(row)
-    assert asked == "".join(text for text, _ in pieces[:before]), "the last answer must follow on what is asked"
+    prompt = made.render_prompt(row)
+    assert prompt == "".join(text for text, _ in pieces[:before]), "the last answer must follow the prompt"
     return [text for text, learned in pieces if learned]
 
 
@@ -129,13 +129,13 @@ def test_the_whole_is_trained_on_request() -> None:
 def test_question_and_reference_are_those_of_the_last_answer() -> None:
     made = template(CHATML)
 
-    def asked(row: dict[str, Any]) -> str:
+    def question_of(row: dict[str, Any]) -> str:
         return made.row(row, completion_only=True).question
 
     assert made.reference(TURNS) == "So.\nAnd so."
-    assert asked(TURNS) == json.dumps(TURNS["messages"][:-1])
-    assert asked(TURNS) != asked(TURNS | {"system": "Be brief."})
-    assert asked(chat("Hi", "Ho", "Bye")) == asked(chat("Hi", "Ha"))
+    assert question_of(TURNS) == json.dumps(TURNS["messages"][:-1])
+    assert question_of(TURNS) != question_of(TURNS | {"system": "Be brief."})
+    assert question_of(chat("Hi", "Ho", "Bye")) == question_of(chat("Hi", "Ha"))
     assert made.prompt_for("Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert made.render_prompt(chat("Hi", "Ho", system="Be brief.")).startswith("<|im_start|>system\nBe brief.")
 
@@ -179,8 +179,8 @@ def test_the_text_is_that_of_the_tokenizer_itself(tokenizer: Any, source: str) -
     assert made.row(TURNS, completion_only=False).pieces[0][0] == tokenizer.apply_chat_template(
         messages, tokenize=False
     )
-    asked = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-    assert made.render_prompt(TURNS) == asked
+    prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    assert made.render_prompt(TURNS) == prompt
     assert made.names["eos_token"] == tokenizer.eos_token
     assert {"<think>", "<|im_end|>", "<|endoftext|>"} <= set(made.markers)
 

@@ -1,4 +1,4 @@
-"""What a data file holds is told from its columns and values, and how long its texts are."""
+"""The content of a data file is detected from its columns and values, with the lengths of its texts."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_lengths_are_those_of_the_longest_row_and_answer(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("role", [("role", "content", "user", "assistant"), ("from", "value", "human", "gpt")])
 def test_a_list_of_messages_is_a_conversation(tmp_path: Path, role: tuple[str, ...]) -> None:
-    who, what, asks, answers = role
-    turns = [{who: asks, what: "12345"}, {who: answers, what: "123"}]
+    who, what, user, answers = role
+    turns = [{who: user, what: "12345"}, {who: answers, what: "123"}]
     rows: list[dict[str, Any]] = [{"id": 7, "messages": turns}, {"id": 8, "messages": turns * 2}]
     assert find_columns(write(tmp_path, *rows)) == Columns(
         ("messages",), "messages", 2, (), kind="chat", longest=16, longest_answer=3

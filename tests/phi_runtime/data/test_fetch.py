@@ -1,4 +1,4 @@
-"""A data set of the hub in a project: brought by `fetch` (from the stand-in), a file like any other from then on."""
+"""A data set of the hub in a project: downloaded by `fetch` (from the stand-in), a file like any other from then on."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def tokenizer_of(family: Family) -> Any:
 
 
 def ids_of(text: str, family: Family, tokenizer: Any) -> list[int]:
-    """The ids of a text by hand: one for each special token, one for each byte of what stands between."""
+    """The ids of a text by hand: one for each special token, one for each byte of the text between."""
     from tokenizers import pre_tokenizers
 
     special = "|".join(re.escape(t) for t in sorted(family.specials, key=len, reverse=True))
@@ -169,12 +169,12 @@ def test_what_is_asked_is_what_stood_before_the_answer_in_training(name: str) ->
     family = FAMILIES[name]
     tokenizer = tokenizer_of(family)
     template = ChatTemplate.from_config(tokenizer, catalog().prompt_formats[name].chat_template, "messages")
-    asked = template.render_prompt({"messages": CHAT})
-    assert family.text.startswith(asked)
-    assert family.text.removeprefix(asked).rstrip("\n") == family.trained[1]
+    prompt = template.render_prompt({"messages": CHAT})
+    assert family.text.startswith(prompt)
+    assert family.text.removeprefix(prompt).rstrip("\n") == family.trained[1]
     tokenizer.chat_template = template.source
     expected = tokenizer.apply_chat_template(CHAT[:-1], add_generation_prompt=True)["input_ids"]
-    assert prompt_ids(tokenizer, asked, special=template.special) == expected
+    assert prompt_ids(tokenizer, prompt, special=template.special) == expected
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "plain", "phi-2"])

@@ -1,4 +1,4 @@
-"""hooks.py beside the config changes rows, leaves some out, and when it fails its own line is shown."""
+"""hooks.py next to the config changes and drops rows; an error in it shows its line."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def store(questions: Sequence[str], *, template: tuple[str, str] = ("", ""), ans
     """A store in which each word is a token."""
     rows = []
     for question in questions:
-        asked, said = ids(f"{template[0]}{question}{template[1]}"), ids(answer)
-        rows.append(marked(asked + said, [False] * len(asked) + [True] * len(said)))
+        prompt, answer_ids = ids(f"{template[0]}{question}{template[1]}"), ids(answer)
+        rows.append(marked(prompt + answer_ids, [False] * len(prompt) + [True] * len(answer_ids)))
     return store_of(rows, [(f"{template[0]}{q}{template[1]}", answer) for q in questions])
 
 

@@ -16,7 +16,7 @@ def root(request: Any, tmp_path: Path) -> Path:
     """A project, also one in a folder whose name looks like a pattern."""
     folder = tmp_path / request.param
     make(folder, "datasets/b.jsonl", "datasets/a.jsonl.gz", "datasets/note.txt", "datasets/sub/c.json")
-    make(folder, "datasets/.hidden.jsonl", "datasets/_cache/d.jsonl", "fine-tuning/beside.jsonl")
+    make(folder, "datasets/.hidden.jsonl", "datasets/_cache/d.jsonl", "fine-tuning/local.jsonl")
     return folder
 
 
@@ -43,7 +43,7 @@ def found(root: Path, files: Any = None, data_name: str = "json", **load: Any) -
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ("beside.jsonl", ["fine-tuning/beside.jsonl"]),
+        ("local.jsonl", ["fine-tuning/local.jsonl"]),
         ("../datasets/b.jsonl", ["datasets/b.jsonl"]),
         (["../datasets/b.jsonl", "../datasets/a.jsonl.gz"], ["datasets/b.jsonl", "datasets/a.jsonl.gz"]),
         ("../datasets/none.jsonl", ["datasets/none.jsonl"]),
@@ -54,10 +54,10 @@ def found(root: Path, files: Any = None, data_name: str = "json", **load: Any) -
         ("../datasets/**.jsonl", ["datasets/b.jsonl"]),
         ("../*/b.jsonl", ["datasets/b.jsonl"]),
         ("../datasets/*.csv", ["datasets/*.csv"]),
-        (["../datasets/*.jsonl", "beside.jsonl"], ["datasets/b.jsonl", "fine-tuning/beside.jsonl"]),
+        (["../datasets/*.jsonl", "local.jsonl"], ["datasets/b.jsonl", "fine-tuning/local.jsonl"]),
         ("../datasets", ["datasets/a.jsonl.gz", "datasets/b.jsonl", "datasets/sub/c.json"]),
-        ({"train": "../datasets/*.jsonl", "test": "beside.jsonl"}, ["datasets/b.jsonl"]),
-        ({"test": "beside.jsonl"}, []),
+        ({"train": "../datasets/*.jsonl", "test": "local.jsonl"}, ["datasets/b.jsonl"]),
+        ({"test": "local.jsonl"}, []),
     ],
 )
 def test_files_patterns_and_folders_are_found_from_the_config_by_name(
@@ -77,7 +77,7 @@ def test_what_is_not_beside_the_config_is_found_under_the_root(root: Path) -> No
     config = root / "fine-tuning" / "olive-config.json"
     for written in ("datasets/b.jsonl", "datasets", "datasets/*.jsonl"):
         assert resolve(written, config).from_root
-    for written in ("beside.jsonl", "../datasets/b.jsonl", "datasets/none.jsonl", "datasets/*.csv"):
+    for written in ("local.jsonl", "../datasets/b.jsonl", "datasets/none.jsonl", "datasets/*.csv"):
         assert not resolve(written, config).from_root
     assert found(root, "datasets/*.jsonl") == ["datasets/b.jsonl"]
     assert found(root, "datasets/none.jsonl") == ["fine-tuning/datasets/none.jsonl"]

@@ -1,4 +1,4 @@
-"""Rows are tokenised once: a store is kept for as long as nothing changes, and a stopped one goes on where it was."""
+"""Rows are tokenized once: a store is reused while nothing changes, and an interrupted one is resumed."""
 
 from __future__ import annotations
 
@@ -132,13 +132,13 @@ def test_what_is_seen_on_the_way_is_counted_with_its_place(tmp_path: Path, cache
 def test_half_of_a_surrogate_pair_anywhere_in_a_row_is_its_fault(
     tmp_path: Path, cache: Path, tiny_tokenizer: Any
 ) -> None:
-    asked = {"role": "user", "content": "Hi"}
+    question = {"role": "user", "content": "Hi"}
     calls = [{"function": {"name": "\ud83d"}}]
     path = write(
         tmp_path / "a.jsonl",
-        {"messages": [asked, {"role": "assistant", "content": "Ho"}]},
-        {"messages": [asked, {"role": "assistant", "content": "Ho", "tool_calls": calls}]},
-        {"messages": [asked, {"role": "assistant", "content": "Ho"}], "tools": calls},
+        {"messages": [question, {"role": "assistant", "content": "Ho"}]},
+        {"messages": [question, {"role": "assistant", "content": "Ho", "tool_calls": calls}]},
+        {"messages": [question, {"role": "assistant", "content": "Ho"}], "tools": calls},
         {"\ud83d": 1},
         {"messages": [{"role": "\ud83d", "content": "x"}]},
     )
@@ -172,13 +172,13 @@ def test_the_memory_map_is_of_the_store_and_the_progress_is_told(
     heard = Listener()
     store = prepare(recipe, cache, heard, "finetune")
     assert isinstance(store.tokens.base, np.memmap)
-    told = [event["done"] for event in heard.of("progress")]
-    assert told == sorted(told)
-    assert told[-1] <= 40
+    reported = [event["done"] for event in heard.of("progress")]
+    assert reported == sorted(reported)
+    assert reported[-1] <= 40
     assert heard.of("progress")[0] == {"stage": "finetune", "done": 0, "total": None, "unit": "rows"}
 
 
-# -- when it is made anew -----------------------------------------------------------------------------------------------------
+# -- when it is built again -----------------------------------------------------------------------------------------------------
 
 
 def test_the_second_time_nothing_is_read_and_no_tokenizer_loaded(

@@ -1,4 +1,4 @@
-"""Data files: every good form is read as a stream, every fault is shown where it stands, and what is good goes on behind it."""
+"""Data files: every valid format is read as a stream, every error shows its place, and reading continues after it."""
 
 from __future__ import annotations
 

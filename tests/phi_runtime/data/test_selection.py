@@ -39,7 +39,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
         ("train[:90%]", 15, (0, 14)),
         ("train[90%:]", 15, (14, 15)),
         ("train[:50%]", 3, (0, 2)),
-        ("train[:50%]", 5, (0, 2)),  # 2.5 goes to the even neighbour, as Python's round has it
+        ("train[:50%]", 5, (0, 2)),  # 2.5 goes to the even neighbor, as Python's round has it
         ("train[33%:66%]", 10, (3, 7)),
         ("train[-10%:]", 15, (13, 15)),
         ("train[:-10%]", 15, (0, 13)),

@@ -1,4 +1,4 @@
-"""Tokenised rows become sequences by Olive's strategies, and nothing is lost on the way without being said."""
+"""Tokenized rows become sequences by Olive's strategies, and nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def olive_lines(rows: list[Example], max_seq_len: int, max_samples: int, seed: i
 
 
 def olive_joins(rows: list[Example], max_seq_len: int, max_samples: int, seed: int, retries: int) -> list[list[int]]:
-    """What Olive 0.13.0 draws with join-random: its loop as it stands, without the tokenizer."""
+    """What Olive 0.13.0 draws with join-random: its own loop, without the tokenizer."""
     rng, drawn = Random(seed), []
     for _ in range(max_samples):
         resamples = 0
@@ -328,7 +328,7 @@ def test_full_windows_are_those_of_olive(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "chosen", "says", "mend"),
+    ("rows", "chosen", "message", "fix"),
     [
         (
             [row(*range(9), prompt=1), row(*range(12), prompt=1)],
@@ -365,12 +365,12 @@ def test_full_windows_are_those_of_olive(seed: int) -> None:
     ],
 )
 def test_where_nothing_is_left_the_counts_and_what_to_do_are_said(
-    rows: list[Example], chosen: dict[str, Any], says: str, mend: str
+    rows: list[Example], chosen: dict[str, Any], message: str, fix: str
 ) -> None:
     with pytest.raises(DataError) as caught:
         made(rows, **chosen)
-    assert says in caught.value.what
-    assert caught.value.fix == mend
+    assert message in caught.value.what
+    assert caught.value.fix == fix
 
 
 @pytest.mark.parametrize("strategy", ["line-by-line", "join"])

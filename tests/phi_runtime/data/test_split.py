@@ -42,17 +42,17 @@ def test_each_label_gives_its_share() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("wanted", [1, 7, 20, 33, 99])
-def test_shares_are_those_of_the_largest_remainders(wanted: int, seed: int) -> None:
+@pytest.mark.parametrize("size", [1, 7, 20, 33, 99])
+def test_shares_are_those_of_the_largest_remainders(size: int, seed: int) -> None:
     counts = {"many": 61, "some": 25, "few": 11, "rare": 3}
     uneven = [(f"{label} {i}", label) for label, count in counts.items() for i in range(count)]
-    _, held_out = split(uneven, wanted, seed)
+    _, held_out = split(uneven, size, seed)
     found = Counter(answer for _, answer in held_out)
-    exact = {label: wanted * count / 100 for label, count in counts.items()}
+    exact = {label: size * count / 100 for label, count in counts.items()}
     # Hamilton's method: each its whole part, and one more to those with the largest fractions.
     by_fraction = sorted(exact, key=lambda label: exact[label] % 1, reverse=True)
     expected = {label: int(share) for label, share in exact.items()}
-    for label in by_fraction[: wanted - sum(expected.values())]:
+    for label in by_fraction[: size - sum(expected.values())]:
         expected[label] += 1
     assert [found[label] for label in counts] == [expected[label] for label in counts]
 

@@ -1,4 +1,4 @@
-"""The prompt template: what is asked is what was trained."""
+"""The prompt template: inference prompts equal trained prompts."""
 
 from __future__ import annotations
 
@@ -35,8 +35,12 @@ def test_one_column_alone_is_free_text_with_nothing_asked() -> None:
     template = PromptTemplate.from_text("{text}")
     assert (template.inputs, template.columns) == ((), ("text",))
     assert (template.render_prompt({}), template.render_completion({"text": "x"})) == ("", "x")
-    told = PromptTemplate.from_text("A {{story}}: {text}\nThe end.")
-    assert (told.render_prompt({}), told.completion, told.stop) == ("A {story}: ", "{text}\nThe end.", "\nThe end.")
+    template = PromptTemplate.from_text("A {{story}}: {text}\nThe end.")
+    assert (template.render_prompt({}), template.completion, template.stop) == (
+        "A {story}: ",
+        "{text}\nThe end.",
+        "\nThe end.",
+    )
 
 
 def test_a_prompt_column_may_be_used_twice() -> None:

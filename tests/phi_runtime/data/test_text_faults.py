@@ -1,4 +1,4 @@
-"""Personal data, secrets and the traces of a wrong encoding: what is told, and what only looks like them."""
+"""Personal data, secrets and the traces of a wrong encoding: detected, without false positives."""
 
 from __future__ import annotations
 

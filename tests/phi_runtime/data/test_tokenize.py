@@ -1,4 +1,4 @@
-"""Rows become exactly the tokens that inference will see, and what is trained of them is what was asked for."""
+"""Rows become exactly the tokens that inference will see, with the requested training mask."""
 
 from __future__ import annotations
 
@@ -254,10 +254,10 @@ def test_short_answers_tell_their_border_by_their_own_tokens_as_trying_does(toke
 def test_the_model_learns_to_go_on_from_the_very_prompt_that_it_is_given(tokenizer: Any) -> None:
     rows = some_rows(7, 1500, 1)
     for ((prompt, _), answer), row in zip(rows, Encoder(tokenizer).encode(rows), strict=True):
-        asked = prompt_ids(tokenizer, prompt)
-        assert row.ids[: len(asked)] == asked, (prompt, answer)
-        assert not any(row.trained[: len(asked)])
-        assert all(row.trained[len(asked) :])
+        prompt_tokens = prompt_ids(tokenizer, prompt)
+        assert row.ids[: len(prompt_tokens)] == prompt_tokens, (prompt, answer)
+        assert not any(row.trained[: len(prompt_tokens)])
+        assert all(row.trained[len(prompt_tokens) :])
         assert row.ids[-1] == tokenizer.eos_token_id
 
 
@@ -278,9 +278,9 @@ def test_what_would_cross_the_border_is_encoded_apart(kind: str, prompt: str, an
     tokenizer = trained_tokenizer(kind)
     whole = tokenizer(prompt + answer).input_ids
     row = Encoder(tokenizer, end_token=False).encode([[(prompt, False), (answer, True)]])[0]
-    asked = prompt_ids(tokenizer, prompt)
-    assert whole[: len(asked)] != asked
-    assert row.ids == asked + tokenizer(answer, add_special_tokens=False).input_ids
+    prompt_tokens = prompt_ids(tokenizer, prompt)
+    assert whole[: len(prompt_tokens)] != prompt_tokens
+    assert row.ids == prompt_tokens + tokenizer(answer, add_special_tokens=False).input_ids
 
 
 def test_a_tokenizer_without_a_fast_backend_is_asked_itself(bos_tokenizer: Any) -> None:

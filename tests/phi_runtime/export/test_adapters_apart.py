@@ -129,8 +129,8 @@ def test_an_adapter_that_is_added_later_or_trained_anew_takes_no_rebuild(
     assert run(project, listener, until="export").done == (
         "export",
     )  # `style` is on other modules: the graph gets inputs for them
-    tried = [e["message"] for e in listener.of("progress") if e.get("message", "").startswith("trying")]
-    assert tried == ["trying the adapter `style`"]
+    tried = [e["message"] for e in listener.of("progress") if e.get("message", "").startswith("testing the adapter")]
+    assert tried == ["testing the adapter `style`"]
     after = (onnx / "model.onnx.data").stat()
     assert (after.st_mtime_ns, after.st_size) == (weights.st_mtime_ns, weights.st_size)
     assert np.array_equal(onnx_logits(onnx), before)
@@ -185,7 +185,7 @@ def test_a_kill_while_an_adapter_is_added_leaves_what_was_there(project: Project
         "from phi_runtime.pipeline.engine import run\n"
         "from phi_runtime.core.project import find_project\n"
         "def kill(e):\n"
-        "    if e.data.get('message') == 'trying the adapter `style`':\n"
+        "    if e.data.get('message') == 'testing the adapter `style`':\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "run(find_project(pathlib.Path(sys.argv[1])), kill, until='export')\n"
     )

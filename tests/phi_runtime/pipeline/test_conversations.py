@@ -1,4 +1,4 @@
-"""Conversations go through every stage, and each model is asked with the very template that it was trained with."""
+"""Conversations go through every stage, and each model gets prompts of the template that it was trained with."""
 
 from __future__ import annotations
 

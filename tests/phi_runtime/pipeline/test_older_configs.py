@@ -126,7 +126,7 @@ def test_the_toolkits_chain_leaves_the_adapter_beside_the_graph_of_its_base(azur
     config["passes"] = {
         "lora": lora,
         "optimum": {"type": "OptimumConversion"},
-        "optimise": {"type": "OrtTransformersOptimization", "config": {"model_type": "gpt2", "opt_level": 0}},
+        "optimize": {"type": "OrtTransformersOptimization", "config": {"model_type": "gpt2", "opt_level": 0}},
         "extract": {"type": "ExtractAdapters", "config": {"make_inputs": True, "pack_inputs": True}},
         "metadata": {"type": "ModelBuilder", "config": {"metadata_only": True, "precision": "int4"}},
     }

@@ -38,7 +38,7 @@ def test_the_step_is_made_on_the_longest_rows(make_project: MakeProject, tmp_pat
     project = make_project(per_device_train_batch_size=2, gradient_accumulation_steps=3, max_steps=-1)
     lengthen(project, 17)
     listener = Listener()
-    context = context_of(project, tmp_path / "aside", listener)
+    context = context_of(project, tmp_path / "work", listener)
     unpacked = context.config.model_copy(update={"packing": False, "eval_dataset_size": 0.0})
     done = rehearse(replace(context, config=unpacked))
     rows = listener.of("metric")[0]["rows"]

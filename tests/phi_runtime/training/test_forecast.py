@@ -96,9 +96,9 @@ def test_what_does_not_fit_is_told_with_settings_that_the_config_takes(
     assert short.settings["passes.finetune.training_args.per_device_train_batch_size"] == 16
     assert short.settings["passes.finetune.training_args.gradient_accumulation_steps"] == 2
     assert "per_device_train_batch_size to 16" in short.advice
-    told = check_fits(load_workflow(project.config), project, "finetune")
-    assert told
-    assert short.advice in told
+    warning = check_fits(load_workflow(project.config), project, "finetune")
+    assert warning
+    assert short.advice in warning
 
     def change(config: dict[str, Any]) -> None:
         for key, value in short.settings.items():
@@ -121,10 +121,10 @@ def test_a_full_fine_tuning_that_never_fits_is_told_to_be_a_lora(
     assert shape
     least = replace(foretold(project).job, batch=1, evaluation_batch=1, tokens=128, checkpointing=True)
     with_free(monkeypatch, estimate(shape, least).total_bytes - 1)
-    told = check_fits(load_workflow(project.config), project, "finetune")
-    assert told
-    assert 'passes.finetune.type to "LoRA"' in told
-    assert "MergeAdapterWeights" in told
+    warning = check_fits(load_workflow(project.config), project, "finetune")
+    assert warning
+    assert 'passes.finetune.type to "LoRA"' in warning
+    assert "MergeAdapterWeights" in warning
 
 
 def test_where_nothing_fits_a_smaller_model_is_the_way(

@@ -66,7 +66,8 @@ def _from_command_line(draft: Draft, at: KeyPath, name: str) -> None:
 def _classic_export(draft: Draft) -> None:
     """Replace OnnxConversion, OrtTransformersOptimization, ExtractAdapters and ModelBuilder(metadata_only) by one ModelBuilder.
 
-    Extracted adapters become its `adapters`; otherwise the adapter is merged into the model."""
+    Extracted adapters become its `adapters`; otherwise the adapter is merged into the model.
+    """
     kinds = {name: draft.get((*PASSES, name, "type")) for name in draft.keys(PASSES)}
     steps = [n for n, kind in kinds.items() if isinstance(kind, str) and kind in CLASSIC_EXPORT]
     builders = [n for n in kinds if kinds[n] == "ModelBuilder"]
@@ -102,7 +103,8 @@ def _classic_export(draft: Draft) -> None:
 def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
     """Return the passes whose adapters an ExtractAdapters pass extracts; refuse its options that are not supported.
 
-    Empty without such a pass, or if the adapter before it is merged or not a LoRA."""
+    Empty without such a pass, or if the adapter before it is merged or not a LoRA.
+    """
     names = list(kinds)
     extract = next((n for n in names if kinds[n] == "ExtractAdapters"), None)
     if extract is None or "MergeAdapterWeights" in kinds.values():

@@ -37,6 +37,7 @@ def older_key(schema: Schema, message: str) -> Schema:
 
 
 def reference(part: str, key: str) -> Schema:
+    """Return a reference to a property of a definition."""
     return {"$ref": f"#/$defs/{part}/properties/{key}"}
 
 

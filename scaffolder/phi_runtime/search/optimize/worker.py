@@ -44,6 +44,7 @@ def work_apart(settings: CandidateSettings, task: CandidateTask, emit: Emit) -> 
 
 
 def main() -> None:
+    """Work on the candidate of the request on stdin."""
     parent = Parent()
     request = parent.receive()
     settings, task = CandidateSettings.from_dict(request["settings"]), CandidateTask.from_dict(request["task"])

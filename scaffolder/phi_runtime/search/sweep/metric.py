@@ -41,6 +41,7 @@ def label(name: str) -> str:
 
 
 def is_minimized(name: str) -> bool:
+    """Return True if lower values of the metric are better."""
     return name == PERPLEXITY or name.endswith("loss")
 
 

@@ -95,6 +95,7 @@ class TrialWorker:
 
 
 def main() -> None:
+    """Run the trials that arrive on stdin."""
     parent = Parent()
 
     def judge(percent: int, value: float) -> bool:

@@ -30,7 +30,7 @@ def curve(log: Iterable[Mapping[str, Any]], name: str) -> list[Point]:
 
 
 def part(points: Curve, start: float, end: float) -> Curve:
-    """Return the points between two shares of the curve, at least one: part(points, 0.75, 1) is the last quarter."""
+    """Return the points between two shares of the curve, at least one; 0.75 to 1 is the last quarter."""
     first = min(round(start * len(points)), len(points) - 1)
     return points[first : max(round(end * len(points)), first + 1)]
 

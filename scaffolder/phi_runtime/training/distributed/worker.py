@@ -44,6 +44,7 @@ def train(request: Path, parent: Parent) -> None:
 
 
 def main() -> int:
+    """Train this process's share of the request in argv."""
     parent = Parent(ends_with_stdin=WATCHED in os.environ)
     request, rank = Path(sys.argv[1]), os.environ.get("RANK", "0")
     try:
