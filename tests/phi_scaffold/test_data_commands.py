@@ -136,7 +136,7 @@ def test_a_run_stops_at_a_broken_row_or_leaves_it_out_when_told_to(cli: Cli, pro
     stopped = cli("run", "--until", "finetune", "--project", project.root)
     assert stopped.code == 4
     assert "train.jsonl:7:1: error: `tone` is" in stopped.err
-    assert "(2 rows are broken)" in stopped.err
+    assert "(2 bad rows in all)" in stopped.err
     assert "--skip-bad-rows" in stopped.err
     done = cli("run", "--until", "finetune", "--skip-bad-rows", "--json", "--project", project.root)
     assert done.code == 0, done.err

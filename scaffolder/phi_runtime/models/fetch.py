@@ -10,11 +10,21 @@ from phi_runtime.core.artifacts import digest, file_digest, put_in_place, read_m
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.events import Emit
 from phi_runtime.core.project import Project
-from phi_runtime.models.embedded import DISK_BYTES, EMBEDDED, make_embedded
+from phi_runtime.models.embedded import DISK_BYTES, EMBEDDED, make_embedded, write_tokenizer
 from phi_runtime.models.place import HUB_ID, base_model_path
 from phi_runtime.models.reference import ModelRef
 
 _LARGE_BYTES = 10_000_000
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "*.model",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+)
+"""Patterns of the files that a tokenizer consists of."""
 
 
 def present(model: InputModel, project: Project) -> ModelRef | None:
@@ -61,6 +71,31 @@ def fetch(model: InputModel, project: Project, emit: Emit) -> ModelRef:
     manifest = seal(partial, key=key, kind="hf", facts=facts)
     put_in_place(partial, path)
     return ModelRef(path, "hf", manifest.content, trust_remote_code=model.load_kwargs.trust_remote_code)
+
+
+def fetch_tokenizer(model: InputModel, project: Project, emit: Emit) -> ModelRef:
+    """Return the base model if it is downloaded, else a folder with its tokenizer only, which is downloaded if missing.
+
+    Data can be checked with that: the tokens are the same, so a later `fetch` leaves the token cache valid. Raises as `fetch`.
+    """
+    if existing := present(model, project):
+        return existing
+    source = _source(base_model_path(model, project), model, project)
+    folder = project.model_cache / ".tokenizers" / source.replace("/", "--")
+    trust = model.load_kwargs.trust_remote_code
+    manifest = read_manifest(folder)
+    if manifest is None:
+        partial = folder.with_name(f".{folder.name}.partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        if source in EMBEDDED:
+            write_tokenizer(EMBEDDED[source], partial)
+        else:
+            from phi_runtime.models.hub import download
+
+            download(source, model.load_kwargs, partial, emit, (*TOKENIZER_FILES, "config.json"))
+        manifest = seal(partial, key=digest(["tokenizer", source]), kind="tokenizer", facts={"source": source})
+        put_in_place(partial, folder)
+    return ModelRef(folder, "hf", manifest.content, trust_remote_code=trust)
 
 
 def _source(path: Path, model: InputModel, project: Project) -> str:

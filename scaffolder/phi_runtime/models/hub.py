@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,8 @@ class HubModel:
     license: str
 
 
-def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit) -> HubModel:
-    """Download the model `repo_id` into the folder `out`, resuming an earlier download.
+def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit, included: Sequence[str] = INCLUDED) -> HubModel:
+    """Download the files of the model `repo_id` that match `included` into the folder `out`, resuming an earlier download.
 
     Python files are downloaded only with trust_remote_code. The token comes from HF_TOKEN or `hf auth login`.
 
@@ -47,10 +47,10 @@ def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit) -> HubModel:
     with _hub_errors(repo_id):
         info = HfApi().model_info(repo_id, revision=load.revision, files_metadata=True)
         siblings = {s.rfilename: s for s in info.siblings or []}
-        included = [*INCLUDED, "*.py"] if load.trust_remote_code else list(INCLUDED)
-        names = filter_repo_objects(siblings, allow_patterns=included, ignore_patterns=list(EXCLUDED))
+        patterns = [*included, "*.py"] if load.trust_remote_code else list(included)
+        names = filter_repo_objects(siblings, allow_patterns=patterns, ignore_patterns=list(EXCLUDED))
         files = [siblings[n] for n in names]
-        if not any(f.rfilename.endswith(".safetensors") for f in files):
+        if included is INCLUDED and not any(f.rfilename.endswith(".safetensors") for f in files):
             raise NetworkError(
                 f"{repo_id} has no safetensors weights (pickled weights are not loaded)",
                 fix="choose a repository with safetensors weights",

