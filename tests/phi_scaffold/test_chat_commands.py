@@ -64,7 +64,7 @@ def test_what_cannot_be_asked_is_told_with_what_to_do(project: Project, cli: Cli
     shutil.copytree(data.parent, elsewhere)
     assert cli("generate", "--project", project.root, "--prompt", "x", "--model", elsewhere).code == 0
     (elsewhere / data.name).write_bytes(data.read_bytes()[:-100])
-    assert refused("--model", elsewhere).startswith("1 error: the ONNX model in")
+    assert refused("--model", elsewhere).startswith("1 error: cannot load the ONNX model in")
     data.write_bytes(data.read_bytes()[:-100])  # an incomplete artifact counts as missing
     assert "there is no model `onnx`" in refused("--model", "onnx")
 

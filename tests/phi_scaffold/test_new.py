@@ -131,8 +131,8 @@ def test_an_unknown_value_is_refused_and_nothing_is_written(
         ("", "empty"),
         (ROWS + '{"question": "x"\n', ":3:"),
         (ROWS + '{"question": "x"}\n', ":3:"),
-        ('{"only": "one"}\n', "one column"),
-        ('{"messages": [], "x": "y"}\n', "holds no message"),
+        ('{"only": "one"}\n', "the only column"),
+        ('{"messages": [], "x": "y"}\n', "`messages` is empty"),
         ('{"messages": [{"role": "user", "content": "x"}]}\n', "no message of the assistant"),
     ],
 )

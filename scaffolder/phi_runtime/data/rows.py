@@ -27,7 +27,7 @@ _LONGEST_WORD = 32  # of JSON outside a string: the end of the window may cut th
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read a file: its format, the separator of a CSV file (None: by its suffix), and the unit of a text file."""
+    """Options for reading a file: its format, the separator of a CSV file (None: by its suffix), and the unit of a text file."""
 
     format: Format
     sep: str | None = None

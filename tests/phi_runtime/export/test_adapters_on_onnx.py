@@ -281,8 +281,8 @@ def test_weights_that_are_no_matrices_of_a_lora_are_refused_whatever_the_config_
     file.write_bytes(file.read_bytes()[:-100])
     assert "cannot be read" in refusal(graph, adapter)
     file.unlink()
-    assert "there is no" in refusal(graph, adapter)
-    assert "no adapter of peft" in refusal(graph, graph)
+    assert "does not exist" in refusal(graph, adapter)
+    assert "is not an adapter of peft" in refusal(graph, graph)
 
 
 def test_an_adapter_of_another_base_is_refused_by_its_sizes_its_layers_its_name_and_its_manifest(
@@ -294,7 +294,7 @@ def test_an_adapter_of_another_base_is_refused_by_its_sizes_its_layers_its_name_
     stored = json.loads((bases["llama"] / "config.json").read_text(encoding="utf-8"))
     for name, change, said in (
         ("wide", {"hidden_size": 32, "head_dim": 8}, "has 32 → 32; the model has 64 → 64"),
-        ("deep", {"num_hidden_layers": 5}, "and the graph has 3 layers"),
+        ("deep", {"num_hidden_layers": 5}, "but the graph has 3 layers"),
     ):
         LlamaForCausalLM(LlamaConfig(**{**stored, **change})).save_pretrained(tmp_path / name)
         foreign = make_adapter(tmp_path / name, tmp_path / f"of-{name}", ["q_proj"])
@@ -303,7 +303,7 @@ def test_an_adapter_of_another_base_is_refused_by_its_sizes_its_layers_its_name_
     edit_json(adapter / "adapter_config.json", lambda c: c.update(base_model_name_or_path="another-org/Tiny"))
     fit_adapter(graph, adapter, tmp_path / "mirror.onnx_adapter")  # the same model in another home
     edit_json(adapter / "adapter_config.json", lambda c: c.update(base_model_name_or_path="org/other"))
-    assert "trained on org/other, and this is org/tiny" in refusal(graph, adapter)
+    assert "trained on org/other, but this is org/tiny" in refusal(graph, adapter)
     seal(adapter, key="k", kind="adapter", facts={"inputs": {"input": "base-key"}})
     fit_adapter(graph, adapter, tmp_path / "known.onnx_adapter")  # our own manifest knows better than a name
     seal(adapter, key="k", kind="adapter", facts={"inputs": {"input": "other-key"}})
@@ -316,7 +316,7 @@ def test_a_module_without_inputs_and_a_graph_without_any_say_what_to_do(
     graph, adapter = adapted
     other = make_adapter(bases["llama"], tmp_path / "other", ["q_proj", "up_proj"])
     assert "changes up_proj, for which this ONNX model has no adapter input" in refusal(graph, other)
-    with pytest.raises(UsageError, match="takes no adapters") as caught:
+    with pytest.raises(UsageError, match="accepts no adapters") as caught:
         fit_adapter(plain("llama", "fp32"), adapter, tmp_path / "none.onnx_adapter")
     assert "`adapters`" in caught.value.fix
 

@@ -218,9 +218,9 @@ def test_a_stage_that_dies_leaves_its_traceback_in_a_file_and_one_line_for_the_u
 
     monkeypatch.setattr(LoRA, "run", die)
     project = make_project()
-    with pytest.raises(WorkFailed, match=r"`finetune` failed: shape mismatch$") as caught:
+    with pytest.raises(WorkFailed, match=r"`finetune` failed: RuntimeError: shape mismatch$") as caught:
         run(project, Listener())
-    log = Path(caught.value.fix.partition("in ")[2])
+    log = Path(caught.value.fix.partition("log: ")[2])
     assert "Traceback" in log.read_text()
 
 

@@ -141,9 +141,9 @@ def test_the_toolkits_chain_leaves_the_adapter_beside_the_graph_of_its_base(azur
 
 
 def test_data_on_the_command_line_names_what_is_there(azure: Project, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no data config `tonse`"):
+    with pytest.raises(UsageError, match=r"unknown data config `tonse`"):
         load_workflow(azure.config, Overrides(on_local=True, data={"tonse": tmp_path}))
-    with pytest.raises(UsageError, match="no data file"):
+    with pytest.raises(UsageError, match=r"data file .*no\.jsonl does not exist"):
         load_workflow(azure.config, Overrides(on_local=True, data={"tones": tmp_path / "no.jsonl"}))
 
 

@@ -43,7 +43,7 @@ def test_an_address_that_is_not_there(project: Project, cli: Cli) -> None:
         (["--model", "onyx"], 2, "did you mean `onnx`"),
         (["--adapter", "style"], 2, "NAME=FOLDER"),
         (["--adapter", "style=nowhere"], 2, "holds no adapter"),
-        (["--adapter", "style=gen-model/adapter"], 2, "takes no adapters"),
+        (["--adapter", "style=gen-model/adapter"], 2, "accepts no adapters"),
         (["--model", "base", "--adapter", "style=foreign"], 2, "does not fit"),
         (["--model", "fine-tuning"], 2, "there is no model in"),
     ],

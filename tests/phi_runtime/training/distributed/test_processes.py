@@ -161,7 +161,7 @@ def test_ctrl_c_and_a_kill_of_the_run_leave_no_process_and_the_next_run_goes_on(
 
     listener = Listener()
     run(project, listener, until="finetune", nproc=2)
-    assert [e["message"] for e in listener.of("progress") if "going on" in e.get("message", "")]
+    assert [e["message"] for e in listener.of("progress") if "resuming" in e.get("message", "")]
     same_as_one_process(project, make, "lora", epochs=5)
 
 
