@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project, find_project
+from phi_runtime.core.project import Project
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
-from tests import zygote
+from tests import factory, zygote
+from tests.factory import tiny_project as tiny_project
+from tests.factory import write_rows as write_rows
 
 # The libraries read these when they are imported, which no module does before a test runs.
 for _name, _value in {
@@ -28,11 +31,6 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 zygote.install()
-
-TONES = {
-    "joy": ["sunny happy song {}", "we won the game {}", "a lovely party {}"],
-    "fear": ["dark cold noise {}", "something moved there {}", "run from the fire {}"],
-}
 
 
 @pytest.fixture
@@ -78,18 +76,6 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
-def write_rows(path: Path, count: int = 60) -> Path:
-    """A data file with two labels that follow from the words."""
-    rows = [
-        {"phrase": patterns[i % len(patterns)].format(i), "tone": tone}
-        for i in range(count // 2)
-        for tone, patterns in TONES.items()
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A byte-level BPE tokenizer in ChatML's manner, trained on the spot: end of turn is end of text, as in phi-smol."""
@@ -100,7 +86,9 @@ def tiny_tokenizer() -> Any:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    texts = [p for patterns in TONES.values() for p in patterns] + ["### Text: The tone is:\n joy fear 0123456789"]
+    texts = [p for patterns in factory.TONES.values() for p in patterns] + [
+        "### Text: The tone is:\n joy fear 0123456789"
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=special,
@@ -118,8 +106,23 @@ def tiny_tokenizer() -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_phi3(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder of this session in which the workers of pytest-xdist share what is created once."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_phi3(tiny_tokenizer: Any, shared: Path) -> Path:
     """A Phi-3 model of random weights: two layers, grouped-query heads, tied embeddings."""
+    folder = shared / "models" / "tiny-phi3"
+    with FileLock(shared / "models.lock"):
+        if not folder.exists():
+            save_tiny_phi3(folder, tiny_tokenizer)
+    return folder
+
+
+def save_tiny_phi3(folder: Path, tokenizer: Any) -> None:
     import torch
     from transformers import Phi3Config, Phi3ForCausalLM
 
@@ -134,49 +137,17 @@ def tiny_phi3(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
         max_position_embeddings=512,
         original_max_position_embeddings=512,
         tie_word_embeddings=True,
-        bos_token_id=tiny_tokenizer.bos_token_id,
-        eos_token_id=tiny_tokenizer.eos_token_id,
-        pad_token_id=tiny_tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    folder = tmp_path_factory.mktemp("models") / "tiny-phi3"
-    Phi3ForCausalLM(config).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
+    staging = folder.with_name("staging")
+    Phi3ForCausalLM(config).save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    staging.rename(folder)
 
 
 MakeProject = Callable[..., Project]
-
-
-def tiny_project(
-    folder: Path,
-    model: Path,
-    method: str = "lora",
-    rows: int = 60,
-    passes: dict[str, Any] | None = None,
-    **training: Any,
-) -> Project:
-    """Emits a project into `folder` with a small data file, on the tiny `model`; keyword arguments change its config's training."""
-    from phi_scaffold.new import generate
-
-    data = write_rows(folder.parent / "rows" / "train.jsonl", rows)
-    generate.new(folder, generate.Answers(model="org/tiny", method=method, data=data))
-    config_path = folder / "fine-tuning" / "olive-config.json"
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    config["input_model"]["model_path"] = str(model)
-    finetune = config["passes"]["finetune"]
-    finetune["training_args"] |= {
-        "max_steps": 8,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 1,
-        "gradient_checkpointing": False,
-        "learning_rate": 0.01,
-        "logging_steps": 1,
-        **training,
-    }
-    for key, change in (passes or {}).items():
-        config["passes"].setdefault(key, {}).update(change)
-    config_path.write_text(json.dumps(config, indent=2), encoding="utf-8")
-    return find_project(folder)
 
 
 @pytest.fixture
@@ -187,6 +158,16 @@ def make_project(tiny_phi3: Path, tmp_path: Path) -> MakeProject:
         return tiny_project(tmp_path / name, tiny_phi3, method, **changes)
 
     return make
+
+
+@pytest.fixture
+def trained_project(tiny_phi3: Path, shared: Path, tmp_path: Path) -> MakeProject:
+    """Copies the default tiny project after a run, which happens once a session: `trained_project(until="merge", method="qlora")`."""
+
+    def copy(name: str = "tiny", method: str = "lora", until: str = "evaluate") -> Project:
+        return factory.trained_project(shared / "trained", tmp_path / name, tiny_phi3, method, until)
+
+    return copy
 
 
 def edit_config(project: Project, change: Callable[[dict[str, Any]], None]) -> None:

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,26 @@ def emit(tmp_path: Path, answers: Answers, data: str | None, name: str) -> Path:
     return generate.new(tmp_path / "project", answers).folder
 
 
-CASES = [
+PRODUCT = [
     *itertools.product(METHODS, TARGETS, TASKS, ["sample"]),
     *itertools.product(METHODS, TARGETS, ["classification"], list(DATA)[1:]),
     *itertools.product(["lora"], TARGETS, ["generation", "chat"], list(DATA)[1:]),
 ]
+
+
+def pairwise(cases: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Choose cases that have every pair of values which some case has: greedily, the case with the most new pairs first."""
+    pairs = {case: set(itertools.combinations(enumerate(case), 2)) for case in cases}
+    missing, chosen = set().union(*pairs.values()), set()
+    while missing:
+        best = max(pairs, key=lambda case: len(pairs[case] & missing))
+        chosen.add(best)
+        missing -= pairs[best]
+    return chosen
+
+
+PAIRWISE = pairwise(PRODUCT)
+CASES = [case if case in PAIRWISE else pytest.param(*case, marks=pytest.mark.slow) for case in PRODUCT]
 
 
 @pytest.mark.parametrize(("method", "target", "task", "name"), CASES)

@@ -249,8 +249,10 @@ def test_a_killed_batch_goes_on_after_the_rows_that_are_done(made: Project, ask:
     call = ("q.txt", "--max-new-tokens", "40")
     assert ask("batch.py", *call, "whole.jsonl")[0] == 0
     process = start(made.root / "inferences" / "batch.py", *call, "killed.jsonl", cwd=tmp_path)
+    deadline = time.monotonic() + 60
     while not killed.exists() or killed.read_bytes().count(b"\n") < 3:
         assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
     process.communicate()
@@ -308,8 +310,10 @@ def test_ctrl_c_stops_a_batch_which_then_goes_on(made: Project, ask: Ask, tmp_pa
         made.gen_model / "onnx-several",
     )
     process = start(made.root / "inferences" / "batch.py", *call, cwd=tmp_path)
+    deadline = time.monotonic() + 60
     while not (tmp_path / "a.jsonl").exists() or not (tmp_path / "a.jsonl").read_bytes():
         assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     code, _, err = ended(process)

@@ -197,8 +197,10 @@ def test_the_builder_ends_when_the_run_is_killed(make_project: MakeProject) -> N
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    deadline = time.monotonic() + 60
     while not (builders := builders_of(process.pid)):
         assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.kill()
     process.wait()

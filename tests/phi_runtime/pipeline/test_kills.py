@@ -16,10 +16,6 @@ from tests.conftest import MakeProject, edit_config, weights
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows ends processes otherwise")
 
-KILLS = 30
-MERGING = 6  # the last of them come while the adapter is merged
-STEPS = 320  # more than all kills leave done
-
 
 def work(project: Project, log: Path) -> None:
     """A run in a process of its own, which notes what it does in `log`."""
@@ -41,13 +37,25 @@ def lines(log: Path) -> list[str]:
     return log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
 
 
-def test_thirty_kills_change_no_byte(make_project: MakeProject, tmp_path: Path) -> None:
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("kills", "merging", "steps_of_training"),  # the last `merging` kills come while the adapter is merged
+    [(6, 2, 64), pytest.param(30, 6, 320, marks=pytest.mark.slow)],  # more steps than all kills leave done
+)
+def test_kills_change_no_byte(
+    make_project: MakeProject, tmp_path: Path, kills: int, merging: int, steps_of_training: int
+) -> None:
     # Processes that are forked off one that has imported everything, so that the kills fall into the work and not into imports.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["peft", "transformers.trainer", "phi_runtime.training.trainer", "phi_runtime.pipeline.engine"]
     )
-    settings = {"max_steps": STEPS, "save_steps": 4, "gradient_accumulation_steps": 2, "lr_scheduler_type": "cosine"}
+    settings = {
+        "max_steps": steps_of_training,
+        "save_steps": 4,
+        "gradient_accumulation_steps": 2,
+        "lr_scheduler_type": "cosine",
+    }
     dropout = {"finetune": {"lora_dropout": 0.1}}
     whole, killed = (make_project(name, passes=dropout, **settings) for name in ("whole", "killed"))
     for project in (whole, killed):
@@ -61,11 +69,11 @@ def test_thirty_kills_change_no_byte(make_project: MakeProject, tmp_path: Path) 
     chance = random.Random(7)
     log = tmp_path / "killed.log"
     deaths: list[str] = []
-    while len(deaths) < KILLS:
+    while len(deaths) < kills:
         seen = len(lines(log))
         process = context.Process(target=work, args=(killed, log))
         process.start()
-        in_merge = len(deaths) >= KILLS - MERGING
+        in_merge = len(deaths) >= kills - merging
         # So many steps of training, none for a kill before the first; a kill in merging waits for that.
         steps = chance.randint(0, 9)
         while process.is_alive():
@@ -89,7 +97,7 @@ def test_thirty_kills_change_no_byte(make_project: MakeProject, tmp_path: Path) 
     process.start()
     process.join()
     assert process.exitcode == 0, lines(log)[-3:]
-    assert sum("finetune" in death for death in deaths) > KILLS / 2
+    assert sum("finetune" in death for death in deaths) > kills / 2
     assert weights(killed.gen_model / "adapter") == weights(whole.gen_model / "adapter")
     assert weights(killed.gen_model / "merged") == weights(whole.gen_model / "merged")
     assert not [line for line in lines(log) if line.startswith("error")]

@@ -90,7 +90,7 @@ def test_a_healthy_run_yields_nothing(name: str) -> None:
     assert said(HEALTHY[name]) == []
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(n, marks=pytest.mark.slow) for n in range(5, 40))])
 @pytest.mark.parametrize("noise", [0.1, 0.3, 0.6])
 def test_noise_alone_yields_nothing(seed: int, noise: float) -> None:
     chance = random.Random(seed)
