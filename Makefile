@@ -22,7 +22,7 @@ $(LIGHT)/bin/phi-scaffold: pyproject.toml
 
 # The fast tests, compatibility with Microsoft Olive, then a real model end to end from the built wheel.
 test: $(TEST)/installed.txt
-	$(TEST)/bin/python -m pytest -n 2 --dist loadfile
+	$(TEST)/bin/python -m pytest -n 2 --dist worksteal
 	$(TEST)/bin/python -m pytest -m olive tests/olive
 	$(TEST)/bin/python -m pytest -m e2e
 
