@@ -25,7 +25,7 @@ def whole_run(project: Project) -> tuple[Outcome, Listener]:
     return run(project, listener), listener
 
 
-def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli: Cli) -> None:
+def test_a_run_brings_all_stages_up_to_date(make_project: MakeProject) -> None:
     project = make_project(per_device_eval_batch_size=4)
     assert states(project) == {
         "fetch": "cached",
@@ -37,13 +37,26 @@ def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli
     outcome, listener = whole_run(project)
     assert outcome.done == ("finetune", "merge", "export", "evaluate")
     assert set(states(project).values()) == {"cached"}
-
     losses = [e["loss"] for e in listener.of("metric") if "loss" in e]
     assert len(losses) == 8
     assert losses[-1] < losses[0]
-    evaluation = outcome.evaluation
-    assert evaluation is not None
-    assert [r["name"] for r in evaluation["models"]] == ["base", "adapter", "merged", "onnx-int4"]
+    for kind in ("adapter", "merged", "onnx"):
+        assert (project.gen_model / kind / "prompt_template.json").is_file()
+    assert not list((project.gen_model / ".work").iterdir())
+    assert outcome.run_folder is not None
+    assert {p.name for p in outcome.run_folder.iterdir()} == {
+        "config.json",
+        "data_report.json",
+        "environment.json",
+        "metrics.jsonl",
+        "resources.jsonl",
+        "stages.json",
+    }
+
+
+def test_the_models_of_a_run_are_compared_on_the_test_rows(trained_project: MakeProject, cli: Cli) -> None:
+    evaluation = cli("evaluate", "--json", "--project", trained_project().root).json
+    assert [model["name"] for model in evaluation["models"]] == ["base", "adapter", "merged", "onnx-int4"]
     assert evaluation["rows"] == 12
     for model in evaluation["models"]:
         assert 0 <= model["metrics"]["accuracy"] <= 1
@@ -54,46 +67,27 @@ def test_all_stages_run_once_and_then_never_again(make_project: MakeProject, cli
     assert adapter["perplexity"] < base["perplexity"]
     assert merged["perplexity"] == pytest.approx(adapter["perplexity"], rel=1e-3)
 
-    for kind in ("adapter", "merged", "onnx"):
-        assert (project.gen_model / kind / "prompt_template.json").is_file()
-    assert not list((project.gen_model / ".work").iterdir())
-    run_folder = outcome.run_folder
-    assert run_folder is not None
-    recorded = {
-        "config.json",
-        "data_report.json",
-        "environment.json",
-        "metrics.jsonl",
-        "resources.jsonl",
-        "stages.json",
-    }
-    assert {p.name for p in run_folder.iterdir()} == recorded
 
-    before = {p: p.stat().st_mtime_ns for p in project.gen_model.rglob("*") if p.is_file() and p.name != ".run.lock"}
+def test_a_second_run_changes_no_file(trained_project: MakeProject, cli: Cli) -> None:
+    project = trained_project()
+
+    def times() -> dict[Path, int]:
+        files = (p for p in project.gen_model.rglob("*") if p.is_file() and p.name != ".run.lock")
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    initial, evaluation = times(), cli("evaluate", "--json", "--project", project.root).json
     again, _ = whole_run(project)
     assert again.done == ()
     assert again.evaluation == evaluation
-    assert {
-        p: p.stat().st_mtime_ns for p in project.gen_model.rglob("*") if p.is_file() and p.name != ".run.lock"
-    } == before
+    assert times() == initial
+    assert "Nothing to do" in cli("run", "--project", project.root).out
 
-    result = cli("run", "--project", project.root)
-    assert "Nothing to do" in result.out
-    assert cli("evaluate", "--json", "--project", project.root).json == evaluation
-    answer = cli(
-        "generate",
-        "--prompt",
-        "a lovely party",
-        "--model",
-        "onnx",
-        "--max-new-tokens",
-        "4",
-        "--json",
-        "--project",
-        project.root,
-    ).json
+
+def test_a_model_of_a_run_answers_by_its_name(trained_project: MakeProject, cli: Cli) -> None:
+    arguments = ("generate", "--prompt", "a lovely party", "--project", trained_project().root)
+    answer = cli(*arguments, "--model", "onnx", "--max-new-tokens", "4", "--json").json
     assert answer["prompt"] == "### Text: a lovely party\n### The tone is:\n"
-    assert cli("generate", "--prompt", "x", "--model", "adaptr", "--project", project.root).code == 2
+    assert cli(*arguments, "--model", "adaptr").code == 2
 
 
 def test_a_cached_run_loads_no_torch(make_project: MakeProject) -> None:

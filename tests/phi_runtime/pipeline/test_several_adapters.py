@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from phi_runtime.config.pass_graph import compared_models, sources, training_of, with_ancestors
 from phi_runtime.config.schema import Pass
@@ -99,18 +101,34 @@ def project(make_project: MakeProject) -> Project:
     return made
 
 
-def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Project, cli: Cli) -> None:
-    of_passes = {"style": {"task": "generation", "max_rows": 5}}
-    settings = {"task": "classification", "max_new_tokens": 2, "passes": of_passes}
-    project.config.with_name("evaluation.json").write_text(json.dumps(settings))
-    outcome = run(project, Listener())
-    assert outcome.done == ("tone", "style", "merge", "evaluate", "evaluate-style")
-    tone, style = project.gen_model / "adapter", project.gen_model / "adapter-style"
+@pytest.fixture
+def finished(project: Project, shared: Path) -> Project:
+    """The project after a run, which happens once a session: two adapters with their own evaluations."""
+    original = shared / "two adapters" / project.root.name
+    with FileLock(shared / "two adapters.lock"):
+        if not original.exists():
+            of_passes = {"style": {"task": "generation", "max_rows": 5}}
+            settings = {"task": "classification", "max_new_tokens": 2, "passes": of_passes}
+            project.config.with_name("evaluation.json").write_text(json.dumps(settings))
+            assert run(project, Listener()).done == ("tone", "style", "merge", "evaluate", "evaluate-style")
+            shutil.copytree(project.root, original)
+            return project
+    shutil.rmtree(project.root)
+    shutil.copytree(original, project.root)
+    return project
+
+
+def test_each_adapter_is_trained_on_its_own_data(finished: Project) -> None:
+    tone, style = finished.gen_model / "adapter", finished.gen_model / "adapter-style"
     assert weights(tone) != weights(style)
     assert "The tone is" in (tone / "prompt_template.json").read_text()
-    for folder in (style, project.gen_model / "merged"):
+    for folder in (style, finished.gen_model / "merged"):
         assert "The style is" in (folder / "prompt_template.json").read_text()
 
+
+def test_each_adapter_has_its_own_evaluation_and_the_first_is_that_of_the_run(finished: Project, cli: Cli) -> None:
+    outcome = run(finished, Listener())
+    assert outcome.done == ()
     evaluation = outcome.evaluation
     assert evaluation is not None
     of_tone, of_style = evaluation["trainings"]
@@ -125,21 +143,23 @@ def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Proj
     assert "accuracy" not in of_style["models"][0]["metrics"]
     assert of_tone["models"][1]["perplexity"] < of_tone["models"][0]["perplexity"]
     assert of_style["models"][1]["perplexity"] < of_style["models"][0]["perplexity"]
-
-    listed = cli("evaluate", "--project", project.root).out
+    listed = cli("evaluate", "--project", finished.root).out
     assert "12 test rows of `tone`" in listed
     assert "5 test rows of `style`" in listed
-    assert cli("evaluate", "--json", "--model", "merged", "--project", project.root).json["name"] == "style"
-    outputs = {s["name"]: s["output"] for s in cli("status", "--json", "--project", project.root).json["stages"]}
+
+
+def test_commands_name_the_passes_of_several_adapters(finished: Project, cli: Cli) -> None:
+    assert cli("evaluate", "--json", "--model", "merged", "--project", finished.root).json["name"] == "style"
+    outputs = {s["name"]: s["output"] for s in cli("status", "--json", "--project", finished.root).json["stages"]}
     assert outputs["evaluate-style"] == "gen-model/evaluation-style"
-
-    checked = cli("data", "check", "--pass", "style", "--json", "--project", project.root).json
+    checked = cli("data", "check", "--pass", "style", "--json", "--project", finished.root).json
     assert checked["datasets"][0]["name"] == "style_data"
-    assert cli("data", "check", "--pass", "merge", "--project", project.root).code == 2
+    assert cli("data", "check", "--pass", "merge", "--project", finished.root).code == 2
 
-    # What changes of the one leaves the other as it is.
-    write_rows(project.root / "datasets" / "train.jsonl", 64)
-    assert states(project) == {
+
+def test_a_change_for_one_adapter_leaves_the_other_cached(finished: Project, cli: Cli) -> None:
+    write_rows(finished.root / "datasets" / "train.jsonl", 64)
+    assert states(finished) == {
         "fetch": "cached",
         "tone": "stale",
         "style": "cached",
@@ -147,23 +167,26 @@ def test_two_adapters_are_trained_cached_evaluated_and_named_apart(project: Proj
         "evaluate": "stale",
         "evaluate-style": "cached",
     }
-    rows = cli("run", "--dry-run", "--json", "--project", project.root).json["stages"]
+    rows = cli("run", "--dry-run", "--json", "--project", finished.root).json["stages"]
     assert [r["name"] for r in rows if r["would_run"]] == ["tone", "evaluate"]
-    assert run(project, Listener(), only=["style"]).done == ()
-    assert run(project, Listener()).done == ("tone", "evaluate")
+    assert run(finished, Listener(), only=["style"]).done == ()
+    assert run(finished, Listener()).done == ("tone", "evaluate")
 
+
+def test_each_model_is_opened_by_kind_folder_or_pass(finished: Project, cli: Cli) -> None:
+    tone, style = finished.gen_model / "adapter", finished.gen_model / "adapter-style"
     for name, folder, prompt in (
         ("adapter", tone, "The tone is"),
         ("tone", tone, "The tone is"),
         ("style", style, "The style is"),
         ("adapter-style", style, "The style is"),
-        ("merge", project.gen_model / "merged", "The style is"),
-        (None, project.gen_model / "merged", "The style is"),
+        ("merge", finished.gen_model / "merged", "The style is"),
+        (None, finished.gen_model / "merged", "The style is"),
     ):
-        session = open_session(project, name)
+        session = open_session(finished, name)
         assert session.path == folder
         assert prompt in session.render("hey you")
-    refused = cli("chat", "--model", "adapter-stile", "--project", project.root)
+    refused = cli("chat", "--model", "adapter-stile", "--project", finished.root)
     assert refused.code == 2
     assert "did you mean `adapter-style`?" in refused.err
     assert "choose one of base, adapter (tone), adapter-style (style), merged (merge)" in refused.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from phi_runtime.config.schema import Constraints
 from phi_runtime.core.errors import ConfigError, Interrupted, UsageError
@@ -192,90 +194,113 @@ class StopAt(Listener):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_candidates_are_tried_until_one_holds_and_no_work_is_done_twice(
-    make_project: MakeProject, fresh_processes: set[str]
-) -> None:
-    fresh_processes.add("phi_runtime.search.optimize.worker")  # which measures the memory that it takes
-    project = make_project(max_steps=2, passes={"export": {"gate": None}})
+def planned(project: Project, **limits: float) -> OptimizePlan:
+    """Plan three candidates, the first of which is the largest of this tiny model."""
+    plan = prepare(project, limits={"max_accuracy_drop": 1.0, **limits})
+    return replace(plan, candidates=named("fp32", "int4-block-32", "int8"))
 
-    def planned(**limits: float) -> OptimizePlan:
-        found = prepare(project, limits={"max_accuracy_drop": 1.0, **limits})
-        return replace(found, candidates=named("fp32", "int4-block-32", "int8"))  # the first is the largest here
 
-    with pytest.raises(Interrupted, match="stopped after 1 of 3 candidates") as caught:
-        optimize(planned(max_size_mb=0.4), StopAt("int4-block-32"))
-    assert "resumes with the others" in caught.value.fix
-    assert states(project)["merge"] == "cached"
-
-    # The next call knows the first and goes on with the second, which holds.
+def search_without_work(project: Project, limits: dict[str, float], **options: Any) -> OptimizeResult:
+    """Search where everything is known already."""
     listener = Listener()
-    found = optimize(planned(max_size_mb=0.4), listener)
-    assert worked_on(listener) == ["int4-block-32"]
-    large, small, untried = found.candidates
+    result = optimize(planned(project, **limits), listener, **options)
+    assert worked_on(listener) == []
+    return result
+
+
+SMALL = {"max_size_mb": 0.4}  # only the second candidate meets it
+
+
+@pytest.fixture
+def searched(make_project: MakeProject, shared: Path, fresh_processes: set[str]) -> Project:
+    """A project whose search was interrupted after its first candidate and then resumed, once a session."""
+    fresh_processes.add("phi_runtime.search.optimize.worker")  # it measures the memory of its process
+    project = make_project(max_steps=2, passes={"export": {"gate": None}})
+    original = shared / "searched" / project.root.name
+    with FileLock(shared / "searched.lock"):
+        if not original.exists():
+            with pytest.raises(Interrupted, match="stopped after 1 of 3 candidates") as caught:
+                optimize(planned(project, **SMALL), StopAt("int4-block-32"))
+            assert "resumes with the others" in caught.value.fix
+            assert states(project)["merge"] == "cached"
+            listener = Listener()
+            optimize(planned(project, **SMALL), listener)
+            assert worked_on(listener) == ["int4-block-32"], "the first is known already"
+            shutil.copytree(project.root, original)
+    shutil.rmtree(project.root)
+    shutil.copytree(original, project.root)
+    return project
+
+
+def test_candidates_are_measured_until_one_meets_the_constraints(searched: Project) -> None:
+    result = search_without_work(searched, SMALL)
+    large, small, untried = result.candidates
     assert (large.state, small.state, untried.state) == ("measured", "measured", "skipped")
-    assert [violation.constraint for violation in large.verdict(found.plan.constraints).violations] == ["max_size_mb"]
-    assert found.chosen == "int4-block-32"
-    assert found.reference is not None
-    assert found.reference["rows"] == 12
+    assert [violation.constraint for violation in large.verdict(result.plan.constraints).violations] == ["max_size_mb"]
+    assert result.chosen == "int4-block-32"
+    assert result.reference is not None
+    assert result.reference["rows"] == 12
     for row in (large, small):
         assert 0.1 < row.figures["size_mb"] < 1
-        assert row.figures["accuracy_drop"] == found.reference["score"] - row.figures["score"]
+        assert row.figures["accuracy_drop"] == result.reference["score"] - row.figures["score"]
         assert 1 < row.figures["perplexity"] < 1000
         assert row.figures["decode_tokens_per_s"] > 0
         assert 20 < row.figures["peak_memory_mb"] < 400  # neither torch nor transformers are in it
-        assert row.figures["context_tokens"] == 512  # what the model has
+        assert row.figures["context_tokens"] == 512  # all that the model has
 
-    # What is left: the chosen model, the config that makes it, and the table.
-    folder = project.gen_model / "optimize"
-    assert found.model == folder / "int4-block-32" / "onnx"
+
+def test_a_search_leaves_the_chosen_model_its_config_and_a_table(searched: Project) -> None:
+    result = search_without_work(searched, SMALL)
+    folder = searched.gen_model / "optimize"
+    assert result.model == folder / "int4-block-32" / "onnx"
     assert not (folder / "fp32" / "onnx").exists()
-    assert found.config == project.config.with_name("olive-config.optimized.json")
-    chosen = find_project(project.root, found.config)
-    step = load_workflow(chosen.config).passes["export"]
+    assert result.config == searched.config.with_name("olive-config.optimized.json")
+    step = load_workflow(find_project(searched.root, result.config).config).passes["export"]
     assert isinstance(step, ModelBuilder)
     assert (step.precision, step.int4_block_size, step.extra_options.matmul_mixed_precision) == ("int4", 32, None)
-    table = folder / "candidates.json"
-    content = json.loads(table.read_text())
+    content = json.loads((folder / "candidates.json").read_text())
     assert [row["name"] for row in content["candidates"]] == ["fp32", "int4-block-32", "int8"]
 
-    # A second call does nothing; other constraints are judged by what is known.
-    def quiet(limits: dict[str, float], **options: Any) -> OptimizeResult:
-        listener = Listener()
-        found = optimize(planned(**limits), listener, **options)
-        assert worked_on(listener) == []
-        return found
 
-    before = table.stat().st_mtime_ns
-    again = quiet({"max_size_mb": 0.4})
-    assert (again.chosen, again.candidates) == (found.chosen, found.candidates)
-    assert table.stat().st_mtime_ns == before
+def test_a_second_search_changes_nothing_and_other_constraints_use_what_is_known(searched: Project) -> None:
+    table = searched.gen_model / "optimize" / "candidates.json"
+    initial = table.stat().st_mtime_ns
+    first, again = search_without_work(searched, SMALL), search_without_work(searched, SMALL)
+    assert (again.chosen, again.candidates) == (first.chosen, first.candidates)
+    assert table.stat().st_mtime_ns == initial
+    assert search_without_work(searched, {"max_size_mb": 10}).chosen == "fp32"
 
-    # What a user makes of the config that was written is kept.
-    found.config.write_text("{}")
-    kept = quiet({"max_size_mb": 0.4}).previous_config
+
+def test_an_edited_config_of_a_search_is_kept(searched: Project) -> None:
+    config = search_without_work(searched, SMALL).config
+    assert config is not None
+    config.write_text("{}")
+    kept = search_without_work(searched, SMALL).previous_config
     assert kept is not None
     assert kept.read_text() == "{}"
 
-    # The chosen one goes into its place, and a run finds it there.
-    config = project.config.read_text()
-    applied = optimize(planned(max_size_mb=0.4), Listener(), apply=True)
-    assert applied.applied
-    assert applied.model == project.gen_model / "onnx"
-    assert applied.backup == project.config.with_name("olive-config.json.bak")
-    assert applied.backup.read_text() == config
-    outcome = run(project, Listener(), until="export")
-    assert "export" in outcome.cached
-    assert quiet({"max_size_mb": 0.4}, apply=True).backup is None
-    assert quiet({"max_size_mb": 10}).chosen == "fp32"
 
-    impossible = replace(planned(min_tokens_per_s=1e9), candidates=named("fp32", "int4-block-32"))
-    none = optimize(impossible, listener := Listener(), everything=True)
+def test_the_chosen_model_is_applied_and_a_run_finds_it_cached(searched: Project) -> None:
+    config = searched.config.read_text()
+    applied = search_without_work(searched, SMALL, apply=True)
+    assert applied.applied
+    assert applied.model == searched.gen_model / "onnx"
+    assert applied.backup == searched.config.with_name("olive-config.json.bak")
+    assert applied.backup.read_text() == config
+    assert "export" in run(searched, Listener(), until="export").cached
+    assert search_without_work(searched, SMALL, apply=True).backup is None
+
+
+def test_where_no_candidate_meets_the_constraints_the_nearest_is_named(searched: Project) -> None:
+    impossible = replace(planned(searched, min_tokens_per_s=1e9), candidates=named("fp32", "int4-block-32"))
+    result = optimize(impossible, listener := Listener(), everything=True)
     assert worked_on(listener) == []
-    assert none.chosen is None
-    assert none.nearest is not None
-    _, verdict = none.nearest
+    assert result.chosen is None
+    assert result.nearest is not None
+    _, verdict = result.nearest
     assert [violation.constraint for violation in verdict.violations] == ["min_tokens_per_s"]
-    assert none.as_dict()["nearest"]["relaxed_constraints"] == {"min_tokens_per_s": verdict.violations[0].relaxed_limit}
+    relaxed = {"min_tokens_per_s": verdict.violations[0].relaxed_limit}
+    assert result.as_dict()["nearest"]["relaxed_constraints"] == relaxed
 
 
 class Killer(Listener):
