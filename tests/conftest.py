@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
 from tests import factory, zygote
@@ -147,14 +147,14 @@ def save_tiny_phi3(folder: Path, tokenizer: Any) -> None:
     staging.rename(folder)
 
 
-MakeProject = Callable[..., Project]
+MakeProject = Callable[..., ProjectFolder]
 
 
 @pytest.fixture
 def make_project(tiny_phi3: Path, tmp_path: Path) -> MakeProject:
     """Emits a project with a small data file and the tiny model as its base; keyword arguments change its config's training."""
 
-    def make(name: str = "tiny", method: str = "lora", **changes: Any) -> Project:
+    def make(name: str = "tiny", method: str = "lora", **changes: Any) -> ProjectFolder:
         return tiny_project(tmp_path / name, tiny_phi3, method, **changes)
 
     return make
@@ -164,13 +164,13 @@ def make_project(tiny_phi3: Path, tmp_path: Path) -> MakeProject:
 def trained_project(tiny_phi3: Path, shared: Path, tmp_path: Path) -> MakeProject:
     """Copies the default tiny project after a run, which happens once a session: `trained_project(until="merge", method="qlora")`."""
 
-    def copy(name: str = "tiny", method: str = "lora", until: str = "evaluate") -> Project:
+    def copy(name: str = "tiny", method: str = "lora", until: str = "evaluate") -> ProjectFolder:
         return factory.trained_project(shared / "trained", tmp_path / name, tiny_phi3, method, until)
 
     return copy
 
 
-def edit_config(project: Project, change: Callable[[dict[str, Any]], None]) -> None:
+def edit_config(project: ProjectFolder, change: Callable[[dict[str, Any]], None]) -> None:
     """Changes the project's config in place."""
     config = json.loads(project.config.read_text(encoding="utf-8"))
     change(config)
@@ -187,7 +187,7 @@ class Listener(list[Event]):
         return [{"stage": e.stage, **e.data} for e in self if e.event == name]
 
 
-def states(project: Project) -> dict[str, str]:
+def states(project: ProjectFolder) -> dict[str, str]:
     return {s.name: s.state for s in plan(load_workflow(project.config), project)}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from phi_runtime.core.project import Project, find_project
+from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.pipeline.engine import run
 
 TONES = {
@@ -58,7 +58,7 @@ def tiny_project(
     rows: int = 60,
     passes: dict[str, Any] | None = None,
     **training: Any,
-) -> Project:
+) -> ProjectFolder:
     """Create a project in `folder` with a small data file, on the tiny `model`.
 
     Args:
@@ -89,7 +89,7 @@ def tiny_project(
     return find_project(folder)
 
 
-def trained_project(shared: Path, folder: Path, model: Path, method: str, until: str) -> Project:
+def trained_project(shared: Path, folder: Path, model: Path, method: str, until: str) -> ProjectFolder:
     """Copy the tiny project after a run until the stage `until` into `folder`, where all its stages are cached.
 
     Args:

@@ -31,7 +31,7 @@ class Project:
         overrides: Settings that replace those of the config, as the command line sets them.
     """
 
-    folders: folders.Project
+    folders: folders.ProjectFolder
     overrides: Overrides = field(default_factory=Overrides)
 
     @classmethod

@@ -11,7 +11,7 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.schema import Pass, Workflow
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.dataset import DataContext, Dataset, data_context, load_dataset
 from phi_runtime.models.reference import ModelRef
 
@@ -41,7 +41,7 @@ class PassContext(Generic[P_co]):
     out: Path
     work: Path
     workflow: Workflow
-    project: Project
+    project: ProjectFolder
     emit: Emit
     overrides: Overrides = field(default_factory=Overrides)
     record: Path | None = None

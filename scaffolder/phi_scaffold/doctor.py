@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.core.artifacts import versions
-from phi_runtime.core.project import Project, setup_command
+from phi_runtime.core.project import ProjectFolder, setup_command
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.machine import has_bfloat16, memory_bytes
 
@@ -43,7 +43,7 @@ class Check:
         return asdict(self)
 
 
-def examine(project: Project | Path) -> list[Check]:
+def examine(project: ProjectFolder | Path) -> list[Check]:
     """Run all checks, the most important first, for a project or for a folder outside of one."""
     checks: list[Callable[[], Check]] = [
         _python,
@@ -89,7 +89,7 @@ def _memory() -> Check:
     return Check("good", "memory", f"{total / 1e9:.1f} GB", value=total)
 
 
-def _disk(project: Project | Path) -> Check:
+def _disk(project: ProjectFolder | Path) -> Check:
     folder = project if isinstance(project, Path) else project.root
     free = shutil.disk_usage(folder).free
     if free < _SMALL_DISK_BYTES:
@@ -119,7 +119,7 @@ def _gpu() -> Check:
     return Check("good", "gpu", "; ".join(cards), value=cards)
 
 
-def _runtime(project: Project | Path) -> Check:
+def _runtime(project: ProjectFolder | Path) -> Check:
     installed = versions(RUNTIME)
     missing = [name for name in RUNTIME if name not in installed]
     if not missing:

@@ -9,19 +9,19 @@ import sys
 from pathlib import Path
 
 from phi_runtime.core.errors import MissingDependency
-from phi_runtime.core.project import Project, setup_command
+from phi_runtime.core.project import ProjectFolder, setup_command
 
 _HANDED_OVER = "PHI_SCAFFOLD_HANDED_OVER"
 
 
-def project_python(project: Project) -> Path | None:
+def project_python(project: ProjectFolder) -> Path | None:
     """Return the interpreter of the project's .venv, if setup has created it."""
     name = "Scripts/python.exe" if os.name == "nt" else "bin/python"
     python = project.root / ".venv" / name
     return python if python.exists() else None
 
 
-def use_project_environment(project: Project, *, required: bool = True) -> None:
+def use_project_environment(project: ProjectFolder, *, required: bool = True) -> None:
     """Restart this command line in the project's .venv, unless it runs there already. Does not return if it restarts.
 
     So a phi-scaffold that is installed anywhere (pipx, another environment) runs a project with the versions that it pins.

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from phi_runtime.core.project import Project, find_project
+from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Listener, tiny_project
 from tests.zygote import default_interrupt
 
 
 @pytest.fixture(scope="session")
-def made(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
+def made(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> ProjectFolder:
     """A tiny model, tuned: as adapter, merged, as ONNX, and as the ONNX model of its base with the adapter next to it.
 
     It is made once for all of pytest's processes.
@@ -83,7 +83,7 @@ Ask = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def ask(made: Project, tmp_path: Path) -> Ask:
+def ask(made: ProjectFolder, tmp_path: Path) -> Ask:
     """Runs a sample of the made project from another folder."""
 
     def call(sample: str, *arguments: str | Path, said: str = "", **environment: str) -> tuple[int, str, str]:
@@ -93,7 +93,7 @@ def ask(made: Project, tmp_path: Path) -> Ask:
 
 
 @pytest.fixture
-def sample(made: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+def sample(made: ProjectFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
     """Imports a sample of the made project into this process."""
     folder = made.root / "inferences"
     monkeypatch.syspath_prepend(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_scaffold.new import generate
 from tests.generated.conftest import Ask, ended, start
 
@@ -19,7 +19,7 @@ KEY = "a-key-of-this-test"
 
 
 @pytest.fixture(scope="module")
-def server(made: Project) -> Iterator[str]:
+def server(made: ProjectFolder) -> Iterator[str]:
     """The address of the server of the made project."""
     command = [sys.executable, "-m", "phi_scaffold", "serve", "--project", str(made.root), "--model", "onnx"]
     process = subprocess.Popen(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_scaffold.new import generate
 from tests.generated.conftest import Ask, answer, ended, start
 
@@ -72,7 +72,9 @@ def test_before_the_first_run_the_samples_say_what_to_do(tmp_path: Path) -> None
 # -- the ONNX model ---------------------------------------------------------------------------------------------------
 
 
-def test_an_adapter_beside_the_model_answers_when_it_is_asked_for(made: Project, ask: Ask, sample: Sample) -> None:
+def test_an_adapter_beside_the_model_answers_when_it_is_asked_for(
+    made: ProjectFolder, ask: Ask, sample: Sample
+) -> None:
     several = ("--model", made.gen_model / "onnx-several", *SHORT, "--prompt", "we won the game")
     code, base, note = ask("chat_onnx.py", *several)
     assert code == 0
@@ -86,7 +88,7 @@ def test_an_adapter_beside_the_model_answers_when_it_is_asked_for(made: Project,
     assert "it has finetune" in err
 
 
-def test_only_what_is_new_is_read_and_the_answer_is_that_of_a_fresh_start(made: Project, sample: Sample) -> None:
+def test_only_what_is_new_is_read_and_the_answer_is_that_of_a_fresh_start(made: ProjectFolder, sample: Sample) -> None:
     chat_onnx = sample("chat_onnx")
     chat, sampling = chat_onnx.OnnxChat(made.gen_model / "onnx"), chat_onnx.Sampling(max_new_tokens=8)
     long = "the quick brown fox jumps over the lazy dog and again " * 6
@@ -116,7 +118,7 @@ def test_only_what_is_new_is_read_and_the_answer_is_that_of_a_fresh_start(made: 
         assert answer(chat, text, sampling) == before
 
 
-def test_a_conversation_goes_on_from_what_was_said(made: Project, sample: Sample, tmp_path: Path) -> None:
+def test_a_conversation_goes_on_from_what_was_said(made: ProjectFolder, sample: Sample, tmp_path: Path) -> None:
     """The same model with a chat template; in fp32, where what was written one by one is rounded as what is read."""
     folder = shutil.copytree(made.gen_model / "onnx-several", tmp_path / "chat")
     source = (
@@ -170,14 +172,14 @@ def test_several_columns_are_asked_in_json(sample: Sample, tmp_path: Path) -> No
             template.question(wrong)
 
 
-def test_the_folder_of_the_onnx_model_is_all_that_its_chat_needs(made: Project, ask: Ask, tmp_path: Path) -> None:
+def test_the_folder_of_the_onnx_model_is_all_that_its_chat_needs(made: ProjectFolder, ask: Ask, tmp_path: Path) -> None:
     folder = shutil.copytree(made.gen_model / "onnx", tmp_path / "carried away")
     shutil.copy(made.root / "inferences" / "chat_onnx.py", folder)
     code, out, _ = ended(start(folder / "chat_onnx.py", *SHORT, "--prompt", "we won the game", cwd=tmp_path))
     assert (code, out) == (0, ask("chat_onnx.py", *SHORT, "--prompt", "we won the game")[1])
 
 
-def test_a_full_model_draws_by_its_seed_and_stops_where_nobody_listens(made: Project, sample: Sample) -> None:
+def test_a_full_model_draws_by_its_seed_and_stops_where_nobody_listens(made: ProjectFolder, sample: Sample) -> None:
     chat, sampling = sample("chat_merged").MergedChat(made.gen_model / "merged"), sample("chat_onnx").Sampling
     drawn = [answer(chat, "a party", sampling(12, 2.0, 0.9, seed)) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -189,7 +191,7 @@ def test_a_full_model_draws_by_its_seed_and_stops_where_nobody_listens(made: Pro
         answer(chat, "a party", sampling(5000))
 
 
-def test_an_adapter_of_another_base_is_refused(made: Project, sample: Sample, tmp_path: Path) -> None:
+def test_an_adapter_of_another_base_is_refused(made: ProjectFolder, sample: Sample, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     chat_adapter = sample("chat_adapter")
@@ -210,7 +212,7 @@ def test_an_adapter_of_another_base_is_refused(made: Project, sample: Sample, tm
             chat_adapter.AdapterChat(folder)
 
 
-def test_ctrl_c_ends_a_chat_without_a_traceback(made: Project, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_chat_without_a_traceback(made: ProjectFolder, tmp_path: Path) -> None:
     process = start(made.root / "inferences" / "chat_onnx.py", cwd=tmp_path)
     assert process.stdout is not None
     assert process.stdout.read(len("phrase: ")) == "phrase: "
@@ -243,7 +245,7 @@ def test_a_file_of_questions_is_answered_in_each_of_its_forms(ask: Ask, tmp_path
     assert written(tmp_path / "csv.jsonl")[1]["input"] == {"phrase": texts[1], "more": "2"}
 
 
-def test_a_killed_batch_goes_on_after_the_rows_that_are_done(made: Project, ask: Ask, tmp_path: Path) -> None:
+def test_a_killed_batch_goes_on_after_the_rows_that_are_done(made: ProjectFolder, ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("".join(f"we won the game {i}\n" for i in range(100)), encoding="utf-8")
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     call = ("q.txt", "--max-new-tokens", "40")
@@ -297,7 +299,7 @@ def test_a_file_of_other_answers_is_left_alone(ask: Ask, tmp_path: Path) -> None
     assert "broken.jsonl, row 2" in ask("batch.py", "broken.jsonl", "b.jsonl")[2]
 
 
-def test_ctrl_c_stops_a_batch_which_then_goes_on(made: Project, ask: Ask, tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_batch_which_then_goes_on(made: ProjectFolder, ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("".join(f"dark cold noise {i}\n" for i in range(60)), encoding="utf-8")
     call = (
         "q.txt",

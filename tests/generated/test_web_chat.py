@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_scaffold.new import generate
 from phi_scaffold.new.answers import TASKS
 from phi_scaffold.new.derive import SAMPLES
@@ -30,7 +30,7 @@ def port() -> int:
 
 
 @pytest.fixture
-def served(made: Project, port: int, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def served(made: ProjectFolder, port: int, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """The process of the web chat over all models of the made project, once it takes questions."""
     process = start(made.root / "inferences" / "app.py", "--port", str(port), cwd=tmp_path)
     assert process.stdout is not None
@@ -48,7 +48,7 @@ def letters(text: str) -> str:
 
 
 def test_the_web_chat_answers_in_a_browser_and_changes_its_model(
-    made: Project, served: subprocess.Popen[str], port: int, sample: Sample, tmp_path: Path
+    made: ProjectFolder, served: subprocess.Popen[str], port: int, sample: Sample, tmp_path: Path
 ) -> None:
     chat_onnx = sample("chat_onnx")
     whole = chat_onnx.Sampling()
@@ -78,7 +78,7 @@ def test_the_web_chat_answers_in_a_browser_and_changes_its_model(
     assert ended(served)[0] == 0
 
 
-def test_an_answer_that_is_stopped_leaves_the_model_to_the_next(made: Project, sample: Sample) -> None:
+def test_an_answer_that_is_stopped_leaves_the_model_to_the_next(made: ProjectFolder, sample: Sample) -> None:
     models, sampling = sample("app").Models(made.gen_model), sample("chat_onnx").Sampling(12)
     question = models.template.question("we won the game")
     whole = "".join(models.ask("onnx", question, sampling, None, []))

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Cli, Listener, MakeProject
 
 
 @pytest.fixture
-def project(make_project: MakeProject) -> Project:
+def project(make_project: MakeProject) -> ProjectFolder:
     made = make_project("my tones")
     run(made, Listener(), until="export")
     return made
 
 
-def test_one_question_to_each_model(project: Project, cli: Cli) -> None:
+def test_one_question_to_each_model(project: ProjectFolder, cli: Cli) -> None:
     there = ("--project", project.root)
     for model in ("base", "adapter", "merged", "onnx"):
         result = cli("generate", *there, "--prompt", "song 1", "--model", model, "--max-new-tokens", "4", "--json").json
@@ -41,7 +41,7 @@ def test_one_question_to_each_model(project: Project, cli: Cli) -> None:
     assert cli("generate", *there, "--prompt", "song 1", "--regex", "(joy|fear)").out.strip() in ("joy", "fear")
 
 
-def test_what_cannot_be_asked_is_told_with_what_to_do(project: Project, cli: Cli, tmp_path: Path) -> None:
+def test_what_cannot_be_asked_is_told_with_what_to_do(project: ProjectFolder, cli: Cli, tmp_path: Path) -> None:
     def refused(*arguments: str | Path) -> str:
         found = cli("generate", "--project", project.root, "--prompt", "song 1", *arguments)
         assert found.out == ""
@@ -70,7 +70,7 @@ def test_what_cannot_be_asked_is_told_with_what_to_do(project: Project, cli: Cli
 
 
 def test_an_adapter_of_another_base_does_not_answer(
-    project: Project, cli: Cli, tiny_phi3: Path, tmp_path: Path
+    project: ProjectFolder, cli: Cli, tiny_phi3: Path, tmp_path: Path
 ) -> None:
     config = json.loads((tiny_phi3 / "config.json").read_text())
     foreign = tmp_path / "foreign"
@@ -95,7 +95,7 @@ def test_an_adapter_of_another_base_does_not_answer(
     assert "was trained on another model" in found.err
 
 
-def test_a_base_model_answers_with_an_adapter_that_was_trained_on_it(project: Project, cli: Cli) -> None:
+def test_a_base_model_answers_with_an_adapter_that_was_trained_on_it(project: ProjectFolder, cli: Cli) -> None:
     there = ("generate", "--project", project.root, "--prompt", "song 1", "--max-new-tokens", "6", "--json")
     own = cli(*there, "--model", "adapter").json
     named = cli(*there, "--model", "base", "--adapter", "finetune").json
@@ -104,7 +104,7 @@ def test_a_base_model_answers_with_an_adapter_that_was_trained_on_it(project: Pr
     assert (named["adapter"], folder["adapter"]) == ("finetune", "adapter")
 
 
-def test_a_chat_answers_line_by_line(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_answers_line_by_line(project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def talk(*lines: str, more: tuple[str, ...] = ()) -> list[str]:
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
         found = cli("chat", "--project", project.root, "--max-new-tokens", "4", *more)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Cli, Listener, MakeProject, edit_config
 
@@ -40,7 +40,7 @@ BAD = [
     ],
 )
 def test_the_light_environment_hands_over_before_it_imports_what_it_has_not(
-    command: list[str], project: Project
+    command: list[str], project: ProjectFolder
 ) -> None:
     python = project.root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -59,23 +59,23 @@ def test_the_light_environment_hands_over_before_it_imports_what_it_has_not(
     assert done.returncode == 77, done.stderr
 
 
-def rows_of(project: Project, *lines: str) -> Path:
+def rows_of(project: ProjectFolder, *lines: str) -> Path:
     path = project.root / "datasets" / "train.jsonl"
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
 
 
 @pytest.fixture
-def project(make_project: MakeProject) -> Project:
+def project(make_project: MakeProject) -> ProjectFolder:
     return make_project(max_steps=1)
 
 
-def check(cli: Cli, project: Project, *flags: str) -> dict[str, Any]:
+def check(cli: Cli, project: ProjectFolder, *flags: str) -> dict[str, Any]:
     found: dict[str, Any] = cli("data", "check", "--json", "--project", project.root, *flags).json
     return found
 
 
-def test_every_fault_is_counted_and_shown_with_its_line(cli: Cli, project: Project) -> None:
+def test_every_fault_is_counted_and_shown_with_its_line(cli: Cli, project: ProjectFolder) -> None:
     rows_of(project, *BAD)
     found = check(cli, project)
     (data,) = found["datasets"]
@@ -91,7 +91,7 @@ def test_every_fault_is_counted_and_shown_with_its_line(cli: Cli, project: Proje
 
 
 def test_lengths_labels_and_the_share_that_is_trained_are_those_of_the_tokens(
-    cli: Cli, project: Project, tiny_tokenizer: Any
+    cli: Cli, project: ProjectFolder, tiny_tokenizer: Any
 ) -> None:
     found = check(cli, project)
     (data,) = found["datasets"]
@@ -105,7 +105,7 @@ def test_lengths_labels_and_the_share_that_is_trained_are_those_of_the_tokens(
     assert data["tokens"]["trained_share"] == round(data["tokens"]["trained"] / data["tokens"]["total"], 4)
 
 
-def test_held_out_rows_that_were_seen_are_shown_in_pairs(cli: Cli, project: Project) -> None:
+def test_held_out_rows_that_were_seen_are_shown_in_pairs(cli: Cli, project: ProjectFolder) -> None:
     words = ("old", "red", "sly", "wet", "big")
     phrases = [f"The {word} bird sang in our garden" for word in words]
     phrases += [f"the {word} bird sang, in our GARDEN!" for word in words]
@@ -115,7 +115,7 @@ def test_held_out_rows_that_were_seen_are_shown_in_pairs(cli: Cli, project: Proj
     assert all(pair["training"] != pair["validation"] for pair in leakage["examples"])
 
 
-def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: Project) -> None:
+def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: ProjectFolder) -> None:
     rows_of(project, '{"phrase": "x", "tone": ""}', '{"phrase": "x", "tone": "joy" "}')
     result = cli("data", "check", "--json", "--project", project.root)
     assert (result.code, result.json["usable"]) == (4, False)
@@ -124,14 +124,14 @@ def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: Project) -> 
     assert "No usable row" in result.out
 
 
-def test_the_table_says_what_the_json_says(cli: Cli, project: Project) -> None:
+def test_the_table_says_what_the_json_says(cli: Cli, project: ProjectFolder) -> None:
     rows_of(project, *BAD)
     out = cli("data", "check", "--project", project.root).out
     for said in ("broken", "--skip-bad-rows", "datasets/train.jsonl:7", "likely personal data: email 1", "mojibake 1"):
         assert said in out
 
 
-def test_a_run_stops_at_a_broken_row_or_leaves_it_out_when_told_to(cli: Cli, project: Project) -> None:
+def test_a_run_stops_at_a_broken_row_or_leaves_it_out_when_told_to(cli: Cli, project: ProjectFolder) -> None:
     rows_of(project, *BAD)
     stopped = cli("run", "--until", "finetune", "--project", project.root)
     assert stopped.code == 4
@@ -146,14 +146,14 @@ def test_a_run_stops_at_a_broken_row_or_leaves_it_out_when_told_to(cli: Cli, pro
     assert (facts["skipped_rows"], facts["empty_rows"]) == (2, 1)
 
 
-def test_the_run_keeps_the_report_beside_its_record(project: Project) -> None:
+def test_the_run_keeps_the_report_beside_its_record(project: ProjectFolder) -> None:
     outcome = run(project, Listener(), until="finetune")
     assert outcome.run_folder is not None
     kept = json.loads((outcome.run_folder / "data_report.json").read_text())
     assert kept["datasets"][0]["rows"]["kept"] == 60
 
 
-def test_a_preview_joins_to_the_very_text_and_marks_what_is_trained(cli: Cli, project: Project) -> None:
+def test_a_preview_joins_to_the_very_text_and_marks_what_is_trained(cli: Cli, project: ProjectFolder) -> None:
     found = cli("data", "preview", "--rows", "2", "--json", "--project", project.root).json["rows"]
     assert len(found) == 2
     for row in found:
@@ -166,7 +166,7 @@ def test_a_preview_joins_to_the_very_text_and_marks_what_is_trained(cli: Cli, pr
     assert "⟦" in plain
 
 
-def test_chats_are_checked_and_previewed_by_turns(cli: Cli, project: Project) -> None:
+def test_chats_are_checked_and_previewed_by_turns(cli: Cli, project: ProjectFolder) -> None:
     rows = [
         {"messages": [{"role": "user", "content": f"hi {i}"}, {"role": "assistant", "content": "yes"},
                       {"role": "user", "content": "sure?"}, {"role": "assistant", "content": "no"}]}
@@ -187,7 +187,7 @@ def test_chats_are_checked_and_previewed_by_turns(cli: Cli, project: Project) ->
     assert [s["text"] for s in row["segments"] if s["trained"] and s["kind"] == "completion"] == ["yes", "no"]
 
 
-def test_hooks_change_and_leave_out_rows_and_their_faults_have_a_place(cli: Cli, project: Project) -> None:
+def test_hooks_change_and_leave_out_rows_and_their_faults_have_a_place(cli: Cli, project: ProjectFolder) -> None:
     hooks = project.config.with_name("hooks.py")
     hooks.write_text("def transform(row):\n    row['tone'] = row['tone'].upper()\n    return row\n\n\n"
                      "def filter(row):\n    return row['tone'] == 'JOY'\n")  # fmt: skip
@@ -199,7 +199,7 @@ def test_hooks_change_and_leave_out_rows_and_their_faults_have_a_place(cli: Cli,
     assert "hooks.py:2" in data["broken_at"][0]["message"]
 
 
-def test_a_user_script_runs_only_when_it_is_let(cli: Cli, project: Project) -> None:
+def test_a_user_script_runs_only_when_it_is_let(cli: Cli, project: ProjectFolder) -> None:
     project.config.with_name("user_script.py").write_text(
         "def to_text(row):\n    return f\"{row['phrase']} is {row['tone']}\"\n"
     )

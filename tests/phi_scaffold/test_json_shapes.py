@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Cli, Listener, tiny_project
 
@@ -64,7 +64,7 @@ def documented(title: str) -> Shape:
 
 
 @pytest.fixture(scope="module")
-def ran(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Listener]:
+def ran(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ProjectFolder, Listener]:
     """A project on which everything ran, and the events of that."""
     project = tiny_project(tmp_path_factory.mktemp("shapes") / "tiny", tiny_phi3, max_steps=2, eval_steps=1)
     listener = Listener()
@@ -73,12 +73,12 @@ def ran(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Proj
 
 
 @pytest.fixture
-def project(ran: tuple[Project, Listener]) -> Project:
+def project(ran: tuple[ProjectFolder, Listener]) -> ProjectFolder:
     return ran[0]
 
 
 @pytest.mark.parametrize("event", ["stage-started", "progress", "metric", "stage-finished", "warning", "run-finished"])
-def test_events_of_a_run(ran: tuple[Project, Listener], event: str) -> None:
+def test_events_of_a_run(ran: tuple[ProjectFolder, Listener], event: str) -> None:
     _, listener = ran
     shape = documented(f"`run --json`: `{event}`")
     events = [e.as_dict() for e in listener if e.event == event]
@@ -87,7 +87,7 @@ def test_events_of_a_run(ran: tuple[Project, Listener], event: str) -> None:
     shape.check(*events)
 
 
-def test_an_error_of_a_run(project: Project, cli: Cli) -> None:
+def test_an_error_of_a_run(project: ProjectFolder, cli: Cli) -> None:
     result = cli("run", "nowhere", "--json", "--project", project.root)
     documented("`--json` with an error").check(json.loads(result.out.splitlines()[-1]))
 
@@ -104,13 +104,13 @@ def test_an_error_of_a_run(project: Project, cli: Cli) -> None:
         ("`optimize --dry-run --json`", ("optimize", "--dry-run")),
     ],
 )
-def test_a_command_of_a_project(project: Project, cli: Cli, title: str, arguments: tuple[str, ...]) -> None:
+def test_a_command_of_a_project(project: ProjectFolder, cli: Cli, title: str, arguments: tuple[str, ...]) -> None:
     result = cli(*arguments, "--json", "--project", project.root)
     assert result.code == 0, result.err
     documented(title).check(result.json)
 
 
-def test_a_turn_of_a_chat(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_of_a_chat(project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
@@ -118,7 +118,7 @@ def test_a_turn_of_a_chat(project: Project, cli: Cli, monkeypatch: pytest.Monkey
     documented("`chat --json`").check(result.events[0])
 
 
-def test_validate(project: Project, cli: Cli, tmp_path: Path) -> None:
+def test_validate(project: ProjectFolder, cli: Cli, tmp_path: Path) -> None:
     config = json.loads(project.config.read_text(encoding="utf-8"))
     config["passes"]["finetune"]["alhpa"] = 3
     wrong = tmp_path / "olive-config.json"
@@ -128,7 +128,7 @@ def test_validate(project: Project, cli: Cli, tmp_path: Path) -> None:
     documented("`validate --json`").check(result.json)
 
 
-def test_migrate(cli: Cli, project: Project, tmp_path: Path) -> None:
+def test_migrate(cli: Cli, project: ProjectFolder, tmp_path: Path) -> None:
     config = json.loads(project.config.read_text(encoding="utf-8"))
     step = config["passes"]["finetune"]
     config["passes"]["finetune"] = {"type": step.pop("type"), "config": step}
@@ -159,7 +159,7 @@ def test_sweep(tiny_phi3: Path, tmp_path: Path, cli: Cli) -> None:
     documented("`sweep --json`").check(done.json)
 
 
-def test_optimize(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimize(project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from phi_runtime.search.optimize import candidates
 
     monkeypatch.setattr(candidates, "ALL", tuple(c for c in candidates.ALL if c.name == "int4-block-32"))

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_scaffold.show.optimize import options_text, verdict
 from tests.conftest import Cli, MakeProject, edit_config
 
 
-def base_alone(project: Project) -> Project:
+def base_alone(project: ProjectFolder) -> ProjectFolder:
     """The same project, where the base model is exported as it is: nothing is trained, and no rows are held out."""
     edit_config(
         project, lambda c: c.update(passes={"export": {"type": "ModelBuilder", "precision": "int4", "gate": None}})
@@ -21,7 +21,7 @@ def base_alone(project: Project) -> Project:
     return project
 
 
-def constrain(project: Project, **constraints: Any) -> None:
+def constrain(project: ProjectFolder, **constraints: Any) -> None:
     file = project.config.with_name("evaluation.json")
     file.write_text(json.dumps({"task": "classification", "constraints": constraints}, indent=2), encoding="utf-8")
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import Outcome
 from phi_runtime.training.diagnosis import Diagnosis
 from phi_scaffold.show import diagnosis as show_diagnosis
@@ -219,7 +219,7 @@ def a_comparison(tuned: float) -> dict[str, Any]:
 
 def ending(capsys: pytest.CaptureFixture[str], project: Path, record: Path | None, tuned: float) -> list[str]:
     result = Outcome(("finetune",), (), {"trainings": [a_comparison(tuned)]}, record)
-    show.outcome(result, Project(project, project / "fine-tuning" / "olive-config.json"))
+    show.outcome(result, ProjectFolder(project, project / "fine-tuning" / "olive-config.json"))
     return capsys.readouterr().out.splitlines()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_scaffold.show.sweep import short_names, values_text
 from tests.conftest import Cli, MakeProject
 
@@ -20,7 +20,7 @@ pytest.importorskip("optuna")
 RATE = "training_args.learning_rate"
 
 
-def write_sweep(project: Project, *rates: float, **space: Any) -> None:
+def write_sweep(project: ProjectFolder, *rates: float, **space: Any) -> None:
     space = {RATE: {"type": "choice", "values": list(rates)}, **space}
     text = json.dumps({"search_strategy": {"type": "grid", "pruner": "none"}, "search_space": space})
     (project.config.parent / "sweep.yaml").write_text(text, encoding="utf-8")

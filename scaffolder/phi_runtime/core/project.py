@@ -27,7 +27,7 @@ RESERVED = (
 
 
 @dataclass(frozen=True)
-class Project:
+class ProjectFolder:
     """An emitted project.
 
     Attributes:
@@ -47,7 +47,7 @@ class Project:
         return {"root": str(self.root), "config": str(self.config), "output": str(self.output) if self.output else None}
 
     @classmethod
-    def from_dict(cls, value: dict[str, str | None]) -> Project:
+    def from_dict(cls, value: dict[str, str | None]) -> ProjectFolder:
         """Return the project that `as_dict` describes."""
         output = value["output"]
         return cls(Path(str(value["root"])), Path(str(value["config"])), Path(output) if output else None)
@@ -83,7 +83,7 @@ class Project:
             return str(path)
 
 
-def find_project(start: Path, config: Path | None = None) -> Project:
+def find_project(start: Path, config: Path | None = None) -> ProjectFolder:
     """Return the project that contains the folder `start`, or the one that `config` belongs to.
 
     Raises:
@@ -97,21 +97,21 @@ def find_project(start: Path, config: Path | None = None) -> Project:
     start = start.absolute()
     for folder in (start, *start.parents):
         if (folder / CONFIG).is_file():
-            return Project(root=folder, config=folder / CONFIG)
+            return ProjectFolder(root=folder, config=folder / CONFIG)
     raise UsageError(
         f"{start} is not in a phi-scaffold project (there is no {CONFIG.as_posix()} here or above)",
         fix="create one with `phi-scaffold new NAME`, change into one, or pass --project FOLDER",
     )
 
 
-def project_of(config: Path) -> Project:
+def project_of(config: Path) -> ProjectFolder:
     """Return the project of the file `config`: the folder above fine-tuning/, else the file's own folder."""
     config = config.absolute()
     home = config.parent.parent if config.parent.name == CONFIG.parent.name else config.parent
-    return Project(root=home, config=config)
+    return ProjectFolder(root=home, config=config)
 
 
-def for_task(project: Project, name: str, *, config_given: bool = False) -> Project:
+def for_task(project: ProjectFolder, name: str, *, config_given: bool = False) -> ProjectFolder:
     """Return the project for the task `name`, with outputs in gen-model/<name>/.
 
     Its config is fine-tuning/<name>.olive-config.json if that exists and the user passed no other.
@@ -130,7 +130,7 @@ def for_task(project: Project, name: str, *, config_given: bool = False) -> Proj
     return replace(project, config=config, output=project.root / GEN_MODEL / name)
 
 
-def tasks(project: Project) -> list[str]:
+def tasks(project: ProjectFolder) -> list[str]:
     """Return the names of the other tasks that have runs in gen-model/."""
     folders = (runs.parent for runs in (project.root / GEN_MODEL).glob("*/runs"))
     return sorted(folder.name for folder in folders if folder.name not in RESERVED and folder != project.gen_model)

@@ -14,7 +14,7 @@ from phi_runtime.config.schema import DataConfig, Datastore, FinetunePass, PrePr
 from phi_runtime.core.artifacts import digest, file_digest, versions
 from phi_runtime.core.errors import DataError, Location, UsageError
 from phi_runtime.core.events import Emit
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat_template import ChatTemplate, Template
 from phi_runtime.data.hooks import Hooks, Values, functions_key, load_hooks
 from phi_runtime.data.rows import BadRow
@@ -56,7 +56,7 @@ class DataContext:
         return load_tokenizer(self.model)
 
 
-def data_context(project: Project, model: ModelRef, overrides: Overrides | None = None) -> DataContext:
+def data_context(project: ProjectFolder, model: ModelRef, overrides: Overrides | None = None) -> DataContext:
     """Return the context of a project's data sets, with the tokenizer of `model`."""
     return DataContext(project.config, model, project.token_cache, overrides or Overrides())
 

@@ -12,7 +12,7 @@ import numpy as np
 from phi_runtime.config.schema import FinetunePass, Workflow
 from phi_runtime.core.errors import DataError, Location
 from phi_runtime.core.events import Emit
-from phi_runtime.core.project import Project, project_of
+from phi_runtime.core.project import ProjectFolder, project_of
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import DataContext, Dataset, DataSplit, load_splits, split_dataset
 from phi_runtime.data.leakage import find_leaks
@@ -54,7 +54,7 @@ def examine(
 
 
 def report(
-    dataset: Dataset, sequences: Mapping[str, Sequences], project: Project, errors: Iterable[str] = ()
+    dataset: Dataset, sequences: Mapping[str, Sequences], project: ProjectFolder, errors: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return the report on a loaded data set.
 
@@ -88,7 +88,7 @@ def report(
     }
 
 
-def _of_split(split: DataSplit, project: Project) -> dict[str, Any]:
+def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
     store, survey = split.store, split.store.survey
     sizes: np.ndarray = store.rows["tokens"].astype(np.int64)
     trained = int(store.rows["trained"].sum())
@@ -147,13 +147,13 @@ def _duplicates(rows: np.ndarray) -> int:
     return len(rows) - len(np.unique(key, axis=0)) if len(rows) else 0
 
 
-def _shown(split: DataSplit, project: Project, places: Iterable[RowNote]) -> list[dict[str, Any]]:
+def _shown(split: DataSplit, project: ProjectFolder, places: Iterable[RowNote]) -> list[dict[str, Any]]:
     return [
         {"file": project.shown(split.files[file]), "line": line, "message": what} for file, line, what, *_ in places
     ]
 
 
-def _leakage(dataset: Dataset, project: Project) -> dict[str, Any]:
+def _leakage(dataset: Dataset, project: ProjectFolder) -> dict[str, Any]:
     training, validation = dataset.training, dataset.validation
     compared = training.chosen[:_COMPARED]
     leaks = find_leaks(training.store, compared, validation.store, validation.chosen)
@@ -169,5 +169,5 @@ def _leakage(dataset: Dataset, project: Project) -> dict[str, Any]:
     }
 
 
-def _place(where: Location, project: Project) -> str:
+def _place(where: Location, project: ProjectFolder) -> str:
     return f"{project.shown(Path(where.path))}:{where.line}"

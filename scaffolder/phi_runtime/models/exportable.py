@@ -6,7 +6,7 @@ from typing import Any
 
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.errors import ConfigError
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.builder_source import text_models
 from phi_runtime.models.stored import stored_config
 
@@ -35,7 +35,7 @@ def why_not_exportable(config: dict[str, Any]) -> str | None:
     return None
 
 
-def check_exportable(workflow: Workflow, project: Project) -> None:
+def check_exportable(workflow: Workflow, project: ProjectFolder) -> None:
     """Raise ConfigError if the workflow exports and its downloaded base model cannot be exported."""
     if not any(step.produces == "onnx" for step in workflow.passes.values()):
         return

@@ -9,9 +9,10 @@ from phi_runtime.config.schema import InputModel
 from phi_runtime.core.artifacts import digest, file_digest, put_in_place, read_manifest, require_free_space, seal
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.events import Emit
-from phi_runtime.core.project import Project
+from phi_runtime.core.hub_id import HUB_ID
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.embedded import DISK_BYTES, EMBEDDED, make_embedded, write_tokenizer
-from phi_runtime.models.place import HUB_ID, base_model_path
+from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
 
 _LARGE_BYTES = 10_000_000
@@ -27,7 +28,7 @@ TOKENIZER_FILES = (
 """Patterns of the files that a tokenizer consists of."""
 
 
-def present(model: InputModel, project: Project) -> ModelRef | None:
+def present(model: InputModel, project: ProjectFolder) -> ModelRef | None:
     """Return the base model if it is complete on this machine; None if it must be downloaded."""
     path, trust = base_model_path(model, project), model.load_kwargs.trust_remote_code
     manifest = read_manifest(path)
@@ -38,7 +39,7 @@ def present(model: InputModel, project: Project) -> ModelRef | None:
     return None
 
 
-def fetch(model: InputModel, project: Project, emit: Emit) -> ModelRef:
+def fetch(model: InputModel, project: ProjectFolder, emit: Emit) -> ModelRef:
     """Download the base model into model-cache/ if it is missing, and return it.
 
     Raises:
@@ -73,7 +74,7 @@ def fetch(model: InputModel, project: Project, emit: Emit) -> ModelRef:
     return ModelRef(path, "hf", manifest.content, trust_remote_code=model.load_kwargs.trust_remote_code)
 
 
-def fetch_tokenizer(model: InputModel, project: Project, emit: Emit) -> ModelRef:
+def fetch_tokenizer(model: InputModel, project: ProjectFolder, emit: Emit) -> ModelRef:
     """Return the base model if it is downloaded, else a folder with its tokenizer only, which is downloaded if missing.
 
     Data can be checked with that: the tokens are the same, so a later `fetch` leaves the token cache valid. Raises as `fetch`.
@@ -98,7 +99,7 @@ def fetch_tokenizer(model: InputModel, project: Project, emit: Emit) -> ModelRef
     return ModelRef(folder, "hf", manifest.content, trust_remote_code=trust)
 
 
-def _source(path: Path, model: InputModel, project: Project) -> str:
+def _source(path: Path, model: InputModel, project: ProjectFolder) -> str:
     """Return the embedded model's name or the Hub id of a folder under model-cache/."""
     if path.is_relative_to(project.model_cache):
         name = path.relative_to(project.model_cache).as_posix()

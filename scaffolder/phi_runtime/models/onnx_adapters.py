@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.artifacts import digest, file_digest, read_manifest, write_json
 from phi_runtime.core.errors import UsageError, WorkFailed
+from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.models.peft_lora import MERGE, Lora, LowRank, read_lora
-from phi_runtime.models.place import HUB_ID
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from phi_runtime.config.paths import resolve
 from phi_runtime.config.schema import InputModel
-from phi_runtime.core.project import Project
+from phi_runtime.core.hub_id import HUB_ID
+from phi_runtime.core.project import ProjectFolder
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-
-def base_model_path(model: InputModel, project: Project) -> Path:
+def base_model_path(model: InputModel, project: ProjectFolder) -> Path:
     """Return the folder of the base model: the path in the config, or model-cache/<id> for a Hub id."""
     path = resolve(model.name, project.config).path
     if path.is_dir():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.artifacts import put_in_place, seal, write_json
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.training.checkpoints import newest
 
@@ -35,18 +35,18 @@ def make_stage(stage: Stage, kind: str, work_dir: Path, work: Work) -> None:
     put_in_place(staging_dir, stage.target)
 
 
-def work_folder(project: Project, stage: Stage) -> Path:
+def work_folder(project: ProjectFolder, stage: Stage) -> Path:
     """Return the stage's work folder; its key is part of the name, so that only the same work resumes there."""
     return project.gen_model / ".work" / f"{stage.name}-{stage.key[:16]}"
 
 
-def work_folders(project: Project, name: str) -> list[Path]:
+def work_folders(project: ProjectFolder, name: str) -> list[Path]:
     """Return all work folders of the stage `name`, for any inputs, the latest first."""
     folders = (project.gen_model / ".work").glob(f"{name}-{'[0-9a-f]' * 16}")
     return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
 
 
-def interrupted_work(project: Project, stage: Stage) -> str | None:
+def interrupted_work(project: ProjectFolder, stage: Stage) -> str | None:
     """Describe a training that was interrupted and cannot resume because its inputs changed.
 
     None if there is no such training, or if this stage has its own checkpoint to resume from.

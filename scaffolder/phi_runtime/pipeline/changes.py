@@ -9,7 +9,7 @@ from typing import Any
 from phi_runtime.config.paths import data_paths
 from phi_runtime.config.schema import FinetunePass, Workflow
 from phi_runtime.core.artifacts import digest, file_digest
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.hooks import functions_key
 from phi_runtime.models.reference import ModelRef
 
@@ -18,7 +18,9 @@ _MESSAGES = {"chat_template": "the chat template changed", "hooks": "hooks.py ch
 _OTHER_VERSION = "built by another version of phi-scaffold"
 
 
-def input_origins(workflow: Workflow, training: FinetunePass, project: Project, source: ModelRef) -> dict[str, str]:
+def input_origins(
+    workflow: Workflow, training: FinetunePass, project: ProjectFolder, source: ModelRef
+) -> dict[str, str]:
     """Return one digest per origin of a training's inputs, where the inputs hold a digest of several.
 
     They are kept next to the inputs and tell whether the data `files`, the `functions` over their rows,

@@ -24,7 +24,7 @@ from phi_runtime.core.artifacts import read_manifest, versions, write_json
 from phi_runtime.core.errors import Interrupted, MissingDependency, PhiError, UsageError
 from phi_runtime.core.events import Emit, Event, error_event
 from phi_runtime.core.locks import exclusive
-from phi_runtime.core.project import Project, read_dotenv
+from phi_runtime.core.project import ProjectFolder, read_dotenv
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.data.fetch import fetch_data, hub_data
@@ -69,7 +69,7 @@ class Outcome:
 
 
 def run(
-    project: Project,
+    project: ProjectFolder,
     emit: Emit,
     *,
     config: LoadedConfig | None = None,
@@ -172,7 +172,13 @@ class _Run:
     """The state of one run: the models so far, the stages done, and the run folder once a stage has work to do."""
 
     def __init__(
-        self, project: Project, workflow: Workflow, emit: Emit, force: Sequence[str], overrides: Overrides, nproc: int
+        self,
+        project: ProjectFolder,
+        workflow: Workflow,
+        emit: Emit,
+        force: Sequence[str],
+        overrides: Overrides,
+        nproc: int,
     ) -> None:
         self.project, self.workflow, self.listener, self.force = project, workflow, emit, set(force)
         self.overrides, self.nproc = overrides, nproc

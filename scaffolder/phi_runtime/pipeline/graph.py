@@ -11,7 +11,7 @@ from phi_runtime.config.pass_graph import BASE, adapters_of, sources
 from phi_runtime.config.schema import Pass, Workflow
 from phi_runtime.context import PassContext
 from phi_runtime.core.events import Emit
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import present
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.stage import Stage, State, pass_stage
@@ -45,7 +45,9 @@ class ModelGraph:
     `models` starts with the base model, if it is downloaded, and grows as the graph is walked.
     """
 
-    def __init__(self, workflow: Workflow, project: Project, models: Mapping[str, ModelRef] | None = None) -> None:
+    def __init__(
+        self, workflow: Workflow, project: ProjectFolder, models: Mapping[str, ModelRef] | None = None
+    ) -> None:
         self.workflow, self.project = workflow, project
         if models is None:
             base = present(workflow.input_model, project)
@@ -105,7 +107,7 @@ class ModelGraph:
 
 
 def existing_models(
-    workflow: Workflow, project: Project, accept: Collection[State] = ("cached", "stale")
+    workflow: Workflow, project: ProjectFolder, accept: Collection[State] = ("cached", "stale")
 ) -> dict[str, ModelRef]:
     """Return the models on disk by pass, by default also those whose config has changed since."""
     graph = ModelGraph(workflow, project)

@@ -11,7 +11,7 @@ from phi_runtime.config.schema import FinetunePass, Workflow
 from phi_runtime.core.artifacts import write_text
 from phi_runtime.core.errors import ConfigError, Location, UsageError
 from phi_runtime.core.events import silent
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.artifact import work_folder
 from phi_runtime.pipeline.graph import ModelGraph
 from phi_runtime.training.distributed.accelerate_config import accelerate_config, as_yaml
@@ -33,7 +33,7 @@ class LaunchCommand:
 
 
 def write_launch_command(
-    project: Project, workflow: Workflow, overrides: Overrides, count: int, config: Path, name: str | None = None
+    project: ProjectFolder, workflow: Workflow, overrides: Overrides, count: int, config: Path, name: str | None = None
 ) -> LaunchCommand:
     """Write the accelerate config for a training on `count` processes.
 

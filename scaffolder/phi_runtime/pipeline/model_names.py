@@ -8,7 +8,7 @@ from phi_runtime.config.pass_graph import BASE, compared_models, trainings_of
 from phi_runtime.config.schema import ExportPass, Workflow
 from phi_runtime.config.stage_names import evaluation_stages
 from phi_runtime.core.errors import UsageError
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.pipeline.stage import model_folder
 
@@ -37,7 +37,7 @@ def comparison_name(workflow: Workflow, step_name: str) -> str:
     return "adapter" if step.produces == "adapter" else "finetuned"
 
 
-def model_names(workflow: Workflow, project: Project) -> dict[str, str]:
+def model_names(workflow: Workflow, project: ProjectFolder) -> dict[str, str]:
     """Return every name of every model, with the pass whose output it names (BASE for the base model).
 
     First base, adapter, merged, finetuned and onnx, which name the first model of that kind, then the
@@ -72,7 +72,7 @@ def find_model(requested: str, names: dict[str, str], existing: Collection[str])
     raise UsageError(f"there is no model `{requested}`{near}", fix=f"choose one of {', '.join(listed)}{more}")
 
 
-def stages_that_measure(requested: str | None, workflow: Workflow, project: Project) -> list[str]:
+def stages_that_measure(requested: str | None, workflow: Workflow, project: ProjectFolder) -> list[str]:
     """Return the evaluation stages whose comparison contains the model called `requested`; all for None.
 
     Raises:

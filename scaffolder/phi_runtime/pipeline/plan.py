@@ -9,7 +9,7 @@ from phi_runtime.config.pass_graph import BASE, compared_models
 from phi_runtime.config.schema import Workflow
 from phi_runtime.config.stage_names import FETCH, evaluation_stages
 from phi_runtime.core.locks import is_held
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.fetch import hub_data
 from phi_runtime.models.place import base_model_path
 from phi_runtime.pipeline.artifact import FAILED, interrupted_work, work_folder
@@ -19,7 +19,7 @@ from phi_runtime.pipeline.stage import Stage, evaluation_stage
 LOCK = ".run.lock"
 
 
-def plan(workflow: Workflow, project: Project) -> list[Stage]:
+def plan(workflow: Workflow, project: ProjectFolder) -> list[Stage]:
     """Return all stages in order, each with its current state."""
     graph = ModelGraph(workflow, project)
     stages = [fetch_stage(workflow, project, is_present=BASE in graph.models)]
@@ -32,13 +32,13 @@ def plan(workflow: Workflow, project: Project) -> list[Stage]:
     return [_with_work_state(stage, project) for stage in stages]
 
 
-def fetch_stage(workflow: Workflow, project: Project, *, is_present: bool) -> Stage:
+def fetch_stage(workflow: Workflow, project: ProjectFolder, *, is_present: bool) -> Stage:
     """Return the download stage: cached if the base model `is_present` and so is the data of the hub."""
     cached = is_present and all(path.is_file() for path in hub_data(workflow, project.config))
     return Stage(FETCH, "Fetch", base_model_path(workflow.input_model, project), "cached" if cached else "missing")
 
 
-def _with_work_state(stage: Stage, project: Project) -> Stage:
+def _with_work_state(stage: Stage, project: ProjectFolder) -> Stage:
     """Mark a stage that is not cached as running, failed or interrupted, from its work folder."""
     if stage.state not in ("missing", "stale") or not stage.key:
         return stage

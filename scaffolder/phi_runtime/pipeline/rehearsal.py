@@ -17,7 +17,7 @@ from phi_runtime.config.schema import TrainingArgs
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import Interrupted, PhiError
 from phi_runtime.core.events import Emit
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.hardware.process_memory import peak_and_total, reset_peak
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.load import load_workflow
@@ -54,7 +54,7 @@ class Rehearsal:
     stage_s: float
 
 
-def rehearse_apart(project: Project, stage: str, overrides: Overrides | None, emit: Emit) -> Rehearsal:
+def rehearse_apart(project: ProjectFolder, stage: str, overrides: Overrides | None, emit: Emit) -> Rehearsal:
     """Run `rehearse` in a worker process. The base model must have been fetched.
 
     Raises:
@@ -96,7 +96,7 @@ def _rehearse_request(request: Message, emit: Emit) -> Rehearsal:
     from phi_runtime.models.load import quiet_libraries
 
     quiet_libraries()
-    project, stage = Project.from_dict(request["project"]), request["stage"]
+    project, stage = ProjectFolder.from_dict(request["project"]), request["stage"]
     overrides = Overrides.from_dict(request["overrides"])
     workflow = load_workflow(project.config, overrides)
     source = present(workflow.input_model, project)
@@ -132,7 +132,7 @@ def rehearse(context: PassContext[Any]) -> Rehearsal:
     tokens = [_shape(trainer.data_collator([rows[i] for i in batch])) for batch in batches]
     shape = _shape(trainer.data_collator([rows[int(i)] for i in longest]))
 
-    class Clock(TrainerCallback):
+    class StepClock(TrainerCallback):
         started = wall_s = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -143,7 +143,7 @@ def rehearse(context: PassContext[Any]) -> Rehearsal:
                 torch.cuda.synchronize()
             self.wall_s = time.perf_counter() - self.started
 
-    clock = Clock()
+    clock = StepClock()
     for callback in list(trainer.callback_handler.callbacks):
         if not isinstance(callback, DefaultFlowCallback):
             trainer.remove_callback(callback)

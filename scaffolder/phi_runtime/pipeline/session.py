@@ -13,7 +13,7 @@ from phi_runtime.config.pass_graph import BASE, sources
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import MissingDependency, UsageError
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate, Template, load_template
 from phi_runtime.data.dataset import data_context, template_of
@@ -90,7 +90,7 @@ class Session:
 
 
 def open_session(
-    project: Project,
+    project: ProjectFolder,
     model: str | None,
     overrides: Overrides | None = None,
     *,
@@ -185,7 +185,7 @@ def _adapters_of_base(base: str, workflow: Workflow, models: Mapping[str, ModelR
     return adapters
 
 
-def _onnx_adapter(graph: Path, name: str, folder: Path, project: Project) -> Path:
+def _onnx_adapter(graph: Path, name: str, folder: Path, project: ProjectFolder) -> Path:
     """Convert the PEFT adapter in `folder` for the ONNX model in `graph`; the file is written each time."""
     out = project.gen_model / ".adapters" / f"{name}{SUFFIX}"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def _adapter_templates(ref: ModelRef, folders: Mapping[str, Path]) -> dict[str, 
     return templates
 
 
-def _template(workflow: Workflow, ref: ModelRef, project: Project) -> Template:
+def _template(workflow: Workflow, ref: ModelRef, project: ProjectFolder) -> Template:
     try:
         return load_template(ref.path)
     except FileNotFoundError:  # a base model: use the template that it will be trained with

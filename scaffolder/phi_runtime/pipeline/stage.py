@@ -15,7 +15,7 @@ from phi_runtime.config.pass_graph import adapters_of, compared_models
 from phi_runtime.config.schema import FinetunePass, Workflow, canonical
 from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
 from phi_runtime.core.artifacts import Manifest, digest, read_manifest, versions
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import training_key
 from phi_runtime.models.reference import ModelRef
@@ -59,7 +59,7 @@ class Stage:
         return describe_changes(facts.get("inputs", {}), self.inputs, previous, self.origins() if previous else {})
 
 
-def model_folder(workflow: Workflow, project: Project, name: str) -> Path:
+def model_folder(workflow: Workflow, project: ProjectFolder, name: str) -> Path:
     """Return the folder for the output of the pass `name`: gen-model/adapter, merged or onnx.
 
     The name of the pass is added for all but the first pass that outputs this kind of model.
@@ -71,7 +71,7 @@ def model_folder(workflow: Workflow, project: Project, name: str) -> Path:
 
 def pass_stage(
     workflow: Workflow,
-    project: Project,
+    project: ProjectFolder,
     name: str,
     source: ModelRef | None,
     adapters: Mapping[str, ModelRef] | None = None,
@@ -105,7 +105,7 @@ def pass_stage(
     return _stage(name, step.type, target, inputs, partial(input_origins, workflow, step, project, source))
 
 
-def data_inputs(workflow: Workflow, training: FinetunePass, project: Project) -> dict[str, Any]:
+def data_inputs(workflow: Workflow, training: FinetunePass, project: ProjectFolder) -> dict[str, Any]:
     """Return what the data of a training pass adds to the inputs of a stage that reads it."""
     hooks = training_key(project.config)  # the key is absent without hooks, so that older results stay valid
     return {
@@ -115,7 +115,7 @@ def data_inputs(workflow: Workflow, training: FinetunePass, project: Project) ->
     }
 
 
-def evaluation_stage(workflow: Workflow, project: Project, name: str, models: Mapping[str, ModelRef]) -> Stage:
+def evaluation_stage(workflow: Workflow, project: ProjectFolder, name: str, models: Mapping[str, ModelRef]) -> Stage:
     """Return the stage `name`, which compares the models of one training; `models` are those that exist, by pass."""
     training = evaluation_stages(workflow)[name]
     target = project.gen_model / (EVALUATION_FOLDER if name == EVALUATE else f"{EVALUATION_FOLDER}-{training}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from starlette.responses import Response
 
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.serving.bodies import BodyWriter, Choice, error_event
+from phi_runtime.serving.bodies import AnswerChoice, BodyWriter, error_event
 from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, from_worker
 from phi_runtime.serving.metrics import Metrics
@@ -79,7 +79,7 @@ class Reply(Response):
     ) -> None:
         self.queue, self.writer, self.builders, self.fields = queue, writer, builders, fields
         self.stream, self.with_usage = stream, with_usage
-        self.choices = [Choice() for _ in builders]
+        self.choices = [AnswerChoice() for _ in builders]
         self.background = None
         self.started_s = time.monotonic()
         self.status = 200

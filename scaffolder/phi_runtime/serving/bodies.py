@@ -15,7 +15,7 @@ _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass
-class Choice:
+class AnswerChoice:
     """One answer, as far as it was received."""
 
     text: str = ""
@@ -39,7 +39,7 @@ class BodyWriter(Protocol):
 
     model: str
 
-    def body(self, choices: Sequence[Choice]) -> dict[str, Any]: ...
+    def body(self, choices: Sequence[AnswerChoice]) -> dict[str, Any]: ...
 
     def first(self, index: int) -> str: ...
 
@@ -47,7 +47,7 @@ class BodyWriter(Protocol):
 
     def end(self, index: int, finish: str) -> str: ...
 
-    def usage(self, choices: Sequence[Choice]) -> str: ...
+    def usage(self, choices: Sequence[AnswerChoice]) -> str: ...
 
 
 class _Writer:
@@ -64,7 +64,7 @@ class _Writer:
         self._open = f'data: {opening[:-1]},"choices":['
         self._close = '],"usage":null}\n\n' if with_usage else "]}\n\n"
 
-    def usage(self, choices: Sequence[Choice]) -> str:
+    def usage(self, choices: Sequence[AnswerChoice]) -> str:
         return f'{self._open}],"usage":{_dumps(usage_of(choices, self.count))}}}\n\n'
 
     def _wrap(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class ChatWriter(_Writer):
     chunk_kind = "chat.completion.chunk"
     prefix = "chatcmpl"
 
-    def body(self, choices: Sequence[Choice]) -> dict[str, Any]:
+    def body(self, choices: Sequence[AnswerChoice]) -> dict[str, Any]:
         entries = [
             {
                 "index": index,
@@ -115,7 +115,7 @@ class TextWriter(_Writer):
         super().__init__(head, count=count, with_usage=with_usage)
         self._offsets: dict[int, int] = {}
 
-    def body(self, choices: Sequence[Choice]) -> dict[str, Any]:
+    def body(self, choices: Sequence[AnswerChoice]) -> dict[str, Any]:
         entries = [
             {
                 "index": index,
@@ -154,7 +154,7 @@ class TextWriter(_Writer):
         }
 
 
-def usage_of(choices: Sequence[Choice], count: int) -> dict[str, Any]:
+def usage_of(choices: Sequence[AnswerChoice], count: int) -> dict[str, Any]:
     """Return the token counts of all choices; a prompt that `count` choices share counts once."""
     prompt = sum(choice.usage["prompt_tokens"] for choice in choices[::count])
     cached = sum(choice.usage["cached_tokens"] for choice in choices[::count])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.errors import PhiError, UsageError, WorkFailed, to_wire
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.session import NO_ADAPTER, Session, open_session, select_adapter
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _open(load: LoadRequest) -> dict[str, Session]:
-    project, overrides = Project.from_dict(load.project), Overrides.from_dict(load.overrides)
+    project, overrides = ProjectFolder.from_dict(load.project), Overrides.from_dict(load.overrides)
     adapters = {name: Path(folder) for name, folder in load.adapters.items()}
     for name, folder in adapters.items():
         if not (folder / "adapter_config.json").is_file():

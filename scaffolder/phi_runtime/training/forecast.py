@@ -11,7 +11,7 @@ from typing import Any
 from phi_runtime.config.paths import data_paths
 from phi_runtime.config.schema import DataConfig, FinetunePass, Workflow
 from phi_runtime.core.artifacts import folder_bytes, read_manifest
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.hardware.machine import available_bytes, gpus, has_bfloat16
 from phi_runtime.models.memory import SUGGESTED_RANK, Estimate, Fit, Job, estimate, what_fits
 from phi_runtime.models.place import base_model_path
@@ -61,7 +61,7 @@ class Forecast:
         return f"set {changes}{then} (about {self.fit.estimate.total_bytes / 1e9:.1f} GB)"
 
 
-def forecast(workflow: Workflow, project: Project, stage: str, shape: Shape | None = None) -> Forecast | None:
+def forecast(workflow: Workflow, project: ProjectFolder, stage: str, shape: Shape | None = None) -> Forecast | None:
     """Return the forecast for a stage that trains; None if the shape of the base model is unknown.
 
     Args:
@@ -87,7 +87,7 @@ def forecast(workflow: Workflow, project: Project, stage: str, shape: Shape | No
     return Forecast(stage, job, dtype, longest, needed, free, fit, settings)
 
 
-def check_fits(workflow: Workflow, project: Project, stage: str) -> str | None:
+def check_fits(workflow: Workflow, project: ProjectFolder, stage: str) -> str | None:
     """Return a warning if the stage is likely to exceed the free memory, otherwise None. Takes milliseconds."""
     result = forecast(workflow, project, stage)
     if result is None or result.fits is not False:
@@ -136,7 +136,7 @@ def _number(step: FinetunePass, device: str) -> tuple[int, str]:
     return (2, dtype) if supported else (4, "float32")
 
 
-def _longest_row(data: DataConfig, project: Project) -> tuple[int, bool]:
+def _longest_row(data: DataConfig, project: ProjectFolder) -> tuple[int, bool]:
     """Return the tokens of the longest row, and True if it is known: if the rows were tokenized since they last changed."""
     limit = data.pre_process_data_config.max_seq_len
     files = [file.path for file in data_paths(data, project.config)]
@@ -190,7 +190,7 @@ def _settings(stage: str, step: FinetunePass, fit: Fit) -> dict[str, Any]:
     return settings
 
 
-def disk_bytes(workflow: Workflow, project: Project, shape: Shape) -> dict[str, int]:
+def disk_bytes(workflow: Workflow, project: ProjectFolder, shape: Shape) -> dict[str, int]:
     """Estimate the disk space of each stage in bytes, and of `checkpoints`: one is written before the oldest is removed."""
     base = base_model_path(workflow.input_model, project)
     sizes = {"fetch": folder_bytes(base) if base.is_dir() else shape.stored_bytes * shape.parameters}
@@ -205,6 +205,6 @@ def disk_bytes(workflow: Workflow, project: Project, shape: Shape) -> dict[str, 
     return {**sizes, "checkpoints": checkpoints}
 
 
-def free_disk_bytes(project: Project) -> int:
+def free_disk_bytes(project: ProjectFolder) -> int:
     """Return the free bytes on the disk of the project."""
     return shutil.disk_usage(project.root).free

@@ -23,7 +23,7 @@ from phi_scaffold.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from phi_runtime.core.project import Project
+    from phi_runtime.core.project import ProjectFolder
     from phi_runtime.pipeline.session import Session
 
 
@@ -83,7 +83,7 @@ def chat(
         history += [{"role": "user", "content": line}, {"role": "assistant", "content": text.strip()}]
 
 
-def model_label(session: Session, project: Project) -> str:
+def model_label(session: Session, project: ProjectFolder) -> str:
     """Return the name of the model that answers, its folder and its adapter."""
     with_adapter = f" with adapter {session.adapter}" if session.adapter else ""
     return f"{session.name} ({project.shown(session.path)}){with_adapter}"

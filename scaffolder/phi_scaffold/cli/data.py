@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides
     from phi_runtime.config.schema import FinetunePass, Workflow
     from phi_runtime.core.events import Emit
-    from phi_runtime.core.project import Project
+    from phi_runtime.core.project import ProjectFolder
     from phi_runtime.data.dataset import DataContext
 
 PassName = Annotated[
@@ -90,7 +90,7 @@ def preview(
 
 
 def _open_data(
-    project: Project, overrides: Overrides, emit: Emit, training_pass: str | None
+    project: ProjectFolder, overrides: Overrides, emit: Emit, training_pass: str | None
 ) -> tuple[Workflow, FinetunePass, DataContext]:
     """Load the workflow, and download its tokenizer and data if they are missing."""
     from phi_runtime.core.errors import ConfigError, Location

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from phi_runtime.core.errors import MissingDependency, UsageError
-from phi_runtime.core.project import Project, find_project, for_task, read_dotenv
+from phi_runtime.core.project import ProjectFolder, find_project, for_task, read_dotenv
 from phi_runtime.core.suggestions import did_you_mean
 from phi_scaffold.cli.failure import ErrorOutput
 
@@ -81,7 +81,7 @@ class Flags:
         bool, typer.Option("--debug", callback=_errors_with_traceback, help="Show the traceback of an error.")
     ] = False
 
-    def find_project(self) -> Project:
+    def find_project(self) -> ProjectFolder:
         """Find the project (and its task, with --task-name) and read its .env.
 
         Raises:
@@ -93,7 +93,7 @@ class Flags:
         read_dotenv(project.root)
         return project if self.task_name is None else for_task(project, self.task_name, config_given=bool(self.config))
 
-    def enter_project(self) -> Project:
+    def enter_project(self) -> ProjectFolder:
         """Find the project and continue in its own environment: the one of the command line may lack the ML libraries."""
         from phi_scaffold.environment import use_project_environment
 

@@ -11,7 +11,7 @@ import typer
 from phi_scaffold.cli.options import WORKFLOW, Flags, accepts
 
 if TYPE_CHECKING:
-    from phi_runtime.core.project import Project
+    from phi_runtime.core.project import ProjectFolder
 
 
 @accepts(*WORKFLOW)
@@ -50,7 +50,7 @@ def run(
 
 
 def run_stages(
-    project: Project,
+    project: ProjectFolder,
     flags: Flags,
     *,
     only: Sequence[str],
@@ -72,7 +72,7 @@ def run_stages(
 
 
 def _dry_run(
-    project: Project, flags: Flags, stages: Sequence[str], until: str | None, force: Sequence[str], *, step: bool
+    project: ProjectFolder, flags: Flags, stages: Sequence[str], until: str | None, force: Sequence[str], *, step: bool
 ) -> None:
     from phi_runtime.pipeline.engine import select_stages
     from phi_runtime.pipeline.load import load_workflow
@@ -92,7 +92,9 @@ def _dry_run(
     )
 
 
-def _emit_accelerate_config(project: Project, flags: Flags, stages: Sequence[str], nproc: int, file: Path) -> None:
+def _emit_accelerate_config(
+    project: ProjectFolder, flags: Flags, stages: Sequence[str], nproc: int, file: Path
+) -> None:
     from phi_runtime.pipeline.launch_commands import write_launch_command
     from phi_runtime.pipeline.load import load_workflow
     from phi_scaffold.show.processes import launch_command

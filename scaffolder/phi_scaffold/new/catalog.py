@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import UsageError
+from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.models.memory import Job, Method, with_lora
 from phi_runtime.models.shape import Shape, assembled
 
 DEFAULT = "smollm2-135m"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class PromptFormat:
 
 
 @dataclass(frozen=True)
-class Model:
+class CatalogModel:
     """A base model, with the sizes of its configuration."""
 
     id: str
@@ -87,7 +86,7 @@ class Model:
 class Catalog:
     """Models by id, and prompt formats by name."""
 
-    models: dict[str, Model]
+    models: dict[str, CatalogModel]
     prompt_formats: dict[str, PromptFormat]
 
     def format_of(self, model_id: str) -> PromptFormat:
@@ -102,7 +101,7 @@ def catalog() -> Catalog:
     raw = tomllib.loads((Path(__file__).parent / "catalog.toml").read_text(encoding="utf-8"))
     lists = ("target_modules", "unverified")
     entries: list[dict[str, Any]] = [{k: tuple(v) if k in lists else v for k, v in e.items()} for e in raw["model"]]
-    models = [Model(**entry) for entry in entries]
+    models = [CatalogModel(**entry) for entry in entries]
     formats = {name: PromptFormat(name, **entry) for name, entry in raw["prompt_format"].items()}
     return Catalog({m.id: m for m in models}, formats)
 
@@ -117,7 +116,7 @@ def find_model(name: str) -> str:
     ids = {alias.casefold(): id_ for id_ in known for alias in (id_, id_.rpartition("/")[2])}
     if id_ := ids.get(name.casefold()):
         return id_
-    if _HUB_ID.fullmatch(name):
+    if HUB_ID.fullmatch(name):
         return name
     raise UsageError(
         f"unknown model `{name}`{did_you_mean(name, known)}",

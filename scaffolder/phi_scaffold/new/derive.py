@@ -11,7 +11,7 @@ from phi_runtime.data.columns import Columns, find_columns
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold import __version__
 from phi_scaffold.new.answers import PRECISIONS, Answers
-from phi_scaffold.new.catalog import Model, PromptFormat, catalog
+from phi_scaffold.new.catalog import CatalogModel, PromptFormat, catalog
 from phi_scaffold.new.template_files import own_requirement
 
 SAMPLE_FILE = "train.jsonl"
@@ -78,7 +78,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     }, tuple(notes)
 
 
-def _training_settings(answers: Answers, model: Model | None, columns: Columns) -> dict[str, Any]:
+def _training_settings(answers: Answers, model: CatalogModel | None, columns: Columns) -> dict[str, Any]:
     small = model is not None and model.parameters < _SMALL_MODEL_PARAMETERS
     adapter_rate = model.learning_rate if model else 2e-4
     # A label is learned in one or two passes over the data, a style of writing in more.
@@ -95,7 +95,7 @@ def _training_settings(answers: Answers, model: Model | None, columns: Columns) 
     }
 
 
-def _lengths(answers: Answers, model: Model | None, columns: Columns, text_template: str) -> dict[str, int]:
+def _lengths(answers: Answers, model: CatalogModel | None, columns: Columns, text_template: str) -> dict[str, int]:
     """Derive limits in tokens from lengths in characters, at two characters a token; chat templates add tokens of their own."""
     most = min(2048, model.context if model else _UNKNOWN_CONTEXT)
     template_length = 200 if columns.kind == "chat" else len(text_template)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.errors import OutOfResources
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import present
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import Shape, shape_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def dry_run(
-    project: Project,
+    project: ProjectFolder,
     workflow: Workflow,
     overrides: Overrides,
     *,
@@ -66,7 +66,7 @@ def dry_run(
         print(json.dumps({"stages": rows, "estimates": estimates, "disk": sizes, "steps": tried}))
 
 
-def planned_stages(stages: Sequence[Stage], project: Project, force: set[str]) -> list[dict[str, Any]]:
+def planned_stages(stages: Sequence[Stage], project: ProjectFolder, force: set[str]) -> list[dict[str, Any]]:
     """Return whether a run would run each stage, and why."""
     rows = []
     running: set[str] = set()
@@ -90,7 +90,7 @@ def catalog_shape(workflow: Workflow) -> Shape | None:
     return model.shape if model else None
 
 
-def _why_skipped(project: Project, workflow: Workflow, estimate: Forecast | None) -> str:
+def _why_skipped(project: ProjectFolder, workflow: Workflow, estimate: Forecast | None) -> str:
     if workflow.remote:
         return f"it runs on `{workflow.remote}`"
     if present(workflow.input_model, project) is None:
@@ -98,7 +98,7 @@ def _why_skipped(project: Project, workflow: Workflow, estimate: Forecast | None
     return "it is not likely to fit" if estimate and estimate.fits is False else ""
 
 
-def _try_step(project: Project, overrides: Overrides, name: str, quiet: bool) -> Rehearsal | dict[str, str]:
+def _try_step(project: ProjectFolder, overrides: Overrides, name: str, quiet: bool) -> Rehearsal | dict[str, str]:
     with show_progress.display(as_json=False, quiet=quiet) as emit:
         message = "trying a step on the longest batch"
         emit(Event("stage-started", name, {"index": 1, "count": 1}))

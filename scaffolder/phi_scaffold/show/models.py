@@ -13,7 +13,7 @@ from phi_scaffold.show import terminal
 from phi_scaffold.show.terminal import console, size
 
 if TYPE_CHECKING:
-    from phi_scaffold.new.catalog import Model
+    from phi_scaffold.new.catalog import CatalogModel
 
 _METHOD_NAMES = {"lora": "LoRA", "qlora": "QLoRA", "full": "full"}
 
@@ -48,7 +48,7 @@ def _trainer() -> _Trainer:
     return _Trainer(name, device, available, 2 if has_bfloat16(device) else 4)
 
 
-def table(models: Sequence[Model], *, as_json: bool, quiet: bool) -> None:
+def table(models: Sequence[CatalogModel], *, as_json: bool, quiet: bool) -> None:
     """Print the catalog, with memory estimates for one row of 2048 tokens per step; unless `quiet`, explain them."""
     trainer = _trainer()
     rows = [_facts(model, trainer) for model in models]
@@ -74,7 +74,7 @@ def table(models: Sequence[Model], *, as_json: bool, quiet: bool) -> None:
         out.print("A `?` marks what is not verified.")
 
 
-def single(model: Model, *, as_json: bool, quiet: bool) -> None:
+def single(model: CatalogModel, *, as_json: bool, quiet: bool) -> None:
     """Print all facts of one model; unless `quiet`, with the memory that training takes on this machine."""
     trainer = _trainer()
     facts = _facts(model, trainer)
@@ -100,7 +100,7 @@ def single(model: Model, *, as_json: bool, quiet: bool) -> None:
         print("\nThis machine is too small to train it: `phi-scaffold models` shows smaller ones.")
 
 
-def _facts(model: Model, trainer: _Trainer) -> dict[str, Any]:
+def _facts(model: CatalogModel, trainer: _Trainer) -> dict[str, Any]:
     from phi_scaffold.new.answers import METHODS
 
     shape = model.shape

@@ -12,14 +12,14 @@ from phi_scaffold.show import diagnosis as show_diagnosis
 from phi_scaffold.show.terminal import console, duration, size, table
 
 if TYPE_CHECKING:
-    from phi_runtime.core.project import Project
+    from phi_runtime.core.project import ProjectFolder
     from phi_runtime.pipeline.engine import Outcome
     from phi_runtime.pipeline.stage import Stage
 
 _STATE_STYLES = {"cached": "green", "stale": "yellow", "failed": "red", "running": "cyan", "missing": "dim"}
 
 
-def outcome(result: Outcome, project: Project) -> None:
+def outcome(result: Outcome, project: ProjectFolder) -> None:
     """Print the evaluation of a run, the folder of its record, and the problems of its training."""
     if result.evaluation:
         comparisons(result.evaluation)
@@ -60,7 +60,7 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     console().print(rows)
 
 
-def status(stages: Sequence[Stage], project: Project, *, as_json: bool, quiet: bool) -> None:
+def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, quiet: bool) -> None:
     """Print the state of each stage; unless `quiet`, also the other tasks of the project."""
     walls = _last_walls(project)
     others = tasks(project)
@@ -87,7 +87,7 @@ def status(stages: Sequence[Stage], project: Project, *, as_json: bool, quiet: b
         print(f"\nOther tasks, shown with --task-name: {', '.join(others)}")
 
 
-def _last_walls(project: Project) -> dict[str, float]:
+def _last_walls(project: ProjectFolder) -> dict[str, float]:
     """Return the seconds that each stage took in its last run."""
     walls: dict[str, float] = {}
     for file in sorted(project.runs.glob("*/stages.json")):

@@ -18,7 +18,7 @@ from phi_scaffold.show.terminal import console, duration, size, table
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from phi_runtime.core.project import Project
+    from phi_runtime.core.project import ProjectFolder
     from phi_runtime.search.sweep.outcome import SweepResult, Trial
 
 _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan"}
@@ -154,7 +154,7 @@ def _range(values: dict[str, Any]) -> str:
     return f"{value_text(values['low'])} to {value_text(values['high'])}{' (log)' if values['log'] else ''}{step}"
 
 
-def result(outcome: SweepResult, project: Project, task: str | None = None) -> None:
+def result(outcome: SweepResult, project: ProjectFolder, task: str | None = None) -> None:
     """Print the trials, best first, the importance of each key, and the next command."""
     out = console()
     keys = list(outcome.best.values)

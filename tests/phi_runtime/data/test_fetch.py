@@ -9,7 +9,7 @@ import pytest
 
 from phi_runtime.core.errors import DataError
 from phi_runtime.core.events import silent
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.fetch import hub_data
 from phi_runtime.data.report import examine
 from phi_runtime.pipeline.engine import run
@@ -20,7 +20,7 @@ from tests.phi_runtime.data.hub_stand_in import HubStandIn, Repository
 
 
 @pytest.fixture
-def project(make_project: MakeProject, hub: HubStandIn) -> Project:
+def project(make_project: MakeProject, hub: HubStandIn) -> ProjectFolder:
     rows = [{"phrase": f"sunny song {i}", "tone": "joy" if i % 2 else "fear"} for i in range(40)]
     hub.repositories["org/tones"] = Repository({"train.jsonl": lines(*rows), "test.jsonl": lines(*rows[:4])})
     made = make_project(max_steps=1)
@@ -32,7 +32,7 @@ def project(make_project: MakeProject, hub: HubStandIn) -> Project:
     return made
 
 
-def test_fetch_brings_it_once_and_training_reads_the_slice(project: Project, hub: HubStandIn) -> None:
+def test_fetch_brings_it_once_and_training_reads_the_slice(project: ProjectFolder, hub: HubStandIn) -> None:
     assert not check_file(project.config).findings
     assert states(project)["fetch"] == "missing"
     run(project, silent, only=["fetch"])
@@ -50,7 +50,7 @@ def test_fetch_brings_it_once_and_training_reads_the_slice(project: Project, hub
     assert states(project)["finetune"] == "cached"
 
 
-def test_a_forced_fetch_brings_it_anew(project: Project, hub: HubStandIn) -> None:
+def test_a_forced_fetch_brings_it_anew(project: ProjectFolder, hub: HubStandIn) -> None:
     run(project, silent, only=["fetch"])
     hub.repositories["org/tones"] = Repository({"train.jsonl": lines({"phrase": "x", "tone": "joy"})})
     (path,) = hub_data(load_workflow(project.config), project.config)
@@ -60,7 +60,7 @@ def test_a_forced_fetch_brings_it_anew(project: Project, hub: HubStandIn) -> Non
     assert len(path.read_text().splitlines()) == 1
 
 
-def test_a_split_that_it_does_not_have_stops_the_run_before_anything_is_trained(project: Project) -> None:
+def test_a_split_that_it_does_not_have_stops_the_run_before_anything_is_trained(project: ProjectFolder) -> None:
     def another(config: dict[str, Any]) -> None:
         config["data_configs"][0]["load_dataset_config"]["split"] = "tset"
 
@@ -69,7 +69,7 @@ def test_a_split_that_it_does_not_have_stops_the_run_before_anything_is_trained(
         run(project, silent)
 
 
-def test_before_it_is_fetched_a_report_says_so(project: Project) -> None:
+def test_before_it_is_fetched_a_report_says_so(project: ProjectFolder) -> None:
     from phi_runtime.data.dataset import data_context
     from phi_runtime.models.fetch import present
 

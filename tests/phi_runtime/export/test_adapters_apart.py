@@ -17,7 +17,7 @@ from phi_runtime.config.pass_graph import BASE, adapters_of, compared_models, so
 from phi_runtime.config.schema import Pass
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import WorkFailed
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.export import build
 from phi_runtime.models.onnx_adapters import adapter_file, read_record
 from phi_runtime.models.reference import ModelRef
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(make_project: MakeProject, trained: Path) -> Project:
+def project(make_project: MakeProject, trained: Path) -> ProjectFolder:
     """`tone` and `style` were trained on separate rows, with other ranks and modules; `export` puts both next to one fp32 graph."""
     made = make_project(max_steps=4, eval_steps=4)
     rows = [
@@ -74,11 +74,11 @@ def project(make_project: MakeProject, trained: Path) -> Project:
     return made
 
 
-def base_of(project: Project) -> Path:
+def base_of(project: ProjectFolder) -> Path:
     return Path(json.loads(project.config.read_text(encoding="utf-8"))["input_model"]["model_path"])
 
 
-def test_two_adapters_share_one_graph_and_each_is_in_its_own_comparison(project: Project, cli: Cli) -> None:
+def test_two_adapters_share_one_graph_and_each_is_in_its_own_comparison(project: ProjectFolder, cli: Cli) -> None:
     outcome = run(project, Listener())
     assert outcome.done == ("export", "evaluate", "evaluate-style")
     onnx, base = project.gen_model / "onnx", base_of(project)
@@ -111,7 +111,7 @@ def test_two_adapters_share_one_graph_and_each_is_in_its_own_comparison(project:
 
 
 def test_an_adapter_that_is_added_later_or_trained_anew_takes_no_rebuild(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit_config(project, lambda c: c["passes"]["export"].update(adapters=["tone"]))
     run(project, Listener(), until="export")
@@ -157,7 +157,7 @@ def test_an_adapter_that_is_added_later_or_trained_anew_takes_no_rebuild(
 
 
 def test_an_adapter_that_does_not_say_what_it_says_in_peft_fails_the_stage(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from phi_runtime.models import onnx_adapters
 
@@ -174,7 +174,7 @@ def test_an_adapter_that_does_not_say_what_it_says_in_peft_fails_the_stage(
     assert states(project)["export"] == "failed"
 
 
-def test_a_kill_while_an_adapter_is_added_leaves_what_was_there(project: Project) -> None:
+def test_a_kill_while_an_adapter_is_added_leaves_what_was_there(project: ProjectFolder) -> None:
     edit_config(project, lambda c: c["passes"]["export"].update(adapters=["tone"]))
     run(project, Listener(), until="export")
     onnx = project.gen_model / "onnx"
@@ -202,7 +202,9 @@ def test_a_kill_while_an_adapter_is_added_leaves_what_was_there(project: Project
     )
 
 
-def test_two_adapters_merged_together_say_what_both_say_at_once_and_are_in_both_comparisons(project: Project) -> None:
+def test_two_adapters_merged_together_say_what_both_say_at_once_and_are_in_both_comparisons(
+    project: ProjectFolder,
+) -> None:
     def change(config: dict[str, Any]) -> None:
         config["passes"].pop("export")
         config["passes"]["both"] = {"type": "MergeAdapterWeights", "adapters": ["tone", "style"]}
@@ -244,7 +246,7 @@ def test_what_takes_several_adapters_starts_from_the_base_that_they_share() -> N
 
 
 def test_the_ref_in_a_comparison_names_the_adapter_and_keeps_its_key_when_another_comes(
-    project: Project, tmp_path: Path
+    project: ProjectFolder, tmp_path: Path
 ) -> None:
     from phi_runtime.core.artifacts import seal
 

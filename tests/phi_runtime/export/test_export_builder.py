@@ -16,7 +16,7 @@ from phi_runtime.config.dialects.keys import BUILDER_NAMES, BUILDER_OPTIONS
 from phi_runtime.config.schema import BuilderOptions
 from phi_runtime.core.errors import Interrupted, WorkFailed
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.export.build import options_of
 from phi_runtime.export.builder_output import BuilderProgress
 from phi_runtime.export.builder_process import as_pairs, build, names_of_release
@@ -29,7 +29,7 @@ from tests.conftest import Cli, Listener, MakeProject, edit_config, states
 ONLY_EXPORT = {"export": {"type": "ModelBuilder", "precision": "fp32"}}
 
 
-def exporting(project: Project) -> Project:
+def exporting(project: ProjectFolder) -> ProjectFolder:
     """The project with a config that exports its base model and does nothing else."""
     edit_config(project, lambda config: config.update(passes=ONLY_EXPORT))
     return project

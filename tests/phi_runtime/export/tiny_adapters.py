@@ -11,7 +11,7 @@ import numpy as np
 
 from phi_runtime.context import PassContext
 from phi_runtime.core.events import silent
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.export.adapter_inputs import add_inputs
 from phi_runtime.export.build import build, build_request
 from phi_runtime.models.onnx_adapters import Record, adapter_file, fit_adapter
@@ -30,7 +30,7 @@ def build_graph(base: Path, folder: Path, precision: str, **options: Any) -> Pat
     """The plain graph of the model in `base`, in the folder `folder`/out."""
     step = ModelBuilder.model_validate({"type": "ModelBuilder", "precision": precision, **options})
     (folder / "out").mkdir(parents=True)
-    project = Project(folder, folder / "none.json")
+    project = ProjectFolder(folder, folder / "none.json")
     source = ModelRef(base, "hf", "base-key")
     context = PassContext("export", step, source, folder / "out", folder, cast(Any, _ForCpu()), project, silent)
     build(context, build_request(context))

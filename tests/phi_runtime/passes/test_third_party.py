@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from phi_runtime.core.artifacts import read_manifest
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from tests.conftest import MakeProject, edit_config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,7 +43,7 @@ def phi_scaffold(site: Path, *arguments: str | Path) -> subprocess.CompletedProc
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=300)
 
 
-def add_prune(project: Project, **settings: Any) -> None:
+def add_prune(project: ProjectFolder, **settings: Any) -> None:
     def add(config: dict[str, Any]) -> None:
         steps = config["passes"]
         config["passes"] = {

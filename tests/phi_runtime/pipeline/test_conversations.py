@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.project import Project, find_project
+from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.data.chat_template import ChatTemplate, load_template
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.engine import run
@@ -22,7 +22,7 @@ CHATML = catalog().prompt_formats["chatml"].chat_template
 
 
 @pytest.fixture
-def project(make_project: MakeProject) -> Project:
+def project(make_project: MakeProject) -> ProjectFolder:
     made = make_project()
     rows = [
         {"conversations": [{"from": "human", "value": f"song {i}"}, {"from": "gpt", "value": "joy"},
@@ -46,7 +46,7 @@ def project(make_project: MakeProject) -> Project:
     return chat
 
 
-def asked_sample(project: Project, sample: str, *questions: str) -> list[str]:
+def asked_sample(project: ProjectFolder, sample: str, *questions: str) -> list[str]:
     """The answers that a generated sample prints, question after question in one conversation."""
     done = subprocess.run(
         [sys.executable, project.root / "inferences" / sample, "--max-new-tokens", "4"],
@@ -58,7 +58,7 @@ def asked_sample(project: Project, sample: str, *questions: str) -> list[str]:
     return [line.removeprefix("you: ") for line in done.stdout.splitlines() if line.removeprefix("you: ")]
 
 
-def test_a_chat_is_trained_merged_built_and_prompted(project: Project) -> None:
+def test_a_chat_is_trained_merged_built_and_prompted(project: ProjectFolder) -> None:
     listener = Listener()
     evaluation = run(project, listener).evaluation
     assert evaluation is not None
@@ -99,7 +99,7 @@ def test_a_chat_is_trained_merged_built_and_prompted(project: Project) -> None:
         assert asked_sample(project, sample, "song 7", "noise 2") == [first, second], sample
 
 
-def test_a_model_without_a_template_of_its_own_needs_one_in_the_config(project: Project) -> None:
+def test_a_model_without_a_template_of_its_own_needs_one_in_the_config(project: ProjectFolder) -> None:
     def own(config: dict[str, Any]) -> None:
         config["data_configs"][0]["pre_process_data_config"]["chat_template"] = True
 
@@ -109,7 +109,7 @@ def test_a_model_without_a_template_of_its_own_needs_one_in_the_config(project: 
     assert getattr(caught.value, "exit_code", 0) == 4
 
 
-def test_a_turn_that_ends_where_the_model_would_not_stop_is_told(project: Project) -> None:
+def test_a_turn_that_ends_where_the_model_would_not_stop_is_told(project: ProjectFolder) -> None:
     def other_end(config: dict[str, Any]) -> None:
         process = config["data_configs"][0]["pre_process_data_config"]
         process["chat_template"] = CHATML.replace("<|im_end|>", "<|endoftext|>")

@@ -13,14 +13,14 @@ import pytest
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import Outcome, run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
 from tests.conftest import Cli, Listener, MakeProject, edit_config, states, write_rows
 
 
-def whole_run(project: Project) -> tuple[Outcome, Listener]:
+def whole_run(project: ProjectFolder) -> tuple[Outcome, Listener]:
     listener = Listener()
     return run(project, listener), listener
 

@@ -18,7 +18,7 @@ from phi_runtime.config.schema import InputModel
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import ConfigError, NetworkError, OutOfResources, PhiError
 from phi_runtime.core.events import Event, silent
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.prepare import tokenizer_key
 from phi_runtime.models import embedded
 from phi_runtime.models.fetch import fetch, fetch_tokenizer, present
@@ -128,10 +128,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
+def project(tmp_path: Path) -> ProjectFolder:
     (tmp_path / "p" / "fine-tuning").mkdir(parents=True)
     (tmp_path / "p" / "fine-tuning" / "olive-config.json").write_text("{}")
-    return Project(tmp_path / "p", tmp_path / "p" / "fine-tuning" / "olive-config.json")
+    return ProjectFolder(tmp_path / "p", tmp_path / "p" / "fine-tuning" / "olive-config.json")
 
 
 def model(path: str) -> InputModel:
@@ -139,7 +139,7 @@ def model(path: str) -> InputModel:
 
 
 @pytest.mark.parametrize("written", ["org/tiny", "../model-cache/org/tiny"])
-def test_a_hub_model_lands_in_model_cache_once(hub: HubServer, project: Project, written: str) -> None:
+def test_a_hub_model_lands_in_model_cache_once(hub: HubServer, project: ProjectFolder, written: str) -> None:
     events: list[Event] = []
     ref = fetch(model(written), project, events.append)
     assert ref.path == project.model_cache / "org" / "tiny"
@@ -157,16 +157,16 @@ def test_a_hub_model_lands_in_model_cache_once(hub: HubServer, project: Project,
     assert len(hub.requests) == count
 
 
-def test_neither_pickles_nor_code_are_downloaded(hub: HubServer, project: Project) -> None:
+def test_neither_pickles_nor_code_are_downloaded(hub: HubServer, project: ProjectFolder) -> None:
     fetch(model("org/tiny"), project, silent)
     assert not [path for _, path, _ in hub.requests if path.endswith((".bin", ".py"))]
     del hub.files["model.safetensors"]
     with pytest.raises(NetworkError, match="no safetensors"):
-        fetch(model("org/tiny"), Project(project.root / "other", project.config), silent)
+        fetch(model("org/tiny"), ProjectFolder(project.root / "other", project.config), silent)
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(
-    hub: HubServer, project: Project, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
@@ -185,7 +185,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(
     assert any(r and not r.startswith("bytes=0-") for r in ranges)
 
 
-def test_weights_that_arrive_damaged_are_not_kept(hub: HubServer, project: Project) -> None:
+def test_weights_that_arrive_damaged_are_not_kept(hub: HubServer, project: ProjectFolder) -> None:
     hub.announced_sha256 = "0" * 64
     with pytest.raises(NetworkError, match=r"model\.safetensors of org/tiny is corrupt"):
         fetch(model("org/tiny"), project, silent)
@@ -195,7 +195,7 @@ def test_weights_that_arrive_damaged_are_not_kept(hub: HubServer, project: Proje
 
 
 def test_a_gated_model_says_what_to_do_and_the_token_of_the_environment_opens_it(
-    hub: HubServer, project: Project, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.gated = True
     with pytest.raises(NetworkError, match="gated") as caught:
@@ -209,7 +209,7 @@ def test_a_gated_model_says_what_to_do_and_the_token_of_the_environment_opens_it
 
 @pytest.mark.usefixtures("hub")
 def test_a_model_that_is_not_there_and_a_hub_that_is_not_there(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(NetworkError, match="the model org/none does not exist"):
         fetch(model("org/none"), project, silent)
@@ -221,7 +221,7 @@ def test_a_model_that_is_not_there_and_a_hub_that_is_not_there(
 
 
 def test_too_little_disk_is_said_before_the_download(
-    hub: HubServer, project: Project, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from collections import namedtuple
 
@@ -234,12 +234,12 @@ def test_too_little_disk_is_said_before_the_download(
     assert not [p for _, p, _ in hub.requests if "resolve" in p]
 
 
-def test_a_path_that_means_nothing_is_a_fault_of_the_config(project: Project) -> None:
+def test_a_path_that_means_nothing_is_a_fault_of_the_config(project: ProjectFolder) -> None:
     with pytest.raises(ConfigError, match="neither a Hub id nor smollm2-135m"):
         fetch(model("../somewhere/else"), project, silent)
 
 
-def test_an_own_folder_is_taken_and_known_by_its_content(project: Project) -> None:
+def test_an_own_folder_is_taken_and_known_by_its_content(project: ProjectFolder) -> None:
     own = project.root / "own"
     own.mkdir()
     (own / "config.json").write_text("{}")
@@ -248,7 +248,7 @@ def test_an_own_folder_is_taken_and_known_by_its_content(project: Project) -> No
     assert fetch(model("../own"), project, silent).key != key
 
 
-def test_a_wheel_with_another_file_in_it_is_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_with_another_file_in_it_is_refused(project: ProjectFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     known = embedded.EMBEDDED["smollm2-135m"]
 
     def serve(_: str, folder: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_wheel_with_another_file_in_it_is_refused(project: Project, monkeypatc
     assert present(model("../model-cache/smollm2-135m"), project) is None
 
 
-def test_a_registry_that_does_not_answer_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_does_not_answer_is_named(project: ProjectFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -276,7 +276,7 @@ def test_a_registry_that_does_not_answer_is_named(project: Project, monkeypatch:
 
 
 def test_the_tokenizer_of_a_hub_model_is_downloaded_without_its_weights_and_once(
-    hub: HubServer, project: Project
+    hub: HubServer, project: ProjectFolder
 ) -> None:
     ref = fetch_tokenizer(model("org/tiny"), project, silent)
     assert {path.name for path in ref.path.iterdir()} == {"config.json", "tokenizer.json", "manifest.json"}
@@ -288,7 +288,7 @@ def test_the_tokenizer_of_a_hub_model_is_downloaded_without_its_weights_and_once
 
 
 @pytest.mark.usefixtures("hub")
-def test_the_tokens_stay_valid_when_the_model_is_downloaded_later(project: Project) -> None:
+def test_the_tokens_stay_valid_when_the_model_is_downloaded_later(project: ProjectFolder) -> None:
     alone = fetch_tokenizer(model("org/tiny"), project, silent)
     full = fetch(model("org/tiny"), project, silent)
     assert tokenizer_key(alone.path) == tokenizer_key(full.path)
@@ -296,7 +296,7 @@ def test_the_tokens_stay_valid_when_the_model_is_downloaded_later(project: Proje
 
 
 def test_the_tokenizer_of_the_embedded_model_needs_no_download(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from phi_runtime.models.load import load_tokenizer
 

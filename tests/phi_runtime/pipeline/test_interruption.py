@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
 from tests.conftest import Listener, MakeProject, states, weights
 
 
-def training(project: Project, until_step: int) -> subprocess.Popen[str]:
+def training(project: ProjectFolder, until_step: int) -> subprocess.Popen[str]:
     """`run --until finetune --json` in a process of its own, which has just done `until_step` steps."""
     process = subprocess.Popen(
         [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--json"],

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from tests.conftest import MakeProject, edit_config, weights
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows ends processes otherwise")
 
 
-def work(project: Project, log: Path) -> None:
+def work(project: ProjectFolder, log: Path) -> None:
     """A run in a process of its own, which notes what it does in `log`."""
     import torch
 

@@ -10,7 +10,7 @@ import pytest
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.errors import ConfigError, MissingDependency, UsageError
-from phi_runtime.core.project import Project, find_project
+from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.models.fetch import present
 from phi_runtime.models.load import load_model, load_reference
 from phi_runtime.models.onnx_adapters import adapter_file
@@ -78,7 +78,7 @@ AZURE: dict[str, Any] = {
 
 
 @pytest.fixture
-def azure(tmp_path: Path, tiny_phi3: Path) -> Project:
+def azure(tmp_path: Path, tiny_phi3: Path) -> ProjectFolder:
     config = json.loads(json.dumps(AZURE))
     config["input_model"]["config"]["hf_config"]["model_name"] = str(tiny_phi3)
     path = tmp_path / "old project" / "fine-tuning" / "olive-config.json"
@@ -87,7 +87,7 @@ def azure(tmp_path: Path, tiny_phi3: Path) -> Project:
     return find_project(path.parents[1])
 
 
-def test_an_azure_config_is_valid_and_run_says_that_it_cannot_go_there(azure: Project, cli: Cli) -> None:
+def test_an_azure_config_is_valid_and_run_says_that_it_cannot_go_there(azure: ProjectFolder, cli: Cli) -> None:
     checked = check_file(azure.config)
     assert checked.valid
     assert "azure" in {f.rule for f in checked.findings}
@@ -98,7 +98,7 @@ def test_an_azure_config_is_valid_and_run_says_that_it_cannot_go_there(azure: Pr
     assert cli("run", "--project", azure.root, "--on", "locla").code == 2
 
 
-def test_on_local_it_runs_here_with_local_data_and_means_what_it_meant(azure: Project, tmp_path: Path) -> None:
+def test_on_local_it_runs_here_with_local_data_and_means_what_it_meant(azure: ProjectFolder, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "my rows.jsonl", 60)
     with pytest.raises(ConfigError, match=r"is an Azure ML datastore, .* --data FILE"):
         run(azure, Listener(), overrides=Overrides(on_local=True))
@@ -119,7 +119,9 @@ def test_on_local_it_runs_here_with_local_data_and_means_what_it_meant(azure: Pr
     assert again.done == ()
 
 
-def test_the_toolkits_chain_leaves_the_adapter_beside_the_graph_of_its_base(azure: Project, tmp_path: Path) -> None:
+def test_the_toolkits_chain_leaves_the_adapter_beside_the_graph_of_its_base(
+    azure: ProjectFolder, tmp_path: Path
+) -> None:
     """LoRA → … → ExtractAdapters → ModelBuilder{metadata_only}: Olive makes a graph and a file of the adapter of it, and so do we."""
     config = json.loads(azure.config.read_text(encoding="utf-8"))
     lora = config["passes"]["lora"]
@@ -140,14 +142,14 @@ def test_the_toolkits_chain_leaves_the_adapter_beside_the_graph_of_its_base(azur
     assert furthest(onnx_logits(azure.gen_model / "onnx", "lora"), onnx_logits(azure.gen_model / "onnx")) > 1e-4
 
 
-def test_data_on_the_command_line_names_what_is_there(azure: Project, tmp_path: Path) -> None:
+def test_data_on_the_command_line_names_what_is_there(azure: ProjectFolder, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown data config `tonse`"):
         load_workflow(azure.config, Overrides(on_local=True, data={"tonse": tmp_path}))
     with pytest.raises(UsageError, match=r"data file .*no\.jsonl does not exist"):
         load_workflow(azure.config, Overrides(on_local=True, data={"tones": tmp_path / "no.jsonl"}))
 
 
-def test_code_of_a_model_runs_only_with_the_flag(azure: Project, tiny_phi3: Path, tmp_path: Path) -> None:
+def test_code_of_a_model_runs_only_with_the_flag(azure: ProjectFolder, tiny_phi3: Path, tmp_path: Path) -> None:
     model = tmp_path / "with-code"
     model.mkdir()
     for file in tiny_phi3.iterdir():
@@ -184,7 +186,7 @@ def test_code_of_a_model_runs_only_with_the_flag(azure: Project, tiny_phi3: Path
 
 
 def test_modules_that_are_saved_whole_survive_the_merge_though_they_were_tied(
-    azure: Project, tmp_path: Path, tiny_phi3: Path
+    azure: ProjectFolder, tmp_path: Path, tiny_phi3: Path
 ) -> None:
     """The output head of the tiny model shares its weight with the embeddings; trained by itself, it does so no more."""
     import torch

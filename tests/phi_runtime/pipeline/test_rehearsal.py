@@ -11,14 +11,14 @@ import pytest
 
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import DataError, OutOfResources
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.rehearsal import Rehearsal, rehearse, rehearse_apart
 from tests.conftest import Listener, MakeProject
 
 
-def context_of(project: Project, folder: Path, emit: Any) -> PassContext:
+def context_of(project: ProjectFolder, folder: Path, emit: Any) -> PassContext:
     workflow = load_workflow(project.config)
     source = present(workflow.input_model, project)
     assert source
@@ -26,7 +26,7 @@ def context_of(project: Project, folder: Path, emit: Any) -> PassContext:
     return PassContext("finetune", step, source, folder / "out", folder / "work", workflow, project, emit)
 
 
-def lengthen(project: Project, row: int) -> None:
+def lengthen(project: ProjectFolder, row: int) -> None:
     """Makes one row of the data the longest by far."""
     data = project.root / "datasets" / "train.jsonl"
     rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]

@@ -13,7 +13,7 @@ from filelock import FileLock
 from phi_runtime.config.pass_graph import compared_models, sources, training_of, with_ancestors
 from phi_runtime.config.schema import Pass
 from phi_runtime.core.errors import UsageError
-from phi_runtime.core.project import Project, for_task
+from phi_runtime.core.project import ProjectFolder, for_task
 from phi_runtime.passes.full_finetune import FullFinetune
 from phi_runtime.passes.lora import LoRA
 from phi_runtime.passes.merge_adapter_weights import MergeAdapterWeights
@@ -76,7 +76,7 @@ STYLES = {"old": ["thou art {}", "whither goest thou {}"], "new": ["hey you {}",
 
 
 @pytest.fixture
-def project(make_project: MakeProject) -> Project:
+def project(make_project: MakeProject) -> ProjectFolder:
     """Two adapters, each on data of its own: `tone` says joy or fear, `style` says old or new; `style` is merged."""
     made = make_project(max_steps=8, eval_steps=8)
     rows = [
@@ -102,7 +102,7 @@ def project(make_project: MakeProject) -> Project:
 
 
 @pytest.fixture
-def finished(project: Project, shared: Path) -> Project:
+def finished(project: ProjectFolder, shared: Path) -> ProjectFolder:
     """The project after a run, which happens once a session: two adapters with their own evaluations."""
     original = shared / "two adapters" / project.root.name
     with FileLock(shared / "two adapters.lock"):
@@ -118,7 +118,7 @@ def finished(project: Project, shared: Path) -> Project:
     return project
 
 
-def test_each_adapter_is_trained_on_its_own_data(finished: Project) -> None:
+def test_each_adapter_is_trained_on_its_own_data(finished: ProjectFolder) -> None:
     tone, style = finished.gen_model / "adapter", finished.gen_model / "adapter-style"
     assert weights(tone) != weights(style)
     assert "The tone is" in (tone / "prompt_template.json").read_text()
@@ -126,7 +126,9 @@ def test_each_adapter_is_trained_on_its_own_data(finished: Project) -> None:
         assert "The style is" in (folder / "prompt_template.json").read_text()
 
 
-def test_each_adapter_has_its_own_evaluation_and_the_first_is_that_of_the_run(finished: Project, cli: Cli) -> None:
+def test_each_adapter_has_its_own_evaluation_and_the_first_is_that_of_the_run(
+    finished: ProjectFolder, cli: Cli
+) -> None:
     outcome = run(finished, Listener())
     assert outcome.done == ()
     evaluation = outcome.evaluation
@@ -148,7 +150,7 @@ def test_each_adapter_has_its_own_evaluation_and_the_first_is_that_of_the_run(fi
     assert "5 test rows of `style`" in listed
 
 
-def test_commands_name_the_passes_of_several_adapters(finished: Project, cli: Cli) -> None:
+def test_commands_name_the_passes_of_several_adapters(finished: ProjectFolder, cli: Cli) -> None:
     assert cli("evaluate", "--json", "--model", "merged", "--project", finished.root).json["name"] == "style"
     outputs = {s["name"]: s["output"] for s in cli("status", "--json", "--project", finished.root).json["stages"]}
     assert outputs["evaluate-style"] == "gen-model/evaluation-style"
@@ -157,7 +159,7 @@ def test_commands_name_the_passes_of_several_adapters(finished: Project, cli: Cl
     assert cli("data", "check", "--pass", "merge", "--project", finished.root).code == 2
 
 
-def test_a_change_for_one_adapter_leaves_the_other_cached(finished: Project, cli: Cli) -> None:
+def test_a_change_for_one_adapter_leaves_the_other_cached(finished: ProjectFolder, cli: Cli) -> None:
     write_rows(finished.root / "datasets" / "train.jsonl", 64)
     assert states(finished) == {
         "fetch": "cached",
@@ -173,7 +175,7 @@ def test_a_change_for_one_adapter_leaves_the_other_cached(finished: Project, cli
     assert run(finished, Listener()).done == ("tone", "evaluate")
 
 
-def test_each_model_is_opened_by_kind_folder_or_pass(finished: Project, cli: Cli) -> None:
+def test_each_model_is_opened_by_kind_folder_or_pass(finished: ProjectFolder, cli: Cli) -> None:
     tone, style = finished.gen_model / "adapter", finished.gen_model / "adapter-style"
     for name, folder, prompt in (
         ("adapter", tone, "The tone is"),
@@ -192,7 +194,7 @@ def test_each_model_is_opened_by_kind_folder_or_pass(finished: Project, cli: Cli
     assert "choose one of base, adapter (tone), adapter-style (style), merged (merge)" in refused.err
 
 
-def test_an_adapter_upon_a_merged_one_is_compared_with_its_source(project: Project) -> None:
+def test_an_adapter_upon_a_merged_one_is_compared_with_its_source(project: ProjectFolder) -> None:
     def change(config: dict[str, Any]) -> None:
         passes = config["passes"]
         merge = passes["merge"]
@@ -207,7 +209,7 @@ def test_an_adapter_upon_a_merged_one_is_compared_with_its_source(project: Proje
     assert base["base_model_name_or_path"] == str(project.gen_model / "merged")
 
 
-def test_a_pass_in_evaluation_json_that_does_not_train_is_said(project: Project, cli: Cli) -> None:
+def test_a_pass_in_evaluation_json_that_does_not_train_is_said(project: ProjectFolder, cli: Cli) -> None:
     project.config.with_name("evaluation.json").write_text('{"passes": {"stile": {"task": "chat"}}}')
     checked = load_config(project.config)
     assert checked.valid
@@ -278,7 +280,7 @@ def test_two_tasks_may_run_at_once(make_project: MakeProject) -> None:
         assert run(other, Listener(), until="finetune").done == ("finetune",)
 
 
-def interrupted(project: Project, steps: int) -> None:
+def interrupted(project: ProjectFolder, steps: int) -> None:
     """Leaves the training as a run does that was stopped after `steps` steps."""
     from phi_runtime.core.errors import Interrupted
     from phi_runtime.core.events import Event
@@ -291,7 +293,7 @@ def interrupted(project: Project, steps: int) -> None:
         run(project, stop, until="finetune")
 
 
-def add_hook(project: Project, function: str) -> None:
+def add_hook(project: ProjectFolder, function: str) -> None:
     file = project.config.with_name("hooks.py")
     file.write_text(file.read_text(encoding="utf-8") + f"\n\n{function}\n", encoding="utf-8")
 
@@ -356,5 +358,5 @@ def test_another_tokenizer_and_another_template_are_named(make_project: MakeProj
     assert "its input model changed (with its tokenizer); text_template changed" in why
 
 
-def status_of(project: Project, name: str) -> str:
+def status_of(project: ProjectFolder, name: str) -> str:
     return next(s.why for s in plan(load_workflow(project.config), project) if s.name == name)

@@ -17,7 +17,7 @@ from filelock import FileLock
 from phi_runtime.config.schema import Constraints
 from phi_runtime.core.errors import ConfigError, Interrupted, UsageError
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project, find_project
+from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.models.shape import assembled
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
@@ -49,7 +49,7 @@ def named(*names: str) -> tuple[Candidate, ...]:
     return tuple(BY_NAME[name] for name in names)
 
 
-def without_training(project: Project) -> Project:
+def without_training(project: ProjectFolder) -> ProjectFolder:
     """The same project, where the base model is exported as it is."""
     edit_config(
         project, lambda c: c.update(passes={"export": {"type": "ModelBuilder", "precision": "int4", "gate": None}})
@@ -194,13 +194,13 @@ class StopAt(Listener):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def planned(project: Project, **limits: float) -> OptimizePlan:
+def planned(project: ProjectFolder, **limits: float) -> OptimizePlan:
     """Plan three candidates, the first of which is the largest of this tiny model."""
     plan = prepare(project, limits={"max_accuracy_drop": 1.0, **limits})
     return replace(plan, candidates=named("fp32", "int4-block-32", "int8"))
 
 
-def search_without_work(project: Project, limits: dict[str, float], **options: Any) -> OptimizeResult:
+def search_without_work(project: ProjectFolder, limits: dict[str, float], **options: Any) -> OptimizeResult:
     """Search where everything is known already."""
     listener = Listener()
     result = optimize(planned(project, **limits), listener, **options)
@@ -212,7 +212,7 @@ SMALL = {"max_size_mb": 0.4}  # only the second candidate meets it
 
 
 @pytest.fixture
-def searched(make_project: MakeProject, shared: Path, fresh_processes: set[str]) -> Project:
+def searched(make_project: MakeProject, shared: Path, fresh_processes: set[str]) -> ProjectFolder:
     """A project whose search was interrupted after its first candidate and then resumed, once a session."""
     fresh_processes.add("phi_runtime.search.optimize.worker")  # it measures the memory of its process
     project = make_project(max_steps=2, passes={"export": {"gate": None}})
@@ -232,7 +232,7 @@ def searched(make_project: MakeProject, shared: Path, fresh_processes: set[str])
     return project
 
 
-def test_candidates_are_measured_until_one_meets_the_constraints(searched: Project) -> None:
+def test_candidates_are_measured_until_one_meets_the_constraints(searched: ProjectFolder) -> None:
     result = search_without_work(searched, SMALL)
     large, small, untried = result.candidates
     assert (large.state, small.state, untried.state) == ("measured", "measured", "skipped")
@@ -249,7 +249,7 @@ def test_candidates_are_measured_until_one_meets_the_constraints(searched: Proje
         assert row.figures["context_tokens"] == 512  # all that the model has
 
 
-def test_a_search_leaves_the_chosen_model_its_config_and_a_table(searched: Project) -> None:
+def test_a_search_leaves_the_chosen_model_its_config_and_a_table(searched: ProjectFolder) -> None:
     result = search_without_work(searched, SMALL)
     folder = searched.gen_model / "optimize"
     assert result.model == folder / "int4-block-32" / "onnx"
@@ -262,7 +262,7 @@ def test_a_search_leaves_the_chosen_model_its_config_and_a_table(searched: Proje
     assert [row["name"] for row in content["candidates"]] == ["fp32", "int4-block-32", "int8"]
 
 
-def test_a_second_search_changes_nothing_and_other_constraints_use_what_is_known(searched: Project) -> None:
+def test_a_second_search_changes_nothing_and_other_constraints_use_what_is_known(searched: ProjectFolder) -> None:
     table = searched.gen_model / "optimize" / "candidates.json"
     initial = table.stat().st_mtime_ns
     first, again = search_without_work(searched, SMALL), search_without_work(searched, SMALL)
@@ -271,7 +271,7 @@ def test_a_second_search_changes_nothing_and_other_constraints_use_what_is_known
     assert search_without_work(searched, {"max_size_mb": 10}).chosen == "fp32"
 
 
-def test_an_edited_config_of_a_search_is_kept(searched: Project) -> None:
+def test_an_edited_config_of_a_search_is_kept(searched: ProjectFolder) -> None:
     config = search_without_work(searched, SMALL).config
     assert config is not None
     config.write_text("{}")
@@ -280,7 +280,7 @@ def test_an_edited_config_of_a_search_is_kept(searched: Project) -> None:
     assert kept.read_text() == "{}"
 
 
-def test_the_chosen_model_is_applied_and_a_run_finds_it_cached(searched: Project) -> None:
+def test_the_chosen_model_is_applied_and_a_run_finds_it_cached(searched: ProjectFolder) -> None:
     config = searched.config.read_text()
     applied = search_without_work(searched, SMALL, apply=True)
     assert applied.applied
@@ -291,7 +291,7 @@ def test_the_chosen_model_is_applied_and_a_run_finds_it_cached(searched: Project
     assert search_without_work(searched, SMALL, apply=True).backup is None
 
 
-def test_where_no_candidate_meets_the_constraints_the_nearest_is_named(searched: Project) -> None:
+def test_where_no_candidate_meets_the_constraints_the_nearest_is_named(searched: ProjectFolder) -> None:
     impossible = replace(planned(searched, min_tokens_per_s=1e9), candidates=named("fp32", "int4-block-32"))
     result = optimize(impossible, listener := Listener(), everything=True)
     assert worked_on(listener) == []

@@ -11,7 +11,7 @@ import pytest
 from phi_runtime.config.schema import Choice, FloatRange, IntRange
 from phi_runtime.core.errors import ConfigError, Interrupted, UsageError, WorkFailed
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project, find_project
+from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
@@ -28,7 +28,7 @@ pytest.importorskip("optuna")
 RATE, BATCH = "training_args.learning_rate", "training_args.per_device_train_batch_size"
 
 
-def write_sweep(project: Project, space: dict[str, Any], **strategy: Any) -> None:
+def write_sweep(project: ProjectFolder, space: dict[str, Any], **strategy: Any) -> None:
     strategy = {"type": "grid", "seed": None, **strategy}
     text = json.dumps({"search_strategy": strategy, "search_space": space})
     (project.config.parent / "sweep.yaml").write_text(text, encoding="utf-8")
@@ -38,7 +38,7 @@ def choice(*values: Any) -> dict[str, Any]:
     return {"type": "choice", "values": list(values)}
 
 
-def sweep(project: Project, listener: Any = None, **options: Any) -> SweepResult:
+def sweep(project: ProjectFolder, listener: Any = None, **options: Any) -> SweepResult:
     jobs = options.pop("jobs", 0)
     return search(prepare(project, **options), Listener() if listener is None else listener, jobs=jobs)
 
@@ -98,7 +98,7 @@ def test_a_seeded_search_is_repeatable_and_an_interruption_changes_nothing(make_
         "r": {"type": "int", "low": 1, "high": 8},
     }
 
-    def one(name: str) -> Project:
+    def one(name: str) -> ProjectFolder:
         project = make_project(name, max_steps=2)
         write_sweep(project, space, type="tpe", num_trials=2, seed=7, pruner="none")
         return project
@@ -213,7 +213,7 @@ def test_a_bad_trial_is_ended_early(make_project: MakeProject) -> None:
     assert found.best == good
 
 
-def fail_at(project: Project, *batch_sizes: int, how: str = "raise ValueError('too many rows')") -> None:
+def fail_at(project: ProjectFolder, *batch_sizes: int, how: str = "raise ValueError('too many rows')") -> None:
     """Lets the training fail where a batch has so many rows."""
     project.config.with_name("hooks.py").write_text(
         "import os, signal\n\n"

@@ -20,7 +20,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.pipeline.engine import run
 from phi_scaffold.new.catalog import catalog
@@ -96,7 +96,7 @@ Start = Callable[..., Server]
 
 
 @pytest.fixture(scope="session")
-def project(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> ProjectFolder:
     """A project that has run. In it also `talker`, its ONNX model as if it had been trained on conversations, and `styled`, a graph
     with two adapters."""
     made = tiny_project(tmp_path_factory.mktemp("served") / "tiny", tiny_phi3)
@@ -115,7 +115,7 @@ def project(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> Projec
     return made
 
 
-def started(project: Project, log: Path, *flags: str | Path, **environment: str) -> Server:
+def started(project: ProjectFolder, log: Path, *flags: str | Path, **environment: str) -> Server:
     command = [
         sys.executable,
         "-m",
@@ -159,7 +159,7 @@ def ended(server: Server) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shared_server(project: ProjectFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
     names = ("onnx", "base", "adapter", "talker", "styled")
     made = started(project, log, *(flag for name in names for flag in ("--model", name)))
@@ -180,7 +180,7 @@ def server(shared_server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
-def start(project: Project, tmp_path: Path) -> Iterator[Start]:
+def start(project: ProjectFolder, tmp_path: Path) -> Iterator[Start]:
     """Starts a server for one test: `start("--parallel", "1", KEY="value")`; the model is onnx unless flags name one."""
     servers: list[Server] = []
 

@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, Field
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.session import open_session
 from tests.phi_runtime.serving.conftest import LONG, Server
@@ -34,7 +34,7 @@ def test_the_models_that_are_loaded_are_listed(server: Server) -> None:
 
 
 def test_a_model_that_was_trained_on_columns_gets_the_last_message_in_its_template_as_in_chat(
-    server: Server, project: Project
+    server: Server, project: ProjectFolder
 ) -> None:
     session = open_session(project, "onnx")
     alone = "".join(piece.text for piece in session.answer("a lovely song 7", SamplingParams(8)))
@@ -50,7 +50,7 @@ def test_a_model_that_was_trained_on_columns_gets_the_last_message_in_its_templa
 
 
 def test_a_model_that_was_trained_on_conversations_gets_all_messages_in_its_chat_template(
-    server: Server, project: Project
+    server: Server, project: ProjectFolder
 ) -> None:
     messages = [
         {"role": "system", "content": "joy or fear"},
@@ -105,7 +105,7 @@ def test_a_stream_has_no_usage_unless_it_is_asked_for(server: Server) -> None:
     assert chunks[-1].choices[0].finish_reason in ("stop", "length")
 
 
-def test_completions_take_the_prompt_as_it_stands(server: Server, project: Project) -> None:
+def test_completions_take_the_prompt_as_it_stands(server: Server, project: ProjectFolder) -> None:
     session = open_session(project, "onnx")
     alone = "".join(piece.text for piece in session.generator.answer(PROMPT, SamplingParams(6)))
     answer = server.client.completions.create(model="onnx", prompt=PROMPT, max_tokens=6)
@@ -226,7 +226,9 @@ def test_an_adapter_is_asked_for_by_its_name_after_the_model(server: Server) -> 
     assert answers == [base, tuned] * 4
 
 
-def test_the_adapters_of_one_onnx_model_answer_in_turn_as_each_does_alone(server: Server, project: Project) -> None:
+def test_the_adapters_of_one_onnx_model_answer_in_turn_as_each_does_alone(
+    server: Server, project: ProjectFolder
+) -> None:
     session = open_session(project, str(project.root / "styled"))
     sampling = SamplingParams(12)
     alone = {

@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from tests.conftest import Cli
 from tests.phi_runtime.serving.conftest import Server
 
 
-def test_a_public_address_needs_a_key(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_public_address_needs_a_key(project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PHI_SCAFFOLD_API_KEY", raising=False)
     for host in ("0.0.0.0", "::", "192.0.2.1"):
         refused = cli("serve", "--project", project.root, "--host", host)
@@ -23,7 +23,7 @@ def test_a_public_address_needs_a_key(project: Project, cli: Cli, monkeypatch: p
         assert "PHI_SCAFFOLD_API_KEY" in refused.err
 
 
-def test_two_servers_cannot_share_a_port(server: Server, project: Project, cli: Cli) -> None:
+def test_two_servers_cannot_share_a_port(server: Server, project: ProjectFolder, cli: Cli) -> None:
     port = server.url.rpartition(":")[2].partition("/")[0]
     refused = cli("serve", "--project", project.root, "--port", port)
     assert refused.code == 6
@@ -31,7 +31,7 @@ def test_two_servers_cannot_share_a_port(server: Server, project: Project, cli: 
     assert "--port" in refused.err.splitlines()[-1]
 
 
-def test_an_address_that_is_not_there(project: Project, cli: Cli) -> None:
+def test_an_address_that_is_not_there(project: ProjectFolder, cli: Cli) -> None:
     refused = cli("serve", "--project", project.root, "--host", "no.such.host.invalid", "--api-key", "x")
     assert refused.code == 2
     assert "no.such.host.invalid" in refused.err
@@ -49,7 +49,7 @@ def test_an_address_that_is_not_there(project: Project, cli: Cli) -> None:
     ],
 )
 def test_models_and_adapters_that_are_not_there(
-    project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch, flags: list[str], code: int, said: str
+    project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch, flags: list[str], code: int, said: str
 ) -> None:
     monkeypatch.chdir(project.root)
     if "style=foreign" in flags:  # an adapter of a model that is twice as wide
@@ -63,7 +63,7 @@ def test_models_and_adapters_that_are_not_there(
     assert said in refused.err
 
 
-def test_a_truncated_model_is_reported(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_model_is_reported(project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.root)
     broken = project.root / "broken"
     broken.mkdir()
@@ -76,7 +76,7 @@ def test_a_truncated_model_is_reported(project: Project, cli: Cli, monkeypatch: 
     assert "cannot load the ONNX model" in refused.err
 
 
-def test_missing_packages_are_named(project: Project, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named(project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith(("phi_runtime.serving", "uvicorn"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)

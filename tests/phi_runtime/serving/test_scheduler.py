@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.inference.generator import Guide, SamplingParams
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.serving import scheduler
@@ -21,7 +21,7 @@ Make = Callable[[int], tuple[Scheduler, list[dict[str, Any]]]]
 
 
 @pytest.fixture
-def make(project: Project) -> Make:
+def make(project: ProjectFolder) -> Make:
     generator = OnnxGenerator(project.gen_model / "onnx", conversations=2)
 
     def made(parallel: int) -> tuple[Scheduler, list[dict[str, Any]]]:

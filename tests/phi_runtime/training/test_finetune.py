@@ -10,7 +10,7 @@ import pytest
 
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import ConfigError, DataError, WorkFailed
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Listener, MakeProject, edit_config, states, weights
 
@@ -18,7 +18,7 @@ from tests.conftest import Listener, MakeProject, edit_config, states, weights
 STEADY = {"lr_scheduler_type": "constant", "warmup_steps": 0, "eval_strategy": "steps", "eval_steps": 1}
 
 
-def trained(project: Project) -> tuple[dict[str, Any], Listener]:
+def trained(project: ProjectFolder) -> tuple[dict[str, Any], Listener]:
     """Train, and return the facts of the adapter's manifest."""
     listener = Listener()
     run(project, listener, until="finetune")
@@ -27,7 +27,7 @@ def trained(project: Project) -> tuple[dict[str, Any], Listener]:
     return manifest.facts, listener
 
 
-def hooks(project: Project, text: str) -> None:
+def hooks(project: ProjectFolder, text: str) -> None:
     (project.config.parent / "hooks.py").write_text(text, encoding="utf-8")
 
 
@@ -81,7 +81,7 @@ def test_a_run_that_stopped_early_does_not_continue_when_it_is_resumed(make_proj
     assert weights(project.gen_model / "adapter") == before
 
 
-def _work_name(project: Project) -> str:
+def _work_name(project: ProjectFolder) -> str:
     from phi_runtime.pipeline.artifact import work_folder
     from phi_runtime.pipeline.load import load_workflow
     from phi_runtime.pipeline.plan import plan

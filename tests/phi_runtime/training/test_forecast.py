@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.memory import estimate
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import shape_of
@@ -19,7 +19,7 @@ from phi_runtime.training.forecast import Forecast, check_fits, disk_bytes, fore
 from tests.conftest import Listener, MakeProject, edit_config
 
 
-def foretold(project: Project) -> Forecast:
+def foretold(project: ProjectFolder) -> Forecast:
     found = forecast(load_workflow(project.config), project, "finetune")
     assert found is not None
     return found

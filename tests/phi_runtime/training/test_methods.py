@@ -11,7 +11,7 @@ import pytest
 from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import ConfigError
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
@@ -64,7 +64,7 @@ def gradients(model: Any) -> Any:
     return torch.cat([weight.grad.flatten() for weight in trained_weights(model).values()])
 
 
-def train_with(project: Project, kind: str, **options: Any) -> None:
+def train_with(project: ProjectFolder, kind: str, **options: Any) -> None:
     """Change the project to train with a pass of another type, and to do nothing after it."""
     kept = ("train_data_config", "eval_data_config", "eval_dataset_size", "training_args")
 
@@ -77,7 +77,7 @@ def train_with(project: Project, kind: str, **options: Any) -> None:
     (project.config.parent / "sweep.yaml").unlink(missing_ok=True)  # its keys are those of the other type
 
 
-def context_of(project: Project, tmp_path: Path) -> PassContext:
+def context_of(project: ProjectFolder, tmp_path: Path) -> PassContext:
     workflow = load_workflow(project.config)
     source = present(workflow.input_model, project)
     assert source is not None

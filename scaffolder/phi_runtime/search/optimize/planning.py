@@ -16,7 +16,7 @@ from phi_runtime.config.schema import Constraints, ExportPass, Workflow, canonic
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.artifacts import digest, versions
 from phi_runtime.core.errors import ConfigError, Location, UsageError
-from phi_runtime.core.project import Project, read_dotenv
+from phi_runtime.core.project import ProjectFolder, read_dotenv
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.machine import memory_bytes
@@ -61,7 +61,7 @@ class OptimizePlan:
     shape: Shape | None
 
     @property
-    def project(self) -> Project:
+    def project(self) -> ProjectFolder:
         return self.settings.project
 
     @property
@@ -163,7 +163,7 @@ class OptimizePlan:
 
 
 def prepare(
-    project: Project,
+    project: ProjectFolder,
     *,
     config: LoadedConfig | None = None,
     target: str | None = None,
@@ -224,7 +224,7 @@ def prepare(
     return plan
 
 
-def _builder(workflow: Workflow, requested: str | None, project: Project) -> str:
+def _builder(workflow: Workflow, requested: str | None, project: ProjectFolder) -> str:
     """Return the name of the ModelBuilder pass to optimize."""
     builders = {name: step for name, step in workflow.passes.items() if isinstance(step, ExportPass)}
     if not builders:

@@ -55,7 +55,7 @@ def optimize(
     project = plan.project
     run(project, emit, config=plan.config, only=[FETCH if plan.source == BASE else plan.source])
     with exclusive(project.gen_model / LOCK), handled_by(interrupt):
-        searching = _Search(plan, emit, keep=keep, force=force)
+        searching = _OptimizeSearch(plan, emit, keep=keep, force=force)
         try:
             searching.run(everything=everything)
             return searching.conclude(apply=apply)
@@ -66,7 +66,7 @@ def optimize(
             ) from None
 
 
-class _Search:
+class _OptimizeSearch:
     """The state of a search: `rows` are the results so far, in the order of the candidates."""
 
     def __init__(self, plan: OptimizePlan, emit: Emit, *, keep: bool, force: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 
 ONNX = "onnx"  # the folder of a candidate's model
 
@@ -23,7 +23,7 @@ class CandidateSettings:
         tokens: The context length at which memory is measured.
     """
 
-    project: Project
+    project: ProjectFolder
     overrides: Overrides
     stage: str
     training: str | None
@@ -40,7 +40,7 @@ class CandidateSettings:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> CandidateSettings:
-        project, overrides = Project.from_dict(value["project"]), Overrides.from_dict(value["overrides"])
+        project, overrides = ProjectFolder.from_dict(value["project"]), Overrides.from_dict(value["overrides"])
         return cls(project, overrides, value["stage"], value["training"], value["tokens"])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.errors import UsageError
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import hooks_file
 from phi_runtime.evaluation.metrics import score
@@ -18,7 +18,7 @@ _VALIDATION = "validation_"
 _ALIASES = {"loss": VALIDATION_LOSS, "eval_loss": VALIDATION_LOSS, "held_out_loss": VALIDATION_LOSS}
 
 
-def require_metric(name: str, workflow: Workflow, trained: str, project: Project) -> str:
+def require_metric(name: str, workflow: Workflow, trained: str, project: ProjectFolder) -> str:
     """Return the canonical name of a metric.
 
     Raises:

@@ -16,7 +16,7 @@ from phi_runtime.config.reading.source import read_source
 from phi_runtime.config.schema import Sweep
 from phi_runtime.config.search_space import full_key
 from phi_runtime.core.artifacts import digest, replace_unless_edited, write_json, write_text
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.stage import model_folder
 from phi_runtime.search.sweep import metric as metrics
@@ -85,7 +85,7 @@ class SweepResult:
     model: Path
     previous_config: Path | None = None
 
-    def as_dict(self, project: Project) -> dict[str, Any]:
+    def as_dict(self, project: ProjectFolder) -> dict[str, Any]:
         """Return the output of `sweep --json` (docs/json.md)."""
         paths = {"config": project.shown(self.config), "model": project.shown(self.model)}
         return {

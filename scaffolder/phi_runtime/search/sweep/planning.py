@@ -11,7 +11,7 @@ from phi_runtime.config.schema import Sweep, Workflow
 from phi_runtime.config.search_space import full_key, trained_pass
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.errors import ConfigError, Location, MissingDependency
-from phi_runtime.core.project import Project, read_dotenv
+from phi_runtime.core.project import ProjectFolder, read_dotenv
 from phi_runtime.pipeline.load import LoadedConfig, load_config
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space, study
@@ -41,7 +41,7 @@ class SweepPlan:
 
 
 def prepare(
-    project: Project,
+    project: ProjectFolder,
     *,
     config: LoadedConfig | None = None,
     trials: int | None = None,

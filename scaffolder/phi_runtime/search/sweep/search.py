@@ -54,7 +54,7 @@ def search(plan: SweepPlan, emit: Emit, *, jobs: int = 0, debug: bool = False) -
     project = plan.settings.project
     run(project, _without_warnings(emit), config=plan.config, only=[FETCH])
     with exclusive(project.gen_model / LOCK):
-        searching = _Search(plan, emit)
+        searching = _SweepSearch(plan, emit)
         if jobs:
             searching.in_processes(jobs)
         else:
@@ -70,7 +70,7 @@ def _without_warnings(emit: Emit) -> Emit:
     return lambda event: None if event.event == "warning" else emit(event)
 
 
-class _Search:
+class _SweepSearch:
     """The state of a search. One thread drives each job; `lock` guards Optuna and the listener."""
 
     def __init__(self, plan: SweepPlan, emit: Emit) -> None:

@@ -17,7 +17,7 @@ from phi_runtime.config.pass_graph import with_ancestors
 from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
 from phi_runtime.core.artifacts import digest, write_json
 from phi_runtime.core.errors import MissingDependency
-from phi_runtime.core.project import Project, setup_command
+from phi_runtime.core.project import ProjectFolder, setup_command
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import training_key
 from phi_runtime.pipeline.changes import describe_changes
@@ -49,7 +49,7 @@ class StudyFolder:
         return self.folder / f"trial-{number:04d}"
 
 
-def study_inputs(workflow: Workflow, project: Project, sweep: Sweep, trained: str, metric: str) -> dict[str, Any]:
+def study_inputs(workflow: Workflow, project: ProjectFolder, sweep: Sweep, trained: str, metric: str) -> dict[str, Any]:
     """Return everything that the trials of a study share and that shapes their scores.
 
     Args:
@@ -75,7 +75,7 @@ def study_inputs(workflow: Workflow, project: Project, sweep: Sweep, trained: st
     return inputs
 
 
-def find_study(project: Project, inputs: Mapping[str, Any]) -> StudyFolder:
+def find_study(project: ProjectFolder, inputs: Mapping[str, Any]) -> StudyFolder:
     """Return the study with these inputs, or the folder for a new one."""
     root, key = project.gen_model / FOLDER, digest(inputs)
     studies = sorted((number, path) for path in root.glob("study-*") if (number := _number(path)))

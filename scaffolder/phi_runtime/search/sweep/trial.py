@@ -20,7 +20,7 @@ from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import Conflict, Interrupted, MissingDependency, NetworkError, PhiError
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.engine import run
@@ -42,7 +42,7 @@ Judge = Callable[[int, float], bool]
 class TrialSettings:
     """Settings shared by all trials: `stage` is the training pass, `overrides` are those of the command line."""
 
-    project: Project
+    project: ProjectFolder
     folder: Path
     stage: str
     metric: str
@@ -59,7 +59,7 @@ class TrialSettings:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> TrialSettings:
-        project, overrides = Project.from_dict(value["project"]), Overrides.from_dict(value["overrides"])
+        project, overrides = ProjectFolder.from_dict(value["project"]), Overrides.from_dict(value["overrides"])
         return cls(project, Path(value["folder"]), value["stage"], value["metric"], overrides)
 
 
@@ -184,7 +184,7 @@ class _Listener:
             raise Pruned(f"worse than the median at {percent} % of the run")
 
 
-def _figures(settings: TrialSettings, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
+def _figures(settings: TrialSettings, workflow: Workflow, project: ProjectFolder, emit: Emit) -> dict[str, float]:
     """Return everything measured on the validation rows; evaluate the model if training did not measure the metric."""
     from phi_runtime.training.finetune import LOSS_LOG
 
@@ -197,7 +197,7 @@ def _figures(settings: TrialSettings, workflow: Workflow, project: Project, emit
     return figures | _evaluated(settings, workflow, project, emit)
 
 
-def _evaluated(settings: TrialSettings, workflow: Workflow, project: Project, emit: Emit) -> dict[str, float]:
+def _evaluated(settings: TrialSettings, workflow: Workflow, project: ProjectFolder, emit: Emit) -> dict[str, float]:
     """Evaluate the trained model on the validation rows."""
     from phi_runtime.evaluation.comparison import evaluate
     from phi_runtime.hardware.device import pick_device

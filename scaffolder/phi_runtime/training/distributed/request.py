@@ -16,7 +16,7 @@ from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import file_digest, write_json
 from phi_runtime.core.errors import ConfigError, Location, PhiError, from_wire, to_wire
 from phi_runtime.core.events import silent
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workers.failures import failure_from_exception
 
@@ -50,7 +50,7 @@ def read_request(path: Path) -> PassContext:
         ConfigError: The config file has changed since then.
     """
     request = json.loads(path.read_text(encoding="utf-8"))
-    name, project = request["name"], Project.from_dict(request["project"])
+    name, project = request["name"], ProjectFolder.from_dict(request["project"])
     if file_digest(project.config) != request["config_digest"]:
         raise ConfigError(
             f"the config of `{name}` was changed after this run began", where=Location(project.config), fix="run again"

@@ -20,7 +20,7 @@ from phi_runtime.config.schema import FinetunePass
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import DataError, UsageError, WorkFailed
 from phi_runtime.core.events import Event
-from phi_runtime.core.project import Project
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.training.distributed.accelerate_config import accelerate_config, as_yaml
@@ -45,14 +45,14 @@ FOLDERS = {"lora": "adapter", "full": "merged"}
 def make(make_project: MakeProject) -> MakeProject:
     """A project that trains without dropout, which falls otherwise in each process."""
 
-    def made(name: str, method: str, **training: Any) -> Project:
+    def made(name: str, method: str, **training: Any) -> ProjectFolder:
         passes = {"finetune": {"lora_dropout": 0.0}} if method == "lora" else {}
         return make_project(name, method, rows=64, passes=passes, **{**TRAINING, **training})
 
     return made
 
 
-def same_as_one_process(project: Project, make: MakeProject, method: str, epochs: int = 2) -> None:
+def same_as_one_process(project: ProjectFolder, make: MakeProject, method: str, epochs: int = 2) -> None:
     """Compares what is in the project with what one process makes."""
     from safetensors.torch import load_file
 
@@ -71,7 +71,7 @@ def same_as_one_process(project: Project, make: MakeProject, method: str, epochs
         assert (together[name] - weight).abs().max() < 1e-4
 
 
-def workers(project: Project) -> list[int]:
+def workers(project: ProjectFolder) -> list[int]:
     """The processes of the machine that work for the project's training."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return [
@@ -79,7 +79,7 @@ def workers(project: Project) -> list[int]:
     ]
 
 
-def none_left(project: Project) -> bool:
+def none_left(project: ProjectFolder) -> bool:
     """Whether the processes end; they may take a moment for it."""
     deadline = time.monotonic() + 60
     while workers(project) and time.monotonic() < deadline:
@@ -88,7 +88,7 @@ def none_left(project: Project) -> bool:
 
 
 @contextmanager
-def started(project: Project, until_step: int) -> Iterator[subprocess.Popen[str]]:
+def started(project: ProjectFolder, until_step: int) -> Iterator[subprocess.Popen[str]]:
     """`run --nproc 2` in a separate process, which has just done `until_step` steps."""
     process = subprocess.Popen(
         [sys.executable, "-m", "phi_scaffold", "run", "--until", "finetune", "--nproc", "2", "--json"],
