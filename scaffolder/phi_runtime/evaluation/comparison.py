@@ -68,7 +68,7 @@ def evaluate(
     for number, (name, ref) in enumerate(models if len(test) else ()):
         emit(Event("progress", stage, {"done": number, "total": len(models), "unit": "models", "message": name}))
         reset_peak()
-        generator = open_generator(ref, device, special=test.template.special)
+        generator = open_generator(ref, device, add_special_tokens=test.template.special)
         result, answers[name] = _measure(generator, test, prompts, references, pairs, settings)
         if user_metrics and prompts:
             scores = user_metrics(answers[name], references)

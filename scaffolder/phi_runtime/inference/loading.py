@@ -13,8 +13,8 @@ def open_generator(
     ref: ModelRef,
     device: str = "cpu",
     *,
-    special: bool = True,
-    specials: Mapping[str, bool] | None = None,
+    add_special_tokens: bool = True,
+    special_tokens_by_adapter: Mapping[str, bool] | None = None,
     conversations: int = 0,
     adapter: str | None = None,
     adapters: Mapping[str, Path] | None = None,
@@ -24,8 +24,8 @@ def open_generator(
     Args:
         ref: A base, adapter, merged or ONNX model.
         device: Device of a transformers model.
-        special: Add the tokenizer's special tokens (BOS) to prompts; chat templates spell them out.
-        specials: Exceptions from `special`, by adapter.
+        add_special_tokens: Add the tokenizer's special tokens (BOS) to prompts; chat templates spell them out.
+        special_tokens_by_adapter: Exceptions from `add_special_tokens`, by adapter.
         conversations: Number of sequences whose KV cache is kept for their next turn.
         adapter: Adapter that is used where an answer names none.
         adapters: More adapters, by name: .onnx_adapter files for an ONNX model, in addition to those in its folder; peft
@@ -40,8 +40,8 @@ def open_generator(
 
         return OnnxGenerator(
             ref.path,
-            special=special,
-            specials=specials,
+            add_special_tokens=add_special_tokens,
+            special_tokens_by_adapter=special_tokens_by_adapter,
             conversations=conversations,
             adapter=adapter,
             adapters=adapters,
@@ -49,5 +49,11 @@ def open_generator(
     from phi_runtime.inference.transformers import TransformersGenerator
 
     return TransformersGenerator.from_reference(
-        ref, device, special=special, specials=specials, conversations=conversations, adapter=adapter, adapters=adapters
+        ref,
+        device,
+        add_special_tokens=add_special_tokens,
+        special_tokens_by_adapter=special_tokens_by_adapter,
+        conversations=conversations,
+        adapter=adapter,
+        adapters=adapters,
     )

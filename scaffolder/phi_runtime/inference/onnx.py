@@ -74,8 +74,8 @@ class OnnxGenerator:
 
     Args:
         path: Folder that the export wrote.
-        special: Add the tokenizer's special tokens (BOS) to prompts.
-        specials: Exceptions from `special`, by adapter.
+        add_special_tokens: Add the tokenizer's special tokens (BOS) to prompts.
+        special_tokens_by_adapter: Exceptions from `add_special_tokens`, by adapter.
         conversations: Sequences to keep for their next turn; with 0, an answer allocates no more memory than it needs.
         adapter: Adapter that is used where an answer names none.
         adapters: More adapters, .onnx_adapter files by name.
@@ -92,8 +92,8 @@ class OnnxGenerator:
         self,
         path: Path,
         *,
-        special: bool = True,
-        specials: Mapping[str, bool] | None = None,
+        add_special_tokens: bool = True,
+        special_tokens_by_adapter: Mapping[str, bool] | None = None,
         conversations: int = 0,
         adapter: str | None = None,
         adapters: Mapping[str, Path] | None = None,
@@ -107,7 +107,10 @@ class OnnxGenerator:
         # Keys and values in float32.
         self._token_bytes = 8 * decoder["num_hidden_layers"] * decoder["num_key_value_heads"] * decoder["head_size"]
         self.stop_ids = {int(token) for token in self.tokenizer.eos_token_ids}
-        self.special, self.specials = special, dict(specials or {})
+        self.add_special_tokens, self.special_tokens_by_adapter = (
+            add_special_tokens,
+            dict(special_tokens_by_adapter or {}),
+        )
         self.bos_ids = [int(token) for token in self.tokenizer.encode("")]
         self._files = adapter_files(path) | dict(adapters or {})
         self.adapters = tuple(self._files)
@@ -155,7 +158,7 @@ class OnnxGenerator:
         ids = [int(token) for token in self.tokenizer.encode(prompt)]
         count = len(self.bos_ids)
         has_bos, has_second_bos = ids[:count] == self.bos_ids, ids[count : 2 * count] == self.bos_ids
-        special = self.specials.get(adapter or "", self.special)
+        special = self.special_tokens_by_adapter.get(adapter or "", self.add_special_tokens)
         return ids[count:] if count and has_bos and (has_second_bos or not special) else ids
 
     def token_text(self, token: int) -> str:

@@ -88,8 +88,8 @@ class TransformersGenerator:
         model: A causal language model of transformers, or a peft model.
         tokenizer: Its tokenizer.
         device: Device of its inputs.
-        special: Add the tokenizer's special tokens (BOS) to prompts.
-        specials: Exceptions from `special`, by adapter.
+        add_special_tokens: Add the tokenizer's special tokens (BOS) to prompts.
+        special_tokens_by_adapter: Exceptions from `add_special_tokens`, by adapter.
         conversations: Sequences to keep for their next turn.
         adapter: Adapter that is used where an answer names none.
         adapters: peft folders by name, each loaded when it is first used.
@@ -103,8 +103,8 @@ class TransformersGenerator:
         ref: ModelRef,
         device: str = "cpu",
         *,
-        special: bool = True,
-        specials: Mapping[str, bool] | None = None,
+        add_special_tokens: bool = True,
+        special_tokens_by_adapter: Mapping[str, bool] | None = None,
         conversations: int = 0,
         adapter: str | None = None,
         adapters: Mapping[str, Path] | None = None,
@@ -121,8 +121,8 @@ class TransformersGenerator:
             model,
             load_tokenizer(ref),
             device,
-            special=special,
-            specials=specials,
+            add_special_tokens=add_special_tokens,
+            special_tokens_by_adapter=special_tokens_by_adapter,
             conversations=conversations,
             adapter=adapter,
             adapters=adapters,
@@ -134,14 +134,17 @@ class TransformersGenerator:
         tokenizer: Any,
         device: str = "cpu",
         *,
-        special: bool = True,
-        specials: Mapping[str, bool] | None = None,
+        add_special_tokens: bool = True,
+        special_tokens_by_adapter: Mapping[str, bool] | None = None,
         conversations: int = 0,
         adapter: str | None = None,
         adapters: Mapping[str, Path] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
-        self.special, self.specials = special, dict(specials or {})
+        self.add_special_tokens, self.special_tokens_by_adapter = (
+            add_special_tokens,
+            dict(special_tokens_by_adapter or {}),
+        )
         self.pad_id = self.tokenizer.pad_token_id
         if self.pad_id is None:
             self.pad_id = self.tokenizer.eos_token_id
@@ -185,7 +188,7 @@ class TransformersGenerator:
 
     def encode(self, prompt: str, adapter: str | None = None) -> list[int]:
         """Tokenize a prompt as in training."""
-        special = self.specials.get(adapter or "", self.special)
+        special = self.special_tokens_by_adapter.get(adapter or "", self.add_special_tokens)
         return [int(token) for token in encode_prompt(self.tokenizer, prompt, special=special)]
 
     def token_text(self, token: int) -> str:
@@ -238,7 +241,7 @@ class TransformersGenerator:
         """Return ids and mask, (B, T) each, padded on the left so that all answers start at the same position."""
         import torch
 
-        rows = [encode_prompt(self.tokenizer, p, special=self.special) for p in prompts]
+        rows = [encode_prompt(self.tokenizer, p, special=self.add_special_tokens) for p in prompts]
         longest = max(len(r) for r in rows)
         ids = torch.tensor([[self.pad_id] * (longest - len(r)) + r for r in rows], device=self.device)  # (B, T)
         mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=self.device)  # (B, T)

@@ -134,8 +134,8 @@ def open_session(
     generator = open_generator(
         ref,
         device,
-        special=template.special,
-        specials={name: own.special for name, own in templates.items()},
+        add_special_tokens=template.special,
+        special_tokens_by_adapter={name: own.special for name, own in templates.items()},
         conversations=conversations,
         adapter=adapter,
         adapters=loaded,

@@ -104,7 +104,7 @@ def _answer_scorer(
     references = [template.reference(row) for row in values]
 
     def score_answers(model: Any) -> dict[str, float]:
-        generator = TransformersGenerator(model, data.tokenizer, str(model.device), special=template.special)
+        generator = TransformersGenerator(model, data.tokenizer, str(model.device), add_special_tokens=template.special)
         answers = short_answers(generator, prompts, template.stop, settings.max_new_tokens, settings.batch_size)
         scores = hooks.metrics(answers, references) if hooks.metrics else score(settings.task, answers, references)
         name = selection.metric.removeprefix("eval_")
