@@ -210,6 +210,38 @@ def test_copier_yml_and_the_package_agree() -> None:
     assert set(derived) == {q for q in questions if not q.startswith("_")} - {"project_name"}
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_training_defaults_of_copier_yml_are_those_that_new_derives(model: str, method: str) -> None:
+    import jinja2
+    import yaml
+
+    questions = yaml.safe_load((Path(__file__).parents[2] / "copier.yml").read_text(encoding="utf-8"))
+    settings = (
+        "learning_rate",
+        "num_train_epochs",
+        "batch_size",
+        "gradient_accumulation_steps",
+        "gradient_checkpointing",
+        "int4_aware",
+    )
+    for task, target in itertools.product(TASKS, TARGETS):
+        derived = derive.derive(Answers(model, task=task, method=method, target=target))[0]
+        for setting in settings:
+            default = jinja2.Template(questions[setting]["default"]).render(derived)
+            assert default == str(derived[setting]), (setting, task, target)
+
+
+def test_the_help_of_new_lists_every_task_method_and_target() -> None:
+    from typing import get_type_hints
+
+    from phi_scaffold.cli.new import new
+
+    options = get_type_hints(new, include_extras=True)
+    for name, choices in (("task", TASKS), ("method", METHODS), ("target", TARGETS)):
+        assert options[name].__metadata__[0].help.startswith(f"{', '.join(choices[:-1])} or {choices[-1]}")
+
+
 def test_a_project_says_how_its_phi_scaffold_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 

@@ -7,7 +7,9 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
+
+from phi_runtime.config.schema.sidecar_files import Task
 
 Texts = Sequence[str]
 Fields = dict[str, str | int | float]
@@ -179,7 +181,7 @@ class _TaskMetrics(NamedTuple):
     metrics: Callable[[Texts, Texts], dict[str, float]]
 
 
-_OF_TASK = {
+_OF_TASK: dict[str, _TaskMetrics] = {
     "classification": _TaskMetrics("accuracy", _of_labels),
     "chat": _TaskMetrics("token_f1", _averages(token_f1=token_f1, rouge_l=rouge_l)),
     "question-answering": _TaskMetrics("token_f1", _averages(exact_match=normalized_match, token_f1=token_f1)),
@@ -187,4 +189,4 @@ _OF_TASK = {
     "extraction": _TaskMetrics("field_f1", _of_objects),
     "generation": _TaskMetrics("token_f1", _averages(exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l)),
 }
-TASKS = tuple(_OF_TASK)
+TASKS: tuple[Task, ...] = get_args(Task)
