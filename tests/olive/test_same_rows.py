@@ -99,7 +99,7 @@ def test_the_rows_of_a_slice_and_a_filter_are_those_that_olive_reads(
     kind, part = cases()[name]
     read = olives[name]
     if "corresponds to no data" in (read["error"] or ""):
-        with pytest.raises(DataError, match="leaves none"):
+        with pytest.raises(DataError, match="selects none"):
             ours(_load(kind, part, files), files[kind])
         return
     rows = ours(_load(kind, part, files), files[kind])
