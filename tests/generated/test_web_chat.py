@@ -73,7 +73,7 @@ def test_the_web_chat_answers_in_a_browser_and_changes_its_model(
         page.wait(lambda: not page.answers())
         assert page.asked_for() == {"127.0.0.1"}  # no font, script or counter of somebody else
     code, _, err = ended(start(made.root / "inferences" / "app.py", "--port", str(port), cwd=tmp_path))
-    assert (code, f"port {port} is taken" in err) == (1, True)
+    assert (code, f"port {port} is in use" in err) == (1, True)
     served.send_signal(signal.SIGINT)
     assert ended(served)[0] == 0
 
