@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import sh
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the project is set up and run in it
 
 
 def test_the_project_pins_the_wheel_that_made_it(project: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.conftest import clean_environment, sh
 from tests.web_chat import WebChat, chromium
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the project is set up and run in it
 FEAR = "I heard footsteps behind me in the empty car park and I could not stop shaking."
 JOY = "We won the cup, and everyone is dancing!"
 

@@ -12,7 +12,7 @@ from phi_runtime.config.schema import Strict, Workflow
 from tests.olive.cases import EMITTED, EVERY_OPTION, MINIMAL, NEED_MORE, changed, dialect_cases, made_cases
 from tests.olive.compare import OUR_KEYS, differences, ignored_keys, is_written
 
-pytestmark = pytest.mark.olive
+pytestmark = [pytest.mark.olive, pytest.mark.timeout(1800)]  # the first makes the environment
 
 DIALECTS = dialect_cases()
 MADE = made_cases()

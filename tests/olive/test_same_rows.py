@@ -14,7 +14,7 @@ import pytest
 
 from phi_runtime.config.schema import LoadDataset
 
-pytestmark = pytest.mark.olive
+pytestmark = [pytest.mark.olive, pytest.mark.timeout(1800)]  # the first makes the environment
 
 COUNT = 37
 ROWS = [

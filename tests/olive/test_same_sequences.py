@@ -13,7 +13,7 @@ import pytest
 
 from phi_runtime.config.schema import PreProcess
 
-pytestmark = pytest.mark.olive
+pytestmark = [pytest.mark.olive, pytest.mark.timeout(1800)]  # the first makes the environment
 
 ROWS = [
     {"note": f"{subject} {verb} {place}", "reply": reply * (1 + i % 3)}
