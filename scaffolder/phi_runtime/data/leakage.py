@@ -37,7 +37,7 @@ class Leaks:
 
 
 def find_leaks(training: Store, training_rows: np.ndarray, validation: Store, validation_rows: np.ndarray) -> Leaks:
-    """Compare validation rows with training rows, both given by their indices in a store, (V,) and (R,)."""
+    """Compare validation rows with training rows, each (N,) indices of rows of its store."""
     if not len(validation_rows) or not len(training_rows):
         return Leaks(0, 0)
     same = _equal(training.rows["question"][training_rows][:, 0], validation.rows["question"][validation_rows][:, 0])
