@@ -20,9 +20,10 @@ $(LIGHT)/bin/phi-scaffold: pyproject.toml
 	$(LIGHT)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-# The fast tests, compatibility with Microsoft Olive, then a real model end to end from the built wheel.
+# The fast tests, all the cases that they sample, compatibility with Microsoft Olive, then a real model end to end from the built wheel.
 test: $(TEST)/installed.txt
 	$(TEST)/bin/python -m pytest -n 2 --dist worksteal
+	$(TEST)/bin/python -m pytest -n 2 --dist worksteal -m slow
 	$(TEST)/bin/python -m pytest -m olive tests/olive
 	$(TEST)/bin/python -m pytest -m e2e
 
