@@ -38,22 +38,23 @@ def parse_file(source: Source) -> ParsedFile:
     model = kind_of(source)
     if model is Workflow:
         return parse_config(source)
+    _, draft, errors = parse_sidecar(source, model)
+    return ParsedFile(draft, draft.value if isinstance(draft.value, dict) else {}, None, None, errors)
+
+
+def parse_sidecar(source: Source, model: type[M]) -> tuple[M | None, Draft, list[Finding]]:
+    """Translate and validate a file that is not a workflow config; return the model (None if it has errors) and the errors."""
     draft = translate_sweep(source) if model is Sweep else Draft(source)
     value, errors = validate(draft, draft.value, model)
     if isinstance(value, Sweep):
         errors += check_search(draft, value)
-    return ParsedFile(draft, draft.value if isinstance(draft.value, dict) else {}, None, None, errors)
+    return value, draft, in_order([*draft.refused, *errors])
 
 
 def parse_config(source: Source, overrides: Overrides | None = None) -> ParsedFile:
     """Translate, override and validate a workflow config, without reading any other file."""
     draft = translate(source)
     override(draft, overrides or Overrides())
-    return validate_config(draft)
-
-
-def validate_config(draft: Draft) -> ParsedFile:
-    """Validate a translated workflow config against the schema."""
     if not isinstance(draft.value, dict):
         return ParsedFile(draft, {}, None, None, validate(draft, draft.value, Workflow)[1])
     own = {key: value for key, value in draft.value.items() if key not in ("sweep", "evaluation")}

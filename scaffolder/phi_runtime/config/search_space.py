@@ -9,6 +9,7 @@ from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import Choice, FinetunePass, FloatRange, IntRange, Sweep, TrainingArgs, Workflow
+from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import nearest
 
@@ -28,7 +29,11 @@ def full_key(key: str, trained: str) -> str:
 
 def check_search(draft: Draft, sweep: Sweep, at: KeyPath = ()) -> list[Finding]:
     """Return errors that do not depend on the config: unknown keys and empty ranges."""
-    known = list(_options_of(FinetunePass)) + [f"training_args.{key}" for key in TrainingArgs.model_fields]
+    trained = [kind for kind in pass_types().values() if issubclass(kind, FinetunePass)]
+    options = dict.fromkeys(
+        key for kind in trained for key in kind.model_fields if key not in ("type", "training_args")
+    )
+    known = [*options] + [f"training_args.{key}" for key in TrainingArgs.model_fields]
     findings = []
     for key, values in sweep.search_space.items():
         path = (*at, "search_space", key)
@@ -40,12 +45,6 @@ def check_search(draft: Draft, sweep: Sweep, at: KeyPath = ()) -> list[Finding]:
         if not isinstance(values, Choice):
             findings += [draft.finding((*path, key), rule, message) for key, rule, message in _contradictions(values)]
     return findings
-
-
-def _options_of(kind: type[FinetunePass]) -> dict[str, None]:
-    """Return the options of all passes of this kind."""
-    own = dict.fromkeys(key for key in kind.model_fields if key not in ("type", "training_args"))
-    return own | {key: None for more in kind.__subclasses__() for key in _options_of(more)}
 
 
 def _contradictions(values: FloatRange | IntRange) -> Iterator[tuple[str, str, str]]:

@@ -10,11 +10,9 @@ from pydantic import BaseModel
 
 from phi_runtime.config.diagnostics import Finding, warning
 from phi_runtime.config.dialects.draft import Draft
-from phi_runtime.config.dialects.search import translate_sweep
-from phi_runtime.config.parse import EVALUATION, SWEEP, SWEEP_IN_CONFIG, ParsedFile, validate
+from phi_runtime.config.parse import EVALUATION, SWEEP, SWEEP_IN_CONFIG, ParsedFile, parse_sidecar
 from phi_runtime.config.reading.source import KeyPath, read_source
 from phi_runtime.config.schema import Evaluation, Sweep
-from phi_runtime.config.search_space import check_search
 from phi_runtime.core.project import CONFIG
 
 M = TypeVar("M", bound=BaseModel)
@@ -59,10 +57,7 @@ def sidecar_path(config: Path, file: str) -> Path:
 def _read(path: Path, model: type[M]) -> tuple[M | None, Draft | None, list[Finding]]:
     if not path.is_file():
         return None, None, []
-    source = read_source(path)
-    draft = translate_sweep(source) if model is Sweep else Draft(source)
-    value, findings = validate(draft, draft.value, model)
-    return value, draft, findings + (check_search(draft, value) if isinstance(value, Sweep) else [])
+    return parse_sidecar(read_source(path), model)
 
 
 def _unknown_passes(evaluation: Evaluation, draft: Draft, known: list[str]) -> list[Finding]:

@@ -9,10 +9,9 @@ from typing import Any
 from phi_runtime.checks.cross_check import cross_check
 from phi_runtime.config.diagnostics import Finding, in_order, raise_if_any
 from phi_runtime.config.dialects.draft import Draft
-from phi_runtime.config.dialects.translate import translate
 from phi_runtime.config.no_effect import check_effect
-from phi_runtime.config.overrides import Overrides, override
-from phi_runtime.config.parse import ParsedFile, kind_of, parse_file, validate_config
+from phi_runtime.config.overrides import Overrides
+from phi_runtime.config.parse import ParsedFile, kind_of, parse_config, parse_file
 from phi_runtime.config.reading.source import Source, read_source
 from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.config.search_space import check_values, trained_pass
@@ -69,16 +68,14 @@ def load_config(path: Path, overrides: Overrides | None = None, source: Source |
     """
     overrides = overrides or Overrides()
     source = source or read_source(path)
-    draft = translate(source)
-    override(draft, overrides)
-    config = validate_config(draft)
+    config = parse_config(source, overrides)
     sidecars = join_sidecars(path, config)
     findings = _cross_check(path, config, sidecars, overrides)
     workflow = None
     if config.workflow is not None and not any(f.severity == "error" for f in findings):
         joined = {"evaluation": sidecars.evaluation or Evaluation(), "sweep": sidecars.sweep}
         workflow = config.workflow.model_copy(update=joined)
-    return LoadedConfig(source, draft, workflow, findings, overrides)
+    return LoadedConfig(source, config.draft, workflow, findings, overrides)
 
 
 def check_file(path: Path) -> LoadedConfig:
@@ -98,20 +95,22 @@ def _cross_check(path: Path, config: ParsedFile, sidecars: Sidecars, overrides: 
     warnings = [f for f in later if f.severity == "warning"] + config.draft.warnings()
     warnings += check_effect(config.draft, config.workflow) if config.workflow else []
     if not errors and config.workflow and sidecars.sweep and not overrides.values:  # a trial's values have been checked
-        errors = _check_search_values(path, config.workflow, sidecars, overrides)
+        errors = _check_search_values(path, config, sidecars, overrides)
     return errors + in_order(warnings)
 
 
-def _check_search_values(path: Path, workflow: Workflow, sidecars: Sidecars, overrides: Overrides) -> list[Finding]:
+def _check_search_values(path: Path, config: ParsedFile, sidecars: Sidecars, overrides: Overrides) -> list[Finding]:
     """Return the values of the search space that make the config invalid, located in the search space."""
-    sweep = sidecars.sweep
+    sweep, workflow = sidecars.sweep, config.workflow
     assert sweep is not None
+    assert workflow is not None
     trained = trained_pass(workflow, list(sweep.search_space))
     if trained is None:
         return []
+    source = config.draft.source
 
     def errors_with(key: str, value: Any) -> list[Finding]:
-        findings = load_config(path, replace(overrides, values={key: value})).findings
+        findings = load_config(path, replace(overrides, values={key: value}), source).findings
         return [f for f in findings if f.severity == "error"]
 
     return check_values(sidecars.sweep_draft, sweep, sidecars.sweep_path, trained, errors_with)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,22 @@ def test_a_search_names_what_can_be_searched(tmp_path: Path) -> None:
     )
     found = [f for f in check_file(path).findings if f.severity == "error"]
     assert [(f.where.line, f.rule) for f in found] == [(2, "unknown-key"), (3, "out-of-range")]
+
+
+def test_a_search_alone_knows_the_options_of_every_pass(tmp_path: Path) -> None:
+    """In an interpreter that has loaded no pass yet, as for `phi-scaffold validate sweep.yaml`."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text("search_space:\n  r: [8, 16]\n  init_weights: [true, false]\n")
+    code = "import runpy; runpy.run_module('phi_scaffold', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code, "validate", path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_search_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("search_strategy:\n  sampler: tpe\n  type: grid\nsearch_space:\n  r: [8, 16]\n")
+    found = [f for f in check_file(path).findings if f.severity == "error"]
+    assert [(f.where.line, f.rule) for f in found] == [(2, "contradiction")]
 
 
 def test_a_valid_config_loads_with_olives_defaults(write: Callable[[dict[str, Any]], Path]) -> None:
