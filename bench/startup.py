@@ -14,8 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from phi_scaffold.new.template_files import template_root
+
 ROUNDS = 10
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def seconds(command: list[str], cwd: Path) -> float:
@@ -43,9 +44,7 @@ def main() -> None:
     phi, copier = str(scripts / "phi-scaffold"), str(scripts / "copier")
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        template = work / "template"
-        shutil.copytree(ROOT / "template", template / "template")
-        shutil.copy(ROOT / "copier.yml", template)
+        template = template_root(work)
         config = config_of_300_lines(phi, work)
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],

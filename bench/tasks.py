@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from phi_runtime.evaluation.metrics import TASKS, headline
+from phi_runtime.config.tasks import TASKS
+from phi_runtime.evaluation.metrics import headline
 
 
 def main(model: Path | None, tasks: list[str]) -> None:

@@ -209,13 +209,13 @@ def watch(command: list[str], list_checkpoints: Any, last_file: str, folder: Pat
 
 
 def score(model: Path, adapter: Path, test: list[dict[str, str]], side: str) -> float:
-    from phi_runtime.inference.transformers import TransformersGenerator
+    from phi_runtime.inference.loading import open_generator
     from phi_runtime.models.reference import ModelRef
 
     base = ModelRef(model, "hf", "bench")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(model / name, adapter / name)
-    generator = TransformersGenerator.from_reference(ModelRef(adapter, "adapter", "bench", base))
+    generator = open_generator(ModelRef(adapter, "adapter", "bench", base))
     # Olive writes BOS and the end token into the text, separated by spaces.
     begin = f"{generator.tokenizer.bos_token} " if side == "olive" else ""
     prompts = [begin + TEMPLATE.partition("{tone}")[0].format(**row) for row in test]

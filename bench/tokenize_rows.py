@@ -78,7 +78,7 @@ WORDS = [
 OURS = """
 import json, resource, sys, time
 from pathlib import Path
-from phi_runtime.data.dataset import Place, load_dataset
+from phi_runtime.data.dataset import DataContext, load_dataset
 from phi_runtime.core.events import silent
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.reference import ModelRef
@@ -89,7 +89,7 @@ data = DataConfig.model_validate(json.loads(config.read_text()))
 workflow = Workflow.model_construct(data_configs=[data])
 training = LoRA.model_validate({"type": "LoRA", "train_data_config": "rows", "eval_dataset_size": 0.01})
 started = time.perf_counter()
-place = Place(config, ModelRef(model, "hf", "bench"), cache)
+place = DataContext(config, ModelRef(model, "hf", "bench"), cache)
 dataset = load_dataset(workflow, training, place, silent, "bench")
 loaded = time.perf_counter() - started
 if sys.argv[4] == "sequences":

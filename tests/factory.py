@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from phi_runtime.core.events import silent
 from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.pipeline.engine import run
 
@@ -104,7 +105,7 @@ def trained_project(shared: Path, folder: Path, model: Path, method: str, until:
     with FileLock(original.parent / "lock"):
         if not (original.parent / "done").exists():
             shutil.rmtree(original, ignore_errors=True)
-            run(tiny_project(original, model, method), lambda _: None, until=until)
+            run(tiny_project(original, model, method), silent, until=until)
             (original.parent / "done").touch()
     shutil.copytree(original, folder)
     return find_project(folder)

@@ -11,8 +11,8 @@ The names in `__all__` are the public API; everything else may change in any rel
 prompts for nothing: progress arrives as `Event`, and every error that a user can fix is a `PhiError`. ML libraries are
 imported only by the functions that need them, so `import phi_runtime` is instant.
 
-Shapes in docstrings and comments: B batch size, T tokens of a row, H hidden size, V vocabulary size, N items of what the
-text names (rows of data, or the trained tokens of a loss). A module that needs another letter says so.
+Shapes in docstrings and comments: B batch size (rows or packed lines), T tokens of a line, H hidden size, V vocabulary size,
+N items of what the text names (rows of data, or the trained tokens of a loss). A module that needs another letter says so.
 """
 
 from __future__ import annotations

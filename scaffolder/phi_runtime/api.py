@@ -18,7 +18,7 @@ from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.engine import Outcome, run
 from phi_runtime.pipeline.load import load_config, load_workflow
 from phi_runtime.pipeline.plan import plan
-from phi_runtime.pipeline.session import Session, open_session, select_adapter
+from phi_runtime.pipeline.session import Session, open_session
 from phi_runtime.pipeline.stage import Stage
 
 
@@ -142,7 +142,7 @@ class Project:
             MissingDependency: The project has no model yet, or a library is not installed.
         """
         session = open_session(self.folders, name, self.overrides)
-        model = Model(session.with_adapter(select_adapter(session.generator, adapter)))
+        model = Model(session.select_adapter(adapter))
         del session
         try:
             yield model

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.schema import Pass, Workflow
 from phi_runtime.core.errors import PhiError
-from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.events import Emit, Event, progress_message
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.dataset import DataContext, Dataset, data_context, load_dataset
 from phi_runtime.models.reference import ModelRef
@@ -55,7 +55,7 @@ class PassContext(Generic[P_co]):
 
     def info(self, message: str) -> None:
         """Emit a progress message."""
-        self.emit(Event("progress", self.name, {"done": None, "total": None, "unit": "", "message": message}))
+        self.emit(progress_message(self.name, message))
 
     def warn(self, message: str) -> None:
         """Emit a warning."""

@@ -22,13 +22,12 @@ from tests.zygote import default_interrupt
 
 
 @pytest.fixture(scope="session")
-def made(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> ProjectFolder:
+def made(tiny_phi3: Path, shared: Path) -> ProjectFolder:
     """A tiny model, tuned: as adapter, merged, as ONNX, and as the ONNX model of its base with the adapter next to it.
 
     It is made once for all of pytest's processes.
     """
-    shared = tmp_path_factory.getbasetemp()
-    folder = (shared if worker_id == "master" else shared.parent) / "a blank and pläces" / "my tiny"
+    folder = shared / "a blank and pläces" / "my tiny"
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.parent / "lock"):
         if not folder.exists():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from phi_runtime.checks.sections import Checks
 from phi_runtime.config.diagnostics import Finding
-from phi_runtime.config.pass_graph import BASE, sources
+from phi_runtime.config.pass_graph import BASE, adapters_of, sources
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass, Pass
 from phi_runtime.core.suggestions import nearest
@@ -30,11 +30,11 @@ def check_adapter(c: Checks, at: KeyPath, step: AdapterPass) -> Iterator[Finding
     named = {key: names for key in _MODULES if isinstance(names := getattr(step, key, None), list)}
     if c.parts.input_model is None or not named or not isinstance(step, LinearAdapter):
         return
-    from phi_runtime.models.modules import is_embedding, known_modules, last_names, unknown_module
-    from phi_runtime.models.stored import stored_config
+    from phi_runtime.models.modules import is_embedding, last_names, unknown_module
+    from phi_runtime.models.stored import known_modules
 
     embedding = next((i for i, name in enumerate(step.modules_to_save or ()) if is_embedding(name)), None)
-    tied = bool(stored_config(c.parts.input_model, c.path).get("tie_word_embeddings"))
+    tied = bool(c.stored.get("tie_word_embeddings"))
     if embedding is not None and tied and not step.ties_embeddings:
         message = (
             f"`{named['modules_to_save'][embedding]}` is both embedding and output head, and `{step.type}` would train "
@@ -59,7 +59,7 @@ def check_used_adapters(c: Checks) -> Iterator[Finding]:
     steps = c.steps
     bases = sources(steps)
     for name, step in steps.items():
-        names: list[str] = getattr(step, "adapters", None) or []
+        names = adapters_of(steps, name)
         at: KeyPath = ("passes", name, "adapters")
         errors = [
             c.error((*at, i), rule, message, suggestion)
@@ -83,7 +83,7 @@ def _base_name(base: str | None) -> str:
 
 
 def _adapter_errors(
-    name: str, adapter: str, earlier: list[str], steps: dict[str, Pass]
+    name: str, adapter: str, earlier: Sequence[str], steps: dict[str, Pass]
 ) -> Iterator[tuple[str, str, str]]:
     """Yield rule, message and suggestion for `adapter`, one of those that the pass `name` uses."""
     step, trained = steps[name], steps.get(adapter)
@@ -103,7 +103,7 @@ def _adapter_errors(
             yield "adapter", f"`{adapter}` ({trained.type}) cannot be exported next to an ONNX model: {reason}", ""
     elif reason := trained.why_not_merged():
         yield "pass-order", f"`{adapter}` ({trained.type}): {reason}", ""
-    elif len(getattr(step, "adapters", None) or []) > 1 and (reason := trained.why_not_combined()):
+    elif len(adapters_of(steps, name)) > 1 and (reason := trained.why_not_combined()):
         yield "adapter", f"`{adapter}` ({trained.type}) cannot be merged together with others: {reason}", ""
 
 

@@ -15,7 +15,7 @@ from phi_runtime.checks.training import check_training
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.pass_graph import BASE, sources
+from phi_runtime.config.pass_graph import BASE, adapters_of, sources
 from phi_runtime.config.paths import resolve
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AzureMLSystem, ExportPass, FinetunePass, Kind, Pass, RegistryModel, Workflow
@@ -145,7 +145,7 @@ def _order(c: Checks) -> Iterator[Finding]:
     for name, source in sources(steps).items():
         step = steps[name]
         label = f"`{name}` ({step.type})"
-        if source is None and getattr(step, "adapters", None):
+        if source is None and adapters_of(steps, name):
             return  # reported by check_used_adapters
         if source is None:
             message = f"{label} needs {_KINDS[step.accepts]}, but follows {previous}, which outputs {_KINDS[kind]}"

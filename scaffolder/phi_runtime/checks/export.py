@@ -14,7 +14,6 @@ from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.models.exportable import why_not_exportable
-from phi_runtime.models.stored import stored_config
 
 _CPU, _CUDA, _DML, _WEBGPU = SUPPORTED_PRECISIONS
 
@@ -55,7 +54,7 @@ _Conflict = tuple[tuple[str, ...], str, str]
 
 def check_export(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
     """Yield what is wrong with `step`, the export at `at`, for this target and base model; at most one finding a key."""
-    stored = stored_config(c.parts.input_model, c.path) if c.parts.input_model else {}
+    stored = c.stored
     tied = bool(stored.get("tie_word_embeddings")) if stored else None
     provider = c.provider
     if reason := why_not_exportable(stored):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AnyPass, AnySystem, DataConfig, InputModel, Pass, System, Workflow
 from phi_runtime.config.schema.registry import pass_types
+from phi_runtime.models.stored import stored_config
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Checks:
         """The execution provider of `target`, if that is valid."""
         target = self._system(self.parts.target)
         return target.accelerators[0].execution_providers[0] if target else None
+
+    @cached_property
+    def stored(self) -> dict[str, Any]:
+        """The base model's config.json; empty if it is not downloaded."""
+        return stored_config(self.parts.input_model, self.path) if self.parts.input_model else {}
 
     @property
     def steps(self) -> dict[str, Pass]:

@@ -64,12 +64,11 @@ def check_training(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Findi
 def _validation(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Finding]:
     """Yield the settings that need a validation loss, where none is measured."""
     args = step.training_args
-    has_rows = bool(step.eval_data_config or step.eval_dataset_size)
-    if has_rows and args.eval_strategy != "no":
+    if step.has_validation_rows and args.eval_strategy != "no":
         return
     reason = (
         "`eval_strategy` is `no`"
-        if has_rows
+        if step.has_validation_rows
         else "there are no validation rows: set eval_dataset_size or eval_data_config"
     )
     if step.early_stopping_patience is not None:
@@ -127,9 +126,9 @@ def _scheduler(c: Checks, at: KeyPath, args: TrainingArgs) -> Iterator[Finding]:
 
 def _lengths(c: Checks, step: FinetunePass) -> Iterator[Finding]:
     """Yield a warning if rows may exceed the length at which the base model switches its rotary factors."""
-    from phi_runtime.models.stored import rope_switch, stored_config
+    from phi_runtime.models.stored import rope_switch
 
-    switch = rope_switch(stored_config(c.parts.input_model, c.path)) if c.parts.input_model else None
+    switch = rope_switch(c.stored)
     if switch is None:
         return
     for i, data in enumerate(c.parts.data_configs):

@@ -27,14 +27,18 @@ def unpacked_name(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
+def known_format(path: Path) -> Format | None:
+    """Return the format of a file by its suffix; None for an unknown suffix."""
+    return FORMATS.get(unpacked_name(path).suffix.lower())
+
+
 def format_of(path: Path) -> Format:
     """Return the format of a file by its suffix. Raises DataError for an unknown suffix."""
-    name = unpacked_name(path)
-    try:
-        return FORMATS[name.suffix.lower()]
-    except KeyError:
+    if (known := known_format(path)) is None:
+        name = unpacked_name(path)
         raise DataError(
             f"unknown data format `{name.suffix or name.name}`",
             where=Location(path),
             fix=f"use a file that ends in {', '.join(FORMATS)}",
-        ) from None
+        )
+    return known

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.dialects.draft import Draft
+from phi_runtime.config.dialects.systems import PROVIDER_OF
 from phi_runtime.config.file_formats import format_of
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import did_you_mean
@@ -50,8 +51,8 @@ def override(draft: Draft, overrides: Overrides) -> None:
     if not isinstance(draft.value, dict):
         return
     if overrides.on_local:
-        device, provider = ("gpu", "CUDAExecutionProvider") if has_nvidia_gpu() else ("cpu", "CPUExecutionProvider")
-        accelerator = {"device": device, "execution_providers": [provider]}
+        device = "gpu" if has_nvidia_gpu() else "cpu"
+        accelerator = {"device": device, "execution_providers": [PROVIDER_OF[device]]}
         draft.value["systems"] = {HERE: {"type": "LocalSystem", "accelerators": [accelerator]}}
         draft.value["host"] = draft.value["target"] = HERE
     for name, file in overrides.data.items():

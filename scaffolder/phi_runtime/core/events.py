@@ -41,6 +41,11 @@ def silent(_: Event) -> None:
     """Ignore an event."""
 
 
+def progress_message(stage: str, message: str) -> Event:
+    """Return the event for a step of `stage` without a count."""
+    return Event("progress", stage, {"done": None, "total": None, "unit": "", "message": message})
+
+
 def error_event(error: PhiError, stage: str = "") -> Event:
     """Return the event for an error of `stage`, or of the whole command."""
     where = str(error.where) if error.where else None

@@ -7,9 +7,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, get_args
-
-from phi_runtime.config.schema.sidecar_files import Task
+from typing import Any, NamedTuple
 
 Texts = Sequence[str]
 Fields = dict[str, str | int | float]
@@ -189,4 +187,3 @@ _OF_TASK: dict[str, _TaskMetrics] = {
     "extraction": _TaskMetrics("field_f1", _of_objects),
     "generation": _TaskMetrics("token_f1", _averages(exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l)),
 }
-TASKS: tuple[Task, ...] = get_args(Task)

@@ -16,7 +16,6 @@ def open_generator(
     add_special_tokens: bool = True,
     special_tokens_by_adapter: Mapping[str, bool] | None = None,
     conversations: int = 0,
-    adapter: str | None = None,
     adapters: Mapping[str, Path] | None = None,
 ) -> Generator:
     """Load the model of `ref`.
@@ -27,14 +26,12 @@ def open_generator(
         add_special_tokens: Add the tokenizer's special tokens (BOS) to prompts; chat templates spell them out.
         special_tokens_by_adapter: Exceptions from `add_special_tokens`, by adapter.
         conversations: Number of sequences whose KV cache is kept for their next turn.
-        adapter: Adapter that is used where an answer names none.
         adapters: More adapters, by name: .onnx_adapter files for an ONNX model, in addition to those in its folder; peft
             folders for the others.
 
     Raises:
         PhiError: The model cannot be loaded.
     """
-    adapter = adapter or ref.adapter
     if ref.kind == "onnx":
         from phi_runtime.inference.onnx import OnnxGenerator
 
@@ -43,17 +40,21 @@ def open_generator(
             add_special_tokens=add_special_tokens,
             special_tokens_by_adapter=special_tokens_by_adapter,
             conversations=conversations,
-            adapter=adapter,
+            adapter=ref.adapter,
             adapters=adapters,
         )
+    from phi_runtime.hardware.device import compute_dtype
     from phi_runtime.inference.transformers import TransformersGenerator
+    from phi_runtime.models.load import load_reference, load_tokenizer, quiet_libraries
 
-    return TransformersGenerator.from_reference(
-        ref,
+    quiet_libraries()
+    return TransformersGenerator(
+        load_reference(ref, compute_dtype("bfloat16", device), device).eval(),
+        load_tokenizer(ref),
         device,
         add_special_tokens=add_special_tokens,
         special_tokens_by_adapter=special_tokens_by_adapter,
         conversations=conversations,
-        adapter=adapter,
+        adapter=ref.adapter,
         adapters=adapters,
     )

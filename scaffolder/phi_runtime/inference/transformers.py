@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.data.tokenize import prompt_ids as encode_prompt
-from phi_runtime.hardware.device import compute_dtype
 from phi_runtime.inference.generator import Answer, InvalidGuide, SamplingParams, Speed, unknown_adapter
 from phi_runtime.inference.sequences import SequenceCache
 from phi_runtime.inference.streaming import Detokenizer, StreamedAnswer, check_context_length
-from phi_runtime.models.load import load_reference, load_tokenizer, put_adapter, quiet_libraries
-from phi_runtime.models.reference import ModelRef
+from phi_runtime.models.load import put_adapter
 from phi_runtime.models.stored import rope_switch
 
 if TYPE_CHECKING:
@@ -96,37 +94,6 @@ class TransformersGenerator:
     """
 
     guides = False
-
-    @classmethod
-    def from_reference(
-        cls,
-        ref: ModelRef,
-        device: str = "cpu",
-        *,
-        add_special_tokens: bool = True,
-        special_tokens_by_adapter: Mapping[str, bool] | None = None,
-        conversations: int = 0,
-        adapter: str | None = None,
-        adapters: Mapping[str, Path] | None = None,
-    ) -> TransformersGenerator:
-        """Load the model of `ref`; for the other arguments see the class.
-
-        Raises:
-            UnknownAdapter: `adapter` does not exist.
-            PhiError: The model or the adapter cannot be loaded.
-        """
-        quiet_libraries()
-        model = load_reference(ref, compute_dtype("bfloat16", device), device).eval()
-        return cls(
-            model,
-            load_tokenizer(ref),
-            device,
-            add_special_tokens=add_special_tokens,
-            special_tokens_by_adapter=special_tokens_by_adapter,
-            conversations=conversations,
-            adapter=adapter,
-            adapters=adapters,
-        )
 
     def __init__(
         self,

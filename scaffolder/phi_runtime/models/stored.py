@@ -1,14 +1,26 @@
-"""Settings in the base model's config.json that a workflow must agree with. Imports no ML library."""
+"""Facts of a base model that a workflow must agree with, read from its files without an ML library."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema import InputModel
 from phi_runtime.core.project import project_of
+from phi_runtime.models.embedded import EMBEDDED
+from phi_runtime.models.modules import Modules, is_embedding, tensors
 from phi_runtime.models.place import base_model_path
+
+_PHI3_LINEAR = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+PHI3 = Modules(
+    _PHI3_LINEAR, (*_PHI3_LINEAR, "input_layernorm", "post_attention_layernorm", "embed_tokens", "norm", "lm_head")
+)
+# Known before the download: Hub ids of the Phi-3 architecture, which has these module names.
+_PHI3_IDS = re.compile(
+    r"microsoft/(phi-3-(mini|medium)-\w+-instruct|phi-3\.5-mini-instruct|phi-4(-mini)?(-instruct|-reasoning)?)", re.I
+)
 
 
 def stored_config(model: InputModel, config_path: Path) -> dict[str, Any]:
@@ -19,6 +31,22 @@ def stored_config(model: InputModel, config_path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def known_modules(model: InputModel, config_path: Path) -> Modules | None:
+    """Return the modules of the workflow's base model; None if it is not downloaded and its architecture is unknown."""
+    folder = base_model_path(model, project_of(config_path))
+    if names := _tensor_shapes(folder):
+        linear = {n for n, shape in names.items() if len(shape) == 2 and not is_embedding(n)}
+        all_names = {*names, "lm_head"}  # a tied head has no weight in the file
+        return Modules(tuple(sorted(linear)), tuple(sorted(all_names)))
+    name = model.name.rstrip("/").partition("model-cache/")[2] or model.name
+    return PHI3 if name in EMBEDDED or _PHI3_IDS.fullmatch(name) else None
+
+
+def _tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """Return the shape of each module's weight; empty if there are no safetensors files."""
+    return {name[:-7]: shape for name, (shape, _) in tensors(folder).items() if name.endswith(".weight")}
 
 
 def rope_switch(config: dict[str, Any]) -> int | None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from phi_runtime.config.schema.common import Names
 from phi_runtime.config.schema.registry import register
 from phi_runtime.models.memory import Job
 from phi_runtime.models.shape import Linear
-from phi_runtime.training.pass_bases import LinearAdapter, Names
+from phi_runtime.training.pass_bases import LinearAdapter
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from phi_runtime.config.schema.common import Count, Fraction, Whole, no_effect
+from phi_runtime.config.schema.common import Count, Fraction, Names, NamesOrPattern, Whole, no_effect
 from phi_runtime.config.schema.registry import register
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.models.memory import Job, with_lora
 from phi_runtime.models.shape import Linear
-from phi_runtime.training.pass_bases import LinearAdapter, Names, NamesOrPattern
+from phi_runtime.training.pass_bases import LinearAdapter
 
 if TYPE_CHECKING:
     from peft import PeftConfig

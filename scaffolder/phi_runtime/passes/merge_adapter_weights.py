@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from phi_runtime.config.pass_graph import sources
-from phi_runtime.config.schema.common import Kind
+from phi_runtime.config.schema.common import Kind, Names
 from phi_runtime.config.schema.pass_base import Pass
 from phi_runtime.config.schema.registry import register
 from phi_runtime.context import PassContext
@@ -29,7 +29,7 @@ class MergeAdapterWeights(Pass):
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "tokenizers")
 
     type: Literal["MergeAdapterWeights"] = Field(description="Merge the adapter into its base.")
-    adapters: Annotated[list[str], Field(min_length=1)] | None = Field(
+    adapters: Names | None = Field(
         None,
         description=(
             "Names of passes whose adapters are merged together. Default null: the last adapter before this pass. "

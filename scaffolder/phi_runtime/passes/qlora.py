@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from phi_runtime.config.schema.common import Dtype, no_effect
+from phi_runtime.config.schema.common import Dtype, Names, no_effect
 from phi_runtime.config.schema.registry import register
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.models.memory import Job, Method
 from phi_runtime.models.shape import Shape
 from phi_runtime.passes.lora import LowRankAdapter
-from phi_runtime.training.pass_bases import Names, attention_kernel
+from phi_runtime.training.pass_bases import attention_kernel
 
 if TYPE_CHECKING:
     import torch

@@ -49,6 +49,10 @@ class Session:
         """Return a session on the same model with `adapter` active, and its template."""
         return replace(self, adapter=adapter, template=self.templates.get(adapter or "", self.template))
 
+    def select_adapter(self, name: str | None) -> Session:
+        """Return a session that answers with the adapter `name`; see the function of this name."""
+        return self.with_adapter(select_adapter(self.generator, name))
+
     def answer(self, text: str, sampling: SamplingParams, history: Sequence[Message] = ()) -> Answer:
         """Answer `text` after the conversation `history`.
 
@@ -94,7 +98,6 @@ def open_session(
     model: str | None,
     overrides: Overrides | None = None,
     *,
-    adapter: str | None = None,
     adapters: Mapping[str, Path] | None = None,
     conversations: int = 1,
 ) -> Session:
@@ -102,7 +105,6 @@ def open_session(
 
     Args:
         model: Its name (see `model_names`) or its folder; default: the last one of the workflow that exists.
-        adapter: The adapter that answers by default.
         adapters: Folders of PEFT adapters to add, by name.
         conversations: How many conversations the generator keeps cached.
 
@@ -137,7 +139,6 @@ def open_session(
         add_special_tokens=template.special,
         special_tokens_by_adapter={name: own.special for name, own in templates.items()},
         conversations=conversations,
-        adapter=adapter,
         adapters=loaded,
     )
     return Session(name, ref.path, generator, template, templates)

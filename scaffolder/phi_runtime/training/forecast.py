@@ -108,7 +108,7 @@ def free_bytes(device: str) -> int | None:
 def job_of(step: TrainingPass, shape: Shape, tokens: int) -> Job:
     """Return the job of `step` on rows of `tokens` tokens, on a CPU in 16-bit numbers."""
     settings = step.training_args
-    validates = (step.eval_data_config or step.eval_dataset_size) and settings.eval_strategy != "no"
+    validates = step.has_validation_rows and settings.eval_strategy != "no"
     checkpointing = settings.gradient_checkpointing_kwargs
     job = Job(
         method=step.memory_method,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
-from phi_runtime.config.schema.common import Kind
+from phi_runtime.config.schema.common import Kind, Names
 from phi_runtime.config.schema.pass_base import FinetunePass
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import ConfigError
@@ -20,24 +20,8 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
 
-Names = Annotated[list[str], Field(min_length=1)]
-
 USE_UNMERGED = "remove this pass and use the adapter itself (`phi-scaffold chat --model adapter`)"
 MERGE_INSTEAD = "merge it instead: MergeAdapterWeights before its own ModelBuilder"
-
-
-def _shape_of_names(value: object) -> str:
-    if value is None:
-        return "nullable"
-    return "a list" if isinstance(value, list | tuple) else "constrained-str"
-
-
-NamesOrPattern = Annotated[
-    Annotated[str, Tag("constrained-str"), Field(min_length=1)]
-    | Annotated[Names, Tag("a list")]
-    | Annotated[None, Tag("nullable")],
-    Discriminator(_shape_of_names),
-]
 
 
 class TrainingPass(FinetunePass):

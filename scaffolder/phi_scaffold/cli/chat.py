@@ -46,12 +46,11 @@ def chat(
     Example: phi-scaffold chat --model merged
     """
     from phi_runtime.inference.generator import SamplingParams
-    from phi_runtime.pipeline.session import open_session, select_adapter
+    from phi_runtime.pipeline.session import open_session
 
     project = flags.enter_project()
     name, folders = resolve_adapter(adapter)
-    opened = open_session(project, model, flags.overrides(), adapters=folders)
-    session = opened.with_adapter(select_adapter(opened.generator, name))
+    session = open_session(project, model, flags.overrides(), adapters=folders).select_adapter(name)
     sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()))
     if not (flags.quiet or flags.as_json):
         print(f"{model_label(session, project)}. An empty line ends the chat.", file=sys.stderr)

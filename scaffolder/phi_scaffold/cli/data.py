@@ -24,8 +24,6 @@ DATA = ("data", "run_user_script", "trust_remote_code", "project_folder", "confi
 data = typer.Typer(
     help="Check the data, and preview what the model will see of it.",
     no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
 

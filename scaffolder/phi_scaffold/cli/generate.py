@@ -56,14 +56,13 @@ def generate(
     Example: phi-scaffold generate --prompt "What a day!" --model onnx
     """
     from phi_runtime.inference.generator import SamplingParams
-    from phi_runtime.pipeline.session import open_session, select_adapter
+    from phi_runtime.pipeline.session import open_session
     from phi_scaffold.cli.chat import model_label
 
     guide = _guide(json_schema, regex)
     project = flags.enter_project()
     name, folders = resolve_adapter(adapter)
-    opened = open_session(project, model, flags.overrides(), adapters=folders)
-    session = opened.with_adapter(select_adapter(opened.generator, name))
+    session = open_session(project, model, flags.overrides(), adapters=folders).select_adapter(name)
     sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()), guide)
     text = prompt if raw else session.render(prompt)
     answer = session.generator.answer(text, sampling if raw else session.with_stop_text(sampling), session.adapter)

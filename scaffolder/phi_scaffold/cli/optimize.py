@@ -68,8 +68,8 @@ def optimize(
     from phi_runtime.pipeline.load import load_config
     from phi_runtime.search.optimize.planning import plan_to_json, prepare
     from phi_runtime.search.optimize.search import optimize as search
+    from phi_scaffold.new.catalog import catalog_shape
     from phi_scaffold.show import optimize as show_optimize
-    from phi_scaffold.show.dry_run import catalog_shape
 
     project = flags.enter_project()
     config = load_config(project.config, flags.overrides())

@@ -6,13 +6,16 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.models.memory import Job, Method, with_lora
 from phi_runtime.models.shape import Shape, assembled
+
+if TYPE_CHECKING:
+    from phi_runtime.config.schema import Workflow
 
 DEFAULT = "smollm2-135m"
 
@@ -122,3 +125,10 @@ def find_model(name: str) -> str:
         f"unknown model `{name}`{did_you_mean(name, known)}",
         fix="see `phi-scaffold models`, or use a hub id: OWNER/NAME",
     )
+
+
+def catalog_shape(workflow: Workflow) -> Shape | None:
+    """Return the shape of the base model, if it is in the catalog."""
+    name = workflow.input_model.name.rstrip("/")
+    model = catalog().models.get(name.partition("model-cache/")[2] or name)
+    return model.shape if model else None

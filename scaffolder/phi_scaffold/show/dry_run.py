@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.errors import OutOfResources
-from phi_runtime.core.events import Event
+from phi_runtime.core.events import Event, progress_message
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import present
 from phi_runtime.models.place import base_model_path
-from phi_runtime.models.shape import Shape, shape_of
+from phi_runtime.models.shape import shape_of
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.rehearsal import Rehearsal, rehearse_apart
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.training.forecast import Forecast, disk_bytes, forecast, free_disk_bytes
+from phi_scaffold.new.catalog import catalog_shape
 from phi_scaffold.show import plan as show_plan
 from phi_scaffold.show import progress as show_progress
 
@@ -81,15 +82,6 @@ def planned_stages(stages: Sequence[Stage], project: ProjectFolder, force: set[s
     return rows
 
 
-def catalog_shape(workflow: Workflow) -> Shape | None:
-    """Return the shape of the base model, if it is in the catalog."""
-    from phi_scaffold.new.catalog import catalog
-
-    name = workflow.input_model.name.rstrip("/")
-    model = catalog().models.get(name.partition("model-cache/")[2] or name)
-    return model.shape if model else None
-
-
 def _why_skipped(project: ProjectFolder, workflow: Workflow, estimate: Forecast | None) -> str:
     if workflow.remote:
         return f"it runs on `{workflow.remote}`"
@@ -100,9 +92,8 @@ def _why_skipped(project: ProjectFolder, workflow: Workflow, estimate: Forecast 
 
 def _try_step(project: ProjectFolder, overrides: Overrides, name: str, quiet: bool) -> Rehearsal | dict[str, str]:
     with show_progress.display(as_json=False, quiet=quiet) as emit:
-        message = "trying a step on the longest batch"
         emit(Event("stage-started", name, {"index": 1, "count": 1}))
-        emit(Event("progress", name, {"done": None, "total": None, "unit": "", "message": message}))
+        emit(progress_message(name, "trying a step on the longest batch"))
         try:
             return rehearse_apart(project, name, overrides, emit)
         except OutOfResources as e:

@@ -13,9 +13,10 @@ from phi_scaffold.show import terminal
 from phi_scaffold.show.terminal import console, size
 
 if TYPE_CHECKING:
+    from phi_runtime.models.memory import Method
     from phi_scaffold.new.catalog import CatalogModel
 
-_METHOD_NAMES = {"lora": "LoRA", "qlora": "QLoRA", "full": "full"}
+_METHOD_NAMES: dict[Method, str] = {"lora": "LoRA", "qlora": "QLoRA", "full": "full"}
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,8 @@ def single(model: CatalogModel, *, as_json: bool, quiet: bool) -> None:
 
 
 def _facts(model: CatalogModel, trainer: _Trainer) -> dict[str, Any]:
-    from phi_scaffold.new.answers import METHODS
-
     shape = model.shape
-    jobs = {method: model.training(method, trainer.device, trainer.number_bytes) for method in METHODS}
+    jobs = {method: model.training(method, trainer.device, trainer.number_bytes) for method in _METHOD_NAMES}
     estimates = {method: estimate(shape, job) for method, job in jobs.items()}
     inference = inference_bytes(shape, min(4096, model.context))
     fits = {method: needed.total_bytes <= trainer.memory_bytes for method, needed in estimates.items()}

@@ -192,9 +192,7 @@ def result(facts: dict[str, Any], task: str | None = None) -> None:
     if facts["chosen"]:
         _chosen(facts, task)
     elif near := facts["nearest"]:
-        loosen = " ".join(
-            f"--{name.replace('_', '-')} {value:g}" for name, value in near["relaxed_constraints"].items()
-        )
+        loosen = " ".join(_flags(near["relaxed_constraints"]))
         print(
             f"No candidate meets the constraints. The nearest is {near['candidate']}. To accept it: phi-scaffold optimize {loosen}"
         )
@@ -208,6 +206,10 @@ def result(facts: dict[str, Any], task: str | None = None) -> None:
         print("Failed candidates are tried again only with --force.")
 
 
+def _flags(constraints: dict[str, float | None]) -> list[str]:
+    return [f"--{name.replace('_', '-')} {value:g}" for name, value in constraints.items() if value is not None]
+
+
 def _chosen(facts: dict[str, Any], task: str | None) -> None:
     if facts["unavailable"]:
         print(f"{facts['chosen']} is chosen only by its size: {facts['unavailable']}.")
@@ -215,8 +217,7 @@ def _chosen(facts: dict[str, Any], task: str | None) -> None:
         print(f"{facts['config']} was edited; the edited file is kept as {facts['previous_config']}")
     if not facts["applied"]:
         print(f"{facts['chosen']} is chosen; its options are in {facts['config']}. To install it in the project:")
-        limits = [f"--{name.replace('_', '-')} {v:g}" for name, v in facts["constraints"].items() if v is not None]
-        flags = ["--for", facts["target"], *limits, *(["--task-name", task] if task else [])]
+        flags = ["--for", facts["target"], *_flags(facts["constraints"]), *(["--task-name", task] if task else [])]
         print(f"  phi-scaffold optimize {' '.join(flags)} --apply")
         return
     kept = f" (the previous config is {facts['backup']})" if facts["backup"] else ""

@@ -59,14 +59,14 @@ def warn_above(progress: Progress, event: Event) -> None:
     progress.console.print(f"[yellow]warning:[/] {escape(_warning(event))}")
 
 
-def bars(*columns: str, width: int = 24) -> Progress:
+def bars(*columns: str) -> Progress:
     """Return live bars of searches: description, bar, then these fields of each task, and the time."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     texts = [TextColumn(column) for column in columns]
     start = TextColumn("{task.description}")
     return Progress(
-        start, BarColumn(bar_width=width), *texts, TimeElapsedColumn(), console=console(stderr=True), transient=True
+        start, BarColumn(bar_width=24), *texts, TimeElapsedColumn(), console=console(stderr=True), transient=True
     )
 
 

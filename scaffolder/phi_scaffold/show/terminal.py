@@ -33,11 +33,6 @@ def table(*columns: str, title: str | None = None) -> Table:
     return result
 
 
-def warn(message: str) -> None:
-    """Print a warning on stderr, where no live display is active."""
-    print(f"warning: {message}", file=sys.stderr)
-
-
 def size(count: float) -> str:
     """Format bytes in the unit that fits: 86.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from phi_runtime.config.tasks import TASKS
 from phi_runtime.evaluation.metrics import (
-    TASKS,
     exact_match,
     field_values,
     first_object,

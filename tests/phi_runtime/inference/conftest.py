@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from phi_runtime.inference.loading import open_generator
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.inference.transformers import TransformersGenerator
 from phi_runtime.models.reference import ModelRef
@@ -40,4 +41,6 @@ def onnx(tiny_onnx: Path) -> OnnxGenerator:
 
 @pytest.fixture
 def torch_model(tiny_phi3: Path) -> TransformersGenerator:
-    return TransformersGenerator.from_reference(ModelRef(tiny_phi3, "hf", "tiny"), conversations=2)
+    generator = open_generator(ModelRef(tiny_phi3, "hf", "tiny"), conversations=2)
+    assert isinstance(generator, TransformersGenerator)
+    return generator

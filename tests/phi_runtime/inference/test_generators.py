@@ -18,6 +18,7 @@ from phi_runtime.inference.generator import (
     SamplingParams,
     UnknownAdapter,
 )
+from phi_runtime.inference.loading import open_generator
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.inference.transformers import TransformersGenerator
 from phi_runtime.models.reference import ModelRef
@@ -211,7 +212,9 @@ def phi3(folder: Path, tokenizer: Any, **config: Any) -> TransformersGenerator:
     ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     Phi3ForCausalLM(Phi3Config(**(small | ends | config))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return TransformersGenerator.from_reference(ModelRef(folder, "hf", "k"), conversations=1)
+    generator = open_generator(ModelRef(folder, "hf", "k"), conversations=1)
+    assert isinstance(generator, TransformersGenerator)
+    return generator
 
 
 @pytest.mark.parametrize(

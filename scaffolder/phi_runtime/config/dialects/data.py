@@ -11,7 +11,7 @@ from phi_runtime.config.dialects.draft import EMPTY, MISSING, NOTHING_LEFT, Draf
 from phi_runtime.config.dialects.key_table import fix_case
 from phi_runtime.config.dialects.keys import DATALOADER_KEYS, OLD_DATA_KEYS, PAIR_FORMATS, translate_keys
 from phi_runtime.config.dialects.passes import rename_data
-from phi_runtime.config.file_formats import FORMATS, unpacked_name
+from phi_runtime.config.file_formats import known_format
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import DataConfig, Datastore, LoadDataset, PreProcess
 
@@ -147,7 +147,7 @@ def _load_dataset(draft: Draft, at: KeyPath) -> None:
 def _format(files: Any) -> str | None:
     first = next(iter(files.values()), None) if isinstance(files, dict) and "type" not in files else files
     first = first[0] if isinstance(first, list) and first else first
-    return FORMATS.get(unpacked_name(Path(first)).suffix.lower()) if isinstance(first, str) else None
+    return known_format(Path(first)) if isinstance(first, str) else None
 
 
 def _pre_process(draft: Draft, at: KeyPath, before_0_7: bool) -> None:

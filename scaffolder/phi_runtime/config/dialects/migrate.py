@@ -12,7 +12,7 @@ from phi_runtime.config.diagnostics import dotted, raise_if_any
 from phi_runtime.config.dialects.draft import Draft, Translation
 from phi_runtime.config.parse import SWEEP, parse_file
 from phi_runtime.config.reading.comments import Comments, attach
-from phi_runtime.config.reading.source import KeyPath, Source, parse_source, read_source
+from phi_runtime.config.reading.source import KeyPath, Source, is_yaml, parse_source, read_source
 from phi_runtime.config.reading.write import render
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.artifacts import free_name, write_text
@@ -105,7 +105,7 @@ def _canonical(draft: Draft) -> dict[str, Any]:
 
 
 def _form(path: Path) -> Literal["json", "yaml"]:
-    return "yaml" if path.suffix.lower() in (".yaml", ".yml") else "json"
+    return "yaml" if is_yaml(path) else "json"
 
 
 def _ordered(value: dict[str, Any]) -> dict[str, Any]:

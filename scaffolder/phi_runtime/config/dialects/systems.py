@@ -13,7 +13,7 @@ from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AzureMLSystem, LocalSystem
 
 PROVIDER_OF = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
-_CPU = {"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}
+_CPU = {"device": "cpu", "execution_providers": [PROVIDER_OF["cpu"]]}
 
 
 def translate_systems(draft: Draft) -> None:

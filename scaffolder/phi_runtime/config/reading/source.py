@@ -64,9 +64,14 @@ def read_source(path: Path) -> Source:
     return parse_source(path, text)
 
 
+def is_yaml(path: Path) -> bool:
+    """Return True if the suffix of `path` is that of a YAML file."""
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
 def parse_source(path: Path, text: str) -> Source:
     """Parse the text of the file at `path`, whose suffix selects the format."""
-    if path.suffix.lower() in (".yaml", ".yml"):
+    if is_yaml(path):
         # Importing ruamel.yaml takes longer than reading most configs, so a JSON config does not.
         from phi_runtime.config.reading.yaml_source import read_yaml as read
     else:

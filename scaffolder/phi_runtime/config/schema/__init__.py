@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from phi_runtime.config.schema.common import Dtype, Kind, Strict
+from phi_runtime.config.schema.common import Kind, Strict
 from phi_runtime.config.schema.data import BUILDERS, DataConfig, Datastore, LoadDataset, PreProcess
-from phi_runtime.config.schema.export import BuilderOptions, ExportPass, Gate
+from phi_runtime.config.schema.export import BuilderOptions, ExportPass
 from phi_runtime.config.schema.pass_base import FinetunePass, Pass
 from phi_runtime.config.schema.passes import AnyPass
 from phi_runtime.config.schema.sidecar_files import (
@@ -25,9 +25,7 @@ from phi_runtime.config.schema.sidecar_files import (
     Sweep,
 )
 from phi_runtime.config.schema.systems import (
-    Accelerator,
     AnySystem,
-    AzureMLClient,
     AzureMLSystem,
     InputModel,
     LoadKwargs,
@@ -41,11 +39,9 @@ from phi_runtime.config.schema.workflow import Workflow
 
 __all__ = [
     "BUILDERS",
-    "Accelerator",
     "AcceleratorConfig",
     "AnyPass",
     "AnySystem",
-    "AzureMLClient",
     "AzureMLSystem",
     "BuilderOptions",
     "Choice",
@@ -53,13 +49,11 @@ __all__ = [
     "Constraints",
     "DataConfig",
     "Datastore",
-    "Dtype",
     "Evaluation",
     "ExportPass",
     "FinetunePass",
     "FloatRange",
     "FsdpConfig",
-    "Gate",
     "GradientCheckpointing",
     "InputModel",
     "IntRange",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic.fields import FieldInfo
 
 Kind = Literal["hf", "adapter", "onnx"]
@@ -23,6 +23,21 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 """An integer; 3.0 is one too, as it is in JSON."""
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Names = Annotated[list[str], Field(min_length=1)]
+
+
+def _shape_of_names(value: object) -> str:
+    if value is None:
+        return "nullable"
+    return "a list" if isinstance(value, list | tuple) else "constrained-str"
+
+
+NamesOrPattern = Annotated[
+    Annotated[str, Tag("constrained-str"), Field(min_length=1)]
+    | Annotated[Names, Tag("a list")]
+    | Annotated[None, Tag("nullable")],
+    Discriminator(_shape_of_names),
+]
 
 
 class Strict(BaseModel):

@@ -1,10 +1,11 @@
 """Datasets: the rows to read, and how rows become tokens."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
-from phi_runtime.config.schema.common import Count, Strict, Whole, no_effect
+from phi_runtime.config.file_formats import Format, SampleBy
+from phi_runtime.config.schema.common import Count, Names, Strict, Whole, no_effect
 from phi_runtime.config.schema.systems import AzureMLClient
 
 SPLIT = r"^\w+(\[(-?\d+%?)?:(-?\d+%?)?\])?$"
@@ -47,7 +48,7 @@ def _files_shape(value: Any) -> str:
     return "files by split" if isinstance(value, dict) else _list_or_one(value)
 
 
-BUILDERS = ("json", "csv", "parquet", "text")
+BUILDERS = get_args(Format)
 HUB_DATASET = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
 
 
@@ -77,7 +78,7 @@ class LoadDataset(Strict):
     sep: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
         None, description="csv: field separator. Default null: a comma, or a tab for .tsv files."
     )
-    sample_by: Literal["line", "paragraph", "document"] | None = Field(
+    sample_by: SampleBy | None = Field(
         None, description=("text: unit of a row, in the single column `text`. Default null: one row per line.")
     )
     data_files: Annotated[
@@ -109,7 +110,7 @@ class LoadDataset(Strict):
     )
 
     @property
-    def format(self) -> Literal["json", "csv", "parquet", "text"] | None:
+    def format(self) -> Format | None:
         """The format of the files; None for a Hub dataset."""
         return self.data_name if self.data_name in BUILDERS else None  # type: ignore[return-value]
 
@@ -124,7 +125,7 @@ class PreProcess(Strict):
             "the prompt, the rest the completion. Default null: text_cols."
         ),
     )
-    text_cols: Annotated[list[str], Field(min_length=1)] | None = Field(
+    text_cols: Names | None = Field(
         None,
         description=(
             'Columns whose values, joined by spaces, are the text of a row. Default null: ["text"], unless another '

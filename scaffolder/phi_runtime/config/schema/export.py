@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from phi_runtime.config.schema.common import Kind, NoSwitch, Strict, Whole, no_effect
+from phi_runtime.config.schema.common import Kind, Names, NoSwitch, Strict, Whole, no_effect
 from phi_runtime.config.schema.pass_base import Pass
 
 _WHERE = "(?:last_matmul|mixed_layers|linear_attn):int[48]"
@@ -135,7 +135,7 @@ class ExportPass(Pass):
     produces: ClassVar[Kind] = "onnx"
     depends_on_provider: ClassVar[bool] = True
 
-    adapters: Annotated[list[str], Field(min_length=1)] | None = Field(
+    adapters: Names | None = Field(
         None,
         description="Names of passes whose adapters are stored as .onnx_adapter files next to the ONNX model of their base, and "
         "selected at run time. Default null: export a merged model. Olive ignores this key.",
@@ -167,7 +167,7 @@ class ExportPass(Pass):
         description='int4 and int8: operators to quantize; "Gather" is the embedding. Default null: ["MatMul"], '
         "and the embedding if it is also the output head.",
     )
-    int4_nodes_to_exclude: Annotated[list[str], Field(min_length=1)] | None = Field(
+    int4_nodes_to_exclude: Names | None = Field(
         None,
         description="int4 and int8: nodes of the graph that keep their precision. Default null: none.",
         examples=[["/lm_head/MatMul"]],

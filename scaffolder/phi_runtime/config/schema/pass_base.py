@@ -137,6 +137,11 @@ class FinetunePass(Pass):
         return (self.train_data_config,) if own else (self.train_data_config, validation or "")
 
     @property
+    def has_validation_rows(self) -> bool:
+        """True if a validation loss can be measured."""
+        return bool(self.eval_data_config or self.eval_dataset_size)
+
+    @property
     def compute_type(self) -> Dtype:
         """Number type that the config requests for matrix products."""
         return self.torch_dtype

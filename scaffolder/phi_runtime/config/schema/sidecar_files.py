@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from phi_runtime.config.schema.common import Count, Strict, Whole
-
-Task = Literal["classification", "chat", "question-answering", "summarization", "extraction", "generation"]
+from phi_runtime.config.tasks import Task
 
 
 class EvaluationOfPass(Strict):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from phi_runtime.config.schema.common import Count, Strict, Whole, no_effect
+from phi_runtime.config.schema.common import Count, Names, Strict, Whole, no_effect
 from phi_runtime.config.schema.training_basics import TrainingBasics
 
 Tracker = Literal["none", "all", "tensorboard", "mlflow", "trackio", "wandb"]
@@ -36,7 +36,7 @@ class FsdpConfig(Strict):
             "(SIZE_BASED_WRAP), or the model as a whole (NO_WRAP)."
         ),
     )
-    transformer_layer_cls_to_wrap: Annotated[list[str], Field(min_length=1)] | None = Field(
+    transformer_layer_cls_to_wrap: Names | None = Field(
         None, description=("TRANSFORMER_BASED_WRAP: classes of the layers to shard. Default null: those that the model names."),
         examples=[["Phi3DecoderLayer"]],
     )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from phi_runtime.config.schema.common import Count, Fraction, Strict, Whole
+from phi_runtime.config.schema.common import Count, Fraction, NamesOrPattern, Strict, Whole
 
 
 def _steps_shape(value: Any) -> str:
@@ -98,12 +98,6 @@ OPTIMIZER_PACKAGES = {
     "stable_adamw": "torch-optimi",
 }
 """Package of each optimizer that is not part of torch or transformers."""
-
-
-def _modules_shape(value: Any) -> str:
-    if value is None:
-        return "nullable"
-    return "a list" if isinstance(value, list | tuple) else "constrained-str"
 
 
 class GradientCheckpointing(Strict):
@@ -229,12 +223,7 @@ class TrainingBasics(Strict):
         ),
         examples=["beta3=0.999"],
     )
-    optim_target_modules: Annotated[
-        Annotated[str, Tag("constrained-str"), Field(min_length=1)]
-        | Annotated[list[str], Tag("a list"), Field(min_length=1)]
-        | Annotated[None, Tag("nullable")],
-        Discriminator(_modules_shape),
-    ] = Field(
+    optim_target_modules: NamesOrPattern = Field(
         None,
         description=(
             "galore_… and apollo_…: linear modules whose gradients are projected to low rank, by name suffix, as "

@@ -28,7 +28,7 @@ from phi_runtime.pipeline.model_names import comparison_name
 from phi_runtime.pipeline.stage import EVALUATION_LIBRARIES, Stage, data_inputs
 from phi_runtime.search.optimize.candidates import Candidate, candidates_for, expected_bytes, expected_memory_bytes
 from phi_runtime.search.optimize.constraints import DROP, SIZE, limits_accuracy, resolve_constraints
-from phi_runtime.search.optimize.table import CandidateRow, CandidateTable
+from phi_runtime.search.optimize.table import CandidateTable
 from phi_runtime.search.optimize.targets import Target, target_for, values_for, why_unavailable
 from phi_runtime.search.optimize.task import CandidateSettings
 
@@ -197,7 +197,7 @@ def prepare(
     candidates = candidates_for(selected)
     constraints = resolve_constraints(limits or {}, workflow.evaluation.constraints, selected.defaults)
     training = training_of(workflow.passes, name)
-    if training is not None and not _has_test_rows(workflow, training):
+    if training is not None and not workflow.trainings[training].has_validation_rows:
         training = None
     values = {**config.overrides.values, **values_for(selected, workflow)}
     settings = CandidateSettings(project, replace(config.overrides, values=values), name, training, tokens)
@@ -247,11 +247,6 @@ def _builder(workflow: Workflow, requested: str | None, project: ProjectFolder) 
     return name
 
 
-def _has_test_rows(workflow: Workflow, training: str) -> bool:
-    step = workflow.trainings[training]
-    return bool(step.eval_data_config or step.eval_dataset_size)
-
-
 def check_applicable(config: LoadedConfig) -> None:
     """Raise UsageError if writing the options would rewrite more of the config than these options."""
     parsed = parse_config(config.source)
@@ -265,10 +260,13 @@ def check_applicable(config: LoadedConfig) -> None:
 def plan_to_json(plan: OptimizePlan) -> dict[str, Any]:
     """Return the output of `optimize --dry-run --json` (docs/json.md)."""
     table, stages = CandidateTable.read(plan.folder), plan.stages()
+    ready = {name: stage for name, stage in stages.items() if isinstance(stage, Stage) and stage.key}
+    source_key = next((stage.inputs["input"] for stage in ready.values()), None)  # the same for all
+    inputs_key = digest(plan.inputs(source_key)) if source_key else ""
     candidates = []
     for candidate in plan.candidates:
         stage = stages[candidate.name]
-        known = None if isinstance(stage, ConfigError) else _known_result(plan, stage, table)
+        known = table.rows.get(plan.key_of(ready[candidate.name], inputs_key)) if candidate.name in ready else None
         why = why_refused(stage) if isinstance(stage, ConfigError) else ""
         if not why and plan.too_large(candidate):
             why = f"larger than {SIZE}"
@@ -299,10 +297,3 @@ def why_refused(error: ConfigError) -> str:
     """Return the first reason why the config does not allow a candidate."""
     first = error.findings[0] if error.findings else None
     return first.message if isinstance(first, Finding) else error.what
-
-
-def _known_result(plan: OptimizePlan, stage: Stage, table: CandidateTable) -> CandidateRow | None:
-    """Return the result of an earlier call for the model of `stage` with the same inputs."""
-    if not stage.key:
-        return None
-    return table.rows.get(plan.key_of(stage, digest(plan.inputs(stage.inputs["input"]))))

@@ -12,7 +12,7 @@ from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.artifacts import digest, folder_bytes, put_in_place, read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, WorkFailed
-from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.events import Emit, Event, progress_message
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.pipeline.engine import run
@@ -201,7 +201,7 @@ class _OptimizeSearch:
         return CandidateRow(candidate.name, candidate.written, provider, key, state, why, expected, known)
 
     def progress(self, name: str, message: str) -> None:
-        self.emit(Event("progress", name, {"done": None, "total": None, "unit": "", "message": message}))
+        self.emit(progress_message(name, message))
 
     def emit_as(self, name: str) -> Emit:
         """Return a listener that forwards events of a worker under the candidate's name, each warning once."""

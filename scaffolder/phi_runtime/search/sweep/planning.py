@@ -81,7 +81,7 @@ def prepare(
         )
     name = metrics.require_metric(metric or sweep.search_strategy.metric, workflow, trained, project)
     training = workflow.trainings[trained]
-    if not training.eval_data_config and not training.eval_dataset_size:
+    if not training.has_validation_rows:
         raise ConfigError(
             "trials cannot be compared without validation rows",
             where=Location(project.config),

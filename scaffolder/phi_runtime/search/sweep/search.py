@@ -203,7 +203,6 @@ class _SweepSearch:
         values = space.decoded(self.plan.sweep.search_space, trial.params)
         paths = self.plan.keys()
         task = TrialTask(
-            trial.number,
             {paths[key]: value for key, value in values.items()},
             self.plan.place.trial_folder(trial.number),
         )

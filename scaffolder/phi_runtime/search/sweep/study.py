@@ -18,9 +18,8 @@ from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
 from phi_runtime.core.artifacts import digest, write_json
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.core.project import ProjectFolder, setup_command
-from phi_runtime.data.dataset import fingerprint
-from phi_runtime.data.hooks import training_key
 from phi_runtime.pipeline.changes import describe_changes
+from phi_runtime.pipeline.stage import data_inputs
 from phi_runtime.search.sweep.metric import VALIDATION_LOSS, is_minimized
 
 if TYPE_CHECKING:
@@ -62,9 +61,8 @@ def study_inputs(workflow: Workflow, project: ProjectFolder, sweep: Sweep, train
     inputs: dict[str, Any] = {
         "input": canonical(workflow.input_model),
         "passes": {name: canonical(workflow.passes[name]) for name in sorted(with_ancestors(workflow.passes, trained))},
-        "data_config": {name: canonical(workflow.data_config(name)) for name in sorted(training.data_names)},
-        "data": fingerprint(workflow, training, project.config),
-        "hooks": training_key(project.config),
+        "hooks": "",
+        **data_inputs(workflow, training, project),
         "search_space": {k: v.model_dump(mode="json", exclude=unused) for k, v in sweep.search_space.items()},
         "grid": grid,
         "device": workflow.host_device,

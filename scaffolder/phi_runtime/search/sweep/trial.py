@@ -67,7 +67,6 @@ class TrialSettings:
 class TrialTask:
     """A trial to run: its values by dotted path from the top of the config, and the folder that is its gen-model/."""
 
-    number: int
     values: dict[str, Any]
     folder: Path
 
@@ -76,11 +75,11 @@ class TrialTask:
         return self.folder.name
 
     def as_dict(self) -> dict[str, Any]:
-        return {"number": self.number, "values": self.values, "folder": str(self.folder)}
+        return {"values": self.values, "folder": str(self.folder)}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> TrialTask:
-        return cls(value["number"], value["values"], Path(value["folder"]))
+        return cls(value["values"], Path(value["folder"]))
 
 
 @dataclass(frozen=True)

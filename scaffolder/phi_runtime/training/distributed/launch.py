@@ -18,7 +18,6 @@ from typing import Any
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import write_text
 from phi_runtime.core.errors import PhiError, WorkFailed
-from phi_runtime.core.events import Event
 from phi_runtime.core.signals import handled_by
 from phi_runtime.hardware.device import CORES, usable_cores
 from phi_runtime.training.distributed.accelerate_config import accelerate_config, as_yaml
@@ -46,7 +45,7 @@ def run_in_processes(context: PassContext, count: int) -> dict[str, Any]:
     message = (
         f"{count} processes: {rows} rows × {accumulation} batches × {count} = {rows * accumulation * count} rows a step"
     )
-    context.emit(Event("progress", context.name, {"done": None, "total": None, "unit": "", "message": message}))
+    context.info(message)
     folder = context.work / "processes"
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "accelerate.yaml"

@@ -57,8 +57,6 @@ def check_processes(workflow: Workflow, count: int, emit: Emit) -> None:
 def _check_step(name: str, step: FinetunePass, count: int) -> None:
     settings = step.training_args
     share(settings.per_device_train_batch_size, settings.gradient_accumulation_steps, count)
-    if settings.fsdp and settings.deepspeed:
-        raise UsageError(f"`{name}` has both fsdp and deepspeed in its training_args", fix="remove one of them")
     if not settings.fsdp:
         return
     if step.rounds_base:

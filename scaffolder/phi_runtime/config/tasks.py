@@ -1,0 +1,7 @@
+"""The tasks that a model can be trained for. Imports nothing, since `new` asks for one."""
+
+from typing import Literal, get_args
+
+Task = Literal["classification", "chat", "question-answering", "summarization", "extraction", "generation"]
+
+TASKS: tuple[Task, ...] = get_args(Task)
