@@ -49,9 +49,10 @@ class Checks:
         """Return an error at the canonical key path `at`."""
         return self.draft.finding(at, rule, message, suggestion)
 
-    def warning(self, at: KeyPath, rule: str, message: str) -> Finding:
+    def warning(self, at: KeyPath, rule: str, message: str, fix: str = "", *, changes_result: bool = False) -> Finding:
         """Return a warning at the canonical key path `at`."""
-        return warning(self.draft.source, self.draft.source_path(at), rule, message)
+        path = self.draft.source_path(at)
+        return warning(self.draft.source, path, rule, message, fix, changes_result=changes_result)
 
     @property
     def host(self) -> System | None:

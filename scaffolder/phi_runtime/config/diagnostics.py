@@ -23,7 +23,15 @@ from phi_runtime.core.suggestions import nearest
 
 @dataclass(frozen=True)
 class Finding:
-    """One error or warning: `rule` is its kind, `key` the dotted path, `suggestion` a valid value."""
+    """One error or warning.
+
+    Attributes:
+        rule: Its kind.
+        key: The dotted path of the key as it is written.
+        suggestion: A valid value.
+        fix: What to do, where neither the message nor the suggestion says it.
+        changes_result: A warning that what is trained, exported or measured differs from what Olive does with this file.
+    """
 
     severity: Literal["error", "warning"]
     where: Location
@@ -31,6 +39,8 @@ class Finding:
     key: str
     message: str
     suggestion: str = ""
+    fix: str = ""
+    changes_result: bool = False
 
     def __str__(self) -> str:
         hint = f" - did you mean `{self.suggestion}`?" if self.suggestion else ""
@@ -45,6 +55,8 @@ class Finding:
             "key": self.key,
             "message": self.message,
             "suggestion": self.suggestion or None,
+            "fix": self.fix,
+            "changes_result": self.changes_result,
         }
 
 
@@ -67,9 +79,12 @@ def finding(source: Source, key_path: KeyPath, rule: str, message: str, suggesti
     return Finding("error", source.locate(key_path), rule, dotted(key_path), message, suggestion)
 
 
-def warning(source: Source, key_path: KeyPath, rule: str, message: str) -> Finding:
+def warning(
+    source: Source, key_path: KeyPath, rule: str, message: str, fix: str = "", *, changes_result: bool = False
+) -> Finding:
     """Return a finding of severity warning."""
-    return Finding("warning", source.locate(key_path), rule, dotted(key_path), message)
+    where = source.locate(key_path)
+    return Finding("warning", where, rule, dotted(key_path), message, fix=fix, changes_result=changes_result)
 
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
@@ -84,7 +99,7 @@ def raise_if_any(source: Source, findings: Sequence[Finding]) -> None:
         first = errors[0]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         see_all = f"list all with `phi-scaffold validate {source.path}`" if more else ""
-        fix = f"write `{first.suggestion}`" if first.suggestion else see_all
+        fix = first.fix or (f"write `{first.suggestion}`" if first.suggestion else see_all)
         raise ConfigError(f"{first.message}{more}", where=first.where, fix=fix, findings=tuple(errors))
 
 

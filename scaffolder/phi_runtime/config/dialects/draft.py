@@ -26,12 +26,14 @@ class Translation:
     Attributes:
         old: Key path in the file; None for a default.
         new: Canonical key path; None for an ignored key.
+        changes_result: What is trained, exported or measured differs from what Olive does with this file.
     """
 
     rule: Rule
     old: KeyPath | None
     new: KeyPath | None
     message: str
+    changes_result: bool = False
 
 
 @dataclass
@@ -39,6 +41,9 @@ class Draft:
     """A config between its source and its canonical form, which `value` becomes.
 
     Paths are paths in `value` unless they are called source paths.
+
+    A change keeps the meaning of the file unless it is recorded with `changes_result=True`. Commands report those that do not
+    keep it first, one by one, and count all others in one line: the message of such a change names what is done instead.
     """
 
     source: Source
@@ -87,14 +92,19 @@ class Draft:
 
     def warnings(self) -> list[Finding]:
         """Return one warning per translation."""
-        return [warning(self.source, self.origin(t), t.rule, t.message) for t in self.translations]
+        return [
+            warning(self.source, self.origin(t), t.rule, t.message, changes_result=t.changes_result)
+            for t in self.translations
+        ]
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    def rename(self, path: KeyPath, key: str, message: str = "", rule: Rule = "renamed") -> None:
+    def rename(
+        self, path: KeyPath, key: str, message: str = "", rule: Rule = "renamed", *, changes_result: bool = False
+    ) -> None:
         """Rename the last key of `path`, keeping its position in the object."""
         new = (*path[:-1], key)
-        self._record(rule, path, new, message or f"`{path[-1]}` renamed to `{key}`")
+        self._record(rule, path, new, message or f"`{path[-1]}` renamed to `{key}`", changes_result)
         if self._is_taken(path, new):
             return
         parent = self.get(path[:-1])
@@ -103,11 +113,13 @@ class Draft:
         parent.update(items)
         self._rebase(path, new)
 
-    def move(self, path: KeyPath, new: KeyPath, message: str, rule: Rule = "restructured") -> None:
+    def move(
+        self, path: KeyPath, new: KeyPath, message: str, rule: Rule = "restructured", *, changes_result: bool = False
+    ) -> None:
         """Move the value at `path` to `new`, creating the objects around it."""
         if not self._can_hold(new):
             return
-        self._record(rule, path, new, message)
+        self._record(rule, path, new, message, changes_result)
         if self._is_taken(path, new):
             return
         value = self._parent(path).pop(path[-1])
@@ -139,23 +151,28 @@ class Draft:
         for key in value:
             self._rebase((*path, key), (*outer, key))
 
-    def drop(self, path: KeyPath, reason: str) -> None:
+    def drop(self, path: KeyPath, reason: str, *, changes_result: bool = False) -> None:
         """Remove the value at `path`, which has no effect because of `reason`."""
-        self._record("ignored", path, None, f"`{path[-1]}` ignored: {reason}")
+        self._record("ignored", path, None, f"`{path[-1]}` ignored: {reason}", changes_result)
         self._parent(path).pop(path[-1])
 
-    def set_default(self, path: KeyPath, value: Any, reason: str, cause: KeyPath | None = None) -> None:
+    def set_default(
+        self, path: KeyPath, value: Any, reason: str, cause: KeyPath | None = None, *, changes_result: bool = False
+    ) -> None:
         """Set a value that the file does not have; `cause` is the path that it follows from."""
         if not self._can_hold(path):
             return
         shown = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
-        self.translations.append(Translation("default", None, path, f"`{dotted(path)}` set to `{shown}`: {reason}"))
+        message = f"`{dotted(path)}` set to `{shown}`: {reason}"
+        self.translations.append(Translation("default", None, path, message, changes_result))
         self._set(path, value)
         self._source_paths[path] = self.source_path(cause if cause is not None else path[:-1])
 
-    def replace(self, path: KeyPath, value: Any, message: str, rule: Rule = "restructured") -> None:
+    def replace(
+        self, path: KeyPath, value: Any, message: str, rule: Rule = "restructured", *, changes_result: bool = False
+    ) -> None:
         """Replace the value at `path`."""
-        self._record(rule, path, path, message)
+        self._record(rule, path, path, message, changes_result)
         source_path = self.source_path(path)
         self._set(path, value)
         self._source_paths = {p: w for p, w in self._source_paths.items() if p[: len(path)] != path}
@@ -215,8 +232,10 @@ class Draft:
             if translation.new is not None and translation.new[:size] == path:
                 translation.new = new + translation.new[size:]
 
-    def _record(self, rule: Rule, path: KeyPath, new: KeyPath | None, message: str) -> None:
-        self.translations.append(Translation(rule, self.source_path(path), new, message))
+    def _record(
+        self, rule: Rule, path: KeyPath, new: KeyPath | None, message: str, changes_result: bool = False
+    ) -> None:
+        self.translations.append(Translation(rule, self.source_path(path), new, message, changes_result))
 
 
 def _has_index(value: list[Any], key: int | str) -> bool:

@@ -84,10 +84,10 @@ def _classic_export(draft: Draft) -> None:
     where = f"with separate adapters {', '.join(adapters)}" if adapters else "with the adapter merged"
     message = f"{replaced} replaced by one ModelBuilder pass, {where}"
     if metadata:
-        draft.drop((*at, "metadata_only"), message)
+        draft.drop((*at, "metadata_only"), message, changes_result=True)
     elif builder in steps:
         precision = _classic_precision(draft, steps, kinds)
-        draft.replace(at, {"type": "ModelBuilder", "precision": precision}, message)
+        draft.replace(at, {"type": "ModelBuilder", "precision": precision}, message, changes_result=True)
     if adapters:
         draft.set_default((*at, "adapters"), adapters, "ExtractAdapters kept them separate", cause=at)
     for name in [*steps, *metadata]:
@@ -149,7 +149,7 @@ def _merge_before_export(draft: Draft) -> None:
         if _merges(kinds[previous]) and kinds[name] == "ModelBuilder" and not separate:
             unused = next(n for n in ("merge", "merge_adapter_weights", "merge_adapter") if n not in kinds)
             draft.set_default((*PASSES, unused), {"type": "MergeAdapterWeights"}, "an adapter is merged before the export",
-                              cause=(*PASSES, name))  # fmt: skip
+                              cause=(*PASSES, name), changes_result=True)  # fmt: skip
             place = names.index(name)
             draft.reorder(PASSES, [*names[:place], unused, *names[place:]])
             return

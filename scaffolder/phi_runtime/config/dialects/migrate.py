@@ -25,6 +25,7 @@ class Change:
 
     rule: str
     message: str
+    changes_result: bool
     old_key: str | None
     old: Location | None
     new_key: str | None
@@ -34,6 +35,7 @@ class Change:
         return {
             "rule": self.rule,
             "message": self.message,
+            "changes_result": self.changes_result,
             "old": _location(self.old_key, self.old),
             "new": _location(self.new_key, self.new),
         }
@@ -157,6 +159,7 @@ def _change(draft: Draft, translation: Translation, new_source: Source) -> Chang
     return Change(
         translation.rule,
         translation.message,
+        translation.changes_result,
         dotted(old) if old is not None else None,
         draft.source.locate(old) if old is not None else None,
         dotted(new) if new is not None else None,

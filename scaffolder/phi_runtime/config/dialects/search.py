@@ -40,7 +40,9 @@ def translate_search(draft: Draft) -> None:
         draft.set_default(
             (*_SWEEP, "search_space", f"passes.{name}.{key}"), choice, "a list of values is searched", cause=at
         )
-        draft.replace(at, draft.get(at)[0], f"`{key}` is now the first value, used without a search")
+        draft.replace(
+            at, draft.get(at)[0], f"`{key}` is now the first value, used without a search", changes_result=True
+        )
     if not lists and not draft.has(("search_space",)):
         draft.drop(strategy, "no option has several values")
         return
