@@ -219,7 +219,7 @@ def test_the_command_names_what_it_did_and_can_do_it_without_writing(old: Path, 
     assert old.read_text(encoding="utf-8") == OLD
     facts = cli("migrate", old, "--json").json
     assert facts["backup"].endswith("my config.json.bak")
-    assert {"rule", "message", "old", "new"} == facts["changes"][0].keys()
+    assert {"rule", "message", "changes_result", "old", "new"} == facts["changes"][0].keys()
     assert "current format already" in cli("migrate", old).err
     assert cli("migrate", old.with_name("none.json")).code == 2
     assert cli("migrate", old, "--output", tmp_path / "no" / "x.json").code == 2
