@@ -119,7 +119,7 @@ def run(
 
 
 def _warn_of_config(config: LoadedConfig, workflow: Workflow, emit: Emit) -> None:
-    """Emit one warning for all translations of an older config, and the findings that matter for a run."""
+    """Emit one warning for the translations of an older config, those that change its result, and what matters for a run."""
 
     def warn(message: str) -> None:
         emit(Event("warning", "", {"message": message}))
@@ -128,7 +128,7 @@ def _warn_of_config(config: LoadedConfig, workflow: Workflow, emit: Emit) -> Non
         name = config.source.path.name
         warn(f"{name} uses an older config format ({changes} changes applied); rewrite it with `phi-scaffold migrate`")
     for finding in config.findings:
-        if finding.rule in _REPORTED_RULES:
+        if finding.rule in _REPORTED_RULES or finding.changes_result:
             warn(f"{finding.where}: {finding.message}")
     if workflow.host_device == "gpu" and not has_gpu():
         warn(f"`{workflow.host}` needs a GPU, but none was found; run on the CPU with `--on local`")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from phi_runtime.core.errors import ConfigError, PhiError
+from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import error_event
 
 INTERRUPTED = 130
@@ -64,10 +64,6 @@ def _print_error(error: PhiError, as_json: bool) -> None:
     if as_json:
         print(json.dumps(error_event(error).as_dict()))
         return
-    if isinstance(error, ConfigError) and error.findings:
-        for finding in error.findings:
-            print(finding, file=sys.stderr)
-    else:
-        print(error if error.where else f"error: {error}", file=sys.stderr)
-    if error.fix:
-        print(f"  {error.fix}", file=sys.stderr)
+    from phi_scaffold.show.findings import print_error
+
+    print_error(error)

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from phi_runtime.config.diagnostics import Finding, dotted, finding, short, warning
 from phi_runtime.config.reading.source import KeyPath, Source
@@ -17,6 +17,12 @@ OFF = "it is off by default"
 NOTHING_LEFT = "it is empty after the changes above"
 
 Rule = Literal["renamed", "restructured", "ignored", "default"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+
+def is_respelling(finding: Finding) -> bool:
+    """Return True for the warning of a translation that keeps the meaning of the file."""
+    return finding.rule in RULES and not finding.changes_result
 
 
 @dataclass

@@ -1,0 +1,120 @@
+"""Findings and errors for people: what is wrong and where, the line of the file, and what to do.
+
+On a terminal in colors, elsewhere as plain lines that start with `path:line:column`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phi_runtime.core.errors import Location, PhiError
+from phi_scaffold.show.excerpt import excerpt
+
+if TYPE_CHECKING:
+    from phi_runtime.config.diagnostics import Finding
+
+_PIPED_WIDTH = 120
+_COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+Part = tuple[str, str]  # text and style
+
+
+def print_findings(findings: Sequence[Finding], *, stderr: bool = False, verbose: bool = False) -> None:
+    """Print errors, then warnings, those that change the result first; respellings are one line per file unless `verbose`."""
+    from phi_runtime.config.dialects.draft import is_respelling
+
+    respellings = [f for f in findings if is_respelling(f)]
+    others = [f for f in findings if not is_respelling(f)]
+    for finding in sorted(others, key=lambda f: (f.severity != "error", not f.changes_result)):
+        _print_finding(finding, stderr)
+    if verbose:
+        for finding in respellings:
+            _print_finding(finding, stderr)
+        return
+    for path, rules in _counted(respellings).items():
+        _print_lines([_head(Location(path), "note", _respelled(rules))], stderr)
+
+
+def print_error(error: PhiError) -> None:
+    """Print an error to stderr: its findings, if it has any, or its message and line; and what to do."""
+    findings = getattr(error, "findings", ())
+    if findings:
+        print_findings(findings, stderr=True)
+    else:
+        _print_lines([_head(error.where, "error", error.what), *_excerpt(error.where, stderr=True)], stderr=True)
+    if error.fix:
+        _print_lines([_help(error.fix)], stderr=True)
+
+
+def short_path(path: Path | str) -> str:
+    """Return `path` relative to the current folder if that is shorter."""
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive of Windows
+        return str(path)
+    return min(relative, str(path), key=len)
+
+
+def _with_short_paths(message: str) -> str:
+    """Write the paths below the current folder in `message` relative to it."""
+    folder = Path.cwd()
+    return message if folder == folder.parent else message.replace(f"{folder}{os.sep}", "")
+
+
+def _print_finding(finding: Finding, stderr: bool) -> None:
+    suggestion = f" - did you mean `{finding.suggestion}`?" if finding.suggestion else ""
+    mark = "changes the result: " if finding.changes_result else ""
+    lines = [_head(finding.where, finding.severity, f"{mark}{finding.message}{suggestion} ({finding.rule})")]
+    if finding.severity == "error" and finding.rule != "secret":
+        lines += _excerpt(finding.where, stderr)
+    if finding.fix:
+        lines.append(_help(finding.fix))
+    _print_lines(lines, stderr)
+
+
+def _head(where: Location | None, severity: str, message: str) -> list[Part]:
+    place = f"{Location(short_path(where.path), where.line, where.column)}: " if where else ""
+    return [(place, "bold"), (f"{severity}: ", _COLORS[severity]), (_with_short_paths(message), "")]
+
+
+def _help(fix: str) -> list[Part]:
+    return [("  help: ", "cyan"), (fix, "")]
+
+
+def _excerpt(where: Location | None, stderr: bool) -> list[list[Part]]:
+    stream = sys.stderr if stderr else sys.stdout
+    width = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else _PIPED_WIDTH
+    lines = excerpt(where, width) if where else None
+    return [[(lines[0], "")], [(lines[1], "bold red")]] if lines else []
+
+
+def _counted(respellings: Sequence[Finding]) -> dict[Path | str, Counter[str]]:
+    counts: dict[Path | str, Counter[str]] = {}
+    for finding in respellings:
+        counts.setdefault(finding.where.path, Counter())[finding.rule] += 1
+    return counts
+
+
+def _respelled(rules: Counter[str]) -> str:
+    kinds = ", ".join(f"{count} {rule}" for rule, count in rules.most_common())
+    count = f"{rules.total()} older spellings keep their" if rules.total() > 1 else "1 older spelling keeps its"
+    return f"{count} meaning: {kinds} (`--verbose` lists them, `phi-scaffold migrate` rewrites them)"
+
+
+def _print_lines(lines: Sequence[Sequence[Part]], stderr: bool) -> None:
+    stream = sys.stderr if stderr else sys.stdout
+    if not stream.isatty():
+        for line in lines:
+            print("".join(text for text, _ in line), file=stream)
+        return
+    from rich.text import Text
+
+    from phi_scaffold.show.terminal import console
+
+    out = console(stderr)
+    for line in lines:
+        out.print(Text.assemble(*line), soft_wrap=True)

@@ -1,0 +1,92 @@
+"""Findings on a terminal: the line with carets, short paths, what changes the result first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from phi_runtime.core.errors import Location
+from phi_scaffold.show.excerpt import excerpt
+from phi_scaffold.show.findings import short_path
+from tests.conftest import Cli
+
+CASES = Path(__file__).parents[1] / "phi_runtime" / "config" / "dialects"
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "width", "shown", "carets"),
+    [
+        ('{"r": 8}', 2, 80, '{"r": 8}', ' ^^^'),
+        ("\t\t\"r\": 8", 3, 80, '        "r": 8', "        ^^^"),
+        ("a\tlora_r: 8", 3, 80, "a   lora_r: 8", "    ^^^^^^"),
+        ('{"名前": "値"}', 2, 80, '{"名前": "値"}', " ^^^^^^"),
+        ('{"名前": "値"}', 8, 80, '{"名前": "値"}', "         ^^^^"),
+        ('{"e\u0301": 1}', 8, 80, '{"e\u0301": 1}', "      ^"),
+        ('"\\"x": 1', 1, 80, '"\\"x": 1', "^^^^^"),
+        ('"bad \x1b[31m": 1', 1, 80, '"bad �[31m": 1', "^^^^^^^^^^^"),
+        ("passes:", 8, 80, "passes:", "       ^"),
+        ('{"key": "hf_abcdefgh"}', 2, 80, '{"key": "***********"}', " ^^^^^"),
+        ("0123456789" * 9, 46, 28, "…901234567890123456…", "       ^^^^^^^^^^^^"),
+        ("値" * 50, 20, 28, None, None),
+    ],
+)  # fmt: skip
+def test_the_carets_are_below_the_word(
+    tmp_path: Path, line: str, column: int, width: int, shown: str | None, carets: str | None
+) -> None:
+    from rich.cells import cell_len
+
+    file = tmp_path / "c.json"
+    file.write_text(f"first\n{line}\nlast\n", encoding="utf-8")
+    lines = excerpt(Location(file, 2, column), width)
+    assert lines is not None
+    text, marks = lines
+    assert text.startswith("    2 | ")
+    assert marks.startswith("      | ")
+    assert cell_len(text) <= width
+    assert cell_len(marks) <= width
+    assert set(marks.strip(" |")) == {"^"}
+    assert shown is None or text[8:] == shown
+    assert carets is None or marks[8:] == carets
+
+
+def test_a_file_without_that_line_has_no_excerpt(tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    file.write_bytes(b"\xff\xfe{}\n")
+    assert excerpt(Location(file, 1, 1), 80) is None
+    assert excerpt(Location(tmp_path / "none.json", 1, 1), 80) is None
+    assert excerpt(Location(file), 80) is None
+
+
+def test_a_path_is_relative_where_that_is_shorter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short_path(tmp_path / "sub" / "c.json") == str(Path("sub", "c.json"))
+    assert short_path("c.json") == "c.json"
+    assert short_path("/c.json") == "/c.json"
+
+
+def test_errors_show_their_line_and_a_secret_does_not(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = '{\n"input_model": {"type": "HfModel", "model_path": "a/b",\n "load_kwargs": {"token": "hf_topsecret"}},\n'
+    Path("c.json").write_text(text + '\t"pases": {}\n}\n', encoding="utf-8")
+    result = cli("validate", tmp_path / "c.json")
+    assert "hf_topsecret" not in result.out
+    assert 'c.json:4:2: error: unknown key `pases` - did you mean `passes`? (unknown-key)\n' \
+           '    4 |     "pases": {}\n      |     ^^^^^^^\n' in result.out  # fmt: skip
+    assert str(tmp_path) not in result.out
+
+
+def test_what_changes_the_result_comes_first_and_respellings_are_one_line(cli: Cli) -> None:
+    path = CASES / "toolkit-chain-qlora.json"
+    lines = cli("validate", path).out.splitlines()
+    warnings = [line for line in lines if ": warning: " in line]
+    notes = [line for line in lines if ": note: " in line]
+    assert "changes the result" in warnings[0]
+    assert all("changes the result" not in line for line in warnings[1:])
+    assert len(notes) == 1
+    complete = cli("validate", path, "--json").json["findings"]
+    listed = cli("validate", path, "--verbose").out.splitlines()
+    assert sum(": warning: " in line for line in listed) == sum(f["severity"] == "warning" for f in complete)
+    assert not any(": note: " in line for line in listed)
