@@ -92,14 +92,14 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda f: (f.where.line, f.where.column))
 
 
-def raise_if_any(source: Source, findings: Sequence[Finding]) -> None:
-    """Raise ConfigError for the first error, if there is one; it carries all errors."""
+def raise_if_any(source: Source, findings: Sequence[Finding], fix: str = "") -> None:
+    """Raise ConfigError for the first error, if there is one; it carries all errors. `fix` replaces the fix of the first."""
     errors = [f for f in findings if f.severity == "error"]
     if errors:
         first = errors[0]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         see_all = f"list all with `phi-scaffold validate {source.path}`" if more else ""
-        fix = first.fix or (f"write `{first.suggestion}`" if first.suggestion else see_all)
+        fix = fix or first.fix or (f"write `{first.suggestion}`" if first.suggestion else see_all)
         raise ConfigError(f"{first.message}{more}", where=first.where, fix=fix, findings=tuple(errors))
 
 

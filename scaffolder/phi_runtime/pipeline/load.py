@@ -12,7 +12,7 @@ from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.no_effect import check_effect
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.parse import ParsedFile, kind_of, parse_config, parse_file
-from phi_runtime.config.reading.source import Source, read_source
+from phi_runtime.config.reading.source import Source, parse_source, read_source
 from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.config.search_space import check_values, trained_pass
 from phi_runtime.config.sidecars import Sidecars, join_sidecars
@@ -78,9 +78,13 @@ def load_config(path: Path, overrides: Overrides | None = None, source: Source |
     return LoadedConfig(source, config.draft, workflow, findings, overrides)
 
 
-def check_file(path: Path) -> LoadedConfig:
-    """Load a workflow config, or check one of its sidecar files by itself. Raises ConfigError if it cannot be parsed."""
-    source = read_source(path)
+def check_file(path: Path, text: str | None = None) -> LoadedConfig:
+    """Load a workflow config, or check one of its sidecar files by itself; `text` replaces the content of the file.
+
+    Raises:
+        ConfigError: It cannot be parsed.
+    """
+    source = read_source(path) if text is None else parse_source(path, text)
     if kind_of(source) is Workflow:
         return load_config(path, source=source)
     parsed = parse_file(source)

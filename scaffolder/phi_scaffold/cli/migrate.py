@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts
+from phi_scaffold.show.findings import print_findings, short_path
+
+if TYPE_CHECKING:
+    from phi_runtime.config.dialects.migrate import Migration
 
 
 @accepts(*OUTPUT)
@@ -24,10 +28,14 @@ def migrate(
 ) -> None:
     """Rewrite an older Olive config in the current format, and print each translation. The original is kept as *.bak.
 
+    A file with errors is not rewritten. If only the result is not valid, because a data file is missing, say, it is written
+    and its errors are listed. The exit code is 3 in both cases.
+
     Example: phi-scaffold migrate old-config.json --output fine-tuning/olive-config.json
     """
     from phi_runtime.config.dialects.migrate import migrate as write_canonical
-    from phi_runtime.core.errors import UsageError
+    from phi_runtime.core.errors import ConfigError, UsageError
+    from phi_runtime.pipeline.load import check_file
 
     path = config or flags.find_project().config
     if not path.is_file():
@@ -37,23 +45,36 @@ def migrate(
     if target is not None and not target.parent.is_dir():
         raise UsageError(f"no folder {target.parent}", fix="create it, or check --output")
     migration = write_canonical(path, target, write=not dry_run and not to_stdout)
+    findings = [f for file, text in migration.files.items() for f in check_file(file, text).findings]
+    errors = [f for f in findings if f.severity == "error"]
     if to_stdout:
         print(next(iter(migration.files.values())), end="")
-        return
-    if flags.as_json:
+    elif flags.as_json:
         written = [str(file) for file in migration.files] if not dry_run else []
         changes = [change.as_dict() for change in migration.changes]
         backup = str(migration.backup) if migration.backup else None
-        print(json.dumps({"path": str(path), "changes": changes, "written": written, "backup": backup}))
-        return
-    if not flags.quiet:
-        for change in migration.changes:
-            print(change)
-    if not migration.files:
-        print(f"{path} is in the current format already", file=sys.stderr)
-    elif dry_run:
-        print(f"{len(migration.changes)} changes; nothing was written", file=sys.stderr)
+        valid, dicts = not errors, [f.as_dict() for f in findings]
+        facts = {"changes": changes, "written": written, "backup": backup, "valid": valid, "findings": dicts}
+        print(json.dumps({"path": str(path), **facts}))
     else:
-        names = " and ".join(str(file) for file in migration.files)
-        kept = f"; the original is kept as {migration.backup.name}" if migration.backup else ""
-        print(f"{len(migration.changes)} changes; wrote {names}{kept}", file=sys.stderr)
+        if not flags.quiet:
+            for change in sorted(migration.changes, key=lambda c: not c.changes_result):
+                print(change)
+        print(_summary(path, migration, dry_run), file=sys.stderr)
+    if errors:
+        if not flags.as_json:
+            count = f"{len(errors)} error{'s' if len(errors) > 1 else ''}"
+            print(f"the result is not valid yet: {count}", file=sys.stderr)
+            print_findings(errors, stderr=True)
+        raise typer.Exit(ConfigError.exit_code)
+
+
+def _summary(path: Path, migration: Migration, dry_run: bool) -> str:
+    if not migration.files:
+        return f"{short_path(path)} is in the current format already"
+    count = f"{len(migration.changes)} change{'' if len(migration.changes) == 1 else 's'}"
+    if dry_run:
+        return f"{count}; nothing was written"
+    names = " and ".join(short_path(file) for file in migration.files)
+    kept = f"; the original is kept as {migration.backup.name}" if migration.backup else ""
+    return f"{count}; wrote {names}{kept}"

@@ -109,6 +109,9 @@ NEW = """\
 def old(tmp_path: Path) -> Path:
     path = tmp_path / "my config.json"
     path.write_text(OLD, encoding="utf-8")
+    rows = tmp_path / "datasets" / "rows.jsonl"
+    rows.parent.mkdir()
+    rows.write_text('{"phrase": "x", "tone": "y"}\n')
     return path
 
 
@@ -138,7 +141,7 @@ def test_a_second_time_changes_nothing(old: Path) -> None:
     migrate(old)
     again = migrate(old)
     assert (again.changes, dict(again.files), again.backup) == ([], {}, None)
-    assert sorted(p.name for p in old.parent.iterdir()) == ["my config.json", "my config.json.bak"]
+    assert sorted(p.name for p in old.parent.iterdir() if p.is_file()) == ["my config.json", "my config.json.bak"]
 
 
 def test_yaml_stays_yaml_and_keeps_its_comments(tmp_path: Path) -> None:
@@ -167,7 +170,7 @@ def test_what_cannot_be_read_is_not_rewritten(old: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=key):
         migrate(old)
     assert old.read_text(encoding="utf-8") == text
-    assert [p.name for p in old.parent.iterdir()] == [old.name]
+    assert [p.name for p in old.parent.iterdir() if p.is_file()] == [old.name]
 
 
 def test_a_search_gets_the_file_that_it_belongs_into(old: Path) -> None:
@@ -223,3 +226,31 @@ def test_the_command_names_what_it_did_and_can_do_it_without_writing(old: Path, 
     assert "current format already" in cli("migrate", old).err
     assert cli("migrate", old.with_name("none.json")).code == 2
     assert cli("migrate", old, "--output", tmp_path / "no" / "x.json").code == 2
+
+
+def test_a_result_that_is_not_valid_is_written_and_its_errors_are_listed(old: Path, cli: Cli) -> None:
+    (old.parent / "datasets" / "rows.jsonl").unlink()
+    planned = cli("migrate", old, "--dry-run", "--json")
+    assert planned.code == 3
+    assert planned.json["valid"] is False
+    assert [(f["rule"], f["key"]) for f in planned.json["findings"]] == [
+        ("file-not-found", "data_configs.0.load_dataset_config.data_files")
+    ]
+    assert cli("migrate", old, "--output", "-").code == 3
+    assert old.read_text(encoding="utf-8") == OLD
+    written = cli("migrate", old)
+    assert written.code == 3
+    assert old.read_text(encoding="utf-8") == NEW
+    line = NEW.splitlines().index('                "data_files": "datasets/rows.jsonl",') + 1
+    assert "the result is not valid yet: 1 error\n" in written.err
+    assert f"{old.name}:{line}:17: error: " in written.err
+
+
+def test_a_config_with_errors_is_not_rewritten_and_the_command_says_so(old: Path, cli: Cli) -> None:
+    text = OLD.replace('"lora_alpha"', '"lora_alhpa"')
+    old.write_text(text, encoding="utf-8")
+    result = cli("migrate", old)
+    assert result.code == 3
+    assert "unknown key `lora_alhpa`" in result.err
+    assert "nothing was written" in result.err
+    assert old.read_text(encoding="utf-8") == text

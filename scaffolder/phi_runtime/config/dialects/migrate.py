@@ -44,7 +44,8 @@ class Change:
         old = f"{self.old}: {self.old_key}" if self.old else "(default)"
         place = f" ({self.new.line}:{self.new.column})" if self.new else ""
         new = f"{self.new_key or 'top level'}{place}" if self.new_key is not None else "(removed)"
-        return f"{old} → {new}: {self.message}"
+        mark = "changes the result: " if self.changes_result else ""
+        return f"{old} → {new}: {mark}{self.message}"
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ def migrate(path: Path, output: Path | None = None, *, write: bool = True) -> Mi
         write: False only computes the result.
 
     Raises:
-        ConfigError: The config has errors: a config that cannot be read is not rewritten.
+        ConfigError: The file itself has errors: nothing is written, since a key that is not understood would be lost. Errors
+            that only a look at other files and keys finds do not prevent it: the new file is to be checked.
         Conflict: There is a sweep.yaml already.
     """
     source = read_source(path)
     parsed = parse_file(source)
-    raise_if_any(source, parsed.errors)
+    raise_if_any(source, parsed.errors, "nothing was written: correct the file, then migrate it again")
     target = output or path
     if not parsed.draft.translations and target == path:
         return Migration([], {})
