@@ -81,7 +81,7 @@ def test_yaml_is_imported_only_when_a_yaml_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place", "says"),
     [
-        ('{\n  "a": 1\n  "b": 2\n}', ":3:3", "`,` or `}`"),
+        ('{\n  "a": 1\n  "b": 2\n}', ":2:9", "a `,` is missing"),
         ('{"a": 1, "a": 2}', ":1:10", "duplicate key `a`"),
         ('{"a": [1, 2}', ":1:12", "`,` or `]`"),
         ('{"a": tru}', ":1:7", "not a JSON value"),
@@ -110,8 +110,59 @@ def test_a_syntax_error_of_json_is_shown_where_it_stands(tmp_path: Path, text: s
 
 
 @pytest.mark.parametrize(
+    ("text", "place", "fixes"),
+    [
+        ('{"a": True}', ":1:7", "`true`"),
+        ('{"a": None}', ":1:7", "`null`"),
+        ('{"a": fales}', ":1:7", "`false`"),
+        ('{"a": yes}', ":1:7", "`true`"),
+        ('{"a": NaN}', ":1:7", "finite number"),
+        ('{"a": .5}', ":1:7", "`0.5`"),
+        ('{"a": +1}', ":1:7", "`1`"),
+        ('{"a": 0x10}', ":1:7", "`16`"),
+        ('{"a": 1_000}', ":1:7", "`1000`"),
+        ('{"a": 10,000}', ":1:10", "without `,`"),
+        ('{"a": cpu}', ":1:7", '`"cpu"`'),
+        ("{\"a\": 'x'}", ":1:7", '`"x"`'),
+        ("{'a': 1}", ":1:2", '`"a"`'),
+        ("{a: 1}", ":1:2", '`"a"`'),
+        ("{“a”: 1}", ":1:2", "straight"),
+        ('{"a": "x" // c\n "b": 2}', ":1:10", "add a `,`"),
+        ('{"a": [1 2]}', ":1:9", "add a `,`"),
+        ('{"a": [1, 2}', ":1:12", "close the `[` of line 1"),
+        ('{"a": [1, 2], ]}', ":1:15", "`}`"),
+        ('{"a": 1; "b": 2}', ":1:7", "`,`"),
+        ('{"a": 1,, "b": 2}', ":1:9", "remove this `,`"),
+        ('{"a": "say "hi" now"}', ":1:12", '`\\"`'),
+        ('{"a": "C:\\Users"}', ":1:7", "`\\\\` for a backslash"),
+        ('{"a": "x\ty"}', ":1:7", "`\\t`"),
+        ('{"a": "x}', ":1:7", "closing"),
+        ('{"a" = 1}', ":1:6", "`:`"),
+        ('{"a" 1}', ":1:5", "add a `:`"),
+        ('{"a": }', ":1:7", "write a value"),
+        ('{"a": 1 # c\n}', ":1:9", "`//`"),
+        ('{"a": 1}}', ":1:9", "remove it"),
+        ('{"a": 1} x', ":1:10", "remove it"),
+        ('{"a": 1} # x', ":1:10", "`//`"),
+        ('{"a": 1', ":1:1", "`}`"),
+        ('{\n<<<<<<< HEAD\n"a": 1}', ":2:1", "keep one side"),
+        ('{"a": <your model>}', ":1:7", "placeholder"),
+        ('{"a": 1, ...}', ":1:10", "remove it"),
+        ("<!DOCTYPE html>", ":1:1", "raw file"),
+        ("a:\n  b: 1", ":1:1", ".yaml"),
+    ],
+)
+def test_a_syntax_error_of_json_comes_with_its_fix(tmp_path: Path, text: str, place: str, fixes: str) -> None:
+    where, _, fix = fault(write(tmp_path, text))
+    assert where == place
+    assert fixes in fix
+
+
+@pytest.mark.parametrize(
     ("text", "place", "says", "fixes"),
     [
+        ("a: 1\n// c\nb: 2", ":2:1", "a comment begins with `#`", "instead of `//`"),
+        ("a:\n  /* c */\n  b: 1", ":2:3", "a comment begins with `#`", "instead of `/*`"),
         ("a: 1\n  b: 2", ":2:4", "a `:` is not allowed here", "indentation"),
         ("a:\n   x: 1\n  y: 2", ":3:3", "inconsistent indentation", "indent"),
         ('a: "x" y', ":1:8", "unexpected text after the value", "quotes"),

@@ -7,6 +7,17 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+from phi_runtime.config.reading.json_errors import (
+    Fault,
+    colon_fault,
+    escape_fault,
+    file_fault,
+    key_fault,
+    separator_fault,
+    string_fault,
+    trailing_fault,
+    value_fault,
+)
 from phi_runtime.config.reading.source import KeyPath, Reading, Source
 from phi_runtime.core.errors import ConfigError
 
@@ -28,8 +39,9 @@ class _Parser:
         self.text, self.at = text, 0
         self.reading = Reading(path, text)
 
-    def error(self, message: str, offset: int | None = None) -> ConfigError:
-        return self.reading.error(message, self.at if offset is None else offset, "fix the JSON at this position")
+    def error(self, fault: Fault, offset: int | None = None) -> ConfigError:
+        message, fix = fault
+        return self.reading.error(message, self.at if offset is None else offset, fix)
 
     def skip(self) -> str:
         """Skip blanks and comments; return the next character, or '' at the end."""
@@ -40,15 +52,17 @@ class _Parser:
                 self.reading.comment(_comment_text(comment.group()), comment.start())
         self.at = match.end()
         if self.text.startswith("/*", self.at):
-            raise self.error("this comment is never closed with `*/`")
+            raise self.error(("this comment is never closed", "add `*/`"))
         return self.text[self.at : self.at + 1]
 
     def document(self) -> Any:
         if not self.skip():
             raise self.reading.error("the file is empty", 0, "write settings into it")
+        if fault := file_fault(self.text, self.at):
+            raise self.error(fault)
         value = self.entry((), self.at)
         if self.skip():
-            raise self.error("unexpected text after the end of the JSON value")
+            raise self.error(trailing_fault(self.text, self.at))
         return value
 
     def entry(self, key_path: KeyPath, start: int) -> Any:
@@ -68,25 +82,25 @@ class _Parser:
             return self.string()
         match = _ATOM.match(self.text, self.at)
         if not match:
-            raise self.error(f"a value is expected, not `{char}`" if char else "the file ends in the middle of a value")
+            raise self.error(value_fault(self.text, self.at))
         try:
             value = json.loads(match.group(), parse_constant=_not_json)
         except ValueError:
-            raise self.error(f"`{match.group()[:40]}` is not a JSON value") from None
+            raise self.error(value_fault(self.text, self.at)) from None
         self.at = match.end()
         return value
 
     def string(self) -> str:
         match = _STRING.match(self.text, self.at)
         if not match:
-            raise self.error("this string does not end on its line")
+            raise self.error(string_fault(self.text, self.at))
         try:
             value: str = json.loads(match.group())
         except ValueError as e:
-            raise self.error(f"bad escape in this string ({e})") from None
+            raise self.error(escape_fault(str(e).partition(":")[0])) from None
         if _SURROGATE.search(value):
             # Such text cannot be written to a file.
-            raise self.error("bad escape in this string (half of a surrogate pair)")
+            raise self.error(("bad escape in this string (half of a surrogate pair)", "write the character itself"))
         self.at = match.end()
         return value
 
@@ -96,17 +110,16 @@ class _Parser:
         self.at += 1
         while (char := self.skip()) != "}":
             if char != '"':
-                raise self.error(
-                    "a key in double quotes is expected" if char else "this `{` is never closed",
-                    None if char else start,
-                )
+                raise self.error(key_fault(self.text, self.at)) if char else self.never_closed(start)
             key_at = self.at
             key = self.string()
             if key in members:
                 message = f"duplicate key `{key[:40]}`"
                 raise self.reading.error(message, key_at, "remove one of the two")
-            if self.skip() != ":":
-                raise self.error(f"a `:` is expected after the key `{key[:40]}`")
+            end = self.at
+            if (char := self.skip()) != ":":
+                fault = colon_fault(self.text, self.at, key)
+                raise self.error(fault, None if char == "=" else end)
             self.at += 1
             members[key] = self.entry((*key_path, key), key_at)
             self.separator("}", start)
@@ -119,22 +132,27 @@ class _Parser:
         self.at += 1
         while (char := self.skip()) != "]":
             if not char:
-                raise self.error("this `[` is never closed", start)
+                raise self.never_closed(start)
             items.append(self.entry((*key_path, len(items)), self.at))
             self.separator("]", start)
         self.at += 1
         return items
 
     def separator(self, closing: str, start: int) -> None:
+        end = self.at
         char = self.skip()
         if char == ",":
             self.at += 1
+        elif not char:
+            raise self.never_closed(start)
         elif char != closing:
-            opening = self.text[start]
-            raise self.error(
-                f"a `,` or `{closing}` is expected here" if char else f"this `{opening}` is never closed",
-                None if char else start,
-            )
+            raise self.error(*separator_fault(self.text, end, self.at, start))
+
+    def never_closed(self, start: int) -> ConfigError:
+        opening = self.text[start]
+        return self.error(
+            (f"this `{opening}` is never closed", f"add the missing `{'}' if opening == '{' else ']'}`"), start
+        )
 
 
 def _not_json(name: str) -> NoReturn:

@@ -43,12 +43,25 @@ _AT_CONTEXT = {
     r"unknown escape character|escape sequence of": ("bad escape in this string", "write `\\\\` for a backslash"),
 }
 
+_SLASHES = re.compile(r"[ \t]*(//|/\*)")
+
+
+def _comment_line(text: str, at: int) -> int:
+    """Return the start of the line at `at`, or of the line above if that is a comment with slashes."""
+    line = text.rfind("\n", 0, at) + 1
+    above = text.rfind("\n", 0, max(line - 1, 0)) + 1
+    return above if line and _SLASHES.match(text, above) else line
+
 
 def plain_error(error: Any, reading: Reading) -> ConfigError:
     """Return the ConfigError for a YAMLError."""
     problem: str = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     mark = getattr(error, "problem_mark", None)
     at: int = mark.index if mark else getattr(error, "position", 0)
+    if match := _SLASHES.match(reading.text, _comment_line(reading.text, at)):
+        return reading.error(
+            "a comment begins with `#` in YAML", match.start(1), f"write `#` instead of `{match.group(1)}`"
+        )
     if getattr(error, "context_mark", None):
         for pattern, (message, fix) in _AT_CONTEXT.items():
             if re.search(pattern, problem):
