@@ -67,16 +67,16 @@ def dataset_behind(context: PassContext[Pass], training: str, fallback: str) -> 
 
     Args:
         context: Context of a later pass, such as an export.
-        training: Name of a pass that trains.
+        training: Name of a pass that trains, or of the input adapter.
         fallback: Description of the substitute, for the warning.
 
     Returns:
-        The rows; None, after a warning, if they can no longer be read.
+        The rows; None if there are none, or, after a warning, if they can no longer be read.
     """
     place = data_context(context.project, context.source.base or context.source, context.overrides)
     try:
-        step = context.workflow.trainings[training]
-        return load_dataset(context.workflow, step, place, context.emit, context.name)
+        rows = context.workflow.passes[training].rows
+        return load_dataset(context.workflow, rows, place, context.emit, context.name) if rows else None
     except PhiError as e:
         context.warn(f"the rows of `{training}` cannot be read ({e.what}): {fallback}")
         return None

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from phi_runtime.checks.sections import Checks
 from phi_runtime.config.diagnostics import Finding
-from phi_runtime.config.pass_graph import BASE, adapters_of, sources
+from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, adapters_of, full_source, sources
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import ExportPass, Pass
+from phi_runtime.config.schema import ExportPass, FinetunePass, Pass
+from phi_runtime.core.errors import UsageError
+from phi_runtime.core.project import project_of
 from phi_runtime.core.suggestions import nearest
-from phi_runtime.training.pass_bases import MERGE_INSTEAD, AdapterPass, LinearAdapter
+from phi_runtime.models.peft_folder import problems, read_peft_folder
+from phi_runtime.models.place import hub_name
+from phi_runtime.passes.input_adapter import InputAdapter, base_of, differing
+from phi_runtime.training.pass_bases import MERGE_INSTEAD, AdapterOutput, AdapterPass, LinearAdapter
 
 _MODULES = {
     "target_modules": "linear module",
@@ -22,7 +28,7 @@ _MODULES = {
 
 def why_not_merged(step: Pass | None) -> str:
     """Return why the output of `step` is an adapter that cannot be added to the weights of its base; "" if it is not."""
-    return step.why_not_merged() if isinstance(step, AdapterPass) else ""
+    return step.why_not_merged() if isinstance(step, AdapterOutput) else ""
 
 
 def check_adapter(c: Checks, at: KeyPath, step: AdapterPass) -> Iterator[Finding]:
@@ -51,6 +57,36 @@ def check_adapter(c: Checks, at: KeyPath, step: AdapterPass) -> Iterator[Finding
                 yield c.error((*at, key, i), "target-module", message, nearest(name, last_names(known)))
 
 
+# -- the adapter of the input model ------------------------------------------------------------------------------------
+
+
+def check_input_adapter(c: Checks) -> Iterator[Finding]:
+    """Yield what is wrong with `adapter_path` of the input model, and with passes that train that adapter further."""
+    model, step = c.parts.input_model, c.steps.get(INPUT_ADAPTER)
+    at: KeyPath = ("input_model", "adapter_path")
+    if model is None or not isinstance(step, InputAdapter):
+        return
+    project = project_of(c.path)
+    if not step.folder.is_dir():
+        if not hub_name(step.folder, project):
+            near = nearest(step.folder.name, [f.name for f in step.folder.parent.glob("*") if f.is_dir()])
+            yield c.error(at, "file-not-found", f"no adapter at {step.folder}", near)
+        return
+    try:
+        adapter = read_peft_folder(step.folder)
+    except UsageError as e:
+        yield replace(c.error(at, "adapter", e.what), fix=e.fix)
+        return
+    for message, fix in problems(adapter, base_of(model, project)):
+        yield replace(c.error(at, "adapter", message), fix=fix)
+    for name, key, message in differing(c.steps, adapter, model, project):
+        yield c.error(("passes", name, key), "contradiction", message)
+    names = [data.name for data in c.parts.data_configs if data]
+    if len(names) > 1 and not any(isinstance(other, FinetunePass) for other in c.steps.values()):
+        message = f"no pass trains, so the rows of the first data config, `{names[0]}`, are the test rows"
+        yield c.warning(("data_configs",), "test-rows", message)
+
+
 # -- adapters that another pass uses -----------------------------------------------------------------------------------
 
 
@@ -67,13 +103,19 @@ def check_used_adapters(c: Checks) -> Iterator[Finding]:
             for rule, message, suggestion in _adapter_errors(name, adapter, names[:i], steps)
         ]
         yield from errors
-        other = next((i for i, adapter in enumerate(names) if bases.get(adapter) != bases.get(names[0])), None)
+        full = [full_source(steps, bases, adapter) for adapter in names]
+        other = next((i for i, base in enumerate(full) if base != full[0]), None)
         if not errors and other is not None:
             message = (
-                f"`{names[0]}` was trained on {_base_name(bases.get(names[0]))} and `{names[other]}` on "
-                f"{_base_name(bases.get(names[other]))}: adapters that are used together must share their base"
+                f"`{names[0]}` was trained on {_base_name(full[0])} and `{names[other]}` on "
+                f"{_base_name(full[other])}: adapters that are used together must share their base"
             )
             yield c.error((*at, other), "contradiction", message)
+        if not isinstance(step, ExportPass) and INPUT_ADAPTER in names:
+            for i, adapter in enumerate(names):
+                if bases.get(adapter) == INPUT_ADAPTER:
+                    message = f"`{adapter}` contains `{INPUT_ADAPTER}`, which it trains further: name one of the two"
+                    yield c.error((*at, i), "contradiction", message)
         if names and isinstance(step, ExportPass):
             yield from _graph_errors(c, at, step)
 
@@ -96,7 +138,7 @@ def _adapter_errors(
         yield "unknown-reference", message, nearest(adapter, known)
     elif adapter not in passes_before:
         yield "pass-order", f"`{adapter}` comes after this pass: move it before", ""
-    elif not isinstance(trained, AdapterPass):
+    elif not isinstance(trained, AdapterOutput):
         yield "pass-order", f"`{adapter}` ({trained.type}) makes no adapter", nearest(adapter, known)
     elif isinstance(step, ExportPass):
         if reason := trained.why_not_graph_input():

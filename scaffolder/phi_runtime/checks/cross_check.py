@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.checks.adapters import check_adapter, check_used_adapters, why_not_merged
+from phi_runtime.checks.adapters import check_adapter, check_input_adapter, check_used_adapters, why_not_merged
 from phi_runtime.checks.data import check_data, count_rows
 from phi_runtime.checks.export import check_export
-from phi_runtime.checks.sections import Checks, config_parts, placeholders
+from phi_runtime.checks.sections import Checks, ConfigParts, config_parts, placeholders
 from phi_runtime.checks.training import check_training
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.pass_graph import BASE, adapters_of, sources
+from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, adapters_of, sources
 from phi_runtime.config.paths import resolve
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AzureMLSystem, ExportPass, FinetunePass, Kind, Pass, RegistryModel, Workflow
 from phi_runtime.config.stage_names import EVALUATE, FETCH
+from phi_runtime.core.project import project_of
 from phi_runtime.core.suggestions import nearest
+from phi_runtime.passes.input_adapter import with_input_adapter
 from phi_runtime.training.pass_bases import AdapterPass
 
 _KINDS: dict[Kind, str] = {"hf": "a full model", "adapter": "an adapter", "onnx": "an ONNX model"}
-_RESERVED = (BASE, FETCH, EVALUATE)
+_RESERVED = (BASE, INPUT_ADAPTER, FETCH, EVALUATE)
 _PHI3_CODE = (
     "`trust_remote_code` has no effect without --trust-remote-code; the code that comes with Phi-3 fails on current "
     "transformers, which includes the model"
@@ -46,12 +49,13 @@ def cross_check(
     """
     if not isinstance(value, dict):
         return []
-    checks = Checks(draft, config_parts(value, workflow), path, overrides)
+    checks = Checks(draft, _with_input_adapter(config_parts(value, workflow), path), path, overrides)
     columns: dict[Path, list[str]] = {}
     findings = [
         *_references(checks),
         *_systems(checks),
         *_model(checks),
+        *check_input_adapter(checks),
         *_order(checks),
         *_passes(checks),
         *check_used_adapters(checks),
@@ -61,6 +65,11 @@ def cross_check(
             findings += check_data(checks, ("data_configs", i), data, columns)
     reported = {(f.where.line, f.where.column) for f in [*form, *draft.refused] if f.severity == "error"}
     return [f for f in findings if f.severity == "warning" or (f.where.line, f.where.column) not in reported]
+
+
+def _with_input_adapter(parts: ConfigParts, path: Path) -> ConfigParts:
+    names = [data.name for data in parts.data_configs if data]
+    return replace(parts, passes=with_input_adapter(parts.input_model, parts.passes, names, project_of(path)))
 
 
 def _references(c: Checks) -> Iterator[Finding]:
@@ -144,24 +153,32 @@ def _order(c: Checks) -> Iterator[Finding]:
         steps[name] = part
     for name, source in sources(steps).items():
         step = steps[name]
-        label = f"`{name}` ({step.type})"
+        label = f"`{name}` ({step.type})" if step.written else "the input adapter"
         if source is None and adapters_of(steps, name):
             return  # reported by check_used_adapters
         if source is None:
             message = f"{label} needs {_KINDS[step.accepts]}, but follows {previous}, which outputs {_KINDS[kind]}"
             if kind == "adapter" and (reason := why_not_merged(last)):
                 message += f"; {reason}"
+            elif kind == "adapter" and step.accepts == "hf":
+                message += "; merge it first (MergeAdapterWeights)"
             yield c.error(("passes", name), "pass-order", message)
             return
         if step.accepts == "adapter" and (reason := why_not_merged(steps.get(source))):
-            message = f"{label} cannot use the output of `{source}` ({steps[source].type}): {reason}"
+            message = f"{label} cannot use {_output_of(source, steps)}: {reason}"
             yield c.error(("passes", name), "pass-order", message)
             return
         previous, kind, last = label, step.produces, step
 
 
+def _output_of(name: str, steps: dict[str, Pass]) -> str:
+    return f"the output of `{name}` ({steps[name].type})" if steps[name].written else "the input adapter"
+
+
 def _passes(c: Checks) -> Iterator[Finding]:
     for name, step in c.parts.passes.items():
+        if step is not None and not step.written:
+            continue
         at: KeyPath = ("passes", name)
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in _RESERVED or name.startswith(f"{EVALUATE}-"):
             reserved = f"{', '.join(_RESERVED)} and {EVALUATE}-…"

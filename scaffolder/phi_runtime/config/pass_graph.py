@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from phi_runtime.config.schema import FinetunePass, Pass
 
 BASE = "base"
+INPUT_ADAPTER = "input_adapter"
+"""The pass that stands for `input_model.adapter_path`; it is before those that the config lists."""
 
 
 def sources(passes: Mapping[str, Pass]) -> dict[str, str | None]:
@@ -18,13 +20,14 @@ def sources(passes: Mapping[str, Pass]) -> dict[str, str | None]:
       the base model and so creates another adapter.
     - A pass that takes an adapter takes the latest one that no other pass has consumed.
     - A pass with a list of `adapters` takes the full model on which all of them were trained.
+    - With an adapter of the input model, such a pass that creates an adapter trains that one further.
     """
     result: dict[str, str | None] = {}
     previous, kind, adapter = BASE, "hf", None
     consumed: set[str | None] = set()
     for name, step in passes.items():
         if adapters := adapters_of(passes, name):
-            bases = {result.get(each) if _is_adapter(passes, each) else None for each in adapters}
+            bases = {full_source(passes, result, each) if _is_adapter(passes, each) else None for each in adapters}
             result[name] = bases.pop() if len(bases) == 1 else None
             consumed |= set(adapters) if step.accepts == "adapter" else set()
         elif step.accepts == "adapter":
@@ -32,11 +35,30 @@ def sources(passes: Mapping[str, Pass]) -> dict[str, str | None]:
         elif step.accepts == kind:
             result[name] = previous
         else:
-            result[name] = BASE if kind == "adapter" and isinstance(step, FinetunePass) else None
+            result[name] = _start(passes, step) if kind == "adapter" and isinstance(step, FinetunePass) else None
         previous, kind = name, step.produces
         consumed.add(result[name])
         adapter = name if kind == "adapter" else adapter
     return result
+
+
+def full_source(passes: Mapping[str, Pass], sources: Mapping[str, str | None], adapter: str) -> str | None:
+    """Return the pass (or BASE) whose full model the adapter of the pass `adapter` is for."""
+    source = sources.get(adapter)
+    return sources.get(source) if source == INPUT_ADAPTER and source in passes else source
+
+
+def _start(passes: Mapping[str, Pass], step: Pass) -> str | None:
+    """Return the source of a pass that trains from the start of the chain; None if it is an adapter and cannot be."""
+    if INPUT_ADAPTER not in passes:
+        return BASE
+    return INPUT_ADAPTER if step.produces == "adapter" else None
+
+
+def is_trained_further(passes: Mapping[str, Pass]) -> bool:
+    """Return True if a pass trains the adapter of the input model further."""
+    starts = sources(passes)
+    return any(starts[name] == INPUT_ADAPTER and step.produces == "adapter" for name, step in passes.items())
 
 
 def adapters_of(passes: Mapping[str, Pass], name: str) -> tuple[str, ...]:
@@ -51,11 +73,13 @@ def _is_adapter(passes: Mapping[str, Pass], name: str) -> bool:
 def trainings_of(passes: Mapping[str, Pass], name: str) -> tuple[str, ...]:
     """Return the passes that trained the output of the pass `name` last: itself, or its nearest ancestors that train.
 
+    The adapter of the input model counts as one that trains.
+
     There are several if several adapters were combined.
     """
     if name == BASE:
         return ()
-    if isinstance(passes[name], FinetunePass):
+    if name == INPUT_ADAPTER or isinstance(passes[name], FinetunePass):
         return (name,)
     parents = adapters_of(passes, name) or (sources(passes)[name] or BASE,)
     return tuple(dict.fromkeys(training for parent in parents for training in trainings_of(passes, parent)))

@@ -13,6 +13,7 @@ CONFIG = Path("fine-tuning/olive-config.json")
 GEN_MODEL = "gen-model"
 RESERVED = (
     "adapter",
+    "input_adapter",
     "merged",
     "onnx",
     "evaluation",

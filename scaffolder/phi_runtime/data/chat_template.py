@@ -180,6 +180,13 @@ def _letters(text: str) -> str:
 Template = PromptTemplate | ChatTemplate
 
 
+def default_template(tokenizer: Any) -> Template:
+    """Return the template of a model that no data describes: the chat template of its tokenizer, or the text alone."""
+    if tokenizer.chat_template:
+        return ChatTemplate.from_config(tokenizer, True, "messages")
+    return PromptTemplate("{text}", "{answer}", ("text",), "answer", "")
+
+
 def load_template(folder: Path) -> Template:
     """Return the template that the model in `folder` was trained with.
 

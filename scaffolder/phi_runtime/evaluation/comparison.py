@@ -57,7 +57,9 @@ def evaluate(
         The content of evaluation.json, documented in docs/json.md.
     """
     settings = workflow.evaluation.of(training)
-    test = load_dataset(workflow, workflow.trainings[training], place, emit, stage).validation.first(settings.max_rows)
+    measured_on = workflow.passes[training].rows
+    assert measured_on is not None
+    test = load_dataset(workflow, measured_on, place, emit, stage).validation.first(settings.max_rows)
     user_metrics = load_training_hooks(place.config).metrics
     values = test.values() if test.template.has_prompt else []
     prompts = [test.template.render_prompt(row) for row in values]

@@ -23,6 +23,7 @@ from phi_runtime.export.adapter_inputs import add_inputs
 from phi_runtime.export.build import build_pass, complete_export
 from phi_runtime.export.folder import complete_folder
 from phi_runtime.export.gate import run_gate
+from phi_runtime.models.fetch import base_name
 from phi_runtime.models.onnx_adapters import FOLDER, RECORD, Record, adapter_file, fit_adapter, read_record, source_key
 from phi_runtime.models.peft_lora import read_lora
 from phi_runtime.models.shape import shape_of
@@ -118,17 +119,7 @@ def _with_inputs(context: PassContext, graph: str) -> Record:
     modules = {module for adapter in context.adapters.values() for module in read_lora(adapter.path).modules}
     config = json.loads((context.out / "genai_config.json").read_text(encoding="utf-8"))
     places = add_inputs(context.out / config["model"]["decoder"]["filename"], modules, shape)
-    return Record(context.source.key, _base_name(context), graph, places)
-
-
-def _base_name(context: PassContext) -> str:
-    """Return the Hub id of the base model, or an empty string if it is unknown."""
-    path, cache = context.source.path, context.project.model_cache
-    manifest = read_manifest(path)
-    origin = str(manifest.facts.get("source", "")) if manifest else ""
-    if origin.startswith("hub:"):
-        return origin.removeprefix("hub:")
-    return path.relative_to(cache).as_posix() if path.is_relative_to(cache) else ""
+    return Record(context.source.key, base_name(context.source.path, context.project), graph, places)
 
 
 def _put_template(context: PassContext) -> None:

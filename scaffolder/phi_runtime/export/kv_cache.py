@@ -66,7 +66,7 @@ def _portable(options: dict[str, object]) -> dict[str, object]:
 def _texts(context: PassContext, file: Path) -> str | None:
     """Write training rows of the source into `file`; return None if there are none, so that the builder uses its own texts."""
     training = training_of(context.workflow.passes, context.name)
-    if training is None:
+    if training not in context.workflow.trainings:
         return None
     dataset = dataset_behind(context, training, "the caches are measured on texts of the builder")
     if dataset is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from phi_runtime.config.schema import InputModel
+from phi_runtime.config.schema import InputModel, LoadKwargs
 from phi_runtime.core.artifacts import digest, file_digest, put_in_place, read_manifest, require_free_space, seal
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.events import Emit
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.embedded import DISK_BYTES, EMBEDDED, make_embedded, write_tokenizer
-from phi_runtime.models.place import base_model_path
+from phi_runtime.models.place import base_model_path, hub_name, input_adapter_path
 from phi_runtime.models.reference import ModelRef
 
 _LARGE_BYTES = 10_000_000
@@ -72,6 +72,53 @@ def fetch(model: InputModel, project: ProjectFolder, emit: Emit) -> ModelRef:
     manifest = seal(partial, key=key, kind="hf", facts=facts)
     put_in_place(partial, path)
     return ModelRef(path, "hf", manifest.content, trust_remote_code=model.load_kwargs.trust_remote_code)
+
+
+def adapter_is_present(model: InputModel, project: ProjectFolder) -> bool:
+    """Return True unless the adapter of the input model must be downloaded."""
+    path = input_adapter_path(model, project)
+    return path is None or path.is_dir()
+
+
+def fetch_adapter(model: InputModel, project: ProjectFolder, emit: Emit) -> None:
+    """Download the adapter of the input model into model-cache/ if it is missing. Raises as `fetch` does."""
+    path = input_adapter_path(model, project)
+    if path is None or path.is_dir():
+        return
+    name = hub_name(path, project)
+    if not name:
+        raise ConfigError(
+            f"no adapter at {path}, and `{model.adapter_path}` is no Hub id",
+            where=Location(project.config),
+            fix="set input_model.adapter_path to the folder of an adapter, or to its Hub id",
+        )
+    from phi_runtime.models.hub import download
+
+    partial = path.with_name(f".{path.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    adapter = download(name, LoadKwargs(), partial, emit)
+    facts = {"source": f"hub:{adapter.repo_id}", "commit": adapter.commit, "license": adapter.license}
+    seal(partial, key=digest(["hub", adapter.repo_id, adapter.commit]), kind="adapter", facts=facts)
+    put_in_place(partial, path)
+
+
+def base_name(base: Path, project: ProjectFolder) -> str:
+    """Return the Hub id of a model folder, or its name in model-cache/; "" for another folder."""
+    manifest = read_manifest(base)
+    origin = str(manifest.facts.get("source", "")) if manifest else ""
+    if origin.startswith("hub:"):
+        return origin.removeprefix("hub:")
+    return base.relative_to(project.model_cache).as_posix() if base.is_relative_to(project.model_cache) else ""
+
+
+def comparable_key(model: InputModel, project: ProjectFolder) -> str | None:
+    """Return the key of the base model if it depends on its content alone; None if it is missing or its files are large.
+
+    The key of a large folder of the user's has the times of its files, which another copy does not share.
+    """
+    path, existing = base_model_path(model, project), present(model, project)
+    by_content = read_manifest(path) is not None or all(file.stat().st_size < _LARGE_BYTES for file in path.glob("*"))
+    return existing.key if existing and by_content else None
 
 
 def fetch_tokenizer(model: InputModel, project: ProjectFolder, emit: Emit) -> ModelRef:

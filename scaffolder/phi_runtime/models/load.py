@@ -72,8 +72,10 @@ def load_reference(ref: ModelRef, dtype: torch.dtype | str, device: str = "cpu",
     return put_adapter(load_model(ref.base, dtype, device, **kwargs), ref.path)
 
 
-def put_adapter(model: Any, folder: Path, name: str = "default") -> Any:
+def put_adapter(model: Any, folder: Path, name: str = "default", **options: Any) -> Any:
     """Add the adapter in `folder` to `model` under `name`, in addition to those it has.
+
+    `options` are those of `PeftModel.from_pretrained`.
 
     Raises:
         UsageError: weights do not match the model. peft ignores extra weights and leaves missing ones random.
@@ -84,10 +86,11 @@ def put_adapter(model: Any, folder: Path, name: str = "default") -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            warnings.filterwarnings("error", message="Unexpected keyword arguments")  # settings of a newer peft
             if isinstance(model, PeftModel):
                 model.load_adapter(str(folder), name)
             else:
-                model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+                model = PeftModel.from_pretrained(model, folder, adapter_name=name, **options)
         with safe_open(folder / "adapter_model.safetensors", "pt") as file:
             unmatched = set(file.keys()) - set(get_peft_model_state_dict(model, adapter_name=name))
         if unmatched:

@@ -35,14 +35,26 @@ _EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|wpe|lm_head|embed_in|embed_ou
 _LARGEST_HEADER_BYTES = 100_000_000
 
 
-def tensors(folder: Path) -> dict[str, tuple[list[int], str]]:
+def tensors(folder: Path, pattern: str = "*.safetensors") -> dict[str, tuple[list[int], str]]:
     """Return shape and number type (F32, BF16, …) of each tensor in the safetensors files of a model folder."""
     return {
         name: (facts.get("shape", []), facts.get("dtype", ""))
-        for file in sorted(folder.glob("*.safetensors"))
+        for file in sorted(folder.glob(pattern))
         for name, facts in _header(file).items()
         if isinstance(facts, dict) and name != "__metadata__"
     }
+
+
+def is_truncated(file: Path) -> bool:
+    """Return True if a safetensors file is shorter than its header says."""
+    with file.open("rb") as stream:
+        header_bytes = struct.unpack("<Q", stream.read(8))[0]
+    ends = [
+        facts["data_offsets"][1]
+        for facts in _header(file).values()
+        if isinstance(facts, dict) and "data_offsets" in facts
+    ]
+    return file.stat().st_size < 8 + int(header_bytes) + max(ends, default=0)
 
 
 def is_embedding(module: str) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.artifacts import digest, file_digest, read_manifest, write_json
 from phi_runtime.core.errors import UsageError, WorkFailed
-from phi_runtime.core.hub_id import HUB_ID
+from phi_runtime.models.peft_folder import names_other_model, trained_on
 from phi_runtime.models.peft_lora import MERGE, Lora, LowRank, read_lora
 
 if TYPE_CHECKING:
@@ -217,14 +217,11 @@ def source_key(peft_folder: Path) -> str:
 def check_base(record: Record, lora: Lora) -> None:
     """Raise UsageError if the adapter is known to be trained on another model than that of the graph."""
     manifest = read_manifest(lora.folder)
-    inputs = manifest.facts.get("inputs", {}) if manifest else {}
-    if "input" in inputs:
-        if inputs["input"] != record.base_key:
+    key = trained_on(manifest.facts) if manifest else None
+    if key is not None:
+        if key != record.base_key:
             raise _other_base(lora, "its manifest names another base model")
-        return
-    named, own = (name.rstrip("/") if HUB_ID.fullmatch(name) else "" for name in (lora.base_name, record.base_name))
-    # The same model is in several repositories of the Hub; the last part of its id is the same in all of them.
-    if named and own and named.rpartition("/")[2].lower() != own.rpartition("/")[2].lower():
+    elif names_other_model(lora.base_name, record.base_name):
         raise _other_base(lora, f"it was trained on {lora.base_name}, but this is {record.base_name}")
 
 

@@ -31,6 +31,7 @@ _WHAT = {
     "lora_bias": "trained biases",
     "modules_to_save": "fully trained modules",
 }
+CONVERT_START = "convert it to a plain LoRA with peft"
 MERGE = "merge it into its base (MergeAdapterWeights) and export that"
 
 
@@ -66,7 +67,7 @@ def read_lora(folder: Path) -> Lora:
         UsageError: there is none, a file is truncated, or it is more than two matrices for each module (DoRA, biases, fully
             trained modules, other methods).
     """
-    config = _config(folder)
+    config = read_config(folder)
     _refuse_others(folder, config)
     pairs: dict[str, dict[str, np.ndarray]] = {}
     for name, values in _tensors(folder).items():
@@ -86,7 +87,8 @@ def read_lora(folder: Path) -> Lora:
     return Lora(folder, str(config.get("base_model_name_or_path") or ""), modules)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the adapter_config.json of the adapter in `folder`. Raises UsageError if there is none."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if isinstance(config, dict):
@@ -99,21 +101,28 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_others(folder: Path, config: Mapping[str, Any]) -> None:
+    if start := changed_base(config):
+        _refuse(folder, f"`init_lora_weights`: {start} changed the base that it was trained on", fix=CONVERT_START)
+    if reason := why_not_low_rank(config):
+        _refuse(folder, reason, fix=MERGE)
+
+
+def changed_base(config: Mapping[str, Any]) -> str:
+    """Return the initialization of the adapter that changed the base it was trained on; "" for others."""
+    start = config.get("init_lora_weights")
+    return start if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE) else ""
+
+
+def why_not_low_rank(config: Mapping[str, Any]) -> str:
+    """Return why the adapter of an adapter_config.json is more than two matrices for each module; "" if it is not."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        _refuse(folder, f"it is {kind or 'of an unknown type'}; only LoRA can be added as matrices", fix=MERGE)
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
-        _refuse(
-            folder,
-            f"`init_lora_weights`: {start} changed the base that it was trained on",
-            fix="convert it to a plain LoRA with peft",
-        )
+        return f"it is {kind or 'of an unknown type'}; only LoRA can be added as matrices"
     defaults = {"bias": "none"}
     for key, value in config.items():
         if key not in _PLAIN and value and value != defaults.get(key):
-            what = _WHAT.get(key, f"`{key}`")
-            _refuse(folder, f"{what} cannot be inputs of the graph", fix=MERGE)
+            return f"{_WHAT.get(key, f'`{key}`')} cannot be inputs of the graph"
+    return ""
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:

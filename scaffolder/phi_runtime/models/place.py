@@ -1,4 +1,4 @@
-"""The folder of the base model. Imports no ML library, since `validate` uses it."""
+"""The folders of the base model and of its adapter. Imports no ML library, since `validate` uses it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,25 @@ from phi_runtime.core.project import ProjectFolder
 
 def base_model_path(model: InputModel, project: ProjectFolder) -> Path:
     """Return the folder of the base model: the path in the config, or model-cache/<id> for a Hub id."""
-    path = resolve(model.name, project.config).path
+    return _folder(model.name, project, is_id=not isinstance(model.model_path, str))
+
+
+def input_adapter_path(model: InputModel, project: ProjectFolder) -> Path | None:
+    """Return the folder of the adapter of the input model, found as that of the base model; None if it has none."""
+    return _folder(model.adapter_path, project) if model.adapter_path else None
+
+
+def hub_name(path: Path, project: ProjectFolder) -> str:
+    """Return the Hub id of a folder under model-cache/; "" for another folder."""
+    name = path.relative_to(project.model_cache).as_posix() if path.is_relative_to(project.model_cache) else ""
+    return name if HUB_ID.fullmatch(name) else ""
+
+
+def _folder(name: str, project: ProjectFolder, *, is_id: bool = False) -> Path:
+    path = resolve(name, project.config).path
     if path.is_dir():
         return path
-    below = model.name.removeprefix("./").removeprefix("model-cache/")  # AI Toolkit wrote paths from the project's root
-    if below != model.name or HUB_ID.fullmatch(model.name) or not isinstance(model.model_path, str):
+    below = name.removeprefix("./").removeprefix("model-cache/")  # AI Toolkit wrote paths from the project's root
+    if below != name or HUB_ID.fullmatch(name) or is_id:
         return project.model_cache / below
     return path

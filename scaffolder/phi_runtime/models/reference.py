@@ -27,3 +27,8 @@ class ModelRef:
     base: ModelRef | None = None
     trust_remote_code: bool = False
     adapter: str | None = None
+
+    @property
+    def full(self) -> ModelRef:
+        """The full model: this one, or the base of an adapter."""
+        return self.base if self.kind == "adapter" and self.base else self

@@ -19,6 +19,7 @@ class DoRA(LowRankAdapter):
     """LoRA that learns direction and magnitude of each weight separately."""
 
     adds_low_rank: ClassVar[bool] = False
+    uses_dora: ClassVar[bool] = True
 
     type: Literal["DoRA"] = Field(
         description="LoRA that learns direction and magnitude of each weight separately: often better at low ranks, slower steps."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @register
 class IA3(LinearAdapter):
     """Learned factors on activations. Olive has no such pass."""
+
+    peft_type: ClassVar[str] = "IA3"
 
     type: Literal["IA3"] = Field(description="Learned factors on activations: the fewest weights of all methods.")
     target_modules: Names | None = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -126,6 +126,8 @@ class ProductAdapter(LinearAdapter):
 @register
 class LoHa(ProductAdapter):
     """Low-rank Hadamard product: the elementwise product of two low-rank matrices is added to each adapted weight."""
+
+    peft_type: ClassVar[str] = "LOHA"
 
     type: Literal["LoHa"] = Field(
         description="Low-rank Hadamard product: rank up to r² from about twice LoRA's weights."

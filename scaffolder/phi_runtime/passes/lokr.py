@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @register
 class LoKr(ProductAdapter):
     """Low-rank Kronecker product: the Kronecker product of two small matrices is added to each adapted weight."""
+
+    peft_type: ClassVar[str] = "LOKR"
 
     type: Literal["LoKr"] = Field(description="Low-rank Kronecker product: a high rank from very few weights.")
     decompose_both: bool = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,6 +24,8 @@ class LowRankAdapter(LinearAdapter):
     ties_embeddings: ClassVar[bool] = True
     adds_low_rank: ClassVar[bool] = True
     multi_adapter: ClassVar[bool] = True
+    peft_type: ClassVar[str] = "LORA"
+    peft_names: ClassVar[Mapping[str, str]] = {"alpha": "lora_alpha"}
 
     r: Count = Field(
         64,

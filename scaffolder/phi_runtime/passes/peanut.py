@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @register
 class PEANuT(LinearAdapter):
     """A non-linear bottleneck over the weight itself, so that it can be merged. Olive has no such pass."""
+
+    peft_type: ClassVar[str] = "PEANUT"
 
     type: Literal["PEANuT"] = Field(description="A non-linear bottleneck adapter that can still be merged.")
     r: Count = Field(32, description="Width of the bottleneck. Default 32; 8 to 64 is usual.")

@@ -23,6 +23,7 @@ class PromptTuning(AdapterPass):
     """Learned tokens before every prompt. They cannot be merged. Olive has no such pass."""
 
     merges: ClassVar[bool] = False
+    peft_type: ClassVar[str] = "PROMPT_TUNING"
 
     type: Literal["PromptTuning"] = Field(
         description="Learned tokens before every prompt: a few thousand weights; cannot be merged or exported."

@@ -65,7 +65,7 @@ class QLoRA(LowRankAdapter):
             yield ("int4_aware",), "`int4_aware` is for LoRA: the base of QLoRA has 4 bits already"
 
     def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
-        """Return the 4-bit base with a new adapter on it, and the number type to compute in.
+        """Return the 4-bit base with its adapter on it, and the number type to compute in.
 
         Raises:
             MissingDependency: bitsandbytes is not installed.
@@ -88,11 +88,12 @@ class QLoRA(LowRankAdapter):
             bnb_4bit_use_double_quant=self.double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
-        where = {"device_map": {"": device}, **placement(self, context.source, dtype, device)}
-        base = load_model(context.source, dtype, quantization_config=quantization, **where, **attention_kernel(context))
+        source = context.source.full
+        where = {"device_map": {"": device}, **placement(self, source, dtype, device)}
+        base = load_model(source, dtype, quantization_config=quantization, **where, **attention_kernel(context))
         for module in base.modules():
             if isinstance(module, bitsandbytes.nn.Linear4bit):
                 # On CPUs with AVX512-BF16 the first evaluation repacks the weight for inference, and every later training
                 # step silently loses gradient (seen in 0.50.2, nn/modules.py).
                 module.support_avx512bf16_for_cpu = False
-        return self.with_adapter(base), dtype
+        return self.with_adapter(base, context.source), dtype

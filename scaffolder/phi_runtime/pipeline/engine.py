@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.pass_graph import BASE, compared_models, with_ancestors
+from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, compared_models, with_ancestors
 from phi_runtime.config.schema import FinetunePass, Pass, Workflow, canonical
 from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
@@ -31,8 +31,9 @@ from phi_runtime.data.fetch import fetch_data, hub_data
 from phi_runtime.hardware.device import has_gpu, usable_cores
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
 from phi_runtime.models.exportable import check_exportable
-from phi_runtime.models.fetch import fetch
+from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter
 from phi_runtime.models.load import quiet_libraries
+from phi_runtime.models.place import hub_name, input_adapter_path
 from phi_runtime.pipeline.artifact import FAILED, Work, interrupted_work, make_stage, work_folder, work_folders
 from phi_runtime.pipeline.graph import ModelGraph, PassNode
 from phi_runtime.pipeline.load import LoadedConfig, load_config
@@ -217,7 +218,8 @@ class _Run:
     # -- stages -------------------------------------------------------------------------------------------------------
 
     def fetch(self) -> None:
-        stage = fetch_stage(self.workflow, self.project, is_present=BASE in self.graph.models)
+        present = BASE in self.graph.models and adapter_is_present(self.workflow.input_model, self.project)
+        stage = fetch_stage(self.workflow, self.project, is_present=present)
         if stage.state == "cached" and FETCH not in self.force:
             self.graph.models[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
             self.report_cached(stage)
@@ -225,12 +227,16 @@ class _Run:
         if FETCH in self.force:
             if read_manifest(stage.target) is not None:
                 shutil.rmtree(stage.target)
+            adapter = input_adapter_path(self.workflow.input_model, self.project)
+            if adapter and hub_name(adapter, self.project) and read_manifest(adapter) is not None:
+                shutil.rmtree(adapter)
             for data in hub_data(self.workflow, self.project.config):
                 data.unlink(missing_ok=True)
         with self.working(FETCH, stage.target), exclusive(self.project.fetch_lock):
             self.graph.models[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
             # Needs the config.json of the model, and refuses it before anything is trained.
             check_exportable(self.workflow, self.project)
+            fetch_adapter(self.workflow.input_model, self.project, self.emit)
             fetch_data(self.workflow, self.project.config, self.emit, FETCH)
 
     def run_pass(self, name: str) -> None:
@@ -273,7 +279,9 @@ class _Run:
         """Return the results of the evaluation stage `name` with the name of its training; none if no pass trains."""
         training = evaluation_stages(self.workflow)[name]
         if training is None:
-            self.warn(name, "no pass trains, so there is nothing to compare")
+            adapter = INPUT_ADAPTER in self.workflow.passes
+            missing = "there is no data config with test rows" if adapter else "no pass trains"
+            self.warn(name, f"{missing}, so there is nothing to compare")
             return []
         from phi_runtime.evaluation.comparison import RESULTS
 
@@ -293,7 +301,8 @@ class _Run:
             (name, with_active_adapter(self.workflow, training, step, self.graph.models[step]))
             for name, step in comparison_models(self.workflow, training).items()
         ]
-        source = self.graph.source_of(training) or self.graph.models[BASE]
+        start = self.graph.models[training] if training == INPUT_ADAPTER else self.graph.source_of(training)
+        source = start or self.graph.models[BASE]
         place = data_context(self.project, source, self.overrides)
         device = pick_device(self.workflow.host_device)
         content = evaluate(self.workflow, training, models, place, out, device, self.emit, stage)

@@ -16,6 +16,8 @@ from phi_runtime.config.reading.source import Source, parse_source, read_source
 from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.config.search_space import check_values, trained_pass
 from phi_runtime.config.sidecars import Sidecars, join_sidecars
+from phi_runtime.core.project import project_of
+from phi_runtime.passes.input_adapter import with_input_adapter
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,11 @@ def load_config(path: Path, overrides: Overrides | None = None, source: Source |
     findings = _cross_check(path, config, sidecars, overrides)
     workflow = None
     if config.workflow is not None and not any(f.severity == "error" for f in findings):
-        joined = {"evaluation": sidecars.evaluation or Evaluation(), "sweep": sidecars.sweep}
-        workflow = config.workflow.model_copy(update=joined)
+        workflow = config.workflow
+        names = [data.name for data in workflow.data_configs]
+        passes = with_input_adapter(workflow.input_model, workflow.passes, names, project_of(path))
+        joined = {"evaluation": sidecars.evaluation or Evaluation(), "sweep": sidecars.sweep, "passes": passes}
+        workflow = workflow.model_copy(update=joined)
     return LoadedConfig(source, config.draft, workflow, findings, overrides)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from phi_runtime.config.pass_graph import BASE, compared_models, trainings_of
+from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, compared_models, is_trained_further, trainings_of
 from phi_runtime.config.schema import ExportPass, Workflow
 from phi_runtime.config.stage_names import evaluation_stages
 from phi_runtime.core.errors import UsageError
@@ -29,6 +29,8 @@ def comparison_name(workflow: Workflow, step_name: str) -> str:
     """Return the kind of the model of a pass: base, adapter, merged, finetuned, or onnx-int4 and the like."""
     if step_name == BASE:
         return BASE
+    if step_name == INPUT_ADAPTER and is_trained_further(workflow.passes):
+        return INPUT_ADAPTER
     step = workflow.passes[step_name]
     if isinstance(step, ExportPass):
         return f"onnx-{step.precision}"

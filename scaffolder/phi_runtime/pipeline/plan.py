@@ -11,6 +11,7 @@ from phi_runtime.config.stage_names import FETCH, evaluation_stages
 from phi_runtime.core.locks import is_held
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.fetch import hub_data
+from phi_runtime.models.fetch import adapter_is_present
 from phi_runtime.models.place import base_model_path
 from phi_runtime.pipeline.artifact import FAILED, interrupted_work, work_folder
 from phi_runtime.pipeline.graph import ModelGraph
@@ -22,7 +23,8 @@ LOCK = ".run.lock"
 def plan(workflow: Workflow, project: ProjectFolder) -> list[Stage]:
     """Return all stages in order, each with its current state."""
     graph = ModelGraph(workflow, project)
-    stages = [fetch_stage(workflow, project, is_present=BASE in graph.models)]
+    present = BASE in graph.models and adapter_is_present(workflow.input_model, project)
+    stages = [fetch_stage(workflow, project, is_present=present)]
     for node in graph.walk():
         parents = tuple(FETCH if parent == BASE else parent for parent in graph.parents_of(node.name))
         stages.append(replace(node.stage, after=parents))

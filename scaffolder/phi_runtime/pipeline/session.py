@@ -21,6 +21,7 @@ from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_runtime.inference.generator import Answer, Generator, SamplingParams
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
+from phi_runtime.models.peft_folder import trained_on
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.load import load_workflow
@@ -197,8 +198,8 @@ def _onnx_adapter(graph: Path, name: str, folder: Path, project: ProjectFolder) 
 def _check_base(ref: ModelRef) -> None:
     """Raise UsageError if an adapter was trained on another base model than the current one."""
     manifest = read_manifest(ref.path) if ref.kind == "adapter" and ref.base else None
-    trained_on = manifest.facts.get("inputs", {}).get("input") if manifest else None
-    if ref.base and trained_on and trained_on != ref.base.key:
+    base_key = trained_on(manifest.facts) if manifest else None
+    if ref.base and base_key and base_key != ref.base.key:
         raise UsageError(
             f"the adapter in {ref.path} was trained on another model than {ref.base.path}",
             fix="train it again with `phi-scaffold run`, or restore the model that it was trained on",

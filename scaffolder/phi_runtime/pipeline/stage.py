@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from phi_runtime.config.pass_graph import adapters_of, compared_models
+from phi_runtime.config.pass_graph import INPUT_ADAPTER, adapters_of, compared_models, is_trained_further
 from phi_runtime.config.schema import FinetunePass, Workflow, canonical
 from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
 from phi_runtime.core.artifacts import Manifest, digest, read_manifest, versions
@@ -19,6 +19,7 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import training_key
 from phi_runtime.models.reference import ModelRef
+from phi_runtime.passes.input_adapter import InputAdapter
 from phi_runtime.pipeline.changes import describe_changes, input_origins
 
 State = Literal["cached", "stale", "failed", "missing", "running"]
@@ -62,10 +63,14 @@ class Stage:
 def model_folder(workflow: Workflow, project: ProjectFolder, name: str) -> Path:
     """Return the folder for the output of the pass `name`: gen-model/adapter, merged or onnx.
 
-    The name of the pass is added for all but the first pass that outputs this kind of model.
+    The name of the pass is added for all but the first pass that outputs this kind of model. An input adapter that is trained
+    further is in gen-model/input_adapter.
     """
+    if name == INPUT_ADAPTER and is_trained_further(workflow.passes):
+        return project.gen_model / INPUT_ADAPTER
     kind = workflow.passes[name].produces
-    first = next(n for n, p in workflow.passes.items() if p.produces == kind)
+    others = (INPUT_ADAPTER,) if is_trained_further(workflow.passes) else ()
+    first = next(n for n, p in workflow.passes.items() if p.produces == kind and n not in others)
     return project.gen_model / (MODEL_FOLDERS[kind] if first == name else f"{MODEL_FOLDERS[kind]}-{name}")
 
 
@@ -92,6 +97,11 @@ def pass_stage(
         "input": source.key,
         "versions": versions(step.libraries),
     }
+    if source.kind == "adapter":
+        inputs["base"] = source.full.key
+    if isinstance(step, InputAdapter):
+        own = step.inputs(workflow)
+        return _stage(name, step.type, target, own and inputs | own)
     if adapters:
         inputs["adapters"] = {adapter: ref.key for adapter, ref in adapters.items()}
     if step.depends_on_provider:
@@ -120,7 +130,8 @@ def evaluation_stage(workflow: Workflow, project: ProjectFolder, name: str, mode
     training = evaluation_stages(workflow)[name]
     target = project.gen_model / (EVALUATION_FOLDER if name == EVALUATE else f"{EVALUATION_FOLDER}-{training}")
     compared = compared_models(workflow.passes, training) if training else []
-    if training is None or not all(model in models for model in compared):
+    rows = workflow.passes[training].rows if training else None
+    if training is None or rows is None or not all(model in models for model in compared):
         return _stage(name, "Evaluate", target, None)
     config = canonical(workflow.evaluation.of(training))
     del config["passes"]
@@ -131,7 +142,7 @@ def evaluation_stage(workflow: Workflow, project: ProjectFolder, name: str, mode
         "config": config,
         "input": digest(keys),
         "versions": versions(EVALUATION_LIBRARIES),
-        **data_inputs(workflow, workflow.trainings[training], project),
+        **data_inputs(workflow, rows, project),
     }
     return _stage(name, "Evaluate", target, inputs)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +18,29 @@ def add_adapter(base: Any, config: PeftConfig, seed: int) -> Any:
 
     set_seed(seed)  # the adapter's first weights are random
     model = get_peft_model(base, config)
+    _keep_float32(model, base.dtype)
+    return model
+
+
+def continue_adapter(base: Any, folder: Path, settings: Mapping[str, Any], seed: int) -> Any:
+    """Return `base` with the adapter in `folder` on it, to be trained further, as `add_adapter` returns a new one.
+
+    Args:
+        settings: Settings of its peft config that differ from those that it was saved with.
+
+    Raises:
+        UsageError: The adapter does not fit `base`.
+    """
+    from peft import PeftConfig
+    from transformers import set_seed
+
+    from phi_runtime.models.load import put_adapter
+
+    config = PeftConfig.from_pretrained(str(folder))
+    for name, value in settings.items():
+        setattr(config, name, value)
+    set_seed(seed)  # dropout is random
+    model = put_adapter(base, folder, config=config, is_trainable=True)
     _keep_float32(model, base.dtype)
     return model
 

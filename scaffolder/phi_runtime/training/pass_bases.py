@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from phi_runtime.config.schema.common import Kind, Names
-from phi_runtime.config.schema.pass_base import FinetunePass
+from phi_runtime.config.schema.pass_base import FinetunePass, Pass
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.models.memory import Job, Method
+from phi_runtime.models.peft_folder import read_peft_folder
+from phi_runtime.models.reference import ModelRef
 from phi_runtime.models.shape import Linear, Shape
+from phi_runtime.training.continued import DROPOUTS, completed
 
 if TYPE_CHECKING:
     import torch
@@ -49,43 +52,11 @@ class TrainingPass(FinetunePass):
         return job
 
 
-class AdapterPass(TrainingPass):
-    """An adapter in float32 over a frozen base."""
+class AdapterOutput(Pass):
+    """A pass whose output is an adapter, with what later passes can do with that."""
 
+    accepts: ClassVar[Kind] = "hf"
     produces: ClassVar[Kind] = "adapter"
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "tokenizers")
-    merges: ClassVar[bool] = True
-    ties_embeddings: ClassVar[bool] = False
-    """True if an embedding that is also the output head stays tied when it is in modules_to_save."""
-
-    @abstractmethod
-    def peft_config(self, base: Any) -> PeftConfig:
-        """Return peft's config of the adapter on the model `base`.
-
-        Raises:
-            ConfigError: a setting names a module or layer that `base` does not have.
-        """
-
-    def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
-        """Return the base in `torch_dtype` with a new adapter on it, and the number type to compute in."""
-        from phi_runtime.hardware.device import compute_dtype, pick_device
-        from phi_runtime.models.load import load_model
-        from phi_runtime.training.placement import placement
-
-        device = pick_device(context.workflow.host_device)
-        dtype = compute_dtype(self.torch_dtype, device)
-        where = placement(self, context.source, dtype, device)
-        return self.with_adapter(load_model(context.source, dtype, **where, **attention_kernel(context))), dtype
-
-    def output_bytes(self, shape: Shape, source_bytes: int) -> int:
-        job = self.memory_job(Job(self.memory_method, 1, 1), shape)
-        return 4 * (job.adapter + job.saved)  # float32
-
-    def with_adapter(self, base: Any) -> Any:
-        """Return `base` with a new adapter on it; its first weights follow from the seed."""
-        from phi_runtime.training.adapter import add_adapter
-
-        return add_adapter(base, self.peft_config(base), self.training_args.seed)
 
     def why_not_merged(self) -> str:
         """Return why the adapter cannot be added to the weights of its base, and what to do instead; "" if it can."""
@@ -98,6 +69,55 @@ class AdapterPass(TrainingPass):
     def why_not_combined(self) -> str:
         """Return why the adapter cannot be merged together with others; "" if it can."""
         return "only the changes of LoRA and QLoRA add up; merge it alone"
+
+
+class AdapterPass(AdapterOutput, TrainingPass):
+    """An adapter in float32 over a frozen base: a new one, or that of the input model trained further."""
+
+    produces: ClassVar[Kind] = "adapter"
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "tokenizers")
+    merges: ClassVar[bool] = True
+    ties_embeddings: ClassVar[bool] = False
+    """True if an embedding that is also the output head stays tied when it is in modules_to_save."""
+    peft_type: ClassVar[str] = ""
+    """Type of the adapter in adapter_config.json; "" for one that cannot be trained further."""
+    uses_dora: ClassVar[bool] = False
+    peft_names: ClassVar[Mapping[str, str]] = {}
+    """Keys of the pass that have another name in adapter_config.json."""
+
+    @abstractmethod
+    def peft_config(self, base: Any) -> PeftConfig:
+        """Return peft's config of the adapter on the model `base`.
+
+        Raises:
+            ConfigError: a setting names a module or layer that `base` does not have.
+        """
+
+    def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
+        """Return the base in `torch_dtype` with its adapter on it, and the number type to compute in."""
+        from phi_runtime.hardware.device import compute_dtype, pick_device
+        from phi_runtime.models.load import load_model
+        from phi_runtime.training.placement import placement
+
+        device = pick_device(context.workflow.host_device)
+        dtype = compute_dtype(self.torch_dtype, device)
+        base = context.source.full
+        where = placement(self, base, dtype, device)
+        return self.with_adapter(load_model(base, dtype, **where, **attention_kernel(context)), context.source), dtype
+
+    def output_bytes(self, shape: Shape, source_bytes: int) -> int:
+        job = self.memory_job(Job(self.memory_method, 1, 1), shape)
+        return 4 * (job.adapter + job.saved)  # float32
+
+    def with_adapter(self, base: Any, source: ModelRef) -> Any:
+        """Return `base` with the adapter of `source` on it, or with a new one, whose first weights follow from the seed."""
+        from phi_runtime.training.adapter import add_adapter, continue_adapter
+
+        seed = self.training_args.seed
+        if source.kind != "adapter":
+            return add_adapter(base, self.peft_config(base), seed)
+        settings = completed(self, read_peft_folder(source.path))
+        return continue_adapter(base, source.path, settings.model_dump(include=set(DROPOUTS)), seed)
 
 
 class LinearAdapter(AdapterPass):

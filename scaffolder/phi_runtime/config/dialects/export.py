@@ -15,6 +15,7 @@ from phi_runtime.config.dialects.keys import (
     PASSES,
     translate_keys,
 )
+from phi_runtime.config.pass_graph import INPUT_ADAPTER
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import BuilderOptions
 from phi_runtime.config.schema.registry import pass_types
@@ -110,6 +111,8 @@ def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
     if extract is None or "MergeAdapterWeights" in kinds.values():
         return []
     adapters = [n for n in names[: names.index(extract)] if _adds_low_rank(kinds[n])]
+    if has_input_adapter(draft):
+        adapters.insert(0, INPUT_ADAPTER)
     if not adapters:
         return []
     at = (*PASSES, extract)
@@ -144,7 +147,9 @@ def _merge_before_export(draft: Draft) -> None:
     if "MergeAdapterWeights" in kinds.values():
         return
     names = list(kinds)
-    for previous, name in pairwise(names):
+    if has_input_adapter(draft):
+        kinds[INPUT_ADAPTER] = "LoRA"  # of whatever type it is, it can be merged or a check says why not
+    for previous, name in pairwise(n for n in (INPUT_ADAPTER, *names) if n in kinds):
         separate = draft.has((*PASSES, name, "adapters"))
         if _merges(kinds[previous]) and kinds[name] == "ModelBuilder" and not separate:
             unused = next(n for n in ("merge", "merge_adapter_weights", "merge_adapter") if n not in kinds)
@@ -153,6 +158,11 @@ def _merge_before_export(draft: Draft) -> None:
             place = names.index(name)
             draft.reorder(PASSES, [*names[:place], unused, *names[place:]])
             return
+
+
+def has_input_adapter(draft: Draft) -> bool:
+    """Return True if the input model has an adapter, which is a pass before those of the config."""
+    return isinstance(draft.get(("input_model", "adapter_path")), str)
 
 
 def _merges(kind: object) -> bool:

@@ -80,7 +80,6 @@ INPUT_MODEL = KeyTable(
     },
     refused={
         **dict.fromkeys(("model_script", "script_dir", "model_loader"), _SCRIPT),
-        "adapter_path": "fine-tuning starts from a full model; merge the adapter first",
     },
 )
 
@@ -250,7 +249,7 @@ BUILDER_OPTIONS = KeyTable(
             ),
             _DRAFT,
         ),
-        "adapter_path": "list the passes in `adapters` of this pass",
+        "adapter_path": "set `adapter_path` of `input_model`, or list passes in `adapters` of this pass",
         "filename": "the runtime expects the default file name; remove this key",
         "hf_remote": "set `trust_remote_code` in `load_kwargs` of `input_model`",
         "kv_cache_scale_file": "scales are measured on the training rows; remove this key",

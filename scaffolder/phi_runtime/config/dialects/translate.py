@@ -55,6 +55,9 @@ def _input_model(draft: Draft) -> bool:
         draft.unnest(hf)
     translate_keys(draft, at, InputModel)
     _model_path(draft, (*at, "model_path"))
+    if isinstance(draft.get((*at, "adapter_path")), dict):
+        draft.unnest((*at, "adapter_path", "config"))
+        _plain_path(draft, (*at, "adapter_path"))
     arguments = (*at, "load_kwargs")
     draft.unnest((*arguments, "extra_args"))
     refuse_tokens(draft, arguments)
@@ -82,9 +85,14 @@ def _model_path(draft: Draft, at: KeyPath) -> None:
     if not isinstance(path, dict):
         return
     translate_keys(draft, at, RegistryModel)
+    _plain_path(draft, at)
+
+
+def _plain_path(draft: Draft, at: KeyPath) -> None:
+    """Replace a path or name in an object of Olive by itself."""
     fix_case(draft, (*at, "type"), ("azureml_registry_model", "folder", "string_name"))
     kind = draft.get((*at, "type"))
     if kind in ("folder", "string_name"):
         key = "path" if kind == "folder" else "name"
         if isinstance(draft.get((*at, key)), str):
-            draft.replace(at, draft.get((*at, key)), "`model_path` is now the path or name itself")
+            draft.replace(at, draft.get((*at, key)), f"`{at[-1]}` is now the path or name itself")

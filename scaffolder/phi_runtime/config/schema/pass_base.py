@@ -33,12 +33,19 @@ class Pass(Strict):
     """True if peft can load several adapters of this type on one base and switch between them."""
     depends_on_provider: ClassVar[bool] = False
     """True if the output depends on the execution provider of `target`."""
+    written: ClassVar[bool] = True
+    """False if the config does not list it among its passes."""
 
     type: str
 
     def run(self, context: Any) -> dict[str, Any]:
         """Fill `context.out` (a `PassContext`) with the output model; return facts for its manifest."""
         raise NotImplementedError
+
+    @property
+    def rows(self) -> FinetunePass | None:
+        """The pass whose rows the output and what follows from it are measured on; None if there are none of its own."""
+        return None
 
     def conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield settings that contradict each other: the key path below the pass, and the message."""
@@ -128,6 +135,10 @@ class FinetunePass(Pass):
         default_factory=TrainingArgs,
         description="Settings of the trainer: steps, batch, learning rate, evaluation, checkpoints.",
     )
+
+    @property
+    def rows(self) -> FinetunePass:
+        return self
 
     @property
     def data_names(self) -> tuple[str, ...]:

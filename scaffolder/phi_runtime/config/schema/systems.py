@@ -67,6 +67,15 @@ class InputModel(Strict):
         ),
         examples=["../model-cache/smollm2-135m"],
     )
+    adapter_path: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description=(
+            "An adapter of the model that exists already: a folder of peft (adapter_config.json and "
+            "adapter_model.safetensors), relative to this file, or a Hub id. It is the pass `input_adapter`: merge it, "
+            "export it, or train it further. Default null: none."
+        ),
+        examples=["../my-adapter"],
+    )
     task: Literal["text-generation", "text-generation-with-past"] = Field(
         "text-generation",
         description="Task of the model, as Olive names it. Default text-generation; both values mean the same here.",

@@ -1,6 +1,8 @@
 """The complete config in its canonical form: what Olive 0.13.0 accepts, plus our own keys where Olive ignores them."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, field_serializer
 
 from phi_runtime.config.schema.common import Strict, Whole, no_effect
 from phi_runtime.config.schema.data import DataConfig
@@ -59,6 +61,10 @@ class Workflow(Strict):
         default_factory=Evaluation, exclude=True, description="Read from evaluation.json next to this file."
     )
     sweep: Sweep | None = Field(None, exclude=True, description="Read from sweep.yaml next to this file.")
+
+    @field_serializer("passes", mode="wrap")
+    def _written_passes(self, passes: dict[str, AnyPass], serialize: SerializerFunctionWrapHandler) -> Any:
+        return serialize({name: step for name, step in passes.items() if step.written})
 
     def data_config(self, name: str) -> DataConfig:
         """Return the data config called `name`, which validation has found to exist."""

@@ -128,7 +128,8 @@ class OptimizePlan:
         }
         if self.settings.training is None:
             return inputs
-        step = self.workflow.trainings[self.settings.training]
+        step = self.workflow.passes[self.settings.training].rows
+        assert step is not None
         evaluation = canonical(self.workflow.evaluation.of(self.settings.training))
         return inputs | {
             "evaluation": {key: value for key, value in evaluation.items() if key != "passes"},
@@ -197,7 +198,8 @@ def prepare(
     candidates = candidates_for(selected)
     constraints = resolve_constraints(limits or {}, workflow.evaluation.constraints, selected.defaults)
     training = training_of(workflow.passes, name)
-    if training is not None and not workflow.trainings[training].has_validation_rows:
+    rows = workflow.passes[training].rows if training else None
+    if rows is None or not rows.has_validation_rows:
         training = None
     values = {**config.overrides.values, **values_for(selected, workflow)}
     settings = CandidateSettings(project, replace(config.overrides, values=values), name, training, tokens)
