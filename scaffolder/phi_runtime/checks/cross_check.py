@@ -23,6 +23,9 @@ from phi_runtime.config.schema import AzureMLSystem, ExportPass, FinetunePass, K
 from phi_runtime.config.stage_names import EVALUATE, FETCH
 from phi_runtime.core.project import project_of
 from phi_runtime.core.suggestions import nearest
+from phi_runtime.hardware.device import has_gpu
+from phi_runtime.models.known import nearest_id
+from phi_runtime.models.place import base_model_path, download_id, is_model_folder
 from phi_runtime.passes.input_adapter import with_input_adapter
 from phi_runtime.training.pass_bases import AdapterPass
 
@@ -119,8 +122,20 @@ def _systems(c: Checks) -> Iterator[Finding]:
                     "`run --on local --data FILE` runs the passes on this machine"
                 )
                 yield c.warning(("host",), "azure", message)
+        elif name == c.parts.host and accelerator.device == "gpu" and not has_gpu():
+            yield _no_gpu(c, name)
     yield from placeholders(c, ("azureml_client",), c.draft.get(("azureml_client",)))
     yield from placeholders(c, ("systems",), c.draft.get(("systems",)))
+
+
+def _no_gpu(c: Checks, host: str) -> Finding:
+    only_gpu = [name for name, step in c.steps.items() if "cpu" not in step.devices]
+    fix = (
+        f"`{only_gpu[0]}` needs a machine with a GPU"
+        if only_gpu
+        else "run on the CPU of this machine with `--on local`"
+    )
+    return c.warning(("host",), "no-gpu", f"`{host}` has a GPU, but none was found on this machine", fix)
 
 
 def _model(c: Checks) -> Iterator[Finding]:
@@ -133,9 +148,21 @@ def _model(c: Checks) -> Iterator[Finding]:
     if isinstance(model.model_path, RegistryModel):
         message = f"Azure ML registries are not supported yet: `{model.name}` is read from model-cache/ or the hub"
         yield c.warning(at, "azure", message)
+        return
+    project = project_of(c.path)
+    path = base_model_path(model, project)
+    if not is_model_folder(path) and download_id(model, project) is None:
+        yield _no_model(c, at, model.model_path, path)
     elif resolve(model.model_path, c.path).from_root:
         message = f"`{model.model_path}` is relative to the project root, not to this file"
         yield c.warning(at, "found-under-root", message)
+
+
+def _no_model(c: Checks, at: KeyPath, written: str, path: Path) -> Finding:
+    if written.startswith("<"):
+        return c.error(at, "placeholder", f"`{written}` is a placeholder: replace it with a model folder or a Hub id")
+    what = f"{path} has no config.json" if path.is_dir() else f"there is no model at {path}"
+    return c.error(at, "model-not-found", f"{what}, and `{written}` is not a Hub id (OWNER/NAME)", nearest_id(written))
 
 
 # -- passes ------------------------------------------------------------------------------------------------------------

@@ -175,10 +175,20 @@ def _convert(
         choice = " or ".join(allowed) if len(allowed) < 3 else "one of " + ", ".join(allowed)
         message = f"`{name}` is {short(actual)}; expected {choice}"
         rule = "unknown-value" if isinstance(actual, str) else "wrong-type"
-        return finding(source, place, rule, message, nearest(str(actual), allowed))
+        return finding(source, place, rule, message, _unquoted(kind, actual) or nearest(str(actual), allowed))
     rule = "wrong-type" if kind in _TYPES else "out-of-range"
     message = f"`{name}` is {short(error['input'])}; expected {_expected(kind, context, error)}{hint}"
-    return finding(source, place, rule, message)
+    return finding(source, place, rule, message, _unquoted(kind, error["input"]))
+
+
+def _unquoted(kind: str, value: object) -> str:
+    """Return the value that a string was meant to be, without its quotes; "" if it resembles none."""
+    word = value.strip().casefold() if isinstance(value, str) else ""
+    if word in ("none", "null"):
+        return "null"
+    if kind == "bool_type":
+        return word if word in ("true", "false") else ""
+    return word if kind in ("int_type", "float_type") and re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", word) else ""
 
 
 def _expected(kind: str, context: dict[str, Any], error: ErrorDetails) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import MissingDependency
@@ -24,7 +25,7 @@ def usable_cores() -> int:
 
 def has_gpu() -> bool:
     """Return True if torch may find a GPU, as far as can be known without importing it."""
-    return sys.platform == "darwin" or has_nvidia_gpu()
+    return sys.platform == "darwin" or has_nvidia_gpu() or Path("/dev/kfd").exists()  # the driver of AMD GPUs
 
 
 def has_nvidia_gpu() -> bool:

@@ -9,10 +9,9 @@ from phi_runtime.config.schema import InputModel, LoadKwargs
 from phi_runtime.core.artifacts import digest, file_digest, put_in_place, read_manifest, require_free_space, seal
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.events import Emit
-from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.embedded import DISK_BYTES, EMBEDDED, make_embedded, write_tokenizer
-from phi_runtime.models.place import base_model_path, hub_name, input_adapter_path
+from phi_runtime.models.place import base_model_path, download_id, hub_name, input_adapter_path, is_model_folder
 from phi_runtime.models.reference import ModelRef
 
 _LARGE_BYTES = 10_000_000
@@ -34,7 +33,7 @@ def present(model: InputModel, project: ProjectFolder) -> ModelRef | None:
     manifest = read_manifest(path)
     if manifest is not None:
         return ModelRef(path, "hf", manifest.content, trust_remote_code=trust)
-    if (path / "config.json").is_file() and path.is_dir():  # the user's own folder: no manifest of ours
+    if is_model_folder(path):  # the user's own folder: no manifest of ours
         return ModelRef(path, "hf", _own_key(path), trust_remote_code=trust)
     return None
 
@@ -51,7 +50,7 @@ def fetch(model: InputModel, project: ProjectFolder, emit: Emit) -> ModelRef:
     if existing := present(model, project):
         return existing
     path = base_model_path(model, project)
-    source = _source(path, model, project)
+    source = _source(model, project)
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     if source in EMBEDDED:
@@ -128,7 +127,7 @@ def fetch_tokenizer(model: InputModel, project: ProjectFolder, emit: Emit) -> Mo
     """
     if existing := present(model, project):
         return existing
-    source = _source(base_model_path(model, project), model, project)
+    source = _source(model, project)
     folder = project.model_cache / ".tokenizers" / source.replace("/", "--")
     trust = model.load_kwargs.trust_remote_code
     manifest = read_manifest(folder)
@@ -146,14 +145,12 @@ def fetch_tokenizer(model: InputModel, project: ProjectFolder, emit: Emit) -> Mo
     return ModelRef(folder, "hf", manifest.content, trust_remote_code=trust)
 
 
-def _source(path: Path, model: InputModel, project: ProjectFolder) -> str:
+def _source(model: InputModel, project: ProjectFolder) -> str:
     """Return the embedded model's name or the Hub id of a folder under model-cache/."""
-    if path.is_relative_to(project.model_cache):
-        name = path.relative_to(project.model_cache).as_posix()
-        if name in EMBEDDED or HUB_ID.fullmatch(name):
-            return name
+    if source := download_id(model, project):
+        return source
     raise ConfigError(
-        f"no model at {path}, and `{model.name}` is neither a Hub id nor {' nor '.join(EMBEDDED)}",
+        f"no model at {base_model_path(model, project)}, and `{model.name}` is neither a Hub id nor {' nor '.join(EMBEDDED)}",
         where=Location(project.config),
         fix="set input_model.model_path to a model folder, or to ../model-cache/<Hub id>",
     )

@@ -1,4 +1,4 @@
-"""The folders of the base model and of its adapter. Imports no ML library, since `validate` uses it."""
+"""The folders of the base model and of its adapter, and what is downloaded into them. Imports no ML library, since `validate` uses it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from phi_runtime.config.paths import resolve
 from phi_runtime.config.schema import InputModel
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.models.embedded import EMBEDDED
+from phi_runtime.models.known import known_id
 
 
 def base_model_path(model: InputModel, project: ProjectFolder) -> Path:
-    """Return the folder of the base model: the path in the config, or model-cache/<id> for a Hub id."""
-    return _folder(model.name, project, is_id=not isinstance(model.model_path, str))
+    """Return the folder of the base model: the path in the config, or model-cache/<id> for an id of the Hub or the catalog."""
+    is_id = not isinstance(model.model_path, str) or known_id(model.name) is not None
+    return _folder(model.name, project, is_id=is_id)
+
+
+def download_id(model: InputModel, project: ProjectFolder) -> str | None:
+    """Return the embedded model's name or the Hub id that the folder of the base model is downloaded from, if there is one."""
+    path = base_model_path(model, project)
+    name = path.relative_to(project.model_cache).as_posix() if path.is_relative_to(project.model_cache) else ""
+    return name if name in EMBEDDED else hub_name(path, project) or known_id(name)
 
 
 def input_adapter_path(model: InputModel, project: ProjectFolder) -> Path | None:
@@ -30,7 +40,12 @@ def _folder(name: str, project: ProjectFolder, *, is_id: bool = False) -> Path:
     path = resolve(name, project.config).path
     if path.is_dir():
         return path
-    below = name.removeprefix("./").removeprefix("model-cache/")  # AI Toolkit wrote paths from the project's root
-    if below != name or HUB_ID.fullmatch(name) or is_id:
+    _, cache, below = name.replace("\\", "/").rpartition("model-cache/")  # from whatever folder the path is written
+    if cache or HUB_ID.fullmatch(name) or is_id:
         return project.model_cache / below
     return path
+
+
+def is_model_folder(path: Path) -> bool:
+    """Return True if there is a model of transformers at `path`."""
+    return (path / "config.json").is_file()

@@ -28,7 +28,7 @@ from phi_runtime.core.project import ProjectFolder, read_dotenv
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.data.fetch import fetch_data, hub_data
-from phi_runtime.hardware.device import has_gpu, usable_cores
+from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
 from phi_runtime.models.exportable import check_exportable
 from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter
@@ -43,7 +43,7 @@ from phi_runtime.pipeline.stage import Stage, evaluation_stage, with_active_adap
 from phi_runtime.training.forecast import check_fits
 from phi_runtime.workers.failures import failure_from_exception
 
-_REPORTED_RULES = ("trust-remote-code", "azure", "found-under-root", "unknown-reference")
+_REPORTED_RULES = ("trust-remote-code", "azure", "found-under-root", "unknown-reference", "no-gpu")
 _LIBRARIES = (
     "phi-scaffold",
     "torch",
@@ -113,13 +113,13 @@ def run(
         from phi_runtime.training.distributed.shares import check_processes
 
         check_processes(workflow, nproc, emit)
-    _warn_of_config(config, workflow, emit)
+    _warn_of_config(config, emit)
     project.gen_model.mkdir(parents=True, exist_ok=True)
     with exclusive(project.gen_model / LOCK):
         return _Run(project, workflow, emit, force, config.overrides, nproc).stages(names)
 
 
-def _warn_of_config(config: LoadedConfig, workflow: Workflow, emit: Emit) -> None:
+def _warn_of_config(config: LoadedConfig, emit: Emit) -> None:
     """Emit one warning for the translations of an older config, those that change its result, and what matters for a run."""
 
     def warn(message: str) -> None:
@@ -130,9 +130,7 @@ def _warn_of_config(config: LoadedConfig, workflow: Workflow, emit: Emit) -> Non
         warn(f"{name} uses an older config format ({changes} changes applied); rewrite it with `phi-scaffold migrate`")
     for finding in config.findings:
         if finding.rule in _REPORTED_RULES or finding.changes_result:
-            warn(f"{finding.where}: {finding.message}")
-    if workflow.host_device == "gpu" and not has_gpu():
-        warn(f"`{workflow.host}` needs a GPU, but none was found; run on the CPU with `--on local`")
+            warn("; ".join(filter(None, [f"{finding.where}: {finding.message}", finding.fix])))
     if "sweep" in config.draft.value and not config.overrides.values:  # Olive would search with this config
         warn("this trains once, with the values of the config; `phi-scaffold sweep` runs the search")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.models.known import CATALOG, known_id
 from phi_runtime.models.memory import Job, Method, with_lora
 from phi_runtime.models.shape import Shape, assembled
 
@@ -101,7 +101,7 @@ class Catalog:
 @cache
 def catalog() -> Catalog:
     """Load the catalog that ships with this version."""
-    raw = tomllib.loads((Path(__file__).parent / "catalog.toml").read_text(encoding="utf-8"))
+    raw = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
     lists = ("target_modules", "unverified")
     entries: list[dict[str, Any]] = [{k: tuple(v) if k in lists else v for k, v in e.items()} for e in raw["model"]]
     models = [CatalogModel(**entry) for entry in entries]
@@ -115,14 +115,12 @@ def find_model(name: str) -> str:
     Raises:
         UsageError: `name` is neither; the message suggests the nearest.
     """
-    known = catalog().models
-    ids = {alias.casefold(): id_ for id_ in known for alias in (id_, id_.rpartition("/")[2])}
-    if id_ := ids.get(name.casefold()):
+    if id_ := known_id(name):
         return id_
     if HUB_ID.fullmatch(name):
         return name
     raise UsageError(
-        f"unknown model `{name}`{did_you_mean(name, known)}",
+        f"unknown model `{name}`{did_you_mean(name, catalog().models)}",
         fix="see `phi-scaffold models`, or use a hub id: OWNER/NAME",
     )
 

@@ -131,6 +131,9 @@ def test_evaluation_json_beside_it_is_read(write: Callable[[dict[str, Any]], Pat
         (lambda c: c["passes"]["lora"].update(type="LoRRA"), "unknown-value", '"LoRRA"', "LoRA"),
         (lambda c: c["passes"]["build"].update(precision="int5"), "unknown-value", '"int5"', "int8"),
         (lambda c: c["passes"]["lora"].update(r="sixteen"), "wrong-type", '"sixteen"', ""),
+        (lambda c: c["passes"]["lora"].update(r="8"), "wrong-type", '"r": "8"', "8"),
+        (lambda c: c["passes"]["lora"].update(alpha="None"), "wrong-type", '"alpha"', "null"),
+        (lambda c: c["passes"]["lora"].update(allow_tf32="True"), "wrong-type", '"allow_tf32"', "true"),
         (lambda c: c["passes"]["lora"].update(r=0), "out-of-range", '"r": 0', ""),
         (lambda c: c["passes"]["lora"].update(lora_dropout=1.5), "out-of-range", '"lora_dropout"', ""),
         (lambda c: c["passes"]["lora"].update(eval_dataset_size=2.5), "out-of-range", '"eval_dataset_size"', ""),
@@ -227,6 +230,7 @@ def test_data_and_a_model_that_lie_under_the_root_are_found_there_and_it_is_said
     write: Callable[[dict[str, Any]], Path], tmp_path: Path
 ) -> None:
     (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "config.json").write_text("{}")
     config = copy.deepcopy(CONFIG)
     config["input_model"]["model_path"] = "models/mine"
     config["data_configs"][0]["load_dataset_config"]["data_files"] = "datasets/train.jsonl"

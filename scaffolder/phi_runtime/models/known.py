@@ -1,0 +1,29 @@
+"""Ids of the models that this version knows: those of the catalog, which ships as `catalog.toml`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+CATALOG = Path(__file__).with_name("catalog.toml")
+
+
+def known_id(name: str) -> str | None:
+    """Return the id in the catalog that `name` is, in any case and with or without its owner."""
+    return _ids_by_alias().get(name.casefold())
+
+
+def nearest_id(name: str) -> str:
+    """Return the id in the catalog most like the last part of `name`, a path or an id; "" if none is close."""
+    from phi_runtime.core.suggestions import nearest
+
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return _ids_by_alias().get(nearest(last, _ids_by_alias()), "")
+
+
+@cache
+def _ids_by_alias() -> dict[str, str]:
+    import tomllib
+
+    ids: list[str] = [model["id"] for model in tomllib.loads(CATALOG.read_text(encoding="utf-8"))["model"]]
+    return {alias.casefold(): id_ for id_ in ids for alias in (id_, id_.rpartition("/")[2])}
