@@ -1,4 +1,4 @@
-"""The folders of the base model and of its adapter, and what is downloaded into them. Imports no ML library, since `validate` uses it."""
+"""The folders of the base model and of its adapter, and their Hub ids. Imports no ML library, since `validate` uses it."""
 
 from __future__ import annotations
 
