@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from phi_runtime.checks.sections import Checks
 from phi_runtime.config.diagnostics import Finding
@@ -70,7 +71,9 @@ def check_input_adapter(c: Checks) -> Iterator[Finding]:
     if not step.folder.is_dir():
         if not hub_name(step.folder, project):
             near = nearest(step.folder.name, [f.name for f in step.folder.parent.glob("*") if f.is_dir()])
-            yield c.error(at, "file-not-found", f"no adapter at {step.folder}", near)
+            written = PurePosixPath(model.adapter_path or "")
+            suggestion = written.with_name(near).as_posix() if near else ""
+            yield c.error(at, "file-not-found", f"no adapter at {step.folder}", suggestion)
         return
     try:
         adapter = read_peft_folder(step.folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.overrides import Overrides
+from phi_runtime.config.pass_graph import INPUT_ADAPTER, sources
 from phi_runtime.config.schema import TrainingArgs
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import Interrupted, PhiError
@@ -20,6 +21,7 @@ from phi_runtime.core.events import Emit
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.hardware.process_memory import peak_and_total, reset_peak
 from phi_runtime.models.fetch import present
+from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.workers.child import Message, Parent
 from phi_runtime.workers.process import Worker, python
@@ -99,10 +101,21 @@ def _rehearse_request(request: Message, emit: Emit) -> Rehearsal:
     project, stage = ProjectFolder.from_dict(request["project"]), request["stage"]
     overrides = Overrides.from_dict(request["overrides"])
     workflow = load_workflow(project.config, overrides)
-    source = present(workflow.input_model, project)
-    assert source is not None, "the base model is not fetched"
-    out, work = Path(request["folder"]) / "out", Path(request["folder"]) / "work"
-    return rehearse(PassContext(stage, workflow.passes[stage], source, out, work, workflow, project, emit, overrides))
+    base = present(workflow.input_model, project)
+    assert base is not None, "the base model is not fetched"
+    folder = Path(request["folder"])
+
+    def context(name: str, source: ModelRef, out: str) -> PassContext[Any]:
+        step = workflow.passes[name]
+        return PassContext(name, step, source, folder / out, folder / "work", workflow, project, emit, overrides)
+
+    source = base
+    if sources(workflow.passes)[stage] == INPUT_ADAPTER:
+        adapter = context(INPUT_ADAPTER, base, "adapter")
+        adapter.out.mkdir()
+        adapter.config.run(adapter)
+        source = ModelRef(adapter.out, "adapter", "", base, base.trust_remote_code)
+    return rehearse(context(stage, source, "out"))
 
 
 def rehearse(context: PassContext[Any]) -> Rehearsal:

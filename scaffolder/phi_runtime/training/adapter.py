@@ -40,7 +40,10 @@ def continue_adapter(base: Any, folder: Path, settings: Mapping[str, Any], seed:
     for name, value in settings.items():
         setattr(config, name, value)
     set_seed(seed)  # dropout is random
-    model = put_adapter(base, folder, config=config, is_trainable=True)
+    model = put_adapter(base, folder, config=config, is_trainable=not config.is_prompt_learning)
+    if config.is_prompt_learning:  # peft does not load learned tokens for training (seen in 0.21.2)
+        config.inference_mode = False
+        model.prompt_encoder.requires_grad_(True)
     _keep_float32(model, base.dtype)
     return model
 

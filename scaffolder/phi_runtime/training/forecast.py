@@ -8,15 +8,19 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
+from phi_runtime.config.pass_graph import INPUT_ADAPTER, sources
 from phi_runtime.config.paths import data_paths
 from phi_runtime.config.schema import DataConfig, FinetunePass, Workflow
 from phi_runtime.core.artifacts import folder_bytes, read_manifest
+from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.hardware.machine import available_bytes, gpus, has_bfloat16
 from phi_runtime.models.memory import SUGGESTED_RANK, Estimate, Fit, Job, estimate, what_fits
-from phi_runtime.models.place import base_model_path
+from phi_runtime.models.peft_folder import read_peft_folder
+from phi_runtime.models.place import base_model_path, input_adapter_path
 from phi_runtime.models.shape import Shape, shape_of
-from phi_runtime.training.pass_bases import TrainingPass
+from phi_runtime.training.continued import completed
+from phi_runtime.training.pass_bases import AdapterPass, TrainingPass
 
 _ROWS, _SURVEY = "rows.npy", "survey.json"
 
@@ -70,8 +74,7 @@ def forecast(workflow: Workflow, project: ProjectFolder, stage: str, shape: Shap
         stage: Name of a pass that trains.
         shape: Shape of the base model until it is downloaded.
     """
-    step = workflow.passes[stage]
-    assert isinstance(step, TrainingPass)
+    step = _as_trained(workflow, project, stage)
     shape = shape_of(base_model_path(workflow.input_model, project)) or shape
     if shape is None:
         return None
@@ -85,6 +88,19 @@ def forecast(workflow: Workflow, project: ProjectFolder, stage: str, shape: Shap
     fit = what_fits(shape, job, free) if free is not None and needed.total_bytes > free else None
     settings = _settings(stage, step, fit) if fit else {}
     return Forecast(stage, job, dtype, longest, needed, free, fit, settings)
+
+
+def _as_trained(workflow: Workflow, project: ProjectFolder, stage: str) -> TrainingPass:
+    """Return the pass `stage`, with the settings of the input adapter if it trains that further."""
+    step = workflow.passes[stage]
+    assert isinstance(step, TrainingPass)
+    folder = input_adapter_path(workflow.input_model, project)
+    if folder is None or not isinstance(step, AdapterPass) or sources(workflow.passes)[stage] != INPUT_ADAPTER:
+        return step
+    try:
+        return completed(step, read_peft_folder(folder))
+    except UsageError:  # not downloaded yet
+        return step
 
 
 def check_fits(workflow: Workflow, project: ProjectFolder, stage: str) -> str | None:

@@ -109,12 +109,12 @@ class AdapterPass(AdapterOutput, TrainingPass):
         job = self.memory_job(Job(self.memory_method, 1, 1), shape)
         return 4 * (job.adapter + job.saved)  # float32
 
-    def with_adapter(self, base: Any, source: ModelRef) -> Any:
+    def with_adapter(self, base: Any, source: ModelRef | None = None) -> Any:
         """Return `base` with the adapter of `source` on it, or with a new one, whose first weights follow from the seed."""
         from phi_runtime.training.adapter import add_adapter, continue_adapter
 
         seed = self.training_args.seed
-        if source.kind != "adapter":
+        if source is None or source.kind != "adapter":
             return add_adapter(base, self.peft_config(base), seed)
         settings = completed(self, read_peft_folder(source.path))
         return continue_adapter(base, source.path, settings.model_dump(include=set(DROPOUTS)), seed)

@@ -11,7 +11,7 @@ from phi_runtime.config.schema import Workflow
 from phi_runtime.core.errors import OutOfResources
 from phi_runtime.core.events import Event, progress_message
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.models.fetch import present
+from phi_runtime.models.fetch import adapter_is_present, present
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import shape_of
 from phi_runtime.pipeline.plan import plan
@@ -87,6 +87,8 @@ def _why_skipped(project: ProjectFolder, workflow: Workflow, estimate: Forecast 
         return f"it runs on `{workflow.remote}`"
     if present(workflow.input_model, project) is None:
         return "the base model is not downloaded (`phi-scaffold fetch`)"
+    if not adapter_is_present(workflow.input_model, project):
+        return "the adapter is not downloaded (`phi-scaffold fetch`)"
     return "it is not likely to fit" if estimate and estimate.fits is False else ""
 
 

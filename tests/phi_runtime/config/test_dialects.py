@@ -81,9 +81,15 @@ def test_a_config_becomes_the_form_that_its_author_meant(name: str) -> None:
     assert errors(checked.findings) == []
 
 
+def written(path: Path) -> Workflow:
+    """The workflow with the passes of its file: that of an input adapter names a folder."""
+    workflow = load_workflow(path)
+    return workflow.model_copy(update={"passes": {n: step for n, step in workflow.passes.items() if step.written}})
+
+
 @each_case
 def test_a_config_loads(name: str) -> None:
-    workflow = load_workflow(FILES[name])
+    workflow = written(FILES[name])
     assert list(workflow.passes) == list(canonical_of(name)["passes"])
     assert (workflow.sweep is None) == (sweep_of(name) is None)
 
@@ -100,7 +106,7 @@ def test_the_canonical_form_means_the_same_and_is_left_as_it_is(name: str, tmp_p
     assert checked.draft.translations == []
     assert difference(canonical_of(name), checked.draft.value) == ""
     assert errors(checked.findings) == []
-    assert load_workflow(path) == load_workflow(FILES[name])
+    assert written(path) == written(FILES[name])
 
 
 @each_case

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import re
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from phi_runtime.core.events import Event, silent
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.prepare import tokenizer_key
 from phi_runtime.models import embedded
-from phi_runtime.models.fetch import fetch, fetch_tokenizer, present
+from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter, fetch_tokenizer, present
 
 COMMIT = "a" * 40
 
@@ -155,6 +156,32 @@ def test_a_hub_model_lands_in_model_cache_once(hub: HubServer, project: ProjectF
     count = len(hub.requests)
     assert fetch(model(written), project, silent) == ref
     assert len(hub.requests) == count
+
+
+def test_an_adapter_of_the_hub_is_downloaded_next_to_the_models_and_its_pickle_is_refused(
+    hub: HubServer, project: ProjectFolder
+) -> None:
+    hub.files = {
+        "adapter_config.json": b"{}",
+        "adapter_model.safetensors": b"weights",
+        "adapter_model.bin": b"pickle",
+        "checkpoint-8/adapter_model.safetensors": b"older",
+    }
+    own = model("base").model_copy(update={"adapter_path": "org/tiny"})
+    assert not adapter_is_present(own, project)
+    fetch_adapter(own, project, silent)
+    assert adapter_is_present(own, project)
+    folder = project.model_cache / "org" / "tiny"
+    assert {p.name for p in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}
+    count = len(hub.requests)
+    fetch_adapter(own, project, silent)
+    assert len(hub.requests) == count
+    shutil.rmtree(folder)
+    del hub.files["adapter_model.safetensors"], hub.files["checkpoint-8/adapter_model.safetensors"]
+    with pytest.raises(NetworkError, match="no safetensors"):
+        fetch_adapter(own, project, silent)
+    with pytest.raises(ConfigError, match="no adapter at"):
+        fetch_adapter(own.model_copy(update={"adapter_path": "../nowhere"}), project, silent)
 
 
 def test_neither_pickles_nor_code_are_downloaded(hub: HubServer, project: ProjectFolder) -> None:

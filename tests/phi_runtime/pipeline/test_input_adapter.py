@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.pass_graph import INPUT_ADAPTER
+from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
-from tests.conftest import Cli, Listener, MakeProject, edit_config, states
+from tests.conftest import Cli, Listener, MakeProject, edit_config, states, weights
+from tests.phi_runtime.export.tiny_adapters import edit_json, furthest, make_adapter, onnx_logits, peft_logits
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -65,8 +67,100 @@ def test_an_adapter_trained_here_and_moved_gives_what_the_chain_that_trained_it_
     answer = cli("generate", "--project", project.root, "--model", "adapter", "--prompt", "a lovely party 3", "--json")
     assert answer.code == 0, answer.err
 
-    edit_json = json.loads((moved / "adapter_config.json").read_text(encoding="utf-8"))
-    (moved / "adapter_config.json").write_text(json.dumps({**edit_json, "lora_alpha": 99}), encoding="utf-8")
+    edit_json(moved / "adapter_config.json", lambda c: c.update(lora_alpha=99))
     after = states(project)
     assert after[INPUT_ADAPTER] == "stale"
     assert after["merge"] == "stale"
+
+
+def test_an_adapter_made_with_peft_is_merged_and_exported_without_any_data(
+    make_project: MakeProject, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_phi3, tmp_path / "plain", ["qkv_proj", "down_proj"], use_rslora=True)
+    project = make_project("tiny")
+    edit_config(project, without_training(adapter, data=False))
+    listener = Listener()
+    outcome = run(project, listener)
+    assert outcome.done == (INPUT_ADAPTER, "merge", "export")
+    assert outcome.evaluation is None
+    assert [e["stage"] for e in listener.of("warning") if "no data config" in e["message"]] == ["evaluate"]
+    expected = peft_logits(tiny_phi3, adapter)
+    assert furthest(peft_logits(project.gen_model / "merged"), expected) < 1e-4
+    assert furthest(peft_logits(tiny_phi3), expected) > 1e-2
+    assert (
+        json.loads((project.gen_model / "adapter" / "prompt_template.json").read_text(encoding="utf-8"))["prompt"]
+        == "{text}"
+    )
+
+
+def test_an_adapter_made_with_peft_is_kept_next_to_the_graph_of_its_base(
+    make_project: MakeProject, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_phi3, tmp_path / "plain", ["qkv_proj", "down_proj"])
+    project = make_project("tiny")
+
+    def change(config: dict[str, Any]) -> None:
+        without_training(adapter, data=False)(config)
+        config["passes"] = {"export": {"type": "ModelBuilder", "precision": "fp32", "adapters": [INPUT_ADAPTER]}}
+
+    edit_config(project, change)
+    assert run(project, Listener()).done == (INPUT_ADAPTER, "export")
+    onnx = project.gen_model / "onnx"
+    assert furthest(onnx_logits(onnx, INPUT_ADAPTER), peft_logits(tiny_phi3, adapter)) < 1e-3
+    assert furthest(onnx_logits(onnx), peft_logits(tiny_phi3)) < 1e-3
+
+
+def training_on(adapter: Path, **changes: Any) -> Change:
+    """A config that trains the adapter further, at a learning rate that changes nothing: every figure is that of the adapter."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["input_model"]["adapter_path"] = str(adapter)
+        finetune = config["passes"]["finetune"]
+        finetune.update(changes)
+        finetune["training_args"].update(learning_rate=1e-30, max_steps=1)
+        config["passes"] = {"finetune": finetune, "merge": {"type": "MergeAdapterWeights"}}
+
+    return change
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "QLoRA"])
+def test_training_on_starts_at_the_weights_and_the_loss_of_the_adapter(
+    kind: str, trained: ProjectFolder, moved: Path, make_project: MakeProject
+) -> None:
+    if kind == "QLoRA":
+        pytest.importorskip("bitsandbytes")
+    project = make_project("tiny")
+    (project.config.parent / "sweep.yaml").unlink()  # it searches ranks
+    edit_config(project, training_on(moved, type=kind))
+    outcome = run(project, Listener())
+    assert outcome.done == (INPUT_ADAPTER, "finetune", "merge", "evaluate")
+    assert weights(project.gen_model / "adapter") == weights(moved)
+    assert weights(project.gen_model / INPUT_ADAPTER) == weights(moved)
+    assert weights(project.gen_model / "merged") == weights(trained.gen_model / "merged")
+    first, then = (read_manifest(p.gen_model / "adapter") for p in (trained, project))
+    assert first is not None
+    assert then is not None
+    if kind == "LoRA":
+        assert then.facts["validation_loss"] == pytest.approx(first.facts["validation_loss"], rel=1e-4)
+    assert outcome.evaluation is not None
+    assert [m["name"] for m in outcome.evaluation["models"]] == ["base", INPUT_ADAPTER, "adapter", "merged"]
+    by_name = {m["name"]: m for m in outcome.evaluation["models"]}
+    assert by_name["adapter"]["perplexity"] == by_name[INPUT_ADAPTER]["perplexity"] != by_name["base"]["perplexity"]
+
+
+def test_training_on_learns_and_its_output_is_another_adapter(moved: Path, make_project: MakeProject, cli: Cli) -> None:
+    project = make_project("tiny")
+    (project.config.parent / "sweep.yaml").unlink()
+    edit_config(project, training_on(moved))
+    edit_config(project, lambda c: c["passes"]["finetune"]["training_args"].update(learning_rate=0.01, max_steps=4))
+    dry = cli("run", "--project", project.root, "--dry-run", "--json")
+    assert dry.code == 0, dry.err
+    assert [(s["name"], s["would_run"]) for s in dry.json["stages"]][1:4] == [
+        (INPUT_ADAPTER, True), ("finetune", True), ("merge", True)]  # fmt: skip
+    assert dry.json["steps"][0]["stage"] == "finetune"
+    assert not (project.gen_model / INPUT_ADAPTER).exists()
+    run(project, Listener(), until="merge")
+    assert weights(project.gen_model / "adapter") != weights(moved)
+    for model in ("adapter", INPUT_ADAPTER, "merged"):
+        answer = cli("generate", "--project", project.root, "--model", model, "--prompt", "a lovely party 3", "--json")
+        assert answer.code == 0, answer.err

@@ -356,3 +356,36 @@ def test_the_end_token_is_trained_even_if_it_is_the_padding_token(
         ends = (batch["labels"] == end).sum(dim=1)
         assert ends.tolist() == [1] * rows  # each row's own end, and none of the padding
         assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_every_kind_of_adapter_is_trained_further_from_its_weights(kind: str, tiny_phi3: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from phi_runtime.models.peft_folder import read_peft_folder
+    from phi_runtime.models.reference import ModelRef
+    from phi_runtime.training.continued import completed, differences
+
+    base = ModelRef(tiny_phi3, "hf", "")
+    model = step_of(kind).with_adapter(base_model(tiny_phi3), base)
+    with torch.no_grad():
+        for weight in trained_weights(model).values():
+            weight += 0.05 * torch.randn_like(weight)
+    expected = log_probabilities(model)
+    model.save_pretrained(tmp_path)
+    adapter = read_peft_folder(tmp_path)
+    assert list(differences(step_of(kind), adapter, None)) == []
+    bare = pass_types()[kind].model_validate({"type": kind, "train_data_config": "train"})
+    assert isinstance(bare, AdapterPass)
+    settings = completed(bare, adapter)
+    assert [getattr(settings, key) for key in ADAPTERS[kind]] == list(ADAPTERS[kind].values())
+
+    further = bare.with_adapter(base_model(tiny_phi3, torch.bfloat16), ModelRef(tmp_path, "adapter", "", base))
+    assert {weight.dtype for weight in trained_weights(further).values()} == {torch.float32}
+    further.save_pretrained(tmp_path / "further")
+    first, then = (load_file(f / "adapter_model.safetensors") for f in (tmp_path, tmp_path / "further"))
+    assert first.keys() == then.keys()
+    assert all(torch.equal(first[name], then[name]) for name in first)
+    in_float32 = bare.with_adapter(base_model(tiny_phi3), ModelRef(tmp_path, "adapter", "", base))
+    assert len(trained_weights(in_float32)) == len(trained_weights(model))
+    assert torch.allclose(log_probabilities(in_float32), expected, atol=1e-5)
