@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from phi_runtime.config.dialects.json_schema_completion import add_completion
 from phi_runtime.config.dialects.json_schema_forms import (
     Schema,
     add_older_forms,
@@ -68,6 +69,7 @@ def schema_of(name: Name) -> Schema:
         _add_type_cases(definitions)
     if "SearchStrategy" in definitions:
         _search(definitions["SearchStrategy"]["properties"])
+    add_completion(definitions)
     whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"phi-scaffold {name}",

@@ -23,6 +23,7 @@ _COMMAND_LINE = {
     "type": "string",
     "pattern": "^(-?[0-9]+|[Tt]rue|[Ff]alse)$",
 }  # a value of the builder's --extra_options
+_FACTS = ("description", "default", "examples", "noEffect", "deprecated", "deprecationMessage", "doNotSuggest")
 _PROVIDERS = {"anyOf": [_PROVIDER, {"type": "array", "items": _PROVIDER}, {"type": "null"}]}
 
 
@@ -49,7 +50,7 @@ def any_case(name: str) -> Schema:
 
 def either(properties: Schema, key: str, schema: Schema, message: str) -> None:
     """Accept another form of `key`, described as an older one."""
-    facts = {k: v for k, v in properties[key].items() if k in ("description", "default", "examples", "noEffect")}
+    facts = {k: v for k, v in properties[key].items() if k in _FACTS}
     form = {k: v for k, v in properties[key].items() if k not in facts}
     properties[key] = {**facts, "anyOf": [form, other_form(schema, message)]}
 
@@ -279,8 +280,14 @@ def _passes(definitions: Schema) -> None:
         {
             "type": "object",
             "properties": {
-                "type": {"enum": list(CLASSIC_EXPORT), "description": "A step of Olive's multi-step ONNX export."},
-                "config": {"type": ["object", "null"], "description": "Ignored."},
+                "type": {
+                    "type": "string",
+                    "pattern": "|".join(
+                        any_case(name)["pattern"] for name in CLASSIC_EXPORT
+                    ),  # an enum would be offered
+                    "description": "A step of Olive's multi-step ONNX export.",
+                },
+                "config": older_key({"type": ["object", "null"]}, "Ignored."),
             },
             "required": ["type"],
         },

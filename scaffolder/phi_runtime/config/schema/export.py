@@ -141,7 +141,8 @@ class ExportPass(Pass):
         "selected at run time. Default null: export a merged model. Olive ignores this key.",
     )
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4"] = Field(
-        description="Number type of the weights. int4 is the smallest and usually the fastest; fp16 and bf16 need a GPU."
+        description="Number type of the weights. int4 is the smallest and usually the fastest; fp16 and bf16 need a GPU.",
+        examples=["int4"],
     )
     metadata_only: bool = no_effect(False, "No effect here: the complete model is built.")
     search: dict[str, bool | Whole | float] | None = Field(
