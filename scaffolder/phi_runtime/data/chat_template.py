@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from phi_runtime.core.artifacts import write_json
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat import SYSTEM, TOOLS, ChatError, Message, messages_of, text_of, tools_of
-from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered, RowError, save
+from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered, RowError
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class ChatTemplate:
 
     def save(self, folder: Path) -> None:
         content = {"chat_template": self.source, "column": self.column, "names": dict(self.names)}
-        save(folder, {"kind": "chat", **content, "markers": self.markers})
+        write_json(folder / FILE, {"kind": "chat", **content, "markers": self.markers})
 
 
 def _shared(one: str, other: str) -> int:

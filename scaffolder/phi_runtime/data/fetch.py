@@ -28,7 +28,6 @@ def fetch_data(workflow: Workflow, config_path: Path, emit: Emit, stage: str) ->
     for path, data in hub_data(workflow, config_path).items():
         if path.is_file():
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
         load = data.load_dataset_config
         facts = download(
             load.data_name,

@@ -101,10 +101,10 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             if start[:3] == _BOM:
                 stream.read(3)
             if not start:
-                raise _empty(path)
+                raise empty_file(path)
             yield stream
     except FileNotFoundError:
-        raise DataError("the data file does not exist", where=Location(path), fix="check the path") from None
+        raise missing_file(path) from None
     except IsADirectoryError:
         raise DataError("this is a folder, not a data file", where=Location(path), fix="name a file") from None
     except errors as e:
@@ -138,7 +138,13 @@ def first_byte(stream: io.BufferedReader) -> bytes:
     return b""
 
 
-def _empty(path: Path) -> DataError:
+def missing_file(path: Path) -> DataError:
+    """Return the error for a data file that does not exist."""
+    return DataError("the data file does not exist", where=Location(path), fix="check the path")
+
+
+def empty_file(path: Path) -> DataError:
+    """Return the error for a data file without rows."""
     return DataError("the data file is empty", where=Location(path), fix="add at least one row")
 
 

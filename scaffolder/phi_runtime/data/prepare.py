@@ -25,6 +25,7 @@ from phi_runtime.core.errors import DataError, Location
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.data.chat_template import Template
+from phi_runtime.data.files import missing_file
 from phi_runtime.data.hooks import Hooks
 from phi_runtime.data.rows import BadRow
 from phi_runtime.data.selection import SelectedRow, select
@@ -73,7 +74,7 @@ def prepare(recipe: Recipe, cache: Path, emit: Emit, stage: str) -> Store:
         Conflict: another process is writing a store there.
     """
     if absent := next((path for path in recipe.files if not path.is_file()), None):
-        raise DataError("the data file does not exist", where=Location(absent), fix="check the path")
+        raise missing_file(absent)
     initial = _states(recipe.files)
     key = _key(recipe)
     folder = cache / key[:20]

@@ -16,7 +16,7 @@ from typing import Any
 
 from phi_runtime.config.file_formats import Format, SampleBy, format_of, unpacked_name
 from phi_runtime.core.errors import DataError, Location, MissingDependency
-from phi_runtime.data.files import LIMIT_BYTES, first_byte, lines, opened
+from phi_runtime.data.files import LIMIT_BYTES, empty_file, first_byte, lines, missing_file, opened
 
 _TOO_LONG = f"this row has more than {LIMIT_BYTES >> 20} MB"
 _FIX = "fix or remove this row"
@@ -79,7 +79,7 @@ def scan(path: Path, reading: ReadOptions | None = None) -> Iterator[Row | BadRo
     with opened(path) as stream:
         start = first_byte(stream)
         if not start:
-            raise DataError("the data file is empty", where=Location(path), fix="add at least one row")
+            raise empty_file(path)
         if reading.format == "csv":
             yield from _csv_rows(
                 path, stream, reading.sep or ("\t" if unpacked_name(path).suffix.lower() == ".tsv" else ",")
@@ -305,10 +305,10 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     number += 1
                     yield Row(values, number)
     except FileNotFoundError:
-        raise DataError("the data file does not exist", where=Location(path), fix="check the path") from None
+        raise missing_file(path) from None
     except (pyarrow.ArrowException, OSError) as e:
         raise DataError(
             f"the Parquet file cannot be read ({e})", where=Location(path), fix="download or write it again"
         ) from None
     if not number:
-        raise DataError("the data file is empty", where=Location(path), fix="add at least one row")
+        raise empty_file(path)

@@ -48,7 +48,8 @@ def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[SelectedRow | B
     for path in files:
         if number >= stop:
             break
-        for row in scan(path, read_options(load, path)):
+        options = read_options(load, path)
+        for row in scan(path, options):
             if number >= stop:
                 break
             number += 1
@@ -59,7 +60,7 @@ def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[SelectedRow | B
                 chosen += 1
                 yield row
                 continue
-            kept = _fits(path, row, filters, from_text=read_options(load, path).format == "csv") if filters else True
+            kept = _fits(path, row, filters, from_text=options.format == "csv") if filters else True
             if isinstance(kept, BadRow):
                 chosen += 1
                 yield kept

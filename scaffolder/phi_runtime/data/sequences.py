@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -72,7 +73,7 @@ class Sequences:
     def token_count(self) -> int:
         return int(self.lengths.sum())
 
-    @property
+    @cached_property
     def trained_count(self) -> int:
         """Number of trained tokens. The first of a sequence is not one, since nothing predicts it."""
         return int(_learned(self.trained, self.spans).sum())

@@ -36,7 +36,8 @@ ROW = np.dtype(
 PART_TOKENS = 8_000_000
 KEPT_STORES = 6
 
-_ROWS, _TOKENS, _TRAINED, _SURVEY = "rows.npy", "tokens.npy", "trained.npy", "survey.json"
+ROWS, SURVEY = "rows.npy", "survey.json"
+_TOKENS, _TRAINED = "tokens.npy", "trained.npy"
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ def open_store(folder: Path) -> Store | None:
     """Return the store in `folder` and mark it as used; None if there is no complete one."""
     if read_manifest(folder) is None:
         return None
-    (folder / _SURVEY).touch()
+    (folder / SURVEY).touch()
     # Plain arrays over the map: slicing a memmap object costs ten times as much.
-    tokens, trained, rows = (np.asarray(np.load(folder / name, mmap_mode="r")) for name in (_TOKENS, _TRAINED, _ROWS))
-    survey = Survey.from_dict(json.loads((folder / _SURVEY).read_text(encoding="utf-8")))
+    tokens, trained, rows = (np.asarray(np.load(folder / name, mmap_mode="r")) for name in (_TOKENS, _TRAINED, ROWS))
+    survey = Survey.from_dict(json.loads((folder / SURVEY).read_text(encoding="utf-8")))
     return Store(tokens, trained, rows, survey)
 
 
@@ -84,10 +85,10 @@ class StoreWriter:
         self.folder = folder
         self.work.mkdir(parents=True, exist_ok=True)
         self.parts: list[Path] = []
-        self.seen = self.rows_written = 0
+        self.seen = 0
         while (part := self._part(len(self.parts))).is_file():
             state = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
-            self.seen, self.rows_written = state["seen"], self.rows_written + state["rows"]
+            self.seen = state["seen"]
             self.parts.append(part)
         self._begin()
 
@@ -116,7 +117,6 @@ class StoreWriter:
         staged = part.with_suffix(".partial.npz")
         np.savez(staged, tokens=tokens, trained=trained, rows=rows)
         self.seen += self.survey.read
-        self.rows_written += len(rows)
         state = {"seen": self.seen, "rows": len(rows), "tokens": len(tokens), "survey": self.survey.as_dict()}
         write_json(part.with_suffix(".json"), state)
         staged.replace(part)  # last: a part that exists is complete
@@ -137,9 +137,9 @@ class StoreWriter:
         sizes = {
             _TOKENS: [s["tokens"] for s in states],
             _TRAINED: [s["tokens"] for s in states],
-            _ROWS: [s["rows"] for s in states],
+            ROWS: [s["rows"] for s in states],
         }
-        for name, dtype in ((_TOKENS, np.dtype("<u4")), (_TRAINED, np.dtype("?")), (_ROWS, ROW)):
+        for name, dtype in ((_TOKENS, np.dtype("<u4")), (_TRAINED, np.dtype("?")), (ROWS, ROW)):
             with (out / name).open("wb") as file:  # not through a memory map, whose pages count as our memory
                 shape = (sum(sizes[name]),)
                 write_array_header_1_0(file, {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
@@ -149,7 +149,7 @@ class StoreWriter:
         survey = Survey()
         for state in states:
             survey.add(Survey.from_dict(state["survey"]))
-        write_json(out / _SURVEY, survey.as_dict())
+        write_json(out / SURVEY, survey.as_dict())
         seal(out, key=key, kind="data", facts=facts)
         put_in_place(out, self.folder)
         self.discard()
@@ -167,7 +167,7 @@ def discard_old_stores(folder: Path, keep: Path) -> None:
     parts = [p for p in folders if p.name.startswith(".")]
 
     def used(store: Path) -> float:
-        return (store / _SURVEY).stat().st_mtime if (store / _SURVEY).is_file() else 0.0
+        return (store / SURVEY).stat().st_mtime if (store / SURVEY).is_file() else 0.0
 
     by_use = sorted((p for p in folders if p not in parts and p != keep), key=used, reverse=True)
     for old in [*by_use[KEPT_STORES - 1 :], *parts]:

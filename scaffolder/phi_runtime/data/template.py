@@ -6,12 +6,13 @@ there. Templates over conversations are in chat_template.py.
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+
+from phi_runtime.core.artifacts import write_json
 
 FILE = "prompt_template.json"
 
@@ -143,13 +144,7 @@ class PromptTemplate:
         return self.completion.format(**{self.answer: values[self.answer]})
 
     def save(self, folder: Path) -> None:
-        save(folder, {"kind": "text", **asdict(self)})
-
-
-def save(folder: Path, content: dict[str, Any]) -> None:
-    """Write `content` as the template of the model in `folder`."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    (folder / FILE).write_text(text, encoding="utf-8", newline="\n")
+        write_json(folder / FILE, {"kind": "text", **asdict(self)})
 
 
 def _literal(text: str) -> str:

@@ -47,6 +47,12 @@ def prompt_ids(tokenizer: Any, prompt: str, *, special: bool = True) -> list[int
     return list(tokenizer(prompt, add_special_tokens=special and not spelled).input_ids)
 
 
+def pad_id(tokenizer: Any) -> int:
+    """Return the token to pad with; padding is masked, so any token will do."""
+    token: int = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return token
+
+
 class Encoder:
     """Encode rows in batches on all cores (the tokenizers library has its own threads).
 

@@ -54,7 +54,8 @@ def add_inputs(file: Path, modules: Collection[str], shape: Shape) -> dict[str, 
     if missing:
         raise WorkFailed(f"the ONNX graph has no MatMul for an adapter on `{missing[0]}`", fix=MERGE)
     types = {info.name: info.type.tensor_type for info in model.graph.value_info}
-    existing = {place for place in products if f"{place}.lora_A.MatMul.weight" in {i.name for i in model.graph.input}}
+    inputs = {i.name for i in model.graph.input}
+    existing = {place for place in products if f"{place}.lora_A.MatMul.weight" in inputs}
     chosen = {parts[part] for part in required} | existing
     linear = [module.name for module in shape.linear]
     sites, nodes = {}, []

@@ -55,6 +55,5 @@ def open_generator(
         add_special_tokens=add_special_tokens,
         special_tokens_by_adapter=special_tokens_by_adapter,
         conversations=conversations,
-        adapter=ref.adapter,
         adapters=adapters,
     )

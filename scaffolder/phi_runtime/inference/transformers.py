@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.data.tokenize import pad_id
 from phi_runtime.data.tokenize import prompt_ids as encode_prompt
 from phi_runtime.inference.generator import Answer, InvalidGuide, SamplingParams, Speed, unknown_adapter
 from phi_runtime.inference.sequences import SequenceCache
@@ -89,11 +90,11 @@ class TransformersGenerator:
         add_special_tokens: Add the tokenizer's special tokens (BOS) to prompts.
         special_tokens_by_adapter: Exceptions from `add_special_tokens`, by adapter.
         conversations: Sequences to keep for their next turn.
-        adapter: Adapter that is used where an answer names none.
         adapters: peft folders by name, each loaded when it is first used.
     """
 
     guides = False
+    adapter: str | None = None
 
     def __init__(
         self,
@@ -104,25 +105,19 @@ class TransformersGenerator:
         add_special_tokens: bool = True,
         special_tokens_by_adapter: Mapping[str, bool] | None = None,
         conversations: int = 0,
-        adapter: str | None = None,
         adapters: Mapping[str, Path] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
-        self.add_special_tokens, self.special_tokens_by_adapter = (
-            add_special_tokens,
-            dict(special_tokens_by_adapter or {}),
-        )
-        self.pad_id = self.tokenizer.pad_token_id
-        if self.pad_id is None:
-            self.pad_id = self.tokenizer.eos_token_id
+        self.add_special_tokens = add_special_tokens
+        self.special_tokens_by_adapter = dict(special_tokens_by_adapter or {})
+        self.pad_id = pad_id(tokenizer)
         self.rope_switch = rope_switch(model.config.to_dict())
         self.context_length = int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
-        self.stop_ids = _stop_ids(model, tokenizer)
-        self.adapter, self._files = adapter, dict(adapters or {})
+        self.stop_ids = stop_ids(model, tokenizer)
+        self._files = dict(adapters or {})
         self._active: str | None = None
         self._loaded: set[str] = set()
         self._sequences = SequenceCache(conversations, lambda _, adapter: TorchSequence(self, adapter))
-        self._activate(adapter)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -131,7 +126,6 @@ class TransformersGenerator:
         return tuple(self._files)
 
     def answer(self, prompt: str, sampling: SamplingParams, adapter: str | None = None) -> Answer:
-        adapter = adapter or self.adapter
         ids = self.encode(prompt, adapter)
         check_context_length(len(ids), sampling, self.context_length)
         if sampling.guide:
@@ -283,7 +277,7 @@ def _has_trained_prompt(model: Any) -> bool:
     return config is not None and bool(config.is_prompt_learning)
 
 
-def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
+def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     """Return the tokens that end an answer: those of generation_config.json, and the tokenizer's."""
     eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     eos_ids = eos if isinstance(eos, list) else [eos]

@@ -6,7 +6,6 @@ It ends early when the client disconnects or the time limit is reached; the work
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from starlette.responses import Response
 
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.serving.bodies import AnswerChoice, BodyWriter, error_event
+from phi_runtime.serving.bodies import AnswerChoice, BodyWriter, dumps, error_event
 from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, from_worker
 from phi_runtime.serving.metrics import Metrics
@@ -143,7 +142,7 @@ class Reply(Response):
     async def _send_body(self, send: Send) -> None:
         while not self._done:
             await self._next()
-        body = json.dumps(self.writer.body(self.choices), ensure_ascii=False, separators=(",", ":")).encode()
+        body = dumps(self.writer.body(self.choices)).encode()
         await _start(send, b"application/json", len(body))
         await send({"type": "http.response.body", "body": body})
 

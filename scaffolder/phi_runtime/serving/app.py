@@ -19,7 +19,7 @@ from phi_runtime.hardware.process_memory import resident_bytes
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.serving import errors
 from phi_runtime.serving.answering import AdmissionQueue, ErrorFields, Reply
-from phi_runtime.serving.bodies import ChatWriter, ResponseHead, TextWriter
+from phi_runtime.serving.bodies import BodyWriter, ChatWriter, ResponseHead, TextWriter
 from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, invalid
 from phi_runtime.serving.guard import Guard
@@ -120,9 +120,7 @@ class RequestHandler:
     queue: AdmissionQueue
     limits: ServingLimits
 
-    def reply(
-        self, request: ApiRequest, text_field: str, writer: type[ChatWriter | TextWriter], inputs: list[Input]
-    ) -> Reply:
+    def reply(self, request: ApiRequest, text_field: str, writer: type[BodyWriter], inputs: list[Input]) -> Reply:
         """Return the response to `request`. Raises ApiError for fields that are not valid.
 
         Args:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 Logprobs = list[Any]  # a [token, logprob, [[token, logprob], …]] for each token, as the worker sends them
 
-_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass
@@ -34,68 +35,69 @@ class ResponseHead:
     created: int = field(default_factory=lambda: int(time.time()))
 
 
-class BodyWriter(Protocol):
-    """Writes the response of one of the two routes: `body` as JSON, the other methods as SSE events of a stream."""
+class BodyWriter(ABC):
+    """Writes the response of one of the two routes: `body` as JSON, the other methods as SSE events of a stream.
 
-    model: str
+    Args:
+        head: Fields of all bodies.
+        count: Number of choices per prompt.
+        with_usage: Add `usage: null` to each event, as OpenAI does.
+    """
 
-    def body(self, choices: Sequence[AnswerChoice]) -> dict[str, Any]: ...
-
-    def first(self, index: int) -> str: ...
-
-    def part(self, index: int, text: str, logprobs: Logprobs | None) -> str: ...
-
-    def end(self, index: int, finish: str) -> str: ...
-
-    def usage(self, choices: Sequence[AnswerChoice]) -> str: ...
-
-
-class _Writer:
-    kind: str
-    chunk_kind: str
-    prefix: str
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
+    prefix: ClassVar[str]
 
     def __init__(self, head: ResponseHead, *, count: int = 1, with_usage: bool = False) -> None:
-        """`count` is the number of choices per prompt. `with_usage` adds `usage: null` to each event, as OpenAI does."""
         self.count, self.model = count, head.model
         self.id = f"{self.prefix}-{head.id}"
         self.fields = {"created": head.created, "model": head.model, "system_fingerprint": head.fingerprint}
-        opening = _dumps({"id": self.id, "object": self.chunk_kind, **self.fields})
+        opening = dumps({"id": self.id, "object": self.chunk_kind, **self.fields})
         self._open = f'data: {opening[:-1]},"choices":['
         self._close = '],"usage":null}\n\n' if with_usage else "]}\n\n"
 
+    def body(self, choices: Sequence[AnswerChoice]) -> dict[str, Any]:
+        entries = [
+            {"index": index, **self.entry(index, choice), "finish_reason": choice.finish}
+            for index, choice in enumerate(choices)
+        ]
+        usage = usage_of(choices, self.count)
+        return {"id": self.id, "object": self.kind, **self.fields, "choices": entries, "usage": usage}
+
     def usage(self, choices: Sequence[AnswerChoice]) -> str:
-        return f'{self._open}],"usage":{_dumps(usage_of(choices, self.count))}}}\n\n'
+        return f'{self._open}],"usage":{dumps(usage_of(choices, self.count))}}}\n\n'
 
-    def _wrap(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
-        return {"id": self.id, "object": self.kind, **self.fields, "choices": choices, "usage": usage}
+    @abstractmethod
+    def entry(self, index: int, choice: AnswerChoice) -> dict[str, Any]:
+        """Return the text and the logprobs of a choice in `body`."""
+
+    @abstractmethod
+    def first(self, index: int) -> str: ...
+
+    @abstractmethod
+    def part(self, index: int, text: str, logprobs: Logprobs | None) -> str: ...
+
+    @abstractmethod
+    def end(self, index: int, finish: str) -> str: ...
 
 
-class ChatWriter(_Writer):
+class ChatWriter(BodyWriter):
     """Bodies of chat completions."""
 
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
     prefix = "chatcmpl"
 
-    def body(self, choices: Sequence[AnswerChoice]) -> dict[str, Any]:
-        entries = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": None if choice.logprobs is None else _chat_logprobs(choice.logprobs),
-                "finish_reason": choice.finish,
-            }
-            for index, choice in enumerate(choices)
-        ]
-        return self._wrap(entries, usage_of(choices, self.count))
+    def entry(self, index: int, choice: AnswerChoice) -> dict[str, Any]:
+        logprobs = None if choice.logprobs is None else _chat_logprobs(choice.logprobs)
+        return {"message": {"role": "assistant", "content": choice.text, "refusal": None}, "logprobs": logprobs}
 
     def first(self, index: int) -> str:
         return self._delta(index, '{"role":"assistant","content":""}', "null", "null")
 
     def part(self, index: int, text: str, logprobs: Logprobs | None) -> str:
-        encoded = "null" if logprobs is None else _dumps(_chat_logprobs(logprobs))
-        return self._delta(index, f'{{"content":{_dumps(text)}}}', encoded, "null")
+        encoded = "null" if logprobs is None else dumps(_chat_logprobs(logprobs))
+        return self._delta(index, f'{{"content":{dumps(text)}}}', encoded, "null")
 
     def end(self, index: int, finish: str) -> str:
         return self._delta(index, "{}", "null", f'"{finish}"')
@@ -104,7 +106,7 @@ class ChatWriter(_Writer):
         return f'{self._open}{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish}}}{self._close}'
 
 
-class TextWriter(_Writer):
+class TextWriter(BodyWriter):
     """Bodies of text completions."""
 
     kind = "text_completion"
@@ -115,29 +117,20 @@ class TextWriter(_Writer):
         super().__init__(head, count=count, with_usage=with_usage)
         self._offsets: dict[int, int] = {}
 
-    def body(self, choices: Sequence[AnswerChoice]) -> dict[str, Any]:
-        entries = [
-            {
-                "index": index,
-                "text": choice.text,
-                "logprobs": self._logprobs(index, choice.logprobs),
-                "finish_reason": choice.finish,
-            }
-            for index, choice in enumerate(choices)
-        ]
-        return self._wrap(entries, usage_of(choices, self.count))
+    def entry(self, index: int, choice: AnswerChoice) -> dict[str, Any]:
+        return {"text": choice.text, "logprobs": self._logprobs(index, choice.logprobs)}
 
     def first(self, index: int) -> str:
         return ""
 
     def part(self, index: int, text: str, logprobs: Logprobs | None) -> str:
-        return self._choice(index, text, _dumps(self._logprobs(index, logprobs)), "null")
+        return self._choice(index, text, dumps(self._logprobs(index, logprobs)), "null")
 
     def end(self, index: int, finish: str) -> str:
         return self._choice(index, "", "null", f'"{finish}"')
 
     def _choice(self, index: int, text: str, logprobs: str, finish: str) -> str:
-        return f'{self._open}{{"index":{index},"text":{_dumps(text)},"logprobs":{logprobs},"finish_reason":{finish}}}{self._close}'
+        return f'{self._open}{{"index":{index},"text":{dumps(text)},"logprobs":{logprobs},"finish_reason":{finish}}}{self._close}'
 
     def _logprobs(self, index: int, logprobs: Logprobs | None) -> dict[str, Any] | None:
         if logprobs is None:
@@ -169,7 +162,7 @@ def usage_of(choices: Sequence[AnswerChoice], count: int) -> dict[str, Any]:
 
 def error_event(body: dict[str, Any]) -> str:
     """Return an error as an event of a stream."""
-    return f"data: {_dumps(body)}\n\n"
+    return f"data: {dumps(body)}\n\n"
 
 
 def _chat_logprobs(logprobs: Logprobs) -> dict[str, Any]:

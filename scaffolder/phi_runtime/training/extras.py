@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.artifacts import digest
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import TrainingHooks, load_training_hooks
@@ -72,7 +71,7 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
         int4_base=Int4AwareBase(model) if config.rounds_base else None,
         warn=context.warn,
         describe_rows=data.describe_rows,
-        checkpoint_facts={"config": digest(config.model_dump(mode="json")), "processes": world_size()},
+        checkpoint_facts={"processes": world_size()},
         batch_size=config.training_args.per_device_train_batch_size,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from phi_runtime.core.events import Event
 from phi_runtime.core.project import GEN_MODEL
 from phi_runtime.core.signals import handled_by
 from phi_runtime.data.chat_template import ChatTemplate
+from phi_runtime.data.tokenize import pad_id
 from phi_runtime.hardware.process_memory import peak_and_total
 from phi_runtime.training import checkpoints
 from phi_runtime.training.diagnosis import diagnose
@@ -146,7 +147,7 @@ def _choose_layout(context: FinetuneContext, model: Any, data: TrainingData, arg
     packing, size, seed = context.config.packing, arguments.train_batch_size, arguments.data_seed or 0
     hidden_size = model.config.get_text_config().hidden_size
     layout = choose_layout(data.training.lengths, size, seed, hidden_size, packing)
-    if layout.packed and (virtual_tokens(model) or not isolates_packed_rows(model, data.pad_id)):
+    if layout.packed and (virtual_tokens(model) or not isolates_packed_rows(model, pad_id(data.tokenizer))):
         layout = choose_layout(data.training.lengths, size, seed, hidden_size, packing=False)
         if packing:
             context.warn("packing disabled: this model's attention crosses row boundaries")
@@ -166,7 +167,7 @@ def _build(
     from phi_runtime.training.rank_sampler import SetSamplerEpoch
     from phi_runtime.training.trainer import SelectiveTrainer
 
-    pad_id, stop = data.pad_id, StopOnSignal()
+    padding, stop = pad_id(data.tokenizer), StopOnSignal()
     resources = ResourceMonitor(context.record, context.name)
     progress = ProgressEvents(context.name, context.emit, data.training.token_count, resources)
     trainer = SelectiveTrainer(
@@ -174,7 +175,7 @@ def _build(
         args=arguments,
         train_dataset=data.training,
         eval_dataset=data.validation if len(data.validation) else None,
-        data_collator=lambda examples: layout.collate(examples, pad_id),
+        data_collator=lambda examples: layout.collate(examples, padding),
         callbacks=[progress, stop, SaveAfterEvaluation(), SetSamplerEpoch()],
         extras=training_extras(context, model, data),
     )
@@ -233,7 +234,7 @@ def _diagnose(context: FinetuneContext, run: PreparedTraining, log: list[dict[st
         "memory_bytes": total_bytes,
         **run.resources.means(),
     }
-    diagnoses = [asdict(diagnosis) for diagnosis in diagnose(log, facts)]
+    diagnoses = [diagnosis.as_dict() for diagnosis in diagnose(log, facts)]
     context.emit(Event("metric", context.name, {"diagnosis": diagnoses, **run.resources.peaks()}))
     return diagnoses
 

@@ -22,8 +22,6 @@ from phi_runtime.models.shape import Shape, shape_of
 from phi_runtime.training.continued import completed
 from phi_runtime.training.pass_bases import AdapterPass, TrainingPass
 
-_ROWS, _SURVEY = "rows.npy", "survey.json"
-
 
 @dataclass(frozen=True)
 class Forecast:
@@ -158,21 +156,23 @@ def _longest_row(data: DataConfig, project: ProjectFolder) -> tuple[int, bool]:
     files = [file.path for file in data_paths(data, project.config)]
     if not files or not all(file.is_file() for file in files) or not project.token_cache.is_dir():
         return limit, False
+    import numpy as np
+
+    from phi_runtime.data.store import ROWS, SURVEY
+
     changed = max(file.stat().st_mtime for file in files)
     stores = [
         folder
         for folder in project.token_cache.iterdir()
-        if (rows := folder / _ROWS).is_file()
+        if (rows := folder / ROWS).is_file()
         and rows.stat().st_mtime >= changed
         and (manifest := read_manifest(folder)) is not None
         and manifest.facts.get("files") == [str(file) for file in files]
     ]
     if not stores:
         return limit, False
-    import numpy as np
-
-    newest = max(stores, key=lambda folder: (folder / _SURVEY).stat().st_mtime)
-    tokens = np.load(newest / _ROWS, mmap_mode="r")["tokens"]
+    newest = max(stores, key=lambda folder: (folder / SURVEY).stat().st_mtime)
+    tokens = np.load(newest / ROWS, mmap_mode="r")["tokens"]
     if "join" in data.pre_process_data_config.strategy:
         return min(limit, int(tokens.sum())), True
     return min(limit, int(tokens.max(initial=0))) or limit, True

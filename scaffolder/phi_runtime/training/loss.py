@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from phi_runtime.data.sequences import IGNORED
+
 _CHUNK_BYTES = 64_000_000  # of float32 logits in memory at a time
 
 
@@ -135,7 +137,7 @@ class TokenLoss:
         keep = trained_positions(labels)  # (B, T)
         targets = labels[:, 1:][keep[:, :-1]]  # (N,)
         keep = functional.pad(keep, (self.virtual_tokens, 0))  # (B, virtual tokens + T): peft prepends them
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+        inputs = model_inputs(batch)
         if not (self.fused and _is_plain_linear(self.head)):  # FSDP shards the head after the check in __init__
             logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits
             logits = logits.float().view(-1, logits.shape[-1])  # (N, V)
@@ -160,6 +162,11 @@ class TokenLoss:
         return bool((logits == probe.to(logits.dtype)).all())
 
 
+def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of `batch` that are arguments of a model."""
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+
+
 def trained_positions(labels: torch.Tensor) -> torch.Tensor:
     """Return the mask (B, T) of the positions whose next token is trained.
 
@@ -167,7 +174,7 @@ def trained_positions(labels: torch.Tensor) -> torch.Tensor:
         labels: (B, T), the token where it is trained and -100 elsewhere.
     """
     keep = torch.zeros_like(labels, dtype=torch.bool)  # (B, T)
-    keep[:, :-1] = labels[:, 1:] != -100
+    keep[:, :-1] = labels[:, 1:] != IGNORED
     return keep
 
 

@@ -15,7 +15,8 @@ from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import Dataset, load_dataset
 from phi_runtime.data.report import FILE as REPORT
 from phi_runtime.data.report import report
-from phi_runtime.training.process_group import rank
+from phi_runtime.inference.transformers import stop_ids
+from phi_runtime.training.process_group import is_main_process, rank
 
 if TYPE_CHECKING:
     from phi_runtime.data.sequences import Sequences
@@ -33,12 +34,6 @@ class TrainingData:
     training: Sequences
     validation: Sequences
     tokenizer: Any
-
-    @property
-    def pad_id(self) -> int:
-        """Padding token; it is masked, so any token will do."""
-        pad_id = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad_id is None else pad_id)
 
     def describe_rows(self, indices: Sequence[int]) -> str:
         """Describe training sequences, given by index, by the file and line of their rows."""
@@ -77,15 +72,23 @@ def load_training_data(context: FinetuneContext) -> TrainingData:
     folder = context.work / f"rows-{rank()}"  # for long joins; each process writes its own
     training = dataset.training.sequences(tokenizer, seed, folder / "training")
     validation = dataset.validation.sequences(tokenizer, seed, folder / "validation")
-    warnings = [*dataset.remarks, *training.remarks, *(f"validation rows: {text}" for text in validation.remarks)]
+    data = TrainingData(dataset, training, validation, tokenizer)
+    if is_main_process():
+        _report(context, data)
+    return data
+
+
+def _report(context: FinetuneContext, data: TrainingData) -> None:
+    training, validation = data.training, data.validation
+    data_report = report(data.dataset, {"training": training, "validation": validation}, context.project)
+    if context.record:
+        write_json(context.record / REPORT, data_report)
+    warnings: list[str] = data_report["warnings"]
     if training.endless:
         warnings.append(
             f"{training.endless} of {training.rows} rows end without a special token, since add_special_tokens is false: "
             "the model will not learn to stop"
         )
-    data_report = report(dataset, {"training": training, "validation": validation}, context.project)
-    if context.record:
-        write_json(context.record / REPORT, data_report)
     leakage = data_report["splits"]["leakage"]
     if repeated := leakage["same_question"] + leakage["near_duplicate"]:
         warnings.append(
@@ -94,7 +97,6 @@ def load_training_data(context: FinetuneContext) -> TrainingData:
         )
     for warning in warnings:
         context.warn(warning)
-    return TrainingData(dataset, training, validation, tokenizer)
 
 
 def check_stop_tokens(context: FinetuneContext, model: Any, data: TrainingData) -> None:
@@ -102,11 +104,9 @@ def check_stop_tokens(context: FinetuneContext, model: Any, data: TrainingData) 
     side = data.dataset.training
     if not isinstance(side.template, ChatTemplate) or not side.completion_only:
         return
-    eos_ids = model.generation_config.eos_token_id
-    stop_ids = {data.tokenizer.eos_token_id, *(eos_ids if isinstance(eos_ids, list) else [eos_ids])}
     sample = (side.store.row(index) for index in side.chosen[:_CHECKED_ROWS])
     last_ids = {int(ids[trained.nonzero()[0][-1]]) for ids, trained in sample if trained.any()}
-    if last_ids and not last_ids & stop_ids:
+    if last_ids and not last_ids & stop_ids(model, data.tokenizer):
         token = data.tokenizer.convert_ids_to_tokens(last_ids.pop())
         context.warn(
             f"turns end in `{token}`, but the model does not stop there: add it to eos_token_id in generation_config.json"

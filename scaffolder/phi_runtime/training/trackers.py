@@ -14,7 +14,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from phi_runtime.core.errors import ConfigError, MissingDependency
-from phi_runtime.core.project import GEN_MODEL
 from phi_runtime.core.suggestions import did_you_mean
 
 TRACKERS = ("tensorboard", "mlflow", "trackio", "wandb")
@@ -55,9 +54,8 @@ def configure_trackers(
 
 
 def project_name(gen_model: Path) -> str:
-    """Return the name of the project's folder, from its gen-model/ or the folder of a task in it."""
-    folder = gen_model.absolute()
-    return (folder.parent.parent if folder.parent.name == GEN_MODEL else folder.parent).name
+    """Return the name of the project's folder, from its gen-model/."""
+    return gen_model.absolute().parent.name
 
 
 def run_name(record: Path | None, stage: str) -> str:

@@ -34,7 +34,7 @@ from phi_runtime.core.errors import OutOfResources, WorkFailed
 from phi_runtime.training import checkpoints
 from phi_runtime.training.batches import LengthGroupedSampler, split_batch
 from phi_runtime.training.extras import Batch, TrainingExtras
-from phi_runtime.training.loss import TokenLoss, trained_positions
+from phi_runtime.training.loss import TokenLoss, model_inputs, trained_positions
 from phi_runtime.training.process_group import (
     all_reduce_sum,
     broadcast_from_main,
@@ -179,18 +179,20 @@ class SelectiveTrainer(Trainer):
             num_items_in_batch: Trained tokens of the whole optimizer step, over all its micro-batches and processes, so that
                 accumulation does not change the loss. None: the mean over this batch.
         """
-        trained = trained_positions(inputs["labels"]).sum()
         if self.extras.loss:
-            model_inputs = {k: inputs[k] for k in ("input_ids", "attention_mask", "position_ids") if k in inputs}
-            output = model(**model_inputs, output_hidden_states=True, use_cache=False)
+            output = model(**model_inputs(inputs), output_hidden_states=True, use_cache=False)
+            trained = trained_positions(inputs["labels"]).sum()
             # A batch of blank rows trains nothing, and the mean of nothing is NaN; every rank must still run backward.
             total = self.extras.loss(output, inputs) * trained if trained else output.logits.sum() * 0
         else:
             smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
             total = self.token_loss.total(model, inputs, smoothing)
-        loss = total / (trained.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None:
-            loss = loss * world_size()  # DDP averages the gradients of its ranks; they are to be summed
+        if num_items_in_batch is None:
+            loss = total / trained_positions(inputs["labels"]).sum().clamp(min=1)
+        else:
+            loss = (
+                total / num_items_in_batch * world_size()
+            )  # DDP averages the gradients of its ranks; they are to be summed
         return (loss, None) if return_outputs else loss
 
     # -- optimizer step: gradient -------------------------------------------------------------------------------------

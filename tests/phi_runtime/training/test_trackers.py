@@ -218,7 +218,7 @@ def test_an_api_key_in_the_environment_counts_as_logged_in(record: Path, gen_mod
 
 
 def test_runs_are_grouped_by_project_and_named_apart(record: Path, gen_model: Path) -> None:
-    assert project_name(gen_model) == project_name(gen_model / "poet") == "mood"
+    assert project_name(gen_model) == "mood"
     assert run_name(record, "finetune") == "finetune-20260101-000000"
     assert run_name(None, "finetune") == "finetune"
 
