@@ -8,7 +8,7 @@ import pytest
 
 from phi_runtime.core.errors import Location
 from phi_scaffold.show.excerpt import excerpt
-from phi_scaffold.show.findings import short_path
+from phi_scaffold.show.paths import short_path
 from tests.conftest import Cli
 
 CASES = Path(__file__).parents[1] / "phi_runtime" / "config" / "dialects"

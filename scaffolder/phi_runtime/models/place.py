@@ -14,7 +14,7 @@ from phi_runtime.models.known import known_id
 
 def base_model_path(model: InputModel, project: ProjectFolder) -> Path:
     """Return the folder of the base model: the path in the config, or model-cache/<id> for an id of the Hub or the catalog."""
-    is_id = not isinstance(model.model_path, str) or known_id(model.name) is not None
+    is_id = not isinstance(model.model_path, str) or ("/" not in model.name and known_id(model.name) is not None)
     return _folder(model.name, project, is_id=is_id)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts
-from phi_scaffold.show.findings import print_findings, short_path
+from phi_scaffold.show.findings import print_findings
+from phi_scaffold.show.paths import short_path
 
 if TYPE_CHECKING:
     from phi_runtime.config.dialects.migrate import Migration

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts
-from phi_scaffold.show.findings import short_path
+from phi_scaffold.show.paths import short_path
 
 
 @accepts(*OUTPUT)

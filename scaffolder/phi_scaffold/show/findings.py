@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import Location, PhiError
 from phi_scaffold.show.excerpt import excerpt
+from phi_scaffold.show.paths import short_path, with_short_paths
 
 if TYPE_CHECKING:
     from phi_runtime.config.diagnostics import Finding
@@ -50,21 +51,6 @@ def print_error(error: PhiError) -> None:
         _print_lines([_help(error.fix)], stderr=True)
 
 
-def short_path(path: Path | str) -> str:
-    """Return `path` relative to the current folder if that is shorter."""
-    try:
-        relative = os.path.relpath(path)
-    except ValueError:  # another drive of Windows
-        return str(path)
-    return min(relative, str(path), key=len)
-
-
-def _with_short_paths(message: str) -> str:
-    """Write the paths below the current folder in `message` relative to it."""
-    folder = Path.cwd()
-    return message if folder == folder.parent else message.replace(f"{folder}{os.sep}", "")
-
-
 def _print_finding(finding: Finding, stderr: bool) -> None:
     suggestion = f" - did you mean `{finding.suggestion}`?" if finding.suggestion else ""
     mark = "changes the result: " if finding.changes_result else ""
@@ -78,7 +64,7 @@ def _print_finding(finding: Finding, stderr: bool) -> None:
 
 def _head(where: Location | None, severity: str, message: str) -> list[Part]:
     place = f"{Location(short_path(where.path), where.line, where.column)}: " if where else ""
-    return [(place, "bold"), (f"{severity}: ", _COLORS[severity]), (_with_short_paths(message), "")]
+    return [(place, "bold"), (f"{severity}: ", _COLORS[severity]), (with_short_paths(message), "")]
 
 
 def _help(fix: str) -> list[Part]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.training.diagnosis.run import rate_text
+from phi_scaffold.show.paths import with_short_paths
 from phi_scaffold.show.terminal import console, duration, size
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def bars(*columns: str) -> Progress:
 
 
 def _warning(event: Event) -> str:
-    return f"{event.stage}: {event.data['message']}" if event.stage else str(event.data["message"])
+    message = with_short_paths(str(event.data["message"]))
+    return f"{event.stage}: {message}" if event.stage else message
 
 
 def figures(data: dict[str, Any]) -> list[str]:

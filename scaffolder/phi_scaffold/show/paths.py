@@ -1,0 +1,21 @@
+"""Paths for people: relative to the current folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def short_path(path: Path | str) -> str:
+    """Return `path` relative to the current folder if that is shorter."""
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive of Windows
+        return str(path)
+    return min(relative, str(path), key=len)
+
+
+def with_short_paths(message: str) -> str:
+    """Write the paths below the current folder in `message` relative to it."""
+    folder = Path.cwd()
+    return message if folder == folder.parent else message.replace(f"{folder}{os.sep}", "")
