@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,6 @@ class Overrides:
     skip_bad_rows: bool = False
     run_user_script: bool = False
     values: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for a file or another process."""
-        return {**asdict(self), "data": {name: str(file) for name, file in self.data.items()}}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Overrides:
-        """Restore the overrides from `as_dict`."""
-        return cls(**{**value, "data": {name: Path(file) for name, file in value["data"].items()}})
 
 
 def override(draft: Draft, overrides: Overrides) -> None:

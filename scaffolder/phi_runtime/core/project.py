@@ -43,16 +43,6 @@ class ProjectFolder:
     config: Path
     output: Path | None = None
 
-    def as_dict(self) -> dict[str, str | None]:
-        """Return a JSON value for a file or another process."""
-        return {"root": str(self.root), "config": str(self.config), "output": str(self.output) if self.output else None}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, str | None]) -> ProjectFolder:
-        """Return the project that `as_dict` describes."""
-        output = value["output"]
-        return cls(Path(str(value["root"])), Path(str(value["config"])), Path(output) if output else None)
-
     @property
     def model_cache(self) -> Path:
         return self.root / "model-cache"

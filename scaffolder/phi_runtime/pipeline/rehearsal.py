@@ -1,14 +1,14 @@
 """Trial step: train a stage on its longest batch, to see whether it fits into memory and how long a run takes.
 
 The step runs in a worker process, so that the system can kill it for its memory without ending this one, and so that what
-is measured is the step alone. The worker gets {"project", "stage", "overrides", "folder"}, and sends events and one result.
+is measured is the step alone. The worker gets a `RehearsalRequest`, and sends events and one result.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,12 @@ from phi_runtime.context import PassContext
 from phi_runtime.core.errors import Interrupted, PhiError
 from phi_runtime.core.events import Emit
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.hardware.process_memory import peak_and_total, reset_peak
 from phi_runtime.models.fetch import present
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.workers.child import Message, Parent
+from phi_runtime.workers.child import Parent
 from phi_runtime.workers.process import Worker, python
 
 if TYPE_CHECKING:
@@ -56,6 +57,16 @@ class Rehearsal:
     stage_s: float
 
 
+@dataclass(frozen=True)
+class RehearsalRequest:
+    """The stage to rehearse, and a folder for what the step writes."""
+
+    project: ProjectFolder
+    stage: str
+    overrides: Overrides
+    folder: Path
+
+
 def rehearse_apart(project: ProjectFolder, stage: str, overrides: Overrides | None, emit: Emit) -> Rehearsal:
     """Run `rehearse` in a worker process. The base model must have been fetched.
 
@@ -66,16 +77,11 @@ def rehearse_apart(project: ProjectFolder, stage: str, overrides: Overrides | No
     subject = f"a step of `{stage}`"
     with tempfile.TemporaryDirectory(prefix="phi-scaffold-") as folder:
         log = Path(folder).with_suffix(".log")
-        request = {
-            "project": project.as_dict(),
-            "stage": stage,
-            "overrides": (overrides or Overrides()).as_dict(),
-            "folder": folder,
-        }
+        request = RehearsalRequest(project, stage, overrides or Overrides(), Path(folder))
         try:
             with Worker(python("phi_runtime.pipeline.rehearsal"), subject, log=log) as worker:
-                worker.send(request)
-                measured = worker.result(emit)
+                worker.send(to_json(request))
+                measured: Rehearsal = from_json(Rehearsal, worker.result(emit))
         except (KeyboardInterrupt, Interrupted):
             log.unlink()
             raise Interrupted(f"{subject} was stopped", fix="skip it with `run --dry-run --no-step`") from None
@@ -84,30 +90,30 @@ def rehearse_apart(project: ProjectFolder, stage: str, overrides: Overrides | No
                 log.unlink()
             raise
         log.unlink()
-        return Rehearsal(**{**measured, "batch": tuple(measured["batch"])})
+        return measured
 
 
 def main() -> None:
     """Rehearse the stage of the request on stdin."""
     parent = Parent()
-    request = parent.receive()
-    parent.reply(lambda: asdict(_rehearse_request(request, parent.emit)), f"a step of `{request['stage']}`")
+    request = from_json(RehearsalRequest, parent.receive())
+    parent.reply(lambda: to_json(_rehearse_request(request, parent.emit)), f"a step of `{request.stage}`")
 
 
-def _rehearse_request(request: Message, emit: Emit) -> Rehearsal:
+def _rehearse_request(request: RehearsalRequest, emit: Emit) -> Rehearsal:
     from phi_runtime.models.load import quiet_libraries
 
     quiet_libraries()
-    project, stage = ProjectFolder.from_dict(request["project"]), request["stage"]
-    overrides = Overrides.from_dict(request["overrides"])
+    project, stage, overrides = request.project, request.stage, request.overrides
     workflow = load_workflow(project.config, overrides)
     base = present(workflow.input_model, project)
     assert base is not None, "the base model is not fetched"
-    folder = Path(request["folder"])
 
     def context(name: str, source: ModelRef, out: str) -> PassContext[Any]:
         step = workflow.passes[name]
-        return PassContext(name, step, source, folder / out, folder / "work", workflow, project, emit, overrides)
+        return PassContext(
+            name, step, source, request.folder / out, request.folder / "work", workflow, project, emit, overrides
+        )
 
     source = base
     if sources(workflow.passes)[stage] == INPUT_ADAPTER:

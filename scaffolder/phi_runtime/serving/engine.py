@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import count
 from typing import Literal
 
 from phi_runtime.core.errors import PhiError, WorkFailed, from_wire
 from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.wire import to_json
 from phi_runtime.serving.wire import GenerationRequest, LoadRequest, Part, ServedModel
 from phi_runtime.workers.child import Message
 from phi_runtime.workers.failures import failure_from_exit_code
@@ -67,7 +67,7 @@ class Engine:
         """Send the request that `build` creates for a new id, and return the id; `listener` receives the parts of the answer."""
         number = next(self._numbers)
         self.listeners[number] = listener
-        self._send({"generate": build(number).as_dict()})
+        self._send({"generate": to_json(build(number))})
         return number
 
     def cancel(self, number: int) -> None:
@@ -100,7 +100,7 @@ class Engine:
                 loop.call_soon_threadsafe(inbox.put_nowait, message)
 
         self._worker = Worker(python("phi_runtime.serving.worker"), _SUBJECT, environment={KEY: None}, deliver=deliver)
-        self._send(asdict(self.load))
+        self._send(to_json(self.load))
         while (message := await inbox.get()) is not None:
             self._handle(message)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from phi_runtime.core.errors import PhiError
+from phi_runtime.core.wire import from_json
 from phi_runtime.inference.generator import Answer, Generator, Piece, PromptTooLong, SamplingParams, TokenLogprob
 from phi_runtime.serving.wire import GenerationRequest, Part
 from phi_runtime.workers.child import Message
@@ -78,7 +79,7 @@ class Scheduler:
     def handle(self, message: Message) -> None:
         """Handle one message of the HTTP process."""
         if "generate" in message:
-            self.waiting.append(GenerationRequest.from_dict(message["generate"]))
+            self.waiting.append(from_json(GenerationRequest, message["generate"]))
         elif "cancel" in message:
             self.cancel(message["cancel"])
 

@@ -8,10 +8,13 @@ From the worker: {"ready": [ServedModel, …]} or {"error": …}, then the parts
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from phi_runtime.inference.generator import Guide, SamplingParams
+from phi_runtime.config.overrides import Overrides
+from phi_runtime.core.project import ProjectFolder
+from phi_runtime.inference.generator import SamplingParams
 
 Part = dict[str, Any]
 
@@ -21,17 +24,17 @@ class LoadRequest:
     """The models that a worker loads.
 
     Attributes:
-        project: The project, as a dict.
-        overrides: Overrides of its config, as a dict.
+        project: The project.
+        overrides: Overrides of its config.
         models: Names of the models; None is the newest one.
         adapters: Folders of further adapters for each of the models, by name.
         parallel: Answers generated at the same time, and conversations kept in the cache.
     """
 
-    project: dict[str, Any]
-    overrides: dict[str, Any]
+    project: ProjectFolder
+    overrides: Overrides
     models: list[str | None]
-    adapters: dict[str, str] = field(default_factory=dict)
+    adapters: dict[str, Path] = field(default_factory=dict)
     parallel: int = 4
 
 
@@ -73,15 +76,3 @@ class GenerationRequest:
     prompt: str | None
     sampling: SamplingParams
     stream: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> GenerationRequest:
-        """Return the request that `as_dict` described."""
-        sampling = value["sampling"]
-        guide = Guide(**sampling["guide"]) if sampling["guide"] else None
-        return cls(
-            **{**value, "sampling": SamplingParams(**{**sampling, "guide": guide, "stop": tuple(sampling["stop"])})}
-        )

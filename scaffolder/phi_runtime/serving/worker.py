@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import signal
 from dataclasses import asdict
-from pathlib import Path
 
-from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.errors import PhiError, UsageError, WorkFailed, to_wire
-from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.wire import from_json
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.session import NO_ADAPTER, Session, open_session, select_adapter
@@ -22,7 +20,7 @@ def main() -> None:
     """Load the models of the request on stdin, then answer requests until stdin closes."""
     parent = Parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends this process
-    load = LoadRequest(**parent.receive())
+    load = from_json(LoadRequest, parent.receive())
     try:
         sessions = _open(load)
     except Exception as e:
@@ -41,16 +39,14 @@ def main() -> None:
 
 
 def _open(load: LoadRequest) -> dict[str, Session]:
-    project, overrides = ProjectFolder.from_dict(load.project), Overrides.from_dict(load.overrides)
-    adapters = {name: Path(folder) for name, folder in load.adapters.items()}
-    for name, folder in adapters.items():
+    for name, folder in load.adapters.items():
         if not (folder / "adapter_config.json").is_file():
             raise UsageError(f"{folder} ({name}) holds no adapter", fix="name a folder with an adapter_config.json")
     sessions: dict[str, Session] = {}
     for model in load.models:
-        session = open_session(project, model, overrides, conversations=load.parallel, adapters=adapters)
+        session = open_session(load.project, model, load.overrides, conversations=load.parallel, adapters=load.adapters)
         sessions[session.name] = session
-        for name in adapters:  # reports an adapter that does not fit now, and not at its first request
+        for name in load.adapters:  # reports an adapter that does not fit now, and not at its first request
             session.generator.answer("a", SamplingParams(1), name).close()
     return sessions
 

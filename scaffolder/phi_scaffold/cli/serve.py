@@ -77,8 +77,8 @@ def serve(
     from phi_runtime.serving.wire import LoadRequest
 
     load = LoadRequest(
-        project.as_dict(),
-        flags.overrides().as_dict(),
+        project,
+        flags.overrides(),
         list(model) if model else [None],
         dict(map(_named_folder, adapter or ())),
         parallel,
@@ -107,13 +107,13 @@ def serve(
     run_server(settings, log, ready)
 
 
-def _named_folder(value: str) -> tuple[str, str]:
+def _named_folder(value: str) -> tuple[str, Path]:
     name, _, path = value.partition("=")
     if not (name and path):
         raise UsageError(
             f"`--adapter {value}` is not NAME=FOLDER", fix="write, for example, --adapter style=gen-model/adapter-style"
         )
-    return name, str(Path(path).absolute())
+    return name, Path(path).absolute()
 
 
 def _request_line(facts: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.inference.generator import Guide, SamplingParams
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.serving import scheduler
@@ -35,8 +36,8 @@ def make(project: ProjectFolder) -> Make:
 
 def ask(number: int, sampling: SamplingParams, *, stream: bool = False) -> dict[str, Any]:
     request = GenerationRequest(number, "onnx", None, None, f"sunny song {number}", sampling, stream)
-    assert GenerationRequest.from_dict(request.as_dict()) == request
-    return {"generate": request.as_dict()}
+    assert from_json(GenerationRequest, to_json(request)) == request
+    return {"generate": to_json(request)}
 
 
 def work(at: Scheduler) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.project import ProjectFolder
@@ -29,20 +29,6 @@ class CandidateSettings:
     training: str | None
     tokens: int
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "project": self.project.as_dict(),
-            "overrides": self.overrides.as_dict(),
-            "stage": self.stage,
-            "training": self.training,
-            "tokens": self.tokens,
-        }
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> CandidateSettings:
-        project, overrides = ProjectFolder.from_dict(value["project"]), Overrides.from_dict(value["overrides"])
-        return cls(project, overrides, value["stage"], value["training"], value["tokens"])
-
 
 @dataclass(frozen=True)
 class CandidateTask:
@@ -53,17 +39,3 @@ class CandidateTask:
     overrides: Overrides
     folder: Path
     model: Path | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "action": self.action,
-            "name": self.name,
-            "overrides": self.overrides.as_dict(),
-            "folder": str(self.folder),
-            "model": str(self.model) if self.model else None,
-        }
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> CandidateTask:
-        overrides, model = Overrides.from_dict(value["overrides"]), value["model"]
-        return cls(value["action"], value["name"], overrides, Path(value["folder"]), Path(model) if model else None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from phi_runtime.core.errors import Interrupted, OutOfResources, PhiError, WorkFailed
 from phi_runtime.core.events import Emit
+from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.search.optimize.task import CandidateSettings, CandidateTask
 from phi_runtime.workers.child import Parent
 from phi_runtime.workers.process import Worker, python
@@ -32,7 +33,7 @@ def work_apart(settings: CandidateSettings, task: CandidateTask, emit: Emit) -> 
     subject = f"candidate `{task.name}`"
     try:
         with Worker(command, subject, log=task.folder / LOG, memory_fix=_MEMORY_FIX) as worker:
-            worker.send({"settings": settings.as_dict(), "task": task.as_dict()})
+            worker.send({"settings": to_json(settings), "task": to_json(task)})
             result: dict[str, Any] = worker.result(emit)
             return result
     except Interrupted as e:
@@ -47,7 +48,7 @@ def main() -> None:
     """Work on the candidate of the request on stdin."""
     parent = Parent()
     request = parent.receive()
-    settings, task = CandidateSettings.from_dict(request["settings"]), CandidateTask.from_dict(request["task"])
+    settings, task = from_json(CandidateSettings, request["settings"]), from_json(CandidateTask, request["task"])
 
     def work() -> dict[str, Any]:
         from phi_runtime.search.optimize.work import execute

@@ -48,20 +48,6 @@ class TrialSettings:
     metric: str
     overrides: Overrides = field(default_factory=Overrides)
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "project": self.project.as_dict(),
-            "folder": str(self.folder),
-            "stage": self.stage,
-            "metric": self.metric,
-            "overrides": self.overrides.as_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> TrialSettings:
-        project, overrides = ProjectFolder.from_dict(value["project"]), Overrides.from_dict(value["overrides"])
-        return cls(project, Path(value["folder"]), value["stage"], value["metric"], overrides)
-
 
 @dataclass(frozen=True)
 class TrialTask:
@@ -73,13 +59,6 @@ class TrialTask:
     @property
     def name(self) -> str:
         return self.folder.name
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"values": self.values, "folder": str(self.folder)}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> TrialTask:
-        return cls(value["values"], Path(value["folder"]))
 
 
 @dataclass(frozen=True)

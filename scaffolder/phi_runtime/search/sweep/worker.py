@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 from phi_runtime.core.errors import Interrupted, OutOfResources, PhiError, WorkFailed, to_wire
 from phi_runtime.core.events import Emit
+from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.hardware.device import CORES, usable_cores
 from phi_runtime.hardware.machine import gpus
 from phi_runtime.search.sweep.trial import Judge, TrialResult, TrialSettings, TrialTask, run_trial
@@ -58,9 +58,9 @@ class TrialWorker:
         def answer(message: Message) -> None:
             worker.send({"prune": judge(*message["question"])})
 
-        worker.send(task.as_dict())
+        worker.send(to_json(task))
         try:
-            return TrialResult(**worker.result(emit, answer))
+            return from_json(TrialResult, worker.result(emit, answer))
         except PhiError as e:
             if worker.process.poll() is None:  # sent by the worker, which can go on
                 raise
@@ -90,7 +90,7 @@ class TrialWorker:
             log=folder / "runs" / _LOG,
             environment=self.share,
         )
-        worker.send(self.settings.as_dict())
+        worker.send(to_json(self.settings))
         return worker
 
 
@@ -102,11 +102,11 @@ def main() -> None:
         parent.send({"question": [percent, value]})
         return bool(parent.receive()["prune"])
 
-    settings = TrialSettings.from_dict(parent.receive())
+    settings = from_json(TrialSettings, parent.receive())
     while True:
-        task = TrialTask.from_dict(parent.receive())
+        task = from_json(TrialTask, parent.receive())
         try:
-            parent.send({"result": asdict(run_trial(settings, task, parent.emit, judge))})
+            parent.send({"result": to_json(run_trial(settings, task, parent.emit, judge))})
         except KeyboardInterrupt:
             parent.send({"error": to_wire(Interrupted("stopped"))})
         except PhiError as e:

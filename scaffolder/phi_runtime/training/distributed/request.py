@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +18,45 @@ from phi_runtime.core.artifacts import file_digest, write_json
 from phi_runtime.core.errors import ConfigError, Location, PhiError, from_wire, to_wire
 from phi_runtime.core.events import silent
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workers.failures import failure_from_exception
 
 FILE = "request.json"
 
 
+@dataclass(frozen=True)
+class TrainingRequest:
+    """A pass to train: the fields of its `PassContext`, and the digest of the config file that it is in."""
+
+    name: str
+    config_digest: str
+    workflow: dict[str, Any]
+    source: ModelRef
+    out: Path
+    work: Path
+    project: ProjectFolder
+    overrides: Overrides
+    record: Path | None
+
+
 def write_request(context: PassContext, folder: Path) -> Path:
     """Write the pass of `context` into `folder` and return the file."""
     workflow = context.workflow
     sidecars = {"evaluation": canonical(workflow.evaluation), "sweep": workflow.sweep and canonical(workflow.sweep)}
-    request = {
-        "name": context.name,
-        "config_digest": file_digest(context.project.config),
-        "workflow": canonical(workflow) | sidecars,
-        "source": _model_as_dict(context.source),
-        "out": str(context.out),
-        "work": str(context.work),
-        "project": context.project.as_dict(),
-        "overrides": context.overrides.as_dict(),
-        "record": str(context.record) if context.record else None,
-    }
+    request = TrainingRequest(
+        context.name,
+        file_digest(context.project.config),
+        canonical(workflow) | sidecars,
+        context.source,
+        context.out,
+        context.work,
+        context.project,
+        context.overrides,
+        context.record,
+    )
     path = folder / FILE
-    write_json(path, request)
+    write_json(path, to_json(request))
     return path
 
 
@@ -49,34 +66,17 @@ def read_request(path: Path) -> PassContext:
     Raises:
         ConfigError: The config file has changed since then.
     """
-    request = json.loads(path.read_text(encoding="utf-8"))
-    name, project = request["name"], ProjectFolder.from_dict(request["project"])
-    if file_digest(project.config) != request["config_digest"]:
+    request = from_json(TrainingRequest, json.loads(path.read_text(encoding="utf-8")))
+    name, project = request.name, request.project
+    if file_digest(project.config) != request.config_digest:
         raise ConfigError(
             f"the config of `{name}` was changed after this run began", where=Location(project.config), fix="run again"
         )
-    workflow = Workflow.model_validate(request["workflow"])
+    workflow, overrides = Workflow.model_validate(request.workflow), request.overrides
+    paths = (request.out, request.work)
     return PassContext(
-        name,
-        workflow.passes[name],
-        _model_from_dict(request["source"]),
-        Path(request["out"]),
-        Path(request["work"]),
-        workflow,
-        project,
-        silent,
-        Overrides.from_dict(request["overrides"]),
-        Path(request["record"]) if request["record"] else None,
+        name, workflow.passes[name], request.source, *paths, workflow, project, silent, overrides, request.record
     )
-
-
-def _model_as_dict(model: ModelRef) -> dict[str, Any]:
-    return {**vars(model), "path": str(model.path), "base": _model_as_dict(model.base) if model.base else None}
-
-
-def _model_from_dict(value: dict[str, Any]) -> ModelRef:
-    base = _model_from_dict(value["base"]) if value["base"] else None
-    return ModelRef(**{**value, "path": Path(value["path"]), "base": base})
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,28 @@
+"""Dataclasses as JSON values, for a file or another process."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """Return the dataclass `value` with all that it holds as a JSON value: paths as text, tuples as lists."""
+    kind: Any = type(value)
+    return _adapter(kind).dump_python(value, mode="json")
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """Return the dataclass of type `kind` that `to_json` described."""
+    hashable: Any = kind
+    result: T = _adapter(hashable).validate_python(value)
+    return result
+
+
+@cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
