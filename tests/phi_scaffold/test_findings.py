@@ -8,7 +8,7 @@ import pytest
 
 from phi_runtime.core.errors import Location
 from phi_scaffold.show.excerpt import excerpt
-from phi_scaffold.show.paths import short_path
+from phi_scaffold.show.paths import short_path, with_short_paths
 from tests.conftest import Cli
 
 CASES = Path(__file__).parents[1] / "phi_runtime" / "config" / "dialects"
@@ -63,6 +63,8 @@ def test_a_path_is_relative_where_that_is_shorter(tmp_path: Path, monkeypatch: p
     assert short_path(tmp_path / "sub" / "c.json") == str(Path("sub", "c.json"))
     assert short_path("c.json") == "c.json"
     assert short_path("/c.json") == "/c.json"
+    message = f"`{tmp_path}/rows.jsonl` is not /mnt{tmp_path}/rows.jsonl"
+    assert with_short_paths(message) == f"`rows.jsonl` is not /mnt{tmp_path}/rows.jsonl"
 
 
 def test_errors_show_their_line_and_a_secret_does_not(

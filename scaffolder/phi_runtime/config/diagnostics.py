@@ -42,9 +42,15 @@ class Finding:
     fix: str = ""
     changes_result: bool = False
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """The message with its suggestion and rule."""
+        mark = "changes the result: " if self.changes_result else ""
         hint = f" - did you mean `{self.suggestion}`?" if self.suggestion else ""
-        return f"{self.where}: {self.severity}: {self.message}{hint} ({self.rule})"
+        return f"{mark}{self.message}{hint} ({self.rule})"
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.severity}: {self.text}"
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -52,9 +52,7 @@ def print_error(error: PhiError) -> None:
 
 
 def _print_finding(finding: Finding, stderr: bool) -> None:
-    suggestion = f" - did you mean `{finding.suggestion}`?" if finding.suggestion else ""
-    mark = "changes the result: " if finding.changes_result else ""
-    lines = [_head(finding.where, finding.severity, f"{mark}{finding.message}{suggestion} ({finding.rule})")]
+    lines = [_head(finding.where, finding.severity, finding.text)]
     if finding.severity == "error" and finding.rule != "secret":
         lines += _excerpt(finding.where, stderr)
     if finding.fix:

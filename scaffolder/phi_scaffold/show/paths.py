@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -18,4 +19,5 @@ def short_path(path: Path | str) -> str:
 def with_short_paths(message: str) -> str:
     """Write the paths below the current folder in `message` relative to it."""
     folder = Path.cwd()
-    return message if folder == folder.parent else message.replace(f"{folder}{os.sep}", "")
+    pattern = rf"(?<![\w./\\-]){re.escape(f'{folder}{os.sep}')}"
+    return message if folder == folder.parent else re.sub(pattern, "", message)

@@ -287,7 +287,7 @@ def _passes(definitions: Schema) -> None:
                     ),  # an enum would be offered
                     "description": "A step of Olive's multi-step ONNX export.",
                 },
-                "config": older_key({"type": ["object", "null"]}, "Ignored."),
+                "config": {"type": ["object", "null"], "description": "Ignored.", "doNotSuggest": True},
             },
             "required": ["type"],
         },
