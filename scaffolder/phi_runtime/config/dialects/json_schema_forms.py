@@ -125,7 +125,8 @@ def _input_model(definitions: Schema) -> None:
     properties = definitions["InputModel"]["properties"]
     properties["hf_config"] = older_key(form, "Its keys moved one level up.")
     for kind, key in (("folder", "path"), ("string_name", "name")):
-        either(properties, "model_path", _resource(kind, key), "Older form: write the path or name itself.")
+        for path in ("model_path", "adapter_path"):
+            either(properties, path, _resource(kind, key), "Older form: write the path or name itself.")
     part = definitions["InputModel"]
     older = part["properties"]["type"]["anyOf"][1]
     older["pattern"] = f"{older['pattern']}|{any_case('PyTorchModel')['pattern']}"
