@@ -32,6 +32,29 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 zygote.install()
 
+# Files by the CPU seconds of their longest test: these start first, so that no worker ends alone with one of them.
+LONGEST_FIRST = (
+    "search/test_optimize.py",
+    "phi_scaffold/test_sweep_command.py",
+    "distributed/test_processes.py",
+    "pipeline/test_several_adapters.py",
+    "pipeline/test_kills.py",
+    "pipeline/test_interruption.py",
+    "export/",
+    "serving/",
+    "generated/",
+    "search/",
+    "pipeline/",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the random order within each group of `LONGEST_FIRST`."""
+    last = len(LONGEST_FIRST)
+    items.sort(key=lambda item: next((n for n, part in enumerate(LONGEST_FIRST) if part in item.nodeid), last))
+    items[:] = items[::2] + items[1::2]  # `--dist worksteal` deals a half to each of two workers
+
 
 @pytest.fixture
 def fresh_processes() -> Iterator[set[str]]:

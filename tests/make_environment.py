@@ -46,7 +46,8 @@ def main(folder: Path) -> None:
         ]
     else:
         setup = ["bash", str(project / "setup" / "setup.sh"), "--with", "web,serve,sweep"]
-    subprocess.run(setup, check=True, env=os.environ | {"PYTHON": sys.executable})
+    # Python compiles what is imported; compiling all of it takes pip a minute.
+    subprocess.run(setup, check=True, env=os.environ | {"PYTHON": sys.executable, "PIP_NO_COMPILE": "1"})
     if not folder.exists():
         folder.symlink_to(project.joinpath(".venv").resolve(), target_is_directory=True)
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]

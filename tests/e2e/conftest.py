@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def sh(*command: str | Path, cwd: Path | None = None, **environment: str) -> str
     return done.stdout
 
 
+def share_libraries(environment: Path) -> None:
+    """Create the project's environment so that pip finds the pinned libraries of this one, and installs the wheel alone.
+
+    `make_environment.py` has downloaded and installed them with the same setup script; a second time takes minutes.
+    """
+    venv.create(environment, with_pip=True)
+    packages = sh(environment / "bin" / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    Path(packages, "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+
+
 @pytest.fixture(scope="session")
 def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment with the wheel alone, as `pip install phi-scaffold` makes it."""
@@ -45,6 +56,7 @@ def project(light: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pläces and blanks") / "my mood"
     sh(light / "phi-scaffold", "new", folder, "--yes")
     assert "site-packages" in sh(light / "python", "-c", "import phi_scaffold; print(phi_scaffold.__file__)")
+    share_libraries(folder / ".venv")
     sh("bash", folder / "setup" / "setup.sh", "--with", "web,serve,sweep", PYTHON=sys.executable)
     events = [json.loads(line) for line in sh(light / "phi-scaffold", "run", "--json", cwd=folder).splitlines()]
     finished = {e["stage"]: e for e in events if e["event"] == "stage-finished"}

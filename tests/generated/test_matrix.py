@@ -218,7 +218,7 @@ def test_copier_yml_and_the_package_agree() -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_training_defaults_of_copier_yml_are_those_that_new_derives(model: str, method: str) -> None:
+def test_the_defaults_of_copier_yml_are_those_that_new_derives_for_its_samples(model: str, method: str) -> None:
     import jinja2
     import yaml
 
@@ -230,6 +230,9 @@ def test_the_training_defaults_of_copier_yml_are_those_that_new_derives(model: s
         "gradient_accumulation_steps",
         "gradient_checkpointing",
         "int4_aware",
+        "text_column",
+        "max_seq_len",
+        "max_new_tokens",
     )
     for task, target in itertools.product(TASKS, TARGETS):
         derived = derive.derive(Answers(model, task=task, method=method, target=target))[0]

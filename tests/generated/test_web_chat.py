@@ -47,6 +47,7 @@ def letters(text: str) -> str:
     return re.sub(r"[^a-zA-Z0-9]", "", text)
 
 
+@pytest.mark.slow
 def test_the_web_chat_answers_in_a_browser_and_changes_its_model(
     made: ProjectFolder, served: subprocess.Popen[str], port: int, sample: Sample, tmp_path: Path
 ) -> None:

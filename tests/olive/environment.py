@@ -20,8 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.core.errors import Conflict
-from phi_runtime.core.locks import exclusive
+from filelock import FileLock
 
 OLIVE = "0.13.0"
 # `requests` is undeclared and needed. onnxruntime-genai is not: no model is built.
@@ -52,15 +51,13 @@ def make(folder: Path) -> Path:
     libraries = sysconfig.get_path("purelib")
     requirements = (*OLIVE_PACKAGES, *_pins())
     content = "\n".join((libraries, *requirements))
-    try:
-        with exclusive(folder.parent / f"{folder.name}.lock"):
-            if not installed.is_file() or installed.read_text(encoding="utf-8") != content:
-                venv.create(folder, with_pip=True, clear=True)
-                _look_behind(python, libraries)
-                _pip(python, *requirements)
-                installed.write_text(content, encoding="utf-8")
-    except Conflict as error:
-        raise NoOlive(f"another process is making {folder}: wait for it, and run these tests without -n") from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f"{folder.name}.lock"):
+        if not installed.is_file() or installed.read_text(encoding="utf-8") != content:
+            venv.create(folder, with_pip=True, clear=True)
+            _look_behind(python, libraries)
+            _pip(python, *requirements)
+            installed.write_text(content, encoding="utf-8")
     return python
 
 
@@ -99,7 +96,7 @@ def _look_behind(python: Path, libraries: str) -> None:
 
 
 def _pip(python: Path, *requirements: str) -> None:
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "2"]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", "--retries", "2"]
     done = subprocess.run([*install, *requirements], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]

@@ -93,6 +93,7 @@ def test_without_the_library_the_line_that_brings_it_is_told(
     assert "setup.sh --with sweep" in absent.err
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_what_the_workers_have_and_the_next_sweep_goes_on(make_project: MakeProject, cli: Cli) -> None:
     project = make_project(max_steps=300, save_steps=10)  # seconds between the first checkpoint and the end
     write_sweep(project, 0.01)

@@ -61,7 +61,7 @@ class Recipe:
 def tokenizer_key(folder: Path) -> str:
     """Return a digest of the tokenizer files of a model folder."""
     files = sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
-    return digest([(path.name, file_digest(path)) for path in files])
+    return digest([(path.relative_to(folder).as_posix(), file_digest(path)) for path in files])
 
 
 def prepare(recipe: Recipe, cache: Path, emit: Emit, stage: str) -> Store:

@@ -23,15 +23,19 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template*",
+    "additional_chat_templates/*.jinja",
 )
 """Patterns of the files that a tokenizer consists of."""
 
 
 def present(model: InputModel, project: ProjectFolder) -> ModelRef | None:
-    """Return the base model if it is complete on this machine; None if it must be downloaded."""
+    """Return the base model if it is complete on this machine; None if it, or another revision of it, must be downloaded."""
     path, trust = base_model_path(model, project), model.load_kwargs.trust_remote_code
     manifest = read_manifest(path)
     if manifest is not None:
+        revision, commit = model.load_kwargs.revision, manifest.facts.get("commit")
+        if commit and revision not in (manifest.facts.get("revision"), commit):
+            return None
         return ModelRef(path, "hf", manifest.content, trust_remote_code=trust)
     if is_model_folder(path):  # the user's own folder: no manifest of ours
         return ModelRef(path, "hf", _own_key(path), trust_remote_code=trust)
@@ -67,6 +71,8 @@ def fetch(model: InputModel, project: ProjectFolder, emit: Emit) -> ModelRef:
         partial.mkdir(exist_ok=True)
         hub_model = download(source, model.load_kwargs, partial, emit)
         facts = {"source": f"hub:{hub_model.repo_id}", "commit": hub_model.commit, "license": hub_model.license}
+        if model.load_kwargs.revision:
+            facts["revision"] = model.load_kwargs.revision
         key = digest(["hub", hub_model.repo_id, hub_model.commit])
     manifest = seal(partial, key=key, kind="hf", facts=facts)
     put_in_place(partial, path)
@@ -128,7 +134,9 @@ def fetch_tokenizer(model: InputModel, project: ProjectFolder, emit: Emit) -> Mo
     if existing := present(model, project):
         return existing
     source = _source(model, project)
-    folder = project.model_cache / ".tokenizers" / source.replace("/", "--")
+    revision = model.load_kwargs.revision
+    name = source.replace("/", "--") + (f"@{revision.replace('/', '--')}" if revision else "")
+    folder = project.model_cache / ".tokenizers" / name
     trust = model.load_kwargs.trust_remote_code
     manifest = read_manifest(folder)
     if manifest is None:

@@ -132,13 +132,19 @@ def test_the_next_better_setting_is_one_that_the_target_runs(
     assert says in better_setting(step(precision, **keys), provider)
 
 
-def test_an_export_is_compared_on_validation_rows_and_its_folder_is_complete(
-    make_project: MakeProject, fresh_processes: set[str]
+@pytest.mark.slow
+def test_the_progress_of_the_builder_is_read_from_its_log(
+    trained_project: MakeProject, fresh_processes: set[str]
 ) -> None:
-    fresh_processes.add(
-        "phi_runtime.export.builder_process"
-    )  # whose progress is parsed from its log, as it logs by itself
-    project = make_project()
+    fresh_processes.add("phi_runtime.export.builder_process")  # a forked one has logged its imports already
+    project = trained_project(until="merge")
+    run(project, listener := Listener(), until="export")
+    units = {e.get("unit") for e in listener.of("progress") if e["stage"] == "export"}
+    assert {"layers", "matrices", "tensors"} <= units
+
+
+def test_an_export_is_compared_on_validation_rows_and_its_folder_is_complete(trained_project: MakeProject) -> None:
+    project = trained_project(until="merge")
     listener = Listener()
     run(project, listener, until="export")
     manifest = read_manifest(project.gen_model / "onnx")
@@ -150,8 +156,6 @@ def test_an_export_is_compared_on_validation_rows_and_its_folder_is_complete(
     assert 0 <= facts["quality"]["kl"] <= facts["limits"]["max_kl"]
     metric = next(e for e in listener.of("metric") if e["stage"] == "export")
     assert metric == {"stage": "export", **facts["quality"]}
-    units = {e.get("unit") for e in listener.of("progress") if e["stage"] == "export"}
-    assert {"layers", "matrices", "tensors"} <= units
 
     folder = project.gen_model / "onnx"
     chat = project.root / "inferences" / "chat_onnx.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,14 +18,9 @@ from phi_runtime.models.reference import ModelRef
 
 def build_onnx(source: Path, out: Path, precision: str = "fp32", **options: object) -> Path:
     """Export the model in `source` with the builder alone, without a pass."""
-    code = (
-        "import json,sys; from onnxruntime_genai.models import builder as b; s,o,p,k=sys.argv[1:];"
-        "a=(None,s,o,p,'cpu',o+'-cache'); b.create_model(*a,**b.parse_extra_options(*a,json.loads(k)))"
-    )
-    import json
-
-    given = json.dumps([f"{name}={value}" for name, value in options.items()])
-    command = [sys.executable, "-c", code, str(source), str(out), precision, given]
+    names = json.dumps([f"{name}={value}" for name, value in options.items()])
+    script = Path(__file__).with_name("build_model.py")
+    command = [sys.executable, str(script), str(source), str(out), precision, names]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     return out
 

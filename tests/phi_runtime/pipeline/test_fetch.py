@@ -135,8 +135,10 @@ def project(tmp_path: Path) -> ProjectFolder:
     return ProjectFolder(tmp_path / "p", tmp_path / "p" / "fine-tuning" / "olive-config.json")
 
 
-def model(path: str) -> InputModel:
-    return InputModel(type="HfModel", model_path=path)
+def model(path: str, revision: str | None = None) -> InputModel:
+    return InputModel.model_validate(
+        {"type": "HfModel", "model_path": path, "load_kwargs": {"revision": revision} if revision else {}}
+    )
 
 
 @pytest.mark.parametrize("written", ["org/tiny", "../model-cache/org/tiny"])
@@ -312,6 +314,19 @@ def test_the_tokenizer_of_a_hub_model_is_downloaded_without_its_weights_and_once
     count = len(hub.requests)
     assert fetch_tokenizer(model("org/tiny"), project, silent) == ref
     assert len(hub.requests) == count
+
+
+def test_another_revision_is_downloaded(hub: HubServer, project: ProjectFolder) -> None:
+    first = fetch(model("org/tiny"), project, silent)
+    tokenizer = fetch_tokenizer(model("org/tiny", "v2"), project, silent)
+    assert tokenizer.path != first.path
+    assert present(model("org/tiny", "v2"), project) is None
+    hub.files["config.json"] = b'{"model_type": "phi3", "of": "v2"}'
+    second = fetch(model("org/tiny", "v2"), project, silent)
+    assert (second.path / "config.json").read_bytes() == hub.files["config.json"]
+    assert second.key != first.key
+    assert present(model("org/tiny", "v2"), project) == present(model("org/tiny", COMMIT), project) == second
+    assert present(model("org/tiny"), project) is None, "the default branch is a revision too"
 
 
 @pytest.mark.usefixtures("hub")

@@ -212,9 +212,8 @@ SMALL = {"max_size_mb": 0.4}  # only the second candidate meets it
 
 
 @pytest.fixture
-def searched(make_project: MakeProject, shared: Path, fresh_processes: set[str]) -> ProjectFolder:
+def searched(make_project: MakeProject, shared: Path) -> ProjectFolder:
     """A project whose search was interrupted after its first candidate and then resumed, once a session."""
-    fresh_processes.add("phi_runtime.search.optimize.worker")  # it measures the memory of its process
     project = make_project(max_steps=2, passes={"export": {"gate": None}})
     original = shared / "searched" / project.root.name
     with FileLock(shared / "searched.lock"):
@@ -245,8 +244,16 @@ def test_candidates_are_measured_until_one_meets_the_constraints(searched: Proje
         assert row.figures["accuracy_drop"] == result.reference["score"] - row.figures["score"]
         assert 1 < row.figures["perplexity"] < 1000
         assert row.figures["decode_tokens_per_s"] > 0
-        assert 20 < row.figures["peak_memory_mb"] < 400  # neither torch nor transformers are in it
+        assert row.figures["peak_memory_mb"] > 20
         assert row.figures["context_tokens"] == 512  # all that the model has
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_a_process_without_torch(make_project: MakeProject, fresh_processes: set[str]) -> None:
+    fresh_processes.add("phi_runtime.search.optimize.worker")
+    project = make_project(max_steps=2, passes={"export": {"gate": None}})
+    result = optimize(replace(planned(project), candidates=named("int4-block-32")), Listener())
+    assert 20 < result.candidates[0].figures["peak_memory_mb"] < 400
 
 
 def test_a_search_leaves_the_chosen_model_its_config_and_a_table(searched: ProjectFolder) -> None:

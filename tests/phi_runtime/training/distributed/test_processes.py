@@ -144,6 +144,7 @@ def test_a_process_that_is_killed_is_named_and_the_next_run_ends_with_the_weight
     same_as_one_process(project, make, "full")
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_a_kill_of_the_run_leave_no_process_and_the_next_run_goes_on(make: MakeProject) -> None:
     project = make("two", "lora", fsdp=True, num_train_epochs=5)  # long enough to be still at work when it is stopped
     with started(project, until_step=3) as killed:
