@@ -35,7 +35,9 @@ def share_libraries(environment: Path) -> None:
     `make_environment.py` has downloaded and installed them with the same setup script; a second time takes minutes.
     """
     venv.create(environment, with_pip=True)
-    packages = sh(environment / "bin" / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    packages = sh(
+        environment / "bin" / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"
+    ).strip()
     Path(packages, "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
 
 

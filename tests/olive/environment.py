@@ -96,7 +96,17 @@ def _look_behind(python: Path, libraries: str) -> None:
 
 
 def _pip(python: Path, *requirements: str) -> None:
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", "--retries", "2"]
+    install = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--disable-pip-version-check",
+        "--retries",
+        "2",
+    ]
     done = subprocess.run([*install, *requirements], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]

@@ -377,7 +377,10 @@ def test_a_full_disk_stays_an_error_of_the_disk(
         ({"train.jsonl": b'{"text": "a"}\n{"text":\n'}, "the files of org/odd cannot be read: JSON parse error"),
         ({"train.parquet": b"PAR1 is not all"}, "the files of org/odd cannot be read"),
         ({"train.parquet": DAMAGED}, "the files of org/odd cannot be read"),
-        ({"train.jsonl.gz": gzip.compress(lines(*[{"a": 1}] * 99), mtime=0)[:-9]}, "the files of org/odd cannot be read"),
+        (
+            {"train.jsonl.gz": gzip.compress(lines(*[{"a": 1}] * 99), mtime=0)[:-9]},
+            "the files of org/odd cannot be read",
+        ),
         (
             {"train-1.jsonl": lines({"a": 1}), "train-2.jsonl": lines({"b": "x"})},
             "differ in their columns: there are 1 new",
