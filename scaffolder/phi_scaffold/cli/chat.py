@@ -7,51 +7,23 @@ import sys
 from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import PhiError
-from phi_scaffold.cli.options import (
-    MODEL,
-    AdapterName,
-    Flags,
-    MaxNewTokens,
-    ModelName,
-    Seed,
-    Stop,
-    Temperature,
-    TopK,
-    TopP,
-    accepts,
-    resolve_adapter,
-)
+from phi_scaffold.cli.options import MODEL, SAMPLING, Flags, accepts
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
     from phi_runtime.pipeline.session import Session
 
 
-@accepts(*MODEL)
-def chat(
-    flags: Flags,
-    model: ModelName = None,
-    adapter: AdapterName = None,
-    max_new_tokens: MaxNewTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    stop: Stop = None,
-) -> None:
+@accepts(*SAMPLING, *MODEL)
+def chat(flags: Flags) -> None:
     """Chat with a model of the project, in the format that it was trained on.
 
     An empty line ends the chat, Ctrl-C the current answer.
 
     Example: phi-scaffold chat --model merged
     """
-    from phi_runtime.inference.generator import SamplingParams
-    from phi_runtime.pipeline.session import open_session
-
     project = flags.enter_project()
-    name, folders = resolve_adapter(adapter)
-    session = open_session(project, model, flags.overrides(), adapters=folders).select_adapter(name)
-    sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()))
+    session, sampling = flags.open_session(project), flags.sampling()
     if not (flags.quiet or flags.as_json):
         print(f"{model_label(session, project)}. An empty line ends the chat.", file=sys.stderr)
     label = "you" if session.converses else ", ".join(session.template.inputs) or "text"

@@ -10,40 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phi_runtime.core.errors import UsageError
-from phi_scaffold.cli.options import (
-    MODEL,
-    AdapterName,
-    Flags,
-    MaxNewTokens,
-    ModelName,
-    Seed,
-    Stop,
-    Temperature,
-    TopK,
-    TopP,
-    accepts,
-    resolve_adapter,
-)
+from phi_scaffold.cli.options import MODEL, SAMPLING, Flags, accepts
 
 if TYPE_CHECKING:
     from phi_runtime.inference.generator import Guide
 
 
-@accepts(*MODEL)
+@accepts(*SAMPLING, *MODEL)
 def generate(
     flags: Flags,
     prompt: Annotated[
         str, typer.Option(help='Prompt. For a template with several columns, JSON: {"column": "text", …}')
     ],
-    model: ModelName = None,
-    adapter: AdapterName = None,
     raw: Annotated[bool, typer.Option(help="Pass the prompt unchanged, without the template of the training.")] = False,
-    max_new_tokens: MaxNewTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    stop: Stop = None,
     json_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Constrain the answer to JSON of this schema (ONNX models).")
     ] = None,
@@ -55,15 +34,11 @@ def generate(
 
     Example: phi-scaffold generate --prompt "What a day!" --model onnx
     """
-    from phi_runtime.inference.generator import SamplingParams
-    from phi_runtime.pipeline.session import open_session
     from phi_scaffold.cli.chat import model_label
 
     guide = _guide(json_schema, regex)
     project = flags.enter_project()
-    name, folders = resolve_adapter(adapter)
-    session = open_session(project, model, flags.overrides(), adapters=folders).select_adapter(name)
-    sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, tuple(stop or ()), guide)
+    session, sampling = flags.open_session(project), flags.sampling(guide)
     text = prompt if raw else session.render(prompt)
     answer = session.generator.answer(text, sampling if raw else session.with_stop_text(sampling), session.adapter)
     if not (flags.quiet or flags.as_json):

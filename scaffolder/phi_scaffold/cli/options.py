@@ -19,6 +19,8 @@ from phi_scaffold.cli.failure import ErrorOutput
 
 if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides
+    from phi_runtime.inference.generator import Guide, SamplingParams
+    from phi_runtime.pipeline.session import Session
 
 
 def _errors_as_json(ctx: typer.Context, value: bool) -> bool:
@@ -75,6 +77,41 @@ class Flags:
     config: Annotated[
         Path | None, typer.Option("--config", help="Workflow config; default: fine-tuning/olive-config.json.")
     ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="base, adapter, merged, onnx, the name of a pass, or a model folder; default: the last output of the workflow.",
+        ),
+    ] = None
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            metavar="NAME|FOLDER",
+            help="Answer with this adapter: one next to the model, or a PEFT folder; `none` for the base model.",
+        ),
+    ] = None
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 256
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "--temperature", min=0.0, max=5.0, help="Sampling temperature; 0 always picks the likeliest token."
+        ),
+    ] = 0.0
+    top_p: Annotated[
+        float,
+        typer.Option(
+            "--top-p", min=0.0, max=1.0, help="Sample from the likeliest tokens that add up to this probability."
+        ),
+    ] = 1.0
+    top_k: Annotated[
+        int, typer.Option("--top-k", min=0, help="Sample from this many of the likeliest tokens; 0: from all.")
+    ] = 0
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Make sampling repeatable.")] = None
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before this text; repeatable.")
+    ] = None
     as_json: Annotated[bool, typer.Option("--json", callback=_errors_as_json, help="Print JSON on stdout.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")] = False
     debug: Annotated[
@@ -125,8 +162,27 @@ class Flags:
                 files[""] = Path(value)
         return Overrides(self.on == "local", files, self.trust_remote_code, self.skip_bad_rows, self.run_user_script)
 
+    def open_session(self, project: ProjectFolder) -> Session:
+        """Load the model that --model names, with the adapter that --adapter names: one of its own, or a folder."""
+        from phi_runtime.pipeline.session import open_session
+
+        name, folders = self.adapter, {}
+        if self.adapter is not None and Path(self.adapter).is_dir():
+            folder = Path(self.adapter).resolve()
+            name = re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)
+            folders = {name: folder}
+        return open_session(project, self.model, self.overrides(), adapters=folders).select_adapter(name)
+
+    def sampling(self, guide: Guide | None = None) -> SamplingParams:
+        """Return the sampling that these flags request."""
+        from phi_runtime.inference.generator import SamplingParams
+
+        stop = tuple(self.stop or ())
+        return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self.top_k, self.seed, stop, guide)
+
 
 OUTPUT = ("as_json", "quiet", "debug")
+SAMPLING = ("model", "adapter", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
 MODEL = ("trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
 WORKFLOW = ("on", "data", "skip_bad_rows", "run_user_script", *MODEL)
 
@@ -153,50 +209,6 @@ def accepts(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]
         return with_flags
 
     return decorate
-
-
-# -- flags of the commands that talk to a model ---------------------------------------------------------------------------
-
-ModelName = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="base, adapter, merged, onnx, the name of a pass, or a model folder; default: the last output of the workflow.",
-    ),
-]
-AdapterName = Annotated[
-    str | None,
-    typer.Option(
-        "--adapter",
-        metavar="NAME|FOLDER",
-        help="Answer with this adapter: one next to the model, or a PEFT folder; `none` for the base model.",
-    ),
-]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
-Temperature = Annotated[
-    float,
-    typer.Option("--temperature", min=0.0, max=5.0, help="Sampling temperature; 0 always picks the likeliest token."),
-]
-TopP = Annotated[
-    float,
-    typer.Option("--top-p", min=0.0, max=1.0, help="Sample from the likeliest tokens that add up to this probability."),
-]
-TopK = Annotated[
-    int, typer.Option("--top-k", min=0, help="Sample from this many of the likeliest tokens; 0: from all.")
-]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Make sampling repeatable.")]
-Stop = Annotated[
-    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before this text; repeatable.")
-]
-
-
-def resolve_adapter(adapter: str | None) -> tuple[str | None, dict[str, Path]]:
-    """Return the name that --adapter selects, and its folder by that name if --adapter is a folder."""
-    if adapter is None or not Path(adapter).is_dir():
-        return adapter, {}
-    folder = Path(adapter).resolve()
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", folder.name)
-    return name, {name: folder}
 
 
 def one_of(flag: str, value: str, choices: Iterable[str]) -> str:
