@@ -189,6 +189,9 @@ def problems(adapter: PeftFolder, base: Base) -> Iterator[tuple[str, str]]:
 def _misfits(adapter: PeftFolder, base: Base) -> Iterator[tuple[str, str]]:
     """Yield the first module of the adapter that the base lacks, or that has another size in it."""
     weights = {name.removesuffix(".weight"): shape for name, (shape, _) in base.tensors.items()}
+    embedding = next((shape for name, shape in weights.items() if is_embedding(name)), None)
+    if base.tied and embedding:
+        weights.setdefault("lm_head", embedding)
     fix = "use it with the model that it was trained on"
     for module, parameters in adapter.modules.items():
         shape = _named(module, weights)
@@ -201,6 +204,9 @@ def _misfits(adapter: PeftFolder, base: Base) -> Iterator[tuple[str, str]]:
             return
         if base.tied and is_embedding(module) and "token_adapter" not in parameters:
             yield f"the adapter changes `{module}`, which is both embedding and output head", _MERGE_ELSEWHERE
+            return
+        if adapter.config.get("lora_bias") and f"{module}.bias" not in base.tensors:
+            yield f"the adapter has a bias (`lora_bias`) for `{module}`, which has none", "train it without lora_bias"
             return
     for name, shape in adapter.saved.items():
         own = _named(name.removesuffix(".weight"), weights)

@@ -99,6 +99,7 @@ def test_every_kind_that_can_be_merged_is_valid(tmp_path: Path, kind: str, shape
             {"layer_replication": [[0, 1]]},
             "`layer_replication` of the adapter is not supported: it repeats layers of the model",
         ),
+        ({"lora_bias": True}, f"the adapter has a bias (`lora_bias`) for `{QKV}`, which has none"),
         ({"r": 16}, f"`{QKV}` of the adapter has rank 4, but adapter_config.json has r: 16"),
     ],
 )
@@ -134,6 +135,8 @@ def test_an_adapter_of_another_base_is_refused_by_names_and_shapes(
 
 def test_a_change_of_an_embedding_that_is_also_the_output_head_is_refused(tmp_path: Path) -> None:
     embedding = {f"base_model.model.model.embed_tokens.lora_embedding_{side}": [4, 8] for side in "AB"}
+    put_adapter(tmp_path / "head", lora(QKV, "lm_head"))
+    assert shown(found(tmp_path, path="head", tie_word_embeddings=True)) == [("adapter", AT)]
     put_adapter(tmp_path / "adapter", lora(QKV) | embedding)
     assert shown(found(tmp_path, tie_word_embeddings=True)) == [("adapter", AT)]
     (tmp_path / "model" / "config.json").write_text('{"model_type": "phi3"}', encoding="utf-8")

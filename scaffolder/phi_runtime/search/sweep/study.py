@@ -18,6 +18,7 @@ from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
 from phi_runtime.core.artifacts import digest, write_json
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.core.project import ProjectFolder, setup_command
+from phi_runtime.passes.input_adapter import InputAdapter
 from phi_runtime.pipeline.changes import describe_changes
 from phi_runtime.pipeline.stage import data_inputs
 from phi_runtime.search.sweep.metric import VALIDATION_LOSS, is_minimized
@@ -56,11 +57,12 @@ def study_inputs(workflow: Workflow, project: ProjectFolder, sweep: Sweep, train
             config has there make no difference.
     """
     training = workflow.trainings[trained]
+    ancestors = {name: workflow.passes[name] for name in sorted(with_ancestors(workflow.passes, trained))}
     grid = sweep.search_strategy.type == "grid"
     unused = set() if grid else {"points"}
     inputs: dict[str, Any] = {
         "input": canonical(workflow.input_model),
-        "passes": {name: canonical(workflow.passes[name]) for name in sorted(with_ancestors(workflow.passes, trained))},
+        "passes": {name: canonical(step) for name, step in ancestors.items()},
         "hooks": "",
         **data_inputs(workflow, training, project),
         "search_space": {k: v.model_dump(mode="json", exclude=unused) for k, v in sweep.search_space.items()},
@@ -68,6 +70,8 @@ def study_inputs(workflow: Workflow, project: ProjectFolder, sweep: Sweep, train
         "device": workflow.host_device,
         "metric": metric,
     }
+    for step in ancestors.values():
+        inputs |= (isinstance(step, InputAdapter) and step.inputs(workflow)) or {}
     if metric != VALIDATION_LOSS:
         inputs["evaluation"] = canonical(workflow.evaluation.of(trained))
     return inputs
