@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from phi_runtime.checks.sections import Checks
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, adapters_of, full_source, sources
+from phi_runtime.config.paths import resolve
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass, FinetunePass, Pass
 from phi_runtime.core.errors import UsageError
@@ -75,6 +76,9 @@ def check_input_adapter(c: Checks) -> Iterator[Finding]:
             suggestion = written.with_name(near).as_posix() if near else ""
             yield c.error(at, "file-not-found", f"no adapter at {step.folder}", suggestion)
         return
+    if resolve(model.adapter_path or "", c.path).from_root:
+        message = f"`{model.adapter_path}` is relative to the project root, not to this file"
+        yield c.warning(at, "found-under-root", message)
     try:
         adapter = read_peft_folder(step.folder)
     except UsageError as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from phi_runtime.config.paths import resolve
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AzureMLSystem, ExportPass, FinetunePass, Kind, Pass, RegistryModel, Workflow
 from phi_runtime.config.stage_names import EVALUATE, FETCH
+from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import project_of
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.hardware.device import has_gpu
 from phi_runtime.models.known import nearest_id
+from phi_runtime.models.peft_lora import CONFIG as ADAPTER_CONFIG
+from phi_runtime.models.peft_lora import read_config
 from phi_runtime.models.place import base_model_path, download_id, is_model_folder
 from phi_runtime.passes.input_adapter import with_input_adapter
 from phi_runtime.training.pass_bases import AdapterPass
@@ -161,6 +165,11 @@ def _model(c: Checks) -> Iterator[Finding]:
 def _no_model(c: Checks, at: KeyPath, written: str, path: Path) -> Finding:
     if written.startswith("<"):
         return c.error(at, "placeholder", f"`{written}` is a placeholder: replace it with a model folder or a Hub id")
+    if (path / ADAPTER_CONFIG).is_file():
+        fix = "set `adapter_path` to it, and `model_path` to its base"
+        with suppress(UsageError):
+            fix += f", {read_config(path).get('base_model_name_or_path') or 'which its config does not name'}"
+        return replace(c.error(at, "model-not-found", f"{path} is an adapter of peft, not a model"), fix=fix)
     what = f"{path} has no config.json" if path.is_dir() else f"there is no model at {path}"
     return c.error(at, "model-not-found", f"{what}, and `{written}` is not a Hub id (OWNER/NAME)", nearest_id(written))
 

@@ -20,7 +20,7 @@ Shapes = Mapping[str, tuple[list[int], str]]
 """Shape and number type of each tensor, by name."""
 
 # Types of peft 0.21 whose adapters, loaded again and merged, computed the same as the trained ones.
-_MERGED = {
+MERGED = {
     "LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "HRA", "MISS", "PEANUT", "FOURIERFT", "LN_TUNING",
 }  # fmt: skip
 _UNMERGED = {"PROMPT_TUNING"}
@@ -165,7 +165,7 @@ class Base:
 def problems(adapter: PeftFolder, base: Base) -> Iterator[tuple[str, str]]:
     """Yield why `adapter` cannot be used on `base`: each problem with its fix."""
     config, kind = adapter.config, adapter.kind
-    if kind not in _MERGED | _UNMERGED:
+    if kind not in MERGED | _UNMERGED:
         yield f"adapters of the type {kind} are not supported", _MERGE_ELSEWHERE
         return
     if (task := config.get("task_type")) not in (None, "CAUSAL_LM"):

@@ -37,6 +37,7 @@ def continue_adapter(base: Any, folder: Path, settings: Mapping[str, Any], seed:
     from phi_runtime.models.load import put_adapter
 
     config = PeftConfig.from_pretrained(str(folder))
+    config.base_model_name_or_path = base.name_or_path  # a Hub id would be looked up there at every save
     for name, value in settings.items():
         setattr(config, name, value)
     set_seed(seed)  # dropout is random

@@ -179,6 +179,13 @@ def test_a_folder_without_an_adapter_is_named_with_what_to_do(tmp_path: Path) ->
     assert finding.fix == f"set adapter_path to {tmp_path / 'out' / 'adapter'}"
 
 
+def test_an_adapter_as_model_path_is_named_with_its_base(tmp_path: Path) -> None:
+    put_adapter(tmp_path / "adapter", base_model_name_or_path="microsoft/phi-2")
+    (finding,) = refused(tmp_path, lambda c: c["input_model"].update(model_path="adapter"))[0]
+    assert (finding.rule, finding.key) == ("model-not-found", "input_model.model_path")
+    assert finding.fix == "set `adapter_path` to it, and `model_path` to its base, microsoft/phi-2"
+
+
 def test_pickled_and_truncated_weights_are_refused(tmp_path: Path) -> None:
     put_adapter(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"

@@ -389,3 +389,47 @@ def test_every_kind_of_adapter_is_trained_further_from_its_weights(kind: str, ti
     in_float32 = bare.with_adapter(base_model(tiny_phi3), ModelRef(tmp_path, "adapter", "", base))
     assert len(trained_weights(in_float32)) == len(trained_weights(model))
     assert torch.allclose(log_probabilities(in_float32), expected, atol=1e-5)
+
+
+_ON = {"target_modules": ["qkv_proj", "down_proj"], "task_type": "CAUSAL_LM"}
+MERGED_KINDS: dict[str, dict[str, Any]] = {
+    "LORA": {"r": 4, **_ON},
+    "ADALORA": {"total_step": 10, **_ON},
+    "LOHA": {"r": 4, **_ON},
+    "LOKR": {"r": 4, **_ON},
+    "IA3": {"feedforward_modules": ["down_proj"], **_ON},
+    "OFT": {"oft_block_size": 8, "r": 0, **_ON},
+    "BOFT": {"boft_block_size": 4, **_ON},
+    "VERA": {"r": 4, **_ON, "target_modules": ["o_proj"]},
+    "HRA": {"r": 4, **_ON},
+    "MISS": {"r": 4, **_ON},
+    "PEANUT": {"r": 4, **_ON},
+    "FOURIERFT": {"n_frequency": 10, **_ON},
+    "LN_TUNING": {"target_modules": ["input_layernorm"], "task_type": "CAUSAL_LM"},
+}
+
+
+def test_each_type_of_peft_that_counts_as_merged_is_tried() -> None:
+    from phi_runtime.models.peft_folder import MERGED
+
+    assert MERGED_KINDS.keys() == MERGED
+
+
+@pytest.mark.parametrize("kind", MERGED_KINDS)
+def test_an_adapter_of_peft_computes_the_same_once_it_is_loaded_and_merged(
+    kind: str, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    import peft
+
+    from phi_runtime.models.load import put_adapter
+
+    config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)](**MERGED_KINDS[kind])
+    model = peft.get_peft_model(base_model(tiny_phi3), config)
+    with torch.no_grad():
+        for weight in trained_weights(model).values():
+            weight += 0.05 * torch.randn_like(weight)
+    expected = log_probabilities(model)
+    model.save_pretrained(tmp_path)
+    merged = put_adapter(base_model(tiny_phi3), tmp_path).merge_and_unload()
+    assert (log_probabilities(base_model(tiny_phi3)) - expected).abs().max() > 1e-3
+    assert torch.allclose(log_probabilities(merged), expected, atol=1e-4)
