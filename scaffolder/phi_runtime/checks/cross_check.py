@@ -139,7 +139,8 @@ def _no_gpu(c: Checks, host: str) -> Finding:
         if only_gpu
         else "run on the CPU of this machine with `--on local`"
     )
-    return c.warning(("host",), "no-gpu", f"`{host}` has a GPU, but none was found on this machine", fix)
+    at = ("systems", host, "accelerators", 0, "device")
+    return c.warning(at, "no-gpu", f"`{host}` has a GPU, but none was found on this machine", fix)
 
 
 def _model(c: Checks) -> Iterator[Finding]:

@@ -86,7 +86,7 @@ def _counted(respellings: Sequence[Finding]) -> dict[Path | str, Counter[str]]:
 def _respelled(rules: Counter[str]) -> str:
     kinds = ", ".join(f"{count} {rule}" for rule, count in rules.most_common())
     count = f"{rules.total()} older spellings keep their" if rules.total() > 1 else "1 older spelling keeps its"
-    return f"{count} meaning: {kinds} (`--verbose` lists them, `phi-scaffold migrate` rewrites them)"
+    return f"{count} meaning: {kinds} (list: `--verbose`, rewrite: `phi-scaffold migrate`)"
 
 
 def _print_lines(lines: Sequence[Sequence[Part]], stderr: bool) -> None:

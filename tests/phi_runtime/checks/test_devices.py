@@ -28,5 +28,5 @@ def test_a_host_with_a_gpu_is_reported_on_a_machine_without_one(
         config["systems"]["local"]["accelerators"] = [accelerator]
 
     found = [f for f in refused(tmp_path, on_a_gpu)[0] if f.rule == "no-gpu"]
-    assert [(f.severity, f.key) for f in found] == ([] if gpu else [("warning", "host")])
+    assert [(f.severity, f.key) for f in found] == ([] if gpu else [("warning", "systems.local.accelerators.0.device")])
     assert all("--on local" in f.fix for f in found)

@@ -126,6 +126,9 @@ def _finetune(draft: Draft, at: KeyPath, before_0_7: bool) -> None:
 
 
 def _training_args(draft: Draft, at: KeyPath, step: KeyPath) -> None:
+    checkpoint = (*at, "resume_from_checkpoint")
+    if isinstance(draft.get(checkpoint), str):  # Olive starts from this folder
+        draft.drop(checkpoint, "training starts from the base model, or resumes its own run", changes_result=True)
     translate_keys(draft, at, TrainingArgs)
     for key, dtype in (("bf16", "bfloat16"), ("fp16", "float16")):
         if draft.get((*at, key)) is True and not draft.has((*step, "torch_dtype")):
