@@ -48,7 +48,9 @@ def test_what_cannot_be_asked_is_told_with_what_to_do(project: ProjectFolder, cl
         assert "Traceback" not in found.err
         return f"{found.code} {found.err}"
 
-    assert "2 error: unknown adapter `style`\n  omit it: this model has no adapters" in refused("--adapter", "style")
+    assert "2 error: unknown adapter `style`\n  help: omit it: this model has no adapters" in refused(
+        "--adapter", "style"
+    )
     assert "2 error: there is no model `onx`; did you mean `onnx`?" in refused("--model", "onx")
     assert "2 error: only ONNX models can be guided" in refused("--model", "merged", "--regex", "joy")
     assert "2 error: unsupported regular expression" in refused("--regex", "(joy")

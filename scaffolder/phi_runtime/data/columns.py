@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from phi_runtime.core.errors import DataError, Location
 from phi_runtime.data.chat import ChatError, messages_of, text_of
+from phi_runtime.data.files import no_rows
 from phi_runtime.data.rows import ReadOptions, Row, read_rows
 from phi_runtime.data.template import PromptTemplate, RowError
 
@@ -60,7 +61,7 @@ def column_names(path: Path, reading: ReadOptions | None = None) -> list[str]:
     """Return the columns of the first row. Raises DataError as `read_rows` does."""
     for row in read_rows(path, reading):
         return list(row.values)
-    raise _no_row(path)
+    raise no_rows(path)
 
 
 def find_columns(path: Path, chosen: Sequence[str] = ()) -> Columns:
@@ -76,7 +77,7 @@ def find_columns(path: Path, chosen: Sequence[str] = ()) -> Columns:
     """
     first = next(iter(read_rows(path)), None)
     if first is None:
-        raise _no_row(path)
+        raise no_rows(path)
     names = list(first.values)
     for name in chosen:
         if name not in names:
@@ -169,7 +170,3 @@ def _distinct_values(path: Path, names: list[str]) -> list[int]:
         if min(map(len, values)) > _MANY:
             break
     return [len(seen) for seen in values]
-
-
-def _no_row(path: Path) -> DataError:
-    return DataError("the data file has no rows", where=Location(path), fix="add at least one row")

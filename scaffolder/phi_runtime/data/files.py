@@ -143,8 +143,13 @@ def missing_file(path: Path) -> DataError:
     return DataError("the data file does not exist", where=Location(path), fix="check the path")
 
 
+def no_rows(path: Path) -> DataError:
+    """Return the error for a data file without a row."""
+    return DataError("the data file has no rows", where=Location(path), fix="add at least one row")
+
+
 def empty_file(path: Path) -> DataError:
-    """Return the error for a data file without rows."""
+    """Return the error for a data file without content."""
     return DataError("the data file is empty", where=Location(path), fix="add at least one row")
 
 

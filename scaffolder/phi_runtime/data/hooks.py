@@ -91,11 +91,6 @@ def hooks_key(config_path: Path, functions: tuple[str, ...] = ON_ROWS) -> str:
     return file_digest(path) if path else ""
 
 
-def training_key(config_path: Path) -> str:
-    """Return a digest of the hooks.py next to the config; "" if it defines no function of training."""
-    return hooks_key(config_path, IN_TRAINING)
-
-
 def functions_key(config_path: Path, data: DataConfig) -> str:
     """Return a digest of all files whose functions change the rows of `data`; "" if there is none."""
     keys = [hooks_key(config_path), script_of(data, config_path)[1]]

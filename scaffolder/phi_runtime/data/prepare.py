@@ -154,10 +154,6 @@ class _Batch:
         self.hashes.append(hashes_of(row.question, row.answer))
         self.characters += len(row.question) + len(row.answer)
 
-    def rows(self, encoded: Sequence[Encoded]) -> np.ndarray:
-        """Return the rows of the store, (n,) of `ROW`."""
-        return rows_of(self.places, self.hashes, encoded)
-
 
 def rows_of(places: Sequence[tuple[int, int, int]], hashes: Sequence[bytes], encoded: Sequence[Encoded]) -> np.ndarray:
     """Return rows of a store, (n,) of `ROW`, from file, line and number of each, and the result of `hashes_of`."""
@@ -264,7 +260,7 @@ def hashes_of(question: str, answer: str) -> bytes:
 
 def _encoded(encoder: Encoder, batch: _Batch) -> _Encoded:
     encoded = encoder.encode(batch.pieces)
-    rows, survey = batch.rows(encoded), batch.survey
+    rows, survey = rows_of(batch.places, batch.hashes, encoded), batch.survey
     tokens = np.fromiter(
         chain.from_iterable(row.ids for row in encoded), dtype=np.uint32, count=int(rows["tokens"].sum())
     )

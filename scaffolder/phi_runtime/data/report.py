@@ -74,12 +74,7 @@ def report(
     counts = {}
     for name, built in sequences.items():
         remarks += [r if name == "training" else f"validation rows: {r}" for r in built.remarks]
-        counts[name] = {
-            "rows": built.rows,
-            "sequences": len(built),
-            "tokens": built.token_count,
-            "trained_tokens": built.trained_count,
-        }
+        counts[name] = built.counts
     return {
         "usable": "training" in sequences,
         "datasets": [_of_split(split, project) for split in splits.values()],

@@ -12,6 +12,7 @@ from typing import Any
 from phi_runtime.config.file_formats import format_of
 from phi_runtime.config.schema import LoadDataset
 from phi_runtime.core.errors import DataError, Location
+from phi_runtime.data.files import no_rows
 from phi_runtime.data.rows import BadRow, ReadOptions, Row, scan
 
 _SLICE = re.compile(r"\[(-?\d+)?(%)?:(-?\d+)?(%)?\]$")
@@ -89,7 +90,7 @@ def _nothing(load: LoadDataset, files: Sequence[Path], number: int, read: int) -
     if number or _SLICE.search(load.split):
         what = f"`{load.split}` selects none of the {_count(load, files)} rows"
         return DataError(what, where=where, fix="change the boundaries in load_dataset_config.split")
-    return DataError("the data file has no rows", where=where, fix="add at least one row")
+    return no_rows(files[0])
 
 
 def boundaries(split: str, rows: int) -> tuple[int, int]:

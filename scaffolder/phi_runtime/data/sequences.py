@@ -78,6 +78,16 @@ class Sequences:
         """Number of trained tokens. The first of a sequence is not one, since nothing predicts it."""
         return int(_learned(self.trained, self.spans).sum())
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of rows, sequences and tokens."""
+        return {
+            "rows": self.rows,
+            "sequences": len(self),
+            "tokens": self.token_count,
+            "trained_tokens": self.trained_count,
+        }
+
 
 def build_sequences(
     store: Store,

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from phi_runtime.core.artifacts import put_in_place, read_manifest, seal, write_json
+from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.data.survey import Survey
 
 ROW = np.dtype(
@@ -70,7 +71,7 @@ def open_store(folder: Path) -> Store | None:
     (folder / SURVEY).touch()
     # Plain arrays over the map: slicing a memmap object costs ten times as much.
     tokens, trained, rows = (np.asarray(np.load(folder / name, mmap_mode="r")) for name in (_TOKENS, _TRAINED, ROWS))
-    survey = Survey.from_dict(json.loads((folder / SURVEY).read_text(encoding="utf-8")))
+    survey = from_json(Survey, json.loads((folder / SURVEY).read_text(encoding="utf-8")))
     return Store(tokens, trained, rows, survey)
 
 
@@ -117,7 +118,7 @@ class StoreWriter:
         staged = part.with_suffix(".partial.npz")
         np.savez(staged, tokens=tokens, trained=trained, rows=rows)
         self.seen += self.survey.read
-        state = {"seen": self.seen, "rows": len(rows), "tokens": len(tokens), "survey": self.survey.as_dict()}
+        state = {"seen": self.seen, "rows": len(rows), "tokens": len(tokens), "survey": to_json(self.survey)}
         write_json(part.with_suffix(".json"), state)
         staged.replace(part)  # last: a part that exists is complete
         self.parts.append(part)
@@ -148,8 +149,8 @@ class StoreWriter:
                         arrays[name.removesuffix(".npy")].tofile(file)
         survey = Survey()
         for state in states:
-            survey.add(Survey.from_dict(state["survey"]))
-        write_json(out / SURVEY, survey.as_dict())
+            survey.add(from_json(Survey, state["survey"]))
+        write_json(out / SURVEY, to_json(survey))
         seal(out, key=key, kind="data", facts=facts)
         put_in_place(out, self.folder)
         self.discard()

@@ -87,15 +87,6 @@ class Survey:
         else:
             self.labels = None
 
-    def as_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Survey:
-        counters = {name: Counter(raw[name]) for name in ("columns", "personal", "encoding")}
-        labels = None if raw["labels"] is None else Counter(raw["labels"])
-        return cls(**{**raw, **counters, "labels": labels})
-
 
 def _writable(text: str) -> str:
     """Replace lone surrogates, which JSON can express but UTF-8 files cannot."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from phi_runtime.data.hooks import Values, load_training_hooks
 from phi_runtime.data.tokenize import Encoder
 from phi_runtime.evaluation.metrics import headline, score
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
-from phi_runtime.inference.generator import Generator, short_answers
+from phi_runtime.inference.generator import Generator, GeneratorOptions, short_answers
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
@@ -70,7 +71,7 @@ def evaluate(
     for number, (name, ref) in enumerate(models if len(test) else ()):
         emit(Event("progress", stage, {"done": number, "total": len(models), "unit": "models", "message": name}))
         reset_peak()
-        generator = open_generator(ref, device, add_special_tokens=test.template.special)
+        generator = open_generator(ref, device, GeneratorOptions(test.template.special))
         result, answers[name] = _measure(generator, test, prompts, references, pairs, settings)
         if user_metrics and prompts:
             scores = user_metrics(answers[name], references)
@@ -124,13 +125,17 @@ def _measure(
 ) -> tuple[dict[str, Any], list[str]]:
     answers = short_answers(generator, prompts, test.template.stop, settings.max_new_tokens, settings.batch_size)
     metrics = score(settings.task, answers, references) if answers else {}
-    speed = generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS)
     return {
         "metrics": {name: round(value, 4) for name, value in metrics.items()},
         "perplexity": round(_perplexity(generator, pairs), 4),
-        "prefill_tokens_per_s": round(speed.prefill_tokens_per_s, 1),
-        "decode_tokens_per_s": round(speed.decode_tokens_per_s, 1),
+        **measure_speed(generator),
     }, answers
+
+
+def measure_speed(generator: Generator) -> dict[str, float]:
+    """Return the tokens per second of reading a prompt and of writing an answer."""
+    speed = generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS)
+    return {name: round(value, 1) for name, value in asdict(speed).items()}
 
 
 def _perplexity(generator: Generator, pairs: Sequence[TokenPair]) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from phi_runtime.core.errors import DataError, UsageError
@@ -118,6 +119,28 @@ class Speed:
     decode_tokens_per_s: float
 
 
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """Options of a loaded model.
+
+    Attributes:
+        add_special_tokens: Add the tokenizer's special tokens (BOS) to prompts; chat templates spell them out.
+        special_tokens_by_adapter: Exceptions from `add_special_tokens`, by adapter.
+        conversations: Number of sequences whose KV cache is kept for their next turn; with 0, an answer of an ONNX model
+            allocates no more memory than it needs.
+        adapters: More adapters, by name: .onnx_adapter files for an ONNX model, in addition to those in its folder; peft
+            folders for the others, each loaded when it is first used.
+    """
+
+    add_special_tokens: bool = True
+    special_tokens_by_adapter: Mapping[str, bool] = field(default_factory=dict)
+    conversations: int = 0
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+
+    def adds_special_tokens(self, adapter: str | None) -> bool:
+        return self.special_tokens_by_adapter.get(adapter or "", self.add_special_tokens)
+
+
 class Generator(Protocol):
     """A loaded model. Prompts are complete texts, rendered by the prompt template."""
 
@@ -149,10 +172,6 @@ class Generator(Protocol):
             InvalidGuide: The model cannot follow the guide.
             UnknownAdapter: There is no such adapter. All of them before the first piece.
         """
-        ...
-
-    def stream(self, prompt: str, sampling: SamplingParams) -> Iterator[str]:
-        """Yield the texts of the pieces of an answer."""
         ...
 
     def count(self, text: str, adapter: str | None = None) -> int:

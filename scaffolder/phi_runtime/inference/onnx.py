@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,15 @@ from phi_runtime.config.supported_precisions import PROVIDER_NAMES
 from phi_runtime.core.errors import MissingDependency, OutOfResources, WorkFailed
 from phi_runtime.hardware.device import has_nvidia_gpu, usable_cores
 from phi_runtime.hardware.machine import memory_bytes
-from phi_runtime.inference.generator import Answer, Guide, InvalidGuide, SamplingParams, Speed, unknown_adapter
+from phi_runtime.inference.generator import (
+    Answer,
+    GeneratorOptions,
+    Guide,
+    InvalidGuide,
+    SamplingParams,
+    Speed,
+    unknown_adapter,
+)
 from phi_runtime.inference.sequences import SequenceCache
 from phi_runtime.inference.streaming import StreamedAnswer, check_context_length
 from phi_runtime.models.onnx_adapters import adapter_files
@@ -74,11 +82,8 @@ class OnnxGenerator:
 
     Args:
         path: Folder that the export wrote.
-        add_special_tokens: Add the tokenizer's special tokens (BOS) to prompts.
-        special_tokens_by_adapter: Exceptions from `add_special_tokens`, by adapter.
-        conversations: Sequences to keep for their next turn; with 0, an answer allocates no more memory than it needs.
+        options: Options of the model.
         adapter: Adapter that is used where an answer names none.
-        adapters: More adapters, .onnx_adapter files by name.
 
     Raises:
         WorkFailed: The runtime cannot load the folder.
@@ -88,16 +93,8 @@ class OnnxGenerator:
 
     guides = True
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        add_special_tokens: bool = True,
-        special_tokens_by_adapter: Mapping[str, bool] | None = None,
-        conversations: int = 0,
-        adapter: str | None = None,
-        adapters: Mapping[str, Path] | None = None,
-    ) -> None:
+    def __init__(self, path: Path, options: GeneratorOptions | None = None, adapter: str | None = None) -> None:
+        self.options = options or GeneratorOptions()
         og = self.og = runtime()
         self.model, self.tokenizer, genai_config = _load(og, path)
         model = genai_config["model"]
@@ -107,18 +104,14 @@ class OnnxGenerator:
         # Keys and values in float32.
         self._token_bytes = 8 * decoder["num_hidden_layers"] * decoder["num_key_value_heads"] * decoder["head_size"]
         self.stop_ids = {int(token) for token in self.tokenizer.eos_token_ids}
-        self.add_special_tokens, self.special_tokens_by_adapter = (
-            add_special_tokens,
-            dict(special_tokens_by_adapter or {}),
-        )
         self.bos_ids = [int(token) for token in self.tokenizer.encode("")]
-        self._files = adapter_files(path) | dict(adapters or {})
+        self._files = {**adapter_files(path), **self.options.adapters}
         self.adapters = tuple(self._files)
         self._og_adapters = og.Adapters(self.model) if self._files else None
         self._loaded: set[str] = set()
         self.adapter = adapter
         self._load_adapter(adapter)
-        self._sequences = SequenceCache(conversations, self._create_sequence)
+        self._sequences = SequenceCache(self.options.conversations, self._create_sequence)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -142,13 +135,10 @@ class OnnxGenerator:
         detokenize = self.tokenizer.create_stream().decode
         return StreamedAnswer(ids, sampling, self.stop_ids, detokenize, self.token_text, acquire, release)
 
-    def stream(self, prompt: str, sampling: SamplingParams) -> Iterator[str]:
-        yield from (piece.text for piece in self.answer(prompt, sampling) if piece.text)
-
     def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> Iterator[str]:
         # One at a time: the runtime masks padding by token id, and a chat prompt contains the padding token itself.
         for prompt in prompts:
-            yield "".join(self.stream(prompt, SamplingParams(max_new_tokens=max_new_tokens)))
+            yield "".join(piece.text for piece in self.answer(prompt, SamplingParams(max_new_tokens=max_new_tokens)))
 
     def count(self, text: str, adapter: str | None = None) -> int:
         return len(self.encode(text, adapter))
@@ -158,7 +148,7 @@ class OnnxGenerator:
         ids = [int(token) for token in self.tokenizer.encode(prompt)]
         count = len(self.bos_ids)
         has_bos, has_second_bos = ids[:count] == self.bos_ids, ids[count : 2 * count] == self.bos_ids
-        special = self.special_tokens_by_adapter.get(adapter or "", self.add_special_tokens)
+        special = self.options.adds_special_tokens(adapter)
         return ids[count:] if count and has_bos and (has_second_bos or not special) else ids
 
     def token_text(self, token: int) -> str:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.data.tokenize import pad_id
 from phi_runtime.data.tokenize import prompt_ids as encode_prompt
-from phi_runtime.inference.generator import Answer, InvalidGuide, SamplingParams, Speed, unknown_adapter
+from phi_runtime.inference.generator import (
+    Answer,
+    GeneratorOptions,
+    InvalidGuide,
+    SamplingParams,
+    Speed,
+    unknown_adapter,
+)
 from phi_runtime.inference.sequences import SequenceCache
 from phi_runtime.inference.streaming import Detokenizer, StreamedAnswer, check_context_length
 from phi_runtime.models.load import put_adapter
@@ -87,37 +93,25 @@ class TransformersGenerator:
         model: A causal language model of transformers, or a peft model.
         tokenizer: Its tokenizer.
         device: Device of its inputs.
-        add_special_tokens: Add the tokenizer's special tokens (BOS) to prompts.
-        special_tokens_by_adapter: Exceptions from `add_special_tokens`, by adapter.
-        conversations: Sequences to keep for their next turn.
-        adapters: peft folders by name, each loaded when it is first used.
+        options: Options of the model.
     """
 
     guides = False
     adapter: str | None = None
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        device: str = "cpu",
-        *,
-        add_special_tokens: bool = True,
-        special_tokens_by_adapter: Mapping[str, bool] | None = None,
-        conversations: int = 0,
-        adapters: Mapping[str, Path] | None = None,
+        self, model: Any, tokenizer: Any, device: str = "cpu", options: GeneratorOptions | None = None
     ) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
-        self.add_special_tokens = add_special_tokens
-        self.special_tokens_by_adapter = dict(special_tokens_by_adapter or {})
+        self.options = options or GeneratorOptions()
         self.pad_id = pad_id(tokenizer)
         self.rope_switch = rope_switch(model.config.to_dict())
         self.context_length = int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
         self.stop_ids = stop_ids(model, tokenizer)
-        self._files = dict(adapters or {})
+        self._files = self.options.adapters
         self._active: str | None = None
         self._loaded: set[str] = set()
-        self._sequences = SequenceCache(conversations, lambda _, adapter: TorchSequence(self, adapter))
+        self._sequences = SequenceCache(self.options.conversations, lambda _, adapter: TorchSequence(self, adapter))
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -141,15 +135,12 @@ class TransformersGenerator:
             lambda sequence, reusable: self._sequences.release(sequence, reusable=reusable),
         )
 
-    def stream(self, prompt: str, sampling: SamplingParams) -> Iterator[str]:
-        yield from (piece.text for piece in self.answer(prompt, sampling) if piece.text)
-
     def count(self, text: str, adapter: str | None = None) -> int:
         return len(self.encode(text, adapter))
 
     def encode(self, prompt: str, adapter: str | None = None) -> list[int]:
         """Tokenize a prompt as in training."""
-        special = self.special_tokens_by_adapter.get(adapter or "", self.add_special_tokens)
+        special = self.options.adds_special_tokens(adapter)
         return [int(token) for token in encode_prompt(self.tokenizer, prompt, special=special)]
 
     def token_text(self, token: int) -> str:
@@ -202,7 +193,7 @@ class TransformersGenerator:
         """Return ids and mask, (B, T) each, padded on the left so that all answers start at the same position."""
         import torch
 
-        rows = [encode_prompt(self.tokenizer, p, special=self.add_special_tokens) for p in prompts]
+        rows = [encode_prompt(self.tokenizer, p, special=self.options.add_special_tokens) for p in prompts]
         longest = max(len(r) for r in rows)
         ids = torch.tensor([[self.pad_id] * (longest - len(r)) + r for r in rows], device=self.device)  # (B, T)
         mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=self.device)  # (B, T)

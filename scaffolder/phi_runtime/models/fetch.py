@@ -5,8 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from phi_runtime.config.schema import InputModel, LoadKwargs
-from phi_runtime.core.artifacts import digest, file_digest, put_in_place, read_manifest, require_free_space, seal
+from phi_runtime.config.schema import InputModel, Kind, LoadKwargs
+from phi_runtime.core.artifacts import (
+    Manifest,
+    digest,
+    file_digest,
+    put_in_place,
+    read_manifest,
+    require_free_space,
+    seal,
+)
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.events import Emit
 from phi_runtime.core.project import ProjectFolder
@@ -54,29 +62,39 @@ def fetch(model: InputModel, project: ProjectFolder, emit: Emit) -> ModelRef:
     if existing := present(model, project):
         return existing
     path = base_model_path(model, project)
-    source = _source(model, project)
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if source in EMBEDDED:
-        embedded = EMBEDDED[source]
-        require_free_space(path.parent, DISK_BYTES, f"fetching {source}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        make_embedded(embedded, partial, emit)
-        facts = {"source": embedded.requirement, "sha256": embedded.sha256, "license": embedded.license}
-        key = digest(["embedded", source, embedded.sha256, embedded.layout])
-    else:
-        from phi_runtime.models.hub import download
+    source, load = _source(model, project), model.load_kwargs
+    manifest = _convert(source, path, emit) if source in EMBEDDED else _download(source, load, path, "hf", emit)
+    return ModelRef(path, "hf", manifest.content, trust_remote_code=load.trust_remote_code)
 
-        partial.mkdir(exist_ok=True)
-        hub_model = download(source, model.load_kwargs, partial, emit)
-        facts = {"source": f"hub:{hub_model.repo_id}", "commit": hub_model.commit, "license": hub_model.license}
-        if model.load_kwargs.revision:
-            facts["revision"] = model.load_kwargs.revision
-        key = digest(["hub", hub_model.repo_id, hub_model.commit])
+
+def _convert(source: str, path: Path, emit: Emit) -> Manifest:
+    """Build the embedded model `source` at `path`."""
+    embedded, partial = EMBEDDED[source], path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    require_free_space(path.parent, DISK_BYTES, f"fetching {source}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    make_embedded(embedded, partial, emit)
+    facts = {"source": embedded.requirement, "sha256": embedded.sha256, "license": embedded.license}
+    key = digest(["embedded", source, embedded.sha256, embedded.layout])
     manifest = seal(partial, key=key, kind="hf", facts=facts)
     put_in_place(partial, path)
-    return ModelRef(path, "hf", manifest.content, trust_remote_code=model.load_kwargs.trust_remote_code)
+    return manifest
+
+
+def _download(name: str, load: LoadKwargs, path: Path, kind: Kind, emit: Emit) -> Manifest:
+    """Download the repository `name` of the Hub to `path`, resuming an earlier download."""
+    from phi_runtime.models.hub import download
+
+    partial = path.with_name(f".{path.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    repository = download(name, load, partial, emit)
+    facts = {"source": f"hub:{repository.repo_id}", "commit": repository.commit, "license": repository.license}
+    if load.revision:
+        facts["revision"] = load.revision
+    manifest = seal(partial, key=digest(["hub", repository.repo_id, repository.commit]), kind=kind, facts=facts)
+    put_in_place(partial, path)
+    return manifest
 
 
 def adapter_is_present(model: InputModel, project: ProjectFolder) -> bool:
@@ -97,14 +115,7 @@ def fetch_adapter(model: InputModel, project: ProjectFolder, emit: Emit) -> None
             where=Location(project.config),
             fix="set input_model.adapter_path to the folder of an adapter, or to its Hub id",
         )
-    from phi_runtime.models.hub import download
-
-    partial = path.with_name(f".{path.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    adapter = download(name, LoadKwargs(), partial, emit)
-    facts = {"source": f"hub:{adapter.repo_id}", "commit": adapter.commit, "license": adapter.license}
-    seal(partial, key=digest(["hub", adapter.repo_id, adapter.commit]), kind="adapter", facts=facts)
-    put_in_place(partial, path)
+    _download(name, LoadKwargs(), path, "adapter", emit)
 
 
 def base_name(base: Path, project: ProjectFolder) -> str:

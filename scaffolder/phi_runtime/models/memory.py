@@ -312,7 +312,11 @@ def onnx_bytes(
     return round(weights * weight + in_8_bits * 0.5 + separate * number)
 
 
-def inference_bytes(shape: Shape, tokens: int = 4096) -> int:
-    """Estimate the memory of the int4 model on a CPU: 1.25 times its file, and the float32 key-value cache of `tokens`."""
+def inference_bytes(shape: Shape, file_bytes: int, tokens: int, *, all_logits: bool = False) -> int:
+    """Estimate the memory of an ONNX model on a CPU: 1.25 times its file, and float32 keys and values of `tokens`.
+
+    `all_logits`: the graph outputs float32 logits for every token.
+    """
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * 4
-    return round(150e6 + 1.25 * onnx_bytes(shape) + tokens * cache)
+    logits = 4 * shape.vocabulary if all_logits else 0
+    return round(150e6 + 1.25 * file_bytes + tokens * (cache + logits))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.artifacts import digest, file_digest, read_manifest, write_json
 from phi_runtime.core.errors import UsageError, WorkFailed
+from phi_runtime.core.wire import from_json
 from phi_runtime.models.peft_folder import names_other_model, trained_on
 from phi_runtime.models.peft_lora import MERGE, Lora, LowRank, read_lora
 
@@ -85,13 +86,7 @@ def read_record(folder: Path) -> Record | None:
     """Return the adapter record of the ONNX model in `folder`; None if it accepts no adapters."""
     try:
         raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if raw.pop("form") != _FORM:
-            return None
-        places = {
-            name: AdapterSlot(**{**place, "cuts": tuple(Cut(**cut) for cut in place["cuts"])})
-            for name, place in raw.pop("places").items()
-        }
-        return Record(**raw, places=places)
+        return from_json(Record, raw) if raw["form"] == _FORM else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -18,7 +18,7 @@ from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate, Template, load_template
 from phi_runtime.data.dataset import data_context, template_of
 from phi_runtime.data.template import PromptTemplate, TemplateError
-from phi_runtime.inference.generator import Answer, Generator, SamplingParams
+from phi_runtime.inference.generator import Answer, Generator, GeneratorOptions, SamplingParams
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
 from phi_runtime.models.peft_folder import trained_on
@@ -134,14 +134,9 @@ def open_session(
         loaded = folders = {**_adapters_of_base(step, workflow, models), **folders}
         device = best_device() if workflow.host_device == "gpu" else "cpu"
     template, templates = _template(workflow, ref, project), _adapter_templates(ref, folders)
-    generator = open_generator(
-        ref,
-        device,
-        add_special_tokens=template.special,
-        special_tokens_by_adapter={name: own.special for name, own in templates.items()},
-        conversations=conversations,
-        adapters=loaded,
-    )
+    special_by_adapter = {name: own.special for name, own in templates.items()}
+    options = GeneratorOptions(template.special, special_by_adapter, conversations, loaded)
+    generator = open_generator(ref, device, options)
     return Session(name, ref.path, generator, template, templates)
 
 

@@ -17,7 +17,7 @@ from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
 from phi_runtime.core.artifacts import Manifest, digest, read_manifest, versions
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.dataset import fingerprint
-from phi_runtime.data.hooks import training_key
+from phi_runtime.data.hooks import IN_TRAINING, hooks_key
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.input_adapter import InputAdapter
 from phi_runtime.pipeline.changes import describe_changes, input_origins
@@ -117,7 +117,7 @@ def pass_stage(
 
 def data_inputs(workflow: Workflow, training: FinetunePass, project: ProjectFolder) -> dict[str, Any]:
     """Return what the data of a training pass adds to the inputs of a stage that reads it."""
-    hooks = training_key(project.config)  # the key is absent without hooks, so that older results stay valid
+    hooks = hooks_key(project.config, IN_TRAINING)  # the key is absent without hooks, so that older results stay valid
     return {
         **({"hooks": hooks} if hooks else {}),
         "data_config": {n: canonical(workflow.data_config(n)) for n in sorted(training.data_names)},

@@ -84,7 +84,7 @@ def _answer_scorer(
     The metrics are the user's, or those of the task if one of them selects the best state.
     """
     from phi_runtime.evaluation.metrics import score
-    from phi_runtime.inference.generator import short_answers
+    from phi_runtime.inference.generator import GeneratorOptions, short_answers
     from phi_runtime.inference.transformers import TransformersGenerator
 
     settings = context.workflow.evaluation.of(context.name)
@@ -103,7 +103,7 @@ def _answer_scorer(
     references = [template.reference(row) for row in values]
 
     def score_answers(model: Any) -> dict[str, float]:
-        generator = TransformersGenerator(model, data.tokenizer, str(model.device), add_special_tokens=template.special)
+        generator = TransformersGenerator(model, data.tokenizer, str(model.device), GeneratorOptions(template.special))
         answers = short_answers(generator, prompts, template.stop, settings.max_new_tokens, settings.batch_size)
         scores = hooks.metrics(answers, references) if hooks.metrics else score(settings.task, answers, references)
         name = selection.metric.removeprefix("eval_")

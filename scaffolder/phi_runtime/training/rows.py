@@ -47,10 +47,7 @@ class TrainingData:
     def counts(self) -> dict[str, int]:
         """Numbers of rows, sequences and tokens, for the log and the manifest."""
         counts = {
-            "rows": self.training.rows,
-            "sequences": len(self.training),
-            "tokens": self.training.token_count,
-            "trained_tokens": self.training.trained_count,
+            **self.training.counts,
             "validation_rows": self.validation.rows,
             "validation_sequences": len(self.validation),
         }

@@ -97,9 +97,9 @@ def _emit_accelerate_config(
 ) -> None:
     from phi_runtime.pipeline.launch_commands import write_launch_command
     from phi_runtime.pipeline.load import load_workflow
-    from phi_scaffold.show.processes import launch_command
+    from phi_scaffold.show import run as show
 
     overrides = flags.overrides()
     workflow = load_workflow(project.config, overrides)
     written = write_launch_command(project, workflow, overrides, nproc, file, next(iter(stages), None))
-    launch_command(written, as_json=flags.as_json)
+    show.launch_command(written, as_json=flags.as_json)

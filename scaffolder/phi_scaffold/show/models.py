@@ -105,7 +105,7 @@ def _facts(model: CatalogModel, trainer: _Trainer) -> dict[str, Any]:
     shape = model.shape
     jobs = {method: model.training(method, trainer.device, trainer.number_bytes) for method in _METHOD_NAMES}
     estimates = {method: estimate(shape, job) for method, job in jobs.items()}
-    inference = inference_bytes(shape, min(4096, model.context))
+    inference = inference_bytes(shape, onnx_bytes(shape), min(4096, model.context))
     fits = {method: needed.total_bytes <= trainer.memory_bytes for method, needed in estimates.items()}
     return {
         "id": model.id,

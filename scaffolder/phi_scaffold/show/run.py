@@ -14,6 +14,7 @@ from phi_scaffold.show.terminal import console, duration, size, table
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
     from phi_runtime.pipeline.engine import Outcome
+    from phi_runtime.pipeline.launch_commands import LaunchCommand
     from phi_runtime.pipeline.stage import Stage
 
 _STATE_STYLES = {"cached": "green", "stale": "yellow", "failed": "red", "running": "cyan", "missing": "dim"}
@@ -96,3 +97,12 @@ def _last_walls(project: ProjectFolder) -> dict[str, float]:
         except (OSError, ValueError, KeyError):
             continue
     return walls
+
+
+def launch_command(launch: LaunchCommand, *, as_json: bool) -> None:
+    """Print the `accelerate launch` command as plain text, to be copied."""
+    if as_json:
+        print(json.dumps({"config": str(launch.config), "stage": launch.stage, "command": launch.command}))
+        return
+    print(f"Wrote {launch.config}. Train `{launch.stage}` with:\n\n  {launch.command}\n")
+    print("It prints its progress as JSON lines on stdout. Afterwards, `phi-scaffold run` uses the trained adapter.")

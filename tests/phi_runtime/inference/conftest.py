@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from phi_runtime.inference.generator import GeneratorOptions
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.inference.transformers import TransformersGenerator
@@ -32,11 +33,11 @@ def tiny_onnx(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def onnx(tiny_onnx: Path) -> OnnxGenerator:
-    return OnnxGenerator(tiny_onnx, conversations=2)
+    return OnnxGenerator(tiny_onnx, GeneratorOptions(conversations=2))
 
 
 @pytest.fixture
 def torch_model(tiny_phi3: Path) -> TransformersGenerator:
-    generator = open_generator(ModelRef(tiny_phi3, "hf", "tiny"), conversations=2)
+    generator = open_generator(ModelRef(tiny_phi3, "hf", "tiny"), options=GeneratorOptions(conversations=2))
     assert isinstance(generator, TransformersGenerator)
     return generator

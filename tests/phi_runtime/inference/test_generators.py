@@ -12,6 +12,7 @@ import pytest
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.inference.generator import (
     Generator,
+    GeneratorOptions,
     Guide,
     InvalidGuide,
     PromptTooLong,
@@ -212,7 +213,7 @@ def phi3(folder: Path, tokenizer: Any, **config: Any) -> TransformersGenerator:
     ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     Phi3ForCausalLM(Phi3Config(**(small | ends | config))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    generator = open_generator(ModelRef(folder, "hf", "k"), conversations=1)
+    generator = open_generator(ModelRef(folder, "hf", "k"), options=GeneratorOptions(conversations=1))
     assert isinstance(generator, TransformersGenerator)
     return generator
 

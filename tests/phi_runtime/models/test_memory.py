@@ -169,7 +169,7 @@ def test_the_longest_rows_that_fit_just_fit() -> None:
 
 def test_the_known_figures_of_the_catalogue_stay() -> None:
     assert onnx_bytes(MINI) == pytest.approx(2.72e9, rel=0.01)  # measured on like models, within 2 %
-    cache = inference_bytes(MINI, 4096) - inference_bytes(MINI, 0)
+    cache = inference_bytes(MINI, 0, 4096) - inference_bytes(MINI, 0, 0)
     assert cache == 4096 * 2 * 32 * 32 * 96 * 4
     # LLaMA-Factory's table: 2 bytes a parameter for LoRA, 0.5 for 4 bits, 18 for full, and what a step takes
     assert 8e9 < estimate(MINI, LORA).total_bytes < 11e9

@@ -13,7 +13,7 @@ from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.data.chat_template import ChatTemplate, load_template
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.session import open_session
+from phi_runtime.pipeline.session import Session, open_session
 from phi_scaffold.new import generate
 from phi_scaffold.new.catalog import catalog
 from tests.conftest import Listener, MakeProject, edit_config
@@ -79,6 +79,9 @@ def test_a_chat_is_trained_merged_built_and_prompted(project: ProjectFolder) -> 
         a["prompt"].endswith("<|im_end|>\n<|im_start|>assistant\n") and a["reference"] == "fear" for a in answers
     )
 
+    def answer_of(session: Session, prompt: str) -> str:
+        return "".join(piece.text for piece in session.generator.answer(prompt, SamplingParams(max_new_tokens=4)))
+
     before = [{"role": "user", "content": "song 1"}, {"role": "assistant", "content": "joy"}]
     session = open_session(project, "onnx")
     prompt = session.render("noise 1", before)
@@ -86,16 +89,13 @@ def test_a_chat_is_trained_merged_built_and_prompted(project: ProjectFolder) -> 
         "<|im_start|>user\nsong 1<|im_end|>\n<|im_start|>assistant\njoy<|im_end|>\n"
         "<|im_start|>user\nnoise 1<|im_end|>\n<|im_start|>assistant\n"
     )
-    said = [
-        "".join(open_session(project, name).generator.stream(prompt, SamplingParams(max_new_tokens=4)))
-        for name in ("adapter", "merged")
-    ]
+    said = [answer_of(open_session(project, name), prompt) for name in ("adapter", "merged")]
     assert said[0] == said[1] != ""
     for sample, model in (("chat_adapter.py", "adapter"), ("chat_merged.py", "merged"), ("chat_onnx.py", "onnx")):
         session = open_session(project, model)
-        first = "".join(session.generator.stream(session.render("song 7"), SamplingParams(max_new_tokens=4)))
+        first = answer_of(session, session.render("song 7"))
         talk = [{"role": "user", "content": "song 7"}, {"role": "assistant", "content": first}]
-        second = "".join(session.generator.stream(session.render("noise 2", talk), SamplingParams(max_new_tokens=4)))
+        second = answer_of(session, session.render("noise 2", talk))
         assert asked_sample(project, sample, "song 7", "noise 2") == [first, second], sample
 
 

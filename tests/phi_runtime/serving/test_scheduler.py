@@ -9,7 +9,7 @@ import pytest
 
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.wire import from_json, to_json
-from phi_runtime.inference.generator import Guide, SamplingParams
+from phi_runtime.inference.generator import GeneratorOptions, Guide, SamplingParams
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.serving import scheduler
 from phi_runtime.serving.scheduler import Scheduler
@@ -23,7 +23,7 @@ Make = Callable[[int], tuple[Scheduler, list[dict[str, Any]]]]
 
 @pytest.fixture
 def make(project: ProjectFolder) -> Make:
-    generator = OnnxGenerator(project.gen_model / "onnx", conversations=2)
+    generator = OnnxGenerator(project.gen_model / "onnx", GeneratorOptions(conversations=2))
 
     def made(parallel: int) -> tuple[Scheduler, list[dict[str, Any]]]:
         parts: list[dict[str, Any]] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phi_runtime.models.builder_source import gets_8_bits
-from phi_runtime.models.memory import onnx_bytes
+from phi_runtime.models.memory import inference_bytes, onnx_bytes
 from phi_runtime.models.shape import Shape
 from phi_runtime.search.optimize.targets import Target
 
@@ -97,16 +97,14 @@ def expected_bytes(shape: Shape, candidate: Candidate, target: Target) -> int:
 def expected_memory_bytes(
     shape: Shape, candidate: Candidate, target: Target, tokens: int, *, all_logits: bool = True
 ) -> int | None:
-    """Estimate the peak memory of reading a prompt of `tokens` on a CPU, in bytes.
+    """Estimate the peak memory of reading a prompt of `tokens` on a CPU, in bytes; see `memory.inference_bytes`.
 
-    It is 1.25 times the file, plus the key-value cache and the logits in float32. A graph outputs logits for
-    every token (`all_logits`) unless its head is pruned. None on a GPU, for which there is no measurement.
+    A graph outputs logits for every token (`all_logits`) unless its head is pruned. None on a GPU, for which there is no
+    measurement.
     """
     if target.on_gpu:
         return None
-    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * 4
-    logits = 4 * shape.vocabulary if all_logits else 0
-    return round(150e6 + 1.25 * expected_bytes(shape, candidate, target) + tokens * (cache + logits))
+    return inference_bytes(shape, expected_bytes(shape, candidate, target), tokens, all_logits=all_logits)
 
 
 def _in_8_bits(shape: Shape, mixed: str) -> int:

@@ -138,7 +138,7 @@ def apply_options(plan: OptimizePlan, chosen: Candidate) -> Path | None:
     """
     config = plan.project.config
     overrides = (Overrides(values=values) for values in ({}, plan.config_values(chosen)))
-    previous, changed = (parse_config(plan.config_source, each).workflow for each in overrides)
+    previous, changed = (parse_config(plan.config.source, each).workflow for each in overrides)
     assert previous is not None
     assert changed is not None
     if canonical(previous) == canonical(changed):
@@ -151,7 +151,7 @@ def apply_options(plan: OptimizePlan, chosen: Candidate) -> Path | None:
 
 def _changed(plan: OptimizePlan, chosen: Candidate) -> Draft:
     """Return the project's config with the chosen options, without those that are left to the builder."""
-    draft = parse_config(plan.config_source, Overrides(values=plan.config_values(chosen))).draft
+    draft = parse_config(plan.config.source, Overrides(values=plan.config_values(chosen))).draft
     step = draft.value["passes"][plan.settings.stage]
     for key in [key for key, value in chosen.options.items() if value is None]:
         *outer, name = key.split(".")

@@ -11,7 +11,6 @@ from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.parse import EVALUATION, parse_config
 from phi_runtime.config.pass_graph import sources, training_of
-from phi_runtime.config.reading.source import Source
 from phi_runtime.config.schema import Constraints, ExportPass, Workflow, canonical
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.artifacts import digest, versions
@@ -65,10 +64,6 @@ class OptimizePlan:
         return self.settings.project
 
     @property
-    def config_source(self) -> Source:
-        return self.config.source
-
-    @property
     def folder(self) -> Path:
         """gen-model/optimize/, with the name of the pass added for all but the first ModelBuilder pass."""
         builders = [n for n, step in self.workflow.passes.items() if isinstance(step, ExportPass)]
@@ -97,7 +92,7 @@ class OptimizePlan:
     def config_values(self, candidate: Candidate) -> dict[str, Any]:
         """Return the values to write into the config; flags such as --on local are not part of it."""
         overrides = replace(self.config.overrides, on_local=False)
-        workflow = load_config(self.project.config, overrides, self.config_source).require_valid()
+        workflow = load_config(self.project.config, overrides, self.config.source).require_valid()
         return {**values_for(self.target, workflow), **candidate.values(self.settings.stage)}
 
     def stages(self) -> dict[str, Stage | ConfigError]:
@@ -111,7 +106,7 @@ class OptimizePlan:
         for candidate in self.candidates:
             overrides = self.overrides_for(candidate)
             try:
-                workflow = load_config(self.project.config, overrides, self.config_source).require_valid()
+                workflow = load_config(self.project.config, overrides, self.config.source).require_valid()
             except ConfigError as e:
                 stages[candidate.name] = e
             else:

@@ -14,7 +14,7 @@ from phi_runtime.config.schema import Workflow
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import data_context
-from phi_runtime.evaluation.comparison import SPEED_NEW_TOKENS, SPEED_PROMPT_TOKENS, evaluate
+from phi_runtime.evaluation.comparison import evaluate, measure_speed
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.hardware.device import pick_device
 from phi_runtime.hardware.machine import gpus
@@ -85,11 +85,7 @@ def _measure(job: _Job) -> dict[str, Any]:
     peak = peak_of_process_bytes() if used_before is None else (_gpu_bytes(job) or 0) - used_before
     figures: dict[str, Any] = {"peak_memory_mb": round(peak / 1e6, 1) if peak else None, "context_tokens": tokens}
     if job.settings.training is None:
-        speed = generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS)
-        return figures | {
-            "prefill_tokens_per_s": round(speed.prefill_tokens_per_s, 1),
-            "decode_tokens_per_s": round(speed.decode_tokens_per_s, 1),
-        }
+        return figures | measure_speed(generator)
     del generator
     gc.collect()
     return figures | _evaluate(job, ref, "cpu")
