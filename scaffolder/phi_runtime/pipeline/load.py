@@ -119,7 +119,8 @@ def _check_search_values(path: Path, config: ParsedFile, sidecars: Sidecars, ove
     source = config.draft.source
 
     def errors_with(key: str, value: Any) -> list[Finding]:
-        findings = load_config(path, replace(overrides, values={key: value}), source).findings
+        trial = replace(overrides, values={key: value})
+        findings = _cross_check(path, parse_config(source, trial), sidecars, trial)
         return [f for f in findings if f.severity == "error"]
 
     return check_values(sidecars.sweep_draft, sweep, sidecars.sweep_path, trained, errors_with)

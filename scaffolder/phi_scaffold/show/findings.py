@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import Location, PhiError
-from phi_scaffold.show.excerpt import excerpt
 from phi_scaffold.show.paths import short_path, with_short_paths
 
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ def _help(fix: str) -> list[Part]:
 
 
 def _excerpt(where: Location | None, stderr: bool) -> list[list[Part]]:
+    from phi_scaffold.show.excerpt import excerpt
+
     stream = sys.stderr if stderr else sys.stdout
     width = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else _PIPED_WIDTH
     lines = excerpt(where, width) if where else None

@@ -48,7 +48,6 @@ _WORDS = {
     **dict.fromkeys(("false", "no", "off"), "false"),
     **dict.fromkeys(("none", "null", "nil", "undefined", "~"), "null"),
 }
-_ATOM = re.compile(r"[^\s,\[\]{}\"]+")
 
 
 def file_fault(text: str, at: int) -> Fault | None:
@@ -62,7 +61,7 @@ def value_fault(text: str, at: int) -> Fault:
         return "the file ends in the middle of a value", FIX
     if fault := _match(_ANYWHERE | _VALUES, text, at):
         return fault
-    match = _ATOM.match(text, at)
+    match = re.compile(r"[^\s,\[\]{}\"]+").match(text, at)
     word = match.group().rstrip(":") if match else ""
     if not word:
         return f"a value is expected, not `{text[at]}`", FIX
