@@ -58,6 +58,11 @@ class InputAdapter(AdapterOutput):
         except UsageError:
             return None
 
+    @property
+    def multi_adapter(self) -> bool:  # type: ignore[override]
+        """True for LoRA, as for the passes that train one."""
+        return self.adapter is not None and self.adapter.kind == "LORA"
+
     def inputs(self, workflow: Workflow) -> dict[str, Any] | None:
         """Return what shapes the output besides the base; None if the adapter must be downloaded first."""
         if not self.folder.is_dir():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.pass_graph import BASE, sources
+from phi_runtime.config.pass_graph import BASE, full_source, sources
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import MissingDependency, UsageError
@@ -175,8 +175,9 @@ def _model_in_folder(folder: Path, base: ModelRef | None) -> ModelRef:
 def _adapters_of_base(base: str, workflow: Workflow, models: Mapping[str, ModelRef]) -> dict[str, Path]:
     """Return the low-rank adapters trained on the model of the pass `base`; PEFT can load several of them at once."""
     adapters = {}
-    for name, source in sources(workflow.passes).items():
-        if source == base and name in models and workflow.passes[name].multi_adapter:
+    found = sources(workflow.passes)
+    for name, step in workflow.passes.items():
+        if step.multi_adapter and name in models and full_source(workflow.passes, found, name) == base:
             _check_base(models[name])
             adapters[name] = models[name].path
     return adapters

@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.config.pass_graph import INPUT_ADAPTER
+from phi_runtime.config.pass_graph import INPUT_ADAPTER, sources
+from phi_runtime.config.schema import Pass
+from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.artifacts import read_manifest
+from phi_runtime.core.errors import ConfigError, UsageError
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.data.chat_template import ChatTemplate, load_template
+from phi_runtime.passes.input_adapter import InputAdapter
 from phi_runtime.pipeline.engine import run
+from phi_runtime.pipeline.session import open_session
 from tests.conftest import Cli, Listener, MakeProject, edit_config, states, weights
 from tests.phi_runtime.export.tiny_adapters import edit_json, furthest, make_adapter, onnx_logits, peft_logits
 
@@ -164,3 +170,123 @@ def test_training_on_learns_and_its_output_is_another_adapter(moved: Path, make_
     for model in ("adapter", INPUT_ADAPTER, "merged"):
         answer = cli("generate", "--project", project.root, "--model", model, "--prompt", "a lovely party 3", "--json")
         assert answer.code == 0, answer.err
+
+
+def test_the_adapter_and_what_was_trained_from_it_are_next_to_one_graph_and_on_one_base(
+    moved: Path, make_project: MakeProject
+) -> None:
+    project = make_project("tiny")
+    (project.config.parent / "sweep.yaml").unlink()
+    both = [INPUT_ADAPTER, "finetune"]
+
+    def change(config: dict[str, Any]) -> None:
+        training_on(moved)(config)
+        config["passes"]["finetune"]["training_args"].update(learning_rate=0.01, max_steps=2)
+        del config["passes"]["merge"]
+        config["passes"]["export"] = {"type": "ModelBuilder", "precision": "fp32", "adapters": both}
+
+    edit_config(project, change)
+    run(project, Listener(), until="export")
+    base, onnx = Path(json.loads(project.config.read_text(encoding="utf-8"))["input_model"]["model_path"]), "onnx"
+    for name, folder in zip(both, (INPUT_ADAPTER, "adapter"), strict=True):
+        expected = peft_logits(base, project.gen_model / folder)
+        assert furthest(onnx_logits(project.gen_model / onnx, name), expected) < 1e-3
+    with_base = open_session(project, "base")
+    assert set(with_base.generator.adapters) == set(both)
+
+
+def test_without_data_the_chat_template_of_the_tokenizer_is_that_of_the_adapter(
+    make_project: MakeProject, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_phi3, tmp_path / "base")
+    edit_json(base / "tokenizer_config.json", lambda c: c.update(chat_template="{{ messages[0]['content'] }}"))
+    project = make_project("tiny")
+    adapter = make_adapter(tiny_phi3, tmp_path / "plain", ["qkv_proj"])
+    edit_config(project, without_training(adapter, data=False))
+    edit_config(project, lambda c: c["input_model"].update(model_path=str(base)))
+    run(project, Listener(), until=INPUT_ADAPTER)
+    assert isinstance(load_template(project.gen_model / "adapter"), ChatTemplate)
+    assert (project.gen_model / "adapter" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ({"<|new|>": 600}, "has added tokens"),
+        ({"a": 7}, "numbers tokens differently"),
+    ],
+)
+def test_a_tokenizer_of_the_adapter_that_does_not_suit_the_base_is_refused(
+    tokens: dict[str, int], message: str, make_project: MakeProject, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_phi3, tmp_path / "plain", ["qkv_proj"])
+    for file in tiny_phi3.glob("tokenizer*"):
+        shutil.copyfile(file, adapter / file.name)
+
+    def change(tokenizer: dict[str, Any]) -> None:
+        vocabulary = tokenizer["model"]["vocab"]
+        by_number = {number: token for token, number in vocabulary.items()}
+        for token, number in tokens.items():
+            if number in by_number:
+                vocabulary[by_number[number]] = vocabulary[token]
+            vocabulary[token] = number
+
+    edit_json(adapter / "tokenizer.json", change)
+    project = make_project("tiny")
+    edit_config(project, without_training(adapter))
+    with pytest.raises(ConfigError, match=message):
+        run(project, Listener(), until=INPUT_ADAPTER)
+
+
+def test_settings_of_a_newer_peft_are_refused_unless_they_are_off(
+    make_project: MakeProject, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_phi3, tmp_path / "plain", ["qkv_proj"])
+    edit_json(adapter / "adapter_config.json", lambda c: c.update(use_next_year=None))
+    project = make_project("tiny")
+    edit_config(project, without_training(adapter))
+    run(project, Listener(), until="merge")
+    assert furthest(peft_logits(project.gen_model / "merged"), peft_logits(tiny_phi3, adapter)) < 1e-4
+    edit_json(adapter / "adapter_config.json", lambda c: c.update(use_next_year=True))
+    with pytest.raises(UsageError, match="use_next_year"):
+        run(project, Listener(), until="merge")
+
+
+def test_another_base_makes_the_merge_stale_though_the_adapter_is_the_same(
+    make_project: MakeProject, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tiny_phi3, tmp_path / "plain", ["qkv_proj"])
+    project = make_project("tiny")
+    edit_config(project, without_training(adapter))
+    run(project, Listener(), until="merge")
+    base = shutil.copytree(tiny_phi3, tmp_path / "base")
+    edit_json(base / "generation_config.json", lambda c: c.update(top_k=7))
+    edit_config(project, lambda c: c["input_model"].update(model_path=str(base)))
+    assert run(project, Listener(), until="merge").done == (INPUT_ADAPTER, "merge")
+
+
+LORA, TUNED = {"type": "LoRA", "train_data_config": "d"}, {"type": "FullFinetune", "train_data_config": "d"}
+MERGE, BUILD = {"type": "MergeAdapterWeights"}, {"type": "ModelBuilder", "precision": "int4"}
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        ([MERGE, BUILD], [INPUT_ADAPTER, "0"]),
+        ([LORA, MERGE], [INPUT_ADAPTER, "0"]),
+        ([LORA, LORA, MERGE], [INPUT_ADAPTER, INPUT_ADAPTER, "1"]),
+        ([MERGE, LORA, MERGE], [INPUT_ADAPTER, "0", "1"]),
+        ([MERGE, TUNED, BUILD], [INPUT_ADAPTER, "0", "1"]),
+        ([TUNED], [None]),
+        ([BUILD], [None]),
+        ([LORA, {**BUILD, "adapters": ["0", INPUT_ADAPTER]}], [INPUT_ADAPTER, "base"]),
+    ],
+)
+def test_each_pass_starts_from_the_adapter_of_the_input_model(
+    passes: list[dict[str, Any]], expected: list[str | None]
+) -> None:
+    steps: dict[str, Pass] = {INPUT_ADAPTER: InputAdapter(folder=Path("nowhere"))}
+    steps |= {str(i): pass_types()[step["type"]].model_validate(step) for i, step in enumerate(passes)}
+    found = sources(steps)
+    assert found.pop(INPUT_ADAPTER) == "base"
+    assert list(found.values()) == expected
