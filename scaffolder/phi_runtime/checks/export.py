@@ -62,7 +62,8 @@ def check_export(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
     if provider and step.precision not in SUPPORTED_PRECISIONS[provider]:
         supported = SUPPORTED_PRECISIONS[provider]
         message = f"`{step.precision}` does not run on {provider} (supported: {', '.join(supported)})"
-        yield c.error((*at, "precision"), "precision", message, supported[-1])
+        fix = "set `precision` to one of these, or `target` to a system with another execution provider"
+        yield c.error((*at, "precision"), "precision", message, fix=fix)
     reported: set[tuple[str, ...]] = set()
     for place, message, suggestion in (
         *_excluded(step, provider),

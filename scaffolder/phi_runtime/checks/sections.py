@@ -45,9 +45,9 @@ class Checks:
     path: Path
     overrides: Overrides
 
-    def error(self, at: KeyPath, rule: str, message: str, suggestion: str = "") -> Finding:
+    def error(self, at: KeyPath, rule: str, message: str, suggestion: str = "", fix: str = "") -> Finding:
         """Return an error at the canonical key path `at`."""
-        return self.draft.finding(at, rule, message, suggestion)
+        return self.draft.finding(at, rule, message, suggestion, fix)
 
     def warning(self, at: KeyPath, rule: str, message: str, fix: str = "", *, changes_result: bool = False) -> Finding:
         """Return a warning at the canonical key path `at`."""

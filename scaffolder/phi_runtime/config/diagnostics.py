@@ -14,6 +14,7 @@ from pydantic import BaseModel, Tag
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from phi_runtime.config.olive_names import known_to_olive
 from phi_runtime.config.reading.source import KeyPath, Source
 from phi_runtime.config.schema.pass_base import Pass
 from phi_runtime.config.schema.registry import known_names, pass_types
@@ -80,9 +81,9 @@ def dotted(key_path: KeyPath) -> str:
     return ".".join(str(k) for k in key_path)
 
 
-def finding(source: Source, key_path: KeyPath, rule: str, message: str, suggestion: str = "") -> Finding:
+def finding(source: Source, key_path: KeyPath, rule: str, message: str, suggestion: str = "", fix: str = "") -> Finding:
     """Return an error at `key_path`, a path in the file."""
-    return Finding("error", source.locate(key_path), rule, dotted(key_path), message, suggestion)
+    return Finding("error", source.locate(key_path), rule, dotted(key_path), message, suggestion, fix)
 
 
 def warning(
@@ -167,6 +168,9 @@ def _convert(
         return finding(source, place, "missing-key", f"the key `{name}` is missing{hint}")
     if kind == "union_tag_not_found":
         return finding(source, place, "missing-key", f"the key `{name}.type` is missing")
+    if entry := known_to_olive(_name_in(error)):
+        at = source_path((*path, "type")) if kind == "union_tag_invalid" else place
+        return finding(source, at, "not-supported", f"`{_name_in(error)}` {entry.reason}", fix=entry.fix)
     if kind == "union_tag_invalid":
         actual = str(context.get("tag"))
         what = {"passes": "pass", "systems": "system"}.get(str(path[0]) if path else "", "")
@@ -195,6 +199,11 @@ def _unquoted(kind: str, value: object) -> str:
     if kind == "bool_type":
         return word if word in ("true", "false") else ""
     return word if kind in ("int_type", "float_type") and re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", word) else ""
+
+
+def _name_in(error: ErrorDetails) -> object:
+    """Return the name that an error is about, if it is an error about a name."""
+    return {"union_tag_invalid": error.get("ctx", {}).get("tag"), "literal_error": error["input"]}.get(error["type"])
 
 
 def _expected(kind: str, context: dict[str, Any], error: ErrorDetails) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from phi_runtime.config.diagnostics import Finding, from_pydantic, in_order
 from phi_runtime.config.dialects.draft import Draft
+from phi_runtime.config.dialects.other_domain import OTHER_DOMAIN
 from phi_runtime.config.dialects.search import translate_sweep
 from phi_runtime.config.dialects.translate import translate
 from phi_runtime.config.overrides import Overrides, override
@@ -54,6 +55,8 @@ def parse_sidecar(source: Source, model: type[M]) -> tuple[M | None, Draft, list
 def parse_config(source: Source, overrides: Overrides | None = None) -> ParsedFile:
     """Translate, override and validate a workflow config, without reading any other file."""
     draft = translate(source)
+    if any(error.rule == OTHER_DOMAIN for error in draft.refused):
+        return ParsedFile(draft, {}, None, None, draft.refused)
     override(draft, overrides or Overrides())
     if not isinstance(draft.value, dict):
         return ParsedFile(draft, {}, None, None, validate(draft, draft.value, Workflow)[1])

@@ -94,8 +94,8 @@ def test_the_config_that_the_refused_ones_start_from_is_sound(tmp_path: Path) ->
         ),
         (
             lambda c: c["input_model"].update(type="PyTorchModel", model_script="load.py", model_loader="load"),
-            "not-supported",
-            '"model_script"',
+            "other-domain",
+            '"model_loader"',
         ),
         (
             lambda c: c["data_configs"][0]["pre_process_data_config"].update(text_formatting_func="format_row"),

@@ -132,7 +132,7 @@ def test_candidates_run_on_their_target_and_grow(make_project: MakeProject) -> N
         "mobile": int4,
         "cuda": [*int4, "int8", "fp16", "bf16", "fp32"],
         "directml": ["int4-block-128", "int4-block-32", "fp16"],
-        "webgpu": [*int4, "int8"],
+        "webgpu": [*int4, "int8", "fp16", "fp32"],
     }
     for target in TARGETS.values():
         sizes = [expected_bytes(SMOL, candidate, target) for candidate in candidates_for(target)]

@@ -174,7 +174,7 @@ def _pre_process(draft: Draft, at: KeyPath, before_0_7: bool) -> None:
             draft.drop((*at, first), EMPTY)
         if draft.has((*at, first)):
             for other in others:
-                if draft.has((*at, other)):
+                if isinstance(draft.get((*at, other)), str | list | None):  # validation reports another type
                     draft.drop((*at, other), f"`{first}` defines the text")
             break
     if not old:

@@ -88,9 +88,9 @@ class Draft:
                 return start + path[length:]
         return path
 
-    def finding(self, path: KeyPath, rule: str, message: str, suggestion: str = "") -> Finding:
+    def finding(self, path: KeyPath, rule: str, message: str, suggestion: str = "", fix: str = "") -> Finding:
         """Return an error, located in the file, about the value at `path`."""
-        return finding(self.source, self.source_path(path), rule, message, suggestion)
+        return finding(self.source, self.source_path(path), rule, message, suggestion, fix)
 
     def origin(self, translation: Translation) -> KeyPath:
         """Return the source path that a translation starts from."""
@@ -159,7 +159,8 @@ class Draft:
 
     def drop(self, path: KeyPath, reason: str, *, changes_result: bool = False) -> None:
         """Remove the value at `path`, which has no effect because of `reason`."""
-        self._record("ignored", path, None, f"`{path[-1]}` ignored: {reason}", changes_result)
+        name = path[-1] if isinstance(path[-1], str) else self.get(path)
+        self._record("ignored", path, None, f"`{name}` ignored: {reason}", changes_result)
         self._parent(path).pop(path[-1])
 
     def set_default(
@@ -195,9 +196,11 @@ class Draft:
         """Record the source path of the value at `path` after the value around it was replaced."""
         self._source_paths[path] = source_path
 
-    def refuse(self, path: KeyPath, message: str, suggestion: str = "", rule: str = "not-supported") -> None:
+    def refuse(
+        self, path: KeyPath, message: str, suggestion: str = "", rule: str = "not-supported", fix: str = ""
+    ) -> None:
         """Remove the value at `path` with an error."""
-        self.refused.append(self.finding(path, rule, message, suggestion))
+        self.refused.append(self.finding(path, rule, message, suggestion, fix))
         self._parent(path).pop(path[-1])
 
     # -- bookkeeping -----------------------------------------------------------------------------------------------------

@@ -6,18 +6,22 @@ from itertools import pairwise
 from typing import Any
 
 from phi_runtime.config.dialects.draft import Draft
+from phi_runtime.config.dialects.key_table import switches
 from phi_runtime.config.dialects.keys import (
     BUILDER_KEYS,
     BUILDER_LISTS,
     BUILDER_NAMES,
     CLASSIC_EXPORT,
+    EMBEDDING_SURGERY,
     EXTRACT_OPTIONS,
     PASSES,
+    SURGERIES,
     translate_keys,
 )
+from phi_runtime.config.dialects.quantizers import translate_quantizers
 from phi_runtime.config.pass_graph import INPUT_ADAPTER
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import BuilderOptions
+from phi_runtime.config.schema import BuilderOptions, ExportPass, Strict
 from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.suggestions import nearest
 
@@ -25,12 +29,18 @@ from phi_runtime.core.suggestions import nearest
 def translate_export(draft: Draft) -> None:
     """Replace the multi-step export by one ModelBuilder pass, and merge an adapter before it."""
     _classic_export(draft)
+    translate_quantizers(draft)
     _merge_before_export(draft)
 
 
 def translate_builder(draft: Draft, at: KeyPath) -> None:
     """Translate the options of a ModelBuilder pass."""
     extra = (*at, "extra_options")
+    draft.unnest((*at, "quantization_config"))
+    if isinstance(precision := draft.get((*at, "precision")), str) and precision != precision.lower():
+        draft.replace(
+            (*at, "precision"), precision.lower(), f"`{precision}` renamed to `{precision.lower()}`", rule="renamed"
+        )
     for key in draft.keys(extra):
         new = BUILDER_NAMES.get(key, key)
         _from_command_line(draft, (*extra, key), new)
@@ -45,10 +55,26 @@ def translate_builder(draft: Draft, at: KeyPath) -> None:
         draft.replace(fused, not off, "`fuse_qkv` is the opposite of `disable_qkv_fusion`")
         draft.rename(fused, "fuse_qkv")
     translate_keys(draft, extra, BuilderOptions)
+    for part, model in ((at, ExportPass), (extra, BuilderOptions)):
+        _switches(draft, part, model)
+    if draft.get((*at, "int4_accuracy_level")) == 0:
+        draft.drop((*at, "int4_accuracy_level"), "0 leaves the choice to the builder")
+    operators = draft.get((*at, "int4_op_types_to_quantize"))
+    if isinstance(operators, list) and "Gemm" in operators and len(operators) > 1:
+        place = (*at, "int4_op_types_to_quantize", operators.index("Gemm"))
+        draft.drop(place, "the builder makes no such operator")
     for key in draft.keys(extra):
         if key not in BuilderOptions.model_fields:  # the nearest match may be a key of the pass
             known = (*BuilderOptions.model_fields, *BUILDER_KEYS, *BUILDER_NAMES)
             draft.refuse((*extra, key), f"unknown key `{key}`", nearest(key, known), rule="unknown-key")
+
+
+def _switches(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
+    """Replace 0 and 1, as the builder's command line takes them, where a field is true or false."""
+    for key in switches(model):
+        value = draft.get((*at, key))
+        if isinstance(value, int) and not isinstance(value, bool) and value in (0, 1):
+            draft.replace((*at, key), bool(value), f"`{key}` is now `{'true' if value else 'false'}`")
 
 
 def _from_command_line(draft: Draft, at: KeyPath, name: str) -> None:
@@ -65,7 +91,7 @@ def _from_command_line(draft: Draft, at: KeyPath, name: str) -> None:
 
 
 def _classic_export(draft: Draft) -> None:
-    """Replace OnnxConversion, OrtTransformersOptimization, ExtractAdapters and ModelBuilder(metadata_only) by one ModelBuilder.
+    """Let one ModelBuilder be the export: the one that the config has, or one in place of the passes of CLASSIC_EXPORT.
 
     Extracted adapters become its `adapters`; otherwise the adapter is merged into the model.
     """
@@ -78,27 +104,57 @@ def _classic_export(draft: Draft) -> None:
     for name in steps:
         draft.unnest((*PASSES, name, "config"))
     adapters = _extracted(draft, kinds)
-    only_extracts = all(kinds[n] == "ExtractAdapters" for n in steps)
-    builder = metadata[0] if metadata else builders[0] if builders and only_extracts else steps[0]
+    small_embedding = [n for n in steps if _surgeries(draft, (*PASSES, n))]
+    builder = next(iter([*metadata, *builders, *steps]))
     at = (*PASSES, builder)
     replaced = " → ".join(str(kinds[n]) for n in kinds if n in steps or n in metadata or n == builder)
     where = f"with separate adapters {', '.join(adapters)}" if adapters else "with the adapter merged"
     message = f"{replaced} replaced by one ModelBuilder pass, {where}"
+    precision, cause = _classic_precision(draft, steps, kinds)
+    as_qdq = next((n for n in steps if kinds[n] == "MatMulNBitsToQDQ"), None)
     if metadata:
         draft.drop((*at, "metadata_only"), message, changes_result=True)
     elif builder in steps:
-        precision = _classic_precision(draft, steps, kinds)
+        place = draft.source_path(cause)
         draft.replace(at, {"type": "ModelBuilder", "precision": precision}, message, changes_result=True)
+        draft.set_source_path((*at, "precision"), place)
+    elif precision == "fp16" and draft.get((*at, "precision")) == "fp32":
+        place = draft.source_path(cause)
+        draft.replace((*at, "precision"), precision, f"`precision` is now `fp16`: `{cause[1]}` converts the graph")
+        draft.set_source_path((*at, "precision"), place)
     if adapters:
         draft.set_default((*at, "adapters"), adapters, "ExtractAdapters kept them separate", cause=at)
+    if as_qdq and not draft.has((*at, "use_qdq")):
+        draft.set_default((*at, "use_qdq"), True, "MatMulNBitsToQDQ writes standard operators", cause=(*PASSES, as_qdq))
+    mixed = (*at, "extra_options", "matmul_mixed_precision")
+    if small_embedding and draft.get((*at, "precision")) == "int4" and not draft.has(mixed):
+        reason = "the embedding, if it is also the output head, and the head have 8 bits"
+        draft.set_default(mixed, "last_matmul:int8", reason, cause=(*PASSES, small_embedding[0]))
     for name in [*steps, *metadata]:
         if name != builder:
-            reason = f"`{builder}` (ModelBuilder) replaces it"
+            reason = f"`{builder}` (ModelBuilder) builds the complete, optimized graph"
             if kinds[name] == "ExtractAdapters" and not adapters:
                 reason += "; the adapter remains in gen-model/adapter"
             draft.drop((*PASSES, name), reason)
     if builder not in builders or metadata:
         draft.reorder(PASSES, [*(n for n in draft.keys(PASSES) if n != builder), builder])  # the builder comes last
+
+
+def _surgeries(draft: Draft, at: KeyPath) -> bool:
+    """Refuse the surgeries of a GraphSurgeries pass that make another graph than the builder's.
+
+    Returns:
+        True if one of them stores the embedding in 8 bits.
+    """
+    surgeries = draft.get((*at, "surgeries"))
+    places = [(*at, "surgeries", i) for i in range(len(surgeries))] if isinstance(surgeries, list) else []
+    names = {place: str(draft.get((*place, "surgeon"))) for place in places}
+    known = {name.casefold() for name in SURGERIES}
+    for place, name in reversed(names.items()):
+        if name.casefold() not in known:
+            message = f"graph surgery `{name}` is not supported: ONNX Runtime GenAI needs the graph of ModelBuilder"
+            draft.refuse(place, message, fix="remove this surgery, or run it with Olive on the exported model")
+    return any(name.casefold() == EMBEDDING_SURGERY.casefold() for name in names.values())
 
 
 def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
@@ -108,21 +164,20 @@ def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
     """
     names = list(kinds)
     extract = next((n for n in names if kinds[n] == "ExtractAdapters"), None)
-    if extract is None or "MergeAdapterWeights" in kinds.values():
-        return []
-    adapters = [n for n in names[: names.index(extract)] if _adds_low_rank(kinds[n])]
-    if has_input_adapter(draft):
-        adapters.insert(0, INPUT_ADAPTER)
-    if not adapters:
+    if extract is None:
         return []
     at = (*PASSES, extract)
     for key in draft.keys(at):
-        value, option = draft.get((*at, key)), EXTRACT_OPTIONS.get(key)
-        if key == "type":
-            continue
-        if option is None:
+        if key not in ("type", *EXTRACT_OPTIONS):
             draft.refuse((*at, key), f"unknown key `{key}`", nearest(key, list(EXTRACT_OPTIONS)), rule="unknown-key")
-        elif option.values and str(value).lower() not in option.values:
+    adapters = [n for n in names[: names.index(extract)] if _adds_low_rank(kinds[n])]
+    if has_input_adapter(draft):
+        adapters.insert(0, INPUT_ADAPTER)
+    if not adapters or "MergeAdapterWeights" in kinds.values():
+        return []
+    for key in [key for key in draft.keys(at) if key != "type"]:
+        value, option = draft.get((*at, key)), EXTRACT_OPTIONS[key]
+        if option.values and str(value).lower() not in option.values:
             draft.refuse(
                 (*at, key), f"`{key}: {str(value).lower()}` is not supported: {option.reason}", option.values[0]
             )
@@ -131,14 +186,15 @@ def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
     return adapters
 
 
-def _classic_precision(draft: Draft, steps: list[str], kinds: dict[str, Any]) -> str:
-    precisions = [CLASSIC_EXPORT[kinds[n]] for n in steps]
-    if "int4" in precisions:
-        return "int4"
-    half = any(
-        draft.get((*PASSES, n, "float16")) is True or draft.get((*PASSES, n, "torch_dtype")) == "float16" for n in steps
-    )
-    return "fp16" if half or "fp16" in precisions else "fp32"
+def _classic_precision(draft: Draft, steps: list[str], kinds: dict[str, Any]) -> tuple[str, KeyPath]:
+    """Return the precision of the graph that `steps` make, and the place of the key or pass that sets it."""
+    for name in steps:
+        for key, value in (("float16", True), ("torch_dtype", "float16")):
+            if draft.get((*PASSES, name, key)) == value:
+                return "fp16", (*PASSES, name, key)
+        if CLASSIC_EXPORT[kinds[name]]:
+            return CLASSIC_EXPORT[kinds[name]], (*PASSES, name)
+    return "fp32", (*PASSES, steps[0]) if steps else PASSES
 
 
 def _merge_before_export(draft: Draft) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from phi_runtime.config.dialects.key_table import switches
 from phi_runtime.config.dialects.keys import (
     BUILDER_KEYS,
     BUILDER_LISTS,
     BUILDER_NAMES,
     CLASSIC_EXPORT,
     DATALOADER_KEYS,
+    EXTRACT_OPTIONS,
     HF_CONFIG,
     OLD_DATA_KEYS,
+    PASS_NAMES,
+    SKIPPED_PASSES,
 )
+from phi_runtime.config.dialects.quantizers import QUANTIZER_PASSES
 from phi_runtime.config.dialects.training_keys import OFTEN_IN_THE_PASS, OPTIMIZERS, TRAINING_NAMES
-from phi_runtime.config.schema import FinetunePass, PreProcess
+from phi_runtime.config.schema import BuilderOptions, ExportPass, FinetunePass, PreProcess
 from phi_runtime.config.schema.registry import pass_types
 
 Schema = dict[str, Any]
@@ -267,7 +272,17 @@ def _passes(definitions: Schema) -> None:
         properties["host"] = older_key({"type": ["string", "null"]}, "Ignored: all passes run on `host` of the config.")
     properties = definitions["ModelBuilder"]["properties"]
     either(properties, "metadata_only", {"const": True}, "Ignored: the complete model is built.")
+    either(properties, "precision", {"type": "string", "pattern": "^([A-Z]+[0-9]+)$"}, "Older form: use lower case.")
+    inner = {old: reference("ModelBuilder", new) for old, new in BUILDER_NAMES.items()}
+    inner_form = {"type": ["object", "null"], "properties": inner, "additionalProperties": False}
+    properties["quantization_config"] = older_key(inner_form, "Its keys moved to the pass.")
+    either(properties, "int4_accuracy_level", {"const": 0}, "Older form: remove the key.")
+    operators = {"type": "array", "items": {"type": "string", "pattern": "^(MatMul|Gather|Gemm)$"}, "minItems": 2}
+    either(properties, "int4_op_types_to_quantize", operators, "Older form: remove Gemm.")
     options = definitions["BuilderOptions"]["properties"]
+    for part, model in ((properties, ExportPass), (options, BuilderOptions)):
+        for key in switches(model):
+            either(part, key, {"enum": [0, 1]}, "Older form: use true or false.")
     for key in options:
         either(options, key, _COMMAND_LINE, "Older form: remove the quotes.")
     pass_keys = {key: key for key in BUILDER_KEYS} | BUILDER_NAMES
@@ -284,18 +299,36 @@ def _passes(definitions: Schema) -> None:
                 "type": {
                     "type": "string",
                     "pattern": "|".join(
-                        any_case(name)["pattern"] for name in CLASSIC_EXPORT
+                        any_case(name)["pattern"]
+                        for name in (*CLASSIC_EXPORT, *SKIPPED_PASSES, *QUANTIZER_PASSES, *PASS_NAMES)
+                        if name != "ExtractAdapters"
                     ),  # an enum would be offered
-                    "description": "A step of Olive's multi-step ONNX export.",
+                    "description": "A pass of Olive that ModelBuilder replaces, or that changes no model.",
                 },
                 "config": {"type": ["object", "null"], "description": "Ignored.", "doNotSuggest": True},
             },
             "required": ["type"],
         },
-        "Replaced by one ModelBuilder pass.",
+        "Replaced by one ModelBuilder pass, or ignored.",
+    )
+    options = {
+        key: {"description": f"No effect: {option.reason}.", "doNotSuggest": True}
+        for key, option in EXTRACT_OPTIONS.items()
+    }
+    extract = {**options, "type": any_case("ExtractAdapters") | {"description": "Keep adapters separate."},
+               "config": {"description": "Ignored.", "type": ["object", "null"], "properties": options,
+               "additionalProperties": False, "doNotSuggest": True}}  # fmt: skip
+    definitions["ExtractAdapters"] = other_form(
+        {"type": "object", "properties": extract, "required": ["type"], "additionalProperties": False},
+        "Replaced by the key `adapters` of ModelBuilder.",
     )
     passes = definitions["Workflow"]["properties"]["passes"]
     one = passes["additionalProperties"]
-    forms = {"anyOf": [*one.get("oneOf", []), {"$ref": "#/$defs/ClassicExport"}]}
+    forms = {
+        "anyOf": [
+            *one.get("oneOf", []),
+            *({"$ref": f"#/$defs/{name}"} for name in ("ClassicExport", "ExtractAdapters")),
+        ]
+    }
     alone = {"type": "array", "minItems": 1, "maxItems": 1, "items": forms}
     passes["additionalProperties"] = {"anyOf": [*forms["anyOf"], other_form(alone, "Older form: use an object.")]}

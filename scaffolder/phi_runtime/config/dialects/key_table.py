@@ -55,6 +55,14 @@ def drop_nulls(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
             draft.drop((*at, key), EMPTY)
 
 
+def switches(model: type[Strict]) -> list[str]:
+    """Return the fields that are true or false."""
+    members = {
+        key: typing.get_args(field.annotation) or (field.annotation,) for key, field in model.model_fields.items()
+    }
+    return [key for key, kinds in members.items() if bool in kinds and int not in kinds]
+
+
 def takes_null(field: FieldInfo) -> bool:
     """Return True if null is a value of the field, or an error because the field is required."""
     return field.is_required() or type(None) in typing.get_args(field.annotation)

@@ -220,7 +220,11 @@ BUILDER_LISTS = {"int4_op_types_to_quantize": "/", "int4_nodes_to_exclude": ","}
 _ENGINE = "it is for the paged-attention engine, which is not used; remove this key"
 _DRAFT = "it is for speculative decoding, which is not used; remove this key"
 BUILDER_OPTIONS = KeyTable(
-    ignored={"hf_token": _TOKEN, "config_only": "the complete model is built"},
+    ignored={
+        "hf_token": _TOKEN,
+        "config_only": "the complete model is built",
+        "filename": "the graph is always model.onnx",
+    },
     refused={
         **_BUILDER_REFUSED,
         **dict.fromkeys(
@@ -250,7 +254,6 @@ BUILDER_OPTIONS = KeyTable(
             _DRAFT,
         ),
         "adapter_path": "set `adapter_path` of `input_model`, or list passes in `adapters` of this pass",
-        "filename": "the runtime expects the default file name; remove this key",
         "hf_remote": "set `trust_remote_code` in `load_kwargs` of `input_model`",
         "kv_cache_scale_file": "scales are measured on the training rows; remove this key",
         "linear_attn_op": "the builder chooses it; remove this key",
@@ -312,15 +315,62 @@ def table_of(model: type[Strict]) -> KeyTable:
     return TABLES[model]
 
 
-# Olive passes of the multi-step ONNX export, with the precision they imply; one ModelBuilder pass replaces them.
+# Olive passes that make or change an ONNX graph, with the precision they imply; one ModelBuilder pass replaces them.
 CLASSIC_EXPORT = {
     "OnnxConversion": "",
+    "DeviceSpecificOnnxConversion": "",
     "OptimumConversion": "",
+    "OptimumMerging": "",
     "OrtTransformersOptimization": "",
+    "OnnxPeepholeOptimizer": "",
+    "OnnxModelOptimizer": "",
+    "OnnxCastChainElimination": "",
+    "OnnxOpVersionConversion": "",
+    "OnnxScriptFusion": "",
+    "GraphSurgeries": "",
+    "MatMulNBitsToQDQ": "",
     "OnnxFloatToFloat16": "fp16",
-    "OnnxMatMul4Quantizer": "int4",
+    "OrtMixedPrecision": "fp16",
     "ExtractAdapters": "",
 }
+
+PASS_NAMES = {"GenAIModelExporter": "ModelBuilder", "ONNXModelOptimizer": "OnnxModelOptimizer"}
+"""Older names of passes."""
+
+_SESSION = "ONNX Runtime GenAI has its own session options"
+_TYPES = "ONNX Runtime GenAI converts inputs and outputs"
+SKIPPED_PASSES = {
+    **dict.fromkeys(("OrtPerfTuning", "OrtSessionParamsTuning"), _SESSION),
+    **dict.fromkeys(("OnnxIODataTypeConverter", "OnnxIOFloat16ToFloat32"), _TYPES),
+    "AddOliveMetadata": "it adds no weights and no operators",
+    "OnnxDiscrepancyCheck": "`gate` of ModelBuilder compares the models",
+}
+"""Passes that change no model, and the reason."""
+
+EMBEDDING_SURGERY = "QuantizeEmbeddingInt8"
+SURGERIES = (
+    EMBEDDING_SURGERY,
+    "ShareEmbeddingLmHead",
+    "TieWordEmbeddings",
+    "DeduplicateNodes",
+    "DeduplicateSubgraphInitializers",
+    "GemmToMatMulAdd",
+    "InferShapes",
+    "MatMulAddToGemm",
+    "PowReduceSumPowDiv2LpNorm",
+    "ReciprocalMulToDiv",
+    "RemoveGidxFromMatMulNBits",
+    "RemoveInitializerFromInputs",
+    "RemoveMemcpy",
+    "RemoveShapes",
+    "RenameInputDims",
+    "RenameOutputDims",
+    "ReplaceAttentionMaskValue",
+    "ReplaceAttentionMaskValueTensor",
+    "SimplifiedLayerNormToL2Norm",
+    "SimplifiedLayerNormToRMSNorm",
+)
+"""Surgeries of GraphSurgeries after which the graph computes the same, or that are options of the builder."""
 
 
 class Option(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, NOTHING_LEFT, OFF, Draft
 from phi_runtime.config.dialects.export import translate_builder, translate_export
 from phi_runtime.config.dialects.key_table import fix_case
-from phi_runtime.config.dialects.keys import CLASSIC_EXPORT, PASSES, translate_keys
+from phi_runtime.config.dialects.keys import CLASSIC_EXPORT, PASS_NAMES, PASSES, SKIPPED_PASSES, translate_keys
+from phi_runtime.config.dialects.quantizers import QUANTIZER_PASSES
 from phi_runtime.config.dialects.training_keys import OFTEN_IN_THE_PASS, OPTIMIZERS, OPTIMIZERS_REFUSED, TRAINING_NAMES
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import (
@@ -36,6 +37,8 @@ def translate_passes(draft: Draft, before_0_7: bool) -> None:
         if not isinstance(draft.get(at), dict):
             continue
         kind = _pass_type(draft, (*at, "type"))
+        if kind in SKIPPED_PASSES:
+            draft.drop(at, SKIPPED_PASSES[kind])
         if kind not in pass_types():
             continue
         translate_keys(draft, at, pass_types()[kind])
@@ -54,9 +57,12 @@ def _pass_type(draft: Draft, at: KeyPath) -> str:
     Raises:
         ConfigError: The package that offers the type cannot be loaded.
     """
-    fix_case(draft, at, (*pass_types(), *CLASSIC_EXPORT))
+    translated = (*CLASSIC_EXPORT, *SKIPPED_PASSES, *QUANTIZER_PASSES)
+    fix_case(draft, at, (*pass_types(), *translated, *PASS_NAMES))
+    if isinstance(old := draft.get(at), str) and old in PASS_NAMES:
+        draft.replace(at, PASS_NAMES[old], f"`{old}` renamed to `{PASS_NAMES[old]}`", rule="renamed")
     kind = draft.get(at)
-    if not isinstance(kind, str) or kind in pass_types() or kind in CLASSIC_EXPORT:
+    if not isinstance(kind, str) or kind in pass_types() or kind in translated:
         return kind if isinstance(kind, str) else ""
     fix_case(draft, at, known_names())
     kind = str(draft.get(at))

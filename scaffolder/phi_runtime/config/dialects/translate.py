@@ -11,6 +11,7 @@ from phi_runtime.config.dialects.data import list_data_configs, translate_data
 from phi_runtime.config.dialects.draft import EMPTY, Draft
 from phi_runtime.config.dialects.key_table import fix_case
 from phi_runtime.config.dialects.keys import HF_CONFIG, translate_keys
+from phi_runtime.config.dialects.other_domain import refuse_other_domain
 from phi_runtime.config.dialects.passes import translate_dataset_types, translate_passes
 from phi_runtime.config.dialects.search import translate_search
 from phi_runtime.config.dialects.systems import translate_systems
@@ -21,7 +22,7 @@ from phi_runtime.config.schema import InputModel, LoadKwargs, RegistryModel, Wor
 def translate(source: Source) -> Draft:
     """Translate the workflow of `source` as far as possible; validation reports what remains wrong."""
     draft = Draft(source)
-    if not isinstance(draft.value, dict):
+    if not isinstance(draft.value, dict) or refuse_other_domain(draft):
         return draft
     translate_keys(draft, (), Workflow)
     if draft.get(("azureml_client",)) is None:

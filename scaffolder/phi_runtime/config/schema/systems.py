@@ -105,7 +105,7 @@ class Accelerator(Strict):
         max_length=1,
         description=(
             "Exactly one ONNX Runtime execution provider. On `target` it decides which precisions can be exported: CPU "
-            "fp32, int8, int4; CUDA all; DirectML fp16, int4; WebGPU int8, int4."
+            "fp32, int8, int4; CUDA all; DirectML fp16, int4; WebGPU all except bf16."
         ),
         examples=[["CPUExecutionProvider"]],
     )

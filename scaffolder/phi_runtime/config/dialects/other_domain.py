@@ -1,0 +1,147 @@
+"""Recognize a config that is for other models or hardware: it gets one error, which says what it is for.
+
+Everything else in such a config would be reported too, although no correction of it could make the config run here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from phi_runtime.config.dialects.draft import Draft
+from phi_runtime.config.olive_names import (
+    DEVICES,
+    MODEL_TYPES,
+    OTHER_GRAPHS,
+    OTHER_INPUTS,
+    OTHER_TASKS,
+    PASSES,
+    PROVIDERS,
+    OliveName,
+    known_to_olive,
+)
+from phi_runtime.config.reading.source import KeyPath
+
+OTHER_DOMAIN = "other-domain"
+"""Rule of the one error of such a config."""
+
+_MODEL: KeyPath = ("input_model",)
+_NO_TEXT = "use Olive for this config; here, models that generate text are fine-tuned and exported"
+
+
+class _Evidence(NamedTuple):
+    """A key that shows the domain, a message about it, and what to do."""
+
+    at: KeyPath
+    message: str
+    fix: str
+
+
+def refuse_other_domain(draft: Draft) -> bool:
+    """Refuse a config that is for other models or hardware, before any translation; return True if it is one."""
+    evidence = next((found for look in _LOOKS for found in look(draft)), None)
+    if evidence is None:
+        return False
+    draft.refused.append(draft.finding(evidence.at, OTHER_DOMAIN, evidence.message, fix=evidence.fix))
+    return True
+
+
+def _named(draft: Draft, at: KeyPath, table: dict[str, OliveName]) -> Iterator[_Evidence]:
+    """Yield the entry of `table` that the value at `at` names, if it is of another domain."""
+    value = draft.get(at)
+    entry = known_to_olive(value)
+    if entry and entry.other_domain and value.strip().casefold() in {name.casefold() for name in table}:
+        yield _Evidence(at, f"`{value.strip()}` {entry.reason}", entry.fix)
+
+
+def _around(draft: Draft, at: KeyPath, *keys: str) -> Iterator[KeyPath]:
+    """Yield `at` and the objects below it that older forms put around its keys."""
+    yield at
+    for key in keys:
+        if isinstance(draft.get((*at, key)), dict):
+            yield from _around(draft, (*at, key), *keys)
+
+
+def _task(draft: Draft) -> Iterator[_Evidence]:
+    for part in _around(draft, _MODEL, "config", "hf_config"):
+        at = (*part, "task")
+        if isinstance(task := draft.get(at), str) and task in OTHER_TASKS:
+            yield _Evidence(at, f"`{task}`: this config is for {OTHER_TASKS[task]}, not for text generation", _NO_TEXT)
+
+
+def _model(draft: Draft) -> Iterator[_Evidence]:
+    yield from _named(draft, (*_MODEL, "type"), MODEL_TYPES)
+    if not isinstance(kind := draft.get((*_MODEL, "type")), str) or kind.strip().casefold() != "pytorchmodel":
+        return
+    for part in _around(draft, _MODEL, "config"):
+        if draft.get((*part, "model_loader")) and draft.has((*part, "model_loader")):
+            message = "the model comes from a Python function, `model_loader`; only Hugging Face models are supported"
+            yield _Evidence(
+                (*part, "model_loader"), message, "set `type` to `HfModel` and `model_path` to a folder or Hub id"
+            )
+
+
+def _inputs(draft: Draft) -> Iterator[_Evidence]:
+    for part in _around(draft, _MODEL, "config"):
+        names = draft.get((*part, "io_config", "input_names"))
+        for i, name in enumerate(names if isinstance(names, list) else []):
+            if isinstance(name, str) and name in OTHER_INPUTS:
+                message = f"the input `{name}`: this config is for {OTHER_INPUTS[name]}, not for text generation"
+                yield _Evidence((*part, "io_config", "input_names", i), message, _NO_TEXT)
+
+
+def _passes(draft: Draft) -> Iterator[_Evidence]:
+    for name in draft.keys(("passes",)):
+        step = draft.get(("passes", name))
+        alternatives = [("passes", name, i) for i in range(len(step))] if isinstance(step, list) else [("passes", name)]
+        for at in alternatives:
+            yield from _named(draft, (*at, "type"), PASSES)
+            for part in _around(draft, at, "config"):
+                graph = draft.get((*part, "model_type"))
+                if isinstance(graph, str) and graph in OTHER_GRAPHS:
+                    message = (
+                        f"`model_type` `{graph}`: this config is for {OTHER_GRAPHS[graph]}, not for text generation"
+                    )
+                    yield _Evidence((*part, "model_type"), message, _NO_TEXT)
+
+
+def _targets(draft: Draft) -> Iterator[_Evidence]:
+    """Yield a target or host whose only execution providers or devices are of another domain."""
+    for at in _systems_in_use(draft):
+        for part in _around(draft, at, "config"):
+            yield from _providers(draft, (*part, "execution_providers"))
+            accelerators = draft.get((*part, "accelerators"))
+            for i in range(len(accelerators)) if isinstance(accelerators, list) else ():
+                item: KeyPath = (*part, "accelerators", i)
+                yield from _providers(draft, (*item, "execution_providers"))
+                yield from _named(draft, (*item, "device"), DEVICES)
+                yield from _named(draft, item, DEVICES)
+    for part in _around(draft, (), "engine"):
+        yield from _providers(draft, (*part, "execution_providers"))
+
+
+def _systems_in_use(draft: Draft) -> Iterator[KeyPath]:
+    """Yield the places of the systems that `target` and `host` name or hold; of all systems if neither is there."""
+    used = [
+        (part, key) for part in _around(draft, (), "engine") for key in ("target", "host") if draft.has((*part, key))
+    ]
+    for part, key in used:
+        name = draft.get((*part, key))
+        yield (*part, key) if isinstance(name, dict) else ("systems", str(name))
+    if not used:
+        yield from (("systems", name) for name in draft.keys(("systems",)))
+
+
+def _providers(draft: Draft, at: KeyPath) -> Iterator[_Evidence]:
+    """Yield the first provider of a list that has none of this domain; a provider may be a pair with its library."""
+    value = draft.get(at)
+    listed: list[tuple[KeyPath, Any]] = [(at, value)] if isinstance(value, str) else []
+    for i, item in enumerate(value if isinstance(value, list) else []):
+        pair = isinstance(item, list) and item
+        listed.append(((*at, i, 0) if pair else (*at, i), item[0] if pair else item))
+    found = [list(_named(draft, path, PROVIDERS)) for path, _ in listed]
+    if found and all(found):
+        yield found[0][0]
+
+
+_LOOKS: tuple[Callable[[Draft], Iterator[_Evidence]], ...] = (_task, _model, _passes, _inputs, _targets)
