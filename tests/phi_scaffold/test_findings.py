@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +95,32 @@ def test_what_changes_the_result_comes_first_and_respellings_are_one_line(cli: C
     listed = cli("validate", path, "--verbose").out.splitlines()
     assert sum(": warning: " in line for line in listed) == sum(f["severity"] == "warning" for f in complete)
     assert not any(": note: " in line for line in listed)
+
+
+def test_a_narrow_terminal_shows_the_place(tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    file.write_text("値" * 9, encoding="utf-8")
+    for width in range(30):
+        lines = excerpt(Location(file, 1, 5), width)
+        assert lines is not None
+        assert lines[1].endswith("^")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_colors(tmp_path: Path) -> None:
+    import os
+    import pty
+
+    (tmp_path / "c.json").write_text('{\n\t"a": True\n}')
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "phi_scaffold", "validate", "c.json"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    environment.pop("NO_COLOR", None)
+    done = subprocess.run(command, cwd=tmp_path, stdout=slave, stderr=slave, env=environment, check=False)
+    os.close(slave)
+    shown = os.read(master, 4096).decode().replace("\r\n", "\n")
+    os.close(master)
+    assert done.returncode == 3
+    assert "\x1b[1;31merror: " in shown
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert '    2 |     "a": True\n      |          ^^^^\n  help: write `true`\n' in plain

@@ -56,6 +56,7 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         return {
             "severity": self.severity,
+            "path": str(self.where.path),
             "line": self.where.line,
             "column": self.where.column,
             "rule": self.rule,

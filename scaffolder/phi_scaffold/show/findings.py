@@ -5,7 +5,7 @@ On a terminal in colors, elsewhere as plain lines that start with `path:line:col
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -46,8 +46,14 @@ def print_error(error: PhiError) -> None:
         print_findings(findings, stderr=True)
     else:
         _print_lines([_head(error.where, "error", error.what), *_excerpt(error.where, stderr=True)], stderr=True)
-    if error.fix:
+    if error.fix and not _is_printed(error.fix, findings):
         _print_lines([_help(error.fix)], stderr=True)
+
+
+def _is_printed(fix: str, findings: Sequence[Finding]) -> bool:
+    """Return True if a fix repeats what is printed with the findings: a suggestion, or how to list all of them."""
+    printed = {text for f in findings for text in (f.fix, f"write `{f.suggestion}`")}
+    return fix in printed or (bool(findings) and fix.startswith("list all"))
 
 
 def _print_finding(finding: Finding, stderr: bool) -> None:
@@ -72,7 +78,7 @@ def _excerpt(where: Location | None, stderr: bool) -> list[list[Part]]:
     from phi_scaffold.show.excerpt import excerpt
 
     stream = sys.stderr if stderr else sys.stdout
-    width = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else _PIPED_WIDTH
+    width = shutil.get_terminal_size().columns if stream.isatty() else _PIPED_WIDTH
     lines = excerpt(where, width) if where else None
     return [[(lines[0], "")], [(lines[1], "bold red")]] if lines else []
 
