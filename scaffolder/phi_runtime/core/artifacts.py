@@ -78,7 +78,7 @@ def versions(distributions: tuple[str, ...]) -> dict[str, str]:
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a complete artifact; None if it is absent or unreadable, or a file is missing or has another size."""
     try:
-        raw = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        raw = read_json(folder / MANIFEST)
         manifest = Manifest(raw["key"], raw["kind"], raw["content"], dict(raw["files"]), dict(raw["facts"]))
         complete = all((folder / name).stat().st_size == size for name, size in manifest.files.items())
     except (OSError, ValueError, KeyError, TypeError):
@@ -119,6 +119,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON, as `write_text` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file. Raises OSError, ValueError."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def free_name(path: Path) -> Path:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from phi_runtime.core.artifacts import write_json
+from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat import SYSTEM, TOOLS, ChatError, Message, messages_of, text_of, tools_of
 from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered, RowError
@@ -194,7 +194,7 @@ def load_template(folder: Path) -> Template:
     Raises:
         FileNotFoundError: the folder is not an output of this runtime.
     """
-    raw = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    raw = read_json(folder / FILE)
     if raw.get("kind") == "chat":
         return ChatTemplate(raw["chat_template"], raw["column"], raw["names"], tuple(raw["markers"]))
     return PromptTemplate(raw["prompt"], raw["completion"], tuple(raw["inputs"]), raw["answer"], raw["stop"])

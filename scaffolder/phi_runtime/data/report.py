@@ -24,16 +24,14 @@ PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 _COMPARED = 200_000  # training rows that are searched for near duplicates of validation rows
 
 
-def examine(
-    workflow: Workflow, training: FinetunePass, context: DataContext, emit: Emit, stage: str = "data"
-) -> dict[str, Any]:
+def examine(workflow: Workflow, training: FinetunePass, context: DataContext, emit: Emit) -> dict[str, Any]:
     """Return the report on the data that `training` reads; bad rows are counted.
 
     Raises:
         DataError: a file cannot be read.
     """
     project = project_of(context.config)
-    read = load_splits(workflow, training, context.skipping_bad_rows(), emit, stage)
+    read = load_splits(workflow, training, context.skipping_bad_rows(), emit, "data")
     unusable: dict[str, Any] = {"usable": False, "datasets": [], "splits": None, "warnings": []}
     if not all(len(split) for split in read):
         return unusable | {"datasets": [_of_split(split, project) for split in read]}

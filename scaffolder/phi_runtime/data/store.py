@@ -7,7 +7,6 @@ interrupted tokenization resumes.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
-from phi_runtime.core.artifacts import put_in_place, read_manifest, seal, write_json
+from phi_runtime.core.artifacts import put_in_place, read_json, read_manifest, seal, write_json
 from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.data.survey import Survey
 
@@ -71,7 +70,7 @@ def open_store(folder: Path) -> Store | None:
     (folder / SURVEY).touch()
     # Plain arrays over the map: slicing a memmap object costs ten times as much.
     tokens, trained, rows = (np.asarray(np.load(folder / name, mmap_mode="r")) for name in (_TOKENS, _TRAINED, ROWS))
-    survey = from_json(Survey, json.loads((folder / SURVEY).read_text(encoding="utf-8")))
+    survey = from_json(Survey, read_json(folder / SURVEY))
     return Store(tokens, trained, rows, survey)
 
 
@@ -88,7 +87,7 @@ class StoreWriter:
         self.parts: list[Path] = []
         self.seen = 0
         while (part := self._part(len(self.parts))).is_file():
-            state = json.loads(part.with_suffix(".json").read_text(encoding="utf-8"))
+            state = read_json(part.with_suffix(".json"))
             self.seen = state["seen"]
             self.parts.append(part)
         self._begin()
@@ -131,7 +130,7 @@ class StoreWriter:
     def finish(self, key: str, facts: dict[str, Any]) -> Store:
         """Join the parts, and put the store in place."""
         self._write_part()
-        states = [json.loads(part.with_suffix(".json").read_text(encoding="utf-8")) for part in self.parts]
+        states = [read_json(part.with_suffix(".json")) for part in self.parts]
         out = self.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()

@@ -6,7 +6,6 @@ adapter inputs are added. The quantized weights stay the same to the bit.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Any
 
 from phi_runtime.config.schema import canonical
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import MANIFEST, Manifest, digest, folder_bytes, read_manifest, versions
+from phi_runtime.core.artifacts import MANIFEST, Manifest, digest, folder_bytes, read_json, read_manifest, versions
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.data.template import FILE as TEMPLATE
 from phi_runtime.export.adapter_inputs import add_inputs
@@ -117,7 +116,7 @@ def _with_inputs(context: PassContext, graph: str) -> Record:
             f"the config of the model in {context.source.path} does not give its sizes", fix="fetch it again"
         )
     modules = {module for adapter in context.adapters.values() for module in read_lora(adapter.path).modules}
-    config = json.loads((context.out / "genai_config.json").read_text(encoding="utf-8"))
+    config = read_json(context.out / "genai_config.json")
     places = add_inputs(context.out / config["model"]["decoder"]["filename"], modules, shape)
     return Record(context.source.key, base_name(context.source.path, context.project), graph, places)
 

@@ -6,7 +6,6 @@ and prints at length (seen in onnxruntime-genai 0.18).
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 from phi_runtime.config.schema.export import ExportPass
 from phi_runtime.config.supported_precisions import PROVIDER_NAMES
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import folder_bytes, require_free_space
+from phi_runtime.core.artifacts import folder_bytes, read_json, require_free_space
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import Event
 from phi_runtime.export.builder_output import BuilderProgress
@@ -83,7 +82,7 @@ def build_request(context: PassContext[ExportPass]) -> BuildRequest:
         context.out,
         step.precision,
         context.workflow.execution_provider,
-        needed_options(_hf_config(source.path)) | options_of(step),
+        needed_options(read_json(source.path / "config.json")) | options_of(step),
         source.trust_remote_code,
     )
 
@@ -115,7 +114,7 @@ def build(context: PassContext[ExportPass], request: BuildRequest) -> None:
     """
     request.out.mkdir(parents=True, exist_ok=True)
     require_free_space(request.out, 2 * folder_bytes(request.source), "building the ONNX model")
-    layers = _hf_config(request.source).get("num_hidden_layers")
+    layers = read_json(request.source / "config.json").get("num_hidden_layers")
     try:
         run_builder(context, _as_json(context, request), layers)
     except BaseException:
@@ -166,8 +165,3 @@ def _as_json(context: PassContext[ExportPass], request: BuildRequest) -> dict[st
         "execution_provider": PROVIDER_NAMES[request.provider],
         "options": {**request.options, **remote},
     }
-
-
-def _hf_config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config

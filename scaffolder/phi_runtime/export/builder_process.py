@@ -6,12 +6,12 @@ calibrate: keywords of the builder's own calibration of key-value caches. What t
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.models.builder_source import option_names
 from phi_runtime.workers.child import Parent
 
@@ -71,7 +71,7 @@ def calibrate(keywords: dict[str, Any]) -> None:
     from onnxruntime_genai.models.quantization.kv_cache_calibration import calibrate_kv_scales
 
     corpus = keywords.pop("corpus")
-    texts = json.loads(Path(corpus).read_text(encoding="utf-8")) if corpus else None
+    texts = read_json(Path(corpus)) if corpus else None
     calibrate_kv_scales(**keywords, corpus=texts)
 
 

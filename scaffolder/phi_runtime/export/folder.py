@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 from phi_runtime.config.supported_precisions import PACKAGES
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import versions, write_json, write_text
+from phi_runtime.core.artifacts import read_json, versions, write_json, write_text
 
 CHAT, REQUIREMENTS = "chat_onnx.py", "requirements.txt"
 
@@ -38,6 +37,6 @@ def requirement(provider: str) -> str:
 def _set_search(context: PassContext) -> None:
     file = context.out / "genai_config.json"
     if context.config.search:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         content["search"] = content.get("search", {}) | context.config.search
         write_json(file, content)

@@ -11,7 +11,6 @@ Shapes: P compared positions of a row, T tokens of a row, V vocabulary.
 from __future__ import annotations
 
 import gc
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from phi_runtime.config.pass_graph import training_of
 from phi_runtime.context import PassContext, dataset_behind
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.export.gate_limits import GateLimits, better_setting
@@ -194,7 +194,7 @@ def _comparable(context: PassContext, rows: Sequence[Row]) -> int:
     """Return how many of the rows have distributions that fit into `_KEPT_BYTES`, at least one; 0 without a gate."""
     if context.config.gate is None:
         return 0
-    vocabulary = json.loads((context.out / "genai_config.json").read_text(encoding="utf-8"))["model"]["vocab_size"]
+    vocabulary = read_json(context.out / "genai_config.json")["model"]["vocab_size"]
     room, count = _KEPT_BYTES // (4 * vocabulary), 0
     for _, positions in rows:
         room -= len(positions)

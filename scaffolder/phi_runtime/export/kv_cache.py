@@ -14,6 +14,7 @@ from pathlib import Path
 from phi_runtime.config.pass_graph import training_of
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.context import PassContext, dataset_behind
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.export.build import BuildRequest, build, run_builder
 
 _TEXTS, _ROW_TOKENS, _TOKENS = 24, 512, 4096  # the builder repeats a short text up to a row's length
@@ -37,9 +38,7 @@ def build_calibrated(context: PassContext, request: BuildRequest) -> None:
         "tokenizer_path": str(request.source),
         "out_json": str(scales),
         "quant_type": scheme,
-        "target_seq": min(
-            _ROW_TOKENS, json.loads((plain / "genai_config.json").read_text("utf-8"))["model"]["context_length"]
-        ),
+        "target_seq": min(_ROW_TOKENS, read_json(plain / "genai_config.json")["model"]["context_length"]),
         "num_seqs": _TEXTS,
         "corpus": _texts(context, folder / "texts.json"),
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.supported_precisions import PROVIDER_NAMES
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.errors import MissingDependency, OutOfResources, WorkFailed
 from phi_runtime.hardware.device import has_nvidia_gpu, usable_cores
 from phi_runtime.hardware.machine import memory_bytes
@@ -302,7 +303,7 @@ def open_model(path: Path) -> Any:
 def _load(og: Any, path: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Return model, tokenizer and genai_config.json of the folder `path`. Raises WorkFailed, MissingDependency."""
     try:
-        genai_config: dict[str, Any] = json.loads((path / "genai_config.json").read_text(encoding="utf-8"))
+        genai_config: dict[str, Any] = read_json(path / "genai_config.json")
         model = open_model(path)
         return model, og.Tokenizer(model), genai_config
     except (OSError, ValueError) as e:

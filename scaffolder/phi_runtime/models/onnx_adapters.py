@@ -12,7 +12,6 @@ the other, and so may gate and up. A part is what both consist of; an adapter is
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.artifacts import digest, file_digest, read_manifest, write_json
+from phi_runtime.core.artifacts import digest, file_digest, read_json, read_manifest, write_json
 from phi_runtime.core.errors import UsageError, WorkFailed
 from phi_runtime.core.wire import from_json
 from phi_runtime.models.peft_folder import names_other_model, trained_on
@@ -85,7 +84,7 @@ class Record:
 def read_record(folder: Path) -> Record | None:
     """Return the adapter record of the ONNX model in `folder`; None if it accepts no adapters."""
     try:
-        raw = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        raw = read_json(folder / RECORD)
         return from_json(Record, raw) if raw["form"] == _FORM else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def read_lora(folder: Path) -> Lora:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the adapter_config.json of the adapter in `folder`. Raises UsageError if there is none."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG)
         if isinstance(config, dict):
             return config
     except FileNotFoundError:

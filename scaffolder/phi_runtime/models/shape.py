@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.models.modules import is_embedding, tensors
 
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -110,7 +110,7 @@ def assembled(
 def shape_of(folder: Path) -> Shape | None:
     """Return the shape of the model in `folder`; None if its config.json lacks a size."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(folder / "config.json")
     except (OSError, ValueError):
         return None
     text = {**config, **(config.get("text_config") or {})}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema import InputModel
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import project_of
 from phi_runtime.models.embedded import EMBEDDED
 from phi_runtime.models.modules import Modules, is_embedding, tensors
@@ -27,7 +27,7 @@ def stored_config(model: InputModel, config_path: Path) -> dict[str, Any]:
     """Return the config.json of the workflow's base model; empty if it is not downloaded."""
     file = base_model_path(model, project_of(config_path)) / "config.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.core.artifacts import put_in_place, seal, write_json
+from phi_runtime.core.artifacts import put_in_place, read_json, seal, write_json
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.training.checkpoints import newest
@@ -57,7 +56,7 @@ def interrupted_work(project: ProjectFolder, stage: Stage) -> str | None:
     for folder in work_folders(project, stage.name):
         checkpoint = newest(folder / CHECKPOINTS)[0]
         if folder != own and checkpoint:
-            facts = json.loads((folder / INPUTS).read_text(encoding="utf-8")) if (folder / INPUTS).is_file() else {}
+            facts = read_json(folder / INPUTS) if (folder / INPUTS).is_file() else {}
             step = checkpoint.name.rpartition("-")[2]
             return f"interrupted at step {step}; cannot resume because {stage.changes_since(facts)}"
     return None

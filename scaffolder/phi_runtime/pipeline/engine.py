@@ -20,7 +20,7 @@ from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, compared_models, 
 from phi_runtime.config.schema import FinetunePass, Pass, Workflow, canonical
 from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import read_manifest, versions, write_json
+from phi_runtime.core.artifacts import read_json, read_manifest, versions, write_json
 from phi_runtime.core.errors import Interrupted, MissingDependency, PhiError, UsageError
 from phi_runtime.core.events import Emit, Event, error_event
 from phi_runtime.core.locks import exclusive
@@ -288,7 +288,7 @@ class _Run:
             self.report_cached(stage)
         else:
             self.build(stage, "evaluation", lambda out: self.compare(name, training, out))
-        content: dict[str, Any] = json.loads((stage.target / RESULTS).read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(stage.target / RESULTS)
         return [{"name": training, **content}]
 
     def compare(self, stage: str, training: str, out: Path) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from phi_runtime.config.pass_graph import BASE, compared_models
 from phi_runtime.config.schema import Workflow
 from phi_runtime.config.stage_names import FETCH, evaluation_stages
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.locks import is_held
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.fetch import hub_data
@@ -48,7 +48,7 @@ def _with_work_state(stage: Stage, project: ProjectFolder) -> Stage:
     if work_dir.is_dir() and is_held(project.gen_model / LOCK):
         return replace(stage, state="running", why="")
     if (work_dir / FAILED).is_file():
-        reason = json.loads((work_dir / FAILED).read_text(encoding="utf-8")).get("message", "")
+        reason = read_json(work_dir / FAILED).get("message", "")
         return replace(stage, state="failed", why=reason)
     if interrupted := interrupted_work(project, stage):
         return replace(stage, why=f"{interrupted}; `phi-scaffold run` starts over")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import tasks
 from phi_runtime.evaluation.metrics import headline
 from phi_scaffold.show import diagnosis as show_diagnosis
@@ -93,7 +94,7 @@ def _last_walls(project: ProjectFolder) -> dict[str, float]:
     walls: dict[str, float] = {}
     for file in sorted(project.runs.glob("*/stages.json")):
         try:
-            walls |= {entry["stage"]: entry["wall_s"] for entry in json.loads(file.read_text(encoding="utf-8"))}
+            walls |= {entry["stage"]: entry["wall_s"] for entry in read_json(file)}
         except (OSError, ValueError, KeyError):
             continue
     return walls

@@ -167,13 +167,12 @@ def prepare(
     stage: str | None = None,
     tokens: int = TOKENS,
     apply: bool = False,
-    overrides: Overrides | None = None,
     shape: Shape | None = None,
 ) -> OptimizePlan:
     """Plan a search.
 
     Args:
-        config: The loaded config of the project; None loads it with `overrides`.
+        config: The loaded config of the project; default: its file.
         target: Name of the target; default: the one of the config.
         limits: Constraints of the command line, by name.
         stage: The ModelBuilder pass; default: the first one.
@@ -186,7 +185,7 @@ def prepare(
         UsageError: An argument is invalid.
     """
     read_dotenv(project.root)
-    config = config or load_config(project.config, overrides)
+    config = config or load_config(project.config)
     workflow = config.require_valid()
     name = _builder(workflow, stage, project)
     selected = target_for(target, workflow)

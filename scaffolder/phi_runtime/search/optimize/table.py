@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.config.schema import Constraints
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.search.optimize.constraints import Verdict, check_constraints
 
 FILE = "candidates.json"
@@ -102,7 +102,7 @@ class CandidateTable:
     def read(cls, folder: Path) -> CandidateTable:
         """Return the table of earlier calls; an empty one if there is none that can be read."""
         try:
-            content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            content = read_json(folder / FILE)
             rows = [CandidateRow.from_dict(row) for row in (*content["candidates"], *content["earlier"])]
             known = {row.key: row for row in rows if row.state != "skipped"}
             return cls(content["inputs_key"], known, content["reference"], content["config_digest"])

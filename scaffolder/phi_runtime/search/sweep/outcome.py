@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -15,7 +14,7 @@ from phi_runtime.config.parse import parse_config
 from phi_runtime.config.reading.source import read_source
 from phi_runtime.config.schema import Sweep
 from phi_runtime.config.search_space import full_key
-from phi_runtime.core.artifacts import digest, replace_unless_edited, write_json, write_text
+from phi_runtime.core.artifacts import digest, read_json, replace_unless_edited, write_json, write_text
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.stage import model_folder
@@ -183,7 +182,7 @@ def _write_best(settings: TrialSettings, best: Trial) -> tuple[Path, Path | None
     target = config.with_name(f"{config.stem}.best.json")
     text = canonical_text(parsed.draft, target)
     written = settings.project.gen_model / FOLDER / WRITTEN
-    known = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+    known = read_json(written) if written.is_file() else {}
     previous = replace_unless_edited(target, text, known.get(target.name))
     write_json(written, {**known, target.name: digest(text)})
     return target, previous

@@ -43,7 +43,6 @@ class SweepPlan:
 def prepare(
     project: ProjectFolder,
     *,
-    config: LoadedConfig | None = None,
     trials: int | None = None,
     metric: str | None = None,
     overrides: Overrides | None = None,
@@ -51,7 +50,6 @@ def prepare(
     """Read and check the search of `project`.
 
     Args:
-        config: The loaded config of the project; None loads it with `overrides`.
         trials: The total number of trials, instead of that of the search.
         metric: The metric, instead of that of the search.
 
@@ -61,7 +59,7 @@ def prepare(
         MissingDependency: The config runs on Azure ML.
     """
     read_dotenv(project.root)
-    config = config or load_config(project.config, overrides)
+    config = load_config(project.config, overrides)
     workflow = config.require_valid()
     file = sidecar_path(project.config, SWEEP)
     if workflow.sweep is None:

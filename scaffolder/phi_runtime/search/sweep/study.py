@@ -6,7 +6,6 @@ cannot be compared and a new study begins. Only the process that holds the proje
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.pass_graph import with_ancestors
 from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
-from phi_runtime.core.artifacts import digest, write_json
+from phi_runtime.core.artifacts import digest, read_json, write_json
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.core.project import ProjectFolder, setup_command
 from phi_runtime.passes.input_adapter import InputAdapter
@@ -98,7 +97,7 @@ def _number(path: Path) -> int:
 
 def _facts(folder: Path) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = read_json(folder / FACTS)
     except (OSError, ValueError):
         return {}
     return facts

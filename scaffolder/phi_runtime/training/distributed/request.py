@@ -5,7 +5,6 @@ Both are JSON files: reading them runs no code, and processes that share one pip
 
 from __future__ import annotations
 
-import json
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.schema import Workflow, canonical
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import file_digest, write_json
+from phi_runtime.core.artifacts import file_digest, read_json, write_json
 from phi_runtime.core.errors import ConfigError, Location, PhiError, from_wire, to_wire
 from phi_runtime.core.events import silent
 from phi_runtime.core.project import ProjectFolder
@@ -66,7 +65,7 @@ def read_request(path: Path) -> PassContext:
     Raises:
         ConfigError: The config file has changed since then.
     """
-    request = from_json(TrainingRequest, json.loads(path.read_text(encoding="utf-8")))
+    request = from_json(TrainingRequest, read_json(path))
     name, project = request.name, request.project
     if file_digest(project.config) != request.config_digest:
         raise ConfigError(
@@ -84,7 +83,7 @@ def read_request(path: Path) -> PassContext:
 
 def keep_error(error: BaseException, request: Path, rank: str) -> None:
     """Leave `error` of the process `rank` for `errors_of`, with its traceback."""
-    name = json.loads(request.read_text(encoding="utf-8"))["name"] if request.is_file() else "training"
+    name = read_json(request)["name"] if request.is_file() else "training"
     trace = "".join(traceback.format_exception(error))
     wire = to_wire(failure_from_exception(error, f"`{name}`"))
     write_json(request.with_name(f"error-{rank}.json"), {"error": wire, "note": f"in process {rank}:\n{trace}"})
@@ -95,7 +94,7 @@ def errors_of(request: Path) -> list[PhiError]:
     files = sorted(request.parent.glob("error-*.json"), key=lambda file: file.stat().st_mtime_ns)
     errors = []
     for file in files:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        kept = read_json(file)
         errors.append(from_wire(kept["error"]))
         errors[-1].add_note(kept["note"])
     return errors
