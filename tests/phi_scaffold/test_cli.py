@@ -224,3 +224,37 @@ def test_doctor_reports_two_flavors_of_one_library(monkeypatch: pytest.MonkeyPat
     assert finding.level == "error"
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in finding.fix
     assert "pip install onnxruntime-gpu==1.0" in finding.fix
+
+
+STEPS = "passes.finetune.training_args.max_steps"
+
+
+def test_set_changes_the_config_of_one_command_and_makes_its_stage_stale(
+    cli: Cli, trained_project: MakeProject
+) -> None:
+    project = trained_project(until="finetune")
+    written = project.config.read_bytes()
+
+    def finetune(*settings: str) -> dict[str, str]:
+        stages = cli("status", "--json", "--project", project.root, *settings).json["stages"]
+        stage: dict[str, str] = next(stage for stage in stages if stage["name"] == "finetune")
+        return stage
+
+    assert finetune()["state"] == "cached"
+    assert finetune("--set", f"{STEPS}=8")["state"] == "cached"  # the value of the config
+    changed = finetune("--set", f"{STEPS}=4", "--set", "passes.finetune.r=4")
+    assert changed["state"] == "stale"
+    assert "max_steps" in changed["why"]
+    assert project.config.read_bytes() == written
+
+
+def test_set_is_checked_by_every_command_and_named_in_the_error(cli: Cli, make_project: MakeProject) -> None:
+    project = make_project()
+    misspelled = f"{STEPS}ss=4"
+    for command in (["validate", project.config], ["run", "--dry-run", "--config", project.config]):
+        result = cli(*command, "--set", misspelled)
+        assert result.code == 3
+        assert f"--set {misspelled}: error: unknown key `max_stepsss` - did you mean `max_steps`?" in (
+            result.out + result.err
+        )
+    assert cli("validate", project.config, "--set", "passes.finetune.r").code == 2

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.config.dialects.draft import Draft
+from pydantic import ValidationError
+
+from phi_runtime.config.diagnostics import key_path_of
+from phi_runtime.config.dialects.draft import MISSING, Draft
 from phi_runtime.config.dialects.systems import PROVIDER_OF
 from phi_runtime.config.file_formats import format_of
-from phi_runtime.core.errors import UsageError
+from phi_runtime.config.reading.source import KeyPath, parse_source
+from phi_runtime.config.schema import Workflow
+from phi_runtime.core.errors import ConfigError, UsageError
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.hardware.device import has_nvidia_gpu
 
@@ -26,7 +31,8 @@ class Overrides:
         data: Data files by name of their data config; "" is the only one.
         skip_bad_rows: Skip rows that cannot be used instead of failing.
         run_user_script: Allow the user_script of the config to run.
-        values: Settings by dotted path from the top of the config, such as those of a trial; data configs by name.
+        settings: Settings of `--set`: text by dotted path from the top of the config, in which data configs have their names.
+        values: Settings by the same paths, such as those of a trial. They replace those of `settings`.
     """
 
     on_local: bool = False
@@ -34,6 +40,7 @@ class Overrides:
     trust_remote_code: bool = False
     skip_bad_rows: bool = False
     run_user_script: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -48,30 +55,81 @@ def override(draft: Draft, overrides: Overrides) -> None:
         draft.value["host"] = draft.value["target"] = HERE
     for name, file in overrides.data.items():
         _read_from(draft, name, file)
+    for key, text in overrides.settings.items():
+        _set_text(draft, key, text)
     for key, value in overrides.values.items():
-        _set(draft, key, value)
+        _set(draft, _path_of(draft, key), value)
 
 
-def _set(draft: Draft, key: str, value: Any) -> None:
-    """Set the dotted path `key` to `value`. Missing settings are created; a named pass or data config must exist."""
-    part: Any = draft.value
-    *outer, last = key.split(".")
-    for depth, name in enumerate(outer):
+def _set_text(draft: Draft, key: str, text: str) -> None:
+    """Set the dotted path `key` to the value that `text` is in YAML, or to the text if the schema accepts only that.
+
+    Errors are located at the option.
+    """
+    path = _path_of(draft, key)
+    existing = next(n for n in range(len(path), -1, -1) if draft.has(path[:n]))
+    created = path[: existing + 1]
+    options = {**draft.source.options, created: f"--set {key}={text}"}
+    draft.source = replace(draft.source, options=options)
+    draft.set_source_path(created, created)
+    readings = _readings(text)
+    for value in readings:
+        _set(draft, path, value)
+        if _is_accepted(draft, path):
+            return
+    _set(draft, path, readings[0])
+
+
+def _readings(text: str) -> list[Any]:
+    """Return the value of `text` in YAML, of which JSON is a part, and the text itself."""
+    try:
+        source = parse_source(Path("option.yaml"), text)
+    except ConfigError:  # a `:` or `{` in a text
+        return [text]
+    is_text = source.comments or (isinstance(source.value, str) and text[:1] not in "'\"")
+    return [text] if is_text else [source.value, text]
+
+
+def _is_accepted(draft: Draft, path: KeyPath) -> bool:
+    """Return True if the schema has nothing against the value at `path`."""
+    try:
+        Workflow.model_validate({k: v for k, v in draft.value.items() if k not in ("sweep", "evaluation")})
+    except ValidationError as e:
+        errors = (key_path_of(draft.value, error["loc"]) for error in e.errors(include_url=False))
+        return not any(error[: len(path)] == path for error in errors)
+    return True
+
+
+def _path_of(draft: Draft, key: str) -> KeyPath:
+    """Return the path of the dotted path `key`. Settings may be missing; a named pass or data config must exist."""
+    path: list[str | int] = []
+    for name in key.split("."):
+        part = draft.get(tuple(path))
+        outer = path[-1] if path else ""
         if isinstance(part, list):
-            known = {c["name"]: c for c in part if isinstance(c, dict) and isinstance(c.get("name"), str)}
+            known = [
+                c["name"] if isinstance(c, dict) and isinstance(c.get("name"), str) else str(i)
+                for i, c in enumerate(part)
+            ]
+        elif isinstance(part, dict) or part is MISSING:
+            known = list(part) if part is not MISSING else []
         else:
-            known = part
-        if name not in known and depth == 1 and outer[0] in ("passes", "data_configs"):
+            raise UsageError(f"`{key}`: `{outer}` is {part!r}, which has no settings", fix="check the path")
+        if name not in known and (isinstance(part, list) or path == ["passes"]):
             raise UsageError(
-                f"`{key}`: `{outer[0]}` has no `{name}`{did_you_mean(name, list(known))}",
+                f"`{key}`: `{outer}` has no `{name}`{did_you_mean(name, known)}",
                 fix=f"use one of {', '.join(known)}",
             )
-        part = known.setdefault(name, {})
-        if not isinstance(part, dict | list):
-            raise UsageError(f"`{key}`: `{name}` is {part!r}, which has no settings", fix="check the path")
-    if not isinstance(part, dict):
-        raise UsageError(f"`{key}` is not a setting", fix=f"add the key in {outer[-1]}")
-    part[last] = value
+        path.append(known.index(name) if isinstance(part, list) else name)
+    return tuple(path)
+
+
+def _set(draft: Draft, path: KeyPath, value: Any) -> None:
+    """Set the value at `path`, creating the objects around it."""
+    part: Any = draft.value
+    for key in path[:-1]:
+        part = part.setdefault(key, {}) if isinstance(part, dict) else part[key]
+    part[path[-1]] = value
 
 
 def _read_from(draft: Draft, name: str, file: Path) -> None:

@@ -16,6 +16,7 @@ from phi_runtime.config.reading.source import Source, parse_source, read_source
 from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.config.search_space import check_values, trained_pass
 from phi_runtime.config.sidecars import Sidecars, join_sidecars
+from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import project_of
 from phi_runtime.passes.input_adapter import with_input_adapter
 
@@ -83,15 +84,18 @@ def load_config(path: Path, overrides: Overrides | None = None, source: Source |
     return LoadedConfig(source, config.draft, workflow, findings, overrides)
 
 
-def check_file(path: Path, text: str | None = None) -> LoadedConfig:
+def check_file(path: Path, text: str | None = None, overrides: Overrides | None = None) -> LoadedConfig:
     """Load a workflow config, or check one of its sidecar files by itself; `text` replaces the content of the file.
 
     Raises:
         ConfigError: It cannot be parsed.
+        UsageError: `overrides` name something that the file does not have.
     """
     source = read_source(path) if text is None else parse_source(path, text)
     if kind_of(source) is Workflow:
-        return load_config(path, source=source)
+        return load_config(path, overrides, source)
+    if overrides and overrides.settings:
+        raise UsageError(f"--set changes a workflow config, and {path} is not one", fix="remove --set")
     parsed = parse_file(source)
     return LoadedConfig(source, parsed.draft, None, [*parsed.errors, *parsed.draft.warnings()], Overrides())
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PassName = Annotated[
     str | None, typer.Option("--pass", help="Training pass whose data is read, if several train; default: the first.")
 ]
-DATA = ("data", "run_user_script", "trust_remote_code", "project_folder", "config", *OUTPUT)
+DATA = ("data", "settings", "run_user_script", "trust_remote_code", "project_folder", "config", *OUTPUT)
 
 data = typer.Typer(
     help="Check the data, and preview what the model will see of it.",

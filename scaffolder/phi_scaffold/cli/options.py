@@ -51,6 +51,14 @@ class Flags:
             "--data", metavar="[NAME=]FILE", help="Read this file instead of the one that a data config names."
         ),
     ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Replace a value of the config, such as passes.finetune.r=16; VALUE is JSON or text; repeatable.",
+        ),
+    ] = None
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Skip and count unusable rows instead of stopping at the first.")
     ] = False
@@ -160,7 +168,14 @@ class Flags:
                 files[name] = Path(file)
             else:
                 files[""] = Path(value)
-        return Overrides(self.on == "local", files, self.trust_remote_code, self.skip_bad_rows, self.run_user_script)
+        return Overrides(
+            on_local=self.on == "local",
+            data=files,
+            trust_remote_code=self.trust_remote_code,
+            skip_bad_rows=self.skip_bad_rows,
+            run_user_script=self.run_user_script,
+            settings=dict(map(_setting, self.settings or ())),
+        )
 
     def open_session(self, project: ProjectFolder) -> Session:
         """Load the model that --model names, with the adapter that --adapter names: one of its own, or a folder."""
@@ -181,9 +196,19 @@ class Flags:
         return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self.top_k, self.seed, stop, guide)
 
 
+def _setting(option: str) -> tuple[str, str]:
+    key, equals, value = option.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UsageError(
+            f"`--set {option}` is not KEY=VALUE",
+            fix="write, for example, --set passes.finetune.training_args.max_steps=100",
+        )
+    return key, value
+
+
 OUTPUT = ("as_json", "quiet", "debug")
 SAMPLING = ("model", "adapter", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
-MODEL = ("trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
+MODEL = ("settings", "trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
 WORKFLOW = ("on", "data", "skip_bad_rows", "run_user_script", *MODEL)
 
 

@@ -13,7 +13,7 @@ from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 from phi_scaffold.show.paths import short_path
 
 
-@accepts(*OUTPUT)
+@accepts("settings", *OUTPUT)
 def validate(
     flags: Flags,
     config: Annotated[
@@ -37,7 +37,7 @@ def validate(
     if not path.is_file():
         raise UsageError(f"no config at {path}", fix="give the path of an olive-config.json")
     try:
-        findings = check_file(path).findings
+        findings = check_file(path, overrides=flags.overrides()).findings
     except ConfigError as e:  # not even JSON
         if e.where is None:
             raise

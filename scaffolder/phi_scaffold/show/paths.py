@@ -8,7 +8,9 @@ from pathlib import Path
 
 
 def short_path(path: Path | str) -> str:
-    """Return `path` relative to the current folder if that is shorter."""
+    """Return `path` relative to the current folder if that is shorter; a command-line option unchanged."""
+    if str(path).startswith("--"):
+        return str(path)
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive of Windows

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Source:
         places: Position of each key, or of the value for list items. Values from a YAML alias have the position at the anchor.
         spans: Start and end of each entry in the order of the file, from its key or `-` to the end of its value. Aliases and
             merges are not expanded; `<<` is a key.
+        options: Command-line options that replace values of the file, by key path.
     """
 
     path: Path
@@ -43,9 +45,13 @@ class Source:
     places: dict[KeyPath, int] = field(repr=False)
     comments: tuple[Comment, ...] = field(default=(), repr=False)
     spans: dict[KeyPath, tuple[int, int]] = field(default_factory=dict, repr=False)
+    options: Mapping[KeyPath, str] = field(default_factory=dict, repr=False)
 
     def locate(self, key_path: KeyPath) -> Location:
         """Return the location of `key_path`, or of the nearest enclosing value if it does not exist."""
+        for length in range(len(key_path), 0, -1):
+            if option := self.options.get(key_path[:length]):
+                return Location(option)
         while key_path and key_path not in self.places:
             key_path = key_path[:-1]
         return location(self.path, self.text, self.places.get(key_path, 0))

@@ -178,7 +178,7 @@ def _write_best(settings: TrialSettings, best: Trial) -> tuple[Path, Path | None
     """
     config = settings.project.config
     values = {full_key(key, settings.stage): value for key, value in best.values.items()}
-    parsed = parse_config(read_source(config), Overrides(values=values))
+    parsed = parse_config(read_source(config), Overrides(settings=settings.overrides.settings, values=values))
     target = config.with_name(f"{config.stem}.best.json")
     text = canonical_text(parsed.draft, target)
     written = settings.project.gen_model / FOLDER / WRITTEN
