@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from phi_scaffold.cli.app import COMMANDS
+from phi_scaffold.cli.other_names import LINE_OF
 from tests.conftest import Cli, MakeProject, edit_config
 
 CLI = Path(__file__).parents[2] / "scaffolder" / "phi_scaffold" / "cli"
@@ -258,3 +259,45 @@ def test_set_is_checked_by_every_command_and_named_in_the_error(cli: Cli, make_p
             result.out + result.err
         )
     assert cli("validate", project.config, "--set", "passes.finetune.r").code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("finetune", "phi-scaffold run --until finetune"),
+        ("train", "phi-scaffold run --until finetune"),
+        ("merge", "phi-scaffold run --until merge"),
+        ("export", "phi-scaffold run --until export"),
+        ("capture-onnx-graph", "phi-scaffold run --until export"),
+        ("auto_opt", "phi-scaffold optimize"),
+        ("Download", "phi-scaffold fetch"),
+    ],
+)
+def test_a_command_of_another_tool_gets_the_line_that_does_it_here(cli: Cli, name: str, line: str) -> None:
+    result = cli(name, "--model_name_or_path", "org/model")
+    assert result.code == 2
+    assert result.err == f"error: there is no command `{name}`\n  help: {line}\n"
+
+
+def test_every_line_for_another_name_can_be_typed(cli: Cli, make_project: MakeProject) -> None:
+    project = make_project()
+    assert not set(LINE_OF) & set(COMMANDS)
+    stages = {stage["name"] for stage in cli("status", "--json", "--project", project.root).json["stages"]}
+    for line in set(LINE_OF.values()):
+        program, command, *arguments = line.split()
+        if program != "phi-scaffold" or command.startswith("--"):
+            continue
+        assert command in COMMANDS
+        values = dict(zip(arguments[::2], arguments[1::2], strict=False))
+        assert values.get("--until", "finetune") in stages
+        assert cli(command, *arguments, "--help").code == 0
+        if "--set" in values:
+            assert cli("validate", project.config, "--set", values["--set"]).code == 0
+
+
+def test_setup_checks_the_libraries_and_runs_nothing(cli: Cli, make_project: MakeProject) -> None:
+    project = make_project()
+    result = cli("run", "--config", project.config, "--setup")
+    assert (result.code, result.out) == (0, "")
+    assert "nothing was run" in result.err
+    assert not (project.gen_model / "runs").exists()

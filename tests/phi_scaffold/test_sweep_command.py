@@ -61,6 +61,25 @@ def test_a_search_is_shown_and_told_to_machines(make_project: MakeProject, cli: 
     assert "study-2 (new: values: [1e-06, 0.02] → [1e-06, 0.02, 0.03]): 3 trials to run" in planned.out
 
 
+def test_config_accepts_a_file_that_holds_only_a_search(make_project: MakeProject, cli: Cli) -> None:
+    project = make_project()
+    write_sweep(project, 0.01)
+    file = project.root.parent / "hyperparameter-search.yaml"
+    file.write_text(
+        "search_strategy: {type: random, num_trials: 20}\n"
+        "search_space:\n"
+        "  learning_rate: {type: float, low: 1e-6, high: 1e-3, log: true}\n"
+        "  lora_r: {type: int, low: 8, high: 64}\n"
+    )
+    planned = cli("sweep", "--config", file, "--dry-run", "--json", "--project", project.root).json
+    assert set(planned["search_space"]) == {f"passes.finetune.{RATE}", "passes.finetune.r"}
+    assert (planned["sampler"], planned["trials_to_run"]) == ("random", 20)
+    file.write_text(file.read_text().replace("lora_r", "lora_rr"))
+    wrong = cli("sweep", "--config", file, "--dry-run", "--project", project.root)
+    assert wrong.code == 3
+    assert "hyperparameter-search.yaml:4:" in wrong.err
+
+
 def test_what_is_missing_or_wrong_is_said_with_what_to_do(make_project: MakeProject, cli: Cli) -> None:
     project = make_project()
     at = ("--project", project.root)

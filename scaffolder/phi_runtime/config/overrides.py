@@ -32,6 +32,7 @@ class Overrides:
         skip_bad_rows: Skip rows that cannot be used instead of failing.
         run_user_script: Allow the user_script of the config to run.
         settings: Settings of `--set`: text by dotted path from the top of the config, in which data configs have their names.
+        search: File of the search, instead of sweep.yaml or the search in the config.
         values: Settings by the same paths, such as those of a trial. They replace those of `settings`.
     """
 
@@ -41,6 +42,7 @@ class Overrides:
     skip_bad_rows: bool = False
     run_user_script: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    search: Path | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
 
 

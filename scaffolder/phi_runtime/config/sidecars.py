@@ -32,14 +32,14 @@ class Sidecars:
     findings: list[Finding]
 
 
-def join_sidecars(path: Path, config: ParsedFile) -> Sidecars:
-    """Read and validate the sidecar files of the config at `path`."""
+def join_sidecars(path: Path, config: ParsedFile, search: Path | None = None) -> Sidecars:
+    """Read and validate the sidecar files of the config at `path`; `search` replaces the search of the config."""
     evaluation, draft, findings = _read(sidecar_path(path, EVALUATION), Evaluation)
     if evaluation and draft and config.workflow:
         findings += _unknown_passes(evaluation, draft, list(config.workflow.trainings))
-    if "sweep" in config.value:
+    if "sweep" in config.value and search is None:
         return Sidecars(evaluation, config.sweep, config.draft, SWEEP_IN_CONFIG, findings)
-    sweep, sweep_draft, sweep_findings = _read(sidecar_path(path, SWEEP), Sweep)
+    sweep, sweep_draft, sweep_findings = _read(search or sidecar_path(path, SWEEP), Sweep)
     return Sidecars(evaluation, sweep, sweep_draft or config.draft, (), findings + sweep_findings)
 
 

@@ -72,7 +72,7 @@ def load_config(path: Path, overrides: Overrides | None = None, source: Source |
     overrides = overrides or Overrides()
     source = source or read_source(path)
     config = parse_config(source, overrides)
-    sidecars = join_sidecars(path, config)
+    sidecars = join_sidecars(path, config, overrides.search)
     findings = _cross_check(path, config, sidecars, overrides)
     workflow = None
     if config.workflow is not None and not any(f.severity == "error" for f in findings):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from phi_scaffold import __version__
+from phi_scaffold.cli.other_names import Commands
 
 COMMANDS = (
     "new",
@@ -34,6 +35,7 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
     """Build the app. If `arguments` name a command, only that one is imported, which saves time at every start."""
     app = typer.Typer(
         name="phi-scaffold",
+        cls=Commands,
         help="Fine-tune, quantize and run your own small language model: new → setup → run → chat.",
         no_args_is_help=True,
         rich_markup_mode=None,  # rich's help takes longer than the rest of the start

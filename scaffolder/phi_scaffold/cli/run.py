@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phi_runtime.core.project import setup_command
 from phi_scaffold.cli.options import WORKFLOW, Flags, accepts
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ def run(
         int,
         typer.Option(min=1, help="Train with this many processes, one per GPU or share of the cores; same result."),
     ] = 1,
+    setup: Annotated[
+        bool, typer.Option("--setup", help="Check that the libraries are installed, run nothing (a flag of Olive).")
+    ] = False,
     emit_accelerate_config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a config for `accelerate launch`, print the command and exit."),
@@ -41,7 +46,9 @@ def run(
     Example: phi-scaffold run --until merge
     """
     project = flags.enter_project()
-    if dry_run:
+    if setup:
+        print(f"the libraries are installed, by `{setup_command()}`; nothing was run", file=sys.stderr)
+    elif dry_run:
         _dry_run(project, flags, stages or [], until, force or [], step=not no_step)
     elif emit_accelerate_config:
         _emit_accelerate_config(project, flags, stages or [], nproc, emit_accelerate_config)

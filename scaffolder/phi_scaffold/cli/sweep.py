@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,14 +31,20 @@ def sweep(
 ) -> None:
     """Search for better settings, as fine-tuning/sweep.yaml describes. A stopped search resumes where it was.
 
+    --config accepts another sweep.yaml too, for the config of the project.
+
     Example: phi-scaffold sweep --trials 20 --jobs 2
     """
     from phi_runtime.search.sweep.planning import plan_to_json, prepare
     from phi_runtime.search.sweep.search import search
     from phi_scaffold.show import sweep as show_sweep
 
+    overrides = flags.overrides()
+    if flags.config and _is_search(flags.config):
+        overrides = replace(overrides, search=flags.config.absolute())
+        flags = replace(flags, config=None)
     project = flags.enter_project()
-    planned = prepare(project, trials=trials, metric=metric, overrides=flags.overrides())
+    planned = prepare(project, trials=trials, metric=metric, overrides=overrides)
     if dry_run:
         facts = plan_to_json(planned)
         print(json.dumps(facts)) if flags.as_json else show_sweep.plan(facts)
@@ -49,3 +57,11 @@ def sweep(
         print(json.dumps(result.as_dict(project)))
     else:
         show_sweep.result(result, project, flags.task_name)
+
+
+def _is_search(file: Path) -> bool:
+    from phi_runtime.config.parse import kind_of
+    from phi_runtime.config.reading.source import read_source
+    from phi_runtime.config.schema import Sweep
+
+    return file.is_file() and kind_of(read_source(file)) is Sweep

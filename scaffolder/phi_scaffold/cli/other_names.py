@@ -1,0 +1,49 @@
+"""Commands of other tools, and names that people try, with the line that does the same here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from typer.core import TyperGroup
+
+from phi_runtime.core.errors import UsageError
+from phi_runtime.core.project import setup_command
+
+_LINES = {
+    "phi-scaffold new NAME": ("init", "create", "scaffold", "start"),
+    "phi-scaffold fetch": ("download", "pull"),
+    "phi-scaffold data check": ("check-data", "analyze", "prepare-data"),
+    "phi-scaffold run": ("workflow", "start-run", "resume"),
+    "phi-scaffold run --until finetune": ("finetune", "fine-tune", "train", "lora", "qlora", "sft", "tune"),
+    "phi-scaffold run --until merge": ("merge", "merge-adapter", "merge-adapters", "merge-lora"),
+    "phi-scaffold run --until export": ("export", "convert", "build", "onnx", "capture-onnx-graph", "convert-to-onnx"),
+    "phi-scaffold run --until export --set passes.export.precision=int4": ("quantize", "quant"),
+    "phi-scaffold run --dry-run": ("plan", "estimate", "memory"),
+    "phi-scaffold run STAGE": ("run-pass", "pass", "stage"),
+    "phi-scaffold optimize": ("auto-opt", "autoopt", "optimize-model", "auto-optimize"),
+    "phi-scaffold sweep": ("search", "hpo", "hyperparameter-search"),
+    "phi-scaffold evaluate": ("eval", "test", "benchmark", "measure", "compare"),
+    "phi-scaffold generate": ("infer", "inference", "predict", "complete", "prompt"),
+    "phi-scaffold chat": ("talk", "console", "repl"),
+    "phi-scaffold serve": ("server", "api", "ui", "web", "deploy"),
+    "phi-scaffold models": ("list", "catalog", "list-models"),
+    "phi-scaffold validate": ("check", "lint", "verify"),
+    "phi-scaffold migrate": ("upgrade", "convert-config"),
+    "phi-scaffold doctor": ("info", "env", "environment", "system-info"),
+    "phi-scaffold --help": ("help",),
+    "phi-scaffold --version": ("version",),
+    setup_command(): ("setup", "install"),
+}
+LINE_OF: Mapping[str, str] = {name: line for line, names in _LINES.items() for name in names}
+
+
+class Commands(TyperGroup):
+    """The commands; for a name of another tool, the error names the line that does the same here."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that `args` begin with. Raises UsageError for a name in `LINE_OF`."""
+        name = args[0].casefold().replace("_", "-")
+        if name in LINE_OF and name not in self.commands:
+            raise UsageError(f"there is no command `{args[0]}`", fix=LINE_OF[name])
+        return super().resolve_command(ctx, args)
