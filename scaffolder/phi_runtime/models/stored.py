@@ -36,17 +36,13 @@ def stored_config(model: InputModel, config_path: Path) -> dict[str, Any]:
 def known_modules(model: InputModel, config_path: Path) -> Modules | None:
     """Return the modules of the workflow's base model; None if it is not downloaded and its architecture is unknown."""
     folder = base_model_path(model, project_of(config_path))
-    if names := _tensor_shapes(folder):
+    names = {name[:-7]: shape for name, (shape, _) in tensors(folder).items() if name.endswith(".weight")}
+    if names:
         linear = {n for n, shape in names.items() if len(shape) == 2 and not is_embedding(n)}
         all_names = {*names, "lm_head"}  # a tied head has no weight in the file
         return Modules(tuple(sorted(linear)), tuple(sorted(all_names)))
     name = model.name.rstrip("/").partition("model-cache/")[2] or model.name
     return PHI3 if name in EMBEDDED or _PHI3_IDS.fullmatch(name) else None
-
-
-def _tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """Return the shape of each module's weight; empty if there are no safetensors files."""
-    return {name[:-7]: shape for name, (shape, _) in tensors(folder).items() if name.endswith(".weight")}
 
 
 def rope_switch(config: dict[str, Any]) -> int | None:

@@ -142,7 +142,7 @@ class TokenLoss:
             logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits
             logits = logits.float().view(-1, logits.shape[-1])  # (N, V)
             return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-        with _forward_replaced(self.head, _identity):
+        with _forward_replaced(self.head, lambda hidden: hidden):
             hidden = model(**inputs, logits_to_keep=keep, use_cache=False).logits  # (…, N, H)
         hidden = hidden.reshape(-1, hidden.shape[-1])  # (N, H)
         return linear_cross_entropy(hidden, self.head.weight, targets, smoothing, self.dtype)
@@ -195,7 +195,3 @@ def _forward_replaced(head: Any, forward: Callable[[torch.Tensor], torch.Tensor]
             del head.forward
         else:
             head.forward = previous
-
-
-def _identity(hidden: torch.Tensor) -> torch.Tensor:
-    return hidden

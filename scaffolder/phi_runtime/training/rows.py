@@ -80,7 +80,7 @@ def _report(context: FinetuneContext, data: TrainingData) -> None:
     data_report = report(data.dataset, {"training": training, "validation": validation}, context.project)
     if context.record:
         write_json(context.record / REPORT, data_report)
-    warnings: list[str] = data_report["warnings"]
+    warnings = list(data_report["warnings"])
     if training.endless:
         warnings.append(
             f"{training.endless} of {training.rows} rows end without a special token, since add_special_tokens is false: "

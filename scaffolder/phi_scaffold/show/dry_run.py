@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,13 @@ from phi_runtime.pipeline.rehearsal import Rehearsal, rehearse_apart
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.training.forecast import Forecast, disk_bytes, forecast, free_disk_bytes
 from phi_scaffold.new.catalog import catalog_shape
-from phi_scaffold.show import plan as show_plan
 from phi_scaffold.show import progress as show_progress
+from phi_scaffold.show.terminal import console, duration, size, table
 
 if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides
+
+_PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "fixed")
 
 
 def dry_run(
@@ -46,20 +48,25 @@ def dry_run(
     shape = shape_of(base_model_path(workflow.input_model, project)) or catalog_shape(workflow)
     disk = disk_bytes(workflow, project, shape) if shape else {}
     if not as_json:
-        show_plan.plan(rows, disk)
+        _print_stages(rows, disk)
         if trains and disk:
-            show_plan.checkpoints(disk["checkpoints"], free_disk_bytes(project))
+            needed, free = size(disk["checkpoints"]), size(free_disk_bytes(project))
+            print(f"\nCheckpoints take up to {needed} during training; {free} are free on the disk.")
     forecasts = {name: forecast(workflow, project, name, shape) for name in trains}
     if not as_json:
         for name, estimate in forecasts.items():
-            show_plan.forecast(estimate) if estimate else show_plan.unknown(name)
+            if estimate:
+                _print_forecast(estimate)
+            else:
+                why = "the base model is not downloaded and not in the catalog; run `phi-scaffold fetch` first"
+                print(f"\n{name}: no estimate: {why}")
     steps = []
     for name, estimate in forecasts.items():
         why = _why_skipped(project, workflow, estimate) if step else "--no-step"
         result = {"stage": name, "skipped": why} if why else _try_step(project, overrides, name, quiet or as_json)
         steps.append(result)
         if not as_json:
-            _show_step(result)
+            _print_step(result)
     if as_json:
         estimates = [_as_dict(estimate) for estimate in forecasts.values() if estimate]
         sizes = {f"{name}_bytes": needed for name, needed in disk.items()} | {"free_bytes": free_disk_bytes(project)}
@@ -102,13 +109,13 @@ def _try_step(project: ProjectFolder, overrides: Overrides, name: str, quiet: bo
             return {"stage": name, "failed": e.what, "fix": e.fix}
 
 
-def _show_step(result: Rehearsal | dict[str, str]) -> None:
+def _print_step(result: Rehearsal | dict[str, str]) -> None:
     if isinstance(result, Rehearsal):
-        show_plan.step(result)
+        _print_rehearsal(result)
     elif "failed" in result:
-        show_plan.failed_step(result["stage"], result["failed"], result["fix"])
+        print(f"\n{result['stage']}: {result['failed']}\n  {result['fix']}")
     elif result["skipped"] != "--no-step":
-        show_plan.skipped_step(result["stage"], result["skipped"])
+        print(f"\n{result['stage']}: no step was tried: {result['skipped']}")
 
 
 def _as_dict(estimate: Forecast) -> dict[str, Any]:
@@ -127,3 +134,41 @@ def _as_dict(estimate: Forecast) -> dict[str, Any]:
         "settings": estimate.settings,
         "advice": "" if estimate.fits is not False else estimate.advice,
     }
+
+
+# -- text ---------------------------------------------------------------------------------------------------------------------
+
+
+def _print_stages(rows: Sequence[Mapping[str, Any]], disk: Mapping[str, int]) -> None:
+    """Print the stages; `disk` is the estimated size in bytes of each stage's output."""
+    stages = table("stage", "type", "action", "why", "output", ">disk")
+    for row in rows:
+        needed = f"about {size(disk[row['name']])}" if row["name"] in disk and row["would_run"] else ""
+        action = "run" if row["would_run"] else "keep"
+        stages.add_row(row["name"], row["type"], action, row["why"], row["output"], needed)
+    console().print(stages)
+
+
+def _print_forecast(estimate: Forecast) -> None:
+    """Print the estimated memory of a stage, by part."""
+    job, needed = estimate.job, estimate.estimate.as_dict()
+    at_most = "" if estimate.longest else "at most "
+    rows = f"{job.batch} row{'s' if job.batch > 1 else ''} of {at_most}{job.tokens:,} tokens"
+    memory = "GPU memory" if job.device == "gpu" else "memory"
+    total = size(estimate.estimate.total_bytes)
+    print(f"\n{estimate.stage}: about {total} of {memory} ({rows} a step, in {estimate.dtype})")
+    parts = [f"{part} {size(needed[f'{part}_bytes'])}" for part in _PARTS if needed[f"{part}_bytes"]]
+    print(f"  {', '.join(parts)}")
+    if estimate.available_bytes is not None:
+        verdict = "it fits" if estimate.fits else f"it is not likely to fit; {estimate.advice}"
+        print(f"  {size(estimate.available_bytes)} are free: {verdict}")
+
+
+def _print_rehearsal(rehearsal: Rehearsal) -> None:
+    """Print the measurements of the training step that was tried."""
+    lines, tokens = rehearsal.batch
+    peak = f", {size(rehearsal.peak_bytes)} of memory at its peak" if rehearsal.peak_bytes else ""
+    print(f"\n{rehearsal.stage}: tried a step on the longest batch ({lines} × {tokens:,} tokens, in {rehearsal.dtype})")
+    print(f"  {duration(rehearsal.step_s)}{peak}")
+    steps = f"{rehearsal.steps:,} step{'s' if rehearsal.steps > 1 else ''}"
+    print(f"  {steps} take about {duration(rehearsal.stage_s)}, without validation")

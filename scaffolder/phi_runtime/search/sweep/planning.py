@@ -91,15 +91,14 @@ def prepare(
             where=Location(project.config),
             fix="set it to epoch, or to steps with eval_steps",
         )
-    fixed = {full_key(key, trained): _any_value(values) for key, values in sweep.search_space.items()}
+    fixed = {
+        full_key(key, trained): values.values[0] if values.type == "choice" else values.low
+        for key, values in sweep.search_space.items()
+    }
     fixed_config = load_config(project.config, replace(config.overrides, values=fixed), config.source)
     place = study.find_study(project, study.study_inputs(fixed_config.require_valid(), project, sweep, trained, name))
     settings = TrialSettings(project, place.folder, trained, name, config.overrides)
     return SweepPlan(settings, config, sweep, workflow, place, _count(sweep, trials))
-
-
-def _any_value(values: Any) -> Any:
-    return values.values[0] if values.type == "choice" else values.low
 
 
 def _count(sweep: Sweep, requested: int | None) -> int:

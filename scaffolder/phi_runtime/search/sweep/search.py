@@ -52,7 +52,12 @@ def search(plan: SweepPlan, emit: Emit, *, jobs: int = 0, debug: bool = False) -
     optuna = study.require_optuna()
     optuna.logging.set_verbosity(optuna.logging.INFO if debug else optuna.logging.ERROR)
     project = plan.settings.project
-    run(project, _without_warnings(emit), config=plan.config, only=[FETCH])
+
+    def emit_others(event: Event) -> None:
+        if event.event != "warning":  # which each trial repeats
+            emit(event)
+
+    run(project, emit_others, config=plan.config, only=[FETCH])
     with exclusive(project.gen_model / LOCK):
         searching = _SweepSearch(plan, emit)
         if jobs:
@@ -63,11 +68,6 @@ def search(plan: SweepPlan, emit: Emit, *, jobs: int = 0, debug: bool = False) -
         if searching.best is None:
             raise WorkFailed("no trial completed", fix=f"see the records in {plan.place.folder}")
         return conclude(plan.settings, plan.sweep, plan.place, searching.study, searching.best)
-
-
-def _without_warnings(emit: Emit) -> Emit:
-    # Each trial repeats the warnings.
-    return lambda event: None if event.event == "warning" else emit(event)
 
 
 class _SweepSearch:

@@ -53,16 +53,7 @@ def run_in_processes(context: PassContext, count: int) -> dict[str, Any]:
     request = write_request(context, folder)
     forget_errors(request)
     log = (context.record or folder) / f"{context.name}.processes.log"
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(config),
-        "-m",
-        _MODULE,
-        str(request),
-    ]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *_arguments(config, request)]
     facts = None
     with Worker(command, f"`{context.name}`", log=log, environment=_environment(count)) as worker:
         try:
@@ -84,8 +75,11 @@ def run_in_processes(context: PassContext, count: int) -> dict[str, Any]:
 
 def command_line(config: Path, request: Path, count: int) -> str:
     """Return the command that starts the same processes manually."""
-    parts = ["accelerate", "launch", "--config_file", str(config), "-m", _MODULE, str(request)]
-    return f"{CORES}={_cores(count)} {shlex.join(parts)}"
+    return f"{CORES}={_cores(count)} {shlex.join(['accelerate', 'launch', *_arguments(config, request)])}"
+
+
+def _arguments(config: Path, request: Path) -> list[str]:
+    return ["--config_file", str(config), "-m", _MODULE, str(request)]
 
 
 def _environment(count: int) -> dict[str, str]:
