@@ -115,7 +115,18 @@ _MODEL_PASSES = {
     ),
 }
 
-PASSES: dict[str, OliveName] = {**_NPU_PASSES, **_OTHER_MODEL_PASSES, **_MODEL_PASSES}
+_QUANTIZERS = _unsupported(
+    "quantizes the weights that ModelBuilder exports, and there is no ModelBuilder",
+    'add a pass {"type": "ModelBuilder", "precision": "int4"} after it',
+    *("Rtn", "KQuant", "Gptq", "GptqQuantizer", "GptqModel", "AutoAWQQuantizer", "SelectiveMixedPrecision", "AutoClip"),
+    *("QuaRot", "SpinQuant", "OnnxKQuantQuantization", "OnnxBlockWiseRtnQuantization", "OnnxMatMul4Quantizer"),
+    *("OnnxHqqQuantization", "OnnxBnb4Quantization"),
+)
+
+OTHER_PASSES: dict[str, OliveName] = {**_NPU_PASSES, **_OTHER_MODEL_PASSES, **_MODEL_PASSES}
+"""Passes that are never translated."""
+
+PASSES: dict[str, OliveName] = {**OTHER_PASSES, **_QUANTIZERS}
 
 MODEL_TYPES: dict[str, OliveName] = {
     **_domain(
@@ -181,14 +192,9 @@ DEVICES: dict[str, OliveName] = _domain(
     fix="set `device` to `cpu` or `gpu`; for an NPU use Olive",
 )
 
-SYSTEM_TYPES: dict[str, OliveName] = {
-    **_unsupported("runs passes in a container", "use `LocalSystem`, and run the command in the container", "Docker"),
-    **_unsupported(
-        "runs passes in another Python environment",
-        "use `LocalSystem`; the project has an environment with pinned versions",
-        *("PythonEnvironment", "IsolatedORT", "ORTEnvironment"),
-    ),
-}
+SYSTEM_TYPES: dict[str, OliveName] = _unsupported(
+    "runs passes in a container", "use `LocalSystem`, and run the command in the container", "Docker"
+)
 
 DATA_CONTAINERS: dict[str, OliveName] = {
     **_unsupported(

@@ -11,7 +11,7 @@ import pytest
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.keys import CLASSIC_EXPORT, PASS_NAMES, SKIPPED_PASSES
 from phi_runtime.config.dialects.quantizers import QUANTIZER_PASSES
-from phi_runtime.config.olive_names import OLIVE_NAMES, PASSES
+from phi_runtime.config.olive_names import OLIVE_NAMES, OTHER_PASSES
 from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.pipeline.load import check_file
 
@@ -132,7 +132,7 @@ def errors(folder: Path, value: dict[str, Any]) -> list[Finding]:
 @pytest.mark.parametrize("name", [*OLIVE_PASSES, *OLDER_PASSES])
 def test_every_pass_type_of_olive_is_translated_or_explained(name: str) -> None:
     here = {*pass_types(), *CLASSIC_EXPORT, *SKIPPED_PASSES, *QUANTIZER_PASSES, *PASS_NAMES, *ADAPTER_VARIANTS}
-    assert (name in here) != (name in PASSES)
+    assert (name in here) != (name in OTHER_PASSES)
 
 
 ADAPTER_VARIANTS = {"LoftQ"}  # a LoRA with another initialization
@@ -147,12 +147,10 @@ def test_the_names_of_the_table_are_distinct_and_none_is_ours() -> None:
     "change",
     [
         {"passes": {"q": {"type": name}, "build": {"type": "ModelBuilder", "precision": "int4"}}}
-        for name in PASSES
-        if not PASSES[name].other_domain
+        for name in OTHER_PASSES
+        if not OTHER_PASSES[name].other_domain
     ]
-    + [
-        {"systems": {"here": {"type": "Docker"}}},
-    ],
+    + [{"systems": {"here": {"type": "Docker"}}}, {"passes": {"a": {"type": "Gptq"}}}],
     ids=str,
 )
 def test_a_name_that_is_not_supported_gets_its_reason_and_no_suggestion(change: dict[str, Any], tmp_path: Path) -> None:
@@ -183,6 +181,8 @@ OTHER: list[tuple[str, dict[str, Any], str]] = [
         {"input_model": {"type": "HfModel", "model_path": "a/b", "io_config": {"input_names": ["pixel_values"]}}},
         "input_model.io_config.input_names.0",
     ),
+    ("no pass of ours", {"passes": {"a": {"type": "SparseGPT"}, "b": {"type": "OnnxConversion"}}}, "passes.a.type"),
+    ("file", {"input_model": {"type": "PyTorchModel", "model_path": "models/resnet.pt"}}, "input_model.model_path"),
     ("NPU pass", {"passes": {"a": {"type": "StaticLLM"}, "b": {"type": "QNNPreprocess"}}}, "passes.a.type"),
     (
         "encoder",
@@ -222,6 +222,27 @@ def test_a_config_for_other_models_or_hardware_gets_one_error(change: dict[str, 
     found = errors(tmp_path, config(**unknown) | change)
     assert [(f.rule, f.key) for f in found] == [("other-domain", key)]
     assert found[0].fix
+
+
+def test_a_file_of_another_kind_gets_one_error(tmp_path: Path) -> None:
+    found = errors(tmp_path, {"definitions": {}, "title": "RunConfig", "type": "object"})
+    assert [(f.rule, f.key) for f in found] == [("other-domain", "")]
+
+
+def test_alternative_passes_are_one_error(tmp_path: Path) -> None:
+    merged = {
+        "tune": [{"type": "LoRA", "r": 8, "train_data_config": "d"}] * 2,
+        "merge": {"type": "MergeAdapterWeights"},
+    }
+    data = [
+        {
+            "name": "d",
+            "type": "HuggingfaceContainer",
+            "load_dataset_config": {"data_name": "acme/rows", "split": "train"},
+        }
+    ]
+    found = errors(tmp_path, config(passes=merged, data_configs=data))
+    assert [(f.rule, f.key) for f in found] == [("not-supported", "passes.tune")]
 
 
 def test_a_provider_that_is_not_used_does_not_make_a_config_foreign(tmp_path: Path) -> None:

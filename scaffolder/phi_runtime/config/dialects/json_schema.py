@@ -22,7 +22,7 @@ from phi_runtime.config.dialects.json_schema_forms import (
     reference,
 )
 from phi_runtime.config.dialects.key_table import KeyTable, takes_null
-from phi_runtime.config.dialects.keys import TABLES, table_of
+from phi_runtime.config.dialects.keys import OTHER_ENVIRONMENTS, TABLES, table_of
 from phi_runtime.config.dialects.search import SAMPLERS
 from phi_runtime.config.schema import Evaluation, Strict, Sweep, Workflow
 from phi_runtime.config.schema.registry import pass_types
@@ -151,7 +151,9 @@ def _any_case_member(definitions: Schema, name: str) -> Schema:
     part = definitions[name]
     kind = part["properties"]["type"]["const"]
     own = {key: {"$ref": f"#/$defs/{name}/properties/{key}"} for key in part["properties"] if key != "type"}
-    other = {**any_case(kind), "not": {"const": kind}, "description": f"Renamed to `{kind}`."}
+    names = (kind, *OTHER_ENVIRONMENTS) if kind == "LocalSystem" else (kind,)
+    pattern = "|".join(any_case(other)["pattern"] for other in names)
+    other = {"type": "string", "pattern": pattern, "not": {"const": kind}, "description": f"Renamed to `{kind}`."}
     definitions[f"{name}.cased"] = {**part, "properties": {"type": other, **own}}
     return {"$ref": f"#/$defs/{name}.cased"}
 

@@ -114,7 +114,22 @@ LOAD_KWARGS = KeyTable(
     },
 )
 
-ACCELERATOR_HOLDER = KeyTable(nested="config")
+OTHER_ENVIRONMENTS = ("PythonEnvironment", "IsolatedORT", "ORTEnvironment")
+"""Systems of Olive that run passes with another Python or ONNX Runtime on this machine."""
+_ENVIRONMENT = "all passes run in the environment of the project"
+LOCAL_SYSTEM = KeyTable(
+    nested="config",
+    ignored=dict.fromkeys(
+        (
+            "python_environment_path",
+            "environment_variables",
+            "prepend_to_path",
+            "olive_managed_env",
+            "requirements_file",
+        ),
+        _ENVIRONMENT,
+    ),
+)
 AZUREML_SYSTEM = KeyTable(
     nested="config",
     ignored={
@@ -283,7 +298,7 @@ TABLES: dict[type[Strict], KeyTable] = {
     InputModel: INPUT_MODEL,
     RegistryModel: KeyTable(nested="config", ignored={"azureml_client": "a registry does not belong to a workspace"}),
     LoadKwargs: LOAD_KWARGS,
-    LocalSystem: ACCELERATOR_HOLDER,
+    LocalSystem: LOCAL_SYSTEM,
     AzureMLSystem: AZUREML_SYSTEM,
     DataConfig: DATA_CONFIG,
     Datastore: KeyTable(nested="config"),

@@ -9,24 +9,29 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from phi_runtime.config.dialects.draft import Draft
+from phi_runtime.config.dialects.keys import PASS_NAMES
 from phi_runtime.config.olive_names import (
     DEVICES,
     MODEL_TYPES,
     OTHER_GRAPHS,
     OTHER_INPUTS,
+    OTHER_PASSES,
     OTHER_TASKS,
-    PASSES,
     PROVIDERS,
     OliveName,
     known_to_olive,
 )
 from phi_runtime.config.reading.source import KeyPath
+from phi_runtime.config.schema import Workflow
+from phi_runtime.config.schema.registry import known_names
 
 OTHER_DOMAIN = "other-domain"
 """Rule of the one error of such a config."""
 
 _MODEL: KeyPath = ("input_model",)
 _NO_TEXT = "use Olive for this config; here, models that generate text are fine-tuned and exported"
+
+_HF = "set `type` to `HfModel` and `model_path` to a folder or Hub id"
 
 
 class _Evidence(NamedTuple):
@@ -46,12 +51,15 @@ def refuse_other_domain(draft: Draft) -> bool:
     return True
 
 
-def _named(draft: Draft, at: KeyPath, table: dict[str, OliveName]) -> Iterator[_Evidence]:
-    """Yield the entry of `table` that the value at `at` names, if it is of another domain."""
+def _named(draft: Draft, at: KeyPath, table: dict[str, OliveName], *, alone: bool = False) -> Iterator[_Evidence]:
+    """Yield the entry of `table` that the value at `at` names, if it is of another domain.
+
+    `alone`: the config has nothing that is supported in addition, so any entry decides.
+    """
     value = draft.get(at)
     entry = known_to_olive(value)
-    if entry and entry.other_domain and value.strip().casefold() in {name.casefold() for name in table}:
-        yield _Evidence(at, f"`{value.strip()}` {entry.reason}", entry.fix)
+    if entry and (entry.other_domain or alone) and entry in table.values():
+        yield _Evidence(at, f"`{str(value).strip()}` {entry.reason}", entry.fix)
 
 
 def _around(draft: Draft, at: KeyPath, *keys: str) -> Iterator[KeyPath]:
@@ -76,9 +84,7 @@ def _model(draft: Draft) -> Iterator[_Evidence]:
     for part in _around(draft, _MODEL, "config"):
         if draft.get((*part, "model_loader")) and draft.has((*part, "model_loader")):
             message = "the model comes from a Python function, `model_loader`; only Hugging Face models are supported"
-            yield _Evidence(
-                (*part, "model_loader"), message, "set `type` to `HfModel` and `model_path` to a folder or Hub id"
-            )
+            yield _Evidence((*part, "model_loader"), message, _HF)
 
 
 def _inputs(draft: Draft) -> Iterator[_Evidence]:
@@ -91,11 +97,12 @@ def _inputs(draft: Draft) -> Iterator[_Evidence]:
 
 
 def _passes(draft: Draft) -> Iterator[_Evidence]:
+    alone = not {str(kind).casefold() for kind in _pass_types(draft)} & _main_passes()
     for name in draft.keys(("passes",)):
         step = draft.get(("passes", name))
         alternatives = [("passes", name, i) for i in range(len(step))] if isinstance(step, list) else [("passes", name)]
         for at in alternatives:
-            yield from _named(draft, (*at, "type"), PASSES)
+            yield from _named(draft, (*at, "type"), OTHER_PASSES, alone=alone)
             for part in _around(draft, at, "config"):
                 graph = draft.get((*part, "model_type"))
                 if isinstance(graph, str) and graph in OTHER_GRAPHS:
@@ -103,6 +110,30 @@ def _passes(draft: Draft) -> Iterator[_Evidence]:
                         f"`model_type` `{graph}`: this config is for {OTHER_GRAPHS[graph]}, not for text generation"
                     )
                     yield _Evidence((*part, "model_type"), message, _NO_TEXT)
+
+
+def _main_passes() -> set[str]:
+    """Return the types of the passes that train or export, in lower case: with one, a config is for text generation."""
+    return {name.casefold() for name in (*known_names(), *PASS_NAMES, "LoftQ")}
+
+
+def _pass_types(draft: Draft) -> Iterator[object]:
+    for name in draft.keys(("passes",)):
+        step = draft.get(("passes", name))
+        yield from (item.get("type") for item in (step if isinstance(step, list) else [step]) if isinstance(item, dict))
+
+
+def _files(draft: Draft) -> Iterator[_Evidence]:
+    """Yield a model file of PyTorch or ONNX in place of a Hugging Face model; a config file of another kind."""
+    for part in _around(draft, _MODEL, "config"):
+        path = draft.get((*part, "model_path"))
+        if isinstance(path, str) and path.lower().endswith((".pt", ".pth", ".onnx", ".pb", ".tflite", ".xml")):
+            message = f"`{path}` is a file; only Hugging Face models are supported"
+            yield _Evidence((*part, "model_path"), message, _HF)
+    keys = set(draft.keys(()))
+    if keys and not keys & {"input_model", "model", "passes", "engine", *Workflow.model_fields}:
+        message = "this is not a workflow config: it has neither `input_model` nor `passes`"
+        yield _Evidence((), message, "create one with `phi-scaffold new`, or see docs/config.md")
 
 
 def _targets(draft: Draft) -> Iterator[_Evidence]:
@@ -144,4 +175,11 @@ def _providers(draft: Draft, at: KeyPath) -> Iterator[_Evidence]:
         yield found[0][0]
 
 
-_LOOKS: tuple[Callable[[Draft], Iterator[_Evidence]], ...] = (_task, _model, _passes, _inputs, _targets)
+_LOOKS: tuple[Callable[[Draft], Iterator[_Evidence]], ...] = (
+    _task,
+    _model,
+    _passes,
+    _inputs,
+    _files,
+    _targets,
+)

@@ -31,9 +31,7 @@ def translate_passes(draft: Draft, before_0_7: bool) -> None:
             draft.replace(at, draft.get(at)[0], f"`{name}` is now the pass itself")
             draft.set_source_path(at, (*draft.source_path(at), 0))
         elif isinstance(draft.get(at), list):
-            draft.refuse(
-                at, f"`{name}` lists {len(draft.get(at))} alternative passes: describe the search in sweep.yaml"
-            )
+            _alternatives(draft, at)
         if not isinstance(draft.get(at), dict):
             continue
         kind = _pass_type(draft, (*at, "type"))
@@ -49,6 +47,18 @@ def translate_passes(draft: Draft, before_0_7: bool) -> None:
             translate_builder(draft, at)
     _training_config(draft)
     translate_export(draft)
+
+
+def _alternatives(draft: Draft, at: KeyPath) -> None:
+    """Refuse several alternatives for one pass; the first one remains, so that the passes after it are checked."""
+    passes = draft.get(at)
+    if not passes:
+        return
+    message = f"`{at[-1]}` lists {len(passes)} alternative passes, and a search over them is not supported"
+    fix = "keep one pass, and list the values of its options in `search_space` of sweep.yaml"
+    draft.refused.append(draft.finding(at, "not-supported", message, fix=fix))
+    draft.replace(at, passes[0], f"only the first pass of `{at[-1]}` is checked")
+    draft.set_source_path(at, (*draft.source_path(at), 0))
 
 
 def _pass_type(draft: Draft, at: KeyPath) -> str:

@@ -96,17 +96,16 @@ def translate_quantizers(draft: Draft) -> None:
         return
     order = list(kinds)
     last_training = max((order.index(n) for n, kind in kinds.items() if _trains(kind)), default=-1)
+    if builder is None:
+        return  # validation reports the passes, by the table of olive_names
     for name in names:
         draft.unnest((*PASSES, name, "config"))
-        if builder is None:
-            draft.refuse((*PASSES, name), f"`{name}` ({kinds[name]}) needs a ModelBuilder, which quantizes the weights",
-                         fix='add a pass {"type": "ModelBuilder", "precision": "int4"} after it')  # fmt: skip
-        elif order.index(name) < last_training:
-            draft.refuse((*PASSES, name), f"`{name}` ({kinds[name]}) quantizes a model that is trained afterwards",
-                         fix="train with a pass of type QLoRA, which loads the base model in 4 bits")  # fmt: skip
+        if order.index(name) < last_training:
+            message = f"`{name}` ({kinds[name]}) quantizes a model that is trained afterwards"
+            draft.refuse(
+                (*PASSES, name), message, fix="train with a pass of type QLoRA, which rounds its base model to 4 bits"
+            )
     names = [n for n in names if draft.has((*PASSES, n))]
-    if builder is None or not names:
-        return
     build = _Build()
     for name in names:
         _read(draft, name, kinds, builder, build)

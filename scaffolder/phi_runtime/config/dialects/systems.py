@@ -8,7 +8,7 @@ from phi_runtime.config.diagnostics import dotted
 from phi_runtime.config.dialects.credentials import refuse_tokens
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, Draft
 from phi_runtime.config.dialects.key_table import fix_case
-from phi_runtime.config.dialects.keys import translate_keys
+from phi_runtime.config.dialects.keys import OTHER_ENVIRONMENTS, translate_keys
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AzureMLSystem, LocalSystem
 
@@ -50,7 +50,10 @@ def _systems(draft: Draft) -> None:
             continue
         draft.unnest((*at, "config"))
         refuse_tokens(draft, at)
-        fix_case(draft, (*at, "type"), ("LocalSystem", "AzureML"))
+        fix_case(draft, (*at, "type"), ("LocalSystem", "AzureML", *OTHER_ENVIRONMENTS))
+        if isinstance(kind := draft.get((*at, "type")), str) and kind in OTHER_ENVIRONMENTS:
+            message = f"`{kind}` is now `LocalSystem`: all passes run in the environment of the project"
+            draft.replace((*at, "type"), "LocalSystem", message)
         translate_keys(draft, at, AzureMLSystem if draft.get((*at, "type")) == "AzureML" else LocalSystem)
         if draft.has((*at, "azureml_client")):
             draft.rename((*at, "azureml_client"), "azureml_client_config")
