@@ -47,10 +47,13 @@ def missing_runtime(error: ImportError) -> MissingDependency:
 
 
 def load_tokenizer(ref: ModelRef) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder."""
+    """Load the tokenizer of a model folder; that of its base for an adapter that was saved without one."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(ref.path, local_files_only=True, trust_remote_code=ref.trust_remote_code)
+    has_own = ref.kind != "adapter" or (ref.path / "tokenizer_config.json").is_file()
+    return AutoTokenizer.from_pretrained(
+        ref.path if has_own else ref.full.path, local_files_only=True, trust_remote_code=ref.trust_remote_code
+    )
 
 
 def load_model(ref: ModelRef, dtype: torch.dtype | str, device: str = "cpu", **kwargs: Any) -> PreTrainedModel:

@@ -232,7 +232,7 @@ def _other_size(adapter: PeftFolder, module: str, parameters: Mapping[str, list[
     a, b = parameters.get("lora_A"), parameters.get("lora_B")
     if not a or not b or len(a) != 2 or len(b) != 2 or len(shape) != 2:
         return ""
-    rank = adapter.config.get("r")
+    rank = adapter.config.get("r", 8)  # peft's default
     if adapter.kind == "LORA" and not adapter.config.get("rank_pattern") and a[0] != rank:
         return f"`{module}` of the adapter has rank {a[0]}, but {CONFIG} has r: {rank}"
     sizes = [b[0], a[1]]

@@ -100,15 +100,20 @@ def _open_data(
     from phi_runtime.pipeline.load import load_workflow
 
     workflow = load_workflow(project.config, overrides)
-    if workflow.finetune is None:
+    readers = workflow.trainings or {  # where no pass trains, the rows of an input adapter are all test rows
+        name: step.rows.model_copy(update={"eval_data_config": None})
+        for name, step in workflow.passes.items()
+        if step.rows
+    }
+    if not readers:
         raise ConfigError(
             "no pass of this workflow trains, so it reads no data",
             where=Location(project.config),
             fix="add a pass of type LoRA, QLoRA or FullFinetune",
         )
-    training = one_of("--pass", training_pass, workflow.trainings) if training_pass else workflow.finetune[0]
+    training = one_of("--pass", training_pass, readers) if training_pass else next(iter(readers))
     quiet_libraries()
     emit(Event("stage-started", "data", {"index": 1, "count": 1}))
     base = fetch_tokenizer(workflow.input_model, project, emit)
     fetch_data(workflow, project.config, emit, "fetch")
-    return workflow, workflow.trainings[training], data_context(project, base, overrides)
+    return workflow, readers[training], data_context(project, base, overrides)
