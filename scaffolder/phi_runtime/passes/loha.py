@@ -24,10 +24,8 @@ class ProductAdapter(LinearAdapter):
 
     target_modules: Names | None = Field(
         None,
-        description=(
-            "Linear modules that get an adapter, by the end of their name. Default null, as in Olive: those of the "
-            "attention in the Phi-3 architecture, all of them in others."
-        ),
+        description="Linear modules that get an adapter, by the end of their name. Default null, as in Olive: those of the "
+        "attention in the Phi-3 architecture, all of them in others.",
     )
     r: Count = Field(64, description="Rank of each small matrix. Default 64; 4 to 64 is usual.")
     alpha: float = Field(
@@ -40,9 +38,7 @@ class ProductAdapter(LinearAdapter):
     )
     module_dropout: Fraction = Field(
         0.0,
-        description=(
-            "Share of the modules whose adapter a training step drops. Default 0; up to 0.1 against overfitting."
-        ),
+        description="Share of the modules whose adapter a training step drops. Default 0; up to 0.1 against overfitting.",
     )
     use_effective_conv2d: bool = no_effect(
         True, "No effect here: it is for convolutions, which language models do not have."
@@ -53,32 +49,24 @@ class ProductAdapter(LinearAdapter):
     )
     exclude_modules: NamesOrPattern = Field(
         None,
-        description=(
-            "Modules that get no adapter: a list of ends of names, or a regular expression for full names. Default "
-            "null: none."
-        ),
+        description="Modules that get no adapter: a list of ends of names, or a regular expression for full names. Default "
+        "null: none.",
     )
     layers_to_transform: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = Field(
         None, description="Indices of the layers that get adapters, from 0. Default null: all layers."
     )
     layers_pattern: Names | None = Field(
         None,
-        description=(
-            "Name of the list of layers in the model, for layers_to_transform. Default null: the names that peft "
-            "knows, such as layers."
-        ),
+        description="Name of the list of layers in the model, for layers_to_transform. Default null: the names that peft "
+        "knows, such as layers.",
     )
     rank_pattern: dict[str, Count] = Field(
         default_factory=dict,
-        description=(
-            "Ranks that differ from r, by the end of a module's name or a regular expression. Default {}: none."
-        ),
+        description="Ranks that differ from r, by the end of a module's name or a regular expression. Default {}: none.",
     )
     alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
-        description=(
-            "Scales that differ from alpha, by the end of a module's name or a regular expression. Default {}: none."
-        ),
+        description="Scales that differ from alpha, by the end of a module's name or a regular expression. Default {}: none.",
     )
 
     def all_linear(self, model_type: str) -> bool:
@@ -86,19 +74,9 @@ class ProductAdapter(LinearAdapter):
 
     def product_settings(self, base: Any) -> dict[str, Any]:
         """Return the arguments that peft's configs of LoHa and LoKr share."""
-        return {
-            "r": self.r,
-            "alpha": self.alpha,
-            "rank_dropout": self.rank_dropout,
-            "module_dropout": self.module_dropout,
-            "init_weights": self.init_weights,
-            "exclude_modules": self.exclude_modules,
-            "layers_to_transform": self.layers_to_transform,
-            "layers_pattern": self.layers_pattern,
-            "rank_pattern": self.rank_pattern,
-            "alpha_pattern": self.alpha_pattern,
-            **self.module_settings(base),
-        }
+        names = {"r", "alpha", "rank_dropout", "module_dropout", "init_weights", "exclude_modules"}
+        names |= {"layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"}
+        return {**self.model_dump(include=names), **self.module_settings(base)}
 
     def module_settings(self, base: Any) -> dict[str, Any]:
         from phi_runtime.models.describe import refuse_unknown

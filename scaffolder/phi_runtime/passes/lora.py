@@ -29,40 +29,30 @@ class LowRankAdapter(LinearAdapter):
 
     r: Count = Field(
         64,
-        description=(
-            "Rank of the update matrices. Default 64; 8 to 64 is usual. A higher rank fits more and costs memory and "
-            "file size in proportion."
-        ),
+        description="Rank of the update matrices. Default 64; 8 to 64 is usual. A higher rank fits more and costs memory and "
+        "file size in proportion.",
     )
     alpha: float = Field(
         16,
         gt=0,
-        description=(
-            "Scale of the adapter: its output is multiplied by alpha / r. Default 16; r to 2·r is usual. Doubling it "
-            "has about the effect of a doubled learning_rate."
-        ),
+        description="Scale of the adapter: its output is multiplied by alpha / r. Default 16; r to 2·r is usual. Doubling it "
+        "has about the effect of a doubled learning_rate.",
     )
     lora_dropout: Fraction = Field(
         0.05,
-        description=(
-            "Dropout on the adapter's input, as a share. Default 0.05; 0 to 0.1 is usual. Raise it when the "
-            "validation loss rises while the training loss falls; 0 trains a little faster."
-        ),
+        description="Dropout on the adapter's input, as a share. Default 0.05; 0 to 0.1 is usual. Raise it when the "
+        "validation loss rises while the training loss falls; 0 trains a little faster.",
     )
     use_rslora: bool = Field(
         False,
-        description=(
-            "Multiply by alpha / √r instead, which keeps ranks above about 64 learning: "
-            "https://arxiv.org/abs/2312.03732. Default false. Olive ignores this key."
-        ),
+        description="Multiply by alpha / √r instead, which keeps ranks above about 64 learning: "
+        "https://arxiv.org/abs/2312.03732. Default false. Olive ignores this key.",
     )
     int4_aware: bool = Field(
         False,
-        description=(
-            "In every other step, compute with the base rounded to 4 bits as an export with the builder's default "
-            "rounding and mixed_layers:int8 would leave it, so that the adapter fits both. Default false. Costs the "
-            "memory of one more copy of the base. Olive ignores this key."
-        ),
+        description="In every other step, compute with the base rounded to 4 bits as an export with the builder's default "
+        "rounding and mixed_layers:int8 would leave it, so that the adapter fits both. Default false. Costs the "
+        "memory of one more copy of the base. Olive ignores this key.",
     )
     ephemeral_gpu_offload: bool = no_effect(
         False, "No effect here: Olive accepts it for LoRA too, but only DoRA uses it."

@@ -31,10 +31,8 @@ class MergeAdapterWeights(Pass):
     type: Literal["MergeAdapterWeights"] = Field(description="Merge the adapter into its base.")
     adapters: Names | None = Field(
         None,
-        description=(
-            "Names of passes whose adapters are merged together. Default null: the last adapter before this pass. "
-            "Olive ignores this key."
-        ),
+        description="Names of passes whose adapters are merged together. Default null: the last adapter before this pass. "
+        "Olive ignores this key.",
     )
 
     def run(self, context: PassContext[MergeAdapterWeights]) -> dict[str, Any]:
