@@ -26,6 +26,7 @@ from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import project_of
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.hardware.device import has_gpu
+from phi_runtime.models.exportable import why_not_loadable
 from phi_runtime.models.known import nearest_id
 from phi_runtime.models.peft_lora import CONFIG as ADAPTER_CONFIG
 from phi_runtime.models.peft_lora import read_config
@@ -161,6 +162,9 @@ def _model(c: Checks) -> Iterator[Finding]:
     elif resolve(model.model_path, c.path).from_root:
         message = f"`{model.model_path}` is relative to the project root, not to this file"
         yield c.warning(at, "found-under-root", message)
+    if reason := why_not_loadable(c.stored):
+        what, _, fix = reason.partition("; ")
+        yield c.error(at, "quantized-base", what, fix=fix)
 
 
 def _no_model(c: Checks, at: KeyPath, written: str, path: Path) -> Finding:

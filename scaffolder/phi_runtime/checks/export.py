@@ -58,7 +58,8 @@ def check_export(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
     tied = bool(stored.get("tie_word_embeddings")) if stored else None
     provider = c.provider
     if reason := why_not_exportable(stored):
-        yield c.error((*at, "type"), "not-exportable", reason)
+        what, _, fix = reason.partition("; ")
+        yield c.error((*at, "type"), "not-exportable", what, fix=fix)
     if provider and step.precision not in SUPPORTED_PRECISIONS[provider]:
         supported = SUPPORTED_PRECISIONS[provider]
         message = f"`{step.precision}` does not run on {provider} (supported: {', '.join(supported)})"

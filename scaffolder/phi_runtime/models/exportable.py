@@ -1,4 +1,7 @@
-"""Check that the model builder can export the base model, before anything is trained."""
+"""Check that the base model can be loaded and that the model builder can export it, before anything is trained.
+
+The tables repeat what the builder's source decides; a test compares them with the installed release.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,25 @@ _INSTEAD = (
 )
 
 
+ROPE_TYPES: tuple[str, ...] = ("default", "linear", "yarn")
+"""Rotary embeddings of most architectures, by their type in config.json."""
+OWN_ROPE_TYPES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("LlamaForCausalLM", "NemotronForCausalLM", "SmolLM3ForCausalLM"), ("default", "llama3")),
+    "HunYuanDenseV1ForCausalLM": ("default", "dynamic"),
+}
+"""Rotary embeddings of other architectures. The builder ignores every other type of theirs, so that the graph computes another
+model (seen in onnxruntime-genai 0.18)."""
+ACTIVATIONS = (
+    *("silu", "swish", "swiglu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu", "gegelu", "geglu"),
+    *("relu", "relu2"),
+)
+"""Activation functions that the builder has."""
+_LONG_ROPE = ("Phi3ForCausalLM", "Phi3SmallForCausalLM")
+_PHI3_LENGTH = 4096  # default of both lengths in transformers' Phi3Config
+
+_LOADED_AS_FLOATS = ("mxfp4",)  # transformers dequantizes it
+
+
 def why_not_exportable(config: dict[str, Any]) -> str | None:
     """Return why the model with this config.json cannot be exported; None if it can, or if that is not known."""
     named = config.get("architectures")
@@ -32,14 +54,61 @@ def why_not_exportable(config: dict[str, Any]) -> str | None:
         return f"the model builder cannot export {name}: {_BROKEN[name]}; {_INSTEAD}"
     if name not in text_models():
         return f"the model builder cannot export {name}; {_INSTEAD}"
+    activation = config.get("hidden_activation") or config.get("hidden_act")
+    if isinstance(activation, str) and activation not in ACTIVATIONS:
+        return f"the model builder does not have the activation function `{activation}`; {_INSTEAD}"
+    return _rope(name, config)
+
+
+def _rope(name: str, config: dict[str, Any]) -> str | None:
+    """Return why the rotary embeddings of the architecture `name` cannot be exported."""
+    settings = config.get("rope_parameters") or config.get("rope_scaling")
+    settings = settings if isinstance(settings, dict) else {}
+    kind = settings.get("rope_type", settings.get("type")) or "default"
+    if not isinstance(kind, str):
+        return None
+    kind = "longrope" if kind == "su" else kind  # its first name
+    allowed = OWN_ROPE_TYPES.get(name, ROPE_TYPES)
+    if name in _LONG_ROPE:
+        length = config.get("max_position_embeddings", _PHI3_LENGTH)
+        original = config.get("original_max_position_embeddings", _PHI3_LENGTH)
+        if length != original and kind != "longrope":
+            return (
+                f"the model builder takes {name} with two lengths ({length} and originally {original} tokens) for one with "
+                f'LongRoPE, and fails; set "original_max_position_embeddings": {length} in its config.json'
+            )
+        if length != original and "type" not in settings:
+            return (
+                "the model builder does not find the type of the rotary embeddings; "
+                'add "type": "longrope" to "rope_parameters" in its config.json'
+            )
+        allowed = allowed if length == original else ("longrope",)
+    if kind not in allowed:
+        return f"the model builder cannot export rotary embeddings of the type `{kind}` for {name}; {_INSTEAD}"
     return None
 
 
-def check_exportable(workflow: Workflow, project: ProjectFolder) -> None:
-    """Raise ConfigError if the workflow exports and its downloaded base model cannot be exported."""
-    if not any(step.produces == "onnx" for step in workflow.passes.values()):
-        return
-    if reason := why_not_exportable(stored_config(workflow.input_model, project.config)):
+def why_not_loadable(config: dict[str, Any]) -> str | None:
+    """Return why the model with this config.json cannot be loaded: its weights are quantized already."""
+    settings = config.get("quantization_config")
+    if not isinstance(settings, dict):
+        return None
+    method = str(settings.get("quant_method") or settings.get("quant_algo") or "an unknown method")
+    if method in _LOADED_AS_FLOATS:
+        return None
+    bits = settings.get("bits") or settings.get("w_bit")
+    size = f", {bits} bits" if isinstance(bits, int) else ""
+    return (
+        f"the weights of this model are quantized ({method}{size}): they cannot be trained, merged or exported; "
+        "set `model_path` to the model that it was quantized from"
+    )
+
+
+def check_base_model(workflow: Workflow, project: ProjectFolder) -> None:
+    """Raise ConfigError if the downloaded base model cannot be loaded, or exported although the workflow does so."""
+    config = stored_config(workflow.input_model, project.config)
+    exports = any(step.produces == "onnx" for step in workflow.passes.values())
+    if reason := why_not_loadable(config) or (why_not_exportable(config) if exports else None):
         what, _, fix = reason.partition("; ")
         raise ConfigError(what, fix=fix)
 

@@ -30,7 +30,7 @@ from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.data.fetch import fetch_data, hub_data
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
-from phi_runtime.models.exportable import check_exportable
+from phi_runtime.models.exportable import check_base_model
 from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.place import hub_name, input_adapter_path
@@ -233,7 +233,7 @@ class _Run:
         with self.working(FETCH, stage.target), exclusive(self.project.fetch_lock):
             self.graph.models[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
             # Needs the config.json of the model, and refuses it before anything is trained.
-            check_exportable(self.workflow, self.project)
+            check_base_model(self.workflow, self.project)
             fetch_adapter(self.workflow.input_model, self.project, self.emit)
             fetch_data(self.workflow, self.project.config, self.emit, FETCH)
 
