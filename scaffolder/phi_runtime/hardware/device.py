@@ -29,10 +29,10 @@ def has_gpu() -> bool:
 
 
 def has_nvidia_gpu() -> bool:
-    """Return True if the NVIDIA driver is installed."""
+    """Return True if the NVIDIA driver is installed and CUDA_VISIBLE_DEVICES does not hide all GPUs."""
     import shutil
 
-    return shutil.which("nvidia-smi") is not None
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1") and shutil.which("nvidia-smi") is not None
 
 
 def pick_device(host_device: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.hardware import machine
+from phi_runtime.hardware.device import has_nvidia_gpu
 
 
 def test_free_memory_is_no_more_than_there_is() -> None:
@@ -92,3 +93,12 @@ def test_without_a_driver_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert machine.gpus() == ()
     assert machine.has_bfloat16("gpu") is None
+
+
+@pytest.mark.parametrize(("visible", "found"), [(None, True), ("0", True), ("", False), ("-1", False)])
+def test_a_hidden_gpu_is_none(monkeypatch: pytest.MonkeyPatch, visible: str | None, found: bool) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert has_nvidia_gpu() is found
