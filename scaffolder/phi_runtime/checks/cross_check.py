@@ -68,8 +68,12 @@ def cross_check(
         *_passes(checks),
         *check_used_adapters(checks),
     ]
+    used = _used_data(checks)
+    used = (
+        used if used <= {name for name in checks.parts.data_names if isinstance(name, str)} else set()
+    )  # a misspelled reference may mean any of them
     for i, data in enumerate(checks.parts.data_configs):
-        if data is not None:
+        if data is not None and (not used or data.name in used):
             findings += check_data(checks, ("data_configs", i), data, columns)
     reported = {(f.where.line, f.where.column) for f in [*form, *draft.refused] if f.severity == "error"}
     return [f for f in findings if f.severity == "warning" or (f.where.line, f.where.column) not in reported]
@@ -101,10 +105,19 @@ def _references(c: Checks) -> Iterator[Finding]:
                 yield unknown(at, "data config", name, [n for n in names if isinstance(n, str)])
 
 
+def _used_data(c: Checks) -> set[str]:
+    """Return the names of the data configs that passes refer to."""
+    settings = [c.draft.get(("passes", name)) for name in c.parts.passes]
+    written = [(key, value) for step in settings if isinstance(step, dict) for key, value in step.items()]
+    names = {value for key, value in written if key.endswith("data_config") and isinstance(value, str)}
+    return names.union(*(step.data_names for step in c.steps.values() if isinstance(step, FinetunePass)))
+
+
 def _systems(c: Checks) -> Iterator[Finding]:
+    named = (c.parts.host, c.parts.target)
     for name, system in c.parts.systems.items():
-        if system is None:
-            continue
+        if system is None or (name not in named and all(other in c.parts.systems for other in named)):
+            continue  # invalid, or nothing runs on it
         at = ("systems", name)
         accelerator = system.accelerators[0]
         if accelerator.device == "cpu" and accelerator.execution_providers != ["CPUExecutionProvider"]:
@@ -151,13 +164,19 @@ def _model(c: Checks) -> Iterator[Finding]:
     at: KeyPath = ("input_model", "model_path")
     if model.load_kwargs.trust_remote_code and not c.overrides.trust_remote_code:
         yield c.warning(("input_model", "load_kwargs", "trust_remote_code"), "trust-remote-code", _PHI3_CODE)
-    if isinstance(model.model_path, RegistryModel):
-        message = f"Azure ML registries are not supported yet: `{model.name}` is read from model-cache/ or the hub"
-        yield c.warning(at, "azure", message)
-        return
     project = project_of(c.path)
     path = base_model_path(model, project)
-    if not is_model_folder(path) and download_id(model, project) is None:
+    missing = not is_model_folder(path) and download_id(model, project) is None
+    if isinstance(model.model_path, RegistryModel):
+        message = f"Azure ML registries are not supported yet: `{model.name}` is read from model-cache/ or the hub"
+        if missing:
+            message = (
+                f"Azure ML registries are not supported, and `{model.name}` is neither in model-cache/ nor a Hub id"
+            )
+            yield c.error(at, "model-not-found", message, nearest_id(model.name))
+        else:
+            yield c.warning(at, "azure", message)
+    elif missing:
         yield _no_model(c, at, model.model_path, path)
     elif resolve(model.model_path, c.path).from_root:
         message = f"`{model.model_path}` is relative to the project root, not to this file"
@@ -175,6 +194,9 @@ def _no_model(c: Checks, at: KeyPath, written: str, path: Path) -> Finding:
         with suppress(UsageError):
             fix += f", {read_config(path).get('base_model_name_or_path') or 'which its config does not name'}"
         return replace(c.error(at, "model-not-found", f"{path} is an adapter of peft, not a model"), fix=fix)
+    if "://" in written:
+        message = f"`{written}` is an address that cannot be read: set `model_path` to a model folder or a Hub id"
+        return c.error(at, "model-not-found", message)
     what = f"{path} has no config.json" if path.is_dir() else f"there is no model at {path}"
     return c.error(at, "model-not-found", f"{what}, and `{written}` is not a Hub id (OWNER/NAME)", nearest_id(written))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from phi_runtime.checks.sections import Checks, placeholders
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import MISSING
+from phi_runtime.config.file_formats import known_format
 from phi_runtime.config.paths import data_paths, resolve, split_name
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import BUILDERS, AzureMLSystem, DataConfig, Datastore, PreProcess
@@ -94,8 +95,9 @@ def _source(c: Checks, at: KeyPath, data: DataConfig) -> Iterator[Finding]:
     load = data.load_dataset_config
     files, split = load.data_files, split_name(data)
     if load.format is None:
-        near = nearest(load.data_name, BUILDERS)
-        if "/" not in load.data_name and (files or near):
+        suffix_of = known_format(Path(f"rows.{load.data_name}"))
+        near = suffix_of or nearest(load.data_name, BUILDERS)
+        if "/" not in load.data_name and (files or suffix_of or (load.data_dir and near)):
             message = f"unknown format `{load.data_name}` (known: {', '.join(BUILDERS)}); a hub dataset is OWNER/NAME"
             yield c.error((*at, "data_name"), "unknown-reference", message, near)
         elif files:
@@ -117,7 +119,7 @@ def _source(c: Checks, at: KeyPath, data: DataConfig) -> Iterator[Finding]:
     if files is None and load.data_dir and not data_paths(data, c.path):
         message = f"no file name in {resolve(load.data_dir, c.path).path} contains the split `{split}`"
         yield c.error((*at, "split"), "unknown-reference", message)
-    for key, format_ in (("sep", "csv"), ("sample_by", "text")):
+    for key, format_ in (("sep", "csv"), ("sample_by", "text"), ("field", "json")):
         if load.format != format_ and c.draft.has((*at, key)):
             message = f"`{key}` is for `{format_}`, and the files are `{load.format}`"
             yield c.error((*at, key), "contradiction", message)

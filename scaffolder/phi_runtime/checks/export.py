@@ -64,6 +64,10 @@ def check_export(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
         supported = SUPPORTED_PRECISIONS[provider]
         message = f"`{step.precision}` does not run on {provider} (supported: {', '.join(supported)})"
         fix = "set `precision` to one of these, or `target` to a system with another execution provider"
+        cause = c.draft.source_path((*at, "precision"))[-1]
+        if cause in ("float16", "torch_dtype"):  # of an older export
+            message = f"`{cause}` makes an {step.precision} model, which does not run on {provider}"
+            fix = f"remove `{cause}`, or set `target` to a system with another execution provider"
         yield c.error((*at, "precision"), "precision", message, fix=fix)
     reported: set[tuple[str, ...]] = set()
     for place, message, suggestion in (

@@ -80,6 +80,10 @@ def _validation(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Finding]
     if args.lr_scheduler_type in _METRIC_SCHEDULERS:
         message = f"`lr_scheduler_type` `{args.lr_scheduler_type}` needs a validation loss, but {reason}"
         yield c.error((*at, "training_args", "lr_scheduler_type"), "contradiction", message)
+    at_strategy = (*at, "training_args", "eval_strategy")
+    if not step.has_validation_rows and args.eval_strategy != "no" and c.draft.has(at_strategy):
+        message = f"`eval_strategy` is `{args.eval_strategy}`, but {reason}; nothing is evaluated"
+        yield c.warning(at_strategy, "no-effect", message)
     if args.save_strategy == "best":
         message = f"`save_strategy` is `best`, but {reason}; only the end of the run is saved"
         yield c.warning((*at, "training_args", "save_strategy"), "contradiction", message)

@@ -27,11 +27,19 @@ _LONGEST_WORD = 32  # of JSON outside a string: the end of the window may cut th
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options for reading a file: its format, the separator of a CSV file (None: by its suffix), and the unit of a text file."""
+    """Options for reading a file.
+
+    Attributes:
+        format: Its format.
+        sep: Separator of a CSV file; None: by its suffix.
+        sample_by: Unit of a text file.
+        field: Key of a JSON object that holds the rows; None: the file is the array, or JSON Lines.
+    """
 
     format: Format
     sep: str | None = None
     sample_by: SampleBy = "line"
+    field: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,14 @@ def scan(path: Path, reading: ReadOptions | None = None) -> Iterator[Row | BadRo
             )
         elif reading.format == "text":
             yield from _texts(path, stream, reading.sample_by)
+        elif reading.field:
+            window = _Window(path, stream)
+            _go_to_key(window, reading.field)
+            yield from _array_rows(window)
         elif start == b"[":
-            yield from _array_rows(path, stream)
+            window = _Window(path, stream)
+            yield from _array_rows(window)
+            window.finish()
         else:
             yield from _json_lines(path, stream)
 
@@ -129,6 +143,7 @@ class _Window:
     """A sliding window over a long text, with its position in the file."""
 
     CHUNK = 2**20
+    decoder = json.JSONDecoder()
 
     def __init__(self, path: Path, stream: io.BufferedReader) -> None:
         self.path, self.stream = path, io.TextIOWrapper(stream, encoding="utf-8", newline="")
@@ -171,42 +186,69 @@ class _Window:
         where = Location(self.path, self.line, self.column)
         return DataError(f"invalid JSON ({what})", where=where, fix="fix the JSON at this position")
 
-
-def _array_rows(path: Path, stream: io.BufferedReader) -> Iterator[Row | BadRow]:
-    window, decoder = _Window(path, stream), json.JSONDecoder()
-    window.next()
-    window.go_to(window.at + 1)
-    if window.next() == "]":
-        window.finish()
-        return
-    while True:
-        window.next()
-        where = Location(path, window.line, window.column)
+    def value(self) -> Any:
+        """Return the JSON value at the position, and move behind it."""
+        where = Location(self.path, self.line, self.column)
         while True:
             try:
-                value, end = decoder.raw_decode(window.text, window.at)
+                value, end = self.decoder.raw_decode(self.text, self.at)
             except json.JSONDecodeError as e:
                 problem, place = e.msg, e.pos
             except ValueError as e:  # a number with too many digits
-                raise window.error(str(e)) from None
+                raise self.error(str(e)) from None
             except RecursionError:
-                raise window.error("nested too deeply") from None
+                raise self.error("nested too deeply") from None
             else:
-                if end < len(window.text) or window.ended:
-                    break
+                if end < len(self.text) or self.ended:
+                    self.go_to(end)
+                    return value
                 problem, place = "", end
-            cut = place > len(window.text) - _LONGEST_WORD or problem.startswith("Unterminated string")
-            if window.ended or not cut:
-                window.go_to(place)
-                raise window.error(problem)
-            if len(window.text) - window.at > LIMIT_BYTES:
+            cut = place > len(self.text) - _LONGEST_WORD or problem.startswith("Unterminated string")
+            if self.ended or not cut:
+                self.go_to(place)
+                raise self.error(problem)
+            if len(self.text) - self.at > LIMIT_BYTES:
                 raise DataError(_TOO_LONG, where=where, fix=_FIX)
-            window.more()
-        yield _object(value, where)
-        window.go_to(end)
+            self.more()
+
+
+def _go_to_key(window: _Window, key: str) -> None:
+    """Move to the array under `key` of the object that the file is."""
+    names: list[str] = []
+    opening = window.next()
+    while opening and opening in "{,":
+        window.go_to(window.at + 1)
+        if window.next() != '"':
+            break
+        names.append(window.value())
+        if window.next() != ":":
+            raise window.error("Expecting ':' delimiter")
+        window.go_to(window.at + 1)
+        start = window.next()
+        if names[-1] == key and start == "[":
+            return
+        if names[-1] == key:
+            raise DataError(f"`{key}` is not an array of rows", where=Location(window.path, window.line, window.column))
+        window.value()
+        opening = window.next()
+    fix = "set `field` to the key that holds the rows"
+    raise DataError(
+        f"the file has no key `{key}` (it has {', '.join(names) or 'none'})", where=Location(window.path), fix=fix
+    )
+
+
+def _array_rows(window: _Window) -> Iterator[Row | BadRow]:
+    """Yield the rows of the array at the position of `window`, and stop at its last bracket."""
+    window.next()
+    window.go_to(window.at + 1)
+    if window.next() == "]":
+        return
+    while True:
+        window.next()
+        where = Location(window.path, window.line, window.column)
+        yield _object(window.value(), where)
         after = window.next()
         if after == "]":
-            window.finish()
             return
         if after != ",":
             raise window.error("Expecting ',' delimiter" if after else "the array has no end")

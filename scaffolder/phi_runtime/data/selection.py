@@ -33,7 +33,7 @@ class SelectedRow:
 
 def read_options(load: LoadDataset, path: Path) -> ReadOptions:
     """Return how to read a file of `load`; the format of a downloaded Hub data set follows from its suffix."""
-    return ReadOptions(load.format or format_of(path), load.sep, load.sample_by or "line")
+    return ReadOptions(load.format or format_of(path), load.sep, load.sample_by or "line", load.field)
 
 
 def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[SelectedRow | BadRow]:

@@ -396,3 +396,14 @@ def test_the_memory_does_not_grow_with_the_file(
         tracemalloc.stop()
     assert count >= 3000
     assert peak < 10_000_000
+
+
+def test_rows_under_a_key_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.json", '{"made": {"rows": []}, "rows":\n [{"q": 1},\n  {"q": 2}], "more": 1}')
+    rows = list(read_rows(path, ReadOptions("json", field="rows")))
+    assert [(row.values, row.line) for row in rows] == [({"q": 1}, 2), ({"q": 2}, 3)]
+    for field, line in (("made", 1), ("none", 0)):
+        with pytest.raises(DataError) as caught:
+            list(read_rows(path, ReadOptions("json", field=field)))
+        assert caught.value.where is not None
+        assert caught.value.where.line == line

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from phi_runtime.config.dialects.credentials import refuse_tokens
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, NOTHING_LEFT, Draft
 from phi_runtime.config.dialects.key_table import fix_case
-from phi_runtime.config.dialects.keys import DATALOADER_KEYS, OLD_DATA_KEYS, PAIR_FORMATS, translate_keys
+from phi_runtime.config.dialects.keys import (
+    DATALOADER_KEYS,
+    FILTER_FUNCTIONS,
+    FILTERS,
+    OLD_DATA_KEYS,
+    PAIR_FORMATS,
+    PASSES,
+    PRE_PROCESS_TYPES,
+    translate_keys,
+)
 from phi_runtime.config.dialects.passes import rename_data
 from phi_runtime.config.file_formats import known_format
 from phi_runtime.config.reading.source import KeyPath
@@ -24,56 +37,115 @@ _TEXT_KEYS = (
 
 
 def list_data_configs(draft: Draft) -> None:
-    """Turn `data_configs` from an object by name (up to 0.5; any characters up to 0.4) into a list."""
+    """Turn `data_configs` from an object by name (up to 0.5) into a list, and correct names (any characters up to 0.4)."""
     at: KeyPath = ("data_configs",)
     named = draft.get(at)
-    if not isinstance(named, dict):
-        return
-    source_path = draft.source_path(at)
-    draft.replace(at, list(named.values()), "`data_configs` is now a list")
-    for i, key in enumerate(named):
-        name_path = (*at, i, "name")
-        draft.set_source_path((*at, i), (*source_path, key))
-        if not isinstance(draft.get((*at, i)), dict):
-            continue
-        if not draft.has(name_path):
-            draft.set_default(name_path, key, "the name is now a key of the data config", cause=(*at, i))
-        if isinstance(name := draft.get(name_path), str) and (plain := re.sub(r"[^A-Za-z0-9_]", "_", name)) != name:
+    if isinstance(named, dict):
+        source_path = draft.source_path(at)
+        draft.replace(at, list(named.values()), "`data_configs` is now a list")
+        for i, key in enumerate(named):
+            draft.set_source_path((*at, i), (*source_path, key))
+            _name_by_key(draft, (*at, i), key)
+    for i, config in enumerate(draft.get(at) if isinstance(draft.get(at), list) else []):
+        name = config.get("name") if isinstance(config, dict) else None
+        if isinstance(name, str) and (plain := re.sub(r"[^A-Za-z0-9_]", "_", name)) != name:
             message = f"data config `{name}` renamed to `{plain}`: only letters, digits and underscores are allowed"
-            draft.replace(name_path, plain, message, rule="renamed")
+            draft.replace((*at, i, "name"), plain, message, rule="renamed")
             rename_data(draft, name, plain, message)
+
+
+def _name_by_key(draft: Draft, at: KeyPath, key: str) -> None:
+    """Name the data config at `at` by its key, which is what references use."""
+    name_path = (*at, "name")
+    if not isinstance(draft.get(at), dict) or draft.get(name_path) == key:
+        return
+    if draft.has(name_path):
+        draft.drop(name_path, f"references use the key `{key}`")
+    draft.set_default(name_path, key, "the name is now a key of the data config", cause=at)
+    draft.reorder(at, ["name", *(k for k in draft.keys(at) if k != "name")])
 
 
 def translate_data(draft: Draft, before_0_7: bool) -> None:
     """Translate the listed data configs; `before_0_7`: the model has the form of Olive before 0.7."""
     at: KeyPath = ("data_configs",)
-    for i, item in enumerate(draft.get(at) if isinstance(draft.get(at), list) else []):
+    configs = draft.get(at) if isinstance(draft.get(at), list) else []
+    used, names = _used_data(draft), [item.get("name") for item in configs if isinstance(item, dict)]
+    for i, item in reversed(list(enumerate(configs))):
+        unused = all(name in names for name in used) and isinstance(item, dict) and item.get("name") not in used
+        if unused and not _is_valid(draft, (*at, i), before_0_7):
+            draft.drop((*at, i), "no pass that runs uses it")
+    for i, item in enumerate(configs):
         if isinstance(item, dict):
             _data_config(draft, (*at, i), before_0_7)
 
 
+def _used_data(draft: Draft) -> list[str]:
+    """Return the names of the data configs that a pass refers to."""
+
+    def names(value: Any) -> Iterator[str]:
+        for key, inner in value.items() if isinstance(value, dict) else ():
+            if str(key).endswith("data_config") and isinstance(inner, str):
+                yield inner
+            yield from names(inner)
+
+    return list(names(draft.get(PASSES)))
+
+
+def _is_valid(draft: Draft, at: KeyPath, before_0_7: bool) -> bool:
+    """Return True if the data config at `at` has a valid canonical form."""
+    trial = copy.deepcopy(draft)
+    _data_config(trial, at, before_0_7)
+    if len(trial.refused) > len(draft.refused):
+        return False
+    try:
+        DataConfig.model_validate(trial.get(at))
+    except ValidationError:
+        return False
+    return True
+
+
 def _data_config(draft: Draft, at: KeyPath, before_0_7: bool) -> None:
-    fix_case(draft, (*at, "type"), ("HuggingfaceContainer",))
+    kind = (*at, "type")
+    fix_case(draft, kind, ("HuggingfaceContainer", "DataContainer"))
+    if draft.get(kind) == "DataContainer":
+        draft.replace(kind, "HuggingfaceContainer", "`DataContainer` renamed to `HuggingfaceContainer`", rule="renamed")
+    elif draft.get(kind) is None:
+        draft.replace(kind, "HuggingfaceContainer", "`type` is now `HuggingfaceContainer`, the only container type")
+    elif not draft.has(kind):
+        draft.set_default(kind, "HuggingfaceContainer", "it is the only container type")
+    load, process = (*at, "load_dataset_config"), (*at, "pre_process_data_config")
+    for inner in ((*load, "pre_process_data_config"), (*load, "component_kwargs", "pre_process_data")):
+        if draft.has(inner):
+            draft.move(inner, process, f"`{inner[-1]}` moved out of `load_dataset_config`")
+    if draft.get((*load, "component_kwargs")) == {}:
+        draft.drop((*load, "component_kwargs"), NOTHING_LEFT)
     _components(draft, at)
     translate_keys(draft, at, DataConfig)
-    load, process = (*at, "load_dataset_config"), (*at, "pre_process_data_config")
-    _load_dataset(draft, load)
+    by_columns = _load_dataset(draft, load)
+    _samples(draft, load, (*process, "max_samples"))
     if isinstance(draft.get(process), dict):
         _pre_process(draft, process, before_0_7)
-    _user_script(draft, at, process)
+    _user_script(draft, at, process, "`col_filters` selects the rows" if by_columns else _NO_FUNCTION)
 
 
-def _user_script(draft: Draft, at: KeyPath, process: KeyPath) -> None:
-    """Move the user script to the function that it is for; without one, Olive never called it."""
+def _samples(draft: Draft, load: KeyPath, new: KeyPath) -> None:
+    """Move a number of samples out of the dataset to the pre-processing, which has it in Olive."""
+    for key in ("max_samples", "size"):
+        if draft.has((*load, key)):
+            draft.move((*load, key), new, f"`{key}` moved to `max_samples` of `pre_process_data_config`")
+
+
+def _user_script(draft: Draft, at: KeyPath, process: KeyPath, unused: str) -> None:
+    """Move the user script to the function that it is for; without one nothing calls it, for the reason `unused`."""
     function = draft.get((*process, "text_formatting_func"))
     for key in ("user_script", "script_dir"):
         if isinstance(draft.get((*at, key)), str | None):
             if isinstance(function, str) and draft.get((*process, key)) in (MISSING, None):
                 draft.move((*at, key), (*process, key), f"`{key}` moved to `pre_process_data_config`")
             else:
-                draft.drop((*at, key), _NO_FUNCTION)
+                draft.drop((*at, key), unused)
         if isinstance(draft.get((*process, key)), str | None) and function is MISSING:
-            draft.drop((*process, key), _NO_FUNCTION)
+            draft.drop((*process, key), unused)
 
 
 def _components(draft: Draft, at: KeyPath) -> None:
@@ -109,22 +181,32 @@ def _components(draft: Draft, at: KeyPath) -> None:
         draft.drop(parts, NOTHING_LEFT)
 
 
-def _component_type(draft: Draft, at: KeyPath, default: str) -> None:
+def _component_type(draft: Draft, at: KeyPath, *defaults: str) -> None:
     """Drop the default `type` of a data component; any other is a function of a user script."""
+    fix_case(draft, (*at, "type"), defaults)
     kind = draft.get((*at, "type"))
-    if kind is None or kind == default:
+    if kind is None or kind in defaults:
         draft.drop((*at, "type"), "it is the only supported type")
     elif isinstance(kind, str):
         message = f"dataset function `{kind}` of a user_script is not supported: write its rows to a file, and set `data_files`"
         draft.refuse((*at, "type"), message)
 
 
-def _load_dataset(draft: Draft, at: KeyPath) -> None:
+def _load_dataset(draft: Draft, at: KeyPath) -> bool:
+    """Translate the rows to read; return True if they come from a known function of a user script."""
     if not isinstance(draft.get(at), dict):
-        return
+        return False
     draft.unnest((*at, "params"))
     refuse_tokens(draft, at)
     translate_keys(draft, at, LoadDataset)
+    kind = (*at, "type")
+    fix_case(draft, kind, FILTER_FUNCTIONS)
+    filters = FILTERS if draft.get(kind) in FILTER_FUNCTIONS else {}
+    for key, column in filters.items():
+        if draft.has((*at, key)):
+            draft.move((*at, key), (*at, "col_filters", column), f"`{key}` is the value of the column `{column}`")
+    if filters:
+        draft.drop(kind, "`col_filters` selects its rows")
     _component_type(draft, at, "huggingface_dataset")
     for key in ("data_dir", "subset", "revision"):
         if draft.get((*at, key)) is None:
@@ -142,6 +224,7 @@ def _load_dataset(draft: Draft, at: KeyPath) -> None:
         draft.set_default((*at, "split"), "train", message)
     elif not draft.has((*at, "split")) and isinstance(draft.get((*at, "data_name")), str):
         draft.set_default((*at, "split"), "validation", "Olive's default split")
+    return bool(filters)
 
 
 def _format(files: Any) -> str | None:
@@ -157,7 +240,7 @@ def _pre_process(draft: Draft, at: KeyPath, before_0_7: bool) -> None:
     if draft.get(joiner) is None:
         draft.replace(joiner, "", "`joiner` is now an empty string")
     translate_keys(draft, at, PreProcess)
-    _component_type(draft, at, "text_generation_huggingface_pre_process")
+    _component_type(draft, at, *PRE_PROCESS_TYPES)
     if draft.get((*at, "dataset_type")) == "pair":
         _pair(draft, at)
     columns = (*at, "text_cols")

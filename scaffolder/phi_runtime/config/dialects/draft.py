@@ -56,6 +56,7 @@ class Draft:
     value: Any = None
     translations: list[Translation] = field(default_factory=list)
     refused: list[Finding] = field(default_factory=list)
+    notes: list[tuple[KeyPath, Any]] = field(default_factory=list)
     _source_paths: dict[KeyPath, KeyPath] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,6 +105,10 @@ class Draft:
         ]
 
     # -- changing ------------------------------------------------------------------------------------------------------
+
+    def set_aside(self, path: KeyPath) -> None:
+        """Take a note of the author out of the value; `notes` keeps it, by its source path."""
+        self.notes.append((self.source_path(path), self._parent(path).pop(path[-1])))
 
     def rename(
         self, path: KeyPath, key: str, message: str = "", rule: Rule = "renamed", *, changes_result: bool = False
@@ -159,9 +164,11 @@ class Draft:
 
     def drop(self, path: KeyPath, reason: str, *, changes_result: bool = False) -> None:
         """Remove the value at `path`, which has no effect because of `reason`."""
-        name = path[-1] if isinstance(path[-1], str) else self.get(path)
+        name: Any = path[-1]
+        if isinstance(name, int):  # a member of a list
+            name = self.get((*path, "name")) if self.has((*path, "name")) else self.get(path)
         self._record("ignored", path, None, f"`{name}` ignored: {reason}", changes_result)
-        self._parent(path).pop(path[-1])
+        self._remove(path)
 
     def set_default(
         self, path: KeyPath, value: Any, reason: str, cause: KeyPath | None = None, *, changes_result: bool = False
@@ -201,12 +208,23 @@ class Draft:
     ) -> None:
         """Remove the value at `path` with an error."""
         self.refused.append(self.finding(path, rule, message, suggestion, fix))
-        self._parent(path).pop(path[-1])
+        self._remove(path)
 
     # -- bookkeeping -----------------------------------------------------------------------------------------------------
 
     def _parent(self, path: KeyPath) -> Any:
         return self.get(path[:-1])
+
+    def _remove(self, path: KeyPath) -> None:
+        """Remove the value at `path`; the later members of a list move up."""
+        parent, last = self._parent(path), path[-1]
+        parent.pop(last)
+        if not isinstance(last, int):
+            return
+        self._source_paths = {p: w for p, w in self._source_paths.items() if p[: len(path)] != path}
+        self.translations = [t for t in self.translations if t.new is None or t.new[: len(path)] != path]
+        for later in range(last, len(parent)):
+            self._rebase((*path[:-1], later + 1), (*path[:-1], later))
 
     def _can_hold(self, path: KeyPath) -> bool:
         """Return True if a value can be set at `path`; else validation reports what is in the way."""

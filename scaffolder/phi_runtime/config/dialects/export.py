@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from phi_runtime.config.dialects.draft import Draft
-from phi_runtime.config.dialects.key_table import switches
+from phi_runtime.config.dialects.draft import NOTHING_LEFT, Draft
+from phi_runtime.config.dialects.key_table import fix_values
 from phi_runtime.config.dialects.keys import (
     BUILDER_KEYS,
     BUILDER_LISTS,
@@ -21,7 +21,7 @@ from phi_runtime.config.dialects.keys import (
 from phi_runtime.config.dialects.quantizers import translate_quantizers
 from phi_runtime.config.pass_graph import INPUT_ADAPTER
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import BuilderOptions, ExportPass, Strict
+from phi_runtime.config.schema import BuilderOptions, ExportPass
 from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.suggestions import nearest
 
@@ -36,11 +36,8 @@ def translate_export(draft: Draft) -> None:
 def translate_builder(draft: Draft, at: KeyPath) -> None:
     """Translate the options of a ModelBuilder pass."""
     extra = (*at, "extra_options")
+    had_options = bool(draft.keys(extra))
     draft.unnest((*at, "quantization_config"))
-    if isinstance(precision := draft.get((*at, "precision")), str) and precision != precision.lower():
-        draft.replace(
-            (*at, "precision"), precision.lower(), f"`{precision}` renamed to `{precision.lower()}`", rule="renamed"
-        )
     for key in draft.keys(extra):
         new = BUILDER_NAMES.get(key, key)
         _from_command_line(draft, (*extra, key), new)
@@ -55,8 +52,7 @@ def translate_builder(draft: Draft, at: KeyPath) -> None:
         draft.replace(fused, not off, "`fuse_qkv` is the opposite of `disable_qkv_fusion`")
         draft.rename(fused, "fuse_qkv")
     translate_keys(draft, extra, BuilderOptions)
-    for part, model in ((at, ExportPass), (extra, BuilderOptions)):
-        _switches(draft, part, model)
+    fix_values(draft, at, ExportPass)
     if draft.get((*at, "int4_accuracy_level")) == 0:
         draft.drop((*at, "int4_accuracy_level"), "0 leaves the choice to the builder")
     operators = draft.get((*at, "int4_op_types_to_quantize"))
@@ -67,14 +63,8 @@ def translate_builder(draft: Draft, at: KeyPath) -> None:
         if key not in BuilderOptions.model_fields:  # the nearest match may be a key of the pass
             known = (*BuilderOptions.model_fields, *BUILDER_KEYS, *BUILDER_NAMES)
             draft.refuse((*extra, key), f"unknown key `{key}`", nearest(key, known), rule="unknown-key")
-
-
-def _switches(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
-    """Replace 0 and 1, as the builder's command line takes them, where a field is true or false."""
-    for key in switches(model):
-        value = draft.get((*at, key))
-        if isinstance(value, int) and not isinstance(value, bool) and value in (0, 1):
-            draft.replace((*at, key), bool(value), f"`{key}` is now `{'true' if value else 'false'}`")
+    if had_options and draft.get(extra) == {}:
+        draft.drop(extra, NOTHING_LEFT)
 
 
 def _from_command_line(draft: Draft, at: KeyPath, name: str) -> None:
@@ -114,6 +104,10 @@ def _classic_export(draft: Draft) -> None:
     as_qdq = next((n for n in steps if kinds[n] == "MatMulNBitsToQDQ"), None)
     if metadata:
         draft.drop((*at, "metadata_only"), message, changes_result=True)
+        if draft.get((*at, "precision")) == precision != "fp32":
+            place = draft.source_path(cause)
+            draft.replace((*at, "precision"), precision, f"`{cause[-1]}` sets the precision of the graph")
+            draft.set_source_path((*at, "precision"), place)
     elif builder in steps:
         place = draft.source_path(cause)
         draft.replace(at, {"type": "ModelBuilder", "precision": precision}, message, changes_result=True)

@@ -21,8 +21,8 @@ from phi_runtime.config.dialects.json_schema_forms import (
     other_form,
     reference,
 )
-from phi_runtime.config.dialects.key_table import KeyTable, takes_null
-from phi_runtime.config.dialects.keys import OTHER_ENVIRONMENTS, TABLES, table_of
+from phi_runtime.config.dialects.key_table import NOTE, KeyTable, is_flag, named_values, takes_null
+from phi_runtime.config.dialects.keys import OTHER_ENVIRONMENTS, PASS_NAMES, TABLES, table_of
 from phi_runtime.config.dialects.search import SAMPLERS
 from phi_runtime.config.schema import Evaluation, Strict, Sweep, Workflow
 from phi_runtime.config.schema.registry import pass_types
@@ -58,6 +58,7 @@ def schema_of(name: Name) -> Schema:
     if name == "workflow":
         add_older_forms(definitions)
     _nulls(definitions)
+    _values(definitions)
     if "Sweep" in definitions:
         space = definitions["Sweep"]["properties"]["search_space"]
         alternatives = other_form({"type": "array", "minItems": 1}, "Older form: use an object of type `choice`.")
@@ -87,7 +88,8 @@ def _nested(name: str, part: Schema, key: str) -> Schema:
     hidden = (key, *part.get("required", ()))
     inner = {k: {"$ref": f"#/$defs/{name}/properties/{k}"} for k in part["properties"] if k not in hidden}
     rules = {"dependentSchemas": part["dependentSchemas"]} if "dependentSchemas" in part else {}
-    return {"type": ["object", "null"], "properties": inner, "additionalProperties": False, **rules}
+    fixed: Schema = {"patternProperties": {NOTE: {}}, "additionalProperties": False}
+    return {"type": ["object", "null"], "properties": inner, **fixed, **rules}
 
 
 # pydantic 2.14 writes these names for the bounds of a number that a validator converts first.
@@ -151,7 +153,11 @@ def _any_case_member(definitions: Schema, name: str) -> Schema:
     part = definitions[name]
     kind = part["properties"]["type"]["const"]
     own = {key: {"$ref": f"#/$defs/{name}/properties/{key}"} for key in part["properties"] if key != "type"}
-    names = (kind, *OTHER_ENVIRONMENTS) if kind == "LocalSystem" else (kind,)
+    names = [
+        kind,
+        *(OTHER_ENVIRONMENTS if kind == "LocalSystem" else ()),
+        *(o for o, n in PASS_NAMES.items() if n == kind),
+    ]
     pattern = "|".join(any_case(other)["pattern"] for other in names)
     other = {"type": "string", "pattern": pattern, "not": {"const": kind}, "description": f"Renamed to `{kind}`."}
     definitions[f"{name}.cased"] = {**part, "properties": {"type": other, **own}}
@@ -165,6 +171,28 @@ def _nulls(definitions: Schema) -> None:
         for key, field in model.model_fields.items():
             if key in properties and not takes_null(field):
                 either(properties, key, {"type": "null"}, "Older form: remove the key.")
+
+
+def _values(definitions: Schema) -> None:
+    """Accept flags as 0 and 1, and named values in any case, as `fix_values` does; and notes of the author."""
+    for model in _translated_parts():
+        part = definitions.get(model.__name__, {})
+        if part:
+            part["patternProperties"] = {NOTE: {}}
+        for key, field in model.model_fields.items():
+            if key not in part.get("properties", {}):
+                continue
+            if is_flag(field):
+                either(
+                    part["properties"],
+                    key,
+                    {"type": "integer", "minimum": 0, "maximum": 1},
+                    "Older form: use true or false.",
+                )
+            elif (names := named_values(field)) and key != "type":
+                pattern = "|".join(any_case(name)["pattern"] for name in names)
+                form = {"type": "string", "pattern": pattern}
+                either(part["properties"], key, form, "Older form: use lower case.")
 
 
 def _search(properties: Schema) -> None:

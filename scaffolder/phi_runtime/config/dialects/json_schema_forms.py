@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from phi_runtime.config.dialects.key_table import switches
+from phi_runtime.config.dialects.key_table import is_flag
 from phi_runtime.config.dialects.keys import (
     BUILDER_KEYS,
     BUILDER_LISTS,
@@ -12,9 +12,12 @@ from phi_runtime.config.dialects.keys import (
     CLASSIC_EXPORT,
     DATALOADER_KEYS,
     EXTRACT_OPTIONS,
+    FILTER_FUNCTIONS,
+    FILTERS,
     HF_CONFIG,
     OLD_DATA_KEYS,
     PASS_NAMES,
+    PRE_PROCESS_TYPES,
     SKIPPED_PASSES,
 )
 from phi_runtime.config.dialects.quantizers import QUANTIZER_PASSES
@@ -29,6 +32,7 @@ _COMMAND_LINE = {
     "pattern": "^(-?[0-9]+|[Tt]rue|[Ff]alse)$",
 }  # a value of the builder's --extra_options
 _FACTS = ("description", "default", "examples", "noEffect", "deprecated", "deprecationMessage", "doNotSuggest")
+_COMMAND_LINE_FLAG = {"type": "string", "pattern": "^([01]|[Tt]rue|[Ff]alse)$"}
 _PROVIDERS = {"anyOf": [_PROVIDER, {"type": "array", "items": _PROVIDER}, {"type": "null"}]}
 
 
@@ -48,9 +52,9 @@ def reference(part: str, key: str) -> Schema:
 
 
 def any_case(name: str) -> Schema:
-    """Return a schema that matches `name` in any case."""
+    """Return a schema that matches `name` in any case, with blanks around it."""
     pattern = "".join(f"[{c.upper()}{c.lower()}]" if c.isalpha() else c for c in name)
-    return {"type": "string", "pattern": f"^{pattern}$"}
+    return {"type": "string", "pattern": f"^\\s*{pattern}\\s*$"}
 
 
 def either(properties: Schema, key: str, schema: Schema, message: str) -> None:
@@ -122,6 +126,7 @@ def _input_model(definitions: Schema) -> None:
             "model_path": reference("InputModel", "model_path"),
             "task": reference("InputModel", "task"),
             "load_kwargs": {"$ref": "#/$defs/LoadKwargs"},
+            "trust_remote_code": {"type": "boolean"},
             **arguments,
             **hub,
         },
@@ -129,6 +134,9 @@ def _input_model(definitions: Schema) -> None:
     }
     properties = definitions["InputModel"]["properties"]
     properties["hf_config"] = older_key(form, "Its keys moved one level up.")
+    properties["trust_remote_code"] = older_key({"type": "boolean"}, "Moved to `load_kwargs`.")
+    for key in ("model_script", "script_dir"):
+        properties[key] = older_key({"type": ["string", "null"]}, "Ignored: the model builder defines the inputs.")
     for kind, key in (("folder", "path"), ("string_name", "name")):
         for path in ("model_path", "adapter_path"):
             either(properties, path, _resource(kind, key), "Older form: write the path or name itself.")
@@ -159,11 +167,19 @@ def _systems(definitions: Schema) -> None:
     accelerator["anyOf"] = [{"required": [key]} for key in accelerator.pop("required")]
     either(accelerator["properties"], "device", device, "Renamed to `cpu` or `gpu`.")
     providers = accelerator["properties"]["execution_providers"]["items"]["enum"]
-    either(accelerator["properties"], "execution_providers", {"enum": [*providers, None]}, "Older form: use a list.")
+    several = {"type": "array", "minItems": 2, "items": {"type": "string"}, "contains": {"enum": providers}}
+    message = "Older form: use a list of one provider."
+    older = {"anyOf": [other_form({"enum": [*providers, None]}, message), several]}
+    either(accelerator["properties"], "execution_providers", older, message)
 
 
 def _data(definitions: Schema) -> None:
     config = definitions["DataConfig"]
+    config.pop("required", None)
+    either(
+        config["properties"], "name", {"type": "string", "minLength": 1}, "Renamed: letters, digits and underscores."
+    )
+    either(config["properties"], "type", any_case("DataContainer"), "Renamed to `HuggingfaceContainer`.")
     for key in ("params_config", "components"):
         message = "Replaced by `load_dataset_config` and `pre_process_data_config`."
         config["properties"][key] = older_key({"$ref": f"#/$defs/DataConfig.{key}"}, message)
@@ -173,7 +189,16 @@ def _data(definitions: Schema) -> None:
         if {"required": ["load_dataset_config"]} in clause["anyOf"]:
             clause["anyOf"] += [{"required": ["params_config"]}, {"required": ["components"]}]
     properties = definitions["LoadDataset"]["properties"]
-    properties["type"] = older_key({"enum": ["huggingface_dataset", None]}, "Ignored: it is the only supported type.")
+    kinds = [any_case(name) for name in ("huggingface_dataset", *FILTER_FUNCTIONS)]
+    properties["type"] = older_key({"anyOf": [*kinds, {"type": "null"}]}, "Ignored: it is the only supported type.")
+    for key, column in FILTERS.items():
+        properties[key] = older_key({}, f"Moved to `{column}` of `col_filters`.")
+    for key in ("max_samples", "size"):
+        properties[key] = older_key(reference("PreProcess", "max_samples"), "Moved to `pre_process_data_config`.")
+    inner = {"$ref": "#/$defs/PreProcess"}
+    properties["pre_process_data_config"] = older_key(inner, "Moved out of `load_dataset_config`.")
+    held = {"type": "object", "properties": {"pre_process_data": inner}, "additionalProperties": False}
+    properties["component_kwargs"] = older_key(held, "Moved out of `load_dataset_config`.")
     by_split = next(form for form in properties["data_files"]["oneOf"] if "additionalProperties" in form)
     by_split["not"] = {"required": ["type"]}
     local = _resource("file", "path")
@@ -192,7 +217,8 @@ def _data(definitions: Schema) -> None:
     texts = ("pair_format", "input_col", "input_template", "output_col", "output_template")
     properties = definitions["PreProcess"]["properties"]
     properties["type"] = older_key(
-        {"enum": ["text_generation_huggingface_pre_process", None]}, "Ignored: it is the only supported type."
+        {"anyOf": [*(any_case(name) for name in PRE_PROCESS_TYPES), {"type": "null"}]},
+        "Ignored: it is the only supported type.",
     )
     properties["dataset_type"] = older_key({"enum": ["corpus", "pair"]}, "Moved to `completion_only_loss` of the pass.")
     properties["ignore_source_in_labels"] = older_key(
@@ -272,7 +298,6 @@ def _passes(definitions: Schema) -> None:
         properties["host"] = older_key({"type": ["string", "null"]}, "Ignored: all passes run on `host` of the config.")
     properties = definitions["ModelBuilder"]["properties"]
     either(properties, "metadata_only", {"const": True}, "Ignored: the complete model is built.")
-    either(properties, "precision", {"type": "string", "pattern": "^([A-Z]+[0-9]+)$"}, "Older form: use lower case.")
     inner = {old: reference("ModelBuilder", new) for old, new in BUILDER_NAMES.items()}
     inner_form = {"type": ["object", "null"], "properties": inner, "additionalProperties": False}
     properties["quantization_config"] = older_key(inner_form, "Its keys moved to the pass.")
@@ -280,14 +305,13 @@ def _passes(definitions: Schema) -> None:
     operators = {"type": "array", "items": {"type": "string", "pattern": "^(MatMul|Gather|Gemm)$"}, "minItems": 2}
     either(properties, "int4_op_types_to_quantize", operators, "Older form: remove Gemm.")
     options = definitions["BuilderOptions"]["properties"]
-    for part, model in ((properties, ExportPass), (options, BuilderOptions)):
-        for key in switches(model):
-            either(part, key, {"enum": [0, 1]}, "Older form: use true or false.")
-    for key in options:
-        either(options, key, _COMMAND_LINE, "Older form: remove the quotes.")
+    for key in BuilderOptions.model_fields:
+        text = _COMMAND_LINE_FLAG if is_flag(BuilderOptions.model_fields[key]) else _COMMAND_LINE
+        either(options, key, text, "Older form: remove the quotes.")
     pass_keys = {key: key for key in BUILDER_KEYS} | BUILDER_NAMES
     for old, new in pass_keys.items():
-        text = {"type": "string"} if new in BUILDER_LISTS else _COMMAND_LINE
+        flag = is_flag(ExportPass.model_fields[new])
+        text = {"type": "string"} if new in BUILDER_LISTS else _COMMAND_LINE_FLAG if flag else _COMMAND_LINE
         options[old] = older_key({"anyOf": [reference("ModelBuilder", new), text]}, "Moved to the pass.")
     for old, new in BUILDER_NAMES.items():
         properties[old] = older_key(reference("ModelBuilder", new), f"Renamed to `{new}`.")
@@ -301,7 +325,7 @@ def _passes(definitions: Schema) -> None:
                     "pattern": "|".join(
                         any_case(name)["pattern"]
                         for name in (*CLASSIC_EXPORT, *SKIPPED_PASSES, *QUANTIZER_PASSES, *PASS_NAMES)
-                        if name != "ExtractAdapters"
+                        if name != "ExtractAdapters" and PASS_NAMES.get(name) not in pass_types()
                     ),  # an enum would be offered
                     "description": "A pass of Olive that ModelBuilder replaces, or that changes no model.",
                 },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,24 +57,56 @@ def drop_nulls(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
             draft.drop((*at, key), EMPTY)
 
 
-def switches(model: type[Strict]) -> list[str]:
-    """Return the fields that are true or false."""
-    members = {
-        key: typing.get_args(field.annotation) or (field.annotation,) for key, field in model.model_fields.items()
-    }
-    return [key for key, kinds in members.items() if bool in kinds and int not in kinds]
-
-
 def takes_null(field: FieldInfo) -> bool:
     """Return True if null is a value of the field, or an error because the field is required."""
     return field.is_required() or type(None) in typing.get_args(field.annotation)
 
 
 def fix_case(draft: Draft, at: KeyPath, names: Sequence[str]) -> None:
-    """Write the name at `at` in the case of `names`: Olive ignores the case of type names."""
+    """Write the name at `at` in the case of `names`, without blanks around it: Olive ignores the case of names."""
     value = draft.get(at)
     if not isinstance(value, str) or value in names:
         return
     for name in names:
-        if name.casefold() == value.casefold():
+        if name.casefold() == value.strip().casefold():
             draft.replace(at, name, f"`{value}` renamed to `{name}`", rule="renamed")
+            return
+
+
+def fix_values(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
+    """Write flags as true and false, and named values in their own case: Olive reads 1 as true and ignores case and blanks."""
+    for key, field_ in model.model_fields.items():
+        path = (*at, key)
+        if is_flag(field_) and type(draft.get(path)) is int and draft.get(path) in (0, 1):
+            value = bool(draft.get(path))
+            draft.replace(path, value, f"`{key}` is now `{str(value).lower()}`")
+        elif names := named_values(field_):
+            fix_case(draft, path, names)
+
+
+def is_flag(field: FieldInfo) -> bool:
+    """Return True if the field is true, false or null, and nothing else."""
+    return set(_members(field.annotation)) - {type(None)} == {bool}
+
+
+def named_values(field: FieldInfo) -> list[str]:
+    """Return the strings that the field may be; empty if it may be another string or an object."""
+    kinds = [kind for kind in _members(field.annotation) if kind is not type(None)]
+    if not all(typing.get_origin(kind) is typing.Literal for kind in kinds):
+        return []
+    return [value for kind in kinds for value in typing.get_args(kind) if isinstance(value, str)]
+
+
+def _members(annotation: object) -> tuple[object, ...]:
+    """Return the members of a union, or the annotation itself."""
+    is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+NOTE = "^(x-|_)|^(comment|metadata)$"
+"""Keys with remarks of the author."""
+
+
+def is_note(key: object) -> bool:
+    """Return True for a key that holds a remark of the author."""
+    return isinstance(key, str) and re.search(NOTE, key) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from phi_runtime.config.dialects.draft import Draft
-from phi_runtime.config.dialects.key_table import KeyTable, drop_nulls
+from phi_runtime.config.dialects.key_table import KeyTable, drop_nulls, fix_values, is_note
 from phi_runtime.config.dialects.training_keys import (
     ACCELERATOR_CONFIG,
     FSDP_CONFIG,
@@ -65,7 +65,9 @@ WORKFLOW = KeyTable(
     },
 )
 
-_LOAD_ARGUMENTS = {"from_pretrained_args": "load_kwargs", "model_loading_args": "load_kwargs"}
+_LOAD_ARGUMENTS = dict.fromkeys(
+    ("from_pretrained_args", "hf_from_pretrained_args", "model_loading_args"), "load_kwargs"
+)
 _SCRIPT = "only Hugging Face models can be fine-tuned; set `model_path` to a model folder or Hub id"
 
 INPUT_MODEL = KeyTable(
@@ -87,6 +89,9 @@ INPUT_MODEL = KeyTable(
 HF_CONFIG = KeyTable(
     renamed=INPUT_MODEL.renamed,
     ignored={
+        "components": "the model builder exports one graph",
+        "dataset": "`data_configs` name the rows",
+        "use_ort_implementation": "the model builder exports the model",
         "model_class": "the class is read from the model's config.json",
         "feature": "the model builder defines the inputs of the graph",
         "config": "it is read from the model",
@@ -95,7 +100,7 @@ HF_CONFIG = KeyTable(
 
 LOAD_KWARGS = KeyTable(
     nested="extra_args",
-    renamed={"dtype": "torch_dtype"},
+    renamed={"dtype": "torch_dtype", "_attn_implementation": "attn_implementation"},
     ignored={
         "token": _TOKEN,
         "use_auth_token": _TOKEN,
@@ -111,6 +116,7 @@ LOAD_KWARGS = KeyTable(
             "use a pass of type QLoRA, which loads the base model in 4 bits",
         ),
         "max_memory": "spreading a model over devices by memory is not implemented",
+        "sliding_window": "the attention window is read from the model; remove this key",
     },
 )
 
@@ -156,7 +162,7 @@ LOAD_DATASET = KeyTable(
         "cache_dir": "files are read in place",
         "download_mode": "files are read in place",
     },
-    renamed={"name": "subset", "delimiter": "sep"},
+    renamed={"name": "subset", "delimiter": "sep", "dataset_name": "data_name"},
 )
 
 PRE_PROCESS = KeyTable(
@@ -422,10 +428,24 @@ EXTRACT_OPTIONS = {
 OLD_DATA_KEYS = ("dataset_type", "corpus_strategy", "source_max_len", "target_max_len", "pair_format")
 DATALOADER_KEYS = ("batch_size", "shuffle", "drop_last")
 
+PRE_PROCESS_TYPES = ("text_generation_huggingface_pre_process", "huggingface_pre_process")
+"""Olive's names of the pre-processing of text; the second is the default of the container, whatever the task."""
+
+FILTER_FUNCTIONS = ("load_tiny_code_dataset", "tiny_code_dataset")
+FILTERS = {"language": "programming_language"}
+"""Dataset functions of the user scripts of Olive's examples (0.3 to 0.6), which select rows: argument → column."""
+
 PAIR_FORMATS = {"default": "{input}{output}", "self_instruct": "{prompt}{completion}"}
 
 
 def translate_keys(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
-    """Translate the keys of the object at `at`, which is to become a `model`, by its table; drop nulls that mean a default."""
+    """Translate the keys of the object at `at`, which is to become a `model`, by its table.
+
+    Sets notes of the author aside, drops nulls that mean a default, and corrects the case of values.
+    """
     table_of(model).apply(draft, at)
+    for key in draft.keys(at):
+        if is_note(key) and key not in model.model_fields:
+            draft.set_aside((*at, key))
     drop_nulls(draft, at, model)
+    fix_values(draft, at, model)

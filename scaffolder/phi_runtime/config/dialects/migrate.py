@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,7 @@ def migrate(path: Path, output: Path | None = None, *, write: bool = True) -> Mi
     Args:
         path: The config, or a sweep file.
         output: File to write; by default `path`, whose original is kept as *.bak. A search in the config is written to
-            sweep.yaml next to it.
+            sweep.yaml next to it; of several `pass_flows` each gets its own file, NAME-1, NAME-2 and so on.
         write: False only computes the result.
 
     Raises:
@@ -72,9 +73,26 @@ def migrate(path: Path, output: Path | None = None, *, write: bool = True) -> Mi
         Conflict: There is a sweep.yaml already.
     """
     source = read_source(path)
+    flows = source.value.get("pass_flows") if isinstance(source.value, dict) else None
+    if isinstance(flows, list) and len(flows) > 1:
+        target = output or path
+        parts = [
+            _migrate(
+                replace(source, value={**source.value, "pass_flows": [flow]}),
+                target.with_name(f"{target.stem}-{i}{target.suffix}"),
+                write=write,
+            )
+            for i, flow in enumerate(flows, start=1)
+        ]
+        changes = list(dict.fromkeys(change for part in parts for change in part.changes))
+        return Migration(changes, {file: text for part in parts for file, text in part.files.items()})
+    return _migrate(source, output or path, write=write)
+
+
+def _migrate(source: Source, target: Path, *, write: bool) -> Migration:
+    path = source.path
     parsed = parse_file(source)
     raise_if_any(source, parsed.errors, "nothing was written: correct the file, then migrate it again")
-    target = output or path
     if not parsed.draft.translations and target == path:
         return Migration([], {})
     value = _canonical(parsed.draft)
@@ -105,7 +123,17 @@ def canonical_text(draft: Draft, target: Path) -> str:
 
 
 def _canonical(draft: Draft) -> dict[str, Any]:
-    return _ordered({k: v for k, v in draft.value.items() if k != "sweep"})
+    value = _ordered({k: v for k, v in draft.value.items() if k != "sweep"})
+    if not draft.notes:
+        return value
+    value = copy.deepcopy(value)
+    new_paths = _new_paths(draft, value)
+    for path, note in draft.notes:
+        holder: Any = value
+        for key in _nearest(path[:-1], new_paths):
+            holder = holder[key]
+        (holder if isinstance(holder, dict) else value)[str(path[-1])] = note
+    return value
 
 
 def _form(path: Path) -> Literal["json", "yaml"]:
@@ -119,25 +147,35 @@ def _ordered(value: dict[str, Any]) -> dict[str, Any]:
 
 def _comments(draft: Draft, value: Any) -> dict[KeyPath, Comments]:
     """Return the comments of the source by the new path of their key."""
-    defaults = {t.new for t in draft.translations if t.old is None}
-    new_paths: dict[KeyPath, KeyPath] = {}
-    for path in _paths(value):
-        if path not in defaults:
-            new_paths.setdefault(draft.source_path(path), path)
+    new_paths = _new_paths(draft, value)
     result: dict[KeyPath, Comments] = {}
     for key_path, comments in attach(draft.source).items():
-        path = key_path
-        while path not in new_paths:
-            path = path[:-1]
-        if path != key_path:  # its key was removed: put its comments before the enclosing one
+        new = _nearest(key_path, new_paths)
+        if key_path not in new_paths:  # its key was removed: put its comments before the enclosing one
             trailing = (comments.trailing,) if comments.trailing else ()
             comments = Comments(before=(*comments.before, *trailing, *comments.after))
-        new = new_paths[path]
         existing = result.get(new, Comments())
         result[new] = Comments(
             existing.before + comments.before, comments.trailing or existing.trailing, existing.after + comments.after
         )
     return result
+
+
+def _new_paths(draft: Draft, value: Any) -> dict[KeyPath, KeyPath]:
+    """Return the path in `value` of each key of the source that is still there."""
+    defaults = {t.new for t in draft.translations if t.old is None}
+    new_paths: dict[KeyPath, KeyPath] = {}
+    for path in _paths(value):
+        if path not in defaults:
+            new_paths.setdefault(draft.source_path(path), path)
+    return new_paths
+
+
+def _nearest(source_path: KeyPath, new_paths: dict[KeyPath, KeyPath]) -> KeyPath:
+    """Return the new path of a key of the source, or of the innermost value around it that is still there."""
+    while source_path not in new_paths:
+        source_path = source_path[:-1]
+    return new_paths[source_path]
 
 
 def _paths(value: Any, at: KeyPath = ()) -> list[KeyPath]:

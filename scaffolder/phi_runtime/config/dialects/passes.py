@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from phi_runtime.config.diagnostics import short
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, NOTHING_LEFT, OFF, Draft
 from phi_runtime.config.dialects.export import translate_builder, translate_export
 from phi_runtime.config.dialects.key_table import fix_case
@@ -18,6 +19,7 @@ from phi_runtime.config.schema import (
 )
 from phi_runtime.config.schema.registry import known_names, load, pass_types
 from phi_runtime.core.errors import ConfigError
+from phi_runtime.core.suggestions import nearest
 
 
 def translate_passes(draft: Draft, before_0_7: bool) -> None:
@@ -62,7 +64,7 @@ def _alternatives(draft: Draft, at: KeyPath) -> None:
 
 
 def _pass_type(draft: Draft, at: KeyPath) -> str:
-    """Return the type at `at` in its own case, loaded from an installed package if necessary; "" if it is not a string.
+    """Return the type at `at` as it is called today, loaded from an installed package if necessary; "" if it is no string.
 
     Raises:
         ConfigError: The package that offers the type cannot be loaded.
@@ -93,13 +95,24 @@ def _flows(draft: Draft) -> None:
     """Apply `pass_flows` (up to 0.7): lists of pass names, each an order to run them in."""
     at: KeyPath = ("pass_flows",)
     flows = draft.get(at)
-    if not isinstance(flows, list):
+    if flows in (None, []):
+        draft.drop(at, EMPTY)
+    if not isinstance(flows, list) or not flows:
         return
     passes = draft.get(PASSES)
-    order = flows[0] if len(flows) == 1 and isinstance(flows[0], list) else None
-    if order is None or not all(isinstance(n, str) and n in passes for n in order):
-        draft.refuse(at, "several `pass_flows` are not supported: list the passes in the order in which they run")
-        return
+    for i, flow in enumerate(flows):
+        unknown = [n for n in flow if n not in passes] if isinstance(flow, list) else [flow]
+        if unknown:
+            draft.refuse(
+                at, f"`pass_flows` {i} names no pass: {short(unknown[0])}", nearest(str(unknown[0]), list(passes))
+            )
+            return
+    if len(flows) > 1:
+        message = (
+            f"{len(flows)} `pass_flows` are {len(flows)} workflows: `phi-scaffold migrate` writes one config for each"
+        )
+        draft.refused.append(draft.finding(at, "not-supported", message))
+    order = flows[0]
     for name in [n for n in passes if n not in order]:
         draft.drop((*PASSES, name), "`pass_flows` does not run it")
     draft.reorder(PASSES, list(dict.fromkeys(order)))
@@ -216,7 +229,7 @@ def rename_data(draft: Draft, name: str, new: str, message: str) -> None:
     """Rename the data config `name` wherever a pass refers to it, before the passes are unnested."""
     for step in draft.keys(PASSES):
         for outer in ((*PASSES, step), (*PASSES, step, "config")):
-            for key in ("train_data_config", "eval_data_config"):
+            for key in [key for key in draft.keys(outer) if key.endswith("data_config")]:
                 if draft.get((*outer, key)) == name:
                     draft.replace((*outer, key), new, message, rule="renamed")
 

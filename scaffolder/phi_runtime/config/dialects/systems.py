@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import typing
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from phi_runtime.config.diagnostics import dotted
 from phi_runtime.config.dialects.credentials import refuse_tokens
@@ -10,7 +14,8 @@ from phi_runtime.config.dialects.draft import EMPTY, MISSING, Draft
 from phi_runtime.config.dialects.key_table import fix_case
 from phi_runtime.config.dialects.keys import OTHER_ENVIRONMENTS, translate_keys
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import AzureMLSystem, LocalSystem
+from phi_runtime.config.schema import AnySystem, AzureMLSystem, LocalSystem
+from phi_runtime.config.schema.systems import ExecutionProvider
 
 PROVIDER_OF = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 _CPU = {"device": "cpu", "execution_providers": [PROVIDER_OF["cpu"]]}
@@ -44,25 +49,52 @@ def _inline_systems(draft: Draft) -> None:
 
 def _systems(draft: Draft) -> None:
     everywhere: KeyPath = ("execution_providers",)
+    used = _used(draft)
     for name in draft.keys(("systems",)):
         at = ("systems", name)
-        if not isinstance(draft.get(at), dict):
-            continue
-        draft.unnest((*at, "config"))
-        refuse_tokens(draft, at)
-        fix_case(draft, (*at, "type"), ("LocalSystem", "AzureML", *OTHER_ENVIRONMENTS))
-        if isinstance(kind := draft.get((*at, "type")), str) and kind in OTHER_ENVIRONMENTS:
-            message = f"`{kind}` is now `LocalSystem`: all passes run in the environment of the project"
-            draft.replace((*at, "type"), "LocalSystem", message)
-        translate_keys(draft, at, AzureMLSystem if draft.get((*at, "type")) == "AzureML" else LocalSystem)
-        if draft.has((*at, "azureml_client")):
-            draft.rename((*at, "azureml_client"), "azureml_client_config")
-        providers = (*at, "execution_providers")
-        _accelerators(draft, at, providers if draft.has(providers) else everywhere)
-        if isinstance(draft.get(providers), str | list | None):
-            draft.drop(providers, "`accelerators` names the execution provider")
+        if used and name not in used and not _is_valid(draft, at, everywhere):
+            draft.drop(at, "`host` and `target` name other systems")
+        elif isinstance(draft.get(at), dict):
+            _system(draft, at, everywhere)
     if isinstance(draft.get(everywhere), str | list | None):
         draft.drop(everywhere, "`accelerators` of each system names the execution provider")
+
+
+def _used(draft: Draft) -> set[str]:
+    """Return the systems that passes run on or that the model is built for; empty if the config names none that it has."""
+    passes = draft.get(("passes",))
+    steps = [step for step in passes.values() if isinstance(step, dict)] if isinstance(passes, dict) else []
+    names = [draft.get(("host",)), draft.get(("target",)), *(step.get("host") for step in steps)]
+    return {name for name in names if isinstance(name, str) and draft.has(("systems", name))}
+
+
+def _is_valid(draft: Draft, at: KeyPath, everywhere: KeyPath) -> bool:
+    """Return True if the system at `at` has a valid canonical form."""
+    if not isinstance(draft.get(at), dict):
+        return False
+    trial = copy.deepcopy(draft)
+    _system(trial, at, everywhere)
+    try:
+        TypeAdapter(AnySystem).validate_python(trial.get(at))
+    except ValidationError:
+        return False
+    return len(trial.refused) == len(draft.refused)
+
+
+def _system(draft: Draft, at: KeyPath, everywhere: KeyPath) -> None:
+    draft.unnest((*at, "config"))
+    refuse_tokens(draft, at)
+    fix_case(draft, (*at, "type"), ("LocalSystem", "AzureML", *OTHER_ENVIRONMENTS))
+    if isinstance(kind := draft.get((*at, "type")), str) and kind in OTHER_ENVIRONMENTS:
+        message = f"`{kind}` is now `LocalSystem`: all passes run in the environment of the project"
+        draft.replace((*at, "type"), "LocalSystem", message)
+    translate_keys(draft, at, AzureMLSystem if draft.get((*at, "type")) == "AzureML" else LocalSystem)
+    if draft.has((*at, "azureml_client")):
+        draft.rename((*at, "azureml_client"), "azureml_client_config")
+    providers = (*at, "execution_providers")
+    _accelerators(draft, at, providers if draft.has(providers) else everywhere)
+    if isinstance(draft.get(providers), str | list | None):
+        draft.drop(providers, "`accelerators` names the execution provider")
 
 
 def _accelerators(draft: Draft, at: KeyPath, providers_at: KeyPath) -> None:
@@ -78,6 +110,7 @@ def _accelerators(draft: Draft, at: KeyPath, providers_at: KeyPath) -> None:
             [dict(accelerator)],
             "the system has no accelerator" if not providers else "the accelerator of the execution provider",
         )
+        _one_provider(draft, (*path, 0))
         return
     if isinstance(value, str | dict):
         draft.replace(path, [value], "`accelerators` is now a list")
@@ -85,6 +118,7 @@ def _accelerators(draft: Draft, at: KeyPath, providers_at: KeyPath) -> None:
         return
     for i, item in enumerate(draft.get(path)):
         _accelerator(draft, (*path, i), item, providers_at, providers)
+        _one_provider(draft, (*path, i))
 
 
 def _accelerator(draft: Draft, at: KeyPath, item: Any, providers_at: KeyPath, providers: list[Any] | None) -> None:
@@ -112,6 +146,20 @@ def _accelerator(draft: Draft, at: KeyPath, item: Any, providers_at: KeyPath, pr
     listed = _listed(draft.get(own))
     if not draft.has((*at, "device")) and listed:
         draft.set_default((*at, "device"), _device(listed), "device of the execution provider", cause=at)
+
+
+def _one_provider(draft: Draft, at: KeyPath) -> None:
+    """Keep the first of several execution providers that this build has for the device; Olive ran once for each."""
+    own = (*at, "execution_providers")
+    listed, device = draft.get(own), draft.get((*at, "device"))
+    if not isinstance(listed, list) or len(listed) < 2:
+        return
+    known = [name for name in listed if name in typing.get_args(ExecutionProvider)]
+    fitting = [name for name in known if device != "cpu" or name == PROVIDER_OF["cpu"]]
+    chosen = (fitting or known or listed)[0]
+    others = ", ".join(f"`{name}`" for name in listed if name != chosen)
+    message = f"only `{chosen}` is built for, not {others}: use one config for each"
+    draft.replace(own, [chosen], message, changes_result=True)
 
 
 def _listed(value: Any) -> list[Any] | None:

@@ -6,9 +6,11 @@ the form: 0.7 (2024-10) flattened it and renamed data keys, 0.8 (2025-03) rename
 
 from __future__ import annotations
 
+import re
+
 from phi_runtime.config.dialects.credentials import refuse_tokens
 from phi_runtime.config.dialects.data import list_data_configs, translate_data
-from phi_runtime.config.dialects.draft import EMPTY, Draft
+from phi_runtime.config.dialects.draft import EMPTY, MISSING, Draft
 from phi_runtime.config.dialects.key_table import fix_case
 from phi_runtime.config.dialects.keys import HF_CONFIG, translate_keys
 from phi_runtime.config.dialects.other_domain import refuse_other_domain
@@ -17,6 +19,13 @@ from phi_runtime.config.dialects.search import translate_search
 from phi_runtime.config.dialects.systems import translate_systems
 from phi_runtime.config.reading.source import KeyPath, Source
 from phi_runtime.config.schema import InputModel, LoadKwargs, RegistryModel, Workflow
+from phi_runtime.core.hub_id import HUB_ID
+
+HUB_ADDRESS = re.compile(
+    r"(hf://(models/)?|(https?://)?(www\.)?(huggingface\.co|hf\.co)/)"
+    rf"(?P<id>{HUB_ID.pattern})(/(tree|resolve|blob)/(?P<revision>[^/]+))?/*"
+)
+"""Addresses of a model on the Hub."""
 
 
 def translate(source: Source) -> Draft:
@@ -60,8 +69,14 @@ def _input_model(draft: Draft) -> bool:
         draft.unnest((*at, "adapter_path", "config"))
         _plain_path(draft, (*at, "adapter_path"))
     arguments = (*at, "load_kwargs")
+    if draft.has((*at, "trust_remote_code")):
+        new = (*arguments, "trust_remote_code")
+        draft.move((*at, "trust_remote_code"), new, "`trust_remote_code` moved to `load_kwargs`")
     draft.unnest((*arguments, "extra_args"))
     refuse_tokens(draft, arguments)
+    window = (*arguments, "sliding_window")
+    if draft.get(window) is None:
+        draft.drop(window, "the attention window is read from the model", changes_result=True)
     translate_keys(draft, arguments, LoadKwargs)
     return before_0_7
 
@@ -70,9 +85,16 @@ def _model_type(draft: Draft, at: KeyPath) -> bool:
     path = (*at, "type")
     kind = draft.get(path)
     fix_case(draft, path, ("HfModel", "PyTorchModel"))
-    if draft.get(path) != "PyTorchModel" or draft.has((*at, "model_script")) or draft.has((*at, "model_loader")):
+    named = any(isinstance(draft.get((*at, key)), str | dict) for key in ("hf_config", "model_path", "model_name"))
+    is_script = draft.get((*at, "model_loader")) not in (MISSING, None) or (
+        draft.has((*at, "model_script")) and not named
+    )
+    if draft.get(path) != "PyTorchModel" or is_script:
         return False
     draft.replace(path, "HfModel", f"model type `{kind}` is now `HfModel`")
+    for key in ("model_script", "script_dir"):
+        if draft.has((*at, key)):
+            draft.drop((*at, key), "it only defined the inputs of the graph; the model builder does that")
     return True
 
 
@@ -83,6 +105,11 @@ def _model_path(draft: Draft, at: KeyPath) -> None:
         if len(parts) == 8 and parts[4] == "models" and parts[6] == "versions":
             model = {"type": "azureml_registry_model", "registry_name": parts[3], "name": parts[5], "version": parts[7]}
             draft.replace(at, model, "a registry model is now an object with a `type`")
+    elif isinstance(path, str) and (address := HUB_ADDRESS.fullmatch(path)):
+        draft.replace(at, address["id"], f"the address is now the Hub id `{address['id']}`")
+        revision = (*at[:-1], "load_kwargs", "revision")
+        if address["revision"] and not draft.has(revision):
+            draft.set_default(revision, address["revision"], "it is in the address", cause=at)
     if not isinstance(path, dict):
         return
     translate_keys(draft, at, RegistryModel)

@@ -81,6 +81,9 @@ class LoadDataset(Strict):
     sample_by: SampleBy | None = Field(
         None, description=("text: unit of a row, in the single column `text`. Default null: one row per line.")
     )
+    field: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="json: key of an object that holds the array of rows. Default null: the file is the array."
+    )
     data_files: Annotated[
         Annotated[str, Tag("one file"), Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Tag("a list"), Field(min_length=1)]
