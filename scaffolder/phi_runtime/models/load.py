@@ -95,7 +95,9 @@ def put_adapter(model: Any, folder: Path, name: str = "default", **options: Any)
             else:
                 model = PeftModel.from_pretrained(model, folder, adapter_name=name, **options)
         with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-            unmatched = set(file.keys()) - set(get_peft_model_state_dict(model, adapter_name=name))
+            # With "auto", peft looks the base model up on the Hub (seen in 0.21.2).
+            own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=True)
+            unmatched = set(file.keys()) - set(own)
         if unmatched:
             raise ValueError(f"{len(unmatched)} of its weights match no module, such as {min(unmatched)}")
     except (RuntimeError, ValueError, OSError, KeyError, UserWarning) as e:

@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from phi_runtime.training.adapter import virtual_tokens  # noqa: E402
+from phi_runtime.training.adapter import continue_adapter, virtual_tokens  # noqa: E402
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "LoRA": {"r": 4},
@@ -433,3 +433,23 @@ def test_an_adapter_of_peft_computes_the_same_once_it_is_loaded_and_merged(
     merged = put_adapter(base_model(tiny_phi3), tmp_path).merge_and_unload()
     assert (log_probabilities(base_model(tiny_phi3)) - expected).abs().max() > 1e-3
     assert torch.allclose(log_probabilities(merged), expected, atol=1e-4)
+
+
+def test_an_adapter_is_loaded_and_saved_without_a_look_at_the_hub(
+    tiny_phi3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft.utils.save_and_load as saving
+
+    from phi_runtime.models.load import put_adapter
+
+    model = step_of("LoRA").with_adapter(base_model(tiny_phi3))
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "base_model_name_or_path": "acme/tiny"}), encoding="utf-8")
+    looked_up: list[str] = []
+    monkeypatch.setattr(saving, "check_file_exists_on_hf_hub", lambda name, *_: looked_up.append(name))
+    put_adapter(base_model(tiny_phi3), tmp_path)
+    further = continue_adapter(base_model(tiny_phi3), tmp_path, {}, 0)
+    further.save_pretrained(tmp_path / "further")
+    assert looked_up == []
