@@ -59,6 +59,11 @@ def test_an_adapter_that_fits_is_valid_and_one_of_the_hub_is_seen_once_it_is_dow
     put_adapter(tmp_path / "adapter")
     assert found(tmp_path) == []
     assert found(tmp_path, path="acme/tone-lora") == []
+    assert shown(found(tmp_path, path="https://huggingface.co/acme/tone-lora")) == [("restructured", AT)]
+    assert shown(found(tmp_path, path="https://huggingface.co/acme/tone-lora/tree/v2")) == [
+        ("not-supported", AT),
+        ("pass-order", "passes.merge"),
+    ]
     put_adapter(tmp_path / "model-cache" / "acme" / "tone-lora", peft_type="VBLORA")
     assert shown(found(tmp_path, path="acme/tone-lora")) == [("adapter", AT)]
 

@@ -65,9 +65,7 @@ def _input_model(draft: Draft) -> bool:
         draft.unnest(hf)
     translate_keys(draft, at, InputModel)
     _model_path(draft, (*at, "model_path"))
-    if isinstance(draft.get((*at, "adapter_path")), dict):
-        draft.unnest((*at, "adapter_path", "config"))
-        _plain_path(draft, (*at, "adapter_path"))
+    _adapter_path(draft, (*at, "adapter_path"))
     arguments = (*at, "load_kwargs")
     if draft.has((*at, "trust_remote_code")):
         new = (*arguments, "trust_remote_code")
@@ -114,6 +112,18 @@ def _model_path(draft: Draft, at: KeyPath) -> None:
         return
     translate_keys(draft, at, RegistryModel)
     _plain_path(draft, at)
+
+
+def _adapter_path(draft: Draft, at: KeyPath) -> None:
+    path = draft.get(at)
+    if isinstance(path, dict):
+        draft.unnest((*at, "config"))
+        _plain_path(draft, at)
+    elif isinstance(path, str) and (address := HUB_ADDRESS.fullmatch(path)):
+        if address["revision"] in (None, "main"):
+            draft.replace(at, address["id"], f"the address is now the Hub id `{address['id']}`")
+        else:
+            draft.refuse(at, "a revision of an adapter is not supported: download it, and name its folder")
 
 
 def _plain_path(draft: Draft, at: KeyPath) -> None:
