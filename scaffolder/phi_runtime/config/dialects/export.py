@@ -89,20 +89,21 @@ def _classic_export(draft: Draft) -> None:
     steps = [n for n, kind in kinds.items() if isinstance(kind, str) and kind in CLASSIC_EXPORT]
     builders = [n for n in kinds if kinds[n] == "ModelBuilder"]
     metadata = [n for n in builders if draft.get((*PASSES, n, "metadata_only")) is True]
+    complete = [n for n in builders if n not in metadata]
     if not steps and not metadata:
         return
     for name in steps:
         draft.unnest((*PASSES, name, "config"))
     adapters = _extracted(draft, kinds)
     small_embedding = [n for n in steps if _surgeries(draft, (*PASSES, n))]
-    builder = next(iter([*metadata, *builders, *steps]))
+    builder = next(iter([*complete, *metadata, *steps]))
     at = (*PASSES, builder)
     replaced = " → ".join(str(kinds[n]) for n in kinds if n in steps or n in metadata or n == builder)
     where = f"with separate adapters {', '.join(adapters)}" if adapters else "with the adapter merged"
     message = f"{replaced} replaced by one ModelBuilder pass, {where}"
     precision, cause = _classic_precision(draft, steps, kinds)
     as_qdq = next((n for n in steps if kinds[n] == "MatMulNBitsToQDQ"), None)
-    if metadata:
+    if builder in metadata:
         draft.drop((*at, "metadata_only"), message, changes_result=True)
         if draft.get((*at, "precision")) == precision != "fp32":
             place = draft.source_path(cause)
@@ -130,7 +131,7 @@ def _classic_export(draft: Draft) -> None:
             if kinds[name] == "ExtractAdapters" and not adapters:
                 reason += "; the adapter remains in gen-model/adapter"
             draft.drop((*PASSES, name), reason)
-    if builder not in builders or metadata:
+    if builder not in complete:
         draft.reorder(PASSES, [*(n for n in draft.keys(PASSES) if n != builder), builder])  # the builder comes last
 
 
