@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from phi_runtime.config.pass_graph import INPUT_ADAPTER, sources
-from phi_runtime.config.schema import Pass
+from phi_runtime.config.schema import Pass, Sweep
 from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import ConfigError, UsageError
@@ -20,7 +20,9 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat_template import ChatTemplate, load_template
 from phi_runtime.passes.input_adapter import InputAdapter
 from phi_runtime.pipeline.engine import run
+from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.session import open_session
+from phi_runtime.search.sweep.study import study_inputs
 from tests.conftest import Cli, Listener, MakeProject, edit_config, states, weights
 from tests.phi_runtime.export.tiny_adapters import edit_json, furthest, make_adapter, onnx_logits, peft_logits
 
@@ -297,3 +299,16 @@ def test_each_pass_starts_from_the_adapter_of_the_input_model(
     found = sources(steps)
     assert found.pop(INPUT_ADAPTER) == "base"
     assert list(found.values()) == expected
+
+
+def test_a_search_starts_over_with_another_adapter(moved: Path, make_project: MakeProject) -> None:
+    project = make_project("tiny")
+    (project.config.parent / "sweep.yaml").unlink()
+    edit_config(project, training_on(moved))
+    space = {"training_args.learning_rate": {"type": "choice", "values": [0.1, 0.2]}}
+    sweep = Sweep.model_validate({"search_space": space})
+    workflow = load_workflow(project.config)
+    before = study_inputs(workflow, project, sweep, "finetune", "validation_loss")
+    assert study_inputs(workflow, project, sweep, "finetune", "validation_loss") == before
+    edit_json(moved / "adapter_config.json", lambda c: c.update(lora_dropout=0.5))
+    assert study_inputs(workflow, project, sweep, "finetune", "validation_loss") != before
