@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from phi_runtime.core.errors import MissingDependency
-from phi_runtime.core.project import ProjectFolder, setup_command
+from phi_runtime.core.project import ProjectFolder, new_command, setup_command
 
 _HANDED_OVER = "PHI_SCAFFOLD_HANDED_OVER"
 
@@ -38,7 +38,9 @@ def use_project_environment(project: ProjectFolder, *, required: bool = True) ->
     if python and here.resolve() != (project.root / ".venv").resolve() and _HANDED_OVER not in os.environ:
         _hand_over(python)
     if required and importlib.util.find_spec("torch") is None:
-        raise MissingDependency("the ML libraries are not installed", fix=f"run `{setup_command()}` in {project.root}")
+        has_setup = (project.root / "setup" / "setup.py").is_file()
+        fix = f"run `{setup_command()}` in {project.root}" if has_setup else new_command(project.config)
+        raise MissingDependency("the ML libraries are not installed", fix=fix)
 
 
 def _hand_over(python: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -301,3 +302,17 @@ def test_setup_checks_the_libraries_and_runs_nothing(cli: Cli, make_project: Mak
     assert (result.code, result.out) == (0, "")
     assert "nothing was run" in result.err
     assert not (project.gen_model / "runs").exists()
+
+
+@pytest.mark.parametrize("libraries", [True, False], ids=["libraries", "none"])
+def test_run_on_a_config_outside_of_a_project_names_the_command_that_creates_one(
+    cli: Cli, make_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, libraries: bool
+) -> None:
+    config = tmp_path / "old.json"
+    config.write_bytes(make_project().config.read_bytes())
+    if not libraries:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    result = cli("run", "--dry-run", "--no-step", "--config", config)
+    assert f"  help: phi-scaffold new NAME --config {config}\n" in result.err
+    assert "setup" not in result.err
+    assert result.code == (3 if libraries else 5)  # 3: the data file is not next to it

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phi_runtime.core.errors import UsageError
 
 CONFIG = Path("fine-tuning/olive-config.json")
+_CONFIG_FOLDERS = (CONFIG.parent.name, "finetuning")  # the second in projects of AI Toolkit
 GEN_MODEL = "gen-model"
 RESERVED = (
     "adapter",
@@ -78,7 +80,7 @@ def find_project(start: Path, config: Path | None = None) -> ProjectFolder:
     """Return the project that contains the folder `start`, or the one that `config` belongs to.
 
     Raises:
-        UsageError: neither `start` nor a folder above it has fine-tuning/olive-config.json.
+        UsageError: neither `start` nor a folder above it has fine-tuning/olive-config.json, nor AI Toolkit's finetuning/.
     """
     if config is not None:
         config = config.absolute()
@@ -87,8 +89,8 @@ def find_project(start: Path, config: Path | None = None) -> ProjectFolder:
         return project_of(config)
     start = start.absolute()
     for folder in (start, *start.parents):
-        if (folder / CONFIG).is_file():
-            return ProjectFolder(root=folder, config=folder / CONFIG)
+        if found := _config_in(folder):
+            return ProjectFolder(root=folder, config=found)
     raise UsageError(
         f"{start} is not in a phi-scaffold project (there is no {CONFIG.as_posix()} here or above)",
         fix="create one with `phi-scaffold new NAME`, change into one, or pass --project FOLDER",
@@ -96,10 +98,22 @@ def find_project(start: Path, config: Path | None = None) -> ProjectFolder:
 
 
 def project_of(config: Path) -> ProjectFolder:
-    """Return the project of the file `config`: the folder above fine-tuning/, else the file's own folder."""
+    """Return the project of the file `config`; if it is in none, its folder is the root."""
     config = config.absolute()
-    home = config.parent.parent if config.parent.name == CONFIG.parent.name else config.parent
-    return ProjectFolder(root=home, config=config)
+    return ProjectFolder(root=root_of(config) or config.parent, config=config)
+
+
+def root_of(config: Path) -> Path | None:
+    """Return the root of the project that the file `config` is in: the folder above fine-tuning/. None if it is in none."""
+    config = config.absolute()
+    if config.parent.name in _CONFIG_FOLDERS:
+        return config.parent.parent
+    return next((folder for folder in config.parents if _config_in(folder)), None)
+
+
+def _config_in(folder: Path) -> Path | None:
+    configs = (folder / name / CONFIG.name for name in _CONFIG_FOLDERS)
+    return next((config for config in configs if config.is_file()), None)
 
 
 def for_task(project: ProjectFolder, name: str, *, config_given: bool = False) -> ProjectFolder:
@@ -125,6 +139,11 @@ def tasks(project: ProjectFolder) -> list[str]:
     """Return the names of the other tasks that have runs in gen-model/."""
     folders = (runs.parent for runs in (project.root / GEN_MODEL).glob("*/runs"))
     return sorted(folder.name for folder in folders if folder.name not in RESERVED and folder != project.gen_model)
+
+
+def new_command(config: Path) -> str:
+    """Return the command that creates a project around the existing file `config`."""
+    return f"phi-scaffold new NAME --config {shlex.quote(str(config))}"
 
 
 def setup_command(extra: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts
-from phi_scaffold.show.findings import print_findings
+from phi_scaffold.show.findings import not_valid_yet, print_findings
 from phi_scaffold.show.paths import short_path
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def migrate(
         print(_summary(path, migration, dry_run), file=sys.stderr)
     if errors:
         if not flags.as_json:
-            count = f"{len(errors)} error{'s' if len(errors) > 1 else ''}"
-            print(f"the result is not valid yet: {count}", file=sys.stderr)
+            print(not_valid_yet(errors), file=sys.stderr)
             print_findings(errors, stderr=True)
         raise typer.Exit(ConfigError.exit_code)
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phi_runtime.core.errors import ConfigError, UsageError
+from phi_runtime.core.project import CONFIG
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts, one_of
+
+if TYPE_CHECKING:
+    from phi_runtime.config.diagnostics import Finding
+    from phi_scaffold.new.existing import ExistingConfig
 
 
 @accepts(*OUTPUT)
@@ -44,6 +51,12 @@ def new(
     precision: Annotated[
         str | None, typer.Option(help="Weights of the ONNX model: int4, int8, fp16, bf16 or fp32.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Existing config of Olive or AI Toolkit, of any version: create the project around it and copy its data."
+        ),
+    ] = None,
     data_file: Annotated[
         Path | None, typer.Option(help="Read answers from a JSON file or from a project's .copier-answers.yml.")
     ] = None,
@@ -62,6 +75,7 @@ def new(
     from phi_scaffold.new.answers import check_name, command_line
     from phi_scaffold.new.questions import ask, read_answers
     from phi_scaffold.show import new as show_new
+    from phi_scaffold.show.findings import not_valid_yet, print_findings
 
     folder = Path(name).expanduser()
     check_name(folder.absolute())
@@ -77,20 +91,49 @@ def new(
         "prompt_template": prompt_template,
     }
     settings |= {key: value for key, value in values.items() if value is not None}
+    existing = _existing(config, settings) if config else None
     interactive = not (yes or flags.as_json) and sys.stdin.isatty() and sys.stderr.isatty()
-    answers = ask(settings, interactive=interactive, one_of=one_of)
-    project = generate.new(folder, answers, force=force, dry_run=dry_run)
+    answers = existing.answers if existing else ask(settings, interactive=interactive, one_of=one_of)
+    project = generate.new(folder, answers, existing=existing, force=force, dry_run=dry_run)
     repository = git and not dry_run and generate.init_git(project.folder)
-    command = command_line(folder, answers)
+    command = command_line(folder, answers, config)
+    findings = _check(project.folder, existing) if existing and not dry_run else []
+    errors = [f for f in findings if f.severity == "error"]
     if flags.as_json:
         facts = {
             "folder": str(project.folder),
             "files": project.files,
             "notes": project.notes,
             "backed_up": project.backed_up,
+            "written": not dry_run,
+            "git": repository,
+            "command": command,
+            "findings": [f.as_dict() for f in findings],
         }
-        print(json.dumps({**facts, "written": not dry_run, "git": repository, "command": command}))
+        print(json.dumps(facts))
     elif dry_run:
         show_new.planned(folder, project)
     elif not flags.quiet:
         show_new.created(folder, project, command)
+        if errors:
+            print(not_valid_yet(errors), file=sys.stderr)
+        print_findings(findings, stderr=True)
+    if errors:
+        raise typer.Exit(ConfigError.exit_code)
+
+
+def _existing(config: Path, settings: Mapping[str, Any]) -> ExistingConfig:
+    from phi_scaffold.new.existing import read_existing
+
+    if settings:
+        flag = f"--{next(iter(settings))}".replace("_", "-")
+        raise UsageError(f"{flag} and --config exclude each other", fix=f"remove {flag}; change the config afterwards")
+    return read_existing(config)
+
+
+def _check(project: Path, existing: ExistingConfig) -> list[Finding]:
+    """Return the errors of the new config, such as a missing data file, and what its translation changed."""
+    from phi_runtime.pipeline.load import check_file
+
+    findings = check_file(project / CONFIG).findings
+    return [*(f for f in findings if f.severity == "error"), *existing.findings]

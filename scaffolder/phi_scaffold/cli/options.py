@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from phi_runtime.core.errors import MissingDependency, UsageError
-from phi_runtime.core.project import ProjectFolder, find_project, for_task, read_dotenv
+from phi_runtime.core.project import ProjectFolder, find_project, for_task, new_command, read_dotenv, root_of
 from phi_runtime.core.suggestions import did_you_mean
 from phi_scaffold.cli.failure import ErrorOutput
 
@@ -139,11 +140,20 @@ class Flags:
         return project if self.task_name is None else for_task(project, self.task_name, config_given=bool(self.config))
 
     def enter_project(self) -> ProjectFolder:
-        """Find the project and continue in its own environment: the one of the command line may lack the ML libraries."""
+        """Find the project and continue in its own environment: the one of the command line may lack the ML libraries.
+
+        A config outside of a project is run where it is, with a note on how to create a project around it.
+        """
         from phi_scaffold.environment import use_project_environment
 
         project = self.find_project()
         use_project_environment(project)
+        if self.config is not None and root_of(self.config) is None and not (self.quiet or self.as_json):
+            print(
+                f"note: {self.config} is not in a project; outputs are written next to it\n"
+                f"  help: {new_command(self.config)}",
+                file=sys.stderr,
+            )
         return project
 
     def overrides(self) -> Overrides:

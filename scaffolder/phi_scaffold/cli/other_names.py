@@ -12,6 +12,7 @@ from phi_runtime.core.project import setup_command
 
 _LINES = {
     "phi-scaffold new NAME": ("init", "create", "scaffold", "start"),
+    "phi-scaffold new NAME --config FILE": ("import", "adopt"),
     "phi-scaffold fetch": ("download", "pull"),
     "phi-scaffold data check": ("check-data", "analyze", "prepare-data"),
     "phi-scaffold run": ("workflow", "start-run", "resume"),

@@ -75,9 +75,11 @@ def check_name(folder: Path) -> str:
     return name
 
 
-def command_line(folder: Path, answers: Answers) -> str:
-    """Return the command that creates the same project without questions."""
+def command_line(folder: Path, answers: Answers, config: Path | None = None) -> str:
+    """Return the command that creates the same project without questions; `config` is the existing config in it."""
     words = ["phi-scaffold", "new", str(folder)]
+    if config:
+        return _joined([*words, "--config", str(config)])
     words += ["--model", answers.model, "--task", answers.task, "--method", answers.method]
     words += ["--target", answers.target, "--precision", answers.precision]
     if answers.data:
@@ -87,4 +89,8 @@ def command_line(folder: Path, answers: Answers) -> str:
     if answers.prompt_template != "plain":
         words += ["--prompt-template", answers.prompt_template.replace("\n", "\\n")]
     words.append("--yes")
+    return _joined(words)
+
+
+def _joined(words: list[str]) -> str:
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)

@@ -46,7 +46,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     if model is None:
         hint = did_you_mean(answers.model, catalog().models)
         notes.append(f"`{answers.model}` is not in the catalog: its settings are detected when it is loaded{hint}")
-    columns = SAMPLES[answers.task]
+    columns = answers.data_columns or SAMPLES[answers.task]
     if answers.data:
         columns = answers.data_columns or find_columns(answers.data, answers.columns)
         notes.append(_data_note(columns))
@@ -70,6 +70,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "chat_template": chat_template,
         "text_column": columns.answer,
         "sample_data": answers.data is None,
+        "existing_config": "",
         "made_by_new": True,
         "phi_scaffold_version": __version__,
         "phi_scaffold_requirement": own_requirement(),

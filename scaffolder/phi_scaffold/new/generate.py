@@ -9,12 +9,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phi_runtime.core.artifacts import free_name
 from phi_runtime.core.errors import Conflict, UsageError, WorkFailed
+from phi_runtime.core.project import CONFIG
 from phi_scaffold.new.answers import Answers, check_name
 from phi_scaffold.new.derive import derive
 from phi_scaffold.new.template_files import render
+
+if TYPE_CHECKING:
+    from phi_scaffold.new.existing import ExistingConfig
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,20 @@ class CreatedProject:
     backed_up: tuple[str, ...] = ()
 
 
-def new(folder: Path, answers: Answers, *, force: bool = False, dry_run: bool = False) -> CreatedProject:
+def new(
+    folder: Path,
+    answers: Answers,
+    *,
+    existing: ExistingConfig | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+) -> CreatedProject:
     """Create a project.
 
     Args:
         folder: Folder of the project; must be absent or empty.
         answers: Choices of the user.
+        existing: An existing config for the project.
         force: Accept a folder with files, and rename those in the way to *.bak.
         dry_run: Write nothing.
 
@@ -45,11 +58,16 @@ def new(folder: Path, answers: Answers, *, force: bool = False, dry_run: bool = 
     folder = folder.absolute()
     name = check_name(folder)
     values, notes = derive(answers)
+    if existing:
+        values |= existing.data
     _refuse_conflict(folder, force)
     with tempfile.TemporaryDirectory(prefix=".phi-scaffold-", dir=_existing_parent(folder)) as temporary:
         tree = Path(temporary) / "project"
         render(tree, {"project_name": name, **values})
-        if answers.data:
+        if existing:
+            notes = existing.notes
+            _write_existing(tree, existing)
+        elif answers.data:
             shutil.copyfile(answers.data, tree / "datasets" / values["data_file"])
         files = tuple(sorted(p.relative_to(tree).as_posix() for p in tree.rglob("*") if p.is_file()))
         if dry_run:
@@ -60,6 +78,18 @@ def new(folder: Path, answers: Answers, *, force: bool = False, dry_run: bool = 
             raise WorkFailed(
                 f"cannot write {folder}: {e.strerror}", fix="check its permissions and the free space on its disk"
             ) from e
+
+
+def _write_existing(tree: Path, existing: ExistingConfig) -> None:
+    """Replace the config of the rendered project, and the files next to it, by those of an existing one."""
+    from phi_runtime.config.parse import EVALUATION, SWEEP
+
+    for name in (EVALUATION, SWEEP) if existing.workflow.finetune is None else (SWEEP,):
+        (tree / CONFIG).with_name(name).unlink()
+    for name, text in existing.texts.items():
+        (tree / name).write_text(text, encoding="utf-8", newline="\n")
+    for name, file in existing.copies.items():
+        shutil.copyfile(file, tree / name)
 
 
 def _existing_parent(folder: Path) -> Path:

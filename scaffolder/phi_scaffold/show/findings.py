@@ -39,6 +39,11 @@ def print_findings(findings: Sequence[Finding], *, stderr: bool = False, verbose
         _print_lines([_head(Location(path), "note", _respelled(rules))], stderr)
 
 
+def not_valid_yet(errors: Sequence[Finding]) -> str:
+    """Return the line before the errors in a config that was written."""
+    return f"the result is not valid yet: {len(errors)} error{'s' if len(errors) > 1 else ''}"
+
+
 def print_error(error: PhiError) -> None:
     """Print an error to stderr: its findings, if it has any, or its message and line; and what to do."""
     findings = getattr(error, "findings", ())

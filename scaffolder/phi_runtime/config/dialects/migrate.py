@@ -96,12 +96,10 @@ def _migrate(source: Source, target: Path, *, write: bool) -> Migration:
     if not parsed.draft.translations and target == path:
         return Migration([], {})
     value = _canonical(parsed.draft)
-    files = {target: canonical_text(parsed.draft, target)}
-    if "sweep" in parsed.value:
-        sweep = target.parent / SWEEP
-        if sweep.exists():
-            raise Conflict(f"{sweep} is in the way of the search in {path.name}", fix=f"move {SWEEP} away")
-        files[sweep] = render(parsed.value["sweep"], {}, "yaml")
+    files = canonical_files(parsed.draft, target)
+    sweep = target.parent / SWEEP
+    if sweep in files and sweep.exists():
+        raise Conflict(f"{sweep} is in the way of the search in {path.name}", fix=f"move {SWEEP} away")
     source_written = _read_back(target, files[target], value)
     draft = parsed.draft
     ordered = sorted(draft.translations, key=lambda t: _line_and_column(draft, t))
@@ -114,6 +112,14 @@ def _migrate(source: Source, target: Path, *, write: bool) -> Migration:
         for file, text in files.items():
             write_text(file, text)
     return Migration(changes, files, backup)
+
+
+def canonical_files(draft: Draft, target: Path) -> dict[Path, str]:
+    """Return the texts of the translated config for `target`, and of sweep.yaml next to it if the config holds a search."""
+    files = {target: canonical_text(draft, target)}
+    if "sweep" in draft.value:
+        files[target.parent / SWEEP] = render(draft.value["sweep"], {}, "yaml")
+    return files
 
 
 def canonical_text(draft: Draft, target: Path) -> str:
