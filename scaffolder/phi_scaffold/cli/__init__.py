@@ -11,7 +11,7 @@ def main() -> None:
     """Run the command line (the entry point `phi-scaffold`) and exit with the code of the command."""
     # Imports allocate objects that stay. Collecting garbage every 700 allocations, and searching all installed packages for
     # pydantic plugins, would take a fifth of the time of `validate`.
-    gc.set_threshold(50_000)
+    gc.set_threshold(100_000)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from phi_scaffold.cli.app import command_line
     from phi_scaffold.cli.failure import guarded
