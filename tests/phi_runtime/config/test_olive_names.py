@@ -182,6 +182,7 @@ OTHER: list[tuple[str, dict[str, Any], str]] = [
         "input_model.io_config.input_names.0",
     ),
     ("no pass of ours", {"passes": {"a": {"type": "SparseGPT"}, "b": {"type": "OnnxConversion"}}}, "passes.a.type"),
+    ("automatic passes", {"passes": {}, "auto_optimizer_config": {"opt_level": 0}}, "auto_optimizer_config"),
     ("file", {"input_model": {"type": "PyTorchModel", "model_path": "models/resnet.pt"}}, "input_model.model_path"),
     ("NPU pass", {"passes": {"a": {"type": "StaticLLM"}, "b": {"type": "QNNPreprocess"}}}, "passes.a.type"),
     (
@@ -227,6 +228,10 @@ def test_a_config_for_other_models_or_hardware_gets_one_error(change: dict[str, 
 def test_a_file_of_another_kind_gets_one_error(tmp_path: Path) -> None:
     found = errors(tmp_path, {"definitions": {}, "title": "RunConfig", "type": "object"})
     assert [(f.rule, f.key) for f in found] == [("other-domain", "")]
+
+
+def test_a_config_without_passes_is_not_of_another_domain(tmp_path: Path) -> None:
+    assert [(f.rule, f.key) for f in errors(tmp_path, config(passes={}))] == [("out-of-range", "passes")]
 
 
 def test_alternative_passes_are_one_error(tmp_path: Path) -> None:

@@ -89,6 +89,10 @@ EXACT: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
         },
     ),
     ([BUILD, {"type": "OnnxBlockWiseRtnQuantization"}], {"precision": "int4"}),
+    (
+        [{"type": "KQuant", "group_size": 32}, {"type": "ModelBuilder", "precision": "bf16", "int4_block_size": 64}],
+        {"precision": "int4", "int4_block_size": 32, "use_cuda_bf16": True, "int4_algo_config": "k_quant"},
+    ),
 ]
 
 

@@ -245,6 +245,7 @@ BUILDER_OPTIONS = KeyTable(
         "hf_token": _TOKEN,
         "config_only": "the complete model is built",
         "filename": "the graph is always model.onnx",
+        "quant_mode": "the builder of 0.18 does not read it",
     },
     refused={
         **_BUILDER_REFUSED,

@@ -98,6 +98,11 @@ def _inputs(draft: Draft) -> Iterator[_Evidence]:
 
 def _passes(draft: Draft) -> Iterator[_Evidence]:
     alone = not {str(kind).casefold() for kind in _pass_types(draft)} & _main_passes()
+    if not draft.keys(("passes",)) and draft.keys(("auto_optimizer_config",)):
+        message = "Olive chooses the passes of this config (`auto_optimizer_config`), which is not supported"
+        yield _Evidence(
+            ("auto_optimizer_config",), message, 'list passes, such as {"type": "ModelBuilder", "precision": "int4"}'
+        )
     for name in draft.keys(("passes",)):
         step = draft.get(("passes", name))
         alternatives = [("passes", name, i) for i in range(len(step))] if isinstance(step, list) else [("passes", name)]

@@ -7,7 +7,6 @@ the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from phi_runtime.config.dialects.draft import MISSING, Draft
@@ -63,184 +62,179 @@ SELECTION = "SelectiveMixedPrecision"
 
 QUANTIZER_PASSES = (*QUANTIZERS, *PREPARATIONS, SELECTION)
 
-_EXACT_SELECTIONS = {"k_quant_last": "last_matmul:int8", "k_quant_mixed": "last_matmul:int8,mixed_layers:int8"}
+_LAST = "last_matmul:int8"
+_SELECTIONS = {"k_quant_last": _LAST, "k_quant_mixed": f"{_LAST},mixed_layers:int8"}
+"""Algorithms of SelectiveMixedPrecision that the builder has, as values of `matmul_mixed_precision`."""
 _BLOCK_SIZES = (16, 32, 64, 128, 256)
 _BLOCK_KEYS = ("block_size", "group_size", "q_group_size")
 _SYMMETRIC_KEYS = ("is_symmetric", "sym")
-_ONE_BY_ONE = ("modules_to_not_convert", "dynamic", "quantized_modules", "nodes_to_include", "customized_weight_config")
+_SINGLE_WEIGHTS = (
+    "modules_to_not_convert",
+    "dynamic",
+    "quantized_modules",
+    "nodes_to_include",
+    "customized_weight_config",
+)
+"""Options that treat single weights differently."""
 _DEFAULTS = {"int4_algo_config": "default", "int4_block_size": 32, "int4_is_symmetric": True}
 """What the builder does without these keys."""
 
 
-@dataclass
-class _Build:
-    """The options of a ModelBuilder that its quantizers amount to, and the pass that each comes from."""
-
-    bits: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-    causes: dict[str, KeyPath] = field(default_factory=dict)
-    mixed: str = ""
-
-    def set(self, key: str, value: Any, cause: KeyPath) -> None:
-        if key not in self.options:
-            self.options[key], self.causes[key] = value, cause
-
-
 def translate_quantizers(draft: Draft) -> None:
-    """Replace all passes that quantize by options of the ModelBuilder."""
-    kinds = {name: draft.get((*PASSES, name, "type")) for name in draft.keys(PASSES)}
-    kinds = {name: kind for name, kind in kinds.items() if isinstance(kind, str)}
-    names = [n for n, kind in kinds.items() if kind in QUANTIZER_PASSES]
-    builder = next((n for n, kind in kinds.items() if kind == "ModelBuilder"), None)
-    if not names:
+    """Replace all passes that quantize by options of the ModelBuilder.
+
+    Without a ModelBuilder they remain: validation reports them, by the table of `olive_names`.
+    """
+    types = {name: draft.get((*PASSES, name, "type")) for name in draft.keys(PASSES)}
+    kinds = {name: kind for name, kind in types.items() if isinstance(kind, str)}
+    builder = next((name for name, kind in kinds.items() if kind == "ModelBuilder"), None)
+    if builder is None:
         return
     order = list(kinds)
-    last_training = max((order.index(n) for n, kind in kinds.items() if _trains(kind)), default=-1)
-    if builder is None:
-        return  # validation reports the passes, by the table of olive_names
-    for name in names:
-        draft.unnest((*PASSES, name, "config"))
+    last_training = max((order.index(name) for name, kind in kinds.items() if _trains(kind)), default=-1)
+    options = _Options(draft, builder)
+    for name in [name for name, kind in kinds.items() if kind in QUANTIZER_PASSES]:
+        at = (*PASSES, name)
+        draft.unnest((*at, "config"))
         if order.index(name) < last_training:
             message = f"`{name}` ({kinds[name]}) quantizes a model that is trained afterwards"
-            draft.refuse(
-                (*PASSES, name), message, fix="train with a pass of type QLoRA, which rounds its base model to 4 bits"
-            )
-    names = [n for n in names if draft.has((*PASSES, n))]
-    build = _Build()
-    for name in names:
-        _read(draft, name, kinds, builder, build)
-    _apply(draft, builder, build)
+            draft.refuse(at, message, fix="train with a pass of type QLoRA, which rounds its base model to 4 bits")
+        elif kinds[name] in PREPARATIONS:
+            reason = f"{PREPARATIONS[kinds[name]]} is not implemented; `{builder}` quantizes the unchanged weights"
+            draft.drop(at, reason, changes_result=True)
+        elif kinds[name] != SELECTION:
+            options.quantize(at, QUANTIZERS[kinds[name]])
+        elif QUANTIZERS.keys().isdisjoint(kinds.values()):
+            draft.drop(at, "it selects weights for a pass that quantizes, and there is none")
+        else:
+            options.select(at)
+    options.apply()
 
 
-def _read(draft: Draft, name: str, kinds: dict[str, Any], builder: str, build: _Build) -> None:
-    """Add what the pass `name` does to `build`, and drop the pass."""
-    at, kind = (*PASSES, name), kinds[name]
-    if kind in PREPARATIONS:
-        reason = f"{PREPARATIONS[kind]} is not implemented; `{builder}` quantizes the unchanged weights"
-        draft.drop(at, reason, changes_result=True)
-    elif kind == SELECTION:
-        _select(draft, at, builder, build, quantizes=not QUANTIZERS.keys().isdisjoint(kinds.values()))
-    elif QUANTIZERS[kind].on_graph and draft.get((*PASSES, builder, "precision")) in ("int4", "int8"):
-        draft.drop(at, f"`{builder}` quantizes the weights already")
-    else:
-        method = str(draft.get((*at, "algorithm"))).upper()  # of OnnxMatMul4Quantizer
-        quantizer = (
-            QUANTIZERS[kind]._replace(method=method, algorithm="") if method in ("HQQ", "GPTQ") else QUANTIZERS[kind]
-        )
-        _quantize(draft, at, quantizer, builder, build)
+class _Options:
+    """The options of a ModelBuilder that the passes around it amount to; each is recorded with the pass that it comes from."""
 
+    def __init__(self, draft: Draft, builder: str) -> None:
+        self.draft = draft
+        self.builder = builder
+        self.at: KeyPath = (*PASSES, builder)
+        self.bits = 0
+        self.mixed = ""
+        self.values: dict[str, tuple[Any, KeyPath]] = {}
 
-def _select(draft: Draft, at: KeyPath, builder: str, build: _Build, *, quantizes: bool) -> None:
-    if not quantizes:
-        draft.drop(at, "it selects weights for a pass that quantizes, and none follows")
-        return
-    algorithm = draft.get((*at, "algorithm"))
-    exact = _EXACT_SELECTIONS.get(str(algorithm)) if draft.get((*at, "high_bits")) in (MISSING, None, 8) else None
-    build.mixed = exact or _EXACT_SELECTIONS["k_quant_mixed"]
-    if exact:
-        draft.drop(at, f"`{builder}` selects the same weights for 8 bits: {exact}")
-    else:
-        reason = f"`{builder}` selects weights for 8 bits by their position ({build.mixed}), not by {algorithm}"
-        draft.drop(at, reason, changes_result=True)
+    def select(self, at: KeyPath) -> None:
+        """Read a SelectiveMixedPrecision pass."""
+        algorithm = str(self.draft.get((*at, "algorithm")))
+        same = self._value(at, "high_bits") in (None, 8) and algorithm in _SELECTIONS
+        self.mixed = _SELECTIONS[algorithm] if same else _SELECTIONS["k_quant_mixed"]
+        how = f"`{self.builder}` keeps weights in 8 bits by their position ({self.mixed})"
+        self.draft.drop(at, how if same else f"{how}, not by {algorithm}", changes_result=not same)
 
+    def quantize(self, at: KeyPath, quantizer: Quantizer) -> None:
+        """Read a pass that rounds weights. The first one is for most weights, others for what it leaves: head and embedding."""
+        if quantizer.on_graph and self.draft.get((*self.at, "precision")) in ("int4", "int8"):
+            self.draft.drop(at, f"`{self.builder}` quantizes the weights already")
+            return
+        bits = {"4": 4, "8": 8}.get(str(self._value(at, "bits") or 4))
+        if bits is None:
+            message = f"{self._value(at, 'bits')} bits are not supported: the builder quantizes to 4 or 8"
+            self.draft.refuse((*at, "bits"), message, fix="set `bits` to 4")
+            self.draft.drop(at, "its `bits` are not supported")
+            return
+        method = str(self._value(at, "algorithm")).upper()  # of OnnxMatMul4Quantizer
+        if method in ("HQQ", "GPTQ"):
+            quantizer = quantizer._replace(method=method, algorithm="")
+        first = not self.bits
+        if first:
+            self.bits = bits
+            self._rounding(at, quantizer)
+        self._head(at, quantizer, bits)
+        self._single_weights(at)
+        if quantizer.algorithm or not first:
+            self.draft.drop(at, f"`{self.builder}` (ModelBuilder) quantizes the weights as it did")
+        else:
+            algorithm = self.values["int4_algo_config"][0]
+            reason = f"{quantizer.method} is not implemented; `{self.builder}` rounds with `{algorithm}`"
+            self.draft.drop(at, reason, changes_result=True)
 
-def _quantize(draft: Draft, at: KeyPath, quantizer: Quantizer, builder: str, build: _Build) -> None:
-    bits, overrides = _bits(draft, at), draft.get((*at, "overrides"))
-    if bits is None:
-        return
-    overrides = overrides if isinstance(overrides, dict) else {}
-    first = not build.bits
-    if first:
-        build.bits = bits
-        symmetric = _value(draft, at, _SYMMETRIC_KEYS, quantizer.symmetric)
-        if isinstance(zero_point := draft.get((*at, "zero_point")), bool):
+    def apply(self) -> None:
+        """Set the options, where they differ from what the builder does without them."""
+        if not self.bits:
+            return
+        cause = self.values["int4_algo_config"][1]
+        if self.draft.get((*self.at, "precision")) == "bf16":
+            self._set(("use_cuda_bf16",), True, cause)
+        self._set(("precision",), f"int{self.bits}", cause)
+        for key, (value, place) in self.values.items():
+            if self.draft.has((*self.at, key)) or _DEFAULTS.get(key) != value:
+                self._set((key,), value, place)
+        if self.mixed and self.bits == 4:
+            self._set(("extra_options", "matmul_mixed_precision"), self.mixed, cause)
+
+    def _rounding(self, at: KeyPath, quantizer: Quantizer) -> None:
+        symmetric_key = next((key for key in _SYMMETRIC_KEYS if isinstance(self._value(at, key), bool)), None)
+        symmetric = self._value(at, symmetric_key) if symmetric_key else quantizer.symmetric
+        if isinstance(zero_point := self._value(at, "zero_point"), bool):
             symmetric = not zero_point
         algorithm = quantizer.algorithm or ("rtn" if symmetric else "k_quant")
-        algorithm = "rtn" if algorithm == "default" and not symmetric else algorithm
-        build.set("int4_algo_config", algorithm, at)
-        build.set("int4_block_size", _block_size(draft, at, quantizer), at)
+        if algorithm == "default" and not symmetric:
+            algorithm = "rtn"  # the default algorithm cannot share an embedding that has zero points
+        self.values["int4_algo_config"] = algorithm, at
+        self.values["int4_block_size"] = self._block_size(at, quantizer), at
         if algorithm != "k_quant":
-            build.set("int4_is_symmetric", bool(symmetric), at)
-        elif symmetric:
-            draft.drop((*at, "sym"), "`k_quant` of the builder always has zero points", changes_result=True)
+            self.values["int4_is_symmetric"] = symmetric, at
+        elif symmetric and symmetric_key:
+            reason = "`k_quant` of the builder always has zero points"
+            self.draft.drop((*at, symmetric_key), reason, changes_result=True)
         for key in ("accuracy_level", "nodes_to_exclude"):
-            if (value := draft.get((*at, key))) not in (MISSING, None, 0, []):
-                build.set(f"int4_{key}", value, at)
-    if draft.get((*at, "lm_head")) is True and _head_bits(overrides, bits) == 8 and build.bits == 4:
-        build.mixed = build.mixed or "last_matmul:int8"
-    if quantizer.embeddings or draft.get((*at, "embeds")) is True:
-        build.set("int4_op_types_to_quantize", ["MatMul", "Gather"], at)
-    if unused := [key for key in _ONE_BY_ONE if draft.get((*at, key)) not in (MISSING, None, [], {})]:
-        draft.drop((*at, unused[0]), f"`{builder}` quantizes all products alike; list nodes in `int4_nodes_to_exclude`",
-                   changes_result=True)  # fmt: skip
-    if others := [key for key in overrides if "head" not in str(key) and "embed" not in str(key)]:
-        draft.drop((*at, "overrides"), f"`{builder}` has no bits for single modules such as `{others[0]}`",
-                   changes_result=True)  # fmt: skip
-    if quantizer.algorithm or not first:
-        draft.drop(at, f"`{builder}` (ModelBuilder) quantizes the weights as it did")
-    else:
-        reason = f"{quantizer.method} is not implemented; `{builder}` rounds with {build.options['int4_algo_config']}"
-        draft.drop(at, reason, changes_result=True)
+            if value := self._value(at, key):
+                self.values[f"int4_{key}"] = value, at
+
+    def _head(self, at: KeyPath, quantizer: Quantizer, bits: int) -> None:
+        overrides = self._value(at, "overrides")
+        own = next((v for k, v in overrides.items() if "lm_head" in k), None) if isinstance(overrides, dict) else None
+        bits_of_head = str(own.get("bits", bits)) if isinstance(own, dict) else str(bits)
+        if self._value(at, "lm_head") is True and bits_of_head == "8" and self.bits == 4:
+            self.mixed = self.mixed or _LAST
+        if quantizer.embeddings or self._value(at, "embeds") is True:
+            self.values["int4_op_types_to_quantize"] = ["MatMul", "Gather"], at
+
+    def _single_weights(self, at: KeyPath) -> None:
+        """Drop options for single weights, with a warning; the head and the embedding have options of the builder."""
+        for key in _SINGLE_WEIGHTS:
+            if self._value(at, key):
+                reason = f"`{self.builder}` quantizes all weights alike; list nodes in `int4_nodes_to_exclude`"
+                self.draft.drop((*at, key), reason, changes_result=True)
+        others = [name for name in self.draft.keys((*at, "overrides")) if "head" not in name and "embed" not in name]
+        if others:
+            reason = f"`{self.builder}` has no bits for single modules such as `{others[0]}`"
+            self.draft.drop((*at, "overrides"), reason, changes_result=True)
+
+    def _block_size(self, at: KeyPath, quantizer: Quantizer) -> int:
+        """Return the block size of the pass at `at`, or the nearest that the builder has, with a warning."""
+        key = next((k for k in _BLOCK_KEYS if self.draft.has((*at, k))), None)
+        size = self.draft.get((*at, key)) if key else quantizer.block_size
+        if isinstance(size, int) and size in _BLOCK_SIZES:
+            return size
+        is_row = not isinstance(size, int) or size < 1  # one block for a row
+        nearest = _BLOCK_SIZES[-1] if is_row else min(_BLOCK_SIZES, key=lambda known: abs(known - size))
+        if key:
+            reason = f"the builder has blocks of 16 to 256 weights; {nearest} is used instead of {size}"
+            self.draft.drop((*at, key), reason, changes_result=True)
+        return nearest
+
+    def _value(self, at: KeyPath, key: str) -> Any:
+        """Return the value of a key of the pass at `at`; None if it is missing."""
+        value = self.draft.get((*at, key))
+        return None if value is MISSING else value
+
+    def _set(self, key: KeyPath, value: Any, cause: KeyPath) -> None:
+        path, reason = (*self.at, *key), f"`{cause[-1]}` quantizes so"
+        if not self.draft.has(path):
+            self.draft.set_default(path, value, reason, cause=cause)
+        elif self.draft.get(path) != value:
+            self.draft.replace(path, value, f"`{path[-1]}` is now `{value}`: {reason}")
 
 
-def _bits(draft: Draft, at: KeyPath) -> int | None:
-    """Return the bits of the pass at `at`; None, and an error, if the builder does not have them."""
-    value = draft.get((*at, "bits"))
-    bits = 4 if value in (MISSING, None) else int(value) if str(value) in ("4", "8") else None
-    if bits is None:
-        draft.refuse(
-            (*at, "bits"), f"{value} bits are not supported: the builder quantizes to 4 or 8", fix="set `bits` to 4"
-        )
-        draft.drop(at, "its `bits` are not supported")
-    return bits
-
-
-def _block_size(draft: Draft, at: KeyPath, quantizer: Quantizer) -> int:
-    """Return the block size of the pass at `at`, or the nearest that the builder has, with a warning."""
-    key = next((k for k in _BLOCK_KEYS if draft.has((*at, k))), None)
-    size = draft.get((*at, key)) if key else quantizer.block_size
-    if size in _BLOCK_SIZES:
-        return int(size)
-    nearest = 256 if size == -1 else min(_BLOCK_SIZES, key=lambda b: abs(b - size) if isinstance(size, int) else b)
-    if key:
-        reason = f"the builder has blocks of 16 to 256; {nearest} is used instead of {size}"
-        draft.drop((*at, key), reason, changes_result=True)
-    return nearest
-
-
-def _head_bits(overrides: dict[str, Any], bits: int) -> int:
-    head = next((value for key, value in overrides.items() if "lm_head" in str(key)), None)
-    value = head.get("bits", bits) if isinstance(head, dict) else bits
-    return 8 if str(value) == "8" else 4
-
-
-def _value(draft: Draft, at: KeyPath, keys: tuple[str, ...], default: Any) -> Any:
-    return next((draft.get((*at, key)) for key in keys if isinstance(draft.get((*at, key)), bool)), default)
-
-
-def _apply(draft: Draft, builder: str, build: _Build) -> None:
-    """Set the options of `build` on the ModelBuilder, where they differ from what it does without them."""
-    at = (*PASSES, builder)
-    if not build.bits:
-        return
-    cause = build.causes["int4_algo_config"]
-    _set(draft, (*at, "precision"), f"int{build.bits}", cause)
-    for key, value in build.options.items():
-        if _DEFAULTS.get(key) != value:
-            _set(draft, (*at, key), value, build.causes[key])
-    if build.mixed and build.bits == 4:
-        _set(draft, (*at, "extra_options", "matmul_mixed_precision"), build.mixed, cause)
-
-
-def _set(draft: Draft, path: KeyPath, value: Any, cause: KeyPath) -> None:
-    if draft.get(path) == value:
-        return
-    reason = f"`{cause[-1]}` quantizes so"
-    if draft.has(path):
-        draft.replace(path, value, f"`{path[-1]}` is now `{value}`: {reason}")
-    else:
-        draft.set_default(path, value, reason, cause=cause)
-
-
-def _trains(kind: object) -> bool:
-    return isinstance(kind, str) and kind in pass_types() and issubclass(pass_types()[kind], FinetunePass)
+def _trains(kind: str) -> bool:
+    return kind in pass_types() and issubclass(pass_types()[kind], FinetunePass)
