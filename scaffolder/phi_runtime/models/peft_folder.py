@@ -24,7 +24,7 @@ MERGED = {
     "LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "HRA", "MISS", "PEANUT", "FOURIERFT", "LN_TUNING",
 }  # fmt: skip
 _UNMERGED = {"PROMPT_TUNING"}
-PROMPT_TEMPLATE = "prompt_template.json"
+PROMPT_TEMPLATE = "prompt_template.json"  # of data/template.py
 # Settings of peft that change more than the modules they are on, or only a part of a conversation.
 _REFUSED = {
     "layer_replication": "it repeats layers of the model",
@@ -189,13 +189,15 @@ def problems(adapter: PeftFolder, base: Base) -> Iterator[tuple[str, str]]:
 def _misfits(adapter: PeftFolder, base: Base) -> Iterator[tuple[str, str]]:
     """Yield the first module of the adapter that the base lacks, or that has another size in it."""
     weights = {name.removesuffix(".weight"): shape for name, (shape, _) in base.tensors.items()}
-    embedding = next((shape for name, shape in weights.items() if is_embedding(name)), None)
-    if base.tied and embedding:
-        weights.setdefault("lm_head", embedding)
+    embeddings = [shape for name, shape in weights.items() if is_embedding(name)]  # of tokens, and of positions
+    if base.tied and embeddings:
+        weights.setdefault("lm_head", max(embeddings))
+    # transformers 5 loads mixtures of experts under other names than they are stored: peft compares those at the run.
+    renamed = any("experts" in name for name in weights)
     fix = "use it with the model that it was trained on"
     for module, parameters in adapter.modules.items():
         shape = _named(module, weights)
-        if shape is None and "experts" not in module:  # experts are stored in another form
+        if shape is None and not renamed:
             names = ", ".join(last_names(name for name, size in weights.items() if len(size) == 2))
             yield f"the model has no `{module}`, which the adapter changes; it has {names}", fix
             return

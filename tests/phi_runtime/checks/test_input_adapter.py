@@ -13,6 +13,7 @@ from phi_runtime.config.diagnostics import Finding
 from phi_runtime.core.artifacts import seal
 from tests.phi_runtime.checks.test_adapters import put_model
 from tests.phi_runtime.config.test_refused import refused
+from tests.phi_runtime.export.tiny_adapters import edit_json
 
 QKV, DOWN = "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.down_proj"
 MERGE: dict[str, Any] = {"merge": {"type": "MergeAdapterWeights"}}
@@ -255,3 +256,19 @@ def test_a_sum_counts_an_adapter_once(tmp_path: Path) -> None:
     both = {"both": {"type": "MergeAdapterWeights", "adapters": ["input_adapter", "tune"]}}
     findings = found(tmp_path, {"tune": {"type": "LoRA", **TRAIN}, **both})
     assert shown(findings) == [("contradiction", "passes.both.adapters.1")]
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Llama", "Mixtral"])
+def test_an_adapter_on_all_modules_of_an_architecture_fits_its_files(tmp_path: Path, kind: str) -> None:
+    """GPT-2 stores transposed weights, and Mixtral other names than those of the loaded model."""
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    more = {} if kind == "GPT2" else {"intermediate_size": 32, "num_key_value_heads": 1}
+    more |= {"num_local_experts": 2} if kind == "Mixtral" else {}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **more)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / "model")
+    settings = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    peft.get_peft_model(model, settings).save_pretrained(tmp_path / "adapter")
+    edit_json(tmp_path / "adapter" / "adapter_config.json", lambda c: c.update(base_model_name_or_path=None))
+    assert found(tmp_path) == []
