@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -36,6 +37,8 @@ def why_not_merged(step: Pass | None) -> str:
 def check_adapter(c: Checks, at: KeyPath, step: AdapterPass) -> Iterator[Finding]:
     """Yield the module names in `step` that the base model does not have, if its files are on this machine."""
     named = {key: names for key in _MODULES if isinstance(names := getattr(step, key, None), list)}
+    if isinstance(step, LinearAdapter) and isinstance(step.target_modules, str):
+        yield from _pattern(c, (*at, "target_modules"), step.target_modules)
     if c.parts.input_model is None or not named or not isinstance(step, LinearAdapter):
         return
     from phi_runtime.models.modules import is_embedding, last_names, unknown_module
@@ -92,6 +95,24 @@ def check_input_adapter(c: Checks) -> Iterator[Finding]:
     if len(names) > 1 and not any(isinstance(other, FinetunePass) for other in c.steps.values()):
         message = f"no pass trains, so the rows of the first data config, `{names[0]}`, are the test rows"
         yield c.warning(("data_configs",), "test-rows", message)
+
+
+def _pattern(c: Checks, at: KeyPath, pattern: str) -> Iterator[Finding]:
+    """Yield what is wrong with a regular expression for module names."""
+    from phi_runtime.models.stored import known_modules
+
+    try:
+        expression = re.compile(pattern)
+    except re.error as e:
+        yield c.error(at, "target-module", f"`{pattern}` is not a regular expression: {e}")
+        return
+    modules = known_modules(c.parts.input_model, c.path) if c.parts.input_model else None
+    # The names in the files of a model may lack the prefix that they have in the loaded model.
+    names = [name for full in modules.linear for name in (full, f"model.{full}")] if modules else []
+    if modules and not any(expression.fullmatch(name) for name in names):
+        yield c.error(
+            at, "target-module", f"no linear module of the model matches `{pattern}`, which must match a full name"
+        )
 
 
 # -- adapters that another pass uses -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from phi_runtime.core.errors import ConfigError
@@ -20,18 +21,23 @@ def linear_names(model: Any) -> dict[str, list[str]]:
     return names
 
 
-def target_modules(model: Any, setting: list[str] | None, *, all_linear: bool) -> list[str]:
+def target_modules(model: Any, setting: list[str] | str | None, *, all_linear: bool) -> list[str]:
     """Return the modules that get an adapter.
 
     Args:
         model: The loaded base model.
-        setting: `target_modules` of the config.
+        setting: `target_modules` of the config; a string is a regular expression for full names, as in peft.
         all_linear: With None as setting, use all linear modules, not only those of the attention.
 
     Raises:
         ConfigError: the model lacks one of them; the message lists those it has.
     """
     names = linear_names(model)
+    if isinstance(setting, str):
+        matches = sorted(full for group in names.values() for full in group if re.fullmatch(setting, full))
+        if not matches:
+            raise ConfigError(f"no linear module of the model matches `{setting}`", fix="fix target_modules")
+        return matches
     attention = sorted(n for n, full in names.items() if any("attn" in f or "attention" in f for f in full))
     if setting == ["all-linear"] or (setting is None and (all_linear or not attention)):
         return sorted(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -52,10 +53,13 @@ class Shape:
         """True if q, k and v are one matrix, as in Phi-3."""
         return any(m.name.endswith(".qkv_proj") for m in self.linear)
 
-    def targets(self, setting: list[str] | None, *, all_linear: bool) -> tuple[Linear, ...]:
+    def targets(self, setting: list[str] | str | None, *, all_linear: bool) -> tuple[Linear, ...]:
         """Return the modules that get an adapter, as `describe.target_modules` does for a loaded model."""
         if setting is not None and setting != ["all-linear"]:
-            named = tuple(m for m in self.linear if any(f".{m.name}".endswith(f".{end}") for end in setting))
+            if isinstance(setting, str):
+                named = tuple(m for m in self.linear if re.fullmatch(setting, m.name))
+            else:
+                named = tuple(m for m in self.linear if any(f".{m.name}".endswith(f".{end}") for end in setting))
             if named:
                 return named
         attention = tuple(m for m in self.linear if "attn" in m.name or "attention" in m.name)

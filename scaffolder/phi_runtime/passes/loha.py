@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from phi_runtime.config.schema.common import Count, Fraction, Names, NamesOrPattern, Whole, no_effect
+from phi_runtime.config.schema.common import Count, Fraction, NamesOrPattern, no_effect
 from phi_runtime.config.schema.registry import register
-from phi_runtime.core.errors import ConfigError
 from phi_runtime.models.memory import Job, with_lora
 from phi_runtime.models.shape import Linear
-from phi_runtime.training.pass_bases import LinearAdapter
+from phi_runtime.training.pass_bases import LayeredAdapter
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class ProductAdapter(LinearAdapter):
+class ProductAdapter(LayeredAdapter):
     """The change of a weight is a product of small matrices, of a higher rank than LoRA's."""
 
-    target_modules: Names | None = Field(
+    target_modules: NamesOrPattern = Field(
         None,
         description="Linear modules that get an adapter, by the end of their name. Default null, as in Olive: those of the "
         "attention in the Phi-3 architecture, all of them in others.",
@@ -52,22 +51,6 @@ class ProductAdapter(LinearAdapter):
         description="Modules that get no adapter: a list of ends of names, or a regular expression for full names. Default "
         "null: none.",
     )
-    layers_to_transform: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = Field(
-        None, description="Indices of the layers that get adapters, from 0. Default null: all layers."
-    )
-    layers_pattern: Names | None = Field(
-        None,
-        description="Name of the list of layers in the model, for layers_to_transform. Default null: the names that peft "
-        "knows, such as layers.",
-    )
-    rank_pattern: dict[str, Count] = Field(
-        default_factory=dict,
-        description="Ranks that differ from r, by the end of a module's name or a regular expression. Default {}: none.",
-    )
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict,
-        description="Scales that differ from alpha, by the end of a module's name or a regular expression. Default {}: none.",
-    )
 
     def all_linear(self, model_type: str) -> bool:
         return model_type != "phi3"  # Olive 0.13.0 has its own table, with this one entry, that takes precedence
@@ -75,7 +58,6 @@ class ProductAdapter(LinearAdapter):
     def product_settings(self, base: Any) -> dict[str, Any]:
         """Return the arguments that peft's configs of LoHa and LoKr share."""
         names = {"r", "alpha", "rank_dropout", "module_dropout", "init_weights", "exclude_modules"}
-        names |= {"layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"}
         return {**self.model_dump(include=names), **self.module_settings(base)}
 
     def module_settings(self, base: Any) -> dict[str, Any]:
@@ -83,13 +65,6 @@ class ProductAdapter(LinearAdapter):
 
         if isinstance(self.exclude_modules, list):
             refuse_unknown("exclude_modules", base, self.exclude_modules)
-        layers = base.config.get_text_config().num_hidden_layers
-        for layer in self.layers_to_transform or ():
-            if layer >= layers:
-                raise ConfigError(
-                    f"layers_to_transform names layer {layer}, but the model has {layers} layers (from 0)",
-                    fix="fix layers_to_transform",
-                )
         return super().module_settings(base)
 
     def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,13 +12,15 @@ from phi_runtime.config.schema.common import Count, Fraction, no_effect
 from phi_runtime.config.schema.registry import register
 from phi_runtime.models.memory import Job, with_lora
 from phi_runtime.models.shape import Linear, Shape
-from phi_runtime.training.pass_bases import MERGE_INSTEAD, LinearAdapter
+from phi_runtime.training.pass_bases import MERGE_INSTEAD, LayeredAdapter
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+    from phi_runtime.models.reference import ModelRef
 
-class LowRankAdapter(LinearAdapter):
+
+class LowRankAdapter(LayeredAdapter):
     """Settings of LoRA that QLoRA and DoRA have too."""
 
     ties_embeddings: ClassVar[bool] = True
@@ -54,6 +56,14 @@ class LowRankAdapter(LinearAdapter):
         "rounding and mixed_layers:int8 would leave it, so that the adapter fits both. Default false. Costs the "
         "memory of one more copy of the base. Olive ignores this key.",
     )
+    init_lora_weights: bool | Literal["gaussian", "pissa", "pissa_niter_16", "olora", "loftq"] = Field(
+        True,
+        description=(
+            "First weights of the adapter. Default true: the output of the base model. pissa and olora start with the main "
+            "directions of each weight (pissa_niter_16 computes them faster); QLoRA's loftq makes up for the rounding of "
+            "the base. The adapter is saved as a plain LoRA of twice the rank. Olive ignores this key."
+        ),
+    )
     ephemeral_gpu_offload: bool = no_effect(
         False, "No effect here: Olive accepts it for LoRA too, but only DoRA uses it."
     )
@@ -61,6 +71,36 @@ class LowRankAdapter(LinearAdapter):
     @property
     def rounds_base(self) -> bool:
         return self.int4_aware
+
+    @property
+    def changes_base(self) -> bool:
+        """True if training starts from a changed base, so that the saved adapter must make up for the change."""
+        return isinstance(self.init_lora_weights, str) and self.init_lora_weights != "gaussian"
+
+    def conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        yield from super().conflicts()
+        start = self.init_lora_weights
+        if self.changes_base and (start == "loftq") != self.quantized_base:
+            other = "the type QLoRA" if start == "loftq" else "`loftq`, or the type LoRA"
+            base = "4 bits" if start == "loftq" else "full precision"
+            yield ("init_lora_weights",), f"`{start}` needs a base in {base}: use {other}"
+        elif self.changes_base and (self.int4_aware or self.uses_dora):
+            key = "int4_aware" if self.int4_aware else "DoRA"
+            yield ("init_lora_weights",), f"`{start}` changes the base, from whose weights `{key}` computes: remove it"
+
+    def with_adapter(self, base: Any, source: ModelRef | None = None) -> Any:
+        from phi_runtime.training.starting_weights import keep_start, start_from_rounding
+
+        model = super().with_adapter(base, source)
+        is_new = source is None or source.kind != "adapter"
+        if is_new and self.init_lora_weights == "loftq" and source is not None:
+            start_from_rounding(model, source.full.path)
+        if is_new and self.changes_base:
+            keep_start(model)
+        return model
+
+    def _module_names(self) -> list[str]:
+        return self.target_modules if isinstance(self.target_modules, list) else []
 
     def peft_config(self, base: Any) -> PeftConfig:
         import peft
@@ -74,6 +114,7 @@ class LowRankAdapter(LinearAdapter):
             lora_dropout=self.lora_dropout,
             use_rslora=self.use_rslora,
             ensure_weight_tying=tie,
+            init_lora_weights=True if self.init_lora_weights == "loftq" else self.init_lora_weights,
             **self.variant_settings(),
             **self.module_settings(base),
         )
@@ -95,7 +136,7 @@ class LowRankAdapter(LinearAdapter):
             return super().why_not_graph_input()
         if self.modules_to_save:
             return f"it trains {', '.join(self.modules_to_save)} fully; {MERGE_INSTEAD}"
-        if embeddings := [name for name in self.target_modules or () if is_embedding(name)]:
+        if embeddings := [name for name in self._module_names() if is_embedding(name)]:
             return f"it changes {embeddings[0]}, for which the graph has no adapter input; {MERGE_INSTEAD}"
         return ""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from phi_runtime.config.schema.common import Dtype, Names, no_effect
+from phi_runtime.config.schema.common import Dtype, NamesOrPattern, no_effect
 from phi_runtime.config.schema.registry import register
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import MissingDependency
@@ -32,7 +32,7 @@ class QLoRA(LowRankAdapter):
     type: Literal["QLoRA"] = Field(
         description="LoRA over a base in 4 bits: a quarter of the memory for weights, slower steps. Needs bitsandbytes."
     )
-    target_modules: Names | None = Field(
+    target_modules: NamesOrPattern = Field(
         None,
         description="Linear modules that get an adapter, by the end of their name. Default null: all of them, which makes up for the "
         "4-bit base.",
@@ -61,6 +61,7 @@ class QLoRA(LowRankAdapter):
         return replace(super().memory_job(job, shape), double_quant=self.double_quant)
 
     def conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        yield from super().conflicts()
         if self.int4_aware:
             yield ("int4_aware",), "`int4_aware` is for LoRA: the base of QLoRA has 4 bits already"
 

@@ -21,6 +21,7 @@ from phi_runtime.training.diagnosis import diagnose
 from phi_runtime.training.process_group import barrier, is_main_process, world_size
 from phi_runtime.training.resources import ResourceMonitor
 from phi_runtime.training.rows import FinetuneContext, TrainingData, check_stop_tokens, load_training_data
+from phi_runtime.training.starting_weights import save_plain
 from phi_runtime.training.trackers import configure_trackers, project_name, run_name
 
 if TYPE_CHECKING:
@@ -243,7 +244,9 @@ def _save(context: FinetuneContext, trainer: SelectiveTrainer, data: TrainingDat
     """Save model, tokenizer, prompt template and loss log to `context.out`."""
     weights = _gather_weights(trainer)
     if is_main_process():
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(context.out, state_dict=weights)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        model.save_pretrained(context.out, state_dict=weights)
+        save_plain(model, context.out)
         template = data.dataset.training.template
         if isinstance(template, ChatTemplate):
             data.tokenizer.chat_template = template.source

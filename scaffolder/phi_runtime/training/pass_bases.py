@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from phi_runtime.config.schema.common import Kind, Names
+from phi_runtime.config.schema.common import Count, Kind, Names, NamesOrPattern, Whole
 from phi_runtime.config.schema.pass_base import FinetunePass, Pass
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import ConfigError
@@ -123,10 +123,11 @@ class AdapterPass(AdapterOutput, TrainingPass):
 class LinearAdapter(AdapterPass):
     """An adapter on linear modules of the model."""
 
-    target_modules: Names | None = Field(
+    target_modules: NamesOrPattern = Field(
         None,
-        description='Linear modules that get an adapter, by the end of their name, such as ["qkv_proj", "o_proj"], or '
-        '["all-linear"]. Default null: those of the attention. More modules fit more and cost memory in proportion.',
+        description='Linear modules that get an adapter, by the end of their name, such as ["qkv_proj", "o_proj"], '
+        '["all-linear"], or a regular expression for full names. Default null: those of the attention. More modules fit '
+        "more and cost memory in proportion.",
     )
     modules_to_save: Names | None = Field(
         None,
@@ -173,6 +174,38 @@ class LinearAdapter(AdapterPass):
         one = shape.vocabulary * shape.hidden
         heads = sum(one for end in ends if end.rpartition(".")[2] in ("embed_tokens", "lm_head", "wte"))
         return linear + (min(heads, one) if shape.tied else heads)
+
+
+class LayeredAdapter(LinearAdapter):
+    """An adapter whose layers, ranks and scales can be chosen layer by layer."""
+
+    layers_to_transform: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = Field(
+        None, description="Indices of the layers that get adapters, from 0. Default null: all layers."
+    )
+    layers_pattern: Names | None = Field(
+        None,
+        description="Name of the list of layers in the model, for layers_to_transform. Default null: the names that peft "
+        "knows, such as layers.",
+    )
+    rank_pattern: dict[str, Count] = Field(
+        default_factory=dict,
+        description="Ranks that differ from r, by the end of a module's name or a regular expression. Default {}: none.",
+    )
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Scales that differ from alpha, by the end of a module's name or a regular expression. Default {}: none.",
+    )
+
+    def module_settings(self, base: Any) -> dict[str, Any]:
+        layers = base.config.get_text_config().num_hidden_layers
+        for layer in self.layers_to_transform or ():
+            if layer >= layers:
+                raise ConfigError(
+                    f"layers_to_transform names layer {layer}, but the model has {layers} layers (from 0)",
+                    fix="fix layers_to_transform",
+                )
+        names = {"layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"}
+        return {**self.model_dump(include=names), **super().module_settings(base)}
 
 
 def attention_kernel(context: PassContext[Any]) -> dict[str, Any]:

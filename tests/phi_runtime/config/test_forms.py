@@ -169,3 +169,47 @@ def test_the_name_of_a_suffix_is_no_hub_dataset(tmp_path: Path) -> None:
 def test_an_evaluation_without_validation_rows_is_a_warning(tmp_path: Path) -> None:
     config = checked(tmp_path, lambda c: c["passes"]["lora"]["training_args"].update(eval_strategy="epoch"))
     assert found(config, "warning") == [("no-effect", "passes.lora.training_args.eval_strategy")]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("q_proj, v_proj", ["q_proj", "v_proj"]),
+        ("o_proj", ["o_proj"]),
+        (".*self_attn.*(q|v)_proj$", ".*self_attn.*(q|v)_proj$"),
+    ],
+)
+def test_target_modules_are_names_or_a_regular_expression(tmp_path: Path, written: str, meant: Any) -> None:
+    config = checked(tmp_path, lambda c: c["passes"]["lora"].update(target_modules=written))
+    assert found(config) == []
+    assert config.draft.value["passes"]["lora"]["target_modules"] == meant
+
+
+def test_loftq_is_a_qlora_that_starts_from_the_rounding(tmp_path: Path) -> None:
+    def change(c: dict[str, Any]) -> None:
+        c["passes"]["lora"] |= {"type": "LoftQ", "loftq_iter": 1, "task_type": "CAUSAL_LM"}
+
+    config = checked(tmp_path, change)
+    assert found(config) == []
+    step = config.draft.value["passes"]["lora"]
+    assert (step["type"], step["init_lora_weights"], "loftq_iter" in step) == ("QLoRA", "loftq", False)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"type": "QLoRA", "init_lora_weights": "pissa"},
+        {"type": "LoRA", "init_lora_weights": "loftq"},
+        {"type": "DoRA", "init_lora_weights": "olora"},
+        {"type": "LoRA", "init_lora_weights": "pissa", "int4_aware": True},
+        {"type": "LoRA", "init_lora_weights": "eva"},
+    ],
+)
+def test_first_weights_that_cannot_be_right_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    config = checked(tmp_path, lambda c: c["passes"]["lora"].update(settings))
+    assert [key for _, key in found(config)] == ["passes.lora.init_lora_weights"]
+
+
+def test_a_broken_regular_expression_is_an_error_at_its_place(tmp_path: Path) -> None:
+    config = checked(tmp_path, lambda c: c["passes"]["lora"].update(target_modules="(q|v"))
+    assert found(config) == [("target-module", "passes.lora.target_modules")]

@@ -106,7 +106,7 @@ class Draft:
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    def set_aside(self, path: KeyPath) -> None:
+    def take_note(self, path: KeyPath) -> None:
         """Take a note of the author out of the value; `notes` keeps it, by its source path."""
         self.notes.append((self.source_path(path), self._parent(path).pop(path[-1])))
 

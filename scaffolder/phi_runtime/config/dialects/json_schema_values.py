@@ -76,6 +76,13 @@ VALUES: dict[str, dict[str | int, str]] = {
         "cpu": "The processor.",
         "cuda": "The first NVIDIA GPU.",
     },
+    "init_lora_weights": {
+        "gaussian": "Normally distributed; the output is that of the base model.",
+        "pissa": "The main directions of each weight, by a singular value decomposition.",
+        "pissa_niter_16": "As pissa, approximated in 16 iterations: much faster.",
+        "olora": "Orthonormal directions of each weight, by a QR decomposition.",
+        "loftq": "QLoRA: what 4 bits lost of each weight.",
+    },
     "quant_type": {"nf4": "Normal float: the levels suit weights.", "fp4": "4-bit floating point."},
     "act_fn": {
         "relu": "max(0, x).",

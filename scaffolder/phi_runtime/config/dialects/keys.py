@@ -193,6 +193,11 @@ _FINETUNE_IGNORED = {
     "ortmodule_onnx_opset_version": "Olive removed ONNX Runtime training",
     "model_parallel": "the model runs on the device of `host`",
 }
+_LORA_IGNORED = {
+    **_FINETUNE_IGNORED,
+    "task_type": "the model generates text",
+    "peft_type": "the type of the pass defines it",
+}
 _LORA_NAMES = {**_FINETUNE, "lora_r": "r", "lora_alpha": "alpha", "dropout": "lora_dropout"}
 _ONLY_QLORA = "a LoRA does not quantize its base model; QLoRA has this key"
 
@@ -200,11 +205,11 @@ LORA = KeyTable(
     nested="config",
     renamed=_LORA_NAMES,
     ignored={
-        **_FINETUNE_IGNORED,
+        **_LORA_IGNORED,
         **dict.fromkeys(("double_quant", "quant_type", "compute_dtype", "save_quant_config"), _ONLY_QLORA),
     },
 )
-QLORA = KeyTable(nested="config", renamed=_LORA_NAMES, ignored=_FINETUNE_IGNORED)
+QLORA = KeyTable(nested="config", renamed=_LORA_NAMES, ignored=_LORA_IGNORED)
 _NO_DROPOUT = "it has no effect in Olive either; use `rank_dropout` or `module_dropout`"
 PRODUCT = KeyTable(
     nested="config",
@@ -356,8 +361,10 @@ CLASSIC_EXPORT = {
     "ExtractAdapters": "",
 }
 
-PASS_NAMES = {"GenAIModelExporter": "ModelBuilder", "ONNXModelOptimizer": "OnnxModelOptimizer"}
+PASS_NAMES = {"GenAIModelExporter": "ModelBuilder", "LoftQ": "QLoRA", "ONNXModelOptimizer": "OnnxModelOptimizer"}
 """Older names of passes."""
+PASS_SETTINGS = {"LoftQ": {"init_lora_weights": "loftq"}}
+"""Settings that the older name of a pass implied."""
 
 _SESSION = "ONNX Runtime GenAI has its own session options"
 _TYPES = "ONNX Runtime GenAI converts inputs and outputs"
@@ -447,6 +454,6 @@ def translate_keys(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
     table_of(model).apply(draft, at)
     for key in draft.keys(at):
         if is_note(key) and key not in model.model_fields:
-            draft.set_aside((*at, key))
+            draft.take_note((*at, key))
     drop_nulls(draft, at, model)
     fix_values(draft, at, model)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from phi_runtime.config.diagnostics import short
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, NOTHING_LEFT, OFF, Draft
 from phi_runtime.config.dialects.export import translate_builder, translate_export
 from phi_runtime.config.dialects.key_table import fix_case
-from phi_runtime.config.dialects.keys import CLASSIC_EXPORT, PASS_NAMES, PASSES, SKIPPED_PASSES, translate_keys
+from phi_runtime.config.dialects.keys import (
+    CLASSIC_EXPORT,
+    PASS_NAMES,
+    PASS_SETTINGS,
+    PASSES,
+    SKIPPED_PASSES,
+    translate_keys,
+)
 from phi_runtime.config.dialects.quantizers import QUANTIZER_PASSES
 from phi_runtime.config.dialects.training_keys import OFTEN_IN_THE_PASS, OPTIMIZERS, OPTIMIZERS_REFUSED, TRAINING_NAMES
 from phi_runtime.config.reading.source import KeyPath
@@ -73,6 +82,8 @@ def _pass_type(draft: Draft, at: KeyPath) -> str:
     fix_case(draft, at, (*pass_types(), *translated, *PASS_NAMES))
     if isinstance(old := draft.get(at), str) and old in PASS_NAMES:
         draft.replace(at, PASS_NAMES[old], f"`{old}` renamed to `{PASS_NAMES[old]}`", rule="renamed")
+        for key, value in PASS_SETTINGS.get(old, {}).items():
+            draft.set_default((*at[:-1], key), value, f"`{old}` does this", cause=at)
     kind = draft.get(at)
     if not isinstance(kind, str) or kind in pass_types() or kind in translated:
         return kind if isinstance(kind, str) else ""
@@ -144,14 +155,26 @@ def _finetune(draft: Draft, at: KeyPath, before_0_7: bool) -> None:
     if before_0_7 and draft.has(size) and eval_data not in (MISSING, None):
         draft.drop(size, "Olive used `eval_data_config` if both were set")
     for key in ("target_modules", "modules_to_save", "feedforward_modules", "layers_pattern"):
-        if isinstance(draft.get((*at, key)), str):
-            draft.replace((*at, key), [draft.get((*at, key))], f"`{key}` is now a list")
+        if isinstance(text := draft.get((*at, key)), str) and re.fullmatch(r"[\w.\s,-]+", text):  # else an expression
+            draft.replace((*at, key), re.split(r"[\s,]+", text.strip(" ,")), f"`{key}` is now a list")
+    _start(draft, at)
     for key in ("train_data_config", "eval_data_config"):
         _inline_data(draft, (*at, key))
     _only_data(draft, (*at, "train_data_config"))
     has_dropout = "lora_dropout" in pass_types()[draft.get((*at, "type"))].model_fields
     if before_0_7 and has_dropout and not draft.has((*at, "lora_dropout")):
         draft.set_default((*at, "lora_dropout"), 0.0, "default of this form; it is 0.05 today")
+
+
+def _start(draft: Draft, at: KeyPath) -> None:
+    """Translate the first weights of an adapter, and the iterations of LoftQ."""
+    start, iterations = (*at, "init_lora_weights"), (*at, "loftq_iter")
+    if isinstance(name := draft.get(start), str) and name.lower().startswith(("eva", "corda", "lora_ga")):
+        draft.refuse(start, f"`{name}` reads training rows before training, which is not supported", "pissa")
+    if draft.get(iterations) in (1, None):
+        draft.drop(iterations, "`loftq` has one iteration")
+    elif draft.has(iterations):
+        draft.refuse(iterations, "several iterations of LoftQ change the base, which is not supported", "1")
 
 
 def _training_args(draft: Draft, at: KeyPath, step: KeyPath) -> None:
