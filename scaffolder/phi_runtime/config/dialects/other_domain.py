@@ -30,7 +30,6 @@ OTHER_DOMAIN = "other-domain"
 
 _MODEL: KeyPath = ("input_model",)
 _NO_TEXT = "use Olive for this config; here, models that generate text are fine-tuned and exported"
-
 _HF = "set `type` to `HfModel` and `model_path` to a folder or Hub id"
 
 
@@ -59,7 +58,8 @@ def _named(draft: Draft, at: KeyPath, table: dict[str, OliveName], *, alone: boo
     value = draft.get(at)
     entry = known_to_olive(value)
     if entry and (entry.other_domain or alone) and entry in table.values():
-        yield _Evidence(at, f"`{str(value).strip()}` {entry.reason}", entry.fix)
+        fix = entry.fix if entry.other_domain else f"{_NO_TEXT}, with passes such as LoRA and ModelBuilder"
+        yield _Evidence(at, f"`{str(value).strip()}` {entry.reason}", fix)
 
 
 def _around(draft: Draft, at: KeyPath, *keys: str) -> Iterator[KeyPath]:
