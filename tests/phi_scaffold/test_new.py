@@ -7,10 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from phi_scaffold.new import hub_rows
 from tests.conftest import Cli
 
 ROWS = '{"question": "how are you", "reply": "fine"}\n{"question": "who are you", "reply": "me"}\n'
@@ -238,3 +241,95 @@ def test_on_a_terminal_it_asks_and_ctrl_c_leaves_nothing(inside: Path) -> None:
     assert process.wait(timeout=20) == 130
     os.close(controller)
     assert list(inside.iterdir()) == []
+
+
+def loaded(project: Path) -> dict[str, object]:
+    load: dict[str, object] = config(project)["data_configs"][0]["load_dataset_config"]  # type: ignore[index]
+    return load
+
+
+def test_a_folder_is_copied_and_its_files_of_the_split_train_are_trained_on(cli: Cli, inside: Path) -> None:
+    for name, count in {"train-1.csv": 3, "more/train-2.csv": 2, "test.csv": 9}.items():
+        (inside / "reviews" / name).parent.mkdir(parents=True, exist_ok=True)
+        (inside / "reviews" / name).write_text("text,label\n" + "".join(f"t{i},{i % 2}\n" for i in range(count)))
+    result = cli("new", "p", "--yes", "--no-git", "--data", "reviews")
+    assert "data: 5 rows, text → label, 2 labels" in result.out
+    assert loaded(inside / "p") == {"data_name": "csv", "data_dir": "../datasets/reviews/", "split": "train"}
+    assert {p.name for p in (inside / "p/datasets/reviews").rglob("*.csv")} == {
+        "train-1.csv",
+        "train-2.csv",
+        "test.csv",
+    }
+    assert cli("validate", inside / "p" / "fine-tuning" / "olive-config.json").code == 0
+    first = snapshot(inside / "p")
+    shutil.rmtree(inside / "p")
+    assert cli(*result.out.strip().splitlines()[-1].split()[1:], "--no-git").code == 0
+    assert snapshot(inside / "p") == first
+
+
+def test_the_files_of_a_pattern_are_copied(cli: Cli, inside: Path) -> None:
+    (inside / "all" / "a").mkdir(parents=True)
+    for name in ("a/1.jsonl", "a/2.jsonl", "3.jsonl"):
+        (inside / "all" / name).write_text(ROWS)
+    (inside / "all" / "a" / "notes.csv").write_text("x\n")
+    result = cli("new", "p", "--yes", "--no-git", "--data", "all/*/*.jsonl")
+    assert "data: 4 rows, question → reply" in result.out
+    expected = {"data_name": "json", "data_files": "../datasets/all/*/*.jsonl", "split": "train"}
+    assert loaded(inside / "p") == expected
+    assert cli("validate", inside / "p" / "fine-tuning" / "olive-config.json").code == 0
+    mixed = cli("new", "q", "--yes", "--data", "all")
+    assert mixed.code == 2
+    assert "several formats: csv, json" in mixed.err
+    assert cli("new", "q", "--yes", "--data", "all/*.zip").code == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "flags", "split", "template"),
+    [
+        ("org/rows", ["--columns", "question,reply"], "train", "### Question: {question}\n### Reply:\n{reply}"),
+        ("org/rows:test", ["--prompt-template", "Q: {a}\\nA: {b}"], "test", "Q: {a}\nA: {b}"),
+    ],
+)
+def test_a_hub_data_set_with_known_columns_needs_no_network(
+    cli: Cli, inside: Path, data: str, flags: list[str], split: str, template: str
+) -> None:
+    result = cli("new", "p", "--yes", "--no-git", "--data", data, *flags)
+    assert result.code == 0, result.err
+    assert loaded(inside / "p") == {"data_name": "org/rows", "split": split}
+    pre: dict[str, object] = config(inside / "p")["data_configs"][0]["pre_process_data_config"]  # type: ignore[index]
+    assert (pre["text_template"], pre["max_seq_len"]) == (template, 1024)
+    assert {p.name for p in (inside / "p" / "datasets").iterdir()} == {"README.md"}
+    assert "datasets==" in (inside / "p" / "setup" / "requirements.txt").read_text()
+    assert f"on\n`{data}` and" in (inside / "p" / "README.md").read_text()
+    assert cli("validate", inside / "p" / "fine-tuning" / "olive-config.json").code == 0
+
+
+def test_without_columns_they_are_read_from_the_first_rows_on_the_hub(
+    cli: Cli, inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline = cli("new", "p", "--yes", "--data", "org/rows")
+    assert (offline.code, "--columns question,answer" in offline.err) == (7, True)
+
+    class Viewer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body: dict[str, object] = {"splits": [{"config": "default", "split": "train"}]}
+            if self.path.startswith("/rows?dataset=org%2Frows&config=default&split=train"):
+                rows = [{"row_idx": i, "row": {"text": f"t{i}", "label": str(i % 2)}} for i in range(10)]
+                body = {"rows": rows, "num_rows_total": 25_000}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Viewer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(hub_rows, "SERVER", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        assert cli("new", "p", "--yes", "--no-git", "--data", "org/rows").code == 0
+        wrong = cli("new", "q", "--yes", "--data", "org/rows:trian")
+        server.shutdown()
+    assert '"task": "classification"' in (inside / "p" / "fine-tuning" / "evaluation.json").read_text()
+    assert config(inside / "p")["passes"]["finetune"]["training_args"]["num_train_epochs"] == 1  # type: ignore[index]
+    assert wrong.code == 4
+    assert "did you mean `train`" in wrong.err

@@ -64,11 +64,12 @@ def column_names(path: Path, reading: ReadOptions | None = None) -> list[str]:
     raise no_rows(path)
 
 
-def find_columns(path: Path, chosen: Sequence[str] = ()) -> Columns:
+def find_columns(path: Path, chosen: Sequence[str] = (), more: Sequence[Path] = ()) -> Columns:
     """Read the whole file and detect its columns.
 
     Args:
         path: The data file.
+        more: Further files with the same columns.
         chosen: Column names, the answer last. Without them the answer is the column with a usual name for one, else the
             one of two columns that has fewer distinct values.
 
@@ -86,18 +87,18 @@ def find_columns(path: Path, chosen: Sequence[str] = ()) -> Columns:
             )
     chats = [name for name in CHAT_NAMES if name in names and isinstance(first.values[name], list)]
     if chats and not chosen:
-        return _conversations(path, chats[0])
+        return _conversations((path, *more), chats[0])
     texts = [name for name in names if len(names) == 1 and name.casefold() in TEXT_NAMES]
     answer = chosen[-1] if chosen else texts[0] if texts else _answer(path, names)
     inputs = tuple(chosen[:-1]) if chosen else () if texts else _inputs(path, names, answer)
-    return _measured(path, inputs, answer)
+    return _measured((path, *more), inputs, answer)
 
 
-def _measured(path: Path, inputs: tuple[str, ...], answer: str) -> Columns:
+def _measured(paths: Sequence[Path], inputs: tuple[str, ...], answer: str) -> Columns:
     template = PromptTemplate.from_text("".join(f"{{{c}}}" for c in (*inputs, answer)))
     count = longest = longest_answer = 0
     answers: set[str] = set()
-    for row in read_rows(path):
+    for path, row in ((file, row) for file in paths for row in read_rows(file)):
         try:
             template.check(row.values)
         except RowError as e:
@@ -113,9 +114,9 @@ def _measured(path: Path, inputs: tuple[str, ...], answer: str) -> Columns:
     return Columns(inputs, answer, count, labels, "columns" if inputs else "text", longest, longest_answer)
 
 
-def _conversations(path: Path, column: str) -> Columns:
+def _conversations(paths: Sequence[Path], column: str) -> Columns:
     count = longest = longest_answer = 0
-    for row in read_rows(path):
+    for path, row in ((file, row) for file in paths for row in read_rows(file)):
         try:
             lengths = [len(text_of(m)) for m in messages_of(row.values.get(column), row.values.get("system"))]
         except ChatError as e:

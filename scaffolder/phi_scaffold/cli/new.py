@@ -37,9 +37,11 @@ def new(
     method: Annotated[str | None, typer.Option(help="lora, qlora or full.")] = None,
     target: Annotated[str | None, typer.Option(help="cpu, cuda or directml.")] = None,
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Your data file (.jsonl, .json, .csv, .tsv, .parquet, .txt, or compressed); default: sample data."
+            metavar="FILE|FOLDER|OWNER/NAME[:SPLIT]",
+            help="Your data: a file, folder or pattern (.jsonl, .json, .csv, .tsv, .parquet, .txt, or compressed), or a "
+            "data set of the Hugging Face Hub; default: sample data.",
         ),
     ] = None,
     columns: Annotated[

@@ -33,10 +33,10 @@ class Answers:
     """The user's choices.
 
     Attributes:
-        data: The user's data file; None for the sample data.
-        columns: Columns of that file to use, the answer last; empty to detect them.
+        data: The user's data: a file, a folder, a pattern, or OWNER/NAME[:SPLIT] on the Hub; None for the sample data.
+        columns: Columns of that data to use, the answer last; empty to detect them.
         prompt_template: `plain`, `chat` (the format of the model), or a text with `{column}` placeholders.
-        data_columns: Contents of the data file, if it was read already.
+        data_columns: Contents of the data, if it was read already.
     """
 
     model: str
@@ -44,7 +44,7 @@ class Answers:
     method: str = METHODS[0]
     target: str = TARGETS[0]
     precision: str = PRECISION
-    data: Path | None = None
+    data: str | Path | None = None
     columns: tuple[str, ...] = ()
     prompt_template: str = "plain"
     data_columns: Columns | None = None

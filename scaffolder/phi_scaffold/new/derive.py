@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from phi_runtime.config.file_formats import format_of
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.data.columns import Columns, find_columns
+from phi_runtime.data.columns import Columns
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold import __version__
 from phi_scaffold.new.answers import PRECISIONS, Answers
 from phi_scaffold.new.catalog import CatalogModel, PromptFormat, catalog
+from phi_scaffold.new.data_source import HubData, LocalData, columns_of, data_source
 from phi_scaffold.new.template_files import own_requirement
 
 SAMPLE_FILE = "train.jsonl"
@@ -47,9 +47,10 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         hint = did_you_mean(answers.model, catalog().models)
         notes.append(f"`{answers.model}` is not in the catalog: its settings are detected when it is loaded{hint}")
     columns = answers.data_columns or SAMPLES[answers.task]
-    if answers.data:
-        columns = answers.data_columns or find_columns(answers.data, answers.columns)
-        notes.append(_data_note(columns))
+    source = data_source(answers.data) if answers.data else None
+    if source:
+        columns = answers.data_columns or columns_of(source, answers.columns, answers.prompt_template)
+        notes.append(_data_note(columns, source))
     chat_template = ""
     if columns.kind == "chat":
         prompt_format = catalog().format_of(answers.model)
@@ -63,8 +64,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "method": answers.method,
         "target": answers.target,
         "precision": answers.precision,
-        "data_file": answers.data.name if answers.data else SAMPLE_FILE,
-        "data_name": format_of(answers.data) if answers.data else "json",
+        **_source_values(source),
         "rows": columns.kind,
         "text_template": text_template,
         "chat_template": chat_template,
@@ -77,6 +77,15 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         **_training_settings(answers, model, columns),
         **_lengths(answers, model, columns, text_template),
     }, tuple(notes)
+
+
+def _source_values(source: HubData | LocalData | None) -> dict[str, str]:
+    if source is None:
+        return {"data_file": SAMPLE_FILE, "data_name": "json", "split": "train"}
+    if isinstance(source, HubData):
+        split = "" if source.split == "train" else f":{source.split}"
+        return {"data_file": source.id + split, "data_name": source.id, "split": source.split}
+    return {"data_file": source.name, "data_name": source.format, "split": "train"}
 
 
 def _training_settings(answers: Answers, model: CatalogModel | None, columns: Columns) -> dict[str, Any]:
@@ -162,7 +171,12 @@ def _title(column: str) -> str:
     return column.replace("_", " ").capitalize()
 
 
-def _data_note(columns: Columns) -> str:
+def _data_note(columns: Columns, source: HubData | LocalData) -> str:
+    if isinstance(source, HubData):
+        shown = (
+            " + ".join(columns.inputs) + f" → {columns.answer}" if columns.kind == "columns" else f"`{columns.answer}`"
+        )
+        return f"data: {source.id} on the Hub, {shown}; `phi-scaffold data check` downloads and checks it"
     if columns.kind == "chat":
         return f"data: {columns.rows} conversations in `{columns.answer}`"
     if columns.kind == "text":

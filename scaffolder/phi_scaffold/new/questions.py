@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import Location, UsageError
+from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.data.columns import find_columns
 from phi_scaffold.new.answers import METHODS, PRECISION, PRECISIONS, TARGETS, TASKS, Answers
 from phi_scaffold.new.catalog import DEFAULT, catalog, find_model
+from phi_scaffold.new.data_source import columns_of, data_source
 from phi_scaffold.new.derive import task_of
 
 OneOf = Callable[[str, str, Iterable[str]], str]
@@ -38,21 +39,20 @@ def ask(flags: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
     model = find_model(str(flags.get("model") or prompt("Base model", catalog().models, DEFAULT)))
     data = flags.get("data")
     if data is None and interactive and "data" not in flags:
-        data = _prompt("Data file (empty: sample data)", (), "") or None
-    data = Path(data).expanduser() if data else None
+        data = _prompt("Data file, folder or Hub id (empty: sample data)", (), "") or None
     columns = _columns(flags.get("columns") or (), data)
-    data_columns = find_columns(data, columns) if data else None
+    prompt_template = str(flags.get("prompt_template") or "plain")
+    data_columns = columns_of(data_source(data), columns, prompt_template) if data else None
     task = choose("task", "Task to learn", TASKS, task_of(data_columns) if data_columns else TASKS[0])
     method = choose("method", "Training method", METHODS, METHODS[0])
     target = choose("target", "Hardware to run on", TARGETS, TARGETS[0])
     # An unsupported precision is refused later, with the ones that the target supports.
     every_precision = PRECISIONS["cuda"]
     precision = choose("precision", "Precision of the ONNX model", PRECISIONS[target], PRECISION, every_precision)
-    prompt_template = str(flags.get("prompt_template") or "plain")
     return Answers(model, task, method, target, precision, data, columns, prompt_template, data_columns)
 
 
-def _columns(flag: Any, data: Path | None) -> tuple[str, ...]:
+def _columns(flag: Any, data: str | Path | None) -> tuple[str, ...]:
     columns = tuple(c.strip() for c in flag.split(",") if c.strip()) if isinstance(flag, str) else tuple(flag)
     if columns and not data:
         raise UsageError("--columns selects columns of your own data, and there is no --data", fix="add --data FILE")
@@ -84,10 +84,14 @@ def read_answers(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not an object of answers", fix=f'write {{"model": "{DEFAULT}", …}}')
     if "_src_path" in values:  # written by copier: use its text template and its data
         answers = {k: values[k] for k in KEYS if k in values}
-        data = path.parent / "datasets" / str(values.get("data_file", ""))
+        written = str(values.get("data_file", ""))
+        datasets = path.parent / "datasets"
+        if any(datasets.glob(written.rstrip("/") or "*")):
+            answers["data"] = datasets / written
+        elif HUB_ID.fullmatch(written.partition(":")[0]):
+            answers["data"] = written
         return {
             **answers,
-            **({"data": data} if data.is_file() else {}),
             "prompt_template": values.get("text_template") or "plain",
         }
     for key in values:
