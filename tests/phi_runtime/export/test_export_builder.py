@@ -209,3 +209,24 @@ def test_the_builder_ends_when_the_run_is_killed(make_project: MakeProject) -> N
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert states(project)["export"] == "missing"
+
+
+@pytest.mark.slow
+def test_the_quantizers_of_an_int4_recipe_become_a_graph_with_their_bits_and_blocks(make_project: MakeProject) -> None:
+    """SelectiveMixedPrecision → Gptq → Rtn → ModelBuilder → GraphSurgeries, the form of Microsoft's recipes."""
+    import onnx
+
+    project = make_project()
+    recipe = {
+        "select": {"type": "SelectiveMixedPrecision", "algorithm": "k_quant_last"},
+        "gptq": {"type": "gptq", "bits": 4, "sym": False, "group_size": 16},
+        "rest": {"type": "rtn", "bits": 8, "sym": False, "group_size": 16, "lm_head": True, "embeds": True},
+        "export": {"type": "ModelBuilder", "precision": "int4"},
+        "tie": {"type": "GraphSurgeries", "surgeries": [{"surgeon": "TieWordEmbeddings"}]},
+    }
+    edit_config(project, lambda config: config.update(passes=recipe))
+    assert run(project, Listener(), until="export").done[-1:] == ("export",)
+
+    graph = onnx.load(project.gen_model / "onnx" / "model.onnx", load_external_data=False).graph
+    products = [{a.name: a.i for a in node.attribute} for node in graph.node if node.op_type == "MatMulNBits"]
+    assert {(p["bits"], p["block_size"]) for p in products} == {(4, 16), (8, 16)}
