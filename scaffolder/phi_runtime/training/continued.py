@@ -21,8 +21,6 @@ def completed(step: AdapterPass, adapter: PeftFolder) -> AdapterPass:
     """Return `step` with the settings of `adapter` where the config sets none."""
     stored = {key: adapter.config[name] for key, name in _names(step, adapter).items() if key not in _STARTS}
     unset = {key: value for key, value in stored.items() if key not in step.model_fields_set and value is not None}
-    if isinstance(unset.get("target_modules"), str):  # a regular expression
-        unset["target_modules"] = sorted({name.rpartition(".")[2] for name in adapter.modules})
     return step.model_copy(update=unset)
 
 
@@ -37,6 +35,9 @@ def differences(step: AdapterPass, adapter: PeftFolder, linear: Iterable[str] | 
         kind = "DORA" if uses_dora else adapter.kind
         yield "type", f"`{step.type}` cannot train the input adapter further, which is {kind}"
         return
+    for key in _STARTS:
+        if key in step.model_fields_set and getattr(step, key) is not True:
+            yield key, f"`{key}` is for a new adapter, but `{step.type}` trains the input adapter further"
     for key, name in _names(step, adapter).items():
         value, stored = getattr(step, key), adapter.config[name]
         if key not in step.model_fields_set or key in (*DROPOUTS, *_STARTS) or _same(value, stored):

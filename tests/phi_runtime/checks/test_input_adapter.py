@@ -36,7 +36,8 @@ def put_adapter(folder: Path, shapes: Shapes | None = None, **config: Any) -> No
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(content)) + content)
     known = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "use_dora": False,
-             "use_rslora": False, "target_modules": ["down_proj", "qkv_proj"], "modules_to_save": None, "bias": "none"}  # fmt: skip
+             "use_rslora": False, "target_modules": ["down_proj", "qkv_proj"], "modules_to_save": None, "bias": "none",
+             "rank_pattern": {}, "init_lora_weights": True}  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps({**known, **config}), encoding="utf-8")
 
 
@@ -219,6 +220,11 @@ TRAIN = {"train_data_config": "train"}
         ({"type": "LoRA", "target_modules": ["qkv_proj"]}, ["target_modules"]),
         ({"type": "LoRA", "target_modules": ["all-linear"]}, ["target_modules"]),
         ({"type": "LoRA", "modules_to_save": ["norm"]}, ["modules_to_save"]),
+        ({"type": "LoRA", "target_modules": r".*\.(qkv|down)_proj"}, []),
+        ({"type": "LoRA", "target_modules": r".*\.down_proj"}, ["target_modules"]),
+        ({"type": "LoRA", "init_lora_weights": True}, []),
+        ({"type": "LoRA", "init_lora_weights": "pissa"}, ["init_lora_weights"]),
+        ({"type": "LoRA", "r": 4, "rank_pattern": {"down_proj": 2}}, ["rank_pattern"]),
         ({"type": "DoRA", "r": 4}, ["type"]),
         ({"type": "IA3"}, ["type"]),
     ],
