@@ -35,6 +35,7 @@ def migrate(
     Example: phi-scaffold migrate old-config.json --output fine-tuning/olive-config.json
     """
     from phi_runtime.config.dialects.migrate import migrate as write_canonical
+    from phi_runtime.config.parse import SWEEP
     from phi_runtime.core.errors import ConfigError, UsageError
     from phi_runtime.pipeline.load import check_file
 
@@ -46,6 +47,11 @@ def migrate(
     if target is not None and not target.parent.is_dir():
         raise UsageError(f"no folder {target.parent}", fix="create it, or check --output")
     migration = write_canonical(path, target, write=not dry_run and not to_stdout)
+    if to_stdout and sum(file.name != SWEEP for file in migration.files) > 1:
+        raise UsageError(
+            "several `pass_flows` become several files",
+            fix="name them with --output: NEW.json becomes NEW-1.json, NEW-2.json",
+        )
     findings = [f for file, text in migration.files.items() for f in check_file(file, text).findings]
     errors = [f for f in findings if f.severity == "error"]
     if to_stdout:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.dialects.migrate import migrate
+from phi_runtime.core.errors import Conflict
 from phi_runtime.pipeline.load import LoadedConfig, check_file
 from tests.phi_runtime.config.test_refused import CONFIG
 
@@ -147,6 +148,8 @@ def test_migrate_writes_one_config_for_each_flow(tmp_path: Path) -> None:
         ["lora", "merge", "other"],
     ]
     assert "pass_flows" in json.loads((tmp_path / "olive-config.json").read_text(encoding="utf-8"))
+    with pytest.raises(Conflict, match="olive-config-1"):
+        migrate(tmp_path / "olive-config.json")
 
 
 @pytest.mark.parametrize(

@@ -70,23 +70,30 @@ def migrate(path: Path, output: Path | None = None, *, write: bool = True) -> Mi
     Raises:
         ConfigError: The file itself has errors: nothing is written, since a key that is not understood would be lost. Errors
             that only a look at other files and keys finds do not prevent it: the new file is to be checked.
-        Conflict: There is a sweep.yaml already.
+        Conflict: There is a sweep.yaml, or a config of a flow, already.
     """
     source = read_source(path)
     flows = source.value.get("pass_flows") if isinstance(source.value, dict) else None
     if isinstance(flows, list) and len(flows) > 1:
-        target = output or path
-        parts = [
-            _migrate(
-                replace(source, value={**source.value, "pass_flows": [flow]}),
-                target.with_name(f"{target.stem}-{i}{target.suffix}"),
-                write=write,
-            )
-            for i, flow in enumerate(flows, start=1)
-        ]
-        changes = list(dict.fromkeys(change for part in parts for change in part.changes))
-        return Migration(changes, {file: text for part in parts for file, text in part.files.items()})
+        return _one_per_flow(source, flows, output or path, write=write)
     return _migrate(source, output or path, write=write)
+
+
+def _one_per_flow(source: Source, flows: list[Any], target: Path, *, write: bool) -> Migration:
+    changes: list[Change] = []
+    files: dict[Path, str] = {}
+    for i, flow in enumerate(flows, start=1):
+        part = replace(source, value={**source.value, "pass_flows": [flow]})
+        migration = _migrate(part, target.with_name(f"{target.stem}-{i}{target.suffix}"), write=False)
+        changes += [change for change in migration.changes if change not in changes]
+        files |= migration.files
+    if existing := next((file for file in files if file.exists()), None):
+        raise Conflict(
+            f"{existing} is in the way of a config for one of the `pass_flows`", fix=f"move {existing.name} away"
+        )
+    for file, text in files.items() if write else ():
+        write_text(file, text)
+    return Migration(changes, files)
 
 
 def _migrate(source: Source, target: Path, *, write: bool) -> Migration:
