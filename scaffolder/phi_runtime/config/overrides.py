@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from pydantic import ValidationError
 from phi_runtime.config.diagnostics import key_path_of
 from phi_runtime.config.dialects.draft import MISSING, Draft
 from phi_runtime.config.dialects.systems import PROVIDER_OF
+from phi_runtime.config.dialects.translate import translate
 from phi_runtime.config.file_formats import format_of
-from phi_runtime.config.reading.source import KeyPath, parse_source
+from phi_runtime.config.reading.source import KeyPath, Source, parse_source
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.errors import ConfigError, UsageError
 from phi_runtime.core.suggestions import did_you_mean
@@ -66,20 +68,37 @@ def override(draft: Draft, overrides: Overrides) -> None:
 def _set_text(draft: Draft, key: str, text: str) -> None:
     """Set the dotted path `key` to the value that `text` is in YAML, or to the text if the schema accepts only that.
 
-    Errors are located at the option.
+    The key of a pass may be an older one. Errors are located at the option.
     """
     path = _path_of(draft, key)
-    existing = next(n for n in range(len(path), -1, -1) if draft.has(path[:n]))
-    created = path[: existing + 1]
-    options = {**draft.source.options, created: f"--set {key}={text}"}
-    draft.source = replace(draft.source, options=options)
+    before = draft.value
+    values = [(path, value) for value in _readings(text)]
+    for at, value in [*values, *(newer for older in values for newer in _in_current_format(draft, *older)), values[0]]:
+        draft.value = copy.deepcopy(before)
+        created = at[: 1 + next(n for n in range(len(at) - 1, -1, -1) if draft.has(at[:n]))]
+        _set(draft, at, value)
+        if _is_accepted(draft, at, created):
+            break
+    draft.source = replace(draft.source, options={**draft.source.options, created: f"--set {key}={text}"})
     draft.set_source_path(created, created)
-    readings = _readings(text)
-    for value in readings:
-        _set(draft, path, value)
-        if _is_accepted(draft, path):
-            return
-    _set(draft, path, readings[0])
+
+
+def _in_current_format(draft: Draft, path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield the path and value of the setting of a pass in the current format, if the translation knows it as an older one."""
+    outer, name, *_ = *path, ""
+    step = draft.get(path[:2])
+    if outer != "passes" or len(path) < 3 or not isinstance(step, dict) or "type" not in step:
+        return
+    alone = Draft(Source(draft.source.path, "", {"passes": {name: {"type": step["type"]}}}, {}))
+    _set(alone, path, value)
+    try:
+        alone = translate(Source(draft.source.path, "", alone.value, {}))
+    except ConfigError:
+        return
+    for key in alone.keys(path[:2]):
+        for new in [(*path[:2], key), *((*path[:2], key, inner) for inner in alone.keys((*path[:2], key)))]:
+            if new != path and alone.source_path(new) == path:
+                yield new, alone.get(new)
 
 
 def _readings(text: str) -> list[Any]:
@@ -92,13 +111,13 @@ def _readings(text: str) -> list[Any]:
     return [text] if is_text else [source.value, text]
 
 
-def _is_accepted(draft: Draft, path: KeyPath) -> bool:
-    """Return True if the schema has nothing against the value at `path`."""
+def _is_accepted(draft: Draft, path: KeyPath, created: KeyPath) -> bool:
+    """Return True if the schema has nothing against the value at `path`, and the objects around it from `created` on."""
     try:
         Workflow.model_validate({k: v for k, v in draft.value.items() if k not in ("sweep", "evaluation")})
     except ValidationError as e:
         errors = (key_path_of(draft.value, error["loc"]) for error in e.errors(include_url=False))
-        return not any(error[: len(path)] == path for error in errors)
+        return not any(error[: len(path)] == path[: len(error)] and len(error) >= len(created) for error in errors)
     return True
 
 

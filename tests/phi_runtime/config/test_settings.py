@@ -40,8 +40,8 @@ def errors(path: Path, **settings: str) -> list[Finding]:
         (f"{ARGUMENTS}.eval_steps", "null", None),
         ("passes.lora.target_modules", '["q_proj", "v_proj"]', ["q_proj", "v_proj"]),
         ("passes.lora.target_modules", "[q_proj, v_proj]", ["q_proj", "v_proj"]),
-        ("passes.build.extra_options", '{"int4_block_size": 64}', {"int4_block_size": 64}),
-        ("passes.build.extra_options.int4_block_size", "64", 64),
+        ("passes.build.extra_options", '{"prune_lm_head": true}', {"prune_lm_head": True}),
+        ("passes.build.extra_options.prune_lm_head", "true", True),
         ("input_model.model_path", "microsoft/phi-2", "microsoft/phi-2"),
         ("data_configs.train.load_dataset_config.split", "train[:90%]", "train[:90%]"),
         ("data_configs.train.pre_process_data_config.text_template", "{q} # {a}", "{q} # {a}"),
@@ -58,6 +58,7 @@ def test_text_becomes_the_value_that_the_schema_accepts(path: Path, key: str, te
         actual = actual[int(name) if isinstance(actual, list) else name]
     assert actual == value
     assert type(actual) is type(value)
+    assert parsed.errors == []
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,27 @@ def test_a_setting_reaches_a_key_that_the_file_writes_in_an_older_form(path: Pat
     parsed = parse_config(read_source(path), Overrides(settings={"passes.lora.r": "4"}))
     assert parsed.errors == []
     assert parsed.value["passes"]["lora"]["r"] == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "current", "value"),
+    [
+        ("passes.lora.lora_r", "4", "r", 4),
+        ("passes.lora.config.lora_alpha", "4", "alpha", 4),
+        (f"{ARGUMENTS}.evaluation_strategy", "no", "training_args.eval_strategy", "no"),
+    ],
+)
+def test_an_older_key_of_a_pass_sets_the_current_one(
+    path: Path, key: str, text: str, current: str, value: object
+) -> None:
+    parsed = parse_config(read_source(path), Overrides(settings={key: text}))
+    assert parsed.errors == []
+    actual: Any = parsed.value["passes"]["lora"]
+    for name in current.split("."):
+        actual = actual[name]
+    assert actual == value
+    [error] = errors(path, **{"passes.lora.lora_r": "-4"})
+    assert (error.rule, str(error.where)) == ("unknown-key", "--set passes.lora.lora_r=-4")
 
 
 def test_the_values_of_a_trial_replace_a_setting(path: Path) -> None:
