@@ -20,7 +20,8 @@ import pytest
 
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import NOTHING_LEFT, Draft, Translation
-from phi_runtime.config.dialects.keys import CLASSIC_EXPORT, HF_CONFIG, PAIR_FORMATS, TABLES
+from phi_runtime.config.dialects.keys import HF_CONFIG, PAIR_FORMATS, TABLES
+from phi_runtime.config.dialects.pass_names import CLASSIC_EXPORT
 from phi_runtime.config.dialects.training_keys import OPTIMIZERS
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.reading.source import KeyPath

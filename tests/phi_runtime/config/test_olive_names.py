@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.diagnostics import Finding
-from phi_runtime.config.dialects.keys import CLASSIC_EXPORT, PASS_NAMES, SKIPPED_PASSES
+from phi_runtime.config.dialects.pass_names import CLASSIC_EXPORT, PASS_NAMES, SKIPPED_PASSES
 from phi_runtime.config.dialects.quantizers import QUANTIZER_PASSES
 from phi_runtime.config.olive_names import OLIVE_NAMES, OTHER_PASSES
 from phi_runtime.config.schema.registry import pass_types
@@ -131,11 +131,8 @@ def errors(folder: Path, value: dict[str, Any]) -> list[Finding]:
 
 @pytest.mark.parametrize("name", [*OLIVE_PASSES, *OLDER_PASSES])
 def test_every_pass_type_of_olive_is_translated_or_explained(name: str) -> None:
-    here = {*pass_types(), *CLASSIC_EXPORT, *SKIPPED_PASSES, *QUANTIZER_PASSES, *PASS_NAMES, *ADAPTER_VARIANTS}
+    here = {*pass_types(), *CLASSIC_EXPORT, *SKIPPED_PASSES, *QUANTIZER_PASSES, *PASS_NAMES}
     assert (name in here) != (name in OTHER_PASSES)
-
-
-ADAPTER_VARIANTS = {"LoftQ"}  # a LoRA with another initialization
 
 
 def test_the_names_of_the_table_are_distinct_and_none_is_ours() -> None:

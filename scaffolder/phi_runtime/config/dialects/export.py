@@ -7,17 +7,8 @@ from typing import Any
 
 from phi_runtime.config.dialects.draft import NOTHING_LEFT, Draft
 from phi_runtime.config.dialects.key_table import fix_values
-from phi_runtime.config.dialects.keys import (
-    BUILDER_KEYS,
-    BUILDER_LISTS,
-    BUILDER_NAMES,
-    CLASSIC_EXPORT,
-    EMBEDDING_SURGERY,
-    EXTRACT_OPTIONS,
-    PASSES,
-    SURGERIES,
-    translate_keys,
-)
+from phi_runtime.config.dialects.keys import BUILDER_KEYS, BUILDER_LISTS, BUILDER_NAMES, PASSES, translate_keys
+from phi_runtime.config.dialects.pass_names import CLASSIC_EXPORT, EMBEDDING_SURGERY, EXTRACT_OPTIONS, SURGERIES
 from phi_runtime.config.dialects.quantizers import translate_quantizers
 from phi_runtime.config.pass_graph import INPUT_ADAPTER
 from phi_runtime.config.reading.source import KeyPath

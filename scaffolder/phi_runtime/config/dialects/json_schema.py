@@ -22,7 +22,8 @@ from phi_runtime.config.dialects.json_schema_forms import (
     reference,
 )
 from phi_runtime.config.dialects.key_table import NOTE, KeyTable, is_flag, named_values, takes_null
-from phi_runtime.config.dialects.keys import OTHER_ENVIRONMENTS, PASS_NAMES, TABLES, table_of
+from phi_runtime.config.dialects.keys import OTHER_ENVIRONMENTS, TABLES, table_of
+from phi_runtime.config.dialects.pass_names import PASS_NAMES
 from phi_runtime.config.dialects.search import SAMPLERS
 from phi_runtime.config.schema import Evaluation, Strict, Sweep, Workflow
 from phi_runtime.config.schema.registry import pass_types

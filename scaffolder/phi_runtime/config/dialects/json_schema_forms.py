@@ -9,17 +9,14 @@ from phi_runtime.config.dialects.keys import (
     BUILDER_KEYS,
     BUILDER_LISTS,
     BUILDER_NAMES,
-    CLASSIC_EXPORT,
     DATALOADER_KEYS,
-    EXTRACT_OPTIONS,
     FILTER_FUNCTIONS,
     FILTERS,
     HF_CONFIG,
     OLD_DATA_KEYS,
-    PASS_NAMES,
     PRE_PROCESS_TYPES,
-    SKIPPED_PASSES,
 )
+from phi_runtime.config.dialects.pass_names import CLASSIC_EXPORT, EXTRACT_OPTIONS, PASS_NAMES, SKIPPED_PASSES
 from phi_runtime.config.dialects.quantizers import QUANTIZER_PASSES
 from phi_runtime.config.dialects.training_keys import OFTEN_IN_THE_PASS, OPTIMIZERS, TRAINING_NAMES
 from phi_runtime.config.schema import BuilderOptions, ExportPass, FinetunePass, PreProcess

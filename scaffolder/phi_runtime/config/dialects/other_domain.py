@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from phi_runtime.config.dialects.draft import Draft
-from phi_runtime.config.dialects.keys import PASS_NAMES
+from phi_runtime.config.dialects.pass_names import PASS_NAMES
 from phi_runtime.config.olive_names import (
     DEVICES,
     MODEL_TYPES,
@@ -119,7 +119,7 @@ def _passes(draft: Draft) -> Iterator[_Evidence]:
 
 def _main_passes() -> set[str]:
     """Return the types of the passes that train or export, in lower case: with one, a config is for text generation."""
-    return {name.casefold() for name in (*known_names(), *PASS_NAMES, "LoftQ")}
+    return {name.casefold() for name in (*known_names(), *PASS_NAMES)}
 
 
 def _pass_types(draft: Draft) -> Iterator[object]:

@@ -8,14 +8,8 @@ from phi_runtime.config.diagnostics import short
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, NOTHING_LEFT, OFF, Draft
 from phi_runtime.config.dialects.export import translate_builder, translate_export
 from phi_runtime.config.dialects.key_table import fix_case
-from phi_runtime.config.dialects.keys import (
-    CLASSIC_EXPORT,
-    PASS_NAMES,
-    PASS_SETTINGS,
-    PASSES,
-    SKIPPED_PASSES,
-    translate_keys,
-)
+from phi_runtime.config.dialects.keys import PASSES, translate_keys
+from phi_runtime.config.dialects.pass_names import CLASSIC_EXPORT, PASS_NAMES, PASS_SETTINGS, SKIPPED_PASSES
 from phi_runtime.config.dialects.quantizers import QUANTIZER_PASSES
 from phi_runtime.config.dialects.training_keys import OFTEN_IN_THE_PASS, OPTIMIZERS, OPTIMIZERS_REFUSED, TRAINING_NAMES
 from phi_runtime.config.reading.source import KeyPath
