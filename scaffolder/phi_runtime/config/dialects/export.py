@@ -42,9 +42,6 @@ def translate_builder(draft: Draft, at: KeyPath) -> None:
     if isinstance(off := draft.get(fused), bool):
         draft.replace(fused, not off, "`fuse_qkv` is the opposite of `disable_qkv_fusion`")
         draft.rename(fused, "fuse_qkv")
-    adapter, own = (*extra, "adapter_path"), ("input_model", "adapter_path")
-    if isinstance(draft.get(adapter), str) and draft.keys(PASSES)[0] == at[-1] and not draft.has(own):
-        draft.move(adapter, own, "`adapter_path` moved to `input_model`")
     translate_keys(draft, extra, BuilderOptions)
     fix_values(draft, at, ExportPass)
     if draft.get((*at, "int4_accuracy_level")) == 0:
