@@ -143,7 +143,9 @@ def test_the_schema_agrees_with_the_models(check_text: Callable[[str], LoadedCon
         if unused or any(old[-1] == "search_strategy" for old in ignored):  # no schema says what is used
             continue
         schema_valid = validator.is_valid(config)
-        rules = {f.rule for f in checked.findings if f.severity == "error"}
+        # The settings of a scheduler depend on its name: no schema says so either.
+        own = [f for f in checked.findings if ".lr_scheduler_kwargs." not in f.key]
+        rules = {f.rule for f in own if f.severity == "error"}
         if checked.valid:
             assert schema_valid, text
         elif rules & set(FORM):
