@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from phi_scaffold.cli.app import COMMANDS
-from phi_scaffold.cli.other_names import LINE_OF
+from phi_scaffold.cli.other_names import LINE_OF, OLIVE_COMMANDS
 from tests.conftest import Cli, MakeProject, edit_config
 
 CLI = Path(__file__).parents[2] / "scaffolder" / "phi_scaffold" / "cli"
@@ -277,7 +277,8 @@ def test_set_is_checked_by_every_command_and_named_in_the_error(cli: Cli, make_p
 def test_a_command_of_another_tool_gets_the_line_that_does_it_here(cli: Cli, name: str, line: str) -> None:
     result = cli(name, "--model_name_or_path", "org/model")
     assert result.code == 2
-    assert result.err == f"error: there is no command `{name}`\n  help: {line}\n"
+    assert result.err.startswith(f"error: there is no command `{name}`\n  help: {line}")
+    assert (f"phi-scaffold olive {name}" in result.err) is ("olive" in COMMANDS and name in OLIVE_COMMANDS)
 
 
 def test_every_line_for_another_name_can_be_typed(cli: Cli, make_project: MakeProject) -> None:

@@ -117,9 +117,10 @@ def new(
         show_new.planned(folder, project)
     elif not flags.quiet:
         show_new.created(folder, project, command)
+    if not flags.as_json:
         if errors:
             print(not_valid_yet(errors), file=sys.stderr)
-        print_findings(findings, stderr=True)
+        print_findings(errors if flags.quiet else findings, stderr=True)
     if errors:
         raise typer.Exit(ConfigError.exit_code)
 

@@ -10,6 +10,8 @@ from typer.core import TyperGroup
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import setup_command
 
+_EXPORTS_OF_OLIVE = ("capture-onnx-graph", "generate-adapter", "convert-adapters", "extract-adapters")
+OLIVE_COMMANDS = ("finetune", "auto-opt", "quantize", *_EXPORTS_OF_OLIVE)
 _LINES = {
     "phi-scaffold new NAME": ("init", "create", "scaffold", "start"),
     "phi-scaffold new NAME --config FILE": ("import", "adopt"),
@@ -18,7 +20,7 @@ _LINES = {
     "phi-scaffold run": ("workflow", "start-run", "resume"),
     "phi-scaffold run --until finetune": ("finetune", "fine-tune", "train", "lora", "qlora", "sft", "tune"),
     "phi-scaffold run --until merge": ("merge", "merge-adapter", "merge-adapters", "merge-lora"),
-    "phi-scaffold run --until export": ("export", "convert", "build", "onnx", "capture-onnx-graph", "convert-to-onnx"),
+    "phi-scaffold run --until export": ("export", "convert", "build", "onnx", "convert-to-onnx", *_EXPORTS_OF_OLIVE),
     "phi-scaffold run --until export --set passes.export.precision=int4": ("quantize", "quant"),
     "phi-scaffold run --dry-run": ("plan", "estimate", "memory"),
     "phi-scaffold run STAGE": ("run-pass", "pass", "stage"),
@@ -46,5 +48,8 @@ class Commands(TyperGroup):
         """Return the command that `args` begin with. Raises UsageError for a name in `LINE_OF`."""
         name = args[0].casefold().replace("_", "-")
         if name in LINE_OF and name not in self.commands:
-            raise UsageError(f"there is no command `{args[0]}`", fix=LINE_OF[name])
+            with_flags = f"; with Olive's flags: phi-scaffold olive {name} …" if name in OLIVE_COMMANDS else ""
+            raise UsageError(
+                f"there is no command `{args[0]}`", fix=LINE_OF[name] + with_flags * ("olive" in self.commands)
+            )
         return super().resolve_command(ctx, args)

@@ -16,7 +16,7 @@ from phi_runtime.config.reading.source import KeyPath, read_source
 from phi_runtime.config.schema import LoadDataset, Workflow
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.errors import PhiError, UsageError
-from phi_runtime.core.project import CONFIG, new_command
+from phi_runtime.core.project import CONFIG
 from phi_runtime.data.columns import Columns, find_columns
 from phi_runtime.data.hooks import FILE as HOOKS
 from phi_runtime.data.template import PromptTemplate, TemplateError
@@ -75,7 +75,7 @@ def read_existing(path: Path) -> ExistingConfig:
         raise UsageError(f"there is no config at {path}", fix="check --config")
     source = read_source(path)
     parsed = parse_config(source)
-    raise_if_any(source, parsed.errors, f"correct the file, then run `{new_command(path)}` again")
+    raise_if_any(source, parsed.errors)
     workflow = parsed.workflow
     assert workflow is not None
     columns = _columns(workflow, path)
