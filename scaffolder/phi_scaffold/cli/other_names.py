@@ -48,8 +48,8 @@ class Commands(TyperGroup):
         """Return the command that `args` begin with. Raises UsageError for a name in `LINE_OF`."""
         name = args[0].casefold().replace("_", "-")
         if name in LINE_OF and name not in self.commands:
-            with_flags = f"; with Olive's flags: phi-scaffold olive {name} …" if name in OLIVE_COMMANDS else ""
-            raise UsageError(
-                f"there is no command `{args[0]}`", fix=LINE_OF[name] + with_flags * ("olive" in self.commands)
-            )
+            fix = LINE_OF[name]
+            if name in OLIVE_COMMANDS and "olive" in self.commands:
+                fix += f"; with Olive's flags: phi-scaffold olive {name} …"
+            raise UsageError(f"there is no command `{args[0]}`", fix=fix)
         return super().resolve_command(ctx, args)
