@@ -56,10 +56,8 @@ class LoadDataset(Strict):
     """The rows to read."""
 
     data_name: Annotated[str, Field(pattern=HUB_DATASET)] = Field(
-        description=(
-            "File format: json (an array, or one object per line), csv, parquet or text, compressed or not (.gz, "
-            ".bz2, .xz, .zst). Or a dataset of the Hugging Face Hub, as `owner/name`."
-        ),
+        description="File format: json (an array, or one object per line), csv, parquet or text, compressed or not (.gz, "
+        ".bz2, .xz, .zst). Or a dataset of the Hugging Face Hub, as `owner/name`.",
         examples=list(BUILDERS),
     )
     subset: str | None = Field(
@@ -70,10 +68,8 @@ class LoadDataset(Strict):
     )
     data_dir: str | None = Field(
         None,
-        description=(
-            "Folder of the data files, relative to this file: all files of the format are read, ordered by name. For "
-            "a Hub dataset, a folder inside it. Default null."
-        ),
+        description="Folder of the data files, relative to this file: all files of the format are read, ordered by name. For "
+        "a Hub dataset, a folder inside it. Default null.",
     )
     sep: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
         None, description="csv: field separator. Default null: a comma, or a tab for .tsv files."
@@ -93,18 +89,14 @@ class LoadDataset(Strict):
         Discriminator(_files_shape),
     ] = Field(
         None,
-        description=(
-            "Data files, relative to this file: a path, a folder, a pattern such as ../datasets/*.jsonl, a list of "
-            "these, or an object with the files of each split."
-        ),
+        description="Data files, relative to this file: a path, a folder, a pattern such as ../datasets/*.jsonl, a list of "
+        "these, or an object with the files of each split.",
         examples=["../datasets/train.jsonl"],
     )
     split: Annotated[str, Field(pattern=SPLIT)] = Field(
         "train",
-        description=(
-            "Split to read, and its rows: `train`, `train[:90%]`, `train[100:]`. Default train; a file without "
-            "splits is `train`."
-        ),
+        description="Split to read, and its rows: `train`, `train[:90%]`, `train[100:]`. Default train; a file without "
+        "splits is `train`.",
         examples=["train[:90%]"],
     )
     col_filters: dict[str, str | Whole | float | bool] | None = Field(
@@ -123,31 +115,23 @@ class PreProcess(Strict):
 
     text_template: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description=(
-            "Text of a row; `{column}` is replaced by the value of that column. Everything before the last column is "
-            "the prompt, the rest the completion. Default null: text_cols."
-        ),
+        description="Text of a row; `{column}` is replaced by the value of that column. Everything before the last column is "
+        "the prompt, the rest the completion. Default null: text_cols.",
     )
     text_cols: Names | None = Field(
         None,
-        description=(
-            'Columns whose values, joined by spaces, are the text of a row. Default null: ["text"], unless another '
-            "key defines the text."
-        ),
+        description='Columns whose values, joined by spaces, are the text of a row. Default null: ["text"], unless another '
+        "key defines the text.",
     )
     chat_template: bool | Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description=(
-            "Rows are conversations: true renders them with the model's own chat template, a string is a Jinja "
-            "template. Assistant messages are the completions. Default null: rows are not conversations."
-        ),
+        description="Rows are conversations: true renders them with the model's own chat template, a string is a Jinja "
+        "template. Assistant messages are the completions. Default null: rows are not conversations.",
     )
     message_col: str = Field(
         "messages",
-        description=(
-            'chat_template: column with the messages, as {"role", "content"} or ShareGPT\'s {"from", "value"}. '
-            "Default messages. A column `tools` next to it is passed to the template."
-        ),
+        description='chat_template: column with the messages, as {"role", "content"} or ShareGPT\'s {"from", "value"}. '
+        "Default messages. A column `tools` next to it is passed to the template.",
     )
     user_script: str | None = Field(
         None, description="Python file with the function text_formatting_func. Default null."
@@ -155,48 +139,36 @@ class PreProcess(Strict):
     script_dir: str | None = Field(None, description="Folder with modules that user_script imports. Default null.")
     text_formatting_func: str | None = Field(
         None,
-        description=(
-            "Function in user_script that returns the text of a row, a dict. It runs only with --run-user-script; "
-            "prefer `transform` in hooks.py for your own code."
-        ),
+        description="Function in user_script that returns the text of a row, a dict. It runs only with --run-user-script; "
+        "prefer `transform` in hooks.py for your own code.",
     )
     strategy: Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window"] = Field(
         "join",
-        description=(
-            "How rows become sequences. line-by-line: one row each, for question and answer data. join (default): "
-            "all rows concatenated and cut every max_seq_len tokens, for running text; join-sliding-window: cut "
-            "every `stride` tokens, with overlap. The -random variants draw max_samples rows or starting points."
-        ),
+        description="How rows become sequences. line-by-line: one row each, for question and answer data. join (default): "
+        "all rows concatenated and cut every max_seq_len tokens, for running text; join-sliding-window: cut "
+        "every `stride` tokens, with overlap. The -random variants draw max_samples rows or starting points.",
     )
     max_seq_len: Whole = Field(
         1024,
         ge=8,
-        description=(
-            "Maximum length of a sequence, in tokens. Default 1024; memory grows with it. Check the lengths of your "
-            "rows with `data check`; over_long handles longer rows."
-        ),
+        description="Maximum length of a sequence, in tokens. Default 1024; memory grows with it. Check the lengths of your "
+        "rows with `data check`; over_long handles longer rows.",
     )
     over_long: Literal["drop", "truncate", "split"] | None = Field(
         None,
-        description=(
-            "line-by-line: what to do with a row longer than max_seq_len: drop, truncate, or split into several "
-            "sequences. Default null: drop if only completions are trained, else truncate. Olive ignores this key "
-            "and truncates."
-        ),
+        description="line-by-line: what to do with a row longer than max_seq_len: drop, truncate, or split into several "
+        "sequences. Default null: drop if only completions are trained, else truncate. Olive ignores this key "
+        "and truncates.",
     )
     max_samples: Count | None = Field(
         None,
-        description=(
-            "Maximum number of sequences; number of draws of a -random strategy. Default null: all. Set it for a "
-            "quick trial."
-        ),
+        description="Maximum number of sequences; number of draws of a -random strategy. Default null: all. Set it for a "
+        "quick trial.",
     )
     stride: Count | None = Field(
         None,
-        description=(
-            "join-sliding-window: tokens between the starts of two sequences. The first max_seq_len - stride tokens "
-            "of each are context that is not trained. Required by this strategy; half of max_seq_len is usual."
-        ),
+        description="join-sliding-window: tokens between the starts of two sequences. The first max_seq_len - stride tokens "
+        "of each are context that is not trained. Required by this strategy; half of max_seq_len is usual.",
     )
     joiner: str = Field("\n\n", description="join: text inserted after each row. Default two line breaks.")
     random_seed: Whole | None = Field(
@@ -204,16 +176,12 @@ class PreProcess(Strict):
     )
     random_retries: Count = Field(
         10,
-        description=(
-            "join-random: attempts to find a starting point with max_seq_len tokens after it, per draw. Default 10."
-        ),
+        description="join-random: attempts to find a starting point with max_seq_len tokens after it, per draw. Default 10.",
     )
     add_special_tokens: bool = Field(
         True,
-        description=(
-            "End each row with the end-of-text token, which the model must learn in order to stop. Default true. A "
-            "BOS token is added if the tokenizer adds one."
-        ),
+        description="End each row with the end-of-text token, which the model must learn in order to stop. Default true. A "
+        "BOS token is added if the tokenizer adds one.",
     )
     drop_short_sequences: bool = Field(
         False, description=("line-by-line: skip rows with fewer than max_seq_len tokens. Default false.")

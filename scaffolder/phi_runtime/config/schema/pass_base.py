@@ -65,71 +65,53 @@ class FinetunePass(Pass):
 
     torch_dtype: Dtype = Field(
         "bfloat16",
-        description=(
-            "Number type of the frozen weights. Default bfloat16: half the memory of float32 and the same range. A "
-            "CPU without bfloat16 instructions computes in float32 instead, and a warning says so."
-        ),
+        description="Number type of the frozen weights. Default bfloat16: half the memory of float32 and the same range. A "
+        "CPU without bfloat16 instructions computes in float32 instead, and a warning says so.",
     )
     device_map: Literal["auto", "current_device"] | None = Field(
         "auto",
-        description=(
-            "auto (default): on a machine with several GPUs, spread a model that exceeds one of them over all, layer "
-            "by layer. current_device or null: always the first device of `host`."
-        ),
+        description="auto (default): on a machine with several GPUs, spread a model that exceeds one of them over all, layer "
+        "by layer. current_device or null: always the first device of `host`.",
     )
     allow_tf32: bool = Field(
         True,
-        description=(
-            "CUDA: multiply float32 matrices in TF32, about twice as fast with 10 bits of mantissa. Default true; set "
-            "false to compare losses bit by bit."
-        ),
+        description="CUDA: multiply float32 matrices in TF32, about twice as fast with 10 bits of mantissa. Default true; set "
+        "false to compare losses bit by bit.",
     )
     train_data_config: str = Field(description="Name of the data config to train on.", examples=["train_data"])
     eval_data_config: str | None = Field(
         None,
-        description=(
-            "Name of the data config with the validation rows. Default null: take them from the training data with "
-            "eval_dataset_size, or validate on nothing."
-        ),
+        description="Name of the data config with the validation rows. Default null: take them from the training data with "
+        "eval_dataset_size, or validate on nothing.",
     )
     eval_dataset_size: float = Field(
         0.0,
         ge=0,
-        description=(
-            "Validation rows to split off the training data: a fraction below 1, or a number of rows. Default 0: "
-            "none; 0.1 to 0.2 is usual. Rows are chosen by content, stratified where the answers are labels, and "
-            "never trained on. Olive ignores this key."
-        ),
+        description="Validation rows to split off the training data: a fraction below 1, or a number of rows. Default 0: "
+        "none; 0.1 to 0.2 is usual. Rows are chosen by content, stratified where the answers are labels, and "
+        "never trained on. Olive ignores this key.",
     )
     completion_only_loss: bool | None = Field(
         None,
-        description=(
-            "Compute the loss on completions only, not on prompts. Default null: true for a text_template line by "
-            "line, false where rows are joined or text columns are used. Olive ignores this key and trains on all "
-            "tokens."
-        ),
+        description="Compute the loss on completions only, not on prompts. Default null: true for a text_template line by "
+        "line, false where rows are joined or text columns are used. Olive ignores this key and trains on all "
+        "tokens.",
     )
     packing: bool | None = Field(
         None,
-        description=(
-            "Pack several rows of a batch into one line instead of padding each to the longest; rows do not attend to "
-            "each other, and the loss is the same. Default null: whichever needs fewer tokens. Olive ignores this "
-            "key."
-        ),
+        description="Pack several rows of a batch into one line instead of padding each to the longest; rows do not attend to "
+        "each other, and the loss is the same. Default null: whichever needs fewer tokens. Olive ignores this "
+        "key.",
     )
     early_stopping_patience: Count | None = Field(
         None,
-        description=(
-            "Stop after this many evaluations without improvement. Default null: never; 2 to 5 is usual. Olive "
-            "ignores this key."
-        ),
+        description="Stop after this many evaluations without improvement. Default null: never; 2 to 5 is usual. Olive "
+        "ignores this key.",
     )
     early_stopping_threshold: float = Field(
         0.0,
         ge=0,
-        description=(
-            "Smallest improvement of the metric that counts, in its own unit. Default 0: any. Olive ignores this key."
-        ),
+        description="Smallest improvement of the metric that counts, in its own unit. Default 0: any. Olive ignores this key.",
     )
     training_args: TrainingArgs = Field(
         default_factory=TrainingArgs,

@@ -25,36 +25,28 @@ class Constraints(Strict):
     max_size_mb: float | None = Field(
         None,
         gt=0,
-        description=(
-            "Maximum size of the folder of the ONNX model, in MB (1,000,000 bytes). Default null: no limit. An int4 "
-            "model takes about 0.6 MB per million parameters."
-        ),
+        description="Maximum size of the folder of the ONNX model, in MB (1,000,000 bytes). Default null: no limit. An int4 "
+        "model takes about 0.6 MB per million parameters.",
     )
     max_accuracy_drop: float | None = Field(
         None,
         ge=0,
         le=1,
-        description=(
-            "Maximum loss of the task's first metric on the test rows against the full-precision model, as a fraction: "
-            "0.02 allows 0.93 after 0.95; 1 allows everything. For free text, which has no metric, the drop of the mean "
-            "probability of a token."
-        ),
+        description="Maximum loss of the task's first metric on the test rows against the full-precision model, as a fraction: "
+        "0.02 allows 0.93 after 0.95; 1 allows everything. For free text, which has no metric, the drop of the mean "
+        "probability of a token.",
     )
     min_tokens_per_s: float | None = Field(
         None,
         gt=0,
-        description=(
-            "Minimum speed of generating one answer on this machine, in tokens per second. Default null: no limit; 10 "
-            "reads fluently."
-        ),
+        description="Minimum speed of generating one answer on this machine, in tokens per second. Default null: no limit; 10 "
+        "reads fluently.",
     )
     max_memory_mb: float | None = Field(
         None,
         gt=0,
-        description=(
-            "Maximum peak memory of a process that generates with a context of 2,048 tokens, in MB (1,000,000 bytes). "
-            "Default null: no limit."
-        ),
+        description="Maximum peak memory of a process that generates with a context of 2,048 tokens, in MB (1,000,000 bytes). "
+        "Default null: no limit.",
     )
 
 
@@ -63,25 +55,19 @@ class Evaluation(Strict):
 
     task: Task = Field(
         "generation",
-        description=(
-            "Kind of the answers, which selects the metrics: classification (one of a few labels): accuracy; chat and "
-            "generation (free text): token F1; question-answering (short text): SQuAD F1; summarization: ROUGE-L; "
-            "extraction (a JSON object): F1 of its fields. Default generation."
-        ),
+        description="Kind of the answers, which selects the metrics: classification (one of a few labels): accuracy; chat and "
+        "generation (free text): token F1; question-answering (short text): SQuAD F1; summarization: ROUGE-L; "
+        "extraction (a JSON object): F1 of its fields. Default generation.",
     )
     max_rows: Count = Field(
         200,
-        description=(
-            "Maximum number of test rows to score: the first of the shuffled split. Default 200; more rows narrow the "
-            "confidence intervals and take proportionally longer."
-        ),
+        description="Maximum number of test rows to score: the first of the shuffled split. Default 200; more rows narrow the "
+        "confidence intervals and take proportionally longer.",
     )
     max_new_tokens: Count = Field(
         64,
-        description=(
-            "Maximum length of an answer, in tokens. Default 64; raise it if expected answers are longer, as in "
-            "summaries."
-        ),
+        description="Maximum length of an answer, in tokens. Default 64; raise it if expected answers are longer, as in "
+        "summaries.",
     )
     batch_size: Count = Field(
         16, description="Prompts answered at once. Default 16; lower it if memory runs out, raise it on a large GPU."
@@ -109,35 +95,27 @@ class SearchStrategy(Strict):
 
     type: Literal["random", "tpe", "grid"] = Field(
         "random",
-        description=(
-            "Sampler. random (default): independent samples. tpe: samples near good trials, worth it from about 20 "
-            "trials. grid: every combination once."
-        ),
+        description="Sampler. random (default): independent samples. tpe: samples near good trials, worth it from about 20 "
+        "trials. grid: every combination once.",
     )
     num_trials: Count = Field(
         20,
-        description=(
-            "Number of trials. Default 20; a grid runs all its combinations unless this is set. Each trial is one "
-            "training."
-        ),
+        description="Number of trials. Default 20; a grid runs all its combinations unless this is set. Each trial is one "
+        "training.",
     )
     seed: Whole | None = Field(
         None, ge=0, description="Seed of the sampler. Default null: a different search each time."
     )
     metric: str = Field(
         "validation_loss",
-        description=(
-            "Objective: validation_loss (default) or perplexity, which are minimized, or a metric of the task in "
-            "evaluation.json, such as accuracy, for which each trial answers the validation rows."
-        ),
+        description="Objective: validation_loss (default) or perplexity, which are minimized, or a metric of the task in "
+        "evaluation.json, such as accuracy, for which each trial answers the validation rows.",
         examples=["validation_loss", "accuracy"],
     )
     pruner: Literal["median", "none"] = Field(
         "median",
-        description=(
-            "median (default): stop a trial whose best value is worse than the median of the other trials at the same "
-            "progress. none: run every trial to the end."
-        ),
+        description="median (default): stop a trial whose best value is worse than the median of the other trials at the same "
+        "progress. none: run every trial to the end.",
     )
 
 
@@ -159,10 +137,8 @@ class IntRange(Strict):
     high: Whole = Field(description="Largest value, included.", examples=[64])
     log: bool = Field(
         False,
-        description=(
-            "Sample the logarithm uniformly; a grid search doubles the value from `low` on. Default false; set true for "
-            "ranks and batch sizes."
-        ),
+        description="Sample the logarithm uniformly; a grid search doubles the value from `low` on. Default false; set true for "
+        "ranks and batch sizes.",
     )
     step: Count = Field(1, description="Distance between two values. Default 1; not allowed with `log`.")
 
@@ -186,10 +162,8 @@ class Sweep(Strict):
     )
     search_space: dict[str, Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]] = Field(
         min_length=1,
-        description=(
-            "Values to try, by key: an option of the training pass (`r`, `training_args.learning_rate`), or a dotted "
-            "path from the top of the config."
-        ),
+        description="Values to try, by key: an option of the training pass (`r`, `training_args.learning_rate`), or a dotted "
+        "path from the top of the config.",
     )
 
 

@@ -12,10 +12,8 @@ class LoadKwargs(Strict):
 
     trust_remote_code: bool = Field(
         False,
-        description=(
-            "Run Python code that comes with the model. Default false; takes effect only together with the flag "
-            "--trust-remote-code. Only needed for architectures that transformers does not have."
-        ),
+        description="Run Python code that comes with the model. Default false; takes effect only together with the flag "
+        "--trust-remote-code. Only needed for architectures that transformers does not have.",
     )
     revision: str | None = Field(
         None,
@@ -23,10 +21,8 @@ class LoadKwargs(Strict):
     )
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
         None,
-        description=(
-            "Attention kernel. Default null: transformers chooses, usually sdpa. flash_attention_2 needs CUDA and the "
-            "package flash-attn; eager is the slowest and the reference."
-        ),
+        description="Attention kernel. Default null: transformers chooses, usually sdpa. flash_attention_2 needs CUDA and the "
+        "package flash-attn; eager is the slowest and the reference.",
     )
     torch_dtype: Dtype | Literal["auto"] | None = no_effect(
         None, "No effect here: `torch_dtype` of the training pass defines the number type."
@@ -61,19 +57,15 @@ class InputModel(Strict):
         Annotated[str, Tag("a path"), Field(min_length=1)] | Annotated[RegistryModel, Tag("a registry model")],
         Discriminator(_path_shape),
     ] = Field(
-        description=(
-            "Folder of the model, relative to this file, or a Hub id. A missing folder under model-cache/ is "
-            "downloaded: `../model-cache/smollm2-135m`, `../model-cache/microsoft/Phi-3-mini-4k-instruct`."
-        ),
+        description="Folder of the model, relative to this file, or a Hub id. A missing folder under model-cache/ is "
+        "downloaded: `../model-cache/smollm2-135m`, `../model-cache/microsoft/Phi-3-mini-4k-instruct`.",
         examples=["../model-cache/smollm2-135m"],
     )
     adapter_path: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description=(
-            "An adapter of the model that exists already: a folder of peft (adapter_config.json and "
-            "adapter_model.safetensors), relative to this file, or a Hub id. It is the pass `input_adapter`: merge it, "
-            "export it, or train it further. Default null: none."
-        ),
+        description="An adapter of the model that exists already: a folder of peft (adapter_config.json and "
+        "adapter_model.safetensors), relative to this file, or a Hub id. It is the pass `input_adapter`: merge it, "
+        "export it, or train it further. Default null: none.",
         examples=["../my-adapter"],
     )
     task: Literal["text-generation", "text-generation-with-past"] = Field(
@@ -103,10 +95,8 @@ class Accelerator(Strict):
     execution_providers: list[ExecutionProvider] = Field(
         min_length=1,
         max_length=1,
-        description=(
-            "Exactly one ONNX Runtime execution provider. On `target` it decides which precisions can be exported: CPU "
-            "fp32, int8, int4; CUDA all; DirectML fp16, int4; WebGPU all except bf16."
-        ),
+        description="Exactly one ONNX Runtime execution provider. On `target` it decides which precisions can be exported: CPU "
+        "fp32, int8, int4; CUDA all; DirectML fp16, int4; WebGPU all except bf16.",
         examples=[["CPUExecutionProvider"]],
     )
     memory: Count | str | None = no_effect(

@@ -24,17 +24,13 @@ class FsdpConfig(Strict):
     version: Literal[2] = Field(2, description="Version of FSDP; only 2 is supported.")
     reshard_after_forward: bool = Field(
         True,
-        description=(
-            "Free gathered weights after the forward pass. Default true: less memory; false saves one all-gather per "
-            "layer."
-        ),
+        description="Free gathered weights after the forward pass. Default true: less memory; false saves one all-gather per "
+        "layer.",
     )
     auto_wrap_policy: Literal["TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP"] = Field(
         "TRANSFORMER_BASED_WRAP",
-        description=(
-            "Unit of sharding: each transformer layer (default), modules of min_num_params parameters "
-            "(SIZE_BASED_WRAP), or the model as a whole (NO_WRAP)."
-        ),
+        description="Unit of sharding: each transformer layer (default), modules of min_num_params parameters "
+        "(SIZE_BASED_WRAP), or the model as a whole (NO_WRAP).",
     )
     transformer_layer_cls_to_wrap: Names | None = Field(
         None, description=("TRANSFORMER_BASED_WRAP: classes of the layers to shard. Default null: those that the model names."),
@@ -45,17 +41,13 @@ class FsdpConfig(Strict):
     )
     cpu_offload: bool = Field(
         False,
-        description=(
-            "Keep the shards in host memory. Default false; set true if they do not fit into GPU memory, at a large "
-            "cost in speed."
-        ),
+        description="Keep the shards in host memory. Default false; set true if they do not fit into GPU memory, at a large "
+        "cost in speed.",
     )
     cpu_ram_efficient_loading: bool = Field(
         False,
-        description=(
-            "Read the weights from disk in the first process only. Default false; saves host memory with many "
-            "processes."
-        ),
+        description="Read the weights from disk in the first process only. Default false; saves host memory with many "
+        "processes.",
     )
     activation_checkpointing: bool = Field(
         False,
@@ -63,10 +55,8 @@ class FsdpConfig(Strict):
     )
     state_dict_type: Literal["FULL_STATE_DICT", "SHARDED_STATE_DICT"] = Field(
         "FULL_STATE_DICT",
-        description=(
-            "Layout of a checkpoint: the complete model (FULL_STATE_DICT, default), or one file per process "
-            "(SHARDED_STATE_DICT), faster for large models."
-        ),
+        description="Layout of a checkpoint: the complete model (FULL_STATE_DICT, default), or one file per process "
+        "(SHARDED_STATE_DICT), faster for large models.",
     )
 
 
@@ -75,10 +65,8 @@ class AcceleratorConfig(Strict):
 
     even_batches: bool = Field(
         True,
-        description=(
-            "Several processes: fill the last batch with rows from the start, so that all have the same number. "
-            "Default true."
-        ),
+        description="Several processes: fill the last batch with rows from the start, so that all have the same number. "
+        "Default true.",
     )
     non_blocking: bool = Field(
         False, description=("Copy batches to the GPU while it computes. Default false; needs dataloader_pin_memory.")
@@ -111,10 +99,8 @@ class TrainingArgs(TrainingBasics):
         Discriminator(_trackers_shape),
     ] = Field(
         "none",
-        description=(
-            "Experiment trackers, one or a list; all: every installed one. Default none. metrics.jsonl of the run is "
-            "always written."
-        ),
+        description="Experiment trackers, one or a list; all: every installed one. Default none. metrics.jsonl of the run is "
+        "always written.",
     )
     run_name: Annotated[str, Field(min_length=1)] | None = Field(
         None, description=("Name of the run in the trackers. Default null: the name of the run folder.")
@@ -125,9 +111,7 @@ class TrainingArgs(TrainingBasics):
     )
     trackio_space_id: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description=(
-            "trackio: Hugging Face Space that shows the run to others. Default null: the run stays on this machine."
-        ),
+        description="trackio: Hugging Face Space that shows the run to others. Default null: the run stays on this machine.",
     )
     trackio_bucket_id: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="trackio: storage bucket of that Space. Default null: trackio chooses."
@@ -143,10 +127,8 @@ class TrainingArgs(TrainingBasics):
 
     torch_compile: bool = Field(
         False,
-        description=(
-            "Compile the model with torch.compile: minutes of startup for faster steps. Default false; pays off in "
-            "long runs with padded rows of one length."
-        ),
+        description="Compile the model with torch.compile: minutes of startup for faster steps. Default false; pays off in "
+        "long runs with padded rows of one length.",
     )
     torch_compile_backend: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="Backend of torch.compile. Default null: inductor.", examples=["inductor"]
@@ -159,27 +141,21 @@ class TrainingArgs(TrainingBasics):
     )
     use_liger_kernel: bool = Field(
         False,
-        description=(
-            "CUDA: use Liger's fused kernels (pip install liger-kernel), which are faster and need less memory. "
-            "Default false."
-        ),
+        description="CUDA: use Liger's fused kernels (pip install liger-kernel), which are faster and need less memory. "
+        "Default false.",
     )
     liger_kernel_config: dict[str, bool] | None = Field(
         None, description=('Liger kernels to use, such as {"rope": false}. Default null: all that support the model.')
     )
     torch_empty_cache_steps: Count | None = Field(
         None,
-        description=(
-            "Steps between two releases of unused GPU memory: about 10 % slower, less fragmentation. Default null: "
-            "never; set it if memory runs out late in a run."
-        ),
+        description="Steps between two releases of unused GPU memory: about 10 % slower, less fragmentation. Default null: "
+        "never; set it if memory runs out late in a run.",
     )
     dataloader_num_workers: Annotated[Whole, Field(ge=0)] = Field(
         0,
-        description=(
-            "Processes that prepare batches. Default 0: none, which is usually fastest since rows are tokenized "
-            "before training."
-        ),
+        description="Processes that prepare batches. Default 0: none, which is usually fastest since rows are tokenized "
+        "before training.",
     )
     dataloader_prefetch_factor: Count | None = Field(
         None, description="Batches that each worker prepares in advance. Default null: 2."
@@ -195,35 +171,27 @@ class TrainingArgs(TrainingBasics):
     )
     dataloader_pin_memory: bool | None = Field(
         None,
-        description=(
-            "Keep batches in page-locked memory, which a GPU copies faster. Default null: true if there is a GPU."
-        ),
+        description="Keep batches in page-locked memory, which a GPU copies faster. Default null: true if there is a GPU.",
     )
     dataloader_drop_last: bool = Field(
         False, description="Skip the last batch of an epoch if it is incomplete. Default false."
     )
     full_determinism: bool = Field(
         False,
-        description=(
-            "CUDA: use deterministic kernels, so that two runs give identical weights; slower. Default false. CPU "
-            "runs are always deterministic."
-        ),
+        description="CUDA: use deterministic kernels, so that two runs give identical weights; slower. Default false. CPU "
+        "runs are always deterministic.",
     )
     debug: Literal["", "underflow_overflow"] = Field(
         "",
-        description=(
-            "underflow_overflow: stop at the first layer with a non-finite output and print it. Default empty: off."
-        ),
+        description="underflow_overflow: stop at the first layer with a non-finite output and print it. Default empty: off.",
     )
 
     # -- several processes and devices -------------------------------------------------------------------------------------
 
     average_tokens_across_devices: bool = Field(
         True,
-        description=(
-            "Weight every trained token equally across processes, so that the number of processes does not change "
-            "the loss. Default true."
-        ),
+        description="Weight every trained token equally across processes, so that the number of processes does not change "
+        "the loss. Default true.",
     )
     ddp_backend: Literal["nccl", "gloo", "mpi", "xccl", "hccl"] | None = Field(
         None,
@@ -242,10 +210,8 @@ class TrainingArgs(TrainingBasics):
     )
     ddp_static_graph: bool | None = Field(
         None,
-        description=(
-            "Declare that each step uses the same weights, which lets DDP communicate less. Default null: "
-            "transformers decides."
-        ),
+        description="Declare that each step uses the same weights, which lets DDP communicate less. Default null: "
+        "transformers decides.",
     )
     fsdp: Annotated[
         Annotated[str, Tag("constrained-str"), Field(pattern=r"^(full_shard|shard_grad_op|offload|auto_wrap| )+$")]
@@ -254,20 +220,16 @@ class TrainingArgs(TrainingBasics):
         Discriminator(_fsdp_shape),
     ] = Field(
         None,
-        description=(
-            "Shard the model over the processes with FSDP2: true, or the options of older transformers, such as "
-            "`full_shard auto_wrap`. Default null: every process holds the complete model."
-        ),
+        description="Shard the model over the processes with FSDP2: true, or the options of older transformers, such as "
+        "`full_shard auto_wrap`. Default null: every process holds the complete model.",
     )
     fsdp_config: FsdpConfig | None = Field(
         None, description=("How FSDP shards the model. Default null: one unit per transformer layer.")
     )
     deepspeed: Annotated[str, Field(min_length=1)] | dict[str, Any] | None = Field(
         None,
-        description=(
-            "DeepSpeed settings (pip install deepspeed), or the path of the file that holds them. Default null: "
-            "DeepSpeed is not used."
-        ),
+        description="DeepSpeed settings (pip install deepspeed), or the path of the file that holds them. Default null: "
+        "DeepSpeed is not used.",
     )
     accelerator_config: AcceleratorConfig | None = Field(
         None, description="How accelerate distributes batches. Default null: its defaults."

@@ -50,10 +50,8 @@ class Workflow(Strict):
     workflow_id: str = no_effect("default_workflow", "No effect here: name of Olive's cache.")
     search_strategy: bool | None = Field(
         False,
-        description=(
-            "Only false or null: a search over pass options is configured in sweep.yaml next to this file. Default "
-            "false."
-        ),
+        description="Only false or null: a search over pass options is configured in sweep.yaml next to this file. Default "
+        "false.",
     )
     evaluate_input_model: bool = no_effect(False, "No effect here: `evaluate` always measures the base model too.")
 
