@@ -265,12 +265,12 @@ def test_set_is_checked_by_every_command_and_named_in_the_error(cli: Cli, make_p
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("finetune", "phi-scaffold run --until finetune"),
+        ("finetune", "phi-scaffold olive finetune --model_name_or_path org/model"),
         ("train", "phi-scaffold run --until finetune"),
         ("merge", "phi-scaffold run --until merge"),
         ("export", "phi-scaffold run --until export"),
-        ("capture-onnx-graph", "phi-scaffold run --until export"),
-        ("auto_opt", "phi-scaffold optimize"),
+        ("capture-onnx-graph", "phi-scaffold olive capture-onnx-graph --model_name_or_path org/model"),
+        ("auto_opt", "phi-scaffold olive auto-opt --model_name_or_path org/model"),
         ("Download", "phi-scaffold fetch"),
     ],
 )

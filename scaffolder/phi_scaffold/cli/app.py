@@ -26,6 +26,7 @@ COMMANDS = (
     "models",
     "validate",
     "migrate",
+    "olive",
     "schema",
     "doctor",
 )
@@ -47,11 +48,12 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
     app.callback()(_root)
     first = next((a for a in arguments if not a.startswith("-")), "")
     for name in [first] if first in COMMANDS else COMMANDS:
-        command = getattr(import_module(f"phi_scaffold.cli.{name}"), name)
+        module = import_module(f"phi_scaffold.cli.{name}")
+        command = getattr(module, name)
         if isinstance(command, typer.Typer):  # a group of commands
             app.add_typer(command, name=name)
         else:
-            app.command(name)(command)
+            app.command(name, context_settings=getattr(module, "CONTEXT", None))(command)
     return app
 
 

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @accepts(*OUTPUT)
 def migrate(
     flags: Flags,
-    config: Annotated[Path | None, typer.Argument(help="Older config; default: fine-tuning/olive-config.json.")] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG]",
+            help="Older config, or -- and a command line of Olive; default: fine-tuning/olive-config.json.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write to this file instead of replacing the config; - prints."),
@@ -32,6 +38,8 @@ def migrate(
     A file with errors is not rewritten. If only the result is not valid, because a data file is missing, say, it is written
     and its errors are listed. The exit code is 3 in both cases.
 
+    `migrate -- olive COMMAND FLAGS` prints the config that a command line of Olive describes.
+
     Example: phi-scaffold migrate old-config.json --output fine-tuning/olive-config.json
     """
     from phi_runtime.config.dialects.migrate import migrate as write_canonical
@@ -39,7 +47,13 @@ def migrate(
     from phi_runtime.core.errors import ConfigError, UsageError
     from phi_runtime.pipeline.load import check_file
 
-    path = config or flags.find_project().config
+    config, *words = arguments or (None,)
+    if config == "olive" and words:
+        print(_of_command_line(words), end="")
+        return
+    if words:
+        raise UsageError("migrate accepts one config", fix=f"run `phi-scaffold migrate {config}`")
+    path = Path(config) if config else flags.find_project().config
     if not path.is_file():
         raise UsageError(f"no config at {path}", fix="give the path of an older config")
     to_stdout = output is not None and str(output) == "-"
@@ -73,6 +87,24 @@ def migrate(
             print(not_valid_yet(errors), file=sys.stderr)
             print_findings(errors, stderr=True)
         raise typer.Exit(ConfigError.exit_code)
+
+
+def _of_command_line(words: list[str]) -> str:
+    """Return the config that a command line of Olive describes."""
+    from phi_runtime.config.diagnostics import raise_if_any
+    from phi_runtime.config.dialects.draft import is_respelling
+    from phi_runtime.config.dialects.migrate import canonical_files
+    from phi_runtime.config.parse import parse_config
+    from phi_scaffold.olive.arguments import parse
+    from phi_scaffold.olive.build import build
+
+    project = build(parse(words), Path.cwd())
+    parsed = parse_config(project.source)
+    raise_if_any(project.source, parsed.errors)
+    for note in project.notes:
+        print(note, file=sys.stderr)
+    print_findings([w for w in parsed.draft.warnings() if not is_respelling(w)], stderr=True)
+    return next(iter(canonical_files(parsed.draft, project.source.path).values()))
 
 
 def _summary(path: Path, migration: Migration, dry_run: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from typer.core import TyperGroup
 
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import setup_command
+from phi_scaffold.olive.flags import COMMANDS as OLIVE_COMMANDS
 
 _EXPORTS_OF_OLIVE = ("capture-onnx-graph", "generate-adapter", "convert-adapters", "extract-adapters")
 OLIVE_COMMANDS = ("finetune", "auto-opt", "quantize", *_EXPORTS_OF_OLIVE)
@@ -47,6 +49,9 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that `args` begin with. Raises UsageError for a name in `LINE_OF`."""
         name = args[0].casefold().replace("_", "-")
+        if len(args) > 1 and name in OLIVE_COMMANDS and name not in self.commands:
+            line = shlex.join(["phi-scaffold", "olive", name, *args[1:]])
+            raise UsageError(f"there is no command `{args[0]}`", fix=line)
         if name in LINE_OF and name not in self.commands:
             fix = LINE_OF[name]
             if name in OLIVE_COMMANDS and "olive" in self.commands:

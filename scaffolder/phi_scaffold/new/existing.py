@@ -12,7 +12,7 @@ from phi_runtime.config.dialects.draft import Draft, is_respelling
 from phi_runtime.config.dialects.migrate import canonical_files
 from phi_runtime.config.parse import EVALUATION, SWEEP, parse_config
 from phi_runtime.config.paths import data_paths, resolve
-from phi_runtime.config.reading.source import KeyPath, read_source
+from phi_runtime.config.reading.source import KeyPath, Source, read_source
 from phi_runtime.config.schema import LoadDataset, Workflow
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.errors import PhiError, UsageError
@@ -73,7 +73,26 @@ def read_existing(path: Path) -> ExistingConfig:
     """
     if not path.is_file():
         raise UsageError(f"there is no config at {path}", fix="check --config")
-    source = read_source(path)
+    existing = from_source(read_source(path))
+    texts, copies, notes = dict(existing.texts), dict(existing.copies), list(existing.notes)
+    for name in (EVALUATION, SWEEP):
+        file = sidecar_path(path, name)
+        if file.is_file():
+            texts.setdefault(f"{CONFIG.parent}/{name}", file.read_text(encoding="utf-8-sig"))
+    if (hooks := path.with_name(HOOKS)).is_file():
+        copies[f"{CONFIG.parent}/{HOOKS}"] = hooks
+    if f"{CONFIG.parent}/{SWEEP}" in texts:
+        notes.append("the search in sweep.yaml needs the libraries of `setup.sh --with sweep`")
+    return replace(existing, texts=texts, copies=copies, notes=tuple(notes))
+
+
+def from_source(source: Source) -> ExistingConfig:
+    """Read a config whose paths are relative to the folder of `source`, without the files next to it.
+
+    Raises:
+        ConfigError: It has errors.
+    """
+    path = source.path
     parsed = parse_config(source)
     raise_if_any(source, parsed.errors)
     workflow = parsed.workflow
@@ -84,18 +103,10 @@ def read_existing(path: Path) -> ExistingConfig:
     texts = {
         f"{CONFIG.parent}/{f.name}": t for f, t in canonical_files(parsed.draft, path.with_name(CONFIG.name)).items()
     }
-    for name in (EVALUATION, SWEEP):
-        file = sidecar_path(path, name)
-        if file.is_file():
-            texts.setdefault(f"{CONFIG.parent}/{name}", file.read_text(encoding="utf-8-sig"))
-    if (hooks := path.with_name(HOOKS)).is_file():
-        moved.copies[f"{CONFIG.parent}/{HOOKS}"] = hooks
     warnings = parsed.draft.warnings()
     respelled = sum(map(is_respelling, warnings))
     if respelled:
         moved.notes.append(f"{respelled} older spellings are in the current format now")
-    if f"{CONFIG.parent}/{SWEEP}" in texts:
-        moved.notes.append("the search in sweep.yaml needs the libraries of `setup.sh --with sweep`")
     answers = _answers(workflow, columns)
     data = _data_values(workflow, path, columns)
     changes = tuple(w for w in warnings if not is_respelling(w))

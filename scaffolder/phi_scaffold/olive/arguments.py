@@ -1,0 +1,111 @@
+"""Parse a command line of Olive."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from phi_runtime.core.errors import UsageError
+from phi_runtime.core.suggestions import did_you_mean
+from phi_scaffold.olive.flags import COMMANDS, SHORT, SYNONYMS, Flag
+
+_TRAINING = "passes.finetune.training_args."
+_NUMBER = re.compile(r"-\d*\.?\d+")
+
+
+@dataclass
+class OliveArguments:
+    """A command line of Olive.
+
+    Attributes:
+        values: Values by the key of their flag.
+        written: Flags as they were written, by key.
+        notes: Ignored flags and their reasons.
+    """
+
+    command: str
+    values: dict[str, Any] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def pop(self, key: str, default: Any = None) -> Any:
+        return self.values.pop(key, default)
+
+
+def parse(words: Sequence[str]) -> OliveArguments:
+    """Parse the words after `olive`.
+
+    Raises:
+        UsageError: The command or a flag is unknown, or a value is missing.
+    """
+    command, *rest = words or ("",)
+    if command not in COMMANDS:
+        raise UsageError(
+            f"`olive {command}` has no counterpart{did_you_mean(command, COMMANDS)}",
+            fix=f"use one of {', '.join(COMMANDS)}",
+        )
+    arguments = OliveArguments(command)
+    position = 0
+    while position < len(rest):
+        word = rest[position]
+        position += 1
+        if not word.startswith("-"):
+            raise UsageError(f"`{word}` belongs to no flag", fix="quote a value that contains blanks")
+        written, equals, inline = word.partition("=")
+        end = position
+        while end < len(rest) and not _is_flag(rest[end]):
+            end += 1
+        flag = _find(command, written)
+        following = (
+            [inline] if equals else list(rest[position : end if flag.kind == "list" else min(end, position + 1)])
+        )
+        position += 0 if equals else len(following)
+        _add(arguments, flag, written, following)
+    return arguments
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not _NUMBER.match(word)
+
+
+def _find(command: str, written: str) -> Flag:
+    name = written.lstrip("-").replace("-", "_")
+    name = SHORT.get(name, name) if not written.startswith("--") else SYNONYMS.get(name, name)
+    known = COMMANDS[command]
+    if name in known:
+        return known[name]
+    if command == "finetune" and written.startswith("--"):
+        return Flag(_TRAINING + name)  # Olive hands other flags to transformers; the schema checks their names
+    raise UsageError(
+        f"`olive {command}` has no flag `{written}`{did_you_mean(written, [f'--{n}' for n in known])}",
+        fix=f"use one of {', '.join(f'--{n}' for n, f in known.items() if f.key)}",
+    )
+
+
+def _add(arguments: OliveArguments, flag: Flag, written: str, following: list[str]) -> None:
+    optional = flag.kind == "switch" or flag.key.startswith(_TRAINING)
+    if not following and not optional:
+        raise UsageError(f"`{written}` needs a value", fix=f"write `{written} VALUE`")
+    if not flag.key:
+        if flag.reason:
+            arguments.notes.append(f"`{written}` ignored: {flag.reason}")
+        return
+    value: Any = True
+    if flag.kind == "list":
+        value = [part for word in following for part in word.split(",") if part]
+    elif following:
+        value = following[0].replace("\\n", "\n") if flag.kind == "text" else _typed(following[0])
+    arguments.values[flag.key] = value
+    arguments.written[flag.key] = " ".join([written, *following])
+
+
+def _typed(text: str) -> Any:
+    if text.casefold() in ("true", "false"):
+        return text.casefold() == "true"
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

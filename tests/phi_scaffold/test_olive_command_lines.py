@@ -1,0 +1,142 @@
+"""Olive's command lines: the config that each describes, and a project that runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_scaffold.olive.flags import COMMANDS
+from tests.conftest import Cli, write_rows
+
+BASE = ("-m", "acme/tiny-lm")
+ROWS = ("-d", "acme/rows", "--text_template", "{ask} {reply}")
+
+
+def config_of(cli: Cli, *words: str) -> dict[str, Any]:
+    done = cli("migrate", "--", "olive", *words)
+    assert done.code == 0, done.err
+    config: dict[str, Any] = json.loads(done.out)
+    return config
+
+
+def test_finetune_has_olives_defaults(cli: Cli) -> None:
+    config = config_of(cli, "finetune", *BASE, *ROWS, "--max_steps", "20", "--gradient_checkpointing", "true")
+    assert config["passes"] == {
+        "finetune": {
+            "type": "LoRA",
+            "r": 64,
+            "alpha": 16,
+            "torch_dtype": "bfloat16",
+            "train_data_config": "train_data",
+            "training_args": {"max_steps": 20, "gradient_checkpointing": True},
+        }
+    }
+
+
+def test_eval_split_is_a_second_data_config(cli: Cli) -> None:
+    splits = ("--train_split", "train[:100]", "--eval_split", "train[100:120]")
+    config = config_of(cli, "finetune", *BASE, *ROWS, "--method", "qlora", *splits)
+    assert [data["load_dataset_config"]["split"] for data in config["data_configs"]] == [
+        "train[:100]",
+        "train[100:120]",
+    ]
+    finetune = config["passes"]["finetune"]
+    assert (finetune["type"], finetune["eval_data_config"]) == ("QLoRA", "eval_data")
+
+
+EXPORTS = [
+    (("auto-opt", "--device", "cpu", "--use_ort_genai"), {"precision": "fp32"}),
+    (("optimize", "--precision", "int4", "--block_size", "64"), {"precision": "int4", "int4_block_size": 64}),
+    (("auto-opt", "-a", "acme/adapter"), {"precision": "fp32", "adapters": ["input_adapter"]}),
+    (("quantize", "--algorithm", "awq"), {"precision": "int4", "int4_algo_config": "k_quant", "int4_block_size": 128}),
+    (("capture-onnx-graph", "--use_model_builder", "--precision", "int4"), {"precision": "int4"}),
+    (("capture-onnx-graph", "--use_dynamo_exporter"), {"precision": "fp32"}),
+    (("generate-adapter", "--adapter_paths", "acme/a,acme/b"), {"precision": "fp32", "adapters": ["input_adapter"]}),
+]
+
+
+@pytest.mark.parametrize(("words", "export"), EXPORTS, ids=[" ".join(words) for words, _ in EXPORTS])
+def test_export_commands_become_one_model_builder(cli: Cli, words: tuple[str, ...], export: dict[str, Any]) -> None:
+    config = config_of(cli, *words, *BASE)
+    assert config["passes"] == {"export": {"type": "ModelBuilder", **export}}
+
+
+def test_an_adapter_is_merged_before_weights_are_quantized(cli: Cli) -> None:
+    config = config_of(cli, "quantize", *BASE, "-a", "acme/adapter", "--precision", "int4")
+    assert config["input_model"]["adapter_path"] == "acme/adapter"
+    assert [step["type"] for step in config["passes"].values()] == ["MergeAdapterWeights", "ModelBuilder"]
+
+
+def test_an_unknown_flag_gets_the_nearest(cli: Cli) -> None:
+    done = cli("olive", "auto-opt", *BASE, "--adaptr_path", "x")
+    assert (done.code, "`--adapter_path`" in done.err) == (2, True)
+
+
+def test_a_misspelled_training_argument_is_located_at_its_flag(cli: Cli) -> None:
+    done = cli("olive", "finetune", *BASE, *ROWS, "--logging_stepz", "3")
+    assert done.code == 3
+    assert done.err.startswith("--logging_stepz 3: error:")
+    assert "`logging_steps`" in done.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_missing_model_is_a_usage_error(cli: Cli, command: str) -> None:
+    assert cli("olive", command).code == 2
+
+
+def test_an_olive_command_without_olive_gets_the_line_with_it(cli: Cli) -> None:
+    done = cli("quantize", "-m", "acme/tiny-lm", "--algorithm", "awq")
+    assert (done.code, "phi-scaffold olive quantize -m acme/tiny-lm --algorithm awq" in done.err) == (2, True)
+
+
+def test_dry_run_only_creates_the_project(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "rows.jsonl", 8)
+    words = ("-d", "json", "--data_files", "rows.jsonl", "--text_template", "Q: {phrase}\\nA: {tone}", "-o", "out/ft")
+    done = cli("olive", "finetune", *BASE, *words, "--dry_run")
+    assert done.code == 0, done.err
+    config = json.loads((tmp_path / "out/ft/fine-tuning/olive-config.json").read_text(encoding="utf-8"))
+    data = config["data_configs"][0]
+    assert data["load_dataset_config"]["data_files"] == "../datasets/rows.jsonl"
+    assert data["pre_process_data_config"]["text_template"] == "Q: {phrase}\nA: {tone}"
+    assert (tmp_path / "out/ft/datasets/rows.jsonl").is_file()
+    assert (tmp_path / "out/ft/setup/setup.sh").is_file()
+
+
+def test_run_creates_a_project_from_a_config(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    passes = {"export": {"type": "ModelBuilder", "precision": "int4"}}
+    config = {"input_model": {"type": "HfModel", "model_path": "acme/one"}, "passes": passes}
+    (tmp_path / "old.json").write_text(json.dumps(config), encoding="utf-8")
+    done = cli("olive", "run", "--run-config", "old.json", "-m", "acme/two", "-o", "out", "--setup", "--dry_run")
+    assert done.code == 0, done.err
+    written = json.loads((tmp_path / "out/fine-tuning/olive-config.json").read_text(encoding="utf-8"))
+    assert written["input_model"]["model_path"] == "acme/two"
+
+
+def test_auto_opt_reads_the_output_of_finetune(
+    cli: Cli, tmp_path: Path, tiny_phi3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "rows.jsonl", 20)
+    words = (
+        "-d",
+        "json",
+        "--data_files",
+        "rows.jsonl",
+        "--text_template",
+        "{phrase} {tone}",
+        "--torch_dtype",
+        "float32",
+    )
+    done = cli("olive", "finetune", "-m", str(tiny_phi3), *words, "--lora_r", "4", "--max_steps", "1", "-o", "ft")
+    assert done.code == 0, done.err
+    assert (tmp_path / "ft/model/config.json").is_file()
+    assert (tmp_path / "ft/adapter/adapter_config.json").is_file()
+    done = cli("olive", "auto-opt", "-m", "ft/model", "--adapter_path", "ft/adapter", "-o", "onnx")
+    assert done.code == 0, done.err
+    assert (tmp_path / "onnx/model/genai_config.json").is_file()
+    assert list((tmp_path / "onnx/model/adapters").glob("*.onnx_adapter"))
