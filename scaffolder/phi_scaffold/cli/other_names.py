@@ -13,7 +13,6 @@ from phi_runtime.core.project import setup_command
 from phi_scaffold.olive.flags import COMMANDS as OLIVE_COMMANDS
 
 _EXPORTS_OF_OLIVE = ("capture-onnx-graph", "generate-adapter", "convert-adapters", "extract-adapters")
-OLIVE_COMMANDS = ("finetune", "auto-opt", "quantize", *_EXPORTS_OF_OLIVE)
 _LINES = {
     "phi-scaffold new NAME": ("init", "create", "scaffold", "start"),
     "phi-scaffold new NAME --config FILE": ("import", "adopt"),
