@@ -293,7 +293,18 @@ def test_a_project_is_checked_and_formatted_by_ruff_as_emitted(
 
 # Equal to their default, and written for Olive or because a user is likely to change them.
 WRITTEN_DEFAULTS = {
-    *("data_name", "split", "train_data_config", "message_col", "merge", "host", "target", "systems", "local_system"),
+    *(
+        "data_name",
+        "split",
+        "type",
+        "train_data_config",
+        "message_col",
+        "merge",
+        "host",
+        "target",
+        "systems",
+        "local_system",
+    ),
     *("training_machine", "accelerators", "device", "execution_providers"),
     *("per_device_train_batch_size", "gradient_accumulation_steps"),
 }
