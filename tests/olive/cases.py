@@ -164,6 +164,11 @@ LORA: dict[str, Any] = {
     "use_rslora": True,
     "int4_aware": True,
     "ephemeral_gpu_offload": False,
+    "init_lora_weights": "gaussian",
+    "layers_to_transform": [0, 2],
+    "layers_pattern": ["layers"],
+    "rank_pattern": {"q_proj": 8},
+    "alpha_pattern": {"q_proj": 4.0},
 }
 QLORA: dict[str, Any] = LORA | {
     "type": "QLoRA",
@@ -173,7 +178,7 @@ QLORA: dict[str, Any] = LORA | {
     "save_quant_config": False,
 }
 DORA: dict[str, Any] = LORA | {"type": "DoRA", "ephemeral_gpu_offload": True}
-_NOT_OF_PRODUCTS = ("lora_dropout", "use_rslora", "int4_aware", "ephemeral_gpu_offload")
+_NOT_OF_PRODUCTS = ("lora_dropout", "use_rslora", "int4_aware", "ephemeral_gpu_offload", "init_lora_weights")
 LOHA: dict[str, Any] = {key: value for key, value in LORA.items() if key not in _NOT_OF_PRODUCTS} | {
     "type": "LoHa",
     "rank_dropout": 0.1,
@@ -181,10 +186,6 @@ LOHA: dict[str, Any] = {key: value for key, value in LORA.items() if key not in 
     "use_effective_conv2d": False,
     "init_weights": False,
     "exclude_modules": ["v_proj"],
-    "layers_to_transform": [0, 2],
-    "layers_pattern": ["layers"],
-    "rank_pattern": {"q_proj": 8},
-    "alpha_pattern": {"q_proj": 4.0},
 }
 LOKR: dict[str, Any] = LOHA | {
     "type": "LoKr",

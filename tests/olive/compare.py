@@ -26,6 +26,16 @@ OUR_KEYS = frozenset(
     }
 )
 """Keys of passes that Olive passes over, with a warning."""
+OUR_KEYS_OF_LORA = frozenset(
+    {"init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"}
+)
+"""The same for LoRA, QLoRA and DoRA; Olive's LoHa and LoKr have these keys."""
+
+
+def our_keys(step_type: str | None = None) -> frozenset[str]:
+    """The keys of a pass of this type, or of a data config, that Olive passes over."""
+    return OUR_KEYS | OUR_KEYS_OF_LORA if step_type in ("LoRA", "QLoRA", "DoRA") else OUR_KEYS
+
 
 NOT_COMPARED = {
     "output_dir": "ours are in gen-model/.work; Olive's are in a temporary folder unless the key says otherwise",
@@ -172,7 +182,7 @@ def _data(workflow: Workflow, ours: dict[str, Any], olive: Mapping[str, Any]) ->
 
 def _pass(path: KeyPath, ours: dict[str, Any], olive: Mapping[str, Any]) -> Iterator[Pair]:
     for key, value in ours.items():
-        if key in OUR_KEYS:
+        if key in our_keys(ours["type"]):
             continue
         if key == "training_args":
             # Olive measures on rows of an eval_data_config alone; eval_dataset_size is ours.

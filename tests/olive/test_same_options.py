@@ -10,7 +10,7 @@ import pytest
 
 from phi_runtime.config.schema import Strict, Workflow
 from tests.olive.cases import EMITTED, EVERY_OPTION, MINIMAL, NEED_MORE, changed, dialect_cases, made_cases
-from tests.olive.compare import OUR_KEYS, differences, ignored_keys, is_written
+from tests.olive.compare import differences, ignored_keys, is_written, our_keys
 
 pytestmark = [pytest.mark.olive, pytest.mark.timeout(1800)]  # the first makes the environment
 
@@ -85,7 +85,8 @@ def test_olive_warns_of_our_own_keys_and_of_nothing_else(
     config = json.loads(configs[name].read_text(encoding="utf-8"))
     texts = [data.get("pre_process_data_config") or {} for data in config.get("data_configs") or []]
     ignored, others = ignored_keys(answers[name]["warnings"])
-    assert ignored == {key for part in (*config["passes"].values(), *texts) for key in part if key in OUR_KEYS}
+    parts = (*config["passes"].values(), *texts)
+    assert ignored == {key for part in parts for key in part if key in our_keys(part.get("type"))}
     assert others == []
 
 
