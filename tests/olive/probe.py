@@ -4,6 +4,7 @@
         "configs": {name: path},
         "rows": {name: load_dataset_config},
         "sequences": {name: {"rows": [...], "tokenizer": folder, "params": pre_process_data_config}},
+        "commands": {name: words of a command line},
     }
 
 One process answers everything, as `import olive` alone takes seconds. Nothing is loaded, trained or built: Olive's code runs
@@ -26,6 +27,7 @@ sys.stdout = sys.stderr  # Olive logs to standard output
 
 import transformers  # noqa: E402
 from datasets import Dataset  # noqa: E402
+from olive.cli.launcher import main as run_command_line  # noqa: E402
 from olive.common.config_utils import validate_config  # noqa: E402
 from olive.common.constants import DEFAULT_HF_TASK  # noqa: E402
 from olive.data.component.load_dataset import huggingface_dataset  # noqa: E402
@@ -57,6 +59,7 @@ def main() -> None:
         "configs": {name: heard(resolve, path) for name, path in request.get("configs", {}).items()},
         "rows": {name: heard(selected, **load) for name, load in request.get("rows", {}).items()},
         "sequences": {name: heard(sequences, **data) for name, data in request.get("sequences", {}).items()},
+        "commands": {name: heard(config_of, *words) for name, words in request.get("commands", {}).items()},
     }
     json.dump(answer, ANSWER_TO, default=str)
 
@@ -161,6 +164,14 @@ def sequences(rows: list[dict[str, Any]], tokenizer: str, params: dict[str, Any]
         {"input_ids": inputs["input_ids"].tolist(), "labels": labels.tolist()}
         for inputs, labels in (made[i] for i in range(len(made)))
     ]
+
+
+def config_of(*words: str) -> dict[str, Any]:
+    """The config that a command line describes."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_command_line([*words, "--output_path", folder, "--save_config_file", "--dry_run"], False)
+        config: dict[str, Any] = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 if __name__ == "__main__":

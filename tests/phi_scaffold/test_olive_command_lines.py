@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phi_scaffold.olive.flags import COMMANDS
+from phi_scaffold.olive.flags import COMMANDS, OTHER_COMMANDS
 from tests.conftest import Cli, write_rows
 
 BASE = ("-m", "acme/tiny-lm")
@@ -49,7 +50,7 @@ def test_eval_split_is_a_second_data_config(cli: Cli) -> None:
 
 EXPORTS = [
     (("auto-opt", "--device", "cpu", "--use_ort_genai"), {"precision": "fp32"}),
-    (("optimize", "--precision", "int4", "--block_size", "64"), {"precision": "int4", "int4_block_size": 64}),
+    (("auto-opt", "--precision", "int4", "--block_size", "64"), {"precision": "int4", "int4_block_size": 64}),
     (("auto-opt", "-a", "acme/adapter"), {"precision": "fp32", "adapters": ["input_adapter"]}),
     (("quantize", "--algorithm", "awq"), {"precision": "int4", "int4_algo_config": "k_quant", "int4_block_size": 128}),
     (("capture-onnx-graph", "--use_model_builder", "--precision", "int4"), {"precision": "int4"}),
@@ -62,6 +63,62 @@ EXPORTS = [
 def test_export_commands_become_one_model_builder(cli: Cli, words: tuple[str, ...], export: dict[str, Any]) -> None:
     config = config_of(cli, *words, *BASE)
     assert config["passes"] == {"export": {"type": "ModelBuilder", **export}}
+
+
+def test_optimize_to_four_bits_has_olives_options(cli: Cli) -> None:
+    export = config_of(cli, "optimize", *BASE, "--precision", "int4", "--block_size", "64")["passes"]["export"]
+    assert {key: export[key] for key in ("int4_block_size", "int4_accuracy_level", "int4_op_types_to_quantize")} == {
+        "int4_block_size": 64,
+        "int4_accuracy_level": 4,
+        "int4_op_types_to_quantize": ["MatMul", "Gather"],
+    }
+
+
+def test_finetune_has_olives_defaults_for_rows(cli: Cli) -> None:
+    data = config_of(cli, "finetune", *BASE, *ROWS)["data_configs"][0]
+    process = data["pre_process_data_config"]
+    assert (process["add_special_tokens"], process["max_samples"]) == (False, 256)
+
+
+LINES = [
+    'finetune -m acme/one -o models/ft --data_name acme/phrases --text_template "<|user|>\\n{phrase}<|end|>{tone}"'
+    " --trust_remote_code --method lora --max_steps 100 --log_level 1",
+    "auto-opt -m models/ft/model --adapter_path models/ft/adapter --device cpu --provider CPUExecutionProvider --use_ort_genai"
+    " -o models/onnx --log_level 1",
+    'finetune --method qlora -m acme/one -d acme/codes --train_split "train[:4096]" --eval_split "train[4096:4224]"'
+    ' --text_template "### {prompt} \\n### {response}" --per_device_train_batch_size 16 --per_device_eval_batch_size 16'
+    " --max_steps 150 --logging_steps 50 -o adapters/codes",
+    'finetune -m acme/one -d acme/rows --text_template "{q} {a}" --task_name classification -o adapters/classifier',
+    "generate-adapter --base_model_path models/base --adapter_paths adapters/a,adapters/b --output_path models/multi-adapter",
+    'finetune -m acme/one -d acme/rows --text_template "{q} {a}" --logging_steps 10 --eval_steps 50 --save_steps 100'
+    " --logging_dir ./logs --report_to tensorboard",
+    'finetune -m acme/one -d acme/rows --text_template "{q} {a}" --method qlora --gradient_checkpointing true'
+    " --per_device_train_batch_size 1 --gradient_accumulation_steps 16",
+    "quantize -m acme/one --algorithm awq -o out/awq",
+    "capture-onnx-graph -m acme/one --use_model_builder --precision int4",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_of_olives_documents_is_accepted(cli: Cli, line: str) -> None:
+    assert config_of(cli, *shlex.split(line))["passes"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_each_flag(cli: Cli, command: str) -> None:
+    done = cli("olive", command, "--help")
+    assert done.code == 0
+    assert [name for name in COMMANDS[command] if f"--{name}" not in done.out] == []
+
+
+@pytest.mark.parametrize("command", OTHER_COMMANDS)
+def test_another_command_of_olive_gets_what_to_do_instead(cli: Cli, command: str) -> None:
+    done = cli("olive", command, *BASE)
+    assert (done.code, OTHER_COMMANDS[command] in done.err) == (2, True)
+
+
+def test_another_modality_is_refused(cli: Cli) -> None:
+    assert cli("olive", "optimize", *BASE, "--modality", "image").code == 2
 
 
 def test_an_adapter_is_merged_before_weights_are_quantized(cli: Cli) -> None:

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
     from phi_scaffold.olive.build import OliveProject
 
-CONTEXT = {"ignore_unknown_options": True}  # they are Olive's
+CONTEXT = {"ignore_unknown_options": True, "help_option_names": []}  # flags and the help are of Olive's commands
 
 
 @accepts(*OUTPUT)
 def olive(
     flags: Flags,
-    words: Annotated[list[str], typer.Argument(metavar="COMMAND FLAGS...", help="A command line of Olive.")],
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMMAND FLAGS...", help="A command line of Olive; COMMAND --help lists its flags."),
+    ] = None,
 ) -> None:
     """Run a command line of Olive in a project at its --output_path, which is created; --dry_run only creates it.
 
@@ -32,6 +36,10 @@ def olive(
 
     Example: phi-scaffold olive finetune -m smollm2-135m -d json --data_files rows.jsonl --text_template "{q} {a}" -o out
     """
+    words = words or ["--help"]
+    if not {"-h", "--help"}.isdisjoint(words):
+        _print_help(context, words[0])
+        return
     from phi_runtime.config.reading.source import read_source
     from phi_scaffold.new import generate
     from phi_scaffold.new.existing import from_source
@@ -55,6 +63,16 @@ def olive(
         print(config)
         return
     _run(replace(flags, project_folder=planned.output, trust_remote_code=planned.trust_remote_code), planned)
+
+
+def _print_help(context: typer.Context, command: str) -> None:
+    from phi_scaffold.olive.arguments import describe
+    from phi_scaffold.olive.flags import COMMANDS
+
+    if command in COMMANDS:
+        print(f"Usage: phi-scaffold olive {command} FLAGS...\n\nFlags, and what they become:\n{describe(command)}")
+    else:
+        print(context.get_help())
 
 
 def _run(flags: Flags, planned: OliveProject) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import did_you_mean
-from phi_scaffold.olive.flags import COMMANDS, SHORT, SYNONYMS, Flag
+from phi_scaffold.olive.flags import BECOMES, COMMANDS, OTHER_COMMANDS, SHORT, SYNONYMS, Flag
 
 _TRAINING = "passes.finetune.training_args."
 _NUMBER = re.compile(r"-\d*\.?\d+")
@@ -42,9 +42,11 @@ def parse(words: Sequence[str]) -> OliveArguments:
         UsageError: The command or a flag is unknown, or a value is missing.
     """
     command, *rest = words or ("",)
+    if command in OTHER_COMMANDS:
+        raise UsageError(f"`olive {command}` has no counterpart", fix=OTHER_COMMANDS[command])
     if command not in COMMANDS:
         raise UsageError(
-            f"`olive {command}` has no counterpart{did_you_mean(command, COMMANDS)}",
+            f"Olive has no command `{command}`{did_you_mean(command, COMMANDS)}",
             fix=f"use one of {', '.join(COMMANDS)}",
         )
     arguments = OliveArguments(command)
@@ -65,6 +67,24 @@ def parse(words: Sequence[str]) -> OliveArguments:
         position += 0 if equals else len(following)
         _add(arguments, flag, written, following)
     return arguments
+
+
+def describe(command: str) -> str:
+    """Return a table of the flags of a command, with the key of the config or the meaning that each has."""
+    lines = {f"--{name}": _meaning(flag) for name, flag in COMMANDS[command].items()}
+    for short, name in SHORT.items():
+        if (meaning := lines.pop(f"--{name}", None)) is not None:
+            lines = {f"-{short}, --{name}": meaning, **lines}
+    if command == "finetune":
+        lines["--ARGUMENT"] = f"{_TRAINING}ARGUMENT, any training argument of transformers"
+    width = max(map(len, lines))
+    return "\n".join(f"  {flag:{width}}  {meaning}" for flag, meaning in lines.items())
+
+
+def _meaning(flag: Flag) -> str:
+    if not flag.key:
+        return f"ignored: {flag.reason}" if flag.reason else "ignored: changes nothing"
+    return BECOMES.get(flag.key, flag.key)
 
 
 def _is_flag(word: str) -> bool:

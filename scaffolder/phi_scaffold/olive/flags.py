@@ -29,6 +29,42 @@ def _ignored(reason: str, *names: str, kind: Kind = "value") -> dict[str, Flag]:
     return {name: Flag("", kind, reason) for name in names}
 
 
+# Commands of Olive without a counterpart, and what to do instead.
+OTHER_COMMANDS: Mapping[str, str] = {
+    "init": "run `phi-scaffold new NAME`",
+    "run-pass": "write the pass to a config and run `phi-scaffold olive run --config FILE`",
+    "extract-adapters": "use the folder of the adapter: `phi-scaffold olive generate-adapter -m MODEL --adapter_path FOLDER`",
+    "export-adapters": "run `phi-scaffold olive convert-adapters --adapter_path FOLDER`",
+    "benchmark": "run `phi-scaffold evaluate`",
+    "session-params-tuning": "run `phi-scaffold optimize`",
+    "tune-session-params": "run `phi-scaffold optimize`",
+    "generate-model-package": "use the folder gen-model/onnx of the project",
+    "generate-cost-model": "use Olive: models are not split here",
+    "diffusion-lora": "use Olive: only models that generate text are trained here",
+    "shared-cache": "use Olive: models and results stay on this machine here",
+    "manage-aml-compute": "use Olive: projects run on this machine here",
+    "configure-qualcomm-sdk": "use Olive: no model is built for NPUs here",
+}
+# Keys without dots: what the builder of the config does with their values.
+BECOMES: Mapping[str, str] = {
+    "output_path": "folder of the project",
+    "write_only": "write the project without running it",
+    "adapter_path": "input_model.adapter_path; generate-adapter adds further ones to the graph",
+    "data_files": "data_configs.0.load_dataset_config.data_files",
+    "precision": "passes.export.precision",
+    "torch_dtype": "passes.export.precision",
+    "quantize_int4": "passes.export.precision int4",
+    "extra_options": "passes.export.extra_options",
+    "use_model_builder": "passes.export, also without this flag",
+    "device": "systems.local_system.accelerators.0.device",
+    "provider": "systems.local_system.accelerators.0.execution_providers",
+    "modality": "text, or an error",
+    "eval.split": "data_configs.1.load_dataset_config.split",
+    "eval.subset": "data_configs.1.load_dataset_config.subset",
+    "method": "passes.finetune.type",
+    "algorithm": "options of passes.export",
+    "config": "config of the project",
+}
 SHORT = {"m": "model_name_or_path", "t": "task", "a": "adapter_path", "o": "output_path", "d": "data_name"}
 SYNONYMS = {
     "base_model_path": "model_name_or_path",
@@ -92,7 +128,8 @@ _BUILDER = {
     **_ignored("the model is one file", "num_split", "memory", "cost_model"),
     **_ignored("activations keep the precision of the model", "act_precision", "mixed_precision_overrides_config"),
     **_ignored("int4 weights are stored as MatMulNBits", "use_qdq_format", kind="switch"),
-    **_ignored("the model builder does what they are for", "surgeries", "modality"),
+    **_ignored("the model builder does what they are for", "surgeries"),
+    "modality": Flag("modality", "text"),
     **_ignored("the passes are fixed, so nothing is searched", "seed", "providers_list"),
     **_ignored("the passes are fixed, so nothing is searched", "enable_search", kind="switch"),
     **_ignored("no graph is compiled for a device", "enable_aot", kind="switch"),
