@@ -117,6 +117,18 @@ def test_another_command_of_olive_gets_what_to_do_instead(cli: Cli, command: str
     assert (done.code, OTHER_COMMANDS[command] in done.err) == (2, True)
 
 
+def test_another_device_is_refused_at_its_flag(cli: Cli) -> None:
+    done = cli("olive", "optimize", *BASE, "--provider", "QNNExecutionProvider")
+    assert (done.code, done.err.startswith("--provider QNNExecutionProvider: error:")) == (3, True)
+
+
+def test_convert_adapters_of_the_hub_needs_the_base_model(cli: Cli) -> None:
+    words = ("convert-adapters", "--adapter_path", "acme/adapter", "-o", "out")
+    assert cli("migrate", "--", "olive", *words).code == 2
+    model = config_of(cli, *words, *BASE)["input_model"]
+    assert (model["model_path"], model["adapter_path"]) == ("acme/tiny-lm", "acme/adapter")
+
+
 def test_another_modality_is_refused(cli: Cli) -> None:
     assert cli("olive", "optimize", *BASE, "--modality", "image").code == 2
 

@@ -19,6 +19,7 @@ from phi_scaffold.olive.arguments import OliveArguments
 _OUTPUT = {"finetune": "finetuned-adapter", "auto-opt": "auto-opt-output", "optimize": "optimized-model"}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 _GPU_PRECISIONS = ("fp16", "bf16")
+_ACCELERATOR = "systems.local_system.accelerators.0"
 _FOUR_BITS = ("int4", "uint4")
 _PRECISION_OF = {"float16": "fp16", "bfloat16": "bf16"}
 _METHODS = {"lora": "LoRA", "qlora": "QLoRA"}
@@ -61,7 +62,7 @@ def build(arguments: OliveArguments, folder: Path) -> OliveProject:
     adapters = [Path(adapter) for adapter in arguments.pop("adapter_path", [])]
     if arguments.command == "run":
         return _run(arguments, folder, output, adapters, only_write, trust=trust)
-    if arguments.command == "convert-adapters":
+    if arguments.command == "convert-adapters" and "input_model.model_path" not in arguments.values:
         arguments.values["input_model.model_path"] = _base_of(adapters, folder)
     _require(arguments, "input_model.model_path", "--model_name_or_path MODEL")
     config: dict[str, Any] = {"input_model": {"type": "HfModel"}, "passes": {}}
@@ -129,6 +130,9 @@ def _finetune(arguments: OliveArguments, config: dict[str, Any]) -> None:
 def _optimize(arguments: OliveArguments, config: dict[str, Any]) -> None:
     one_of("--modality", arguments.pop("modality", "text"), ("text",))
     provider, device = arguments.pop("provider"), arguments.pop("device")
+    for key, flag in (("device", "device"), ("execution_providers.0", "provider")):
+        if flag in arguments.written:
+            arguments.written[f"{_ACCELERATOR}.{key}"] = arguments.written[flag]
     device = device or ("cpu" if provider in (None, _PROVIDERS["cpu"]) else "gpu")
     precision = arguments.pop("precision") or ("fp16" if device == "gpu" else "fp32")
     _system(config, device, provider)
@@ -178,7 +182,10 @@ def _capture(arguments: OliveArguments, config: dict[str, Any]) -> None:
 
 def _generate_adapter(arguments: OliveArguments, config: dict[str, Any]) -> None:
     if "adapter_path" not in config["input_model"]:
-        raise UsageError("`olive generate-adapter` needs an adapter", fix="add --adapter_path FOLDER")
+        raise UsageError(
+            "`olive generate-adapter` needs an adapter",
+            fix="name the base model, not its graph, and add --adapter_path FOLDER",
+        )
     _system(config, "cpu")
     _export(arguments, config, "fp32")
     config["passes"]["export"]["adapters"] = [INPUT_ADAPTER]
@@ -199,7 +206,8 @@ def _base_of(adapters: list[Path], folder: Path) -> str:
         return str(config["base_model_name_or_path"])
     except (IndexError, OSError, ValueError, KeyError):
         raise UsageError(
-            "`olive convert-adapters` finds no adapter of peft", fix="add --adapter_path with the folder of one"
+            "`olive convert-adapters` finds no adapter of peft in a folder that names its base model",
+            fix="add --model_name_or_path with the base model of --adapter_path",
         ) from None
 
 
