@@ -129,6 +129,15 @@ def test_convert_adapters_of_the_hub_needs_the_base_model(cli: Cli) -> None:
     assert (model["model_path"], model["adapter_path"]) == ("acme/tiny-lm", "acme/adapter")
 
 
+@pytest.mark.parametrize(("command", "folder"), [("quantize", "quantized-model"), ("capture-onnx-graph", "onnx-model")])
+def test_the_default_folder_is_olives(
+    cli: Cli, command: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli("olive", command, *BASE, "--dry_run").code == 0
+    assert (tmp_path / folder / "fine-tuning/olive-config.json").is_file()
+
+
 def test_another_modality_is_refused(cli: Cli) -> None:
     assert cli("olive", "optimize", *BASE, "--modality", "image").code == 2
 

@@ -16,7 +16,14 @@ from phi_runtime.hardware.device import has_nvidia_gpu
 from phi_scaffold.cli.options import one_of
 from phi_scaffold.olive.arguments import OliveArguments
 
-_OUTPUT = {"finetune": "finetuned-adapter", "auto-opt": "auto-opt-output", "optimize": "optimized-model"}
+_OUTPUT = {  # Olive's defaults of --output_path
+    "finetune": "finetuned-adapter",
+    "auto-opt": "auto-opt-output",
+    "optimize": "optimized-model",
+    "quantize": "quantized-model",
+    "capture-onnx-graph": "onnx-model",
+    "generate-adapter": "optimized-model",
+}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 _GPU_PRECISIONS = ("fp16", "bf16")
 _ACCELERATOR = "systems.local_system.accelerators.0"

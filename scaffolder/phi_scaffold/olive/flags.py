@@ -189,9 +189,9 @@ COMMANDS: Mapping[str, Mapping[str, Flag]] = {
         **_COMMON,
         **_ADAPTER,
         "config": Flag("config", "text"),
-        "list_required_packages": Flag("write_only", "switch"),
+        **dict.fromkeys(("list_required_packages", "packages"), Flag("write_only", "switch")),
         **_ignored("`run --force STAGE` repeats a stage", "clean_cache", kind="switch"),
         **_ignored("`setup` installs the libraries of the project", "setup", kind="switch"),
-        **_ignored("unfinished work stays in the project", "tempdir", "package_config", "packages", "data_root"),
+        **_ignored("unfinished work stays in the project", "tempdir", "package_config", "data_root"),
     },
 }
