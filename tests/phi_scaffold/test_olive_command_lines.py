@@ -138,6 +138,11 @@ def test_the_default_folder_is_olives(
     assert (tmp_path / folder / "fine-tuning/olive-config.json").is_file()
 
 
+def test_the_name_of_the_first_adapter_is_reported(cli: Cli) -> None:
+    done = cli("migrate", "--", "olive", "generate-adapter", *BASE, "--adapter_paths", "acme/a,acme/b")
+    assert [name in done.err for name in ("`acme/a`", "`input_adapter`")] == [True, True]
+
+
 def test_another_modality_is_refused(cli: Cli) -> None:
     assert cli("olive", "optimize", *BASE, "--modality", "image").code == 2
 

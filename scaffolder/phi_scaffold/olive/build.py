@@ -196,6 +196,7 @@ def _generate_adapter(arguments: OliveArguments, config: dict[str, Any]) -> None
     _system(config, "cpu")
     _export(arguments, config, "fp32")
     config["passes"]["export"]["adapters"] = [INPUT_ADAPTER]
+    arguments.notes.append(f"`{config['input_model']['adapter_path']}` is the adapter `{INPUT_ADAPTER}` of the graph")
 
 
 def _convert_adapters(arguments: OliveArguments, config: dict[str, Any]) -> None:
