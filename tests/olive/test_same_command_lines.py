@@ -36,6 +36,7 @@ CASES = [
     ),
     ("finetune", "-d", "acme/rows", "--text_field", "text", "--max_samples", "100"),
     ("auto-opt", "--use_model_builder"),
+    ("auto-opt", "--use_model_builder", "--device", "gpu", "--provider", "CUDAExecutionProvider"),
     ("auto-opt", "--use_model_builder", "--precision", "int4"),
     (
         "auto-opt",

@@ -50,6 +50,7 @@ def test_eval_split_is_a_second_data_config(cli: Cli) -> None:
 
 EXPORTS = [
     (("auto-opt", "--device", "cpu", "--use_ort_genai"), {"precision": "fp32"}),
+    (("auto-opt", "--device", "gpu"), {"precision": "fp32"}),
     (("auto-opt", "--precision", "int4", "--block_size", "64"), {"precision": "int4", "int4_block_size": 64}),
     (("auto-opt", "-a", "acme/adapter"), {"precision": "fp32", "adapters": ["input_adapter"]}),
     (("quantize", "--algorithm", "awq"), {"precision": "int4", "int4_algo_config": "k_quant", "int4_block_size": 128}),

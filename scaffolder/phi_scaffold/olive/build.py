@@ -141,7 +141,9 @@ def _optimize(arguments: OliveArguments, config: dict[str, Any]) -> None:
         if flag in arguments.written:
             arguments.written[f"{_ACCELERATOR}.{key}"] = arguments.written[flag]
     device = device or ("cpu" if provider in (None, _PROVIDERS["cpu"]) else "gpu")
-    precision = arguments.pop("precision") or ("fp16" if device == "gpu" else "fp32")
+    if device == "gpu" and "precision" not in arguments.values:  # Olive's help says fp16, its code has always been fp32
+        arguments.notes.append("the precision is fp32, as in Olive: add --precision fp16 for a smaller model")
+    precision = arguments.pop("precision", "fp32")
     _system(config, device, provider)
     if arguments.command == "optimize" and precision in _FOUR_BITS:
         _quantize_first(arguments, config, precision)
