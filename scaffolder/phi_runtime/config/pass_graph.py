@@ -8,7 +8,7 @@ from phi_runtime.config.schema import FinetunePass, Pass
 
 BASE = "base"
 INPUT_ADAPTER = "input_adapter"
-"""The pass that stands for `input_model.adapter_path`; it is before those that the config lists."""
+"""The pass of `input_model.adapter_path`; it is before those that the config lists."""
 
 
 def sources(passes: Mapping[str, Pass]) -> dict[str, str | None]:

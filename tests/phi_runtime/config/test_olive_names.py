@@ -215,7 +215,7 @@ def test_a_config_for_other_models_or_hardware_gets_one_error(change: dict[str, 
     unknown = {
         "data_configs": [{"name": "x", "type": "MyContainer"}],
         "evaluators": {"e": {"metrics": []}},
-        "colour": 1,
+        "colours": 1,
     }
     found = errors(tmp_path, config(**unknown) | change)
     assert [(f.rule, f.key) for f in found] == [("other-domain", key)]

@@ -357,7 +357,7 @@ PAIR_FORMATS = {"default": "{input}{output}", "self_instruct": "{prompt}{complet
 def translate_keys(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
     """Translate the keys of the object at `at`, which is to become a `model`, by its table.
 
-    Sets notes of the author aside, drops nulls that mean a default, and corrects the case of values.
+    Keeps notes of the author apart, drops nulls that mean a default, and corrects the case of values.
     """
     table_of(model).apply(draft, at)
     for key in draft.keys(at):
