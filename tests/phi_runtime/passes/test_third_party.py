@@ -126,7 +126,7 @@ def test_a_package_that_fails_to_import_is_named_at_the_type(
     assert result.returncode == 3
     assert "`Prune` of the package `phi-prune`" in result.stdout
     assert "no GPU" in result.stdout
-    assert f"{project.config}:" in result.stdout
+    assert f"{project.config.name}:" in result.stdout
 
 
 def test_run_prunes_the_merged_model(installed: Path, make_project: MakeProject) -> None:
