@@ -22,8 +22,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from phi_runtime.training.adapter import continue_adapter, virtual_tokens  # noqa: E402
-from phi_runtime.training.starting_weights import save_plain  # noqa: E402
+from phi_runtime.training.adapter import virtual_tokens  # noqa: E402
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "LoRA": {"r": 4},
@@ -84,65 +83,6 @@ def context_of(project: ProjectFolder, tmp_path: Path) -> PassContext:
     assert source is not None
     step = workflow.passes["finetune"]
     return PassContext("finetune", step, source, tmp_path / "out", tmp_path / "work", workflow, project, Listener())
-
-
-# -- adapters that start from a changed base ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"use_rslora": True}, {"rank_pattern": {"o_proj": 2}, "layers_to_transform": [0]}]
-)
-@pytest.mark.parametrize("start", ["pissa", "olora"])
-def test_an_adapter_that_starts_from_the_weights_is_saved_as_one_on_the_original_base(
-    tiny_phi3: Path, tmp_path: Path, start: str, options: dict[str, Any]
-) -> None:
-    import peft
-
-    expected = log_probabilities(base_model(tiny_phi3))
-    model = step_of("LoRA", init_lora_weights=start, **options).with_adapter(base_model(tiny_phi3))
-    assert torch.allclose(log_probabilities(model), expected, atol=1e-4)
-    for weight in trained_weights(model).values():
-        weight.data += 0.02 * torch.randn_like(weight)
-    trained = log_probabilities(model)
-    assert not torch.allclose(trained, expected, atol=1e-3)
-    model.save_pretrained(tmp_path)
-    save_plain(model, tmp_path)
-    loaded = peft.PeftModel.from_pretrained(base_model(tiny_phi3), tmp_path)
-    assert torch.allclose(log_probabilities(loaded), trained, atol=1e-4)
-    saved = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
-    assert (saved["r"], saved["init_lora_weights"]) == (8, True)
-
-
-def test_loftq_starts_closer_to_the_base_in_full_precision(make_project: MakeProject, tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes")
-    project = make_project()
-
-    def started(start: Any) -> Any:
-        train_with(project, "QLoRA", alpha=32, init_lora_weights=start)
-        context = context_of(project, tmp_path)
-        return context.config.load_trainable(context)[0]
-
-    plain, loftq = started(True), started("loftq")
-    original = base_model(Path(loftq.base_model.model.name_or_path))
-    layer = "model.layers.0.self_attn.o_proj"
-    weight = original.get_submodule(layer).weight.detach()
-
-    def error(model: Any) -> float:
-        from bitsandbytes.functional import dequantize_4bit
-
-        module = model.base_model.model.get_submodule(layer)
-        change = module.get_delta_weight("default").float()
-        return float((dequantize_4bit(module.weight.data, module.weight.quant_state).float() + change - weight).norm())
-
-    assert error(loftq) < error(plain)
-
-
-def test_a_regular_expression_chooses_the_modules_that_it_matches_fully(tiny_phi3: Path) -> None:
-    model = step_of("LoRA", target_modules=r".*\.0\.self_attn.*").with_adapter(base_model(tiny_phi3))
-    modules = {name.partition(".lora_")[0].rpartition("model.layers.")[2] for name in trained_weights(model)}
-    assert modules == {"0.self_attn.qkv_proj", "0.self_attn.o_proj"}
-    with pytest.raises(ConfigError, match="qkv"):
-        step_of("LoRA", target_modules="qkv").with_adapter(base_model(tiny_phi3))
 
 
 # -- every kind ------------------------------------------------------------------------------------------------------------
@@ -225,6 +165,14 @@ def test_an_unknown_module_is_an_error_that_lists_the_known_ones(
     with pytest.raises(ConfigError, match="down_proj, gate_up_proj") as caught:
         step_of(kind, **options).with_adapter(base_model(tiny_phi3))
     assert next(iter(options)) in caught.value.fix
+
+
+def test_a_regular_expression_chooses_the_modules_that_it_matches_fully(tiny_phi3: Path) -> None:
+    model = step_of("LoRA", target_modules=r".*\.0\.self_attn.*").with_adapter(base_model(tiny_phi3))
+    modules = {name.partition(".lora_")[0].rpartition("model.layers.")[2] for name in trained_weights(model)}
+    assert modules == {"0.self_attn.qkv_proj", "0.self_attn.o_proj"}
+    with pytest.raises(ConfigError, match="qkv"):
+        step_of("LoRA", target_modules="qkv").with_adapter(base_model(tiny_phi3))
 
 
 def test_layers_ranks_and_exclusions_are_applied(tiny_phi3: Path) -> None:
@@ -416,100 +364,3 @@ def test_the_end_token_is_trained_even_if_it_is_the_padding_token(
         ends = (batch["labels"] == end).sum(dim=1)
         assert ends.tolist() == [1] * rows  # each row's own end, and none of the padding
         assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
-
-
-@pytest.mark.parametrize("kind", ADAPTERS)
-def test_every_kind_of_adapter_is_trained_further_from_its_weights(kind: str, tiny_phi3: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    from phi_runtime.models.peft_folder import read_peft_folder
-    from phi_runtime.models.reference import ModelRef
-    from phi_runtime.training.continued import completed, differences
-
-    base = ModelRef(tiny_phi3, "hf", "")
-    model = step_of(kind).with_adapter(base_model(tiny_phi3), base)
-    with torch.no_grad():
-        for weight in trained_weights(model).values():
-            weight += 0.05 * torch.randn_like(weight)
-    expected = log_probabilities(model)
-    model.save_pretrained(tmp_path)
-    adapter = read_peft_folder(tmp_path)
-    assert list(differences(step_of(kind), adapter, None)) == []
-    bare = pass_types()[kind].model_validate({"type": kind, "train_data_config": "train"})
-    assert isinstance(bare, AdapterPass)
-    settings = completed(bare, adapter)
-    assert [getattr(settings, key) for key in ADAPTERS[kind]] == list(ADAPTERS[kind].values())
-
-    further = bare.with_adapter(base_model(tiny_phi3, torch.bfloat16), ModelRef(tmp_path, "adapter", "", base))
-    assert {weight.dtype for weight in trained_weights(further).values()} == {torch.float32}
-    further.save_pretrained(tmp_path / "further")
-    first, then = (load_file(f / "adapter_model.safetensors") for f in (tmp_path, tmp_path / "further"))
-    assert first.keys() == then.keys()
-    assert all(torch.equal(first[name], then[name]) for name in first)
-    in_float32 = bare.with_adapter(base_model(tiny_phi3), ModelRef(tmp_path, "adapter", "", base))
-    assert len(trained_weights(in_float32)) == len(trained_weights(model))
-    assert torch.allclose(log_probabilities(in_float32), expected, atol=1e-5)
-
-
-_ON = {"target_modules": ["qkv_proj", "down_proj"], "task_type": "CAUSAL_LM"}
-MERGED_KINDS: dict[str, dict[str, Any]] = {
-    "LORA": {"r": 4, **_ON},
-    "ADALORA": {"total_step": 10, **_ON},
-    "LOHA": {"r": 4, **_ON},
-    "LOKR": {"r": 4, **_ON},
-    "IA3": {"feedforward_modules": ["down_proj"], **_ON},
-    "OFT": {"oft_block_size": 8, "r": 0, **_ON},
-    "BOFT": {"boft_block_size": 4, **_ON},
-    "VERA": {"r": 4, **_ON, "target_modules": ["o_proj"]},
-    "HRA": {"r": 4, **_ON},
-    "MISS": {"r": 4, **_ON},
-    "PEANUT": {"r": 4, **_ON},
-    "FOURIERFT": {"n_frequency": 10, **_ON},
-    "LN_TUNING": {"target_modules": ["input_layernorm"], "task_type": "CAUSAL_LM"},
-}
-
-
-def test_each_type_of_peft_that_counts_as_merged_is_tried() -> None:
-    from phi_runtime.models.peft_folder import MERGED
-
-    assert MERGED_KINDS.keys() == MERGED
-
-
-@pytest.mark.parametrize("kind", MERGED_KINDS)
-def test_an_adapter_of_peft_computes_the_same_once_it_is_loaded_and_merged(
-    kind: str, tiny_phi3: Path, tmp_path: Path
-) -> None:
-    import peft
-
-    from phi_runtime.models.load import put_adapter
-
-    config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)](**MERGED_KINDS[kind])
-    model = peft.get_peft_model(base_model(tiny_phi3), config)
-    with torch.no_grad():
-        for weight in trained_weights(model).values():
-            weight += 0.05 * torch.randn_like(weight)
-    expected = log_probabilities(model)
-    model.save_pretrained(tmp_path)
-    merged = put_adapter(base_model(tiny_phi3), tmp_path).merge_and_unload()
-    assert (log_probabilities(base_model(tiny_phi3)) - expected).abs().max() > 1e-3
-    assert torch.allclose(log_probabilities(merged), expected, atol=1e-4)
-
-
-def test_an_adapter_is_loaded_and_saved_without_a_look_at_the_hub(
-    tiny_phi3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import peft.utils.save_and_load as saving
-
-    from phi_runtime.models.load import put_adapter
-
-    model = step_of("LoRA").with_adapter(base_model(tiny_phi3))
-    model.save_pretrained(tmp_path)
-    file = tmp_path / "adapter_config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**config, "base_model_name_or_path": "acme/tiny"}), encoding="utf-8")
-    looked_up: list[str] = []
-    monkeypatch.setattr(saving, "check_file_exists_on_hf_hub", lambda name, *_: looked_up.append(name))
-    put_adapter(base_model(tiny_phi3), tmp_path)
-    further = continue_adapter(base_model(tiny_phi3), tmp_path, {}, 0)
-    further.save_pretrained(tmp_path / "further")
-    assert looked_up == []
