@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 
 from phi_runtime.checks.sections import Checks
@@ -85,10 +84,10 @@ def check_input_adapter(c: Checks) -> Iterator[Finding]:
     try:
         adapter = read_peft_folder(step.folder)
     except UsageError as e:
-        yield replace(c.error(at, "adapter", e.what), fix=e.fix)
+        yield c.error(at, "adapter", e.what, fix=e.fix)
         return
     for message, fix in problems(adapter, base_of(model, project)):
-        yield replace(c.error(at, "adapter", message), fix=fix)
+        yield c.error(at, "adapter", message, fix=fix)
     for name, key, message in differing(c.steps, adapter, model, project):
         yield c.error(("passes", name, key), "contradiction", message)
     names = [data.name for data in c.parts.data_configs if data]

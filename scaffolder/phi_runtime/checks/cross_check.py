@@ -15,6 +15,7 @@ from phi_runtime.checks.export import check_export
 from phi_runtime.checks.sections import Checks, ConfigParts, config_parts, placeholders
 from phi_runtime.checks.training import check_training
 from phi_runtime.config.diagnostics import Finding
+from phi_runtime.config.dialects.data import used_data_configs
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, adapters_of, sources
@@ -68,10 +69,7 @@ def cross_check(
         *_passes(checks),
         *check_used_adapters(checks),
     ]
-    used = _used_data(checks)
-    used = (
-        used if used <= {name for name in checks.parts.data_names if isinstance(name, str)} else set()
-    )  # a misspelled reference may mean any of them
+    used = used_data_configs(draft)
     for i, data in enumerate(checks.parts.data_configs):
         if data is not None and (not used or data.name in used):
             findings += check_data(checks, ("data_configs", i), data, columns)
@@ -103,14 +101,6 @@ def _references(c: Checks) -> Iterator[Finding]:
             at = ("passes", pass_name, key)
             if isinstance(name := c.draft.get(at), str) and name not in names:
                 yield unknown(at, "data config", name, [n for n in names if isinstance(n, str)])
-
-
-def _used_data(c: Checks) -> set[str]:
-    """Return the names of the data configs that passes refer to."""
-    settings = [c.draft.get(("passes", name)) for name in c.parts.passes]
-    written = [(key, value) for step in settings if isinstance(step, dict) for key, value in step.items()]
-    names = {value for key, value in written if key.endswith("data_config") and isinstance(value, str)}
-    return names.union(*(step.data_names for step in c.steps.values() if isinstance(step, FinetunePass)))
 
 
 def _systems(c: Checks) -> Iterator[Finding]:
@@ -182,7 +172,7 @@ def _model(c: Checks) -> Iterator[Finding]:
         message = f"`{model.model_path}` is relative to the project root, not to this file"
         yield c.warning(at, "found-under-root", message)
     if reason := why_not_loadable(c.stored):
-        what, _, fix = reason.partition("; ")
+        what, fix = reason
         yield c.error(at, "quantized-base", what, fix=fix)
 
 
@@ -193,7 +183,7 @@ def _no_model(c: Checks, at: KeyPath, written: str, path: Path) -> Finding:
         fix = "set `adapter_path` to it, and `model_path` to its base"
         with suppress(UsageError):
             fix += f", {read_config(path).get('base_model_name_or_path') or 'which its config does not name'}"
-        return replace(c.error(at, "model-not-found", f"{path} is an adapter of peft, not a model"), fix=fix)
+        return c.error(at, "model-not-found", f"{path} is an adapter of peft, not a model", fix=fix)
     if "://" in written:
         message = f"`{written}` is an address that cannot be read: set `model_path` to a model folder or a Hub id"
         return c.error(at, "model-not-found", message)

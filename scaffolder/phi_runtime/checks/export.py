@@ -57,8 +57,8 @@ def check_export(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
     stored = c.stored
     tied = bool(stored.get("tie_word_embeddings")) if stored else None
     provider = c.provider
-    if reason := why_not_exportable(stored):
-        what, _, fix = reason.partition("; ")
+    if refusal := why_not_exportable(stored):
+        what, fix = refusal
         yield c.error((*at, "type"), "not-exportable", what, fix=fix)
     if provider and step.precision not in SUPPORTED_PRECISIONS[provider]:
         supported = SUPPORTED_PRECISIONS[provider]

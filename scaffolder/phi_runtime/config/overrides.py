@@ -62,7 +62,7 @@ def override(draft: Draft, overrides: Overrides) -> None:
     for key, text in overrides.settings.items():
         _set_text(draft, key, text)
     for key, value in overrides.values.items():
-        _set(draft, _path_of(draft, key), value)
+        set_value(draft.value, _path_of(draft, key), value)
 
 
 def _set_text(draft: Draft, key: str, text: str) -> None:
@@ -76,7 +76,7 @@ def _set_text(draft: Draft, key: str, text: str) -> None:
     for at, value in [*values, *(newer for older in values for newer in _in_current_format(draft, *older)), values[0]]:
         draft.value = copy.deepcopy(before)
         created = at[: 1 + next(n for n in range(len(at) - 1, -1, -1) if draft.has(at[:n]))]
-        _set(draft, at, value)
+        set_value(draft.value, at, value)
         if _is_accepted(draft, at, created):
             break
     draft.source = replace(draft.source, options={**draft.source.options, created: f"--set {key}={text}"})
@@ -90,7 +90,7 @@ def _in_current_format(draft: Draft, path: KeyPath, value: Any) -> Iterator[tupl
     if outer != "passes" or len(path) < 3 or not isinstance(step, dict) or "type" not in step:
         return
     alone = Draft(Source(draft.source.path, "", {"passes": {name: {"type": step["type"]}}}, {}))
-    _set(alone, path, value)
+    set_value(alone.value, path, value)
     try:
         alone = translate(Source(draft.source.path, "", alone.value, {}))
     except ConfigError:
@@ -145,9 +145,9 @@ def _path_of(draft: Draft, key: str) -> KeyPath:
     return tuple(path)
 
 
-def _set(draft: Draft, path: KeyPath, value: Any) -> None:
-    """Set the value at `path`, creating the objects around it."""
-    part: Any = draft.value
+def set_value(config: Any, path: KeyPath, value: Any) -> None:
+    """Set the value at `path` of `config`, creating the objects around it."""
+    part = config
     for key in path[:-1]:
         part = part.setdefault(key, {}) if isinstance(part, dict) else part[key]
     part[path[-1]] = value

@@ -43,24 +43,27 @@ _PHI3_LENGTH = 4096  # default of both lengths in transformers' Phi3Config
 
 _LOADED_AS_FLOATS = ("mxfp4",)  # transformers dequantizes it
 
+Reason = tuple[str, str]
+"""Why a model cannot be used, and what to do."""
 
-def why_not_exportable(config: dict[str, Any]) -> str | None:
+
+def why_not_exportable(config: dict[str, Any]) -> Reason | None:
     """Return why the model with this config.json cannot be exported; None if it can, or if that is not known."""
     named = config.get("architectures")
     if not isinstance(named, list) or not named or not isinstance(named[0], str):
         return None
     name: str = named[0]
     if name in _BROKEN:
-        return f"the model builder cannot export {name}: {_BROKEN[name]}; {_INSTEAD}"
+        return f"the model builder cannot export {name}: {_BROKEN[name]}", _INSTEAD
     if name not in text_models():
-        return f"the model builder cannot export {name}; {_INSTEAD}"
+        return f"the model builder cannot export {name}", _INSTEAD
     activation = config.get("hidden_activation") or config.get("hidden_act")
     if isinstance(activation, str) and activation not in ACTIVATIONS:
-        return f"the model builder does not have the activation function `{activation}`; {_INSTEAD}"
+        return f"the model builder does not have the activation function `{activation}`", _INSTEAD
     return _rope(name, config)
 
 
-def _rope(name: str, config: dict[str, Any]) -> str | None:
+def _rope(name: str, config: dict[str, Any]) -> Reason | None:
     """Return why the rotary embeddings of the architecture `name` cannot be exported."""
     settings = config.get("rope_parameters") or config.get("rope_scaling")
     settings = settings if isinstance(settings, dict) else {}
@@ -75,20 +78,21 @@ def _rope(name: str, config: dict[str, Any]) -> str | None:
         if length != original and kind != "longrope":
             return (
                 f"the model builder takes {name} with two lengths ({length} and originally {original} tokens) for one with "
-                f'LongRoPE, and fails; set "original_max_position_embeddings": {length} in its config.json'
+                "LongRoPE, and fails",
+                f'set "original_max_position_embeddings": {length} in its config.json',
             )
         if length != original and "type" not in settings:
             return (
-                "the model builder does not find the type of the rotary embeddings; "
-                'add "type": "longrope" to "rope_parameters" in its config.json'
+                "the model builder does not find the type of the rotary embeddings",
+                'add "type": "longrope" to "rope_parameters" in its config.json',
             )
         allowed = allowed if length == original else ("longrope",)
     if kind not in allowed:
-        return f"the model builder cannot export rotary embeddings of the type `{kind}` for {name}; {_INSTEAD}"
+        return f"the model builder cannot export rotary embeddings of the type `{kind}` for {name}", _INSTEAD
     return None
 
 
-def why_not_loadable(config: dict[str, Any]) -> str | None:
+def why_not_loadable(config: dict[str, Any]) -> Reason | None:
     """Return why the model with this config.json cannot be loaded: its weights are quantized already."""
     settings = config.get("quantization_config")
     if not isinstance(settings, dict):
@@ -99,8 +103,8 @@ def why_not_loadable(config: dict[str, Any]) -> str | None:
     bits = settings.get("bits") or settings.get("w_bit")
     size = f", {bits} bits" if isinstance(bits, int) else ""
     return (
-        f"the weights of this model are quantized ({method}{size}): they cannot be trained, merged or exported; "
-        "set `model_path` to the model that it was quantized from"
+        f"the weights of this model are quantized ({method}{size}): they cannot be trained, merged or exported",
+        "set `model_path` to the model that it was quantized from",
     )
 
 
@@ -109,7 +113,7 @@ def check_base_model(workflow: Workflow, project: ProjectFolder) -> None:
     config = stored_config(workflow.input_model, project.config)
     exports = any(step.produces == "onnx" for step in workflow.passes.values())
     if reason := why_not_loadable(config) or (why_not_exportable(config) if exports else None):
-        what, _, fix = reason.partition("; ")
+        what, fix = reason
         raise ConfigError(what, fix=fix)
 
 

@@ -19,7 +19,14 @@ from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.events import Emit
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.embedded import DISK_BYTES, EMBEDDED, make_embedded, write_tokenizer
-from phi_runtime.models.place import base_model_path, download_id, hub_name, input_adapter_path, is_model_folder
+from phi_runtime.models.place import (
+    base_model_path,
+    cached_name,
+    download_id,
+    hub_name,
+    input_adapter_path,
+    is_model_folder,
+)
 from phi_runtime.models.reference import ModelRef
 
 _LARGE_BYTES = 10_000_000
@@ -124,7 +131,7 @@ def base_name(base: Path, project: ProjectFolder) -> str:
     origin = str(manifest.facts.get("source", "")) if manifest else ""
     if origin.startswith("hub:"):
         return origin.removeprefix("hub:")
-    return base.relative_to(project.model_cache).as_posix() if base.is_relative_to(project.model_cache) else ""
+    return cached_name(base, project)
 
 
 def comparable_key(model: InputModel, project: ProjectFolder) -> str | None:

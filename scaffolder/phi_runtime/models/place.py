@@ -21,7 +21,7 @@ def base_model_path(model: InputModel, project: ProjectFolder) -> Path:
 def download_id(model: InputModel, project: ProjectFolder) -> str | None:
     """Return the embedded model's name or the Hub id that the folder of the base model is downloaded from, if there is one."""
     path = base_model_path(model, project)
-    name = path.relative_to(project.model_cache).as_posix() if path.is_relative_to(project.model_cache) else ""
+    name = cached_name(path, project)
     return name if name in EMBEDDED else hub_name(path, project) or known_id(name)
 
 
@@ -30,9 +30,14 @@ def input_adapter_path(model: InputModel, project: ProjectFolder) -> Path | None
     return _folder(model.adapter_path, project) if model.adapter_path else None
 
 
+def cached_name(path: Path, project: ProjectFolder) -> str:
+    """Return the name of a folder under model-cache/; "" for another folder."""
+    return path.relative_to(project.model_cache).as_posix() if path.is_relative_to(project.model_cache) else ""
+
+
 def hub_name(path: Path, project: ProjectFolder) -> str:
     """Return the Hub id of a folder under model-cache/; "" for another folder."""
-    name = path.relative_to(project.model_cache).as_posix() if path.is_relative_to(project.model_cache) else ""
+    name = cached_name(path, project)
     return name if HUB_ID.fullmatch(name) else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -14,7 +13,7 @@ from pydantic import Field
 from phi_runtime.config.pass_graph import INPUT_ADAPTER, sources
 from phi_runtime.config.schema import FinetunePass, InputModel, Pass, Workflow, canonical
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import write_json
+from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import ConfigError, Location, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import base_name, comparable_key
@@ -52,7 +51,10 @@ class InputAdapter(AdapterOutput):
 
     @property
     def adapter(self) -> PeftFolder | None:
-        """The adapter, if it is on this machine and can be read."""
+        """The adapter, if it is on this machine and can be read.
+
+        It is not kept: `fetch` may download it after the config was loaded.
+        """
         try:
             return read_peft_folder(self.folder)
         except UsageError:
@@ -61,7 +63,8 @@ class InputAdapter(AdapterOutput):
     @property
     def multi_adapter(self) -> bool:  # type: ignore[override]
         """True for LoRA, as for the passes that train one."""
-        return self.adapter is not None and self.adapter.kind == "LORA"
+        adapter = self.adapter
+        return adapter is not None and adapter.kind == "LORA"
 
     def inputs(self, workflow: Workflow) -> dict[str, Any] | None:
         """Return what shapes the output besides the base; None if the adapter must be downloaded first."""
@@ -79,15 +82,20 @@ class InputAdapter(AdapterOutput):
         return sum(file.stat().st_size for file in files_of(self.folder)) if self.folder.is_dir() else 0
 
     def why_not_merged(self) -> str:
-        reason = self.adapter.why_not_merged() if self.adapter else ""
+        adapter = self.adapter
+        reason = adapter.why_not_merged() if adapter else ""
         return reason and f"{reason}: {USE_UNMERGED}"
 
     def why_not_graph_input(self) -> str:
-        reason = why_not_low_rank(self.adapter.config) if self.adapter else ""
+        reason = self._why_not_low_rank()
         return reason and f"{reason}; {MERGE_INSTEAD}"
 
     def why_not_combined(self) -> str:
-        return super().why_not_combined() if self.adapter and why_not_low_rank(self.adapter.config) else ""
+        return super().why_not_combined() if self._why_not_low_rank() else ""
+
+    def _why_not_low_rank(self) -> str:
+        adapter = self.adapter
+        return why_not_low_rank(adapter.config) if adapter else ""
 
     def run(self, context: PassContext[InputAdapter]) -> dict[str, Any]:
         """Copy the adapter to `context.out`, with a tokenizer and a prompt template if it has none.
@@ -192,7 +200,7 @@ def _check_tokens(base: Mapping[str, int], own: Mapping[str, int], context: Pass
             where=where,
             fix="use it with the model that it was trained on, or remove the tokenizer from its folder",
         )
-    config = json.loads((context.source.path / "config.json").read_text(encoding="utf-8"))
+    config = read_json(context.source.path / "config.json")
     rows = {**config, **(config.get("text_config") or {})}.get("vocab_size")
     if rows and max(own.values()) >= rows:
         raise ConfigError(

@@ -19,7 +19,6 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import IN_TRAINING, hooks_key
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.passes.input_adapter import InputAdapter
 from phi_runtime.pipeline.changes import describe_changes, input_origins
 
 State = Literal["cached", "stale", "failed", "missing", "running"]
@@ -91,17 +90,18 @@ def pass_stage(
     adapters = adapters or {}
     if source is None or len(adapters) < len(adapters_of(workflow.passes, name)):
         return _stage(name, step.type, target, None)
+    own = step.inputs(workflow)
+    if own is None:
+        return _stage(name, step.type, target, None)
     inputs: dict[str, Any] = {
         "type": step.type,
         "config": canonical(step),
         "input": source.key,
         "versions": versions(step.libraries),
+        **own,
     }
     if source.kind == "adapter":
         inputs["base"] = source.full.key
-    if isinstance(step, InputAdapter):
-        own = step.inputs(workflow)
-        return _stage(name, step.type, target, own and inputs | own)
     if adapters:
         inputs["adapters"] = {adapter: ref.key for adapter, ref in adapters.items()}
     if step.depends_on_provider:

@@ -6,12 +6,13 @@ rank on the original W, so that merging, chat and export need not know how it st
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.core.artifacts import write_json
 from phi_runtime.core.errors import ConfigError
+from phi_runtime.models.peft_lora import CONFIG, WEIGHTS, read_config
 
 _ATTRIBUTE = "starting_weights"
 
@@ -35,21 +36,20 @@ def save_plain(model: Any, folder: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    weights = load_file(folder / "adapter_model.safetensors")
+    weights = load_file(folder / WEIGHTS)
     for name, value in weights.items():
         if ".lora_A." in name:
             weights[name] = torch.cat([value, start[name].to(value.dtype)], dim=0)  # (2r, inputs)
         elif ".lora_B." in name:
             weights[name] = torch.cat([value, -start[name].to(value.dtype)], dim=1)  # (outputs, 2r)
-    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    config = read_config(folder)
     scale = 2**0.5 if config.get("use_rslora") else 2  # alpha / r, or alpha / √r, stays the same
     ranks = {key: 2 * rank for key, rank in (config.get("rank_pattern") or {}).items()}
     alphas = {key: scale * alpha for key, alpha in (config.get("alpha_pattern") or {}).items()}
     config |= {"r": 2 * config["r"], "lora_alpha": scale * config["lora_alpha"], "rank_pattern": ranks}
     config |= {"alpha_pattern": alphas, "init_lora_weights": True}
-    path.write_text(json.dumps(config, indent=2), encoding="utf-8", newline="\n")
+    write_json(folder / CONFIG, config)
 
 
 def start_from_rounding(model: Any, folder: Path) -> None:

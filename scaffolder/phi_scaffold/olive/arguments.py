@@ -117,12 +117,13 @@ def _add(arguments: OliveArguments, flag: Flag, written: str, following: list[st
     if flag.kind == "list":
         value = [part for word in following for part in word.split(",") if part]
     elif following:
-        value = following[0].replace("\\n", "\n") if flag.kind == "text" else _typed(following[0])
+        value = following[0].replace("\\n", "\n") if flag.kind == "text" else typed(following[0])
     arguments.values[flag.key] = value
     arguments.written[flag.key] = " ".join([written, *following])
 
 
-def _typed(text: str) -> Any:
+def typed(text: str) -> Any:
+    """Return the value of a flag: JSON, a boolean in any case, or the text."""
     if text.casefold() in ("true", "false"):
         return text.casefold() == "true"
     try:

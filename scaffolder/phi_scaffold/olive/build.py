@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.config.dialects.systems import PROVIDER_OF
+from phi_runtime.config.overrides import set_value
 from phi_runtime.config.pass_graph import INPUT_ADAPTER
 from phi_runtime.config.reading.source import KeyPath, Source, parse_source, read_source
 from phi_runtime.core.errors import UsageError
 from phi_runtime.hardware.device import has_nvidia_gpu
 from phi_scaffold.cli.options import one_of
-from phi_scaffold.olive.arguments import OliveArguments
+from phi_scaffold.olive.arguments import OliveArguments, typed
 
 _OUTPUT = {  # Olive's defaults of --output_path
     "finetune": "finetuned-adapter",
@@ -24,7 +26,6 @@ _OUTPUT = {  # Olive's defaults of --output_path
     "capture-onnx-graph": "onnx-model",
     "generate-adapter": "optimized-model",
 }
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 _GPU_PRECISIONS = ("fp16", "bf16")
 _ACCELERATOR = "systems.local_system.accelerators.0"
 _FOUR_BITS = ("int4", "uint4")
@@ -129,8 +130,7 @@ def _finetune(arguments: OliveArguments, config: dict[str, Any]) -> None:
     evaluation = {name: value for name, value in evaluation.items() if value is not None}
     if evaluation:
         step["eval_data_config"] = "eval_data"
-        training = copy.deepcopy(arguments)
-        _apply(training, config)
+        _apply(arguments, config)  # the second data config has the flags of the first
         config["data_configs"].append({**data, "name": "eval_data", "load_dataset_config": {**load, **evaluation}})
 
 
@@ -140,7 +140,7 @@ def _optimize(arguments: OliveArguments, config: dict[str, Any]) -> None:
     for key, flag in (("device", "device"), ("execution_providers.0", "provider")):
         if flag in arguments.written:
             arguments.written[f"{_ACCELERATOR}.{key}"] = arguments.written[flag]
-    device = device or ("cpu" if provider in (None, _PROVIDERS["cpu"]) else "gpu")
+    device = device or ("cpu" if provider in (None, PROVIDER_OF["cpu"]) else "gpu")
     if device == "gpu" and "precision" not in arguments.values:  # Olive's help says fp16, its code has always been fp32
         arguments.notes.append("the precision is fp32, as in Olive: add --precision fp16 for a smaller model")
     precision = arguments.pop("precision", "fp32")
@@ -238,7 +238,7 @@ def _require(arguments: OliveArguments, key: str, flag: str) -> None:
 
 
 def _system(config: dict[str, Any], device: str, provider: str | None = None) -> None:
-    accelerator = {"device": device, "execution_providers": [provider or _PROVIDERS.get(device, _PROVIDERS["cpu"])]}
+    accelerator = {"device": device, "execution_providers": [provider or PROVIDER_OF.get(device, PROVIDER_OF["cpu"])]}
     config["systems"] = {"local_system": {"type": "LocalSystem", "accelerators": [accelerator]}}
     config["host"] = config["target"] = "local_system"
 
@@ -262,10 +262,8 @@ def _export(arguments: OliveArguments, config: dict[str, Any], precision: str) -
 
 
 def _option(text: str) -> Any:
-    try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except ValueError:
-        return text.split("/") if "/" in text else text
+    value = typed(text)
+    return value.split("/") if value is text and "/" in text else value
 
 
 def _ignore_data(arguments: OliveArguments) -> None:
@@ -278,11 +276,7 @@ def _ignore_data(arguments: OliveArguments) -> None:
 def _apply(arguments: OliveArguments, config: dict[str, Any]) -> dict[KeyPath, str]:
     """Set the remaining values of the flags in the config; return the flags as they were written, by the key they set."""
     for dotted, value in arguments.values.items():
-        part: Any = config
-        *outer, last = _path(dotted)
-        for key in outer:
-            part = part.setdefault(key, {}) if isinstance(part, dict) else part[key]
-        part[last] = value
+        set_value(config, _path(dotted), value)
     return {_path(dotted): flag for dotted, flag in arguments.written.items() if "." in dotted}
 
 

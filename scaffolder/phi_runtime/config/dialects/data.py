@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from phi_runtime.config.dialects.credentials import refuse_tokens
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, NOTHING_LEFT, Draft
@@ -69,18 +67,19 @@ def translate_data(draft: Draft, before_0_7: bool) -> None:
     """Translate the listed data configs; `before_0_7`: the model has the form of Olive before 0.7."""
     at: KeyPath = ("data_configs",)
     configs = draft.get(at) if isinstance(draft.get(at), list) else []
-    used, names = _used_data(draft), [item.get("name") for item in configs if isinstance(item, dict)]
+    used = used_data_configs(draft)
     for i, item in reversed(list(enumerate(configs))):
-        unused = all(name in names for name in used) and isinstance(item, dict) and item.get("name") not in used
-        if unused and not _is_valid(draft, (*at, i), before_0_7):
+        if used is None or not isinstance(item, dict) or item.get("name") in used:
+            continue
+        if not draft.becomes_valid((*at, i), partial(_data_config, at=(*at, i), before_0_7=before_0_7), DataConfig):
             draft.drop((*at, i), "no pass that runs uses it")
     for i, item in enumerate(configs):
         if isinstance(item, dict):
             _data_config(draft, (*at, i), before_0_7)
 
 
-def _used_data(draft: Draft) -> list[str]:
-    """Return the names of the data configs that a pass refers to."""
+def used_data_configs(draft: Draft) -> set[str] | None:
+    """Return the names of the data configs that passes refer to; None if one is misspelled, which may mean any of them."""
 
     def names(value: Any) -> Iterator[str]:
         for key, inner in value.items() if isinstance(value, dict) else ():
@@ -88,20 +87,9 @@ def _used_data(draft: Draft) -> list[str]:
                 yield inner
             yield from names(inner)
 
-    return list(names(draft.get(PASSES)))
-
-
-def _is_valid(draft: Draft, at: KeyPath, before_0_7: bool) -> bool:
-    """Return True if the data config at `at` has a valid canonical form."""
-    trial = copy.deepcopy(draft)
-    _data_config(trial, at, before_0_7)
-    if len(trial.refused) > len(draft.refused):
-        return False
-    try:
-        DataConfig.model_validate(trial.get(at))
-    except ValidationError:
-        return False
-    return True
+    configs, used = draft.get(("data_configs",)), set(names(draft.get(PASSES)))
+    known = [item.get("name") for item in configs if isinstance(item, dict)] if isinstance(configs, list) else []
+    return used if all(name in known for name in used) else None
 
 
 def _data_config(draft: Draft, at: KeyPath, before_0_7: bool) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 from phi_runtime.config.diagnostics import Finding, dotted, finding, short, warning
 from phi_runtime.config.reading.source import KeyPath, Source
@@ -103,6 +105,16 @@ class Draft:
             warning(self.source, self.origin(t), t.rule, t.message, changes_result=t.changes_result)
             for t in self.translations
         ]
+
+    def becomes_valid(self, path: KeyPath, translate: Callable[[Draft], None], form: Any) -> bool:
+        """Return True if `translate`, on a copy, refuses nothing and leaves at `path` a value of the type `form`."""
+        trial = copy.deepcopy(self)
+        translate(trial)
+        try:
+            TypeAdapter(form).validate_python(trial.get(path))
+        except ValidationError:
+            return False
+        return len(trial.refused) == len(self.refused)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import typing
+from functools import partial
 from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from phi_runtime.config.diagnostics import dotted
 from phi_runtime.config.dialects.credentials import refuse_tokens
@@ -52,10 +50,11 @@ def _systems(draft: Draft) -> None:
     used = _used(draft)
     for name in draft.keys(("systems",)):
         at = ("systems", name)
-        if used and name not in used and not _is_valid(draft, at, everywhere):
+        translate = partial(_system, at=at, everywhere=everywhere)
+        if used and name not in used and not draft.becomes_valid(at, translate, AnySystem):
             draft.drop(at, "`host` and `target` name other systems")
-        elif isinstance(draft.get(at), dict):
-            _system(draft, at, everywhere)
+        else:
+            translate(draft)
     if isinstance(draft.get(everywhere), str | list | None):
         draft.drop(everywhere, "`accelerators` of each system names the execution provider")
 
@@ -68,20 +67,9 @@ def _used(draft: Draft) -> set[str]:
     return {name for name in names if isinstance(name, str) and draft.has(("systems", name))}
 
 
-def _is_valid(draft: Draft, at: KeyPath, everywhere: KeyPath) -> bool:
-    """Return True if the system at `at` has a valid canonical form."""
-    if not isinstance(draft.get(at), dict):
-        return False
-    trial = copy.deepcopy(draft)
-    _system(trial, at, everywhere)
-    try:
-        TypeAdapter(AnySystem).validate_python(trial.get(at))
-    except ValidationError:
-        return False
-    return len(trial.refused) == len(draft.refused)
-
-
 def _system(draft: Draft, at: KeyPath, everywhere: KeyPath) -> None:
+    if not isinstance(draft.get(at), dict):
+        return
     draft.unnest((*at, "config"))
     refuse_tokens(draft, at)
     fix_case(draft, (*at, "type"), ("LocalSystem", "AzureML", *OTHER_ENVIRONMENTS))

@@ -47,6 +47,11 @@ class Pass(Strict):
         """The pass whose rows the output and what follows from it are measured on; None if there are none of its own."""
         return None
 
+    def inputs(self, workflow: Any) -> dict[str, Any] | None:
+        """Return what shapes the output besides settings, source and libraries; None if it is not on this machine yet."""
+        del workflow
+        return {}
+
     def conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Yield settings that contradict each other: the key path below the pass, and the message."""
         yield from ()
