@@ -46,7 +46,7 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize("unused", [DUMMY, GLUE])
+@pytest.mark.parametrize("unused", [DUMMY, GLUE, DUMMY | {"name": {}}])
 def test_a_data_config_that_no_pass_uses_is_skipped_with_one_line(tmp_path: Path, unused: dict[str, Any]) -> None:
     config = checked(tmp_path, lambda c: c["data_configs"].insert(0, unused))
     assert [d["name"] for d in config.draft.value["data_configs"]] == ["train"]

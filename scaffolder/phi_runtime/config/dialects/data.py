@@ -78,7 +78,7 @@ def translate_data(draft: Draft, before_0_7: bool) -> None:
             _data_config(draft, (*at, i), before_0_7)
 
 
-def used_data_configs(draft: Draft) -> set[str] | None:
+def used_data_configs(draft: Draft) -> list[str] | None:
     """Return the names of the data configs that passes refer to; None if one is misspelled, which may mean any of them."""
 
     def names(value: Any) -> Iterator[str]:
@@ -87,7 +87,8 @@ def used_data_configs(draft: Draft) -> set[str] | None:
                 yield inner
             yield from names(inner)
 
-    configs, used = draft.get(("data_configs",)), set(names(draft.get(PASSES)))
+    configs = draft.get(("data_configs",))
+    used = list(names(draft.get(PASSES)))  # no set: the name of a config may be any value
     known = [item.get("name") for item in configs if isinstance(item, dict)] if isinstance(configs, list) else []
     return used if all(name in known for name in used) else None
 
