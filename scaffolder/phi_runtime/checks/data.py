@@ -21,6 +21,16 @@ from phi_runtime.data.rows import scan
 from phi_runtime.data.selection import read_options
 from phi_runtime.data.template import PromptTemplate, TemplateError
 
+_FORMATS_OF_KEY = {
+    "sep": ("csv",),
+    "encoding": ("json", "csv", "text"),
+    "header": ("csv", "xlsx"),
+    "names": ("csv", "xlsx"),
+    "sheet": ("xlsx",),
+    "sample_by": ("text",),
+    "field": ("json",),
+}
+
 
 def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Path, list[str]]) -> Iterator[Finding]:
     """Yield what is wrong with `data`, the data config at `at`.
@@ -119,9 +129,9 @@ def _source(c: Checks, at: KeyPath, data: DataConfig) -> Iterator[Finding]:
     if files is None and load.data_dir and not data_paths(data, c.path):
         message = f"no file name in {resolve(load.data_dir, c.path).path} contains the split `{split}`"
         yield c.error((*at, "split"), "unknown-reference", message)
-    for key, format_ in (("sep", "csv"), ("sample_by", "text"), ("field", "json")):
-        if load.format != format_ and c.draft.has((*at, key)):
-            message = f"`{key}` is for `{format_}`, and the files are `{load.format}`"
+    for key, formats in _FORMATS_OF_KEY.items():
+        if load.format not in formats and c.draft.has((*at, key)):
+            message = f"`{key}` is for `{'` or `'.join(formats)}`, and the files are `{load.format}`"
             yield c.error((*at, key), "contradiction", message)
 
 

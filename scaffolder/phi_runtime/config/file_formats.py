@@ -7,15 +7,26 @@ from typing import Literal
 
 from phi_runtime.core.errors import DataError, Location
 
-Format = Literal["json", "csv", "parquet", "text"]
+Format = Literal["json", "csv", "xlsx", "parquet", "text"]
 FORMATS: dict[str, Format] = {
     ".jsonl": "json",
     ".ndjson": "json",
     ".json": "json",
     ".csv": "csv",
     ".tsv": "csv",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
     ".parquet": "parquet",
     ".txt": "text",
+}
+_AS_TABLE, _AS_TEXT = "save it as .xlsx or .csv", "copy its text into a .csv or .txt file"
+_OTHERS = {  # formats that are not read, and the way to one that is
+    **dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers"), _AS_TABLE),
+    **dict.fromkeys((".doc", ".docx", ".odt", ".rtf", ".pdf", ".html", ".htm", ".md", ".epub"), _AS_TEXT),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".rar", ".7z"), "extract it"),
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3", ".sql", ".accdb", ".mdb"), "export its table as .csv"),
+    **dict.fromkeys((".pkl", ".pickle", ".feather", ".arrow", ".h5", ".npy", ".orc"), "save it as .parquet or .csv"),
+    **dict.fromkeys((".xml", ".yaml", ".yml"), "convert it to .jsonl or .csv"),
 }
 SampleBy = Literal["line", "paragraph", "document"]
 
@@ -39,6 +50,6 @@ def format_of(path: Path) -> Format:
         raise DataError(
             f"unknown data format `{name.suffix or name.name}`",
             where=Location(path),
-            fix=f"use a file that ends in {', '.join(FORMATS)}",
+            fix=_OTHERS.get(name.suffix.lower()) or f"use a file that ends in {', '.join(FORMATS)}",
         )
     return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import DataError, Location, MissingDependency
+from phi_runtime.data.encodings import UTF8, Recoded, detect_encoding
 
 LIMIT_BYTES = 16 * 2**20
 """Longest row that is read. A longer one is not training text but a mistake, and would fill the memory."""
 
-_BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_BOM = codecs.BOM_UTF8
+
+# First bytes of files that are no text, though their names say so.
+_BINARY = {
+    b"PK\x03\x04": ("an Excel file or a ZIP archive", "name it .xlsx if it is a workbook, or extract it"),
+    b"\xd0\xcf\x11\xe0": ("an old or encrypted Excel file", "save it as .xlsx or .csv"),
+    b"%PDF": ("a PDF file", "copy its text into a .csv or .txt file"),
+    b"PAR1": ("a Parquet file", "name it .parquet"),
+    b"\x1f\x8b": ("compressed with gzip", "add .gz to its name"),
+    b"BZh": ("compressed with bzip2", "add .bz2 to its name"),
+    b"\xfd7zXZ": ("compressed with xz", "add .xz to its name"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "add .zst to its name"),
+    b"SQLite format 3": ("a SQLite database", "export its table as .csv"),
+    b"<!DOCTYPE html": ("a web page", "download the data itself"),
+    b"<!doctype html": ("a web page", "download the data itself"),
+    b"<html": ("a web page", "download the data itself"),
+}
 
 
 class _Zstd(io.RawIOBase):
@@ -85,23 +102,45 @@ def _opener(path: Path) -> tuple[Callable[[Path], Any], tuple[type[Exception], .
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a data file for reading decompressed bytes, after its UTF-8 byte order mark if it has one.
+def opened(path: Path, encoding: str | None = None) -> Iterator[io.BufferedReader]:
+    """Open a text file for reading it decompressed and in UTF-8, after its byte order mark if it has one.
 
     Raises:
-        DataError: the file is missing, a folder, unreadable, empty, in UTF-16, or its compression is corrupt.
+        DataError: the file is missing, a folder, unreadable, empty or no text, or its compression is corrupt.
     """
+    encoding = encoding or encoding_of(path)
+    with _decompressed(path) as stream:
+        text: Any = stream if encoding == UTF8 else io.BufferedReader(Recoded(stream, encoding), 2**18)
+        if text.peek(3)[:3] == _BOM:
+            text.read(3)
+        yield text
+
+
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a text file, as `detect_encoding` does. Raises DataError as `opened` does."""
+    with _decompressed(path) as stream:
+        return detect_encoding(stream)
+
+
+def head(path: Path, encoding: str, size: int = 2**18) -> tuple[str, bool]:
+    """Return the first `size` bytes of a text file, and True if that is all of it. Raises DataError as `opened` does."""
+    with opened(path, encoding) as stream:
+        start = stream.read(size)
+        return start.decode(UTF8, "surrogateescape"), not stream.peek(1)
+
+
+@contextmanager
+def _decompressed(path: Path) -> Iterator[io.BufferedReader]:
     opener, errors = _opener(path)
     try:
         with opener(path) as raw:
             stream = io.BufferedReader(raw, 2**18)
-            start = stream.peek(3)
-            if start[:2] in _UTF16:
-                raise DataError("the file is in UTF-16", where=Location(path), fix="save the file as UTF-8")
-            if start[:3] == _BOM:
-                stream.read(3)
+            start = stream.peek(16)
             if not start:
                 raise empty_file(path)
+            for magic, (what, fix) in _BINARY.items():
+                if start.startswith(magic):
+                    raise DataError(f"the file is {what}", where=Location(path), fix=fix)
             yield stream
     except FileNotFoundError:
         raise missing_file(path) from None

@@ -37,7 +37,7 @@ from phi_runtime.models.fetch import TOKENIZER_FILES
 
 BATCH_ROWS, BATCH_CHARACTERS = 512, 1_000_000
 AHEAD = 8  # batches queued for the encoder, so that it never waits for the reader
-FORMAT_VERSION = 1  # of a store; increment when the same data would be stored differently
+FORMAT_VERSION = 2  # of a store; increment when the same data would be stored differently
 LIBRARIES = ("tokenizers", "transformers", "jinja2")  # their versions shape the tokens
 
 _NO_WORD = re.compile(r"[\W_]+")

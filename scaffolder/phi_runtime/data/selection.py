@@ -33,7 +33,16 @@ class SelectedRow:
 
 def read_options(load: LoadDataset, path: Path) -> ReadOptions:
     """Return how to read a file of `load`; the format of a downloaded Hub data set follows from its suffix."""
-    return ReadOptions(load.format or format_of(path), load.sep, load.sample_by or "line", load.field)
+    return ReadOptions(
+        format=load.format or format_of(path),
+        sep=load.sep,
+        sample_by=load.sample_by or "line",
+        field=load.field,
+        encoding=load.encoding,
+        header=load.header,
+        names=tuple(load.names) if load.names else None,
+        sheet=load.sheet,
+    )
 
 
 def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[SelectedRow | BadRow]:
@@ -61,7 +70,7 @@ def select(load: LoadDataset, files: Sequence[Path]) -> Iterator[SelectedRow | B
                 chosen += 1
                 yield row
                 continue
-            kept = _fits(path, row, filters, from_text=options.format == "csv") if filters else True
+            kept = _fits(path, row, filters, from_text=options.format in ("csv", "xlsx")) if filters else True
             if isinstance(kept, BadRow):
                 chosen += 1
                 yield kept

@@ -238,7 +238,7 @@ def test_what_shapes_the_sequences_alone_and_where_the_file_lies_changes_nothing
 
 def test_a_table_that_is_given_another_ending_is_read_anew(tmp_path: Path, cache: Path, tiny_tokenizer: Any) -> None:
     path = tmp_path / "a.csv"
-    path.write_text("q\ta\nthe game\tjoy\n", encoding="utf-8")
+    path.write_text('q\ta\t"x,y"\nthe game\tjoy\t"1,2"\n', encoding="utf-8")  # a comma and a tab divide it alike
     assert prepared(made(tiny_tokenizer, path, data_name="csv"), cache).survey.broken == 1
     renamed = path.rename(tmp_path / "a.tsv")
     assert prepared(made(tiny_tokenizer, renamed, data_name="csv"), cache).survey.broken == 0

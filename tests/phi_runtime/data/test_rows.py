@@ -18,8 +18,8 @@ import pytest
 
 from phi_runtime.config.file_formats import format_of, unpacked_name
 from phi_runtime.core.errors import DataError, MissingDependency
-from phi_runtime.data import rows as reading
 from phi_runtime.data.files import LIMIT_BYTES
+from phi_runtime.data.json_window import Window
 from phi_runtime.data.rows import BadRow, ReadOptions, Row, read_rows, scan
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
@@ -164,12 +164,25 @@ def test_rows_of_an_array_know_the_line_on_which_they_start(tmp_path: Path) -> N
 
 
 def test_the_format_is_told_by_the_ending_below_the_packing() -> None:
-    endings = {"a.jsonl.gz": "json", "a.TSV": "csv", "a.parquet": "parquet", "a.txt.xz": "text", "b.json.zst": "json"}
+    endings = {
+        "a.jsonl.gz": "json",
+        "a.TSV": "csv",
+        "a.parquet": "parquet",
+        "a.txt.xz": "text",
+        "b.json.zst": "json",
+        "b.XLSX": "xlsx",
+    }
     assert {name: format_of(Path(name)) for name in endings} == endings
-    for name in ("a.xlsx", "rows", "a.zip"):
+    for name, fix in (
+        ("a.xls", ".xlsx"),
+        ("rows", ".jsonl"),
+        ("a.zip", "extract"),
+        ("a.docx", ".txt"),
+        ("a.ods", ".csv"),
+    ):
         with pytest.raises(DataError, match="unknown data format") as caught:
             format_of(Path(name))
-        assert ".jsonl" in caught.value.fix
+        assert fix in caught.value.fix
 
 
 # -- the faults ---------------------------------------------------------------------------------------------------------------
@@ -191,9 +204,9 @@ def test_the_format_is_told_by_the_ending_below_the_packing() -> None:
         ("a.csv", "q,a\nx,1\ny\n", ":3:", "1 fields"),
         ("a.csv", 'q,a\nx,1\n"y,2\nz,3\n', ":3:", "not valid CSV from this row on (unexpected end of data)"),
         ("a.csv", 'q,a\nx,1\n"y" z,2\n', ":3:", "not valid CSV"),
-        ("a.csv", "\nq,a,q\nx,1,2\n", ":2:", "duplicate column `q`"),
+        ("a.csv", "\n,,\nx,1,2\n", ":2:", "the header has no names"),
         ("a.csv", b"q,\xff\nx,1\n", ":1:", "the header is not UTF-8 text"),
-        ("a.csv", b"q,a\nx,1\ny,\xe9\n", ":3:", "not UTF-8 text"),
+        ("a.csv", b"q,a\nx,1\ny,\x81\xe9\n", ":3:", "not UTF-8 text"),
         ("a.jsonl", b'{"q": "x"}\n{"q": "\xff"}\n', ":2:", "UTF-8"),
         ("a.json", b'[{"q": "x"},\n {"q": "\xff"}]', ":1:", "UTF-8"),
         ("a.txt", b"x\n\xff\n", ":2:", "UTF-8"),
@@ -203,9 +216,7 @@ def test_the_format_is_told_by_the_ending_below_the_packing() -> None:
         ("a.csv", "\n\n", "a.csv", "empty"),
         ("a.txt", "\n \n", "a.txt", "empty"),
         ("a.jsonl.gz", gzip.compress(b"", mtime=0), "a.jsonl.gz", "empty"),
-        ("a.jsonl", LINES.encode("utf-16"), "a.jsonl", "UTF-16"),
-        ("a.csv", b"\xfe\xff" + "q,a\n".encode("utf-16-be"), "a.csv", "UTF-16"),
-        ("a.json.gz", gzip.compress(LINES.encode("utf-16"), mtime=0), "a.json.gz", "UTF-16"),
+        ("a.csv", "q,a\nx,1\n".encode("utf-16")[:-1], ":2:", "UTF-8"),  # half a character is missing
         ("a.jsonl", f'{{"q": "x"}}\n{"[" * 200_000}\n', ":2:", "nested too deeply"),
         ("a.json", f'[{{"q": "x"}},\n{"[" * 200_000}', ":2:1", "nested too deeply"),
     ],
@@ -333,7 +344,7 @@ ARRAY = (
 def test_each_fault_in_an_array_is_found_where_the_whole_file_would_show_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(reading._Window, "CHUNK", chunk)
+    monkeypatch.setattr(Window, "CHUNK", chunk)
     assert values(write(tmp_path, "a.json", ARRAY)) == json.loads(ARRAY)
     damaged = [ARRAY[:at] + new + ARRAY[at + 1 :] for at in range(1, len(ARRAY)) for new in ("", "?", '"', "\n")]
     for text in damaged:

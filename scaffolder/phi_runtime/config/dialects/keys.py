@@ -160,7 +160,7 @@ LOAD_DATASET = KeyTable(
         "cache_dir": "files are read in place",
         "download_mode": "files are read in place",
     },
-    renamed={"name": "subset", "delimiter": "sep", "dataset_name": "data_name"},
+    renamed={"name": "subset", "delimiter": "sep", "column_names": "names", "dataset_name": "data_name"},
 )
 
 PRE_PROCESS = KeyTable(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from phi_runtime.config.file_formats import Format, SampleBy
 from phi_runtime.config.schema.common import Count, Names, Strict, Whole, no_effect
@@ -48,6 +48,14 @@ def _files_shape(value: Any) -> str:
     return "files by split" if isinstance(value, dict) else _list_or_one(value)
 
 
+def _known_encoding(name: str) -> str:
+    try:
+        b"".decode(name)
+    except (LookupError, ValueError):
+        raise ValueError(f"unknown encoding `{name}`; use a name of Python, such as utf-8, cp1252 or utf-16") from None
+    return name
+
+
 BUILDERS = get_args(Format)
 HUB_DATASET = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$"
 
@@ -56,8 +64,8 @@ class LoadDataset(Strict):
     """The rows to read."""
 
     data_name: Annotated[str, Field(pattern=HUB_DATASET)] = Field(
-        description="File format: json (an array, or one object per line), csv, parquet or text, compressed or not (.gz, "
-        ".bz2, .xz, .zst). Or a dataset of the Hugging Face Hub, as `owner/name`.",
+        description="File format: json (an array, or one object per line), csv, xlsx, parquet or text, compressed or not (.gz, "
+        ".bz2, .xz, .zst). Olive cannot read xlsx. Or a dataset of the Hugging Face Hub, as `owner/name`.",
         examples=list(BUILDERS),
     )
     subset: str | None = Field(
@@ -72,13 +80,34 @@ class LoadDataset(Strict):
         "a Hub dataset, a folder inside it. Default null.",
     )
     sep: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        None, description="csv: field separator. Default null: a comma, or a tab for .tsv files."
+        None,
+        description="csv: field separator. Default null: detected among comma, semicolon, tab and `|`; Olive assumes a comma.",
+    )
+    encoding: Annotated[str, Field(min_length=1), AfterValidator(_known_encoding)] | None = Field(
+        None,
+        description="json, csv, text: encoding of the file, by its name in Python. Default null: UTF-8, UTF-16, or Windows-1252 if "
+        "the text is in it; Olive assumes UTF-8.",
+        examples=["cp1252", "utf-16", "gbk"],
+    )
+    header: Literal["infer"] | Whole | None = Field(
+        "infer",
+        description="csv, xlsx: row of the column names, from 0; rows before it are skipped. null: the file has no header. Default "
+        "infer: the first row, or none if `names` is set.",
+    )
+    names: Names | None = Field(
+        None,
+        description="csv, xlsx: names of all columns of a file without a header. Default null: those in the header.",
+    )
+    sheet: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="xlsx: sheet of the workbook. Default null: the first visible one."
     )
     sample_by: SampleBy | None = Field(
         None, description=("text: unit of a row, in the single column `text`. Default null: one row per line.")
     )
     field: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="json: key of an object that holds the array of rows. Default null: the file is the array."
+        None,
+        description="json: key of an object that holds the array of rows. Default null: the file is the array, or has one such key; "
+        "Olive needs it for a file that is an object.",
     )
     data_files: Annotated[
         Annotated[str, Tag("one file"), Field(min_length=1)]

@@ -1,0 +1,101 @@
+"""Detect the encoding of a text file, and read text of any encoding as UTF-8."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from itertools import takewhile
+from typing import Any
+
+UTF8, WINDOWS = "utf-8", "cp1252"
+FIX = "save the file as UTF-8, or set `encoding` in load_dataset_config, such as cp1251 or gbk"
+
+# UTF-32 first: its mark starts with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, UTF8),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_HIGH = bytes(range(128, 256))
+_CHUNK = 2**20
+_CHUNKS = 16  # that are searched for a byte that is not ASCII
+_WORD = re.compile(r"[^\W\d_]{2,}")
+# Bytes that Windows-1252 does not define, and `ÿ`, which is far more often a broken byte.
+_NOT_WINDOWS = re.compile(rb"[\x81\x8d\x8f\x90\x9d\xff]")
+_SYMBOL_IN_WORD = re.compile(r"[^\W\d_](?:[¹²³¼½¾ªº]|[^\w\s\x00-\x7f’´·\xad–—])[^\W\d_]")
+
+
+def detect_encoding(stream: io.BufferedReader) -> str:
+    """Return the encoding of a text by its first bytes: that of its byte order mark, UTF-8, UTF-16 or Windows-1252.
+
+    Windows-1252 is returned for bytes that are not UTF-8 and that look like a Western language in it; the first megabyte
+    that is not ASCII decides. Any other text is UTF-8, whose reader reports its bad lines.
+    """
+    for chunk in takewhile(bool, (stream.read(_CHUNK) for _ in range(_CHUNKS))):
+        for mark, name in _MARKS:
+            if chunk.startswith(mark):
+                return name
+        if b"\0" in chunk and (name := _utf16(chunk[:4096])):
+            return name
+        whole = chunk.rstrip(_HIGH) if len(chunk) == _CHUNK else chunk  # its end may cut a character
+        if not whole.isascii():
+            return _utf8_or_windows(whole)
+    return UTF8
+
+
+def _utf16(start: bytes) -> str:
+    """Return the UTF-16 that a text without a mark is in, by the zeros of its ASCII characters; empty for neither."""
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    enough = len(start) // 2 * 0.4
+    if odd > enough and even < odd / 20:
+        return "utf-16-le"
+    return "utf-16-be" if even > enough and odd < even / 20 else ""
+
+
+def _utf8_or_windows(chunk: bytes) -> str:
+    text = chunk.decode(UTF8, "surrogateescape")
+    invalid = sum(1 for c in text if "\udc80" <= c <= "\udcff")
+    valid = sum(1 for c in text if c > "\x7f") - invalid
+    if invalid <= 20 * valid or _NOT_WINDOWS.search(chunk) or b"\0" in chunk:
+        return UTF8
+    text = chunk.decode(WINDOWS)
+    words = [word for word in _WORD.findall(text) if not word.isascii()]
+    foreign = sum(1 for word in words if not any(c.isascii() for c in word))
+    return UTF8 if foreign > len(words) / 5 or _SYMBOL_IN_WORD.search(text) else WINDOWS
+
+
+class Recoded(io.RawIOBase):
+    """The bytes of a text of any encoding as UTF-8. What cannot be decoded becomes a byte that is not UTF-8 either."""
+
+    def __init__(self, stream: io.BufferedReader, encoding: str) -> None:
+        self.stream, self.decoder = stream, codecs.getincrementaldecoder(encoding)(_INVALID)
+        self.output = memoryview(b"")
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.output and not self.ended:
+            piece = self.stream.read(2**17)
+            self.ended = not piece
+            text = self.decoder.decode(piece, self.ended)
+            self.output = memoryview(text.encode(UTF8, "surrogateescape"))
+        size = min(len(buffer), len(self.output))
+        buffer[:size], self.output = self.output[:size], self.output[size:]
+        return size
+
+
+_INVALID = "phi_invalid"
+
+
+def _invalid(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\udcff", error.end
+
+
+codecs.register_error(_INVALID, _invalid)

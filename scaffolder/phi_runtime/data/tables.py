@@ -1,0 +1,178 @@
+"""Read rows of tables: CSV files of any separator, and records of workbooks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from phi_runtime.config.file_formats import unpacked_name
+from phi_runtime.core.errors import DataError, Location
+from phi_runtime.data.encodings import FIX as ENCODING_FIX
+from phi_runtime.data.files import LIMIT_BYTES, empty_file
+from phi_runtime.data.row import BadRow, ReadOptions, Row
+
+Record = tuple[int, list[str]]
+"""The line on which a record starts, and its fields."""
+
+NULL = "\\N"  # an empty field in the dumps of MySQL and PostgreSQL
+_SEPARATORS = ",;\t|"
+_SEP_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # the first line of a CSV file for Excel
+_SAMPLED = 100  # records that decide on the separator
+
+
+def default_sep(path: Path) -> str:
+    """Return the separator of a CSV file by its suffix."""
+    return "\t" if unpacked_name(path).suffix.lower() == ".tsv" else ","
+
+
+def separator_line(head: str) -> str | None:
+    """Return the separator that the first line `sep=…` names, as Excel writes it; None without such a line."""
+    match = _SEP_LINE.match(head)
+    return match[1] if match else None
+
+
+def detect_sep(head: str, complete: bool, default: str) -> str:
+    r"""Return the separator of a CSV file by its first lines: a comma, semicolon, tab or `|`.
+
+    Another one than `default` must divide the header, and more of the records into the same number of fields.
+    """
+    if named := separator_line(head):
+        return named
+    shares = {sep: _share(head, complete, sep) for sep in dict.fromkeys(default + _SEPARATORS)}
+    best = max(shares, key=lambda sep: shares[sep])  # the default, if it is among the best
+    return best if shares[best] > 0.5 else default
+
+
+def _share(head: str, complete: bool, sep: str) -> float:
+    """Return the share of the records with as many fields as the header; 0 if the header is one field."""
+    counts: list[int] = []
+    try:
+        for fields in csv.reader(io.StringIO(head, newline=""), delimiter=sep):
+            if fields:
+                counts.append(len(fields))
+            if len(counts) > _SAMPLED:
+                break
+        else:
+            counts = counts if complete else counts[:-1]
+    except csv.Error:
+        pass  # a field of more than the limit
+    if not counts or counts[0] < 2:
+        return 0.0
+    return counts.count(counts[0]) / len(counts)
+
+
+def csv_records(path: Path, stream: io.BufferedReader, sep: str, *, skip_first: bool) -> Iterator[Record]:
+    """Yield the records of a CSV file that are not blank; `skip_first`: without its first line.
+
+    Bytes that are not UTF-8 are lone surrogates.
+
+    Raises:
+        DataError: the quotes of a record are wrong, so that the next ones cannot be found.
+    """
+    csv.field_size_limit(LIMIT_BYTES)
+    text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+    skipped = 1 if skip_first and text.readline() else 0
+    reader = csv.reader(text, delimiter=sep, strict=True)
+    start = skipped
+    try:
+        for fields in reader:
+            line, start = start + 1, reader.line_num + skipped
+            if fields:
+                yield line, fields
+    except csv.Error as e:
+        what = f"the file is not valid CSV from this row on ({e})"
+        raise DataError(what, where=Location(path, start + 1), fix="fix the quotes of this row") from None
+
+
+def table_rows(path: Path, records: Iterator[Record | BadRow], options: ReadOptions) -> Iterator[Row | BadRow]:
+    """Yield the rows of a table by the names of its columns; see `ReadOptions` for its header.
+
+    Columns without a name and names that are there twice get those of pandas, `Unnamed: 0` and `name.1`.
+
+    Raises:
+        DataError: the table has no header.
+    """
+    header, names = options.header, options.names
+    written: list[str] = []
+    if header == "infer":
+        header = None if names else 0
+    if header is not None:
+        line, written = _header(path, records, header)
+        _check_header(Location(path, line), written)
+    columns = list(names) if names else column_names(written) if written else []
+    repeated = written if len(written) > 1 else None
+    needed = len(columns)
+    while needed > 1 and columns[needed - 1].startswith("Unnamed: "):
+        needed -= 1
+    for record in records:
+        if isinstance(record, BadRow):
+            yield record
+            continue
+        line, fields = record
+        if not columns:
+            columns, needed = [str(i) for i in range(len(fields))], len(fields)
+        yield _row(Location(path, line), fields, columns, needed, repeated)
+
+
+def _header(path: Path, records: Iterator[Record | BadRow], number: int) -> Record:
+    for record in islice(records, number, None):
+        if isinstance(record, BadRow):
+            raise record.error
+        return record
+    raise empty_file(path)
+
+
+def _row(
+    where: Location, fields: list[str], columns: Sequence[str], needed: int, repeated: list[str] | None
+) -> Row | BadRow:
+    if len(fields) != len(columns):
+        extra = fields[len(columns) :]
+        if (len(fields) < needed and any(fields)) or any(extra):
+            what = f"this row has {len(fields)} fields, but the header has {len(columns)}"
+            return BadRow(where, what, "quote fields that contain the separator or a line break")
+        fields = (fields + [""] * len(columns))[: len(columns)]
+    text = "".join(fields)
+    if not (text.isascii() or is_text(text)):
+        return BadRow(where, "this line is not UTF-8 text", ENCODING_FIX)
+    if "\0" in text:
+        return BadRow(where, "this row has a NUL character", "remove it, or export the file again")
+    if fields == repeated:
+        return BadRow(where, "this row repeats the header", "remove this row")
+    if fields[0].startswith("\ufeff"):  # in the middle of files that were concatenated
+        fields[0] = fields[0].removeprefix("\ufeff")
+    if NULL in fields:
+        fields = ["" if field == NULL else field for field in fields]
+    return Row(dict(zip(columns, fields, strict=True)), where.line)
+
+
+def column_names(header: Sequence[str]) -> list[str]:
+    """Return a different name for each field of a header, as pandas does, without byte order marks."""
+    plain = [name.replace("\ufeff", "") or f"Unnamed: {i}" for i, name in enumerate(header)]
+    names: list[str] = []
+    for name in plain:
+        unique, n = name, 0
+        while unique in names or (n and unique in plain):
+            n += 1
+            unique = f"{name}.{n}"
+        names.append(unique)
+    return names
+
+
+def _check_header(where: Location, header: Sequence[str]) -> None:
+    if not all(is_text(name) for name in header):
+        raise DataError("the header is not UTF-8 text", where=where, fix=ENCODING_FIX)
+    if not any(header):
+        raise DataError("the header has no names", where=where, fix="write the column names there, or set `names`")
+
+
+def is_text(value: str) -> bool:
+    """Return False for lone surrogates."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
