@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from phi_runtime.core.errors import DataError
 from phi_runtime.inference.generator import FinishReason, Piece, PromptTooLong, SamplingParams, TokenLogprob, Usage
 from phi_runtime.inference.sampler import Sampler, log_softmax
 from phi_runtime.inference.sequences import CachedSequence, prefill_chunks
@@ -122,10 +123,11 @@ def check_context_length(prompt_tokens: int, sampling: SamplingParams, context_l
     """Check that prompt and answer fit.
 
     Raises:
-        PromptTooLong: They exceed `context_length` tokens, or the prompt is empty.
+        PromptTooLong: They exceed `context_length` tokens.
+        DataError: The prompt is empty.
     """
     if not prompt_tokens:
-        raise PromptTooLong("the prompt is empty", fix="enter a prompt")
+        raise DataError("the prompt is empty", fix="enter a prompt")
     if prompt_tokens + sampling.max_new_tokens > context_length:
         raise PromptTooLong(
             f"prompt ({prompt_tokens} tokens) and answer ({sampling.max_new_tokens}) exceed the context of {context_length}",

@@ -23,6 +23,7 @@ from phi_runtime.serving.bodies import BodyWriter, ChatWriter, ResponseHead, Tex
 from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, invalid
 from phi_runtime.serving.guard import Guard
+from phi_runtime.serving.messages import template_messages
 from phi_runtime.serving.protocol import SEEDS, ApiRequest, ChatRequest, CompletionRequest, model_not_found
 from phi_runtime.serving.wire import GenerationRequest, ServedModel
 
@@ -74,13 +75,16 @@ def build_app(
 
     @app.post("/v1/chat/completions")
     async def chat(request: ChatRequest) -> Response:
-        return handler.reply(request, "messages", ChatWriter, [Input(messages=request.text_messages())])
+        return handler.reply(
+            request, "messages", ChatWriter, [Input(messages=template_messages(request.messages, None))]
+        )
 
     @app.post("/v1/completions")
     async def completions(request: CompletionRequest) -> Response:
         return handler.reply(request, "prompt", TextWriter, [Input(prompt=prompt) for prompt in request.prompts()])
 
     @app.get("/v1/models")
+    @app.get("/v1/models/")
     async def models() -> dict[str, Any]:
         queue.check_ready()
         return {"object": "list", "data": [_model_entry(model) for model in engine.models.values()]}
