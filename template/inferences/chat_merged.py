@@ -26,8 +26,8 @@ class MergedChat(Chat):
         self.model = self.load(folder).eval()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         ends = self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id
-        stop = self.tokenizer.encode(self.template.stop, add_special_tokens=False)
-        self.ends = [*(ends if isinstance(ends, list) else [ends]), *(stop if len(stop) == 1 else ())]
+        self.ends = [*(ends if isinstance(ends, list) else [ends])]
+        self.ends += self.tokenizer.convert_tokens_to_ids(self.template.ends)
 
     def load(self, folder):
         import transformers

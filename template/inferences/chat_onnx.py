@@ -39,7 +39,9 @@ class Template:
         self.stored = json.loads(file.read_text(encoding="utf-8"))
         self.converses = self.stored.get("kind") == "chat"
         self.columns = ["message"] if self.converses else self.stored["inputs"] or ["text"]
-        self.stop = self.stored.get("stop", "").strip()
+        self.stop = self.stored.get("stop", "").strip()  # text after the answer in training
+        self.end_token = self.stored.get("end_token", True)  # if an answer ends with one; else with the first `stop`
+        self.ends = [end for end in self.stored.get("ends", ()) if self.stop.startswith(end)]  # also end an answer
 
     def question(self, text):
         """Parse a typed text into columns."""
@@ -74,7 +76,8 @@ class Chat:
             prompt = self.render([*before, {"role": "user", "content": question["message"]}])
         else:
             prompt = self.template.fill(question)
-        return until(self.template.stop, self.generate(prompt, sampling, adapter))
+        pieces = self.generate(prompt, sampling, adapter)
+        return without(self.template.stop, pieces, first=not self.template.end_token)
 
 
 class OnnxChat(Chat):
@@ -91,8 +94,7 @@ class OnnxChat(Chat):
         self.og, self.model = og, og.Model(config)
         self.tokenizer = og.Tokenizer(self.model)
         self.bos = self.tokenizer.encode("").tolist()  # tokens that this tokenizer adds before every text
-        stop = self.tokenizer.encode(self.template.stop).tolist()[len(self.bos) :]
-        self.ends = {*self.tokenizer.eos_token_ids, *(stop if len(stop) == 1 else ())}
+        self.ends = {*self.tokenizer.eos_token_ids, *(self.tokenizer.encode(end)[-1] for end in self.template.ends)}
         self.context = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["context_length"]
         self.files = {file.stem: file for file in sorted((folder / "adapters").glob("*.onnx_adapter"))}
         self.adapters, self.loaded = tuple(self.files), set()
@@ -155,18 +157,21 @@ class OnnxChat(Chat):
         return self.generator
 
 
-def until(stop, pieces):
-    """Yield the text before `stop`, holding back what may be its beginning."""
+def without(stop, pieces, first=False):
+    """Yield an answer without `stop` at its end, or with `first` up to the first `stop`; hold back only what may be it."""
     held = ""
     for piece in pieces:
         held += piece
-        if stop and stop in held:
+        if stop and first and stop in held:
             yield held[: held.index(stop)]
             return
-        keep = next((n for n in range(min(len(stop) - 1, len(held)), 0, -1) if stop.startswith(held[-n:])), 0)
-        yield held[: len(held) - keep]
-        held = held[len(held) - keep :]
-    yield held
+        begin = max(0, len(held.rstrip()) - len(stop))
+        begin = next(i for i in range(begin, len(held) + 1) if stop.startswith(held[i:].strip()))
+        begin = len(held[:begin].rstrip()) if stop else len(held)
+        yield held[:begin]
+        held = held[begin:]
+    if held.strip() != stop:
+        yield held
 
 
 def between(kind, least, most):

@@ -137,29 +137,42 @@ def test_a_conversation_goes_on_from_what_was_said(made: ProjectFolder, sample: 
         before += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
 
 
-def test_an_answer_ends_before_the_stop_text_of_its_template(sample: Sample) -> None:
-    until = sample("chat_onnx").until
-    assert list(filter(None, until("", ["a", "", "b"]))) == ["a", "b"]
-    assert "".join(until("###", ["one #", "# two #", "##", " three"])) == "one ## two "
-    assert "".join(until("###", ["one", " ##"])) == "one ##"
-    pieces = until("###", iter(["one", "#"]))
+def test_an_answer_loses_the_stop_text_of_its_template_at_its_end_only(sample: Sample) -> None:
+    without = sample("chat_onnx").without
+    assert list(filter(None, without("", ["a", "", "b"]))) == ["a", "b"]
+    assert "".join(without("###", ["one #", "# two #", "##", " three ", "#", "##"])) == "one ## two ### three"
+    assert "".join(without(".", ["It is", " 5 p.m.", " now."])) == "It is 5 p.m. now"
+    assert "".join(without("###", ["one #", "# two #", "##", " three"], first=True)) == "one ## two "
+    assert "".join(without("###", ["one", " ##"])) == "one ##"
+    pieces = without("###", iter(["one", "#"]))
     assert next(pieces) == "one"  # what cannot become the stop text comes at once
 
 
 def test_the_samples_render_prompts_and_find_stop_texts_as_the_runtime_does(sample: Sample, tmp_path: Path) -> None:
     from phi_runtime.data.template import PromptTemplate
-    from phi_runtime.inference.stop_strings import StopStrings
+    from phi_runtime.inference.stop_strings import Suffix
 
     chat_onnx = sample("chat_onnx")
     template = PromptTemplate.from_text("Q: {question}\nC: {{{context}}}\nA: {answer}<|end|>\n")
     template.save(tmp_path)
     columns = {"question": "why {x}?", "context": "so"}
     assert chat_onnx.Template(tmp_path).fill(columns) == template.render_prompt(columns)
-    for pieces in (["one #", "# two #", "##", " three"], ["#", "##"], ["a", "b #"]):
-        ours = StopStrings(("###",))
-        expected = "".join(ours.push(piece) for piece in pieces if not ours.matched)
-        expected += "" if ours.matched else ours.flush()
-        assert "".join(chat_onnx.until("###", pieces)) == expected
+    for pieces in (["one #", "# two #", "##", " three"], ["#", "##"], ["a", "b #"], ["one ", "###", " \n"], []):
+        ours = Suffix("###")
+        expected = [*(ours.push(piece) for piece in pieces), ours.flush()]
+        assert list(filter(None, chat_onnx.without("###", pieces))) == list(filter(None, expected))
+
+
+def test_the_samples_know_as_the_runtime_does_how_an_answer_ends(sample: Sample, tmp_path: Path) -> None:
+    from phi_runtime.data.template import PromptTemplate
+
+    ends = ("<|end|>", "<|im_end|>")
+    PromptTemplate.from_text("{q}{a}<|end|>\n", end_token=False, ends=ends).save(tmp_path)
+    stored = sample("chat_onnx").Template(tmp_path)
+    assert (stored.stop, stored.end_token, stored.ends) == ("<|end|>", False, ["<|end|>"])
+    PromptTemplate.from_text("{q}{a}.", ends=ends).save(tmp_path)
+    stored = sample("chat_onnx").Template(tmp_path)
+    assert (stored.stop, stored.end_token, stored.ends) == (".", True, [])
 
 
 def test_several_columns_are_asked_in_json(sample: Sample, tmp_path: Path) -> None:

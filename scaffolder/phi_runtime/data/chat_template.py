@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat import SYSTEM, TOOLS, ChatError, Message, messages_of, text_of, tools_of
+from phi_runtime.data.end_tokens import end_tokens, split_ends
 from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered, RowError
 
 
@@ -65,6 +66,8 @@ class ChatTemplate:
 
     answer: ClassVar[str] = "assistant"
     stop: ClassVar[str] = ""
+    end_token: ClassVar[bool] = True
+    stop_tokens: ClassVar[tuple[str, ...]] = ()
     has_prompt: ClassVar[bool] = True
     special: ClassVar[bool] = False  # the source contains them
 
@@ -75,9 +78,13 @@ class ChatTemplate:
     def reference(self, values: Mapping[str, Any]) -> str:
         return text_of(self._read(values)[0][-1]).strip()
 
+    def answer_of(self, generated: str) -> str:
+        """Return the answer in a generated text."""
+        return generated.strip()
+
     def render_prompt(self, values: Mapping[str, Any]) -> str:
         """Return the prompt of the last answer of the conversation."""
-        messages, tools = self._read(values)
+        messages, tools, _ = self._read(values)
         return self.render(messages[:-1], tools, add_generation_prompt=True)
 
     def prompt_for(self, text: str) -> str:
@@ -117,9 +124,10 @@ class ChatTemplate:
         Raises:
             RowError: the row has no conversation, or the template hides where answers start.
         """
-        messages, tools = self._read(values)
+        messages, tools, ends = self._read(values)
         question = json.dumps(messages[:-1], ensure_ascii=False)
-        return Rendered(self._pieces(messages, tools, completion_only), question, text_of(messages[-1]).strip())
+        pieces, texts = self._pieces(messages, tools, completion_only), [text_of(message) for message in messages]
+        return Rendered(pieces, question, texts[-1].strip(), "\n".join(texts), ends)
 
     def _pieces(self, messages: list[Message], tools: list[Any] | None, completion_only: bool) -> list[Piece]:
         whole = self.render(messages, tools, add_generation_prompt=False)
@@ -155,13 +163,26 @@ class ChatTemplate:
         longest_first = sorted(self.markers, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def _read(self, values: Mapping[str, Any]) -> tuple[list[Message], list[Any] | None]:
+    @cached_property
+    def _ends(self) -> tuple[str, ...]:
+        return end_tokens(self.markers, self.names.get("eos_token"))
+
+    def _read(self, values: Mapping[str, Any]) -> tuple[list[Message], list[Any] | None, list[str]]:
+        """Return messages, tools, and the end tokens that came off the answers."""
         if self.column not in values:
             raise RowError(f"this row has no column `{self.column}`", f"it has {', '.join(values) or 'none'}")
         try:
-            return messages_of(values[self.column], values.get(SYSTEM)), tools_of(values.get(TOOLS))
+            messages, tools = messages_of(values[self.column], values.get(SYSTEM)), tools_of(values.get(TOOLS))
         except ChatError as e:
             raise RowError(f"`{self.column}` {e}") from None
+        removed: list[str] = []
+        for message in messages:
+            if message["role"] == "assistant":
+                message["content"], ends = split_ends(text_of(message), self._ends)
+                removed += ends
+                if ends and not message["content"] and "tool_calls" not in message:
+                    raise RowError(f"`{self.column}` has an answer that is only `{ends[-1]}`")
+        return messages, tools, removed
 
     def save(self, folder: Path) -> None:
         content = {"chat_template": self.source, "column": self.column, "names": dict(self.names)}
@@ -197,4 +218,7 @@ def load_template(folder: Path) -> Template:
     raw = read_json(folder / FILE)
     if raw.get("kind") == "chat":
         return ChatTemplate(raw["chat_template"], raw["column"], raw["names"], tuple(raw["markers"]))
-    return PromptTemplate(raw["prompt"], raw["completion"], tuple(raw["inputs"]), raw["answer"], raw["stop"])
+    # Models of earlier versions do not say if they end with an end token: that is the default.
+    end_token, ends = raw.get("end_token", True), tuple(raw.get("ends", ()))
+    names = (raw["prompt"], raw["completion"], tuple(raw["inputs"]), raw["answer"], raw["stop"])
+    return PromptTemplate(*names, end_token, ends)

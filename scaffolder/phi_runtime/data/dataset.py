@@ -16,6 +16,7 @@ from phi_runtime.core.errors import DataError, Location, UsageError
 from phi_runtime.core.events import Emit
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat_template import ChatTemplate, Template
+from phi_runtime.data.end_tokens import end_tokens, special_tokens
 from phi_runtime.data.hooks import Hooks, Values, functions_key, load_hooks
 from phi_runtime.data.rows import BadRow
 from phi_runtime.data.selection import select
@@ -139,14 +140,25 @@ class Dataset:
     @property
     def remarks(self) -> list[str]:
         """Warnings about the rows that were read."""
-        survey = self.training.store.survey
+        survey, split = self.training.store.survey, self.training
         counts = {
             "cannot be used and are skipped": survey.broken,
             "are empty and are skipped": survey.empty,
             "start with two BOS tokens": survey.double_bos,
             "end with two end tokens": survey.double_end,
         }
-        return [f"{count} of {survey.read} rows {what}" for what, count in counts.items() if count]
+        remarks = [f"{count} of {survey.read} rows {what}" for what, count in counts.items() if count]
+        if split.template.has_prompt:
+            remarks += [
+                f"`{token}` is {what} in {count} of {survey.read} rows"
+                for found, what in (
+                    (survey.ends, "written at the end of answers; it is trained once, as their end,"),
+                    (survey.special, "text that this model reads as a special token"),
+                    (survey.foreign, "no special token of this model, but learned and read as text,"),
+                )
+                for token, count in found.most_common()
+            ]
+        return remarks
 
 
 def load_dataset(workflow: Workflow, training: FinetunePass, context: DataContext, emit: Emit, stage: str) -> Dataset:
@@ -227,7 +239,8 @@ def template_of(data: DataConfig, context: DataContext) -> Template:
     settings = data.pre_process_data_config
     if settings.chat_template:
         return ChatTemplate.from_config(context.tokenizer, settings.chat_template, settings.message_col)
-    return PromptTemplate.from_text(settings.template)
+    ends = end_tokens(special_tokens(context.tokenizer), context.tokenizer.eos_token)
+    return PromptTemplate.from_text(settings.template, end_token=settings.add_special_tokens, ends=ends)
 
 
 def completion_only(training: FinetunePass, settings: PreProcess) -> bool:

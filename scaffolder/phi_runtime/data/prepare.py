@@ -25,6 +25,7 @@ from phi_runtime.core.errors import DataError, Location
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.data.chat_template import Template
+from phi_runtime.data.end_tokens import SpecialTokens
 from phi_runtime.data.files import missing_file
 from phi_runtime.data.hooks import Hooks
 from phi_runtime.data.rows import BadRow
@@ -110,6 +111,7 @@ def _key(recipe: Recipe) -> str:
             "message_col",
             "add_special_tokens",
             "text_formatting_func",
+            "special_tokens_in_rows",
         }
     )
     load = recipe.data.load_dataset_config.model_dump(mode="json", exclude={"data_files", "data_dir"})
@@ -182,7 +184,7 @@ def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage
     done, reported = writer.seen, time.monotonic()
     with ThreadPoolExecutor(3, thread_name_prefix="tokenize") as pool:
         try:
-            for batch in _batches(recipe, template, writer.seen):
+            for batch in _batches(recipe, template, SpecialTokens.of(tokenizer), writer.seen):
                 waiting.append(pool.submit(_encoded, encoder, batch))
                 if len(waiting) >= AHEAD:
                     done += _take(writer, waiting)
@@ -206,7 +208,7 @@ def _take(writer: StoreWriter, waiting: deque[Future[_Encoded]]) -> int:
     return survey.read
 
 
-def _batches(recipe: Recipe, template: Template, skipped: int) -> Iterator[_Batch]:
+def _batches(recipe: Recipe, template: Template, special: SpecialTokens, skipped: int) -> Iterator[_Batch]:
     rows = select(recipe.data.load_dataset_config, recipe.files)
     place = {path: i for i, path in enumerate(recipe.files)}
     batch = _Batch()
@@ -214,7 +216,7 @@ def _batches(recipe: Recipe, template: Template, skipped: int) -> Iterator[_Batc
         batch.survey.read += 1
         if isinstance(item, BadRow):
             batch.survey.count_bad_row(place[Path(item.where.path)], item)
-        elif (row := _rendered(item, place[item.path], recipe, template, batch.survey)) is not None:
+        elif (row := _rendered(item, place[item.path], recipe, template, special, batch.survey)) is not None:
             batch.add(place[item.path], item.row.line, item.number, row)
         if batch.full:
             yield batch
@@ -223,7 +225,9 @@ def _batches(recipe: Recipe, template: Template, skipped: int) -> Iterator[_Batc
         yield batch
 
 
-def _rendered(item: SelectedRow, file: int, recipe: Recipe, template: Template, survey: Survey) -> Rendered | None:
+def _rendered(
+    item: SelectedRow, file: int, recipe: Recipe, template: Template, special: SpecialTokens, survey: Survey
+) -> Rendered | None:
     """Return the row for training; None if it is not used, which is counted."""
     line = item.row.line
     survey.count_columns(item.row.values)
@@ -234,6 +238,10 @@ def _rendered(item: SelectedRow, file: int, recipe: Recipe, template: Template, 
             return None
         row = template.row(values, completion_only=recipe.completion_only)
         "".join([row.question, row.answer, *[text for text, _ in row.pieces]]).encode()
+        tokens = special.find(row.text)
+        own = sorted(tokens & special.own)
+        if own and recipe.data.pre_process_data_config.special_tokens_in_rows == "refuse":
+            raise RowError(f"this row contains the special token `{own[0]}`", "remove the token from its text")
     except RowError as e:
         if e.empty:
             survey.count_empty_row(file, line, str(e))
@@ -244,6 +252,7 @@ def _rendered(item: SelectedRow, file: int, recipe: Recipe, template: Template, 
         survey.count_bad_row(file, BadRow(item.where, "this row contains a lone surrogate, which is not text"))
         return None
     survey.count_row(file, line, row.question, row.answer)
+    survey.count_tokens(file, line, row.ends, own, sorted(tokens - special.own))
     return row
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,12 @@ class Survey:
     personal_at: list[RowNote] = field(default_factory=list)
     encoding: Counter[str] = field(default_factory=Counter)
     encoding_at: list[RowNote] = field(default_factory=list)
+    ends: Counter[str] = field(default_factory=Counter)
+    ends_at: list[RowNote] = field(default_factory=list)
+    special: Counter[str] = field(default_factory=Counter)
+    special_at: list[RowNote] = field(default_factory=list)
+    foreign: Counter[str] = field(default_factory=Counter)
+    foreign_at: list[RowNote] = field(default_factory=list)
 
     def count_bad_row(self, file: int, broken: BadRow) -> None:
         self.broken += 1
@@ -63,22 +69,30 @@ class Survey:
             if len(self.labels) > LABELS:
                 self.labels = None
         text = f"{question}\n{answer}"
-        for counts, places, matches in (
-            (self.personal, self.personal_at, personal_data(text)),
-            (self.encoding, self.encoding_at, encoding_faults(text)),
-        ):
-            if matches:
-                counts.update(matches)
-                if len(places) < SHOWN:
-                    places.append([file, line, ", ".join(matches)])
+        _count(self.personal, self.personal_at, file, line, personal_data(text))
+        _count(self.encoding, self.encoding_at, file, line, encoding_faults(text))
+
+    def count_tokens(
+        self, file: int, line: int, ends: Sequence[str], special: Sequence[str], foreign: Sequence[str]
+    ) -> None:
+        """Count a row by the special tokens that it writes.
+
+        Args:
+            ends: End tokens of the model at the end of its answers.
+            special: Other special tokens of the model in its text.
+            foreign: Special tokens of other models, which are text for this one.
+        """
+        _count(self.ends, self.ends_at, file, line, sorted(set(ends)))
+        _count(self.special, self.special_at, file, line, special)
+        _count(self.foreign, self.foreign_at, file, line, foreign)
 
     def add(self, other: Survey) -> None:
         """Add the counts of another part of the rows."""
         for name in ("read", "kept", "broken", "empty", "filtered", "endless", "double_bos", "double_end"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("broken_at", "empty_at", "personal_at", "encoding_at"):
+        for name in ("broken_at", "empty_at", "personal_at", "encoding_at", "ends_at", "special_at", "foreign_at"):
             setattr(self, name, (getattr(self, name) + getattr(other, name))[:SHOWN])
-        for name in ("columns", "personal", "encoding"):
+        for name in ("columns", "personal", "encoding", "ends", "special", "foreign"):
             getattr(self, name).update(getattr(other, name))
         if self.labels is not None and other.labels is not None:
             self.labels += other.labels
@@ -86,6 +100,16 @@ class Survey:
                 self.labels = None
         else:
             self.labels = None
+
+
+def _count(
+    counts: Counter[str], places: list[RowNote], file: int, line: int, matches: Mapping[str, int] | Sequence[str]
+) -> None:
+    """Count the matches of one row by their kind, and keep its place."""
+    if matches:
+        counts.update(matches)
+        if len(places) < SHOWN:
+            places.append([file, line, ", ".join(matches)])
 
 
 def _writable(text: str) -> str:

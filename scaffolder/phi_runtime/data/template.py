@@ -7,12 +7,13 @@ there. Templates over conversations are in chat_template.py.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from phi_runtime.core.artifacts import write_json
+from phi_runtime.data.end_tokens import split_ends
 
 FILE = "prompt_template.json"
 
@@ -29,6 +30,10 @@ class Rendered(NamedTuple):
     pieces: list[Piece]
     question: str
     answer: str
+    text: str = ""
+    """The row's own text, without that of the template."""
+    ends: Sequence[str] = ()
+    """End tokens that the row writes at the end of its answers."""
 
 
 class TemplateError(ValueError):
@@ -51,7 +56,9 @@ class PromptTemplate:
         prompt, completion: str.format patterns over column names.
         inputs: Columns of the prompt; empty for free text.
         answer: Column of the completion.
-        stop: Text after the answer in training, where generation stops.
+        stop: Text after the answer in training.
+        end_token: Training ends each row with an end token, which ends an answer. Else the first `stop` ends it.
+        ends: Special tokens that end an answer where the data or the template writes them.
     """
 
     prompt: str
@@ -59,9 +66,11 @@ class PromptTemplate:
     inputs: tuple[str, ...]
     answer: str
     stop: str
+    end_token: bool = True
+    ends: tuple[str, ...] = ()
 
     @classmethod
-    def from_text(cls, text_template: str) -> PromptTemplate:
+    def from_text(cls, text_template: str, *, end_token: bool = True, ends: Iterable[str] = ()) -> PromptTemplate:
         r"""Split Olive's `text_template` before its last column.
 
         "### Text: {phrase}\n### The tone is:\n{tone}" → prompt "### Text: {phrase}\n### The tone is:\n", completion "{tone}".
@@ -94,6 +103,8 @@ class PromptTemplate:
             inputs=tuple(dict.fromkeys(columns[:-1])),
             answer=columns[-1],
             stop=stop,
+            end_token=end_token,
+            ends=tuple(ends),
         )
 
     special: ClassVar[bool] = True
@@ -116,14 +127,19 @@ class PromptTemplate:
             value = values[name]
             if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
                 raise RowError(f"`{name}` is {value!r:.40}; expected text")
-        if not str(values[self.answer]).strip():
+        if not self.reference(values):
             raise RowError(f"`{self.answer}` is empty in this row", "fill or remove that row", empty=True)
         if self.inputs and not any(str(values[name]).strip() for name in self.inputs):
             raise RowError(f"`{'`, `'.join(self.inputs)}` is empty in this row", "fill or remove that row", empty=True)
 
     def reference(self, values: Mapping[str, Any]) -> str:
-        """Return the expected answer."""
-        return str(values[self.answer]).strip()
+        """Return the expected answer, without the end tokens that the row writes."""
+        return split_ends(str(values[self.answer]), self._ends)[0].strip()
+
+    @property
+    def _ends(self) -> tuple[str, ...]:
+        """End tokens that come off an answer; free text is trained as it is."""
+        return self.ends if self.has_prompt else ()
 
     def row(self, values: Mapping[str, Any], *, completion_only: bool) -> Rendered:
         """Return a row for training; with `completion_only` the prompt is not trained. Raises RowError as `check` does."""
@@ -131,7 +147,9 @@ class PromptTemplate:
         prompt, completion = self.render_prompt(values), self.render_completion(values)
         masked = completion_only and prompt
         pieces = [(prompt, False), (completion, True)] if masked else [(prompt + completion, True)]
-        return Rendered(pieces, prompt if self.inputs else completion, self.reference(values))
+        answer, ends = split_ends(str(values[self.answer]), self._ends)
+        text = "\n".join([*(str(values[column]) for column in self.inputs), answer])
+        return Rendered(pieces, prompt if self.inputs else completion, answer.strip(), text, ends)
 
     def prompt_for(self, text: str) -> str:
         """Return the prompt with `text` in each of its columns."""
@@ -141,7 +159,22 @@ class PromptTemplate:
         return self.prompt.format(**{c: values[c] for c in self.inputs})
 
     def render_completion(self, values: Mapping[str, Any]) -> str:
-        return self.completion.format(**{self.answer: values[self.answer]})
+        answer = values[self.answer]
+        if self.end_token:  # training adds the end; without it, the row's own end is the only one
+            answer = split_ends(str(answer), self._ends)[0]
+        return self.completion.format(**{self.answer: answer})
+
+    @property
+    def stop_tokens(self) -> tuple[str, ...]:
+        """End tokens with which `stop` begins: they end an answer."""
+        return tuple(end for end in self.ends if self.stop.strip().startswith(end))
+
+    def answer_of(self, generated: str) -> str:
+        """Return the answer in a generated text: without `stop` at its end, or up to the first `stop` where that ends it."""
+        stop, text = self.stop.strip(), generated.strip()
+        if not stop:
+            return text
+        return text.removesuffix(stop).rstrip() if self.end_token else text.split(stop)[0].rstrip()
 
     def save(self, folder: Path) -> None:
         write_json(folder / FILE, {"kind": "text", **asdict(self)})

@@ -71,7 +71,9 @@ def evaluate(
     for number, (name, ref) in enumerate(models if len(test) else ()):
         emit(Event("progress", stage, {"done": number, "total": len(models), "unit": "models", "message": name}))
         reset_peak()
-        generator = open_generator(ref, device, GeneratorOptions(test.template.special))
+        generator = open_generator(
+            ref, device, GeneratorOptions(test.template.special, stop_tokens=test.template.stop_tokens)
+        )
         result, answers[name] = _measure(generator, test, prompts, references, pairs, settings)
         if user_metrics and prompts:
             scores = user_metrics(answers[name], references)
@@ -123,7 +125,7 @@ def _measure(
     pairs: Sequence[TokenPair],
     settings: Evaluation,
 ) -> tuple[dict[str, Any], list[str]]:
-    answers = short_answers(generator, prompts, test.template.stop, settings.max_new_tokens, settings.batch_size)
+    answers = short_answers(generator, prompts, test.template, settings.max_new_tokens, settings.batch_size)
     metrics = score(settings.task, answers, references) if answers else {}
     return {
         "metrics": {name: round(value, 4) for name, value in metrics.items()},

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from phi_runtime.core.errors import DataError, UsageError
 from phi_runtime.core.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from phi_runtime.data.chat_template import Template
 
 FinishReason = Literal["stop", "length"]
 
@@ -53,6 +56,7 @@ class SamplingParams:
         logprobs: Return the log-probability of each token, and this many of the most likely tokens; None: none.
         presence_penalty: Subtracted from the logit of each token that the answer contains.
         frequency_penalty: Subtracted from the logit of each token, times its number of occurrences in the answer.
+        suffix: Text of the prompt template after an answer; it is removed from the end of the finished answer.
     """
 
     max_new_tokens: int = 256
@@ -65,6 +69,7 @@ class SamplingParams:
     logprobs: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class GeneratorOptions:
     Attributes:
         add_special_tokens: Add the tokenizer's special tokens (BOS) to prompts; chat templates spell them out.
         special_tokens_by_adapter: Exceptions from `add_special_tokens`, by adapter.
+        stop_tokens: Special tokens that end an answer, in addition to those of the model: those of the prompt template.
         conversations: Number of sequences whose KV cache is kept for their next turn; with 0, an answer of an ONNX model
             allocates no more memory than it needs.
         adapters: More adapters, by name: .onnx_adapter files for an ONNX model, in addition to those in its folder; peft
@@ -134,6 +140,7 @@ class GeneratorOptions:
 
     add_special_tokens: bool = True
     special_tokens_by_adapter: Mapping[str, bool] = field(default_factory=dict)
+    stop_tokens: tuple[str, ...] = ()
     conversations: int = 0
     adapters: Mapping[str, Path] = field(default_factory=dict)
 
@@ -198,9 +205,7 @@ def unknown_adapter(name: str, available: Sequence[str]) -> UnknownAdapter:
 
 
 def short_answers(
-    generator: Generator, prompts: Sequence[str], stop: str, max_new_tokens: int, batch_size: int
+    generator: Generator, prompts: Sequence[str], template: Template, max_new_tokens: int, batch_size: int
 ) -> list[str]:
-    """Return greedy answers up to `stop`, the prompt template's stop string, without surrounding white space."""
-    stop = stop.strip()
-    answers = generator.answers(prompts, max_new_tokens, batch_size)
-    return [(answer.split(stop)[0] if stop else answer).strip() for answer in answers]
+    """Return greedy answers, without the text that the prompt template has after them and surrounding white space."""
+    return [template.answer_of(text) for text in generator.answers(prompts, max_new_tokens, batch_size)]

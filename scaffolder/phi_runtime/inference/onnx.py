@@ -104,7 +104,8 @@ class OnnxGenerator:
         decoder = model["decoder"]
         # Keys and values in float32.
         self._token_bytes = 8 * decoder["num_hidden_layers"] * decoder["num_key_value_heads"] * decoder["head_size"]
-        self.stop_ids = {int(token) for token in self.tokenizer.eos_token_ids}
+        template_ends = [self.tokenizer.encode(token)[-1] for token in self.options.stop_tokens]
+        self.stop_ids = {int(token) for token in [*self.tokenizer.eos_token_ids, *template_ends]}
         self.bos_ids = [int(token) for token in self.tokenizer.encode("")]
         self._files = {**adapter_files(path), **self.options.adapters}
         self.adapters = tuple(self._files)

@@ -1,4 +1,4 @@
-"""Stop strings in streamed text."""
+"""Texts that end a streamed answer: stop strings, and the text of a prompt template after the answer."""
 
 from __future__ import annotations
 
@@ -34,6 +34,33 @@ class StopStrings:
         """Return the buffered text at the end of an answer without a stop string."""
         output, self.buffer = self.buffer, ""
         return output
+
+
+class Suffix:
+    """Removes the text of a prompt template from the end of an answer, with the white space around it.
+
+    It buffers only what may be that text: inside an answer the same text stays.
+    """
+
+    def __init__(self, suffix: str) -> None:
+        self.suffix = suffix.strip()
+        self.buffer = ""
+
+    def push(self, text: str) -> str:
+        """Add the next text of the answer, and return what can be passed on."""
+        if not self.suffix:
+            return text
+        self.buffer += text
+        first = max(0, len(self.buffer.rstrip()) - len(self.suffix))
+        split = next(i for i in range(first, len(self.buffer) + 1) if self.suffix.startswith(self.buffer[i:].strip()))
+        split = len(self.buffer[:split].rstrip())
+        output, self.buffer = self.buffer[:split], self.buffer[split:]
+        return output
+
+    def flush(self) -> str:
+        """Return the buffered text at the end of the answer, unless it is the suffix."""
+        output, self.buffer = self.buffer, ""
+        return "" if self.suffix and output.strip() == self.suffix else output
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -9,7 +9,7 @@ from phi_runtime.core.errors import DataError
 from phi_runtime.inference.generator import FinishReason, Piece, PromptTooLong, SamplingParams, TokenLogprob, Usage
 from phi_runtime.inference.sampler import Sampler, log_softmax
 from phi_runtime.inference.sequences import CachedSequence, prefill_chunks
-from phi_runtime.inference.stop_strings import StopStrings
+from phi_runtime.inference.stop_strings import StopStrings, Suffix
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,21 +77,20 @@ class StreamedAnswer:
 
     def _decode(self, sequence: CachedSequence) -> Iterator[Piece]:
         sampler, stop = Sampler(self._sampling), StopStrings(self._sampling.stop)
+        suffix = Suffix(self._sampling.suffix)
         while self.usage.completion_tokens < self._sampling.max_new_tokens:
             token, logprobs = self._next_token(sequence, sampler)
             self.usage.completion_tokens += 1
             if token in self._stop_ids:
                 self.finish = "stop"
                 break
-            text = stop.push(self._detokenize(token))
+            yield Piece(suffix.push(stop.push(self._detokenize(token))), logprobs)
             if stop.matched:
                 self.finish = "stop"
-                yield Piece(text, logprobs)
-                return
-            yield Piece(text, logprobs)
+                break
         else:
             self.finish = "length"
-        if remaining := stop.flush():
+        if remaining := suffix.push(stop.flush()) + suffix.flush():
             yield Piece(remaining)
 
     def _next_token(self, sequence: CachedSequence, sampler: Sampler) -> tuple[int, tuple[TokenLogprob, ...]]:

@@ -107,7 +107,8 @@ class TransformersGenerator:
         self.pad_id = pad_id(tokenizer)
         self.rope_switch = rope_switch(model.config.to_dict())
         self.context_length = int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
-        self.stop_ids = stop_ids(model, tokenizer)
+        template_ends = tokenizer.convert_tokens_to_ids(list(self.options.stop_tokens))
+        self.stop_ids = stop_ids(model, tokenizer) | set(template_ends)
         self._files = self.options.adapters
         self._active: str | None = None
         self._loaded: set[str] = set()
@@ -207,7 +208,11 @@ class TransformersGenerator:
             indices = order[start : start + batch_size]
             batch = self._encode_batch([prompts[i] for i in indices])
             output = self.model.generate(
-                **batch, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=self.pad_id
+                **batch,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=self.pad_id,
+                eos_token_id=sorted(self.stop_ids) or None,
             )  # (B, T + new tokens)
             texts = self.tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
             answers.update(zip(indices, texts, strict=True))

@@ -62,9 +62,13 @@ class Session:
         return self.generator.answer(self.render(text, history), self.with_stop_text(sampling), self.adapter)
 
     def with_stop_text(self, sampling: SamplingParams) -> SamplingParams:
-        """Add the text that ends an answer in the prompt template to the stop texts."""
-        stop = "" if isinstance(self.template, ChatTemplate) else self.template.stop.strip()
-        return replace(sampling, stop=(*sampling.stop, stop)) if stop else sampling
+        """Add the text of the prompt template after an answer: it is removed, and ends the answer if no end token does."""
+        stop = self.template.stop.strip()
+        if not stop:
+            return sampling
+        if self.template.end_token:
+            return replace(sampling, suffix=stop)
+        return replace(sampling, stop=(*sampling.stop, stop))
 
     @property
     def converses(self) -> bool:
@@ -135,7 +139,8 @@ def open_session(
         device = best_device() if workflow.host_device == "gpu" else "cpu"
     template, templates = _template(workflow, ref, project), _adapter_templates(ref, folders)
     special_by_adapter = {name: own.special for name, own in templates.items()}
-    options = GeneratorOptions(template.special, special_by_adapter, conversations, loaded)
+    ends = tuple(dict.fromkeys(end for each in (template, *templates.values()) for end in each.stop_tokens))
+    options = GeneratorOptions(template.special, special_by_adapter, ends, conversations, loaded)
     generator = open_generator(ref, device, options)
     return Session(name, ref.path, generator, template, templates)
 

@@ -103,8 +103,9 @@ def _answer_scorer(
     references = [template.reference(row) for row in values]
 
     def score_answers(model: Any) -> dict[str, float]:
-        generator = TransformersGenerator(model, data.tokenizer, str(model.device), GeneratorOptions(template.special))
-        answers = short_answers(generator, prompts, template.stop, settings.max_new_tokens, settings.batch_size)
+        options = GeneratorOptions(template.special, stop_tokens=template.stop_tokens)
+        generator = TransformersGenerator(model, data.tokenizer, str(model.device), options)
+        answers = short_answers(generator, prompts, template, settings.max_new_tokens, settings.batch_size)
         scores = hooks.metrics(answers, references) if hooks.metrics else score(settings.task, answers, references)
         name = selection.metric.removeprefix("eval_")
         if selection.metric != VALIDATION_LOSS and name not in scores:

@@ -242,7 +242,7 @@ def test_a_trained_prompt_gives_the_same_answers_alone_and_in_a_batch(make_proje
     from phi_runtime.inference.generator import SamplingParams, short_answers
 
     prompts = [session.render(text, []) for text in ("sunny", "something moved there in the dark and cold")]
-    together = short_answers(session.generator, prompts, "", 4, 2)
+    together = short_answers(session.generator, prompts, session.template, 4, 2)
     alone = ["".join(piece.text for piece in session.generator.answer(prompt, SamplingParams(4))) for prompt in prompts]
     assert [text.strip() for text in together] == [text.strip() for text in alone]
 

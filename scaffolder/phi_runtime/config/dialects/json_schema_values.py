@@ -115,6 +115,10 @@ VALUES: dict[str, dict[str | int, str]] = {
         "join-random": "Sequences from random positions of the joined rows.",
         "join-sliding-window": "Overlapping sequences of the joined rows, `stride` tokens apart.",
     },
+    "special_tokens_in_rows": {
+        "keep": "Such a row is used; `data check` counts it.",
+        "refuse": "Such a row is a bad row: `run` stops at it, --skip-bad-rows skips it.",
+    },
     "over_long": {
         "drop": "Drop rows that are too long.",
         "truncate": "Cut them to `max_seq_len` tokens.",

@@ -212,6 +212,12 @@ class PreProcess(Strict):
         description="End each row with the end-of-text token, which the model must learn in order to stop. Default true. A "
         "BOS token is added if the tokenizer adds one.",
     )
+    special_tokens_in_rows: Literal["keep", "refuse"] = Field(
+        "keep",
+        description="What to do with a row whose text contains a special token of the model, such as <|im_end|>, which is read "
+        "as that token: keep the row (default), or refuse it as a bad row. `data check` counts such rows. Refuse it where "
+        "the text is written by strangers. Olive ignores this key.",
+    )
     drop_short_sequences: bool = Field(
         False, description=("line-by-line: skip rows with fewer than max_seq_len tokens. Default false.")
     )

@@ -1,0 +1,66 @@
+"""Special tokens that data writes out: ends of answers, and control tokens inside the text of a row.
+
+One rule for training, reference and answer: an end token of the model at the end of an answer is the end. It comes off the
+answer; training adds the end once, and a generated answer ends before it. An end token of another model is text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+# The end tokens of the common model families, and the tokens that start or separate their turns.
+ENDS = (
+    "<|im_end|>", "<|endoftext|>", "</s>", "<|end|>", "<|eot_id|>", "<|eot|>", "<|eom_id|>", "<|end_of_text|>",
+    "<end_of_turn>", "<turn|>", "<eos>", "<|eos|>", "<|end_of_turn|>", "<|return|>", "<｜end▁of▁sentence｜>",
+    "<|END_OF_TURN_TOKEN|>", "[|endofturn|]",
+)  # fmt: skip
+_STARTS = (
+    "<|im_start|>", "<|im_sep|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>",
+    "<|turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|start|>", "<|message|>", "<|channel|>", "[INST]", "[/INST]",
+    "<<SYS>>", "<</SYS>>", "<｜User｜>", "<｜Assistant｜>", "<|START_OF_TURN_TOKEN|>",
+)  # fmt: skip
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """Return the special tokens of a tokenizer: they are read as one token anywhere in a text, and not shown in an answer."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+
+
+def end_tokens(special: Iterable[str], eos: str | None) -> tuple[str, ...]:
+    """Return the tokens among the `special` ones of a tokenizer that end an answer."""
+    return tuple(sorted({*({eos} if eos else ()), *set(special).intersection(ENDS)}))
+
+
+def split_ends(text: str, ends: Iterable[str]) -> tuple[str, list[str]]:
+    """Split the `ends` off a text, in reading order; a text without one is returned unchanged."""
+    removed: list[str] = []
+    rest = text
+    while end := next((end for end in ends if rest.rstrip().endswith(end)), None):
+        removed.insert(0, end)
+        rest = rest.rstrip().removesuffix(end).rstrip()
+    return rest, removed
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Finds special tokens in text: the `own` ones of a tokenizer, and common ones of others, which it reads as text."""
+
+    own: frozenset[str]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> SpecialTokens:
+        return cls(frozenset(special_tokens(tokenizer)))
+
+    def find(self, text: str) -> set[str]:
+        """Return the distinct special tokens in a text."""
+        return set(self._form.findall(text))
+
+    @cached_property
+    def _form(self) -> re.Pattern[str]:
+        known = {*self.own, *ENDS, *_STARTS} - {""}
+        return re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
