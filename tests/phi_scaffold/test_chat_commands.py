@@ -114,7 +114,39 @@ def test_a_chat_answers_line_by_line(project: ProjectFolder, cli: Cli, monkeypat
         return found.out.splitlines()
 
     first, second = talk("song 1", "noise 2")
-    assert [first, second, first] == talk("song 1", "noise 2", "song 1", "", "never sent")
+    assert [first, second, first] == talk("song 1", "noise 2", "", "song 1", "/exit", "never sent")
     (result,) = talk("song 1", more=("--json",))
     assert json.loads(result)["answer"] == first
     assert talk() == []
+
+
+def test_a_chat_continues_with_another_model_or_adapter(
+    project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (
+        "song 1",
+        "/adapter finetune",
+        "song 1",
+        "/model adapter",
+        "song 1",
+        "/model onxx",
+        "/adapter stile",
+        "song 1",
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join((*lines, "/model onnx"))))
+    short = ("--project", project.root, "--max-new-tokens", "6", "--json")
+    result = cli("chat", *short, "--model", "base")
+    assert result.code == 2
+    answers = [event["answer"] for event in result.events if "answer" in event]
+    own = [
+        cli("generate", *short, "--prompt", "song 1", "--model", name).json["answer"] for name in ("base", "adapter")
+    ]
+    assert answers == [own[0], own[1], own[1], own[1]]
+    notes = [line for line in result.err.splitlines() if line.startswith(("model: ", "adapter: "))]
+    errors = [event["message"] for event in result.events if event.get("event") == "error"]
+    assert errors == ["there is no model `onxx`; did you mean `onnx`?", "unknown adapter `stile`"]
+    assert notes == [
+        "adapter: finetune (current), none",
+        "model: base, adapter (current), merged, onnx",
+        "model: base, adapter, merged, onnx (current)",
+    ]

@@ -54,7 +54,7 @@ def _text_rows(path: Path, reading: ReadOptions, encoding: str) -> Iterator[Row 
         if not first_byte(stream):
             raise empty_file(path)
         if reading.format == "csv":
-            skip = reading.header == "infer" and _has_separator_line(path, encoding)
+            skip = reading.header in ("infer", None) and _has_separator_line(path, encoding)
             records = csv_records(path, stream, reading.sep or default_sep(path), skip_first=skip)
             yield from table_rows(path, records, reading)
         elif reading.format == "json":

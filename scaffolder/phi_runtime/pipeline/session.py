@@ -17,8 +17,8 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate, Template, load_template
 from phi_runtime.data.dataset import data_context, template_of
-from phi_runtime.data.template import PromptTemplate, TemplateError
-from phi_runtime.inference.generator import Answer, Generator, GeneratorOptions, SamplingParams
+from phi_runtime.data.template import PromptTemplate, RowError, TemplateError
+from phi_runtime.inference.generator import Answer, Generator, GeneratorOptions, SamplingParams, unknown_adapter
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
 from phi_runtime.models.peft_folder import trained_on
@@ -79,10 +79,14 @@ class Session:
         """Return the prompt for `text` after the conversation `history`; for free text, the text to continue.
 
         Raises:
-            UsageError: The template has several columns and `text` is not a JSON object with a text for each.
+            UsageError: The template has several columns and `text` is not a JSON object with a text for each, or the chat
+                template rejects the conversation.
         """
         if isinstance(self.template, ChatTemplate):
-            return self.template.render([*history, {"role": "user", "content": text}], add_generation_prompt=True)
+            try:
+                return self.template.render([*history, {"role": "user", "content": text}], add_generation_prompt=True)
+            except RowError as e:
+                raise UsageError(str(e), fix="leave out the system message, or start a new conversation") from None
         inputs = self.template.inputs
         if not inputs:
             return self.template.render_prompt({}) + text
@@ -96,6 +100,48 @@ class Session:
             raise UsageError(
                 f"the prompt has the columns {', '.join(inputs)}", fix=f"write the prompt as JSON: {example}"
             ) from None
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model of a project, before it is loaded.
+
+    Attributes:
+        name: Name to show.
+        step: The pass whose output it is; "" for a folder.
+        ref: The model.
+        workflow: The workflow of the project.
+        models: All models of the workflow that exist, by pass.
+        shown: The names of all these models.
+    """
+
+    name: str
+    step: str
+    ref: ModelRef
+    workflow: Workflow
+    models: Mapping[str, ModelRef]
+    shown: tuple[str, ...]
+
+
+def choose_model(project: ProjectFolder, model: str | None, overrides: Overrides | None = None) -> ModelChoice:
+    """Find a model of the project by its name (see `model_names`) or folder; default: the last one that exists.
+
+    Raises:
+        UsageError: There is no such model.
+        MissingDependency: No model exists yet.
+    """
+    workflow = load_workflow(project.config, overrides)
+    models = existing_models(workflow, project)
+    names = model_names(workflow, project)
+    if model is not None and model not in names and Path(model).is_dir():
+        name, step, ref = model, "", _model_in_folder(Path(model).absolute(), models.get(BASE))
+    elif not models:
+        raise MissingDependency("no model exists yet", fix="run `phi-scaffold run` first")
+    else:
+        step = list(models)[-1] if model is None else find_model(model, names, models)
+        name, ref = model or shown_name(names, step), models[step]
+    _check_base(ref)
+    return ModelChoice(name, step, ref, workflow, models, tuple(shown_name(names, other) for other in models))
 
 
 def open_session(
@@ -118,41 +164,35 @@ def open_session(
         MissingDependency: No model exists yet, or a library is missing.
         WorkFailed: The model cannot be loaded.
     """
-    workflow = load_workflow(project.config, overrides)
-    models = existing_models(workflow, project)
-    names = model_names(workflow, project)
-    if model is not None and model not in names and Path(model).is_dir():
-        name, step, ref = model, "", _model_in_folder(Path(model).absolute(), models.get(BASE))
-    elif not models:
-        raise MissingDependency("no model exists yet", fix="run `phi-scaffold run` first")
-    else:
-        step = list(models)[-1] if model is None else find_model(model, names, models)
-        name, ref = model or shown_name(names, step), models[step]
-    _check_base(ref)
+    choice = choose_model(project, model, overrides)
+    ref, workflow = choice.ref, choice.workflow
     device, folders = "cpu", dict(adapters or {})
     if ref.kind == "onnx":
         loaded = {name: _onnx_adapter(ref.path, name, folder, project) for name, folder in folders.items()}
     else:
         from phi_runtime.hardware.device import best_device
 
-        loaded = folders = {**_adapters_of_base(step, workflow, models), **folders}
+        loaded = folders = {**_adapters_of_base(choice.step, workflow, choice.models), **folders}
         device = best_device() if workflow.host_device == "gpu" else "cpu"
     template, templates = _template(workflow, ref, project), _adapter_templates(ref, folders)
     special_by_adapter = {name: own.special for name, own in templates.items()}
     ends = tuple(dict.fromkeys(end for each in (template, *templates.values()) for end in each.stop_tokens))
     options = GeneratorOptions(template.special, special_by_adapter, ends, conversations, loaded)
     generator = open_generator(ref, device, options)
-    return Session(name, ref.path, generator, template, templates)
+    return Session(choice.name, ref.path, generator, template, templates)
 
 
 def select_adapter(generator: Generator, name: str | None) -> str | None:
     """Return the adapter to answer with: `name`, or the only one of an ONNX model; "none" is the bare base model.
 
     Raises:
+        UnknownAdapter: There is no adapter of this name.
         UsageError: There are several and none is named; the base model must not answer by accident.
     """
     if name == NO_ADAPTER:
         return None
+    if name is not None and name not in generator.adapters:
+        raise unknown_adapter(name, generator.adapters)
     if name is not None or not generator.guides or not generator.adapters:
         return name
     if len(generator.adapters) > 1:

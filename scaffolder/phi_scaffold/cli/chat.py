@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
-from phi_runtime.core.errors import PhiError
+import typer
+
 from phi_scaffold.cli.options import MODEL, SAMPLING, Flags, accepts
 
 if TYPE_CHECKING:
@@ -18,50 +18,25 @@ if TYPE_CHECKING:
 def chat(flags: Flags) -> None:
     """Chat with a model of the project, in the format that it was trained on.
 
-    An empty line ends the chat, Ctrl-C the current answer.
+    /help lists the commands; Ctrl-C stops an answer, Ctrl-D ends the chat. When the context is full, the oldest turns are
+    dropped. Without a terminal, each line of the input is a message.
 
     Example: phi-scaffold chat --model merged
     """
     project = flags.enter_project()
-    session, sampling = flags.open_session(project), flags.sampling()
+    from phi_runtime.pipeline.conversation import Conversation
+    from phi_scaffold.chat.commands import Commands
+    from phi_scaffold.chat.loop import Loop
+
+    conversation = Conversation(flags.open_session(project), flags.sampling())
+    loop = Loop(conversation, Commands(conversation, project, flags), as_json=flags.as_json, quiet=flags.quiet)
     if not (flags.quiet or flags.as_json):
-        print(f"{model_label(session, project)}. An empty line ends the chat.", file=sys.stderr)
-    label = "you" if session.converses else ", ".join(session.template.inputs) or "text"
-    interactive = sys.stdin.isatty()
-    history: list[dict[str, str]] = []
-    while line := _read_line(f"{label}: " if interactive else ""):
-        try:
-            answer = session.answer(line, sampling, history)
-        except PhiError as e:
-            if not interactive:
-                raise
-            print(f"error: {e}\n  {e.fix}", file=sys.stderr)
-            continue
-        text = ""
-        try:
-            for piece in answer:
-                text += piece.text
-                if not flags.as_json:
-                    print(piece.text, end="", flush=True)
-        except KeyboardInterrupt:
-            answer.close()
-            if not interactive:
-                raise
-        end = (
-            json.dumps({"answer": text, "finish_reason": answer.finish, **vars(answer.usage)}) if flags.as_json else ""
-        )
-        print(end, flush=True)
-        history += [{"role": "user", "content": line}, {"role": "assistant", "content": text.strip()}]
+        print(f"{model_label(conversation.session, project)}. /help lists the commands.", file=sys.stderr)
+    loop.run()
+    raise typer.Exit(loop.exit_code)
 
 
 def model_label(session: Session, project: ProjectFolder) -> str:
     """Return the name of the model that answers, its folder and its adapter."""
     with_adapter = f" with adapter {session.adapter}" if session.adapter else ""
     return f"{session.name} ({project.shown(session.path)}){with_adapter}"
-
-
-def _read_line(label: str) -> str:
-    try:
-        return input(label).strip()
-    except EOFError:
-        return ""

@@ -40,7 +40,7 @@ def guarded(app: Callable[..., Any]) -> int:
         if output.debug:
             raise
         try:
-            _print_error(e, output.as_json)
+            print_failure(e, output.as_json)
         except BrokenPipeError:
             _discard_stdout()
         return e.exit_code
@@ -60,7 +60,8 @@ def _discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_error(error: PhiError, as_json: bool) -> None:
+def print_failure(error: PhiError, as_json: bool) -> None:
+    """Print an error on stderr, or with `as_json` as an event on stdout."""
     if as_json:
         print(json.dumps(error_event(error).as_dict()))
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,8 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     if (sys.stderr if stderr else sys.stdout).isatty():
-        return Console(stderr=stderr, highlight=False)
+        # With NO_COLOR, rich (15) omits colors but not bold and dim.
+        return Console(stderr=stderr, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
     return Console(stderr=stderr, highlight=False, soft_wrap=True, width=_PIPED_WIDTH)
 
 
@@ -31,6 +34,41 @@ def table(*columns: str, title: str | None = None) -> Table:
         flags = column.removesuffix(name)
         result.add_column(name, justify="right" if ">" in flags else "left", no_wrap="!" in flags)
     return result
+
+
+def note(text: str) -> None:
+    """Print a line on stderr, dim on a terminal."""
+    if sys.stderr.isatty():
+        console(stderr=True).print(text, style="dim", markup=False, emoji=False, soft_wrap=True)
+    else:
+        print(text, file=sys.stderr)
+
+
+class SafeText:
+    """Removes from streamed text what a terminal would obey: escape sequences and control characters.
+
+    What may become an escape sequence is buffered until it is complete.
+    """
+
+    _SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]{0,40}[ -/]{0,4}[@-~]")
+    _INCOMPLETE = re.compile(r"(?:\x1b(?:\[|$)|\x9b)[0-?]{0,40}[ -/]{0,4}$")
+    _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+    def __init__(self) -> None:
+        self._buffer = ""
+
+    def push(self, text: str) -> str:
+        """Add the next text, and return what can be printed."""
+        text = self._SEQUENCE.sub("", self._buffer + text)
+        match = self._INCOMPLETE.search(text)
+        end = match.start() if match else len(text)
+        self._buffer = text[end:]
+        return self._CONTROL.sub("", text[:end])
+
+    def flush(self) -> str:
+        """Return the buffered text at the end."""
+        text, self._buffer = self._buffer, ""
+        return self._CONTROL.sub("", text)
 
 
 def size(count: float) -> str:

@@ -1,0 +1,149 @@
+"""Recognize and describe the form of a data file: encoding, separator, header, layout of JSON, and sheet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from phi_runtime.core.errors import DataError
+from phi_runtime.data.encodings import UTF8, WINDOWS
+from phi_runtime.data.files import head
+from phi_runtime.data.json_rows import json_form
+from phi_runtime.data.row import ReadOptions, Row
+from phi_runtime.data.rows import resolve, scan
+from phi_runtime.data.tables import separator_line
+from phi_runtime.data.workbook import sheet_names
+
+_SAMPLED = 200  # rows of a table that are searched for a header
+_WORDS = 4  # of each cell of a first row of sentences
+_SHOWN = 3
+_LAYOUTS = {"lines": "JSON Lines", "array": "a JSON array", "objects": "JSON objects one after another"}
+_SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "`|`"}
+_NULLS = ("NULL", "null", "NaN", "nan", "None", "#N/A")
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """The form of a data file.
+
+    Attributes:
+        options: Options that read it, with all that was detected.
+        text: Description of them.
+        remarks: Peculiarities that change what is learned.
+    """
+
+    options: ReadOptions
+    text: str
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The keys of `load_dataset_config` with which Hugging Face's datasets, and so Olive, read the file alike."""
+        options = self.options
+        keys = {
+            "sep": options.sep if options.sep != "," else None,
+            "encoding": options.encoding if options.encoding != UTF8 else None,
+            "field": options.field,
+            "sheet": options.sheet,
+            "names": list(options.names) if options.names else None,
+        }
+        keys = {key: value for key, value in keys.items() if value is not None}
+        return keys if options.header == "infer" else {**keys, "header": options.header}
+
+
+def file_form(path: Path, options: ReadOptions, *, find_header: bool = False) -> FileForm:
+    """Return the form of a data file as `options` read it; `find_header`: give a table without a header column names.
+
+    Raises:
+        DataError: as `scan`.
+    """
+    options = resolve(path, options)
+    encoding = options.encoding or UTF8
+    remarks = [f"{path.name} is not UTF-8 and is read as Windows-1252"] if encoding == WINDOWS else []
+    parts = [{UTF8: "UTF-8", WINDOWS: "Windows-1252"}.get(encoding, encoding)]
+    if options.format in ("csv", "xlsx"):
+        if options.header == "infer" and not options.names and find_header:
+            options = replace(options, names=_names_without_header(path, options))
+        if options.format == "csv":
+            parts.append(f"separated by {_SEPARATORS.get(sep := options.sep or ',', f'`{sep}`')}")
+            if options.header == "infer" and not options.names and separator_line(head(path, encoding, 32)[0]):
+                options = replace(options, header=1)
+        else:
+            parts = [_sheet(path, options)]
+        header = 0 if options.header == "infer" and not options.names else options.header
+        parts.append("no header" if header in (None, "infer") else "header" if not header else f"header in row {header + 1}")
+        remarks += _table_remarks(path, options)
+    elif options.format == "json":
+        form = json_form(path, encoding, options.field)
+        if form.layout == "field":
+            options = replace(options, field=form.keys[0])
+        layouts = {**_LAYOUTS, "field": f"rows under `{form.keys and form.keys[0]}`", "columns": "JSON by columns"}
+        parts.append(layouts[form.layout])
+    elif options.format == "parquet":
+        parts = ["Parquet"]
+    return FileForm(options, ", ".join(parts), tuple(remarks))
+
+
+def _sheet(path: Path, options: ReadOptions) -> str:
+    names = sheet_names(path)
+    shown = options.sheet or names[0]
+    return f"sheet `{shown}`" + (f" of {len(names)} ({', '.join(names[:_SHOWN])})" if len(names) > 1 else "")
+
+
+def _sample(path: Path, options: ReadOptions) -> list[Mapping[str, str]]:
+    return [row.values for row in islice(scan(path, options), _SAMPLED) if isinstance(row, Row)]
+
+
+def _table_remarks(path: Path, options: ReadOptions) -> list[str]:
+    remarks = []
+    try:
+        sample = _sample(path, options)
+    except DataError:
+        return []  # the reader reports it
+    nulls = Counter(value for values in sample for value in values.values() if value in _NULLS)
+    if nulls:
+        shown = ", ".join(f"`{text}` {count}" for text, count in nulls.items())
+        remarks.append(f"{path.name} has cells that may mean no value, and are read as text: {shown}")
+    return remarks
+
+
+def _names_without_header(path: Path, options: ReadOptions) -> tuple[str, ...] | None:
+    """Return names for the columns of a table whose first row is a row of data; None if it is a header."""
+    try:
+        first, *rest = [list(values.values()) for values in _sample(path, replace(options, header=None))]
+    except (DataError, ValueError):
+        return None
+    if not rest or not _is_data(first, rest):
+        return None
+    return _names([first, *rest])
+
+
+def _is_data(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Return True if a value of the first row is repeated in its column, as a label is, or if all are sentences."""
+    if len(first) < 2 or list(first) == [str(i) for i in range(len(first))] or list(first) in [list(row) for row in rest]:
+        return False
+    for i, value in enumerate(first):
+        column = [row[i] for row in rest]
+        if value.strip() and value in column and len(set(column)) < len(column):
+            return True
+    return all(len(value.split()) >= _WORDS for value in first) and first[-1].rstrip().endswith((".", "!"))
+
+
+def _names(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Return column names: `text` and `label` if one column has labels, else those of questions or prompts and answers."""
+    columns = list(zip(*rows, strict=True))
+    lengths = [sum(map(len, column)) for column in columns]
+    few = max(2, len(rows) // 5)
+    labels = [i for i, column in enumerate(columns) if 2 <= len(set(column)) <= few]
+    names = [f"column_{i + 1}" for i in range(len(columns))]
+    longest = lengths.index(max(lengths))
+    if len(labels) == 1 and labels[0] != longest:
+        names[longest], names[labels[0]] = "text", "label"
+    elif len(columns) == 2:
+        asked = sum(value.rstrip().endswith("?") for value in columns[0]) > len(rows) / 2
+        names = ["question", "answer"] if asked else ["prompt", "completion"]
+    return tuple(names)

@@ -1,0 +1,1 @@
+"""The chat on a terminal: input, commands and the display of answers."""
