@@ -74,8 +74,7 @@ def file_form(path: Path, options: ReadOptions, *, find_header: bool = False) ->
                 options = replace(options, header=1)
         else:
             parts = [_sheet(path, options)]
-        header = 0 if options.header == "infer" and not options.names else options.header
-        parts.append("no header" if header in (None, "infer") else "header" if not header else f"header in row {header + 1}")
+        parts.append(_header_text(options))
         remarks += _table_remarks(path, options)
     elif options.format == "json":
         form = json_form(path, encoding, options.field)
@@ -86,6 +85,13 @@ def file_form(path: Path, options: ReadOptions, *, find_header: bool = False) ->
     elif options.format == "parquet":
         parts = ["Parquet"]
     return FileForm(options, ", ".join(parts), tuple(remarks))
+
+
+def _header_text(options: ReadOptions) -> str:
+    header = options.header
+    if header is None or (header == "infer" and options.names):
+        return "no header"
+    return f"header in row {header + 1}" if isinstance(header, int) and header else "header"
 
 
 def _sheet(path: Path, options: ReadOptions) -> str:
@@ -124,7 +130,11 @@ def _names_without_header(path: Path, options: ReadOptions) -> tuple[str, ...] |
 
 def _is_data(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
     """Return True if a value of the first row is repeated in its column, as a label is, or if all are sentences."""
-    if len(first) < 2 or list(first) == [str(i) for i in range(len(first))] or list(first) in [list(row) for row in rest]:
+    if (
+        len(first) < 2
+        or list(first) == [str(i) for i in range(len(first))]
+        or list(first) in [list(row) for row in rest]
+    ):
         return False
     for i, value in enumerate(first):
         column = [row[i] for row in rest]
@@ -144,6 +154,6 @@ def _names(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     if len(labels) == 1 and labels[0] != longest:
         names[longest], names[labels[0]] = "text", "label"
     elif len(columns) == 2:
-        asked = sum(value.rstrip().endswith("?") for value in columns[0]) > len(rows) / 2
-        names = ["question", "answer"] if asked else ["prompt", "completion"]
+        questions = sum(value.rstrip().endswith("?") for value in columns[0])
+        names = ["question", "answer"] if questions > len(rows) / 2 else ["prompt", "completion"]
     return tuple(names)

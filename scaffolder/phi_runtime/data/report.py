@@ -15,12 +15,15 @@ from phi_runtime.core.events import Emit
 from phi_runtime.core.project import ProjectFolder, project_of
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import DataContext, Dataset, DataSplit, load_splits, split_dataset
+from phi_runtime.data.file_form import FileForm, file_form
 from phi_runtime.data.leakage import find_leaks
+from phi_runtime.data.selection import read_options
 from phi_runtime.data.sequences import Sequences, over_long
 from phi_runtime.data.survey import RowNote
 
 FILE = "data_report.json"
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
+_FORMS = 20  # data files whose form is examined
 _COMPARED = 200_000  # training rows that are searched for near duplicates of validation rows
 
 
@@ -69,6 +72,7 @@ def report(
     splits = {dataset.training.data.name: dataset.training}
     splits.setdefault(dataset.validation.data.name, dataset.validation)
     remarks = [*dataset.remarks, *errors]
+    remarks += [remark for split in splits.values() for form in _forms(split) for remark in form.remarks]
     counts = {}
     for name, built in sequences.items():
         remarks += [r if name == "training" else f"validation rows: {r}" for r in built.remarks]
@@ -90,6 +94,7 @@ def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
     return {
         "name": split.data.name,
         "files": [project.shown(path) for path in split.files],
+        "form": _forms(split)[0].text,
         "row_type": "conversations"
         if isinstance(split.template, ChatTemplate)
         else "questions"
@@ -127,6 +132,12 @@ def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
         "personal_data_at": _shown(split, project, survey.personal_at),
         "encoding_faults_at": _shown(split, project, survey.encoding_at),
     }
+
+
+def _forms(split: DataSplit) -> list[FileForm]:
+    """Return the forms of the first files."""
+    load = split.data.load_dataset_config
+    return [file_form(path, read_options(load, path)) for path in split.files[:_FORMS]]
 
 
 def _are_labels(split: DataSplit) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -120,21 +121,21 @@ class PromptTemplate:
         return bool(self.inputs)
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Raise RowError if a column is missing, is neither text nor a number, or the question or answer is empty."""
+        """Raise RowError if a column is missing, is no text, number or Boolean, or the question or answer is empty."""
         for name in self.columns:
             if name not in values:
                 raise RowError(f"this row has no column `{name}`", f"it has {', '.join(values) or 'none'}")
             value = values[name]
-            if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+            if not isinstance(value, str | int | float) or (isinstance(value, float) and not isfinite(value)):
                 raise RowError(f"`{name}` is {value!r:.40}; expected text")
         if not self.reference(values):
             raise RowError(f"`{self.answer}` is empty in this row", "fill or remove that row", empty=True)
-        if self.inputs and not any(str(values[name]).strip() for name in self.inputs):
+        if self.inputs and not any(text_of(values[name]).strip() for name in self.inputs):
             raise RowError(f"`{'`, `'.join(self.inputs)}` is empty in this row", "fill or remove that row", empty=True)
 
     def reference(self, values: Mapping[str, Any]) -> str:
         """Return the expected answer, without the end tokens that the row writes."""
-        return split_ends(str(values[self.answer]), self._ends)[0].strip()
+        return split_ends(text_of(values[self.answer]), self._ends)[0].strip()
 
     @property
     def _ends(self) -> tuple[str, ...]:
@@ -147,8 +148,8 @@ class PromptTemplate:
         prompt, completion = self.render_prompt(values), self.render_completion(values)
         masked = completion_only and prompt
         pieces = [(prompt, False), (completion, True)] if masked else [(prompt + completion, True)]
-        answer, ends = split_ends(str(values[self.answer]), self._ends)
-        text = "\n".join([*(str(values[column]) for column in self.inputs), answer])
+        answer, ends = split_ends(text_of(values[self.answer]), self._ends)
+        text = "\n".join([*(text_of(values[column]) for column in self.inputs), answer])
         return Rendered(pieces, prompt if self.inputs else completion, answer.strip(), text, ends)
 
     def prompt_for(self, text: str) -> str:
@@ -156,12 +157,12 @@ class PromptTemplate:
         return self.render_prompt(dict.fromkeys(self.inputs, text))
 
     def render_prompt(self, values: Mapping[str, Any]) -> str:
-        return self.prompt.format(**{c: values[c] for c in self.inputs})
+        return self.prompt.format(**{c: text_of(values[c]) for c in self.inputs})
 
     def render_completion(self, values: Mapping[str, Any]) -> str:
-        answer = values[self.answer]
+        answer = text_of(values[self.answer])
         if self.end_token:  # training adds the end; without it, the row's own end is the only one
-            answer = split_ends(str(answer), self._ends)[0]
+            answer = split_ends(answer, self._ends)[0]
         return self.completion.format(**{self.answer: answer})
 
     @property
@@ -178,6 +179,13 @@ class PromptTemplate:
 
     def save(self, folder: Path) -> None:
         write_json(folder / FILE, {"kind": "text", **asdict(self)})
+
+
+def text_of(value: Any) -> str:
+    """Return the text of a cell: a number as Python writes it, a Boolean as JSON does."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
 
 
 def _literal(text: str) -> str:

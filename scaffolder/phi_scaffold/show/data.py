@@ -36,7 +36,7 @@ def report(facts: dict[str, Any]) -> None:
 
 def _data_set(facts: dict[str, Any]) -> None:
     out = console()
-    out.print(f"[bold]{escape(facts['name'])}[/]: {escape(', '.join(facts['files']))}")
+    out.print(f"[bold]{escape(facts['name'])}[/]: {escape(', '.join(facts['files']))} ({escape(facts['form'])})")
     counts = table("", ">rows", "")
     rows = facts["rows"]
     counts.add_row("read", f"{rows['read']:,}", f"{facts['row_type']}, {facts['strategy']}, loss on {facts['loss']}")

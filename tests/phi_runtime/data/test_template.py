@@ -99,7 +99,8 @@ def test_free_text_is_trained_whole_also_where_it_has_a_heading() -> None:
         ({"q": "x", "a": None}, "`a` is None; expected text", False),
         ({"q": "x", "a": ["y"]}, r"`a` is \['y'\]; expected text", False),
         ({"q": "x", "a": float("nan")}, "`a` is nan", False),
-        ({"q": True, "a": "y"}, "`q` is True", False),
+        ({"q": float("nan"), "a": "y"}, "`q` is nan", False),
+        ({"q": "x", "a": float("-inf")}, "`a` is -inf", False),
         ({"q": "x", "a": " \n"}, "`a` is empty", True),
         ({"q": "", "a": "y"}, "`q` is empty", True),
     ],
@@ -118,3 +119,11 @@ def test_numbers_are_text_and_one_of_several_inputs_is_enough() -> None:
     row = {"q": "how many", "context": "", "a": 3.5}
     template.check(row)
     assert template.row(row, completion_only=False).pieces == [("how many \n3.5", True)]
+
+
+def test_a_boolean_is_written_as_in_json() -> None:
+    template = PromptTemplate.from_text("Q: {q}\nA:{a}")
+    row = template.row({"q": True, "a": False}, completion_only=True)
+    assert row.pieces == [("Q: true\nA:", False), ("false", True)]
+    assert template.reference({"q": True, "a": False}) == "false"
+    assert row.answer == "false"
