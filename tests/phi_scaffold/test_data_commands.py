@@ -115,6 +115,73 @@ def test_held_out_rows_that_were_seen_are_shown_in_pairs(cli: Cli, project: Proj
     assert all(pair["training"] != pair["validation"] for pair in leakage["examples"])
 
 
+def labeled(*rows: tuple[str, str]) -> list[str]:
+    return [json.dumps({"phrase": phrase, "tone": tone}) for phrase, tone in rows]
+
+
+def test_questions_with_several_labels_are_shown_in_pairs(cli: Cli, project: ProjectFolder) -> None:
+    rows_of(project, *labeled(*((f"lamp {i // 2}", ("warm", "cold")[i % 2]) for i in range(20))))
+    found = check(cli, project)
+    (data,) = found["datasets"]
+    assert (data["rows"]["contradictory"], data["rows"]["duplicate"]) == (10, 0)
+    assert [place["line"] for place in data["contradictory_at"]] == list(range(2, 21, 2))
+    assert "datasets/train.jsonl:1" in data["contradictory_at"][0]["message"]
+    assert any("10 of 10" in warning for warning in found["warnings"])
+    sides = found["splits"]
+    assert sides["unused_rows"] == 20 - sides["training"]["rows"] - sides["validation"]["rows"] > 0
+
+
+def test_labels_that_are_alike_rare_or_on_one_side_are_named(cli: Cli, project: ProjectFolder) -> None:
+    tones = ["warm", "cold", "Warm"] * 9 + ["odd"]
+    rows_of(project, *labeled(*((f"lamp {i}", tone) for i, tone in enumerate(tones))))
+    warnings = check(cli, project)["warnings"]
+    for labels in (("`warm`", "`Warm`"), ("single row", "`odd`"), ("no validation row", "`odd`")):
+        assert any(all(label in warning for label in labels) for warning in warnings), warnings
+    assert "validation rows: " in warnings[-1]  # fewer than 20
+
+
+def test_a_long_label_is_cut_and_one_label_is_no_plural(cli: Cli, project: ProjectFolder) -> None:
+    rows_of(project, *labeled(*((f"lamp {i}", "cold " * 9000 if i == 3 else "warm") for i in range(20))))
+    (data,) = check(cli, project)["datasets"]
+    assert sorted(map(len, data["labels"])) == [4, 80]
+    rows_of(project, *labeled(*((f"lamp {i}", "warm") for i in range(20))))
+    out = cli("data", "check", "--project", project.root).out
+    assert "1 label: warm 100.0 %" in out
+    assert "all rows have the label `warm`" in out
+
+
+def test_lengths_are_counted_up_to_each_power_of_two(cli: Cli, project: ProjectFolder) -> None:
+    rows_of(project, *labeled(*((f"lamp {i} " * (1 if i else 90), "warm") for i in range(20))))
+    (data,) = check(cli, project)["datasets"]
+    bins = data["tokens"]["histogram"]
+    assert [b["up_to"] for b in bins] == [2 ** (i + bins[0]["up_to"].bit_length() - 1) for i in range(len(bins))]
+    assert [b["rows"] for b in bins if b["rows"]] == [19, 1]
+    assert bins[-1]["up_to"] // 2 < data["tokens"]["percentiles"]["100"] <= bins[-1]["up_to"]
+
+
+def test_special_tokens_that_rows_write_are_counted_with_their_lines(cli: Cli, project: ProjectFolder) -> None:
+    rows = [(f"lamp {i}", "warm<|im_end|>") for i in range(18)]
+    rows += [("hot <|im_end|>\n<|im_start|>assistant\nfree", "cold"), ("icy", "cold</s>")]
+    rows_of(project, *labeled(*rows))
+    found = check(cli, project)
+    (data,) = found["datasets"]
+    assert data["labels"] == {"warm": 18, "cold": 1, "cold</s>": 1}
+    assert data["written_ends"] == {"<|im_end|>": 18}
+    assert data["special_tokens"] == {"<|im_end|>": 1, "<|im_start|>": 1}
+    assert data["foreign_tokens"] == {"</s>": 1}
+    assert [[p["line"] for p in data[f"{key}_at"]] for key in ("special_tokens", "foreign_tokens")] == [[19], [20]]
+    assert sum("<|im_end|>" in warning for warning in found["warnings"]) == 2
+    out = cli("data", "check", "--project", project.root).out
+    assert "trained once, as the end: <|im_end|> 18" in out
+
+    def refuse(config: dict[str, Any]) -> None:
+        config["data_configs"][0]["pre_process_data_config"]["special_tokens_in_rows"] = "refuse"
+
+    edit_config(project, refuse)
+    refused = check(cli, project)["datasets"][0]
+    assert (refused["rows"]["broken"], refused["broken_at"][0]["line"]) == (1, 19)
+
+
 def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: ProjectFolder) -> None:
     rows_of(project, '{"phrase": "x", "tone": ""}', '{"phrase": "x", "tone": "joy" "}')
     result = cli("data", "check", "--json", "--project", project.root)

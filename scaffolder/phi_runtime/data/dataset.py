@@ -150,13 +150,13 @@ class Dataset:
         remarks = [f"{count} of {survey.read} rows {what}" for what, count in counts.items() if count]
         if split.template.has_prompt:
             remarks += [
-                f"`{token}` is {what} in {count} of {survey.read} rows"
-                for found, what in (
-                    (survey.ends, "written at the end of answers; it is trained once, as their end,"),
-                    (survey.special, "text that this model reads as a special token"),
-                    (survey.foreign, "no special token of this model, but learned and read as text,"),
+                f"{count} of {survey.read} rows {what.format(token)}"
+                for tokens, what in (
+                    (survey.ends, "write `{}` at the end of an answer; it is trained once, as the end"),
+                    (survey.special, "contain `{}`, which this model reads as a special token"),
+                    (survey.foreign, "contain `{}` of another model, which this one reads and learns as text"),
                 )
-                for token, count in found.most_common()
+                for token, count in tokens.most_common()
             ]
         return remarks
 

@@ -267,6 +267,11 @@ def hashes_of(question: str, answer: str) -> bytes:
     )
 
 
+def answer_hash(answer: str) -> int:
+    """Return the hash of an answer in the rows of a store."""
+    return int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=8).digest(), "little")
+
+
 def _encoded(encoder: Encoder, batch: _Batch) -> _Encoded:
     encoded = encoder.encode(batch.pieces)
     rows, survey = rows_of(batch.places, batch.hashes, encoded), batch.survey

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ from phi_runtime.core.project import ProjectFolder, project_of
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import DataContext, Dataset, DataSplit, load_splits, split_dataset
 from phi_runtime.data.file_form import FileForm, file_form
+from phi_runtime.data.labels import (
+    FEWEST_VALIDATION_ROWS,
+    contradiction_remark,
+    few_validation_rows,
+    label_remarks,
+    shortened,
+    side_remarks,
+)
 from phi_runtime.data.leakage import find_leaks
+from phi_runtime.data.prepare import answer_hash
 from phi_runtime.data.selection import read_options
 from phi_runtime.data.sequences import Sequences, over_long
 from phi_runtime.data.survey import RowNote
@@ -24,6 +34,7 @@ from phi_runtime.data.survey import RowNote
 FILE = "data_report.json"
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 _FORMS = 20  # data files whose form is examined
+_LONGEST_LABEL = 80  # characters
 _COMPARED = 200_000  # training rows that are searched for near duplicates of validation rows
 
 
@@ -71,8 +82,15 @@ def report(
     """
     splits = {dataset.training.data.name: dataset.training}
     splits.setdefault(dataset.validation.data.name, dataset.validation)
-    remarks = [*dataset.remarks, *errors]
+    unused = _unused(dataset)
+    remarks = [*dataset.remarks, *errors, *_label_remarks(list(splits.values()), dataset, project)]
     remarks += [remark for split in splits.values() for form in _forms(split) for remark in form.remarks]
+    if unused:
+        remarks.append(
+            f"{unused} of {len(dataset.training.store)} rows are unused: validation rows have their questions"
+        )
+    if 0 < len(dataset.validation) < FEWEST_VALIDATION_ROWS:
+        remarks.append(few_validation_rows(len(dataset.validation)))
     counts = {}
     for name, built in sequences.items():
         remarks += [r if name == "training" else f"validation rows: {r}" for r in built.remarks]
@@ -80,7 +98,7 @@ def report(
     return {
         "usable": "training" in sequences,
         "datasets": [_of_split(split, project) for split in splits.values()],
-        "splits": {**counts, "leakage": _leakage(dataset, project)},
+        "splits": {**counts, "unused_rows": unused, "leakage": _leakage(dataset, project)},
         "warnings": remarks,
     }
 
@@ -108,7 +126,8 @@ def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
             "empty": survey.empty,
             "filtered": survey.filtered,
             "kept": len(store),
-            "duplicate": _duplicates(store.rows),
+            "duplicate": store.repeats.duplicates,
+            "contradictory": store.repeats.contradictory if split.template.has_prompt else 0,
             "all_masked": int((store.rows["trained"] == 0).sum()),
             "no_end_token": survey.endless,
             "too_long": 0 if joined else int((sizes > settings.max_seq_len).sum()),
@@ -122,15 +141,23 @@ def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
             "percentiles": {str(p): int(np.percentile(sizes, p, method="higher")) for p in PERCENTILES}
             if len(sizes)
             else {},
+            "histogram": _histogram(sizes),
         },
-        "labels": dict(survey.labels.most_common()) if survey.labels and _are_labels(split) else None,
+        "labels": _shown_labels(survey.labels) if survey.labels and _are_labels(split) else None,
         "columns": dict(survey.columns.most_common()),
         "personal_data": dict(survey.personal),
         "encoding_faults": dict(survey.encoding),
+        "written_ends": dict(survey.ends),
+        "special_tokens": dict(survey.special),
+        "foreign_tokens": dict(survey.foreign),
         "broken_at": _shown(split, project, survey.broken_at),
         "empty_at": _shown(split, project, survey.empty_at),
         "personal_data_at": _shown(split, project, survey.personal_at),
         "encoding_faults_at": _shown(split, project, survey.encoding_at),
+        "written_ends_at": _shown(split, project, survey.ends_at),
+        "special_tokens_at": _shown(split, project, survey.special_at),
+        "foreign_tokens_at": _shown(split, project, survey.foreign_at),
+        "contradictory_at": _contradictions(split, project),
     }
 
 
@@ -145,10 +172,69 @@ def _are_labels(split: DataSplit) -> bool:
     return split.template.has_prompt and labels is not None and len(labels) <= max(2, len(split.store) // 5)
 
 
-def _duplicates(rows: np.ndarray) -> int:
-    """Return the number of rows that repeat question and answer of an earlier one."""
-    key = np.stack([rows["question"][:, 0], rows["question"][:, 1], rows["answer"]], axis=1)
-    return len(rows) - len(np.unique(key, axis=0)) if len(rows) else 0
+def _shown_labels(labels: Counter[str]) -> dict[str, int]:
+    """Return the rows of each label, most first; a long one is cut."""
+    result: Counter[str] = Counter()
+    for label, rows in labels.most_common():
+        result[shortened(label, _LONGEST_LABEL)] += rows
+    return dict(result)
+
+
+def _label_remarks(splits: list[DataSplit], dataset: Dataset, project: ProjectFolder) -> list[str]:
+    """Return remarks on the labels of all data sets together, and on questions with several of them."""
+    if not _are_labels(dataset.training):
+        return []
+    labels: Counter[str] = Counter()
+    remarks = []
+    for split in splits:
+        labels.update(split.store.survey.labels or {})
+        repeats = split.store.repeats
+        if repeats.contradictory:
+            first, second = (_place(split.place_of(row), project) for row in repeats.examples[0])
+            remarks.append(contradiction_remark(repeats.contradictory, repeats.questions, first, second))
+    training, validation = (_rows_of(labels, side) for side in (dataset.training, dataset.validation))
+    sides = side_remarks(labels, training, validation) if len(dataset.validation) else []
+    return [*remarks, *label_remarks(labels), *sides]
+
+
+def _rows_of(labels: Iterable[str], split: DataSplit) -> dict[str, int]:
+    """Return the number of rows of a split that have each label."""
+    hashes, counts = np.unique(split.store.rows["answer"][split.chosen], return_counts=True)
+    rows = dict(zip(hashes.tolist(), counts.tolist(), strict=True))
+    return {label: rows.get(answer_hash(label), 0) for label in labels}
+
+
+def _unused(dataset: Dataset) -> int:
+    """Return the number of rows that are in neither side."""
+    training, validation = dataset.training, dataset.validation
+    if training.store is not validation.store:
+        return 0
+    return len(training.store) - len(np.union1d(training.chosen, validation.chosen))
+
+
+def _histogram(sizes: np.ndarray) -> list[dict[str, int]]:
+    """Count rows by their number of tokens, up to each power of two."""
+    if not len(sizes):
+        return []
+    exponents = np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
+    rows = np.bincount(exponents)
+    return [{"up_to": 2**exponent, "rows": int(rows[exponent])} for exponent in range(exponents.min(), len(rows))]
+
+
+def _contradictions(split: DataSplit, project: ProjectFolder) -> list[dict[str, Any]]:
+    """Return the places of rows whose question an earlier row has with another answer."""
+    if not split.template.has_prompt:
+        return []
+    pairs = split.store.repeats.examples
+    places = [(split.place_of(second), _place(split.place_of(first), project)) for first, second in pairs]
+    return [
+        {
+            "file": project.shown(Path(where.path)),
+            "line": where.line,
+            "message": f"the question of {first}, another answer",
+        }
+        for where, first in places
+    ]
 
 
 def _shown(split: DataSplit, project: ProjectFolder, places: Iterable[RowNote]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from phi_runtime.core.artifacts import put_in_place, read_json, read_manifest, seal, write_json
 from phi_runtime.core.wire import from_json, to_json
+from phi_runtime.data.repeats import Repeats, find_repeats
 from phi_runtime.data.survey import Survey
 
 ROW = np.dtype(
@@ -56,6 +57,11 @@ class Store:
     def starts(self) -> np.ndarray:
         """Start of each row in `tokens`, and the end of the last one, (N + 1,)."""
         return np.concatenate([[0], np.cumsum(self.rows["tokens"], dtype=np.int64)])
+
+    @cached_property
+    def repeats(self) -> Repeats:
+        """The rows that repeat a question."""
+        return find_repeats(self.rows)
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the token ids of a row and their training mask, (t,) each."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.markup import escape
 
+from phi_runtime.data.labels import shortened
 from phi_scaffold.show.terminal import console, table
 
 _STYLES = {"prompt": "dim", "completion": "bold green", "special": "yellow"}
 _EXAMPLES = 5  # rows listed for one kind of problem
 _LABELS = 12
+_BAR = 30  # characters of the longest bar
+_KINDS = (  # key of the report, and its explanation
+    ("encoding_faults", "encoding errors"),
+    ("personal_data", "likely personal data"),
+    ("written_ends", "end tokens that answers write; trained once, as the end"),
+    ("special_tokens", "text that the model reads as special tokens"),
+    ("foreign_tokens", "special tokens of other models, which this one reads as text"),
+)
 _ROW_COUNTS = (  # key of the report, and its explanation
     ("broken", "cannot be used; `run` stops at them, or skips them with --skip-bad-rows"),
     ("empty", "skipped"),
@@ -19,6 +29,7 @@ _ROW_COUNTS = (  # key of the report, and its explanation
     ("all_masked", "without a token to train on; skipped"),
     ("no_end_token", "without an end token: the model will not learn to stop"),
     ("duplicate", "with the same question and answer as an earlier row"),
+    ("contradictory", "questions that have several answers"),
 )
 
 
@@ -50,11 +61,12 @@ def _data_set(facts: dict[str, Any]) -> None:
     if len(facts["columns"]) > 1:
         mixed = "; ".join(f"{escape(names) or 'none'}: {n:,}" for names, n in facts["columns"].items())
         out.print(f"[yellow]mixed columns:[/] {mixed}")
-    for key, label in (("encoding_faults", "encoding errors"), ("personal_data", "likely personal data")):
+    for key, label in _KINDS:
         if facts[key]:
-            kinds = ", ".join(f"{kind.replace('_', ' ')} {n:,}" for kind, n in facts[key].items())
+            names = {kind: kind.replace("_", " ") if kind.isidentifier() else kind for kind in facts[key]}
+            kinds = ", ".join(f"{escape(names[kind])} {n:,}" for kind, n in facts[key].items())
             out.print(f"[yellow]{label}:[/] {kinds}")
-    for key in ("broken_at", "empty_at", "encoding_faults_at", "personal_data_at"):
+    for key in ("broken_at", "empty_at", "contradictory_at", *(f"{key}_at" for key, _ in _KINDS)):
         for place in facts[key][:_EXAMPLES]:
             out.print(f"  {escape(place['file'])}:{place['line']}: {escape(place['message'])}", style="dim")
         if len(facts[key]) > _EXAMPLES:
@@ -66,11 +78,21 @@ def _tokens_and_labels(facts: dict[str, Any]) -> None:
     if tokens["percentiles"]:
         spread = "  ".join(f"{p} %: {n}" for p, n in tokens["percentiles"].items() if p not in ("5", "25"))
         out.print(f"tokens: {tokens['total']:,}, {100 * tokens['trained_share']:.1f} % trained; per row, {spread}")
+        _histogram(tokens["histogram"])
     if labels:
         total = sum(labels.values())
-        shares = [f"{escape(k)} {100 * n / total:.1f} %" for k, n in list(labels.items())[:_LABELS]]
+        shares = [f"{escape(shortened(k))} {100 * n / total:.1f} %" for k, n in list(labels.items())[:_LABELS]]
         more = f", and {len(labels) - _LABELS} more" if len(labels) > _LABELS else ""
-        out.print(f"{len(labels)} answers: {', '.join(shares)}{more}")
+        out.print(f"{len(labels)} {'label' if len(labels) == 1 else 'labels'}: {', '.join(shares)}{more}")
+
+
+def _histogram(bins: list[dict[str, int]]) -> None:
+    """Print the number of rows by their tokens, one line for each bin."""
+    most = max(each["rows"] for each in bins)
+    width = len(f"{bins[-1]['up_to']:,}")
+    for each in bins:
+        bar = "#" * math.ceil(_BAR * each["rows"] / most)
+        console().print(f"  up to {each['up_to']:>{width},} {bar:<{_BAR}} {each['rows']:,}", style="dim")
 
 
 def _splits(splits: dict[str, Any]) -> None:
@@ -80,6 +102,8 @@ def _splits(splits: dict[str, Any]) -> None:
             sides.add_row(name, *(f"{splits[key][k]:,}" for k in ("rows", "sequences", "tokens", "trained_tokens")))
     out = console()
     out.print(sides)
+    if splits["unused_rows"]:
+        out.print(f"[yellow]unused:[/] {splits['unused_rows']:,} rows whose question a validation row has")
     leakage = splits["leakage"]
     same, near = leakage["same_question"], leakage["near_duplicate"]
     if same or near:

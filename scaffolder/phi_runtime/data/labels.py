@@ -1,0 +1,103 @@
+"""Remarks on the labels of a data set, and on questions that have several answers. No numpy: `new` imports this."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+FEWEST_VALIDATION_ROWS = 20
+_LONGEST = 40  # characters of a label in a message
+_QUESTIONS = 200_000  # distinct questions that `Questions` compares, in about 50 MB
+_NAMED = 5  # labels that one remark names
+
+
+def shortened(label: str, longest: int = _LONGEST) -> str:
+    """Return a label as one line of at most `longest` characters."""
+    line = " ".join(label.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def label_remarks(labels: Mapping[str, int]) -> list[str]:
+    """Return remarks on labels, given with their numbers of rows."""
+    remarks = []
+    if len(labels) == 1:
+        remarks.append(f"all rows have the label {_names(labels)}: the model learns nothing from the questions")
+    same: defaultdict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        same["".join(label.casefold().split())].append(label)
+    remarks += [
+        f"the labels {_names(group)} differ in case or spaces only: write them alike"
+        for group in same.values()
+        if len(group) > 1
+    ]
+    rare = [label for label, rows in labels.items() if rows == 1]
+    if rare and len(labels) > 1:
+        remarks.append(f"{_count(rare, 'label has', 'labels have')} a single row: {_names(rare)}")
+    return remarks
+
+
+def side_remarks(labels: Iterable[str], training: Mapping[str, int], validation: Mapping[str, int]) -> list[str]:
+    """Return remarks on labels that only the training rows have, or only the validation rows; each by its number of rows."""
+    remarks = []
+    untrained = [label for label in labels if validation.get(label) and not training.get(label)]
+    unmeasured = [label for label in labels if training.get(label) and not validation.get(label)]
+    if untrained:
+        remarks.append(f"only the validation rows have {_of(untrained)}: the model cannot learn it")
+    if unmeasured:
+        remarks.append(f"no validation row has {_of(unmeasured)}: it is trained, and not measured")
+    return remarks
+
+
+def contradiction_remark(contradictory: int, questions: int, first: object, second: object) -> str:
+    """Return the remark on questions that have several labels, with the places of two rows of one."""
+    return f"questions with several labels: {contradictory} of {questions}, such as those at {first} and {second}"
+
+
+def few_validation_rows(rows: int) -> str:
+    """Return the remark on a small number of validation rows."""
+    count = "1 validation row" if rows == 1 else f"{rows} validation rows"
+    return f"{count}: a score of fewer than {FEWEST_VALIDATION_ROWS} is mostly chance"
+
+
+class Questions:
+    """Counts, while rows are read, the questions that have several answers.
+
+    Attributes:
+        contradictory: Number of such questions.
+        example: Places of two rows of the first one.
+    """
+
+    def __init__(self) -> None:
+        self.contradictory = 0
+        self.example: tuple[object, object] | None = None
+        self._answers: dict[int, tuple[int | None, object]] = {}  # by hash of the question; None: counted
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def add(self, place: object, question: str, answer: str) -> None:
+        key = hash(question)
+        if key not in self._answers:
+            if len(self._answers) < _QUESTIONS:
+                self._answers[key] = hash(answer), place
+            return
+        earlier, first = self._answers[key]
+        if earlier is not None and earlier != hash(answer):
+            self._answers[key] = None, first
+            self.contradictory += 1
+            self.example = self.example or (first, place)
+
+
+def _names(labels: Iterable[str]) -> str:
+    names = [f"`{shortened(label)}`" for label in labels]
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED + 1 else []
+    names = [*names[:_NAMED], *more] if more else names
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _count(labels: list[str], one: str, many: str) -> str:
+    return f"1 {one}" if len(labels) == 1 else f"{len(labels)} {many}"
+
+
+def _of(labels: list[str]) -> str:
+    return f"the label{'s' if len(labels) > 1 else ''} {_names(labels)}"
