@@ -10,6 +10,7 @@ A model that was trained on several columns takes JSON: --prompt '{"context": "â
 import argparse
 import json
 import os
+import string
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,24 +40,32 @@ class Template:
         self.stored = json.loads(file.read_text(encoding="utf-8"))
         self.converses = self.stored.get("kind") == "chat"
         self.columns = ["message"] if self.converses else self.stored["inputs"] or ["text"]
+        self.optional = self.stored.get("optional", ())  # columns that may be empty
         self.stop = self.stored.get("stop", "").strip()  # text after the answer in training
         self.end_token = self.stored.get("end_token", True)  # if an answer ends with one; else with the first `stop`
         self.ends = [end for end in self.stored.get("ends", ()) if self.stop.startswith(end)]  # also end an answer
 
     def question(self, text):
-        """Parse a typed text into columns."""
-        if len(self.columns) == 1:
-            return {self.columns[0]: text}
+        """Parse a typed text into columns: JSON, or the text of the only column that is required."""
+        required = [column for column in self.columns if column not in self.optional]
         try:
-            return {column: json.loads(text)[column] for column in self.columns}
+            values = json.loads(text) if len(self.columns) > 1 else {}
+            return {column: values[column] for column in self.columns if column in required or column in values}
         except (ValueError, LookupError, TypeError):
+            if len(required) == 1:
+                return {required[0]: text}
             example = json.dumps(dict.fromkeys(self.columns, "â€¦"), ensure_ascii=False)
             raise ValueError(f"the prompt has the columns {', '.join(self.columns)}: write JSON, {example}") from None
 
     def fill(self, question):
         if not self.stored["inputs"]:  # trained on free text, which the answer continues
             return self.stored["prompt"].format() + question["text"]
-        return self.stored["prompt"].format(**question)
+        cells = ((column, question.get(column)) for column in self.columns)
+        values = {c: "" if cell is None else cell if isinstance(cell, str) else json.dumps(cell) for c, cell in cells}
+        parts = string.Formatter().parse(self.stored["prompt"])
+        kept = (part[:2] for part in parts if part[1] not in self.optional or values[part[1]].strip())
+        prompt = "".join(before + values.get(column, "") for before, column in kept)
+        return prompt.lstrip("\n") if self.optional else prompt
 
 
 class Chat:

@@ -333,3 +333,50 @@ def test_without_columns_they_are_read_from_the_first_rows_on_the_hub(
     assert config(inside / "p")["passes"]["finetune"]["training_args"]["num_train_epochs"] == 1  # type: ignore[index]
     assert wrong.code == 4
     assert "did you mean `train`" in wrong.err
+
+
+def test_what_is_not_trained_is_in_the_notes_and_in_the_config(cli: Cli, inside: Path) -> None:
+    row = {"instruction": "Add", "input": "", "output": "3", "id": 7, "kto_tag": True}
+    rows = [row, row | {"input": "1, 2"}, row | {"kto_tag": False}]
+    (inside / "d.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    result = cli("new", "p", "--yes", "--no-git", "--data", "d.jsonl", "--json").json
+    assert [note for note in result["notes"] if note.startswith(("1 of", "not used"))] == [
+        "1 of 3 rows are not used, because their `kto_tag` is not true (`col_filters`)",
+        "not used: `id` (an id); --columns selects others",
+    ]
+    assert loaded(inside / "p")["col_filters"] == {"kto_tag": True}
+    pre: dict[str, object] = config(inside / "p")["data_configs"][0]["pre_process_data_config"]  # type: ignore[index]
+    assert pre["text_template"] == ("### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n{output}")
+    assert pre["optional_cols"] == ["input"]
+    assert cli("validate", inside / "p" / "fine-tuning" / "olive-config.json").code == 0
+    again = cli("new", "q", "--yes", "--no-git", "--data-file", "p/.copier-answers.yml")
+    assert (again.code, config(inside / "q")) == (0, config(inside / "p"))
+
+
+@pytest.mark.parametrize(
+    ("template", "optional"),
+    [
+        ("Q: {q}\\nHint: {hint}\\nA: {a}", ["hint"]),
+        ("{hint}\\nQ: {q}\\nA: {a}", ["hint"]),
+        ("Q: {q} ({hint})\\nA: {a}", None),
+        ("<|system|>\\n{hint}<|end|>\\n<|user|>\\n{q}<|end|>\\n<|assistant|>\\n{a}<|end|>", None),
+        ("<|user|>\\n{q}\\nHint: {hint}<|end|>\\n<|assistant|>\\n{a}<|end|>", ["hint"]),
+    ],
+)
+def test_a_section_of_its_own_lines_is_omitted_where_its_column_is_empty(
+    cli: Cli, inside: Path, template: str, optional: list[str] | None
+) -> None:
+    (inside / "d.jsonl").write_text('{"hint": "h", "q": "x", "a": "y"}\n{"hint": "", "q": "z", "a": "w"}\n')
+    flags = ["--columns", "hint,q,a", "--prompt-template", template]
+    result = cli("new", "p", "--yes", "--no-git", "--data", "d.jsonl", *flags)
+    pre: dict[str, object] = config(inside / "p")["data_configs"][0]["pre_process_data_config"]  # type: ignore[index]
+    assert pre.get("optional_cols") == optional
+    assert ("`hint` is empty in some rows" in result.out) is (optional is None)
+
+
+def test_text_of_many_bytes_a_character_fits_into_the_sequences(cli: Cli, inside: Path) -> None:
+    rows = [{"instruction": "请用一句话介绍杭州的天气和风景", "input": "", "output": "杭州四季分明" * 10}] * 3
+    (inside / "d.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    assert cli("new", "p", "--yes", "--no-git", "--data", "d.json", "--model", "org/unknown").code == 0
+    pre: dict[str, object] = config(inside / "p")["data_configs"][0]["pre_process_data_config"]  # type: ignore[index]
+    assert pre["max_seq_len"] == 256  # 75 characters of 3 bytes

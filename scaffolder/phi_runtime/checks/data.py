@@ -57,6 +57,11 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Pat
         except TemplateError as e:
             yield c.error(template_at, "text-template", f"`{key}`: {e}")
             return
+    optional = process.optional_cols or []
+    for name in optional:
+        if key != "text_template" or name not in columns[:-1]:
+            message = f"`{name}` is not in the prompt of `text_template`"
+            yield c.error((*process_at, "optional_cols"), "unknown-reference", message, nearest(name, columns[:-1]))
     if isinstance(load.data_files, Datastore):
         yield from _datastore(c, file_at, load.data_files)
         return
@@ -87,7 +92,7 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Pat
         available = known_columns[file.path]
         filters = [(name, (*load_at, "col_filters", name)) for name in load.col_filters or ()]
         for name, place in [*((name, template_at) for name in columns), *filters]:
-            if name not in available:
+            if name not in available and name not in optional:
                 message = f"the data has no column `{name}` (it has {', '.join(available)})"
                 yield c.error(place, "template-column", message, nearest(name, available))
 

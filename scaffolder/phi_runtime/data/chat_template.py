@@ -221,4 +221,4 @@ def load_template(folder: Path) -> Template:
     # Models of earlier versions do not say if they end with an end token: that is the default.
     end_token, ends = raw.get("end_token", True), tuple(raw.get("ends", ()))
     names = (raw["prompt"], raw["completion"], tuple(raw["inputs"]), raw["answer"], raw["stop"])
-    return PromptTemplate(*names, end_token, ends)
+    return PromptTemplate(*names, end_token, ends, tuple(raw.get("optional", ())))

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from phi_runtime.config.file_formats import format_of
 from phi_runtime.core.errors import DataError, Location
-from phi_runtime.data.chat import ChatError, messages_of, text_of
+from phi_runtime.data.chat import SYSTEM, TOOLS, ChatError, messages_of, text_of
+from phi_runtime.data.column_meanings import (
+    DESCRIBES,
+    INSTRUCTION,
+    MANY,
+    NOT_TEXT,
+    REASONS,
+    SCORE,
+    Profile,
+    is_media,
+    key_of,
+    marked_false,
+    marks,
+    means,
+    named,
+    named_answers,
+    reason_to_omit,
+)
 from phi_runtime.data.files import no_rows
 from phi_runtime.data.rows import ReadOptions, Row, read_rows
-from phi_runtime.data.template import PromptTemplate, RowError
+from phi_runtime.data.template import PromptTemplate, RowError, is_empty
+from phi_runtime.data.template import text_of as cell_text
 
 Kind = Literal["columns", "chat", "text"]
-
-CHAT_NAMES = ("messages", "conversations", "conversation", "dialogue", "dialog")
-TEXT_NAMES = ("text", "content", "document", "body")
-ALPACA = ("instruction", "input", "output")
-ANSWER_NAMES = (
-    "completion",
-    "answer",
-    "output",
-    "response",
-    "target",
-    "label",
-    "summary",
-    "record",
-    "reply",
-    "tone",
-    "sentiment",
-    "category",
-    "class",
-)
-_MANY = 1000  # distinct answers that are too many for labels, whatever the number of rows
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,14 @@ class Columns:
     Attributes:
         inputs: Columns of the question; for `kind` "chat" the column of the conversations, for "text" none.
         answer: Column of the answer.
-        rows: Number of rows.
+        rows: Number of rows that are used.
         labels: The distinct answers if there are few; else empty.
-        longest, longest_answer: Length of the longest row and answer, in characters.
+        longest, longest_answer: Size of the longest row and answer, see `size_of`.
+        optional: Inputs that are empty in some rows.
+        filters: Values that a row must have, for `col_filters`.
+        filtered: Number of rows that do not have them.
+        unused: The other columns, each with the reason why it is not used.
+        objects: True if all answers are JSON objects.
     """
 
     inputs: tuple[str, ...]
@@ -55,6 +61,19 @@ class Columns:
     kind: Kind = "columns"
     longest: int = 0
     longest_answer: int = 0
+    optional: tuple[str, ...] = ()
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    filtered: int = 0
+    unused: tuple[tuple[str, str], ...] = ()
+    objects: bool = False
+
+
+def size_of(text: str) -> int:
+    """Return a size that is at least twice the number of tokens of usual text: characters, or twice the bytes outside ASCII."""
+    if text.isascii():
+        return len(text)
+    ascii_bytes = len(text.encode("ascii", "ignore"))
+    return ascii_bytes + 2 * (len(text.encode("utf-8", "replace")) - ascii_bytes)
 
 
 def column_names(path: Path, reading: ReadOptions | None = None) -> list[str]:
@@ -64,110 +83,272 @@ def column_names(path: Path, reading: ReadOptions | None = None) -> list[str]:
     raise no_rows(path)
 
 
-def find_columns(path: Path, chosen: Sequence[str] = (), more: Sequence[Path] = ()) -> Columns:
-    """Read the whole file and detect its columns.
+def find_columns(
+    path: Path, chosen: Sequence[str] = (), more: Sequence[Path] = (), reading: ReadOptions | None = None
+) -> Columns:
+    """Read all rows and detect their columns.
 
     Args:
         path: The data file.
+        chosen: Column names, the answer last; or one, of conversations or of free text. Without them the answer is the
+            column with a usual name for one, else the one of two columns that has fewer distinct values.
         more: Further files with the same columns.
-        chosen: Column names, the answer last. Without them the answer is the column with a usual name for one, else the
-            one of two columns that has fewer distinct values.
+        reading: How to read the files; None: by their suffix.
 
     Raises:
-        DataError: a row cannot be used, or no column can be recognized as the answer.
+        DataError: a row cannot be used, no column can be recognized as the answer, or the data is not text with one answer
+            a row: pairs of answers to compare, images.
     """
-    first = next(iter(read_rows(path)), None)
-    if first is None:
-        raise no_rows(path)
+    files = _Files((path, *more), reading)
+    first = files.first()
+    if chosen:
+        return _chosen(files, first, chosen)
+    _refuse_other_purposes(files, first)
     names = list(first.values)
+    if chats := [name for name in named(names, "conversation") if isinstance(first.values[name], list)]:
+        return _conversations(files, chats[0])
+    profiles = _profiles(files)
+    _refuse_lists(files, profiles)
+    marked = [name for name in marks(first.values) if name != "label" or "completion" in names]
+    names = [name for name in profiles if name not in marked]
+    reasons = {name: reason_to_omit(name, profiles[name], names) for name in names}
+    answer = _readable(files, _answer(files, names, profiles, reasons), names, profiles)
+    inputs = _inputs(files, answer, profiles, reasons)
+    unused = tuple((name, reasons[name]) for name in names if name not in (*inputs, answer))
+    return _measured(files, inputs, answer, unused)
+
+
+@dataclass(frozen=True)
+class _Files:
+    paths: tuple[Path, ...]
+    reading: ReadOptions | None
+
+    def first(self) -> Row:
+        for row in read_rows(self.paths[0], self.reading):
+            return row
+        raise no_rows(self.paths[0])
+
+    def __iter__(self) -> Iterator[tuple[Path, Row]]:
+        return ((path, row) for path in self.paths for row in read_rows(path, self.reading))
+
+    def true_for(self, false: Any) -> Any:
+        """Return the opposite of a cell that is false, as a filter compares it."""
+        if isinstance(false, bool) or (self.reading.format if self.reading else format_of(self.paths[0])) == "csv":
+            return True
+        return {"false": "true", "FALSE": "TRUE"}.get(false, "True")
+
+
+def _chosen(files: _Files, first: Row, chosen: Sequence[str]) -> Columns:
+    names = list(first.values)
+    if not {*chosen} <= {*names}:
+        names = list(_profiles(files))
     for name in chosen:
         if name not in names:
-            raise DataError(
-                f"there is no column `{name}`", where=Location(path), fix=f"the columns are {', '.join(names)}"
-            )
-    chats = [name for name in CHAT_NAMES if name in names and isinstance(first.values[name], list)]
-    if chats and not chosen:
-        return _conversations((path, *more), chats[0])
-    texts = [name for name in names if len(names) == 1 and name.casefold() in TEXT_NAMES]
-    answer = chosen[-1] if chosen else texts[0] if texts else _answer(path, names)
-    inputs = tuple(chosen[:-1]) if chosen else () if texts else _inputs(path, names, answer)
-    return _measured((path, *more), inputs, answer)
+            fix = f"the columns are {', '.join(names)}"
+            raise DataError(f"there is no column `{name}`", where=Location(files.paths[0]), fix=fix)
+    if isinstance(first.values.get(chosen[-1]), list):
+        return _conversations(files, chosen[-1])
+    media = {name: NOT_TEXT for name, value in first.values.items() if is_media(name, value)}
+    unused = tuple((name, media.get(name, "")) for name in names if name not in chosen)
+    return _measured(files, tuple(chosen[:-1]), chosen[-1], unused)
 
 
-def _measured(paths: Sequence[Path], inputs: tuple[str, ...], answer: str) -> Columns:
-    template = PromptTemplate.from_text("".join(f"{{{c}}}" for c in (*inputs, answer)))
-    count = longest = longest_answer = 0
+def _refuse_other_purposes(files: _Files, first: Row) -> None:
+    """Raise DataError for data with two answers to compare, and for data with images, audio or video."""
+    names, where = list(first.values), Location(files.paths[0], first.line)
+    better, worse = named(names, "chosen"), named(names, "rejected")
+    if better and worse:
+        is_chat = isinstance(first.values[better[0]], list)
+        raise DataError(
+            f"this is preference data: a better answer `{better[0]}` and a worse one `{worse[0]}`",
+            where=where,
+            fix=f"train on the better answers: {_listed(better if is_chat else names, worse, better[0])}",
+        )
+    if media := [name for name in names if is_media(name, first.values[name])]:
+        fix = f"train without them: {_listed(named(names, 'conversation')[:1] or names, media)}"
+        raise DataError(f"`{media[0]}` is not text, and this trains text models", where=where, fix=fix)
+
+
+def _refuse_lists(files: _Files, profiles: Mapping[str, Profile]) -> None:
+    """Raise DataError if options or answers are not text: without them the question cannot be answered."""
+    if lists := [name for name in named(profiles, "parts") if profiles[name].filled and not profiles[name].texts]:
+        raise DataError(
+            f"`{lists[0]}` is not text but a list or an object",
+            where=Location(files.paths[0]),
+            fix=f"convert it to text, or choose other columns: {_listed(profiles, lists)}",
+        )
+
+
+def _listed(names: Iterable[str], excluded: Sequence[str], answer: str = "") -> str:
+    """Return the flag that selects the columns that are not `excluded`, the answer last."""
+    left = [name for name in names if name not in excluded and not means(name, "id", "score", "origin")]
+    answer = answer or next(iter(named_answers(left)), left[-1] if left else "")
+    return _flag([*(name for name in left if name != answer), answer])
+
+
+def _flag(names: Iterable[str]) -> str:
+    return f"--columns {shlex.quote(as_flag(names))}"
+
+
+def as_flag(names: Iterable[str]) -> str:
+    """Return the value of --columns for these columns: a comma between them, and quotes around those with a comma."""
+    return ",".join(f'"{name}"' if "," in name else name for name in names)
+
+
+def _profiles(files: _Files) -> dict[str, Profile]:
+    """Read all rows, and return the profile of each column that any of them has."""
+    profiles: dict[str, Profile] = {}
+    for _, row in files:
+        for name, value in row.values.items():
+            if name not in profiles:
+                profiles[name] = Profile()
+            profiles[name].add(value)
+    return profiles
+
+
+def _answer(files: _Files, names: Sequence[str], profiles: Mapping[str, Profile], reasons: Mapping[str, str]) -> str:
+    """Return the column of the answer; if no other is used, it is free text."""
+    if answers := named_answers(name for name in names if reasons[name] in ("", DESCRIBES)):
+        return answers[0]
+    used = [name for name in names if not reasons[name]]
+    if len(used) == 1:
+        scores = [name for name in names if reasons[name] == SCORE and profiles[name].few]
+        if len(scores) == 1 or means(used[0], "text"):
+            return scores[0] if len(scores) == 1 else used[0]
+    is_score = any(reasons[name] == SCORE and profiles[name].few for name in names)  # perhaps the answer
+    if len(used) == 2 and not is_score:
+        first, second = (len(profiles[name].distinct) for name in used)
+        return used[0] if first < second else used[1]
+    labels = [name for name in used if profiles[name].few]
+    if len(labels) == 1 and not is_score and not any(means(name, "question") for name in used):
+        return labels[0]
+    where = Location(files.paths[0])
+    if len(names) == 1:
+        raise DataError(
+            f"the only column is `{names[0]}`; a row needs a question and an answer",
+            where=where,
+            fix=f"add {_flag(names)} if it is free text to train on",
+        )
+    suggested = [name for name in names if reasons[name] in ("", SCORE)]
+    raise DataError(
+        f"cannot tell which of the columns `{'`, `'.join(names)}` is the answer",
+        where=where,
+        fix=f"list those to use, the answer last, such as {_flag(suggested or names)}",
+    )
+
+
+def _readable(files: _Files, answer: str, names: Sequence[str], profiles: Mapping[str, Profile]) -> str:
+    """Return the column that names the values of the answer, if these are numbers: `label_text` for `label`."""
+    if "number" not in profiles[answer].forms:
+        return answer
+    word = key_of(answer).split("_")[0]
+    others = [n for n in names if n != answer and word in key_of(n).split("_") and "number" not in profiles[n].forms]
+    return next(iter(_same(files, others, answer)), answer) if others else answer
+
+
+def _inputs(files: _Files, answer: str, profiles: Mapping[str, Profile], reasons: dict[str, str]) -> tuple[str, ...]:
+    """Return the columns of the question; `reasons` then has a reason for each other column."""
+    others = [name for name in reasons if name != answer]
+    used = [name for name in others if not reasons[name]]
+    if not used and means(answer, "text"):
+        return ()
+    if any(key_of(name) == "instruction" for name in used):
+        order = [name for key in INSTRUCTION for name in used if key_of(name) == key]
+        reasons |= {name: "not a part of an instruction" for name in used if name not in order}
+        return tuple(order)
+    if suspects := [n for n in used if len(profiles[n].distinct) == len(profiles[answer].distinct) and profiles[n].few]:
+        same = _same(files, suspects, answer)
+        reasons |= dict.fromkeys(same, f"the same as `{answer}`")
+        used = [name for name in used if name not in same]
+    if not used and others:  # the best of what is there
+        weakest = max((reasons[name] for name in others), key=lambda reason: [*REASONS, reason].index(reason))
+        used = [name for name in others if reasons[name] == weakest]
+    return tuple(used)
+
+
+def _same(files: _Files, names: Sequence[str], answer: str) -> set[str]:
+    """Return the columns that have another value in exactly those rows in which the answer has another one."""
+    same = {*names}
+    answers: dict[tuple[str, str], str] = {}
+    others: dict[tuple[str, str], str] = {}
+    for _, row in files:
+        value = cell_text(row.values.get(answer))
+        for name in [*same]:
+            other = cell_text(row.values.get(name))
+            if answers.setdefault((name, other), value) != value or others.setdefault((name, value), other) != other:
+                same.discard(name)
+        if not same:
+            break
+    return same
+
+
+def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple[tuple[str, str], ...]) -> Columns:
+    """Read all rows, and return the columns with sizes, labels, and the inputs that are empty in some rows."""
+    template = PromptTemplate("", "", inputs, answer, "", optional=inputs if len(inputs) > 1 else ())
+    count = filtered = longest = longest_answer = 0
     answers: set[str] = set()
-    for path, row in ((file, row) for file in paths for row in read_rows(file)):
+    objects = True
+    filled = dict.fromkeys(inputs, 0)
+    filters: dict[str, Any] = {}
+    for path, row in files:
+        if mark := marked_false(row.values, template.columns, conversation=False):
+            filters[mark], filtered = files.true_for(row.values[mark]), filtered + 1
+            continue
         try:
             template.check(row.values)
         except RowError as e:
             raise DataError(str(e), where=Location(path, row.line), fix=e.fix) from None
         count += 1
-        length = len(str(row.values[answer]))
-        longest_answer = max(longest_answer, length)
-        longest = max(longest, length + sum(len(str(row.values[c])) for c in inputs))
-        if len(answers) <= _MANY:
-            answers.add(str(row.values[answer]).strip())
+        question = [cell_text(row.values[name]) for name in inputs if not is_empty(row.values.get(name))]
+        for name in inputs:
+            filled[name] += not is_empty(row.values.get(name))
+        size = size_of(cell_text(row.values[answer]))
+        longest_answer = max(longest_answer, size)
+        longest = max(longest, size + sum(map(size_of, question)))
+        text = cell_text(row.values[answer]).strip()
+        objects = objects and _is_object(text)
+        if len(answers) <= MANY:
+            answers.add(text)
     few = bool(inputs) and len(answers) < count and len(answers) <= max(2, min(50, count // 5))
-    labels = tuple(sorted(answers)) if few else ()
-    return Columns(inputs, answer, count, labels, "columns" if inputs else "text", longest, longest_answer)
-
-
-def _conversations(paths: Sequence[Path], column: str) -> Columns:
-    count = longest = longest_answer = 0
-    for path, row in ((file, row) for file in paths for row in read_rows(file)):
-        try:
-            lengths = [len(text_of(m)) for m in messages_of(row.values.get(column), row.values.get("system"))]
-        except ChatError as e:
-            raise DataError(f"`{column}` {e}", where=Location(path, row.line), fix="fix or remove this row") from None
-        count, longest, longest_answer = count + 1, max(longest, sum(lengths)), max(longest_answer, lengths[-1])
-    return Columns((column,), column, count, (), "chat", longest, longest_answer)
-
-
-def _inputs(path: Path, names: list[str], answer: str) -> tuple[str, ...]:
-    """Return all columns but the answer and those that are empty in every row."""
-    inputs = [n for n in (ALPACA if {"instruction", "output"} <= set(names) else names) if n in names and n != answer]
-    empty = set(inputs)
-    for row in read_rows(path):
-        empty -= {name for name in empty if _has_text(row, name)}
-        if not empty:
-            break
-    return tuple(n for n in inputs if n not in empty) or tuple(inputs)
-
-
-def _has_text(row: Row, name: str) -> bool:
-    value: Any = row.values.get(name, name)
-    return not isinstance(value, str) or bool(value.strip())
-
-
-def _answer(path: Path, names: list[str]) -> str:
-    if len(names) < 2:
-        raise DataError(
-            f"the only column is `{''.join(names)}`; a row needs a question and an answer",
-            where=Location(path),
-            fix=f"rename it to `{TEXT_NAMES[0]}` if it is free text to train on",
-        )
-    folded = {n.casefold(): n for n in names}
-    for usual in ANSWER_NAMES:
-        if usual in folded:
-            return folded[usual]
-    if len(names) == 2:
-        first, second = _distinct_values(path, names)
-        return names[0] if first < second else names[1]
-    raise DataError(
-        f"cannot tell which of the columns {', '.join(names)} is the answer",
-        where=Location(path),
-        fix="list them with the answer last: --columns question,context,reply",
+    return Columns(
+        inputs,
+        answer,
+        count,
+        tuple(sorted(answers)) if few else (),
+        "columns" if inputs else "text",
+        longest,
+        longest_answer,
+        tuple(name for name in inputs if filled[name] < count),
+        filters,
+        filtered,
+        tuple((name, reason) for name, reason in unused if name not in filters),
+        objects and count > 0,
     )
 
 
-def _distinct_values(path: Path, names: list[str]) -> list[int]:
-    """Return the number of distinct values of each column."""
-    values: list[set[str]] = [set() for _ in names]
-    for row in read_rows(path):
-        for seen, name in zip(values, names, strict=True):
-            seen.add(str(row.values.get(name)))
-        if min(map(len, values)) > _MANY:
-            break
-    return [len(seen) for seen in values]
+def _is_object(text: str) -> bool:
+    try:
+        return text[:1] == "{" and isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _conversations(files: _Files, column: str) -> Columns:
+    count = filtered = longest = longest_answer = 0
+    others: dict[str, str] = {}
+    filters: dict[str, Any] = {}
+    for path, row in files:
+        for name, value in row.values.items():
+            if name not in others:
+                others[name] = NOT_TEXT if is_media(name, value) else ""
+        if mark := marked_false(row.values, (column,), conversation=True):
+            filters[mark], filtered = files.true_for(row.values[mark]), filtered + 1
+            continue
+        try:
+            sizes = [size_of(text_of(m)) for m in messages_of(row.values.get(column), row.values.get(SYSTEM))]
+        except ChatError as e:
+            raise DataError(f"`{column}` {e}", where=Location(path, row.line), fix="fix or remove this row") from None
+        count, longest, longest_answer = count + 1, max(longest, sum(sizes)), max(longest_answer, sizes[-1])
+    used = (column, SYSTEM, TOOLS, *filters)
+    unused = tuple((name, reason) for name, reason in others.items() if name not in used)
+    return Columns((column,), column, count, (), "chat", longest, longest_answer, (), filters, filtered, unused)

@@ -240,7 +240,9 @@ def template_of(data: DataConfig, context: DataContext) -> Template:
     if settings.chat_template:
         return ChatTemplate.from_config(context.tokenizer, settings.chat_template, settings.message_col)
     ends = end_tokens(special_tokens(context.tokenizer), context.tokenizer.eos_token)
-    return PromptTemplate.from_text(settings.template, end_token=settings.add_special_tokens, ends=ends)
+    return PromptTemplate.from_text(
+        settings.template, optional=settings.optional_cols or (), end_token=settings.add_special_tokens, ends=ends
+    )
 
 
 def completion_only(training: FinetunePass, settings: PreProcess) -> bool:

@@ -24,7 +24,8 @@ from phi_runtime.core.artifacts import digest, file_digest
 from phi_runtime.core.errors import DataError, Location
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
-from phi_runtime.data.chat_template import Template
+from phi_runtime.data.chat_template import ChatTemplate, Template
+from phi_runtime.data.column_meanings import marked_false
 from phi_runtime.data.end_tokens import SpecialTokens
 from phi_runtime.data.files import missing_file
 from phi_runtime.data.hooks import Hooks
@@ -114,6 +115,8 @@ def _key(recipe: Recipe) -> str:
             "special_tokens_in_rows",
         }
     )
+    if process.optional_cols:
+        shaping["optional_cols"] = process.optional_cols
     load = recipe.data.load_dataset_config.model_dump(mode="json", exclude={"data_files", "data_dir"})
     # The suffix decides the field separator of a table.
     content = [(file_digest(path), unpacked_name(path).suffix.lower()) for path in recipe.files]
@@ -236,6 +239,11 @@ def _rendered(
         if values is None:
             survey.filtered += 1
             return None
+        if mark := marked_false(values, template.columns, conversation=isinstance(template, ChatTemplate)):
+            raise RowError(
+                f"`{mark}` is false: this answer is marked as a bad one",
+                f'train on the others: add "col_filters": {{"{mark}": true}} to load_dataset_config',
+            )
         row = template.row(values, completion_only=recipe.completion_only)
         "".join([row.question, row.answer, *[text for text, _ in row.pieces]]).encode()
         tokens = special.find(row.text)

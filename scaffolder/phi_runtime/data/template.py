@@ -60,6 +60,8 @@ class PromptTemplate:
         stop: Text after the answer in training.
         end_token: Training ends each row with an end token, which ends an answer. Else the first `stop` ends it.
         ends: Special tokens that end an answer where the data or the template writes them.
+        optional: Columns of the prompt that may be empty; then the text before them, back to the previous column, is omitted,
+            and a prompt with such columns has no line breaks at its start.
     """
 
     prompt: str
@@ -69,16 +71,23 @@ class PromptTemplate:
     stop: str
     end_token: bool = True
     ends: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     @classmethod
-    def from_text(cls, text_template: str, *, end_token: bool = True, ends: Iterable[str] = ()) -> PromptTemplate:
+    def from_text(
+        cls, text_template: str, *, optional: Iterable[str] = (), end_token: bool = True, ends: Iterable[str] = ()
+    ) -> PromptTemplate:
         r"""Split Olive's `text_template` before its last column.
 
         "### Text: {phrase}\n### The tone is:\n{tone}" → prompt "### Text: {phrase}\n### The tone is:\n", completion "{tone}".
         A single column is free text: "{text}" → prompt "", completion "{text}". `{{` and `}}` are literal braces.
 
+        Args:
+            text_template: The template.
+            optional: Columns of the prompt that may be empty.
+
         Raises:
-            TemplateError: there is no column, or a brace is unbalanced.
+            TemplateError: there is no column, a brace is unbalanced, or an optional column is not in the prompt.
         """
         try:
             parts = list(string.Formatter().parse(text_template))
@@ -98,6 +107,8 @@ class PromptTemplate:
         pieces = (_literal(text) + (f"{{{name}}}" if name is not None else "") for text, name, _, _ in parts[:last])
         prompt = "".join(pieces) + _literal(parts[last][0])
         stop = "".join(text for text, _, _, _ in parts[last + 1 :])
+        if unknown := [name for name in optional if name not in columns[:-1]]:
+            raise TemplateError(f"has no column `{unknown[0]}` before the answer, which is optional")
         return cls(
             prompt=prompt,
             completion=f"{{{columns[-1]}}}{_literal(stop)}",
@@ -106,6 +117,7 @@ class PromptTemplate:
             stop=stop,
             end_token=end_token,
             ends=tuple(ends),
+            optional=tuple(optional),
         )
 
     special: ClassVar[bool] = True
@@ -123,6 +135,8 @@ class PromptTemplate:
     def check(self, values: Mapping[str, Any]) -> None:
         """Raise RowError if a column is missing, is no text, number or Boolean, or the question or answer is empty."""
         for name in self.columns:
+            if name in self.optional and values.get(name) is None:
+                continue
             if name not in values:
                 raise RowError(f"this row has no column `{name}`", f"it has {', '.join(values) or 'none'}")
             value = values[name]
@@ -130,7 +144,7 @@ class PromptTemplate:
                 raise RowError(f"`{name}` is {value!r:.40}; expected text")
         if not self.reference(values):
             raise RowError(f"`{self.answer}` is empty in this row", "fill or remove that row", empty=True)
-        if self.inputs and not any(text_of(values[name]).strip() for name in self.inputs):
+        if self.inputs and all(is_empty(values.get(name)) for name in self.inputs):
             raise RowError(f"`{'`, `'.join(self.inputs)}` is empty in this row", "fill or remove that row", empty=True)
 
     def reference(self, values: Mapping[str, Any]) -> str:
@@ -149,7 +163,7 @@ class PromptTemplate:
         masked = completion_only and prompt
         pieces = [(prompt, False), (completion, True)] if masked else [(prompt + completion, True)]
         answer, ends = split_ends(text_of(values[self.answer]), self._ends)
-        text = "\n".join([*(text_of(values[column]) for column in self.inputs), answer])
+        text = "\n".join([*(text_of(values.get(column, "")) for column in self.inputs), answer])
         return Rendered(pieces, prompt if self.inputs else completion, answer.strip(), text, ends)
 
     def prompt_for(self, text: str) -> str:
@@ -157,7 +171,10 @@ class PromptTemplate:
         return self.render_prompt(dict.fromkeys(self.inputs, text))
 
     def render_prompt(self, values: Mapping[str, Any]) -> str:
-        return self.prompt.format(**{c: text_of(values[c]) for c in self.inputs})
+        parts = [(before, column) for before, column, _, _ in string.Formatter().parse(self.prompt)]
+        kept = [part for part in parts if part[1] not in self.optional or not is_empty(values.get(part[1]))]
+        prompt = "".join(before + ("" if column is None else text_of(values[column])) for before, column in kept)
+        return prompt.lstrip("\n") if self.optional else prompt
 
     def render_completion(self, values: Mapping[str, Any]) -> str:
         answer = text_of(values[self.answer])
@@ -186,6 +203,11 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
+
+
+def is_empty(value: Any) -> bool:
+    """Return True for a cell without a value, or with white space only."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _literal(text: str) -> str:

@@ -92,10 +92,13 @@ class Session:
             return self.template.render_prompt({}) + text
         if len(inputs) == 1:
             return self.template.prompt_for(text)
+        required = [name for name in inputs if name not in self.template.optional]
         try:
             values = json.loads(text)
             return self.template.render_prompt(values)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if len(required) == 1:
+                return self.template.render_prompt({required[0]: text})
             example = json.dumps(dict.fromkeys(inputs, "…"), ensure_ascii=False)
             raise UsageError(
                 f"the prompt has the columns {', '.join(inputs)}", fix=f"write the prompt as JSON: {example}"

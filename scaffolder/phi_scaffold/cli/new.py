@@ -45,7 +45,8 @@ def new(
         ),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Columns of the data, the answer last, e.g. question,context,reply.")
+        str | None,
+        typer.Option(help="Columns of the data, the answer last: question,context,reply. Quote a comma: '\"a, b\",c'."),
     ] = None,
     prompt_template: Annotated[
         str | None, typer.Option(help="plain, chat (the format of the model), or a text with {column} placeholders.")

@@ -13,7 +13,7 @@ from typing import get_args
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.config.tasks import TASKS
 from phi_runtime.core.errors import UsageError
-from phi_runtime.data.columns import Columns
+from phi_runtime.data.columns import Columns, as_flag
 from phi_runtime.models.memory import Method
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -34,7 +34,7 @@ class Answers:
 
     Attributes:
         data: The user's data: a file, a folder, a pattern, or OWNER/NAME[:SPLIT] on the Hub; None for the sample data.
-        columns: Columns of that data to use, the answer last; empty to detect them.
+        columns: Columns of that data to use, the answer last, or only one; empty to detect them.
         prompt_template: `plain`, `chat` (the format of the model), or a text with `{column}` placeholders.
         data_columns: Contents of the data, if it was read already.
     """
@@ -85,7 +85,7 @@ def command_line(folder: Path, answers: Answers, config: Path | None = None) -> 
     if answers.data:
         words += ["--data", str(answers.data)]
     if answers.columns:
-        words += ["--columns", ",".join(answers.columns)]
+        words += ["--columns", as_flag(answers.columns)]
     if answers.prompt_template != "plain":
         words += ["--prompt-template", answers.prompt_template.replace("\n", "\\n")]
     words.append("--yes")

@@ -110,7 +110,7 @@ def columns_of(source: HubData | LocalData, chosen: Sequence[str], prompt_templa
             return replace(_UNREAD, inputs=columns[:-1], answer=columns[-1])
         from phi_scaffold.new.hub_rows import first_rows
 
-        return first_rows(source.id, source.split)
+        return first_rows(source.id, source.split, columns)
     first, *more = source.read
     return find_columns(first, chosen, more)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import string
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.data.column_meanings import key_of
 from phi_runtime.data.columns import Columns
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold import __version__
@@ -26,6 +32,7 @@ SAMPLES = {
 }
 _SMALL_MODEL_PARAMETERS = 500e6  # trains with 8 rows a step, without checkpointing, in a few GB
 _UNKNOWN_CONTEXT = 2048  # tokens assumed for a model that is not in the catalog
+_LONGEST_LABEL = 40  # characters of a label that a note shows
 _TEMPLATE_FIX = "use plain, chat, or a text such as '{question}\\n{answer}'"
 
 
@@ -50,7 +57,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     source = data_source(answers.data) if answers.data else None
     if source:
         columns = answers.data_columns or columns_of(source, answers.columns, answers.prompt_template)
-        notes.append(_data_note(columns, source))
+        notes += [_data_note(columns, source), *_unused_notes(columns)]
     chat_template = ""
     if columns.kind == "chat":
         prompt_format = catalog().format_of(answers.model)
@@ -58,6 +65,12 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         chat_template = prompt_format.chat_template if needs_template else "own"
         notes += _chat_notes(answers, needs_template, prompt_format.name)
     text_template = text_template_for(answers, columns) if columns.kind == "columns" else ""
+    optional = _optional(text_template, columns.optional) if text_template else []
+    notes += [
+        f"`{name}` is empty in some rows, and the template renders the text around it there"
+        for name in columns.optional
+        if columns.kind == "columns" and name not in optional
+    ]
     return {
         "model": answers.model,
         "task": answers.task,
@@ -67,6 +80,8 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         **_source_values(source),
         "rows": columns.kind,
         "text_template": text_template,
+        "optional_cols": optional,
+        "col_filters": dict(columns.filters),
         "chat_template": chat_template,
         "text_column": columns.answer,
         "sample_data": answers.data is None,
@@ -106,11 +121,11 @@ def _training_settings(answers: Answers, model: CatalogModel | None, columns: Co
 
 
 def _lengths(answers: Answers, model: CatalogModel | None, columns: Columns, text_template: str) -> dict[str, int]:
-    """Derive limits in tokens from lengths in characters, at two characters a token; chat templates add tokens of their own."""
+    """Derive limits in tokens from sizes, at two a token; chat templates add tokens of their own."""
     most = min(2048, model.context if model else _UNKNOWN_CONTEXT)
     template_length = 200 if columns.kind == "chat" else len(text_template)
     longest = _power_of_two((columns.longest + template_length) / 2, 128, most)
-    answer = 8 if answers.task == "classification" else _power_of_two(columns.longest_answer / 2, 16, 256)
+    answer = _power_of_two(columns.longest_answer / 2, 8 if answers.task == "classification" else 16, 256)
     return {"max_seq_len": min(512, most) if columns.kind == "text" else longest, "max_new_tokens": answer}
 
 
@@ -151,9 +166,23 @@ def text_template_for(answers: Answers, columns: Columns) -> str:
     return template
 
 
+def _optional(text_template: str, empty: Sequence[str]) -> list[str]:
+    """Return the columns of `empty` whose section of the template can be omitted: lines of their own."""
+    parts = list(string.Formatter().parse(text_template))
+    optional = []
+    for (before, column, _, _), (after, *_) in pairwise(parts):
+        starts_line = before.startswith("\n") or (column == parts[0][1] and "\n" not in before)
+        if column is not None and column in empty and starts_line and after.startswith(("\n", "<")):
+            optional.append(column)
+    return optional
+
+
 def _plain(columns: Columns) -> str:
     if columns.inputs == ("phrase",) and columns.answer == "tone":
         return "### Text: {phrase}\n### The tone is:\n{tone}"
+    if any(key_of(c) == "instruction" for c in columns.inputs):  # as in Alpaca's prompts
+        parts = [f"{{{c}}}" if key_of(c) == "system" else f"### {_title(c)}:\n{{{c}}}" for c in columns.inputs]
+        return "\n\n".join([*parts, f"### Response:\n{{{columns.answer}}}"])
     parts = [f"### {_title(c)}: {{{c}}}" for c in columns.inputs]
     return "\n".join([*parts, f"### {_title(columns.answer)}:", f"{{{columns.answer}}}"])
 
@@ -181,9 +210,25 @@ def _data_note(columns: Columns, source: HubData | LocalData) -> str:
         return f"data: {columns.rows} conversations in `{columns.answer}`"
     if columns.kind == "text":
         return f"data: {columns.rows} rows of free text in `{columns.answer}`"
-    labels = f", {len(columns.labels)} labels: {', '.join(columns.labels[:8])}" if columns.labels else ""
+    shown = ", ".join(textwrap.shorten(label, _LONGEST_LABEL, placeholder="…") for label in columns.labels[:8])
+    labels = f", {len(columns.labels)} labels: {shown}" if columns.labels else ""
     labels += ", …" if len(columns.labels) > 8 else ""
     return f"data: {columns.rows} rows, {' + '.join(columns.inputs)} → {columns.answer}{labels}"
+
+
+def _unused_notes(columns: Columns) -> list[str]:
+    """Return notes on rows and columns that are not used."""
+    notes = []
+    for name, value in columns.filters.items():
+        rows = f"{columns.filtered} of {columns.rows + columns.filtered} rows"
+        notes.append(f"{rows} are not used, because their `{name}` is not {json.dumps(value)} (`col_filters`)")
+    if columns.unused:
+        unused = ", ".join(
+            (f"`{name}`" if name.strip() else "an unnamed column") + (f" ({reason})" if reason else "")
+            for name, reason in columns.unused
+        )
+        notes.append(f"not used: {unused}; --columns selects others")
+    return notes
 
 
 def _chat_notes(answers: Answers, needs_template: bool, format_name: str) -> list[str]:
@@ -203,4 +248,6 @@ def task_of(columns: Columns) -> str:
         return "classification"
     if columns.answer.casefold() in ("summary", "highlights"):
         return "summarization"
-    return "question-answering" if {"context", "question"} <= {c.casefold() for c in columns.inputs} else "generation"
+    if {"context", "question"} <= {c.casefold() for c in columns.inputs}:
+        return "question-answering"
+    return "extraction" if columns.objects else "generation"

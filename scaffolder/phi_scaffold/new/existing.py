@@ -19,6 +19,7 @@ from phi_runtime.core.errors import PhiError, UsageError
 from phi_runtime.core.project import CONFIG
 from phi_runtime.data.columns import Columns, find_columns
 from phi_runtime.data.hooks import FILE as HOOKS
+from phi_runtime.data.selection import read_options
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_runtime.models.known import known_id
 from phi_scaffold.new.answers import Answers
@@ -188,7 +189,8 @@ def _columns(workflow: Workflow, path: Path) -> Columns | None:
         data = next(data for data in workflow.data_configs if data.name == name)
         process = data.pre_process_data_config
         chosen = () if process.chat_template else PromptTemplate.from_text(process.template).columns
-        return find_columns(next(p.path for p in data_paths(data, path) if p.path.is_file()), chosen)
+        file = next(p.path for p in data_paths(data, path) if p.path.is_file())
+        return find_columns(file, chosen, reading=read_options(data.load_dataset_config, file))
     except (StopIteration, TemplateError, PhiError):  # validation of the new project reports it
         return None
 

@@ -7,6 +7,7 @@ import os
 import tempfile
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ _ROWS = 100
 _TIMEOUT_S = 10
 
 
-def first_rows(name: str, split: str) -> Columns:
-    """Detect the columns of a split of the data set `name` from its first rows.
+def first_rows(name: str, split: str, chosen: Sequence[str] = ()) -> Columns:
+    """Detect the columns of a split of the data set `name` from its first rows; see `find_columns` for `chosen`.
 
     Raises:
         NetworkError: The Hub does not answer, or has no such data set.
@@ -38,7 +39,7 @@ def first_rows(name: str, split: str) -> Columns:
     with tempfile.TemporaryDirectory(prefix="phi-scaffold-") as folder:
         file = Path(folder) / "rows.jsonl"
         file.write_text("".join(json.dumps(row["row"]) + "\n" for row in answer["rows"]), encoding="utf-8")
-        return replace(find_columns(file), rows=answer["num_rows_total"])
+        return replace(find_columns(file, chosen), rows=answer["num_rows_total"])
 
 
 def _get(name: str, path: str, **query: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,10 @@ def ask(flags: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
 
 
 def _columns(flag: Any, data: str | Path | None) -> tuple[str, ...]:
-    columns = tuple(c.strip() for c in flag.split(",") if c.strip()) if isinstance(flag, str) else tuple(flag)
+    written = next(csv.reader([flag], skipinitialspace=True), []) if isinstance(flag, str) else flag
+    columns = tuple(c.strip() for c in written if c.strip())
     if columns and not data:
         raise UsageError("--columns selects columns of your own data, and there is no --data", fix="add --data FILE")
-    if len(columns) == 1:
-        raise UsageError(
-            "--columns needs at least two columns: the prompt, and last the answer",
-            fix="write, for example, --columns question,reply",
-        )
     return columns
 
 

@@ -373,3 +373,25 @@ def test_the_stores_that_were_used_last_are_kept(recipe: Recipe, cache: Path, mo
     prepared(recipes[4], cache)
     assert len(folders(cache)) == 3
     assert names[0] in folders(cache)
+
+
+def test_rows_that_kto_marks_as_bad_are_refused_until_they_are_filtered(
+    tmp_path: Path, cache: Path, tiny_tokenizer: Any
+) -> None:
+    rows = [{"prompt": "q", "completion": "a", "label": True}, {"prompt": "q", "completion": "b", "label": False}]
+    recipe = made(tiny_tokenizer, write(tmp_path / "a.jsonl", *rows), text_template="{prompt}\n{completion}")
+    survey = prepared(recipe, cache).survey
+    assert (survey.kept, survey.broken_at[0][:2]) == (1, [0, 2])
+    assert '"col_filters": {"label": true}' in survey.broken_at[0][4]
+    load = recipe.data.load_dataset_config.model_copy(update={"col_filters": {"label": True}})
+    filtered = replace(recipe, data=recipe.data.model_copy(update={"load_dataset_config": load}))
+    survey = prepared(filtered, cache).survey
+    assert (survey.read, survey.kept, survey.broken) == (1, 1, 0)
+    labels = made(tiny_tokenizer, write(tmp_path / "b.jsonl", *rows), text_template="{prompt}\n{label}{completion}")
+    assert prepared(labels, cache).survey.kept == 2  # the template has the label: it is a part of the text
+
+
+def test_optional_columns_shape_the_tokens(recipe: Recipe, cache: Path) -> None:
+    prepared(recipe, cache)
+    prepared(changed(recipe, optional_cols=["q"]), cache)
+    assert len(folders(cache)) == 2

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from phi_runtime.data.chat_template import load_template
+from phi_runtime.data.hooks import import_file
 from phi_runtime.data.template import PromptTemplate, RowError, TemplateError
 
 
@@ -127,3 +129,53 @@ def test_a_boolean_is_written_as_in_json() -> None:
     assert row.pieces == [("Q: true\nA:", False), ("false", True)]
     assert template.reference({"q": True, "a": False}) == "false"
     assert row.answer == "false"
+
+
+ALPACA = "{system}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n{output}"
+FORMS = [
+    (
+        {"system": "", "instruction": "Add.", "input": "1, 2", "output": "3"},
+        "### Instruction:\nAdd.\n\n### Input:\n1, 2\n\n### Response:\n",
+    ),
+    ({"instruction": "Add.", "input": " \n", "output": "3"}, "### Instruction:\nAdd.\n\n### Response:\n"),
+    (
+        {"system": "Be brief.", "instruction": "\nAdd {x}.", "input": None, "output": "3"},
+        "Be brief.\n\n### Instruction:\n\nAdd {x}.\n\n### Response:\n",
+    ),
+    (
+        {"system": "Be brief.", "instruction": True, "input": 0, "output": "3"},
+        "Be brief.\n\n### Instruction:\ntrue\n\n### Input:\n0\n\n### Response:\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "prompt"), FORMS)
+def test_an_empty_optional_column_is_omitted_with_the_text_before_it(row: dict[str, Any], prompt: str) -> None:
+    template = PromptTemplate.from_text(ALPACA, optional=["system", "input"])
+    assert template.row(row, completion_only=True).pieces == [(prompt, False), ("3", True)]
+    assert PromptTemplate.from_text(ALPACA).render_prompt({"system": "", "input": "", "instruction": "a"}) == (
+        "\n\n### Instruction:\na\n\n### Input:\n\n\n### Response:\n"
+    )
+
+
+@pytest.mark.parametrize(("row", "prompt"), FORMS)
+def test_the_samples_of_a_project_omit_it_as_training_does(tmp_path: Path, row: dict[str, Any], prompt: str) -> None:
+    PromptTemplate.from_text(ALPACA, optional=["system", "input"]).save(tmp_path)
+    sample = import_file(Path(__file__).parents[3] / "template" / "inferences" / "chat_onnx.py").Template(tmp_path)
+    assert sample.fill({name: value for name, value in row.items() if name != "output"}) == prompt
+    typed = json.dumps({name: value for name, value in row.items() if name != "output"})
+    assert sample.fill(sample.question(typed)) == prompt
+    assert sample.question("Add.") == {"instruction": "Add."}
+    assert load_template(tmp_path).optional == ("system", "input")
+
+
+def test_an_optional_column_is_in_the_prompt_and_the_others_are_required() -> None:
+    for optional in ("output", "reply"):
+        with pytest.raises(TemplateError, match=f"`{optional}` before the answer"):
+            PromptTemplate.from_text(ALPACA, optional=[optional])
+    template = PromptTemplate.from_text(ALPACA, optional=["system", "input"])
+    with pytest.raises(RowError, match="no column `instruction`"):
+        template.check({"input": "x", "output": "y"})
+    with pytest.raises(RowError, match="is empty") as caught:
+        template.check({"instruction": "", "output": "y"})
+    assert caught.value.empty

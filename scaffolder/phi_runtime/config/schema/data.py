@@ -147,6 +147,12 @@ class PreProcess(Strict):
         description="Text of a row; `{column}` is replaced by the value of that column. Everything before the last column is "
         "the prompt, the rest the completion. Default null: text_cols.",
     )
+    optional_cols: Names | None = Field(
+        None,
+        description="text_template: columns of the prompt that may be empty. In a row without a value the text before the "
+        "column, back to the previous column, is omitted with it. Default null: all columns are rendered. Olive ignores this "
+        "key and renders the text around an empty value.",
+    )
     text_cols: Names | None = Field(
         None,
         description='Columns whose values, joined by spaces, are the text of a row. Default null: ["text"], unless another '
