@@ -9,7 +9,7 @@ import hashlib
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -29,8 +29,8 @@ from phi_runtime.data.column_meanings import marked_false
 from phi_runtime.data.end_tokens import SpecialTokens
 from phi_runtime.data.files import missing_file
 from phi_runtime.data.hooks import Hooks
-from phi_runtime.data.rows import BadRow
-from phi_runtime.data.selection import SelectedRow, select
+from phi_runtime.data.rows import BadRow, original_names
+from phi_runtime.data.selection import SelectedRow, read_options, select
 from phi_runtime.data.store import ROW, Store, StoreWriter, discard_old_stores, open_store
 from phi_runtime.data.survey import Survey
 from phi_runtime.data.template import Piece, Rendered, RowError
@@ -232,7 +232,7 @@ def _rendered(
     item: SelectedRow, file: int, recipe: Recipe, template: Template, special: SpecialTokens, survey: Survey
 ) -> Rendered | None:
     """Return the row for training; None if it is not used, which is counted."""
-    line = item.row.line
+    line, load = item.row.line, recipe.data.load_dataset_config
     survey.count_columns(item.row.values)
     try:
         values = recipe.hooks(item.row.values)
@@ -251,10 +251,11 @@ def _rendered(
         if own and recipe.data.pre_process_data_config.special_tokens_in_rows == "refuse":
             raise RowError(f"this row contains the special token `{own[0]}`", "remove the token from its text")
     except RowError as e:
+        what = _with_original_names(str(e), original_names(item.path, read_options(load, item.path)))
         if e.empty:
-            survey.count_empty_row(file, line, str(e))
+            survey.count_empty_row(file, line, what)
         else:
-            survey.count_bad_row(file, BadRow(item.where, str(e), e.fix))
+            survey.count_bad_row(file, BadRow(item.where, what, e.fix))
         return None
     except UnicodeEncodeError:
         survey.count_bad_row(file, BadRow(item.where, "this row contains a lone surrogate, which is not text"))
@@ -262,6 +263,12 @@ def _rendered(
     survey.count_row(file, line, row.question, row.answer)
     survey.count_tokens(file, line, row.ends, own, sorted(tokens - special.own))
     return row
+
+
+def _with_original_names(what: str, originals: Mapping[str, str]) -> str:
+    for new, old in originals.items():
+        what = what.replace(f"`{new}`", f"`{new}` (`{old}`)")
+    return what
 
 
 def hashes_of(question: str, answer: str) -> bytes:

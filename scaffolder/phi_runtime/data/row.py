@@ -27,6 +27,7 @@ class ReadOptions:
         header: Row of a table that has the column names.
         names: Column names of a table, instead of those in its header.
         sheet: Sheet of a workbook; None: the first visible one.
+        column_mapping: Names of columns in the file, each with its new name.
     """
 
     format: Format
@@ -37,6 +38,7 @@ class ReadOptions:
     header: Header = "infer"
     names: tuple[str, ...] | None = None
     sheet: str | None = None
+    column_mapping: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

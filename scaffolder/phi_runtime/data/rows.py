@@ -6,8 +6,9 @@ A row that cannot be read is a `BadRow`, and reading continues; a file that cann
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from phi_runtime.config.file_formats import SampleBy, format_of
@@ -20,7 +21,7 @@ from phi_runtime.data.row import BadRow, ReadOptions, Row
 from phi_runtime.data.tables import csv_records, default_sep, detect_sep, separator_line, table_rows
 from phi_runtime.data.workbook import workbook_records
 
-__all__ = ["BadRow", "ReadOptions", "Row", "read_rows", "resolve", "scan"]
+__all__ = ["BadRow", "ReadOptions", "Row", "original_names", "read_rows", "resolve", "scan"]
 
 
 def read_rows(path: Path, reading: ReadOptions | None = None) -> Iterator[Row]:
@@ -41,12 +42,41 @@ def scan(path: Path, reading: ReadOptions | None = None) -> Iterator[Row | BadRo
         MissingDependency: a package for its format is not installed.
     """
     reading = resolve(path, reading or ReadOptions(format_of(path)))
+    rows = _rows(path, reading)
+    yield from _renamed(path, rows, dict(reading.column_mapping)) if reading.column_mapping else rows
+
+
+def _rows(path: Path, reading: ReadOptions) -> Iterator[Row | BadRow]:
     if reading.format == "parquet":
         yield from _parquet_rows(path)
     elif reading.format == "xlsx":
         yield from table_rows(path, workbook_records(path, reading.sheet), reading)
     else:
         yield from _text_rows(path, reading, reading.encoding or UTF8)
+
+
+def _renamed(path: Path, rows: Iterator[Row | BadRow], mapping: Mapping[str, str]) -> Iterator[Row | BadRow]:
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        values = {mapping.get(name, name): value for name, value in row.values.items()}
+        if len(values) == len(row.values):
+            yield Row(values, row.line)
+        else:
+            twice = next(new for new in mapping.values() if new in row.values)
+            what = f"this row has the column `{twice}`, and `column_mapping` gives its name to another one"
+            yield BadRow(Location(path, row.line), what, "choose another name in `column_mapping`")
+
+
+@lru_cache(maxsize=32)
+def original_names(path: Path, reading: ReadOptions) -> dict[str, str]:
+    """Return the names in the file of the columns that `reading` renames, by their new names."""
+    originals = {new: old for old, new in reading.column_mapping}
+    if reading.names and reading.header not in ("infer", None):
+        plain = next(read_rows(path, replace(reading, names=None, column_mapping=())), None)
+        originals |= dict(zip(reading.names, plain.values if plain else (), strict=False))
+    return {new: old for new, old in originals.items() if new != old}
 
 
 def _text_rows(path: Path, reading: ReadOptions, encoding: str) -> Iterator[Row | BadRow]:

@@ -42,6 +42,7 @@ def read_options(load: LoadDataset, path: Path) -> ReadOptions:
         header=load.header,
         names=tuple(load.names) if load.names else None,
         sheet=load.sheet,
+        column_mapping=tuple((load.column_mapping or {}).items()),
     )
 
 

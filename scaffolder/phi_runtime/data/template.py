@@ -95,7 +95,7 @@ class PromptTemplate:
             raise TemplateError(f"{e} (write a literal brace as {{{{ or }}}})") from None
         columns = [name for _, name, _, _ in parts if name is not None]
         for name in columns:
-            if not name or not all(c.isalnum() or c in "_- " for c in name):
+            if not is_placeholder(name):
                 raise TemplateError(f"`{{{name}}}` is not a column name (write a literal brace as {{{{ or }}}})")
         if any(spec or conversion for _, _, spec, conversion in parts):
             raise TemplateError("has a format after `:` or `!`, which is not supported")
@@ -163,7 +163,9 @@ class PromptTemplate:
         masked = completion_only and prompt
         pieces = [(prompt, False), (completion, True)] if masked else [(prompt + completion, True)]
         answer, ends = split_ends(text_of(values[self.answer]), self._ends)
-        text = "\n".join([*(text_of(values.get(column, "")) for column in self.inputs), answer])
+        text = "\n".join(
+            [*(text_of(values[column]) for column in self.inputs if not is_empty(values.get(column))), answer]
+        )
         return Rendered(pieces, prompt if self.inputs else completion, answer.strip(), text, ends)
 
     def prompt_for(self, text: str) -> str:
@@ -203,6 +205,11 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
+
+
+def is_placeholder(name: str) -> bool:
+    """Return True if `{name}` in a template is the column `name`, for `str.format` and for Olive."""
+    return bool(name) and not name.isdecimal() and all(c.isalnum() or c in "_- " for c in name)
 
 
 def is_empty(value: Any) -> bool:

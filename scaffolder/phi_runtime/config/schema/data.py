@@ -133,6 +133,13 @@ class LoadDataset(Strict):
         description=("Read only rows in which each of these columns has exactly this value. Default null: all rows."),
     )
 
+    column_mapping: dict[str, Annotated[str, Field(min_length=1)]] | None = Field(
+        None,
+        description="New names of columns, by their names in the data: a name with a dot or a `?` cannot be in a text_template. "
+        "Default null: the names in the data. Olive cannot read this key; it reads `names` of a csv file.",
+        examples=[{"How are you?": "how_are_you"}],
+    )
+
     @property
     def format(self) -> Format | None:
         """The format of the files; None for a Hub dataset."""
