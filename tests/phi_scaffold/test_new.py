@@ -374,9 +374,14 @@ def test_a_section_of_its_own_lines_is_omitted_where_its_column_is_empty(
     assert ("`hint` is empty in some rows" in result.out) is (optional is None)
 
 
-def test_text_of_many_bytes_a_character_fits_into_the_sequences(cli: Cli, inside: Path) -> None:
+@pytest.mark.parametrize(("model", "length", "answer"), [("org/unknown", 256, 256), ("smollm2-135m", 256, 128)])
+def test_text_of_many_bytes_a_character_fits_into_the_sequences(
+    cli: Cli, inside: Path, model: str, length: int, answer: int
+) -> None:
     rows = [{"instruction": "请用一句话介绍杭州的天气和风景", "input": "", "output": "杭州四季分明" * 10}] * 3
     (inside / "d.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    assert cli("new", "p", "--yes", "--no-git", "--data", "d.json", "--model", "org/unknown").code == 0
+    assert cli("new", "p", "--yes", "--no-git", "--data", "d.json", "--model", model).code == 0
     pre: dict[str, object] = config(inside / "p")["data_configs"][0]["pre_process_data_config"]  # type: ignore[index]
-    assert pre["max_seq_len"] == 256  # 75 characters of 3 bytes
+    evaluation = json.loads((inside / "p" / "fine-tuning" / "evaluation.json").read_text())
+    # 225 bytes, of which 180 of the answer; the tokenizer of smollm2 has 149 tokens, of which 110 of the answer.
+    assert (pre["max_seq_len"], evaluation["max_new_tokens"]) == (length, answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ from phi_runtime.data.template import text_of as cell_text
 
 Kind = Literal["columns", "chat", "text"]
 
+_KEPT = 50  # longest rows, one of which is the longest in tokens
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -52,6 +55,8 @@ class Columns:
         filtered: Number of rows that do not have them.
         unused: The other columns, each with the reason why it is not used.
         objects: True if all answers are JSON objects.
+        longest_rows: The longest rows: values by column, or the texts of the messages of a conversation.
+        longest_answers: The longest answers.
     """
 
     inputs: tuple[str, ...]
@@ -66,6 +71,31 @@ class Columns:
     filtered: int = 0
     unused: tuple[tuple[str, str], ...] = ()
     objects: bool = False
+    longest_rows: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+    longest_answers: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+
+class _Longest:
+    """The longest items by their sizes, of all that are added."""
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[int, int, Any]] = []
+        self.added = 0
+
+    def add(self, size: int, item: Any) -> None:
+        self.added += 1
+        if len(self.heap) < _KEPT:
+            heapq.heappush(self.heap, (size, self.added, item))
+        elif size > self.heap[0][0]:
+            heapq.heapreplace(self.heap, (size, self.added, item))
+
+    @property
+    def size(self) -> int:
+        return max((size for size, _, _ in self.heap), default=0)
+
+    @property
+    def items(self) -> tuple[Any, ...]:
+        return tuple(item for _, _, item in self.heap)
 
 
 def size_of(text: str) -> int:
@@ -285,7 +315,8 @@ def _same(files: _Files, names: Sequence[str], answer: str) -> set[str]:
 def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple[tuple[str, str], ...]) -> Columns:
     """Read all rows, and return the columns with sizes, labels, and the inputs that are empty in some rows."""
     template = PromptTemplate("", "", inputs, answer, "", optional=inputs if len(inputs) > 1 else ())
-    count = filtered = longest = longest_answer = 0
+    count = filtered = 0
+    rows, texts = _Longest(), _Longest()
     answers: set[str] = set()
     objects = True
     filled = dict.fromkeys(inputs, 0)
@@ -302,10 +333,11 @@ def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple
         question = [cell_text(row.values[name]) for name in inputs if not is_empty(row.values.get(name))]
         for name in inputs:
             filled[name] += not is_empty(row.values.get(name))
-        size = size_of(cell_text(row.values[answer]))
-        longest_answer = max(longest_answer, size)
-        longest = max(longest, size + sum(map(size_of, question)))
-        text = cell_text(row.values[answer]).strip()
+        text = cell_text(row.values[answer])
+        size = size_of(text)
+        texts.add(size, text)
+        rows.add(size + sum(map(size_of, question)), row.values)
+        text = text.strip()
         objects = objects and _is_object(text)
         if len(answers) <= MANY:
             answers.add(text)
@@ -316,13 +348,15 @@ def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple
         count,
         tuple(sorted(answers)) if few else (),
         "columns" if inputs else "text",
-        longest,
-        longest_answer,
+        rows.size,
+        texts.size,
         tuple(name for name in inputs if filled[name] < count),
         filters,
         filtered,
         tuple((name, reason) for name, reason in unused if name not in filters),
         objects and count > 0,
+        rows.items,
+        texts.items,
     )
 
 
@@ -334,7 +368,8 @@ def _is_object(text: str) -> bool:
 
 
 def _conversations(files: _Files, column: str) -> Columns:
-    count = filtered = longest = longest_answer = 0
+    count = filtered = 0
+    rows, answers = _Longest(), _Longest()
     others: dict[str, str] = {}
     filters: dict[str, Any] = {}
     for path, row in files:
@@ -345,10 +380,25 @@ def _conversations(files: _Files, column: str) -> Columns:
             filters[mark], filtered = files.true_for(row.values[mark]), filtered + 1
             continue
         try:
-            sizes = [size_of(text_of(m)) for m in messages_of(row.values.get(column), row.values.get(SYSTEM))]
+            texts = [text_of(message) for message in messages_of(row.values.get(column), row.values.get(SYSTEM))]
         except ChatError as e:
             raise DataError(f"`{column}` {e}", where=Location(path, row.line), fix="fix or remove this row") from None
-        count, longest, longest_answer = count + 1, max(longest, sum(sizes)), max(longest_answer, sizes[-1])
+        count += 1
+        answers.add(size_of(texts[-1]), texts[-1])
+        rows.add(sum(map(size_of, texts)), texts)
     used = (column, SYSTEM, TOOLS, *filters)
     unused = tuple((name, reason) for name, reason in others.items() if name not in used)
-    return Columns((column,), column, count, (), "chat", longest, longest_answer, (), filters, filtered, unused)
+    return Columns(
+        (column,),
+        column,
+        count,
+        (),
+        "chat",
+        rows.size,
+        answers.size,
+        filters=filters,
+        filtered=filtered,
+        unused=unused,
+        longest_rows=rows.items,
+        longest_answers=answers.items,
+    )

@@ -18,6 +18,7 @@ from phi_scaffold import __version__
 from phi_scaffold.new.answers import PRECISIONS, Answers
 from phi_scaffold.new.catalog import CatalogModel, PromptFormat, catalog
 from phi_scaffold.new.data_source import HubData, LocalData, columns_of, data_source
+from phi_scaffold.new.lengths import lengths_of
 from phi_scaffold.new.template_files import own_requirement
 
 SAMPLE_FILE = "train.jsonl"
@@ -31,7 +32,6 @@ SAMPLES = {
     "generation": Columns(("note",), "message", 170, (), longest=141, longest_answer=100),
 }
 _SMALL_MODEL_PARAMETERS = 500e6  # trains with 8 rows a step, without checkpointing, in a few GB
-_UNKNOWN_CONTEXT = 2048  # tokens assumed for a model that is not in the catalog
 _LONGEST_LABEL = 40  # characters of a label that a note shows
 _TEMPLATE_FIX = "use plain, chat, or a text such as '{question}\\n{answer}'"
 
@@ -90,7 +90,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "phi_scaffold_version": __version__,
         "phi_scaffold_requirement": own_requirement(),
         **_training_settings(answers, model, columns),
-        **_lengths(answers, model, columns, text_template),
+        **lengths_of(answers, columns, text_template, optional),
     }, tuple(notes)
 
 
@@ -118,22 +118,6 @@ def _training_settings(answers: Answers, model: CatalogModel | None, columns: Co
         # Needs a second copy of the base model; rounding costs small models most.
         "int4_aware": small and (answers.method, answers.precision, answers.target) == ("lora", "int4", "cpu"),
     }
-
-
-def _lengths(answers: Answers, model: CatalogModel | None, columns: Columns, text_template: str) -> dict[str, int]:
-    """Derive limits in tokens from sizes, at two a token; chat templates add tokens of their own."""
-    most = min(2048, model.context if model else _UNKNOWN_CONTEXT)
-    template_length = 200 if columns.kind == "chat" else len(text_template)
-    longest = _power_of_two((columns.longest + template_length) / 2, 128, most)
-    answer = _power_of_two(columns.longest_answer / 2, 8 if answers.task == "classification" else 16, 256)
-    return {"max_seq_len": min(512, most) if columns.kind == "text" else longest, "max_new_tokens": answer}
-
-
-def _power_of_two(size: float, least: int, most: int) -> int:
-    power = least
-    while power < size and power < most:
-        power *= 2
-    return power
 
 
 def text_template_for(answers: Answers, columns: Columns) -> str:

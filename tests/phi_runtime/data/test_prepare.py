@@ -395,3 +395,18 @@ def test_optional_columns_shape_the_tokens(recipe: Recipe, cache: Path) -> None:
     prepared(recipe, cache)
     prepared(changed(recipe, optional_cols=["q"]), cache)
     assert len(folders(cache)) == 2
+
+
+def test_a_bad_row_is_described_with_the_name_that_its_column_has_in_the_file(
+    tmp_path: Path, cache: Path, tiny_tokenizer: Any
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("How?,b\nx,1\ny,\n", encoding="utf-8")
+    recipe = made(tiny_tokenizer, path, data_name="csv", text_template="{how} {b}")
+    load = recipe.data.load_dataset_config.model_copy(update={"header": 0, "names": ["how", "b"]})
+    named = replace(recipe, data=recipe.data.model_copy(update={"load_dataset_config": load}))
+    assert prepared(named, cache).survey.empty_at == [[0, 3, "`b` is empty in this row"]]
+    load = recipe.data.load_dataset_config.model_copy(update={"column_mapping": {"How?": "how", "b": "c"}})
+    renamed = replace(made(tiny_tokenizer, path, data_name="csv", text_template="{how} {c}"))
+    renamed = replace(renamed, data=renamed.data.model_copy(update={"load_dataset_config": load}))
+    assert prepared(renamed, cache).survey.empty_at == [[0, 3, "`c` (`b`) is empty in this row"]]

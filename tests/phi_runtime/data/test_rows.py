@@ -20,7 +20,7 @@ from phi_runtime.config.file_formats import format_of, unpacked_name
 from phi_runtime.core.errors import DataError, MissingDependency
 from phi_runtime.data.files import LIMIT_BYTES
 from phi_runtime.data.json_window import Window
-from phi_runtime.data.rows import BadRow, ReadOptions, Row, read_rows, scan
+from phi_runtime.data.rows import BadRow, ReadOptions, Row, original_names, read_rows, scan
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 if find_spec("zstandard"):
@@ -418,3 +418,24 @@ def test_rows_under_a_key_are_read(tmp_path: Path) -> None:
             list(read_rows(path, ReadOptions("json", field=field)))
         assert caught.value.where is not None
         assert caught.value.where.line == line
+
+
+def test_columns_are_renamed_on_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"How?": "x", "n.1": 1, "b": 2}\n{"How?": "y", "how": 3}\n', encoding="utf-8")
+    options = ReadOptions("json", column_mapping=(("How?", "how"), ("n.1", "n_1")))
+    good, bad = scan(path, options)
+    assert isinstance(good, Row)
+    assert good.values == {"how": "x", "n_1": 1, "b": 2}
+    assert isinstance(bad, BadRow)
+    assert (bad.where.line, "`how`" in bad.what) == (2, True)
+    assert original_names(path, options) == {"how": "How?", "n_1": "n.1"}
+
+
+def test_names_of_a_table_with_a_header_keep_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("How?,b\nx,1\n", encoding="utf-8")
+    options = ReadOptions("csv", header=0, names=("how", "b"))
+    assert [row.values for row in read_rows(path, options)] == [{"how": "x", "b": "1"}]
+    assert original_names(path, options) == {"how": "How?"}
+    assert original_names(path, ReadOptions("csv", names=("how", "b"))) == {}
