@@ -9,7 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from chat_onnx import Chat, run
+from chat_onnx import Chat, PromptTooLong, run
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 MODEL = Path(__file__).resolve().parents[1] / "gen-model" / "merged"
@@ -49,7 +49,7 @@ class MergedChat(Chat):
         length, context = inputs["input_ids"].shape[1], self.model.config.max_position_embeddings
         if length + sampling.max_new_tokens > context:
             request = f"the prompt ({length} tokens) and its answer (up to {sampling.max_new_tokens})"
-            raise ValueError(f"{request} exceed the {context} tokens of the model: shorten them, or start a new chat")
+            raise PromptTooLong(f"{request} exceed the {context} tokens of the model")
         if sampling.seed is not None:
             import torch
 

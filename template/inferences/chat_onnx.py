@@ -1,7 +1,7 @@
 """Chat with the ONNX model in gen-model/onnx, or in the folder of this file. Needs only onnxruntime-genai.
 
     python inferences/chat_onnx.py --prompt "What a day!"
-    python inferences/chat_onnx.py                            prompts until an empty line
+    python inferences/chat_onnx.py                            a chat; an empty line or /exit ends it, /clear starts again
     python inferences/chat_onnx.py --adapter style            with adapters/style.onnx_adapter of the model folder
 
 A model that was trained on several columns takes JSON: --prompt '{"context": "…", "question": "…"}'
@@ -17,8 +17,21 @@ from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+try:
+    import readline  # input() edits lines, with a history in memory
+
+    if os.environ.get("TERM", "dumb") != "dumb":
+        readline.parse_and_bind("set enable-bracketed-paste on")  # a paste of several lines is one text
+except ImportError:  # Windows, whose console edits lines itself
+    pass
+
 HERE = Path(__file__).resolve().parent
 MODEL = HERE if (HERE / "genai_config.json").is_file() else HERE.parent / "gen-model" / "onnx"
+CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])  # characters that a terminal would obey
+
+
+class PromptTooLong(ValueError):
+    """The prompt and its answer do not fit into the context."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ class OnnxChat(Chat):
         ids = self.encode(prompt)
         if (needed := len(ids) + sampling.max_new_tokens) > self.context:
             request = f"the prompt ({len(ids)} tokens) and its answer (up to {sampling.max_new_tokens})"
-            raise ValueError(f"{request} exceed the {self.context} tokens of the model: start a new chat")
+            raise PromptTooLong(f"{request} exceed the {self.context} tokens of the model")
         generator = self.prepared(needed, sampling, adapter)
         cached = generator.get_sequence(0)
         same = next((i for i, (new, old) in enumerate(zip(ids, cached)) if new != old), min(len(ids), len(cached)))
@@ -145,10 +158,8 @@ class OnnxChat(Chat):
         """Return the previous generator if it has room and the same settings; otherwise, or with a seed, a new one."""
         if adapter is not None and adapter not in self.files:
             raise ValueError(f"the model has no adapter `{adapter}`: it has {', '.join(self.files) or 'none'}")
-        kind, seeded = (
-            (sampling.temperature, sampling.top_p, adapter),
-            sampling.temperature > 0 and sampling.seed is not None,
-        )
+        kind = (sampling.temperature, sampling.top_p, adapter)
+        seeded = sampling.temperature > 0 and sampling.seed is not None
         if self.generator is None or seeded or self.kept[1] != kind or self.kept[0] < needed:
             self.generator = None
             room = min(self.context, 1 << max(9, needed.bit_length()))  # memory is reserved for all of max_length
@@ -236,19 +247,48 @@ def note_base(chat, adapter):
         print(f"the base model answers; use --adapter for {' or '.join(chat.adapters)}", file=sys.stderr)
 
 
+def asked(chat, text, args, adapter, before):
+    """Start an answer; remove the oldest turns from `before` if they do not fit into the context."""
+    for start in range(0, len(before) + 1, 2):
+        try:
+            pieces = chat.ask(chat.template.question(text), sampling_of(args), adapter, before[start:])
+        except PromptTooLong:
+            if start == len(before):
+                raise
+            continue
+        if start:
+            print(f"dropped the oldest {start // 2} turns: the context is full", file=sys.stderr)
+        del before[:start]
+        return pieces
+
+
 def converse(chat, args):
-    before, adapter = [], getattr(args, "adapter", None)
+    before, adapter, on_terminal = [], getattr(args, "adapter", None), sys.stdin.isatty() and not args.prompt
     note_base(chat, adapter)
     label = "you" if chat.template.converses else ", ".join(chat.template.columns)
     while text := args.prompt or input(f"{label}: ").strip():
         answer = ""
-        for piece in chat.ask(chat.template.question(text), sampling_of(args), adapter, before):
-            answer += piece
-            print(piece, end="", flush=True)
-        print()
+        try:
+            if text.startswith("/") and not args.prompt:  # never reaches the model
+                if text in ("/exit", "/quit", "/bye"):
+                    return
+                if text != "/clear":
+                    raise ValueError(f"unknown command {text}: use /clear or /exit")
+                before.clear()
+                continue
+            for piece in asked(chat, text, args, adapter, before):
+                answer += piece
+                print(piece.translate(CONTROL) if sys.stdout.isatty() else piece, end="", flush=True)
+        except (ValueError, KeyboardInterrupt) as e:  # on a terminal, the chat continues
+            if not on_terminal:
+                raise
+            print(f"error: {e}" if isinstance(e, ValueError) else " (stopped)", file=sys.stderr)
+        else:
+            print()
         if args.prompt:
             return
-        before += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        if answer.strip() and chat.template.converses:
+            before += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from phi_runtime.core.project import ProjectFolder
 from phi_scaffold.new import generate
 from tests.generated.conftest import Ask, answer, ended, start
+from tests.terminal import needs_terminal, terminal
 
 Sample = Callable[[str], ModuleType]
 SHORT = ("--max-new-tokens", "12")
@@ -135,6 +137,56 @@ def test_a_conversation_goes_on_from_what_was_said(made: ProjectFolder, sample: 
         assert said == answer(chat, text, sampling, before=before, adapter="finetune")
         chat.generator = kept
         before += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
+
+
+def test_a_full_context_drops_the_oldest_turns(sample: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+    chat_onnx = sample("chat_onnx")
+
+    class Words:
+        """Its tokens are words, its context has 20 of them."""
+
+        template = SimpleNamespace(question=lambda text: text)
+
+        def ask(self, question: str, _sampling: Any, _adapter: Any, before: Any) -> list[str]:
+            if sum(len(message["content"].split()) for message in before) + len(question.split()) > 20:
+                raise chat_onnx.PromptTooLong("too long")
+            return ["x"]
+
+    args = SimpleNamespace(max_new_tokens=1, temperature=0.0, top_p=1.0, seed=None)
+    before = [{"role": role, "content": "a b c d"} for role in ("user", "assistant") * 2]
+    assert chat_onnx.asked(Words(), "e f g h", args, None, before) == ["x"]
+    assert (len(before), capsys.readouterr().err) == (4, "")
+    assert chat_onnx.asked(Words(), "e f g h i", args, None, before) == ["x"]
+    assert (len(before), capsys.readouterr().err) == (2, "dropped the oldest 1 turns: the context is full\n")
+    with pytest.raises(chat_onnx.PromptTooLong):
+        chat_onnx.asked(Words(), "e " * 21, args, None, before)
+    assert len(before) == 2
+
+
+def test_a_chat_obeys_commands_that_never_reach_the_model(ask: Ask) -> None:
+    code, out, _ = ask("chat_onnx.py", *SHORT, said="/clear\n/exit\na party\n")
+    assert (code, out) == (0, "phrase: phrase: ")
+    code, out, err = ask("chat_onnx.py", *SHORT, said="/save\n")
+    assert (code, out, "unknown command /save" in err) == (1, "phrase: ", True)
+    assert ask("chat_onnx.py", *SHORT, "--prompt", "/etc")[0] == 0  # no chat: the text as it is
+
+
+@needs_terminal
+def test_on_a_terminal_an_error_or_ctrl_c_leaves_the_chat_open(made: ProjectFolder, tmp_path: Path) -> None:
+    script = made.root / "inferences" / "chat_onnx.py"
+    with terminal(script, "--max-new-tokens", "400", cwd=tmp_path, TERM="dumb", OMP_NUM_THREADS="1") as chat:
+        chat.until("phrase: ")
+        chat.type("x1 " * 300 + "\n")
+        chat.until("exceed the 512 tokens")
+        chat.until("phrase: ")
+        chat.type("a party\n")
+        chat.until("a party\r\n")
+        while not chat.seen:  # until the answer has begun
+            chat.seen += os.read(chat.controller, 10).decode(errors="replace")
+        chat.interrupt()
+        assert "(stopped)" in chat.until("phrase: ")
+        chat.type("/exit\n")
+        assert chat.end() == 0
 
 
 def test_an_answer_loses_the_stop_text_of_its_template_at_its_end_only(sample: Sample) -> None:

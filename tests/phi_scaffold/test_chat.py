@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import select
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +20,7 @@ from phi_scaffold.cli.options import Flags
 from phi_scaffold.show.terminal import SafeText
 from tests.conftest import Cli, MakeProject, Result
 from tests.phi_scaffold.echo_model import CHAT, session
+from tests.terminal import Terminal, needs_terminal, terminal
 
 Talk = Callable[..., Result]
 
@@ -202,63 +197,13 @@ def test_an_answer_sends_no_control_characters_however_it_is_split(text: str, ex
 # -- a terminal -------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Terminal:
-    """A chat on a pseudo-terminal."""
-
-    process: subprocess.Popen[bytes]
-    controller: int
-    seen: str = ""
-
-    def type(self, text: str) -> None:
-        os.write(self.controller, text.encode())
-
-    def until(self, text: str, timeout_s: float = 120) -> str:
-        """Return what is shown up to and with `text`."""
-        deadline = time.monotonic() + timeout_s
-        while text not in self.seen:
-            assert time.monotonic() < deadline, self.seen
-            if select.select([self.controller], [], [], 0.1)[0]:
-                try:
-                    self.seen += os.read(self.controller, 4096).decode(errors="replace")
-                except OSError:  # the process has ended
-                    assert text in self.seen, self.seen
-        shown, _, self.seen = self.seen.partition(text)
-        return shown + text
-
-    def interrupt(self) -> None:
-        time.sleep(0.4)  # a signal between the prompt and the read would wait for input
-        self.process.send_signal(signal.SIGINT)
-
-    def end(self) -> int:
-        return self.process.wait(timeout=60)
-
-
-@contextmanager
-def terminal(root: Path, **environment: str) -> Iterator[Terminal]:
-    import pty
-
-    controller, end = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.phi_scaffold.echo_model", "--project", str(root)],
-        stdin=end, stdout=end, stderr=end, start_new_session=True,
-        env={k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm", **environment},
-    )  # fmt: skip
-    os.close(end)
-    try:
-        yield Terminal(process, controller)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(controller)
-
-
-needs_terminal = pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def chat_of(root: Path, **environment: str) -> AbstractContextManager[Terminal]:
+    return terminal("-m", "tests.phi_scaffold.echo_model", "--project", root, **environment)
 
 
 @needs_terminal
 def test_ctrl_c_stops_an_answer_and_ends_the_chat_when_it_follows_itself(root: Path) -> None:
-    with terminal(root) as chat:
+    with chat_of(root) as chat:
         chat.until("you: ")
         chat.type("slow\n")
         chat.until("slowread")
@@ -273,21 +218,23 @@ def test_ctrl_c_stops_an_answer_and_ends_the_chat_when_it_follows_itself(root: P
         chat.until("you: ")
         chat.type("half a line")
         chat.until("half a line")
+        time.sleep(0.4)  # a signal between the prompt and the read would wait for input
         chat.interrupt()
         chat.until("/exit")
         chat.until("you: ")
         chat.type("/exit\n")
         assert chat.end() == 0
-    with terminal(root) as chat:
+    with chat_of(root) as chat:
         for _ in range(2):
             chat.until("you: ")
+            time.sleep(0.4)
             chat.interrupt()
         assert chat.end() == 130
 
 
 @needs_terminal
 def test_a_paste_of_several_lines_is_one_message(root: Path) -> None:
-    with terminal(root) as chat:
+    with chat_of(root) as chat:
         chat.until("you: ")
         chat.type("\x1b[200~one\ntwo\n\nthree\n\x1b[201~")
         chat.type("\n")
@@ -305,7 +252,7 @@ def test_a_paste_of_several_lines_is_one_message(root: Path) -> None:
 def test_a_plain_terminal_shows_counts_and_errors_without_escape_sequences(
     root: Path, environment: dict[str, str]
 ) -> None:
-    with terminal(root, **environment) as chat:
+    with chat_of(root, **environment) as chat:
         chat.until("you: ")
         chat.type("a\n")
         chat.until("3: a")
@@ -315,6 +262,6 @@ def test_a_plain_terminal_shows_counts_and_errors_without_escape_sequences(
         chat.until("you: ")
         chat.type("/tmeperature\n")
         assert "\x1b" not in chat.until("//").rpartition("error:")[2]
-        chat.until("you: ")
+        assert ("\x1b" in chat.until("you: ")) == ("NO_COLOR" in environment)  # pastes are marked on a terminal
         chat.type("\x04")
         assert chat.end() == 0

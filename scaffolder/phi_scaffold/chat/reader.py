@@ -115,7 +115,8 @@ def _edit_lines() -> bool:
         return False
     if "libedit" in (readline.__doc__ or ""):
         return False
-    readline.parse_and_bind("set enable-bracketed-paste on")  # off by default since Python 3.10
+    if os.environ.get("TERM", "dumb") != "dumb":
+        readline.parse_and_bind("set enable-bracketed-paste on")  # off by default since Python 3.10
     return True
 
 
