@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.checks.adapters import check_adapter, check_input_adapter, check_used_adapters, why_not_merged
-from phi_runtime.checks.data import check_data, count_rows
+from phi_runtime.checks.data import KnownColumns, check_data, count_rows
 from phi_runtime.checks.export import check_export
 from phi_runtime.checks.sections import Checks, ConfigParts, config_parts, placeholders
 from phi_runtime.checks.training import check_training
@@ -59,7 +59,7 @@ def cross_check(
     if not isinstance(value, dict):
         return []
     checks = Checks(draft, _with_input_adapter(config_parts(value, workflow), path), path, overrides)
-    columns: dict[Path, list[str]] = {}
+    columns: KnownColumns = {}
     findings = [
         *_references(checks),
         *_systems(checks),

@@ -9,7 +9,7 @@ from pathlib import Path
 from phi_runtime.checks.sections import Checks, placeholders
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import MISSING
-from phi_runtime.config.file_formats import known_format
+from phi_runtime.config.file_formats import FORMATS_OF_KEY, known_format
 from phi_runtime.config.paths import data_paths, resolve, split_name
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import BUILDERS, AzureMLSystem, DataConfig, Datastore, PreProcess
@@ -17,29 +17,21 @@ from phi_runtime.core.errors import DataError, MissingDependency
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.data.columns import column_names
 from phi_runtime.data.hooks import hooks_file
-from phi_runtime.data.rows import scan
+from phi_runtime.data.rows import ReadOptions, scan
 from phi_runtime.data.selection import read_options
 from phi_runtime.data.template import PromptTemplate, TemplateError
 
-_FORMATS_OF_KEY = {
-    "sep": ("csv",),
-    "encoding": ("json", "csv", "text"),
-    "header": ("csv", "xlsx"),
-    "names": ("csv", "xlsx"),
-    "sheet": ("xlsx",),
-    "sample_by": ("text",),
-    "field": ("json",),
-}
+KnownColumns = dict[tuple[Path, ReadOptions], list[str]]
 
 
-def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Path, list[str]]) -> Iterator[Finding]:
+def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: KnownColumns) -> Iterator[Finding]:
     """Yield what is wrong with `data`, the data config at `at`.
 
     Args:
         c: The cross-check.
         at: Key path of the data config.
         data: The data config.
-        known_columns: Column names by file, filled in as files are read: several data configs may read one file.
+        known_columns: Column names, filled in as files are read: several data configs may read one file.
     """
     load, process = data.load_dataset_config, data.pre_process_data_config
     load_at, process_at = (*at, "load_dataset_config"), (*at, "pre_process_data_config")
@@ -84,16 +76,23 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: dict[Pat
             message = f"{file.path.name} is under the project root, not next to this file"
             yield c.warning(file_at, "found-under-root", message)
         try:
-            if file.path not in known_columns:
-                known_columns[file.path] = column_names(file.path, read_options(load, file.path))
+            source = (file.path, read_options(load, file.path))
+            if source not in known_columns:
+                known_columns[source] = column_names(*source)
         except (DataError, MissingDependency) as e:
             yield c.error(file_at, "data", str(e))
             return
-        available = known_columns[file.path]
+        available = known_columns[source]
         filters = [(name, (*load_at, "col_filters", name)) for name in load.col_filters or ()]
         for name, place in [*((name, template_at) for name in columns), *filters]:
             if name not in available and name not in optional:
                 message = f"the data has no column `{name}` (it has {', '.join(available)})"
+                if (
+                    load.format in ("csv", "xlsx")
+                    and not load.names
+                    and any(len(name.split()) > 3 for name in available)
+                ):
+                    message += "; without a header, `names` names the columns"
                 yield c.error(place, "template-column", message, nearest(name, available))
 
 
@@ -134,7 +133,7 @@ def _source(c: Checks, at: KeyPath, data: DataConfig) -> Iterator[Finding]:
     if files is None and load.data_dir and not data_paths(data, c.path):
         message = f"no file name in {resolve(load.data_dir, c.path).path} contains the split `{split}`"
         yield c.error((*at, "split"), "unknown-reference", message)
-    for key, formats in _FORMATS_OF_KEY.items():
+    for key, formats in FORMATS_OF_KEY.items():
         if load.format not in formats and c.draft.has((*at, key)):
             message = f"`{key}` is for `{'` or `'.join(formats)}`, and the files are `{load.format}`"
             yield c.error((*at, key), "contradiction", message)

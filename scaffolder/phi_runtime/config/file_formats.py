@@ -28,6 +28,17 @@ _OTHERS = {  # formats that are not read, and the way to one that is
     **dict.fromkeys((".pkl", ".pickle", ".feather", ".arrow", ".h5", ".npy", ".orc"), "save it as .parquet or .csv"),
     **dict.fromkeys((".xml", ".yaml", ".yml"), "convert it to .jsonl or .csv"),
 }
+FORMATS_OF_KEY: dict[str, tuple[Format, ...]] = {
+    "sep": ("csv",),
+    "encoding": ("json", "csv", "text"),
+    "header": ("csv", "xlsx"),
+    "names": ("csv", "xlsx"),
+    "sheet": ("xlsx",),
+    "sample_by": ("text",),
+    "field": ("json",),
+}
+"""Keys of `load_dataset_config` that only some formats have."""
+
 SampleBy = Literal["line", "paragraph", "document"]
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")

@@ -41,6 +41,11 @@ class FileForm:
     remarks: tuple[str, ...] = ()
 
     @property
+    def is_read_by_olive(self) -> bool:
+        """False for what Hugging Face's datasets cannot read."""
+        return self.options.format != "xlsx" and _LAYOUTS["objects"] not in self.text
+
+    @property
     def keys(self) -> dict[str, Any]:
         """The keys of `load_dataset_config` with which Hugging Face's datasets, and so Olive, read the file alike."""
         options = self.options
@@ -55,8 +60,8 @@ class FileForm:
         return keys if options.header == "infer" else {**keys, "header": options.header}
 
 
-def file_form(path: Path, options: ReadOptions, *, find_header: bool = False) -> FileForm:
-    """Return the form of a data file as `options` read it; `find_header`: give a table without a header column names.
+def file_form(path: Path, options: ReadOptions, *, find_names: bool = False) -> FileForm:
+    """Return the form of a data file as `options` read it; `find_names`: name the columns of a table without a header.
 
     Raises:
         DataError: as `scan`.
@@ -66,8 +71,9 @@ def file_form(path: Path, options: ReadOptions, *, find_header: bool = False) ->
     remarks = [f"{path.name} is not UTF-8 and is read as Windows-1252"] if encoding == WINDOWS else []
     parts = [{UTF8: "UTF-8", WINDOWS: "Windows-1252"}.get(encoding, encoding)]
     if options.format in ("csv", "xlsx"):
-        if options.header == "infer" and not options.names and find_header:
-            options = replace(options, names=_names_without_header(path, options))
+        if find_names and not options.names and options.header in ("infer", None):
+            names = _names_without_header(path, options, known=options.header is None)
+            options = replace(options, names=names, header="infer") if names else options
         if options.format == "csv":
             parts.append(f"separated by {_SEPARATORS.get(sep := options.sep or ',', f'`{sep}`')}")
             if options.header == "infer" and not options.names and separator_line(head(path, encoding, 32)[0]):
@@ -117,13 +123,13 @@ def _table_remarks(path: Path, options: ReadOptions) -> list[str]:
     return remarks
 
 
-def _names_without_header(path: Path, options: ReadOptions) -> tuple[str, ...] | None:
-    """Return names for the columns of a table whose first row is a row of data; None if it is a header."""
+def _names_without_header(path: Path, options: ReadOptions, *, known: bool) -> tuple[str, ...] | None:
+    """Return names for the columns of a table if its first row is data, or is `known` to be; None if it is a header."""
     try:
         first, *rest = [list(values.values()) for values in _sample(path, replace(options, header=None))]
     except (DataError, ValueError):
         return None
-    if not rest or not _is_data(first, rest):
+    if not known and not (rest and _is_data(first, rest)):
         return None
     return _names([first, *rest])
 

@@ -40,9 +40,23 @@ def new(
         str | None,
         typer.Option(
             metavar="FILE|FOLDER|OWNER/NAME[:SPLIT]",
-            help="Your data: a file, folder or pattern (.jsonl, .json, .csv, .tsv, .parquet, .txt, or compressed), or a "
-            "data set of the Hugging Face Hub; default: sample data.",
+            help="Your data: a file, folder or pattern (.jsonl, .json, .csv, .tsv, .xlsx, .parquet, .txt, or compressed), "
+            "or a data set of the Hugging Face Hub; default: sample data.",
         ),
+    ] = None,
+    sep: Annotated[
+        str | None, typer.Option(help="Separator of the fields of a CSV file, `\\t` for tabs; default: detected.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding of the data, such as cp1251 or gbk; default: detected.")
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option("--header/--no-header", help="The first row of a table has the column names; default: detected."),
+    ] = None,
+    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook; default: the first.")] = None,
+    field: Annotated[
+        str | None, typer.Option(help="Key of a JSON object that holds the rows; default: detected.")
     ] = None,
     columns: Annotated[
         str | None,
@@ -92,6 +106,11 @@ def new(
         "data": data,
         "columns": columns,
         "prompt_template": prompt_template,
+        "sep": sep,
+        "encoding": encoding,
+        "header": header,
+        "sheet": sheet,
+        "field": field,
     }
     settings |= {key: value for key, value in values.items() if value is not None}
     existing = _existing(config, settings) if config else None

@@ -6,7 +6,8 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -29,12 +30,39 @@ _LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
+class FormFlags:
+    """The form of data files that flags name; None is detected.
+
+    Attributes:
+        sep: Separator of the fields of a CSV file.
+        encoding: Encoding of a text file.
+        header: The first row of a table has the column names.
+        sheet: Sheet of a workbook.
+        field: Key of a JSON object that holds the rows.
+    """
+
+    sep: str | None = None
+    encoding: str | None = None
+    header: bool | None = None
+    sheet: str | None = None
+    field: str | None = None
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of `new` that set them."""
+        words = [(f"--{key}", value) for key, value in asdict(self).items() if isinstance(value, str)]
+        header = [] if self.header is None else ["--header" if self.header else "--no-header"]
+        return [*chain.from_iterable(words), *header]
+
+
+@dataclass(frozen=True)
 class Answers:
     """The user's choices.
 
     Attributes:
         data: The user's data: a file, a folder, a pattern, or OWNER/NAME[:SPLIT] on the Hub; None for the sample data.
         columns: Columns of that data to use, the answer last, or only one; empty to detect them.
+        form: Form of the data files, as far as it is not to be detected.
         prompt_template: `plain`, `chat` (the format of the model), or a text with `{column}` placeholders.
         data_columns: Contents of the data, if it was read already.
     """
@@ -47,6 +75,7 @@ class Answers:
     data: str | Path | None = None
     columns: tuple[str, ...] = ()
     prompt_template: str = "plain"
+    form: FormFlags = FormFlags()
     data_columns: Columns | None = None
 
 
@@ -84,6 +113,7 @@ def command_line(folder: Path, answers: Answers, config: Path | None = None) -> 
     words += ["--target", answers.target, "--precision", answers.precision]
     if answers.data:
         words += ["--data", str(answers.data)]
+    words += answers.form.flags
     if answers.columns:
         words += ["--columns", as_flag(answers.columns)]
     if answers.prompt_template != "plain":

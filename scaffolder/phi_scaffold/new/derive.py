@@ -13,6 +13,7 @@ from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.column_meanings import key_of
 from phi_runtime.data.columns import Columns
+from phi_runtime.data.encodings import WINDOWS
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold import __version__
 from phi_scaffold.new.answers import PRECISIONS, Answers
@@ -54,10 +55,11 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         hint = did_you_mean(answers.model, catalog().models)
         notes.append(f"`{answers.model}` is not in the catalog: its settings are detected when it is loaded{hint}")
     columns = answers.data_columns or SAMPLES[answers.task]
-    source = data_source(answers.data) if answers.data else None
+    source = data_source(answers.data, answers.form) if answers.data else None
     if source:
         columns = answers.data_columns or columns_of(source, answers.columns, answers.prompt_template)
         notes += [_data_note(columns, source), *_unused_notes(columns)]
+        notes += _form_notes(source) if isinstance(source, LocalData) else []
     chat_template = ""
     if columns.kind == "chat":
         prompt_format = catalog().format_of(answers.model)
@@ -94,13 +96,14 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     }, tuple(notes)
 
 
-def _source_values(source: HubData | LocalData | None) -> dict[str, str]:
+def _source_values(source: HubData | LocalData | None) -> dict[str, Any]:
     if source is None:
-        return {"data_file": SAMPLE_FILE, "data_name": "json", "split": "train"}
+        return {"data_file": SAMPLE_FILE, "data_name": "json", "split": "train", "load_options": {}}
     if isinstance(source, HubData):
         split = "" if source.split == "train" else f":{source.split}"
-        return {"data_file": source.id + split, "data_name": source.id, "split": source.split}
-    return {"data_file": source.name, "data_name": source.format, "split": "train"}
+        return {"data_file": source.id + split, "data_name": source.id, "split": source.split, "load_options": {}}
+    options = source.load_options
+    return {"data_file": source.name, "data_name": source.format, "split": "train", "load_options": options}
 
 
 def _training_settings(answers: Answers, model: CatalogModel | None, columns: Columns) -> dict[str, Any]:
@@ -212,6 +215,18 @@ def _unused_notes(columns: Columns) -> list[str]:
             for name, reason in columns.unused
         )
         notes.append(f"not used: {unused}; --columns selects others")
+    return notes
+
+
+def _form_notes(source: LocalData) -> list[str]:
+    """Return notes on files that are not read as most tools write them, and on what Olive cannot read."""
+    first, notes = source.forms[0], []
+    expected = {"\t": "sep", WINDOWS: "encoding"}  # tabs are as usual, and a remark says the other
+    if set(first.keys) - {expected.get(first.options.sep or ""), expected.get(first.options.encoding or "")}:
+        notes.append(f"{source.read[0].name}: {first.text}")
+    notes += [remark for form in source.forms for remark in form.remarks]
+    if not first.is_read_by_olive:
+        notes.append(f"Olive cannot read {source.read[0].name}; save it as .csv or .jsonl if Olive is to read it, too")
     return notes
 
 

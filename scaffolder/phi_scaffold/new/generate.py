@@ -68,7 +68,7 @@ def new(
         if existing:
             notes = existing.notes
             _write_existing(tree, existing)
-        elif answers.data and isinstance(source := data_source(answers.data), LocalData):
+        elif answers.data and isinstance(source := data_source(answers.data, answers.form), LocalData):
             source.copy_to(tree / "datasets")
         files = tuple(sorted(p.relative_to(tree).as_posix() for p in tree.rglob("*") if p.is_file()))
         if dry_run:

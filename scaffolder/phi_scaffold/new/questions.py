@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.suggestions import did_you_mean
-from phi_scaffold.new.answers import METHODS, PRECISION, PRECISIONS, TARGETS, TASKS, Answers
+from phi_scaffold.new.answers import METHODS, PRECISION, PRECISIONS, TARGETS, TASKS, Answers, FormFlags
 from phi_scaffold.new.catalog import DEFAULT, catalog, find_model
 from phi_scaffold.new.data_source import columns_of, data_source
 from phi_scaffold.new.derive import task_of
 
 OneOf = Callable[[str, str, Iterable[str]], str]
-KEYS = ("model", "task", "method", "target", "precision", "data", "columns", "prompt_template")
+FORM_KEYS = tuple(field.name for field in fields(FormFlags))
+KEYS = ("model", "task", "method", "target", "precision", "data", "columns", "prompt_template", *FORM_KEYS)
 
 
 def ask(flags: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
@@ -43,14 +45,22 @@ def ask(flags: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
         data = _prompt("Data file, folder or Hub id (empty: sample data)", (), "") or None
     columns = _columns(flags.get("columns") or (), data)
     prompt_template = str(flags.get("prompt_template") or "plain")
-    data_columns = columns_of(data_source(data), columns, prompt_template) if data else None
+    form = _form(flags, data)
+    data_columns = columns_of(data_source(data, form), columns, prompt_template) if data else None
     task = choose("task", "Task to learn", TASKS, task_of(data_columns) if data_columns else TASKS[0])
     method = choose("method", "Training method", METHODS, METHODS[0])
     target = choose("target", "Hardware to run on", TARGETS, TARGETS[0])
     # An unsupported precision is refused later, with the ones that the target supports.
     every_precision = PRECISIONS["cuda"]
     precision = choose("precision", "Precision of the ONNX model", PRECISIONS[target], PRECISION, every_precision)
-    return Answers(model, task, method, target, precision, data, columns, prompt_template, data_columns)
+    return Answers(model, task, method, target, precision, data, columns, prompt_template, form, data_columns)
+
+
+def _form(flags: dict[str, Any], data: str | Path | None) -> FormFlags:
+    form = FormFlags(**{key: flags[key] for key in FORM_KEYS if key in flags})
+    if form.flags and not data:
+        raise UsageError(f"{form.flags[0]} is for data of your own, and there is no --data", fix="add --data FILE")
+    return form
 
 
 def _columns(flag: Any, data: str | Path | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from phi_runtime.data.rows import read_rows
 def form(folder: Path, name: str, content: str | bytes, options: ReadOptions | None = None) -> FileForm:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return file_form(path, options or ReadOptions(format_of(path)), find_header=True)
+    return file_form(path, options or ReadOptions(format_of(path)), find_names=True)
 
 
 LABELED = "it rains a lot,cold\nthe sun is out,warm\nfrost on the roof,cold\nbeach all day,warm\nice and snow,cold\n"
@@ -75,6 +75,6 @@ def test_the_sheet_of_a_workbook_is_named(tmp_path: Path) -> None:
         book.active.append(row)
     book.create_sheet("More")
     book.save(tmp_path / "a.xlsx")
-    found = file_form(tmp_path / "a.xlsx", ReadOptions("xlsx"), find_header=True)
+    found = file_form(tmp_path / "a.xlsx", ReadOptions("xlsx"), find_names=True)
     assert found.text == "sheet `Sheet` of 2 (Sheet, More), no header"
     assert found.keys == {"names": ["text", "label"]}

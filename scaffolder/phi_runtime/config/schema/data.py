@@ -1,5 +1,6 @@
 """Datasets: the rows to read, and how rows become tokens."""
 
+import codecs
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
@@ -50,7 +51,8 @@ def _files_shape(value: Any) -> str:
 
 def _known_encoding(name: str) -> str:
     try:
-        b"".decode(name)
+        b"    ".decode(name, "ignore")  # refuses those that are not of text, too
+        codecs.getincrementaldecoder(name)
     except (LookupError, ValueError):
         raise ValueError(f"unknown encoding `{name}`; use a name of Python, such as utf-8, cp1252 or utf-16") from None
     return name
@@ -79,7 +81,7 @@ class LoadDataset(Strict):
         description="Folder of the data files, relative to this file: all files of the format are read, ordered by name. For "
         "a Hub dataset, a folder inside it. Default null.",
     )
-    sep: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+    sep: Annotated[str, Field(min_length=1, max_length=1, pattern=r'[^"\r\n]')] | None = Field(
         None,
         description="csv: field separator. Default null: detected among comma, semicolon, tab and `|`; Olive assumes a comma.",
     )
