@@ -34,11 +34,14 @@ class Guide:
 
     Attributes:
         kind: Kind of constraint.
-        text: A JSON schema, as JSON, or a regular expression that the complete answer matches.
+        text: A JSON schema, as JSON; a regular expression that the complete answer matches; or a grammar in the Lark syntax of
+            llguidance.
+        tokens: Tokens that the grammar calls token_0, token_1, …
     """
 
-    kind: Literal["json_schema", "regex"]
+    kind: Literal["json_schema", "regex", "lark"]
     text: str
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

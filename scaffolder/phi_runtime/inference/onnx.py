@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -206,11 +207,23 @@ class OnnxGenerator:
                 options["random_seed"] = sampling.seed % 2**31
         parameters = self.og.GeneratorParams(self.model)
         parameters.set_search_options(**options)
-        parameters.set_guidance(*_guidance(sampling.guide))
+        parameters.set_guidance(*self._guidance(sampling.guide))
         try:
             return self._start(parameters, options["max_length"], adapter)
         except RuntimeError as e:
             raise _invalid_guide(sampling.guide, e) from None
+
+    def _guidance(self, guide: Guide) -> tuple[str, str]:
+        """Return the guide in the runtime's terms. Raises InvalidGuide."""
+        if guide.kind == "json_schema":
+            return "json_schema", _schema_guidance(guide.text)
+        if guide.kind == "regex":
+            return "regex", guide.text
+        rules = [guide.text]
+        for number, token in enumerate(guide.tokens):
+            token_id = self.tokenizer.to_token_id(token)
+            rules.append(f"token_{number}: " + (f"<[{token_id}]>" if token_id >= 0 else json.dumps(token)))
+        return "lark_grammar", "\n".join(rules)
 
     def _load_adapter(self, adapter: str | None) -> None:
         """Load `adapter` if it is not loaded. Raises UnknownAdapter, WorkFailed."""
@@ -331,27 +344,28 @@ def _providers(genai_config: dict[str, Any]) -> list[str]:
     return [name.lower() for option in options for name in option]
 
 
-def _guidance(guide: Guide) -> tuple[str, str]:
-    """Return the guide in the runtime's terms.
+def _schema_guidance(text: str) -> str:
+    """Return a JSON schema for the runtime.
 
     By default its JSON may have white space anywhere, which a small model never stops writing.
     """
-    if guide.kind == "regex":
-        return "regex", guide.text
     try:
-        schema = json.loads(guide.text)
+        schema = json.loads(text)
     except ValueError as e:
         raise InvalidGuide(f"the JSON schema is not valid JSON: {e}", fix="fix the JSON") from None
     if isinstance(schema, dict):
         schema = {"x-guidance": {"whitespace_flexible": False}, **schema}
     elif not isinstance(schema, bool):
         raise InvalidGuide("the JSON schema is not an object", fix='write an object, such as {"type": "object"}')
-    return "json_schema", json.dumps(schema, ensure_ascii=False)
+    return json.dumps(schema, ensure_ascii=False)
 
 
 def _invalid_guide(guide: Guide, error: Exception) -> InvalidGuide:
-    kind = "JSON schema" if guide.kind == "json_schema" else "regular expression"
-    reason = " ".join(str(error).split()).removeprefix("Error creating grammar: ")
+    kind = "regular expression" if guide.kind == "regex" else "JSON schema"
+    reason = str(error).removeprefix("Error creating grammar: ")
+    if guide.kind == "lark":  # without the place in the grammar
+        reason = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", reason).partition("\n")[0]
+    reason = " ".join(reason.split())
     return InvalidGuide(f"unsupported {kind}: {reason}", fix=f"change the {kind}, or omit it")
 
 

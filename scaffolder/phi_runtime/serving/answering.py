@@ -18,6 +18,8 @@ from phi_runtime.serving.bodies import AnswerChoice, BodyWriter, dumps, error_ev
 from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, from_worker
 from phi_runtime.serving.metrics import Metrics
+from phi_runtime.serving.tool_calls import Delta
+from phi_runtime.serving.tools import Tools
 from phi_runtime.serving.wire import GenerationRequest, Part
 
 if TYPE_CHECKING:
@@ -75,10 +77,11 @@ class Reply(Response):
         *,
         stream: bool,
         with_usage: bool,
+        tools: Tools | None = None,
     ) -> None:
         self.queue, self.writer, self.builders, self.fields = queue, writer, builders, fields
         self.stream, self.with_usage = stream, with_usage
-        self.choices = [AnswerChoice() for _ in builders]
+        self.choices = [AnswerChoice(tools.parser() if tools else None) for _ in builders]
         self.background = None
         self.started_s = time.monotonic()
         self.status = 200
@@ -118,7 +121,7 @@ class Reply(Response):
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    async def _next(self) -> tuple[int, str, Any]:
+    async def _next(self) -> tuple[int, list[Delta], Any]:
         """Return the index of a choice with its new text and log-probabilities. Raises ApiError, _ClientDisconnected."""
         part = await self._parts.get()
         if part is DISCONNECTED:
@@ -128,12 +131,16 @@ class Reply(Response):
         index = self._index[part["id"]]
         choice = self.choices[index]
         logprobs = part.get("logprobs")
+        parser = choice.parser
+        deltas: list[Delta] = parser.push(part["text"]) if parser else [part["text"]]
         if "finish" in part:
-            choice.finish, choice.usage = part["finish"], part["usage"]
+            deltas += parser.finish() if parser else []
+            called = parser is not None and parser.count > 0 and part["finish"] == "stop"
+            choice.finish, choice.usage = "tool_calls" if called else part["finish"], part["usage"]
         if not self.stream:
-            choice.text += part["text"]
+            choice.add(deltas)
             choice.logprobs = logprobs
-        return index, part["text"], logprobs
+        return index, deltas, logprobs
 
     @property
     def _done(self) -> bool:
@@ -149,13 +156,15 @@ class Reply(Response):
     async def _send_stream(self, send: Send) -> None:
         started: set[int] = set()
         while not self._done:
-            index, text, logprobs = await self._next()
+            index, deltas, logprobs = await self._next()
             events = []
             if index not in started:
                 started.add(index)
                 events.append(self.writer.first(index))
+            text = "".join(delta for delta in deltas if isinstance(delta, str))
             if text or logprobs:
                 events.append(self.writer.part(index, text, logprobs))
+            events += [self.writer.call(index, delta) for delta in deltas if not isinstance(delta, str)]
             if finish := self.choices[index].finish:
                 events.append(self.writer.end(index, finish))
             await self._write(send, "".join(events))

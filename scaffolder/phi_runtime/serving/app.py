@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.data.chat import Message
 from phi_runtime.hardware.process_memory import resident_bytes
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.serving import errors
@@ -25,6 +26,7 @@ from phi_runtime.serving.errors import ApiError, invalid
 from phi_runtime.serving.guard import Guard
 from phi_runtime.serving.messages import template_messages
 from phi_runtime.serving.protocol import SEEDS, ApiRequest, ChatRequest, CompletionRequest, model_not_found
+from phi_runtime.serving.tools import Tools, read_tools
 from phi_runtime.serving.wire import GenerationRequest, ServedModel
 
 
@@ -75,13 +77,11 @@ def build_app(
 
     @app.post("/v1/chat/completions")
     async def chat(request: ChatRequest) -> Response:
-        return handler.reply(
-            request, "messages", ChatWriter, [Input(messages=template_messages(request.messages, None))]
-        )
+        return handler.chat(request)
 
     @app.post("/v1/completions")
     async def completions(request: CompletionRequest) -> Response:
-        return handler.reply(request, "prompt", TextWriter, [Input(prompt=prompt) for prompt in request.prompts()])
+        return handler.complete(request)
 
     @app.get("/v1/models")
     @app.get("/v1/models/")
@@ -112,7 +112,7 @@ def build_app(
 class Input:
     """The input of an answer: a conversation, or a prompt as it is."""
 
-    messages: list[dict[str, str]] | None = None
+    messages: list[Message] | None = None
     prompt: str | None = None
 
 
@@ -124,23 +124,43 @@ class RequestHandler:
     queue: AdmissionQueue
     limits: ServingLimits
 
-    def reply(self, request: ApiRequest, text_field: str, writer: type[BodyWriter], inputs: list[Input]) -> Reply:
-        """Return the response to `request`. Raises ApiError for fields that are not valid.
-
-        Args:
-            request: The body.
-            text_field: The field that holds the input, for errors about it.
-            writer: Writes the response bodies of the route.
-            inputs: The inputs, each of which gets `request.count` answers.
-        """
+    def chat(self, request: ChatRequest) -> Reply:
+        """Return the response of /v1/chat/completions. Raises ApiError for fields that are not valid."""
         request.check()
-        sampling = request.sampling(self.limits.max_tokens, self.limits.temperature)
         model = self.find(request.model)
+        tools = read_tools(request.tools, request.tool_choice, request.parallel_tool_calls, model)
+        messages = template_messages(request.messages, model.tools.arguments if model.tools else None)
+        return self._reply(request, model, "messages", ChatWriter, [Input(messages=messages)], tools)
+
+    def complete(self, request: CompletionRequest) -> Reply:
+        """Return the response of /v1/completions. Raises ApiError for fields that are not valid."""
+        request.check()
+        inputs = [Input(prompt=prompt) for prompt in request.prompts()]
+        return self._reply(request, self.find(request.model), "prompt", TextWriter, inputs)
+
+    def _reply(
+        self,
+        request: ApiRequest,
+        model: ServedModel,
+        text_field: str,
+        writer: type[BodyWriter],
+        inputs: list[Input],
+        tools: Tools | None = None,
+    ) -> Reply:
+        """Return the response to `request`: `request.count` answers of `model` to each input.
+
+        `text_field` is the field that holds the input, for errors about it. Raises ApiError.
+        """
+        sampling = request.sampling(self.limits.max_tokens, self.limits.temperature)
         guide_field = "guided_regex" if request.guided_regex else "response_format"
         if sampling.guide and not model.guides:
             raise invalid(
                 f"`{model.id}` does not support guided answers; ONNX models do", guide_field, "unsupported_parameter"
             )
+        if tools:
+            if sampling.guide:
+                raise invalid(f"{guide_field} and tools exclude each other", guide_field)
+            sampling, guide_field = replace(sampling, guide=tools.guide()), "tools"
         stream = bool(request.stream)
         builders = [
             partial(
@@ -151,6 +171,8 @@ class RequestHandler:
                 prompt=entry.prompt,
                 sampling=choice_sampling,
                 stream=stream,
+                tools=tools.definitions if tools else None,
+                tool_format=model.tools if entry.messages is not None else None,
             )
             for entry in inputs
             for choice_sampling in _sampling_of_choices(sampling, request.count)
@@ -163,6 +185,7 @@ class RequestHandler:
             ErrorFields(text_field, guide_field),
             stream=stream,
             with_usage=request.with_usage,
+            tools=tools,
         )
 
     def find(self, name: str) -> ServedModel:
@@ -182,5 +205,10 @@ def _sampling_of_choices(sampling: SamplingParams, count: int) -> list[SamplingP
 
 
 def _model_entry(model: ServedModel) -> dict[str, Any]:
-    extra = {"context_length": model.context_length, "converses": model.converses, "inputs": model.inputs}
+    extra = {
+        "context_length": model.context_length,
+        "converses": model.converses,
+        "inputs": model.inputs,
+        "tools": model.tools is not None,
+    }
     return {"id": model.id, "object": "model", "created": model.created, "owned_by": "phi-scaffold", **extra}

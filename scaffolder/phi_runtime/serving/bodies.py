@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from phi_runtime.serving.tool_calls import CallDelta, Delta, ToolCallParser
+
 Logprobs = list[Any]  # a [token, logprob, [[token, logprob], …]] for each token, as the worker sends them
 
 dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -17,12 +19,24 @@ dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 @dataclass
 class AnswerChoice:
-    """One answer, as far as it was received."""
+    """One answer, as far as it was received. `parser` finds its tool calls, each with `id`, `name` and `arguments`."""
 
+    parser: ToolCallParser | None = None
     text: str = ""
+    calls: list[dict[str, str]] = field(default_factory=list)
     logprobs: Logprobs | None = None
     finish: str | None = None
     usage: dict[str, int] = field(default_factory=dict)
+
+    def add(self, deltas: Sequence[Delta]) -> None:
+        """Append text and parts of calls."""
+        for delta in deltas:
+            if isinstance(delta, str):
+                self.text += delta
+            elif delta.id is not None:
+                self.calls.append({"id": delta.id, "name": delta.name or "", "arguments": delta.arguments})
+            else:
+                self.calls[delta.index]["arguments"] += delta.arguments
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,10 @@ class BodyWriter(ABC):
     @abstractmethod
     def part(self, index: int, text: str, logprobs: Logprobs | None) -> str: ...
 
+    def call(self, index: int, delta: CallDelta) -> str:
+        """Return a part of a tool call, which only chat completions have."""
+        raise NotImplementedError
+
     @abstractmethod
     def end(self, index: int, finish: str) -> str: ...
 
@@ -90,7 +108,18 @@ class ChatWriter(BodyWriter):
 
     def entry(self, index: int, choice: AnswerChoice) -> dict[str, Any]:
         logprobs = None if choice.logprobs is None else _chat_logprobs(choice.logprobs)
-        return {"message": {"role": "assistant", "content": choice.text, "refusal": None}, "logprobs": logprobs}
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.calls:
+            message["content"] = choice.text or None
+            message["tool_calls"] = [
+                {
+                    "id": call["id"],
+                    "type": "function",
+                    "function": {"name": call["name"], "arguments": call["arguments"]},
+                }
+                for call in choice.calls
+            ]
+        return {"message": message, "logprobs": logprobs}
 
     def first(self, index: int) -> str:
         return self._delta(index, '{"role":"assistant","content":""}', "null", "null")
@@ -101,6 +130,15 @@ class ChatWriter(BodyWriter):
 
     def end(self, index: int, finish: str) -> str:
         return self._delta(index, "{}", "null", f'"{finish}"')
+
+    def call(self, index: int, delta: CallDelta) -> str:
+        """Return a part of a tool call."""
+        function = {"arguments": delta.arguments}
+        call: dict[str, Any] = {"index": delta.index, "function": function}
+        if delta.id is not None:
+            function = {"name": delta.name or "", **function}
+            call = {"index": delta.index, "id": delta.id, "type": "function", "function": function}
+        return self._delta(index, dumps({"tool_calls": [call]}), "null", "null")
 
     def _delta(self, index: int, delta: str, logprobs: str, finish: str) -> str:
         return f'{self._open}{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish}}}{self._close}'

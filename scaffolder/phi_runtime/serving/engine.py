@@ -10,7 +10,7 @@ from typing import Literal
 
 from phi_runtime.core.errors import PhiError, WorkFailed, from_wire
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.core.wire import to_json
+from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.serving.wire import GenerationRequest, LoadRequest, Part, ServedModel
 from phi_runtime.workers.child import Message
 from phi_runtime.workers.failures import failure_from_exit_code
@@ -115,7 +115,7 @@ class Engine:
             if listener:
                 listener(message)
         elif "ready" in message:
-            self.models = {model["id"]: ServedModel(**model) for model in message["ready"]}
+            self.models = {model["id"]: from_json(ServedModel, model) for model in message["ready"]}
             if self.state == "loading":
                 self.state = "ready"
                 on_ready, self.on_ready = self.on_ready, lambda: None  # only for the first worker

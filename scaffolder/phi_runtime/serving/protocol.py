@@ -117,7 +117,9 @@ class ApiRequest(BaseModel, ABC):
             case "json_object":
                 return Guide("json_schema", '{"type":"object"}')
             case "json_schema":
-                return Guide("json_schema", json.dumps(_schema(response_format)))
+                schema = json.dumps(_schema(response_format), ensure_ascii=False)
+                check_text(schema, "response_format.json_schema.schema")
+                return Guide("json_schema", schema)
             case other:
                 raise invalid(
                     f"response_format.type is {other!r:.60}; use text, json_object or json_schema",
@@ -149,6 +151,9 @@ class ChatRequest(ApiRequest):
     """The body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.data.chat import Message
 from phi_runtime.inference.generator import SamplingParams
+from phi_runtime.serving.tool_format import ToolFormat
 
 Part = dict[str, Any]
 
@@ -50,6 +52,7 @@ class ServedModel:
         guides: True if it supports guided decoding.
         converses: True if it was trained on conversations.
         inputs: Columns of its prompt template.
+        tools: Format of tools in its chat template; None if it does not write them.
         created: Unix time.
         fingerprint: Changes with the model's files.
     """
@@ -61,18 +64,21 @@ class ServedModel:
     guides: bool
     converses: bool
     inputs: list[str]
+    tools: ToolFormat | None
     created: int
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One answer to generate: to `messages`, rendered by the model's chat template, or to `prompt` as it is."""
+    """One answer to generate: to `messages` and `tools`, rendered by the model's chat template, or to `prompt` as it is."""
 
     id: int
     model: str
     adapter: str | None
-    messages: list[dict[str, str]] | None
+    messages: list[Message] | None
     prompt: str | None
     sampling: SamplingParams
     stream: bool
+    tools: list[dict[str, Any]] | None = None
+    tool_format: ToolFormat | None = None

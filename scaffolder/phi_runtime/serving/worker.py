@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from dataclasses import asdict
 
 from phi_runtime.core.errors import PhiError, UsageError, WorkFailed, to_wire
-from phi_runtime.core.wire import from_json
+from phi_runtime.core.wire import from_json, to_json
+from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.session import NO_ADAPTER, Session, open_session, select_adapter
 from phi_runtime.serving.scheduler import Scheduler
+from phi_runtime.serving.tool_format import tool_format
 from phi_runtime.serving.wire import GenerationRequest, LoadRequest, ServedModel
 from phi_runtime.workers.child import Parent
 
@@ -27,7 +28,7 @@ def main() -> None:
         error = e if isinstance(e, PhiError) else WorkFailed(f"{type(e).__name__}: {e}")
         parent.send({"error": to_wire(error)})
         return
-    parent.send({"ready": [asdict(model) for session in sessions.values() for model in _served_models(session)]})
+    parent.send({"ready": [to_json(model) for session in sessions.values() for model in _served_models(session)]})
     generators = {name: session.generator for name, session in sessions.items()}
     scheduler = Scheduler(
         generators, lambda request: prompt_of(sessions[request.model], request), parent.send, load.parallel
@@ -59,6 +60,7 @@ def _served_models(session: Session) -> list[ServedModel]:
     for name, adapter in _names(session).items():
         mark = hashlib.sha256(f"{session.path}:{adapter}:{created}".encode()).hexdigest()[:10]
         adapted = session.with_adapter(adapter)
+        tools = tool_format(adapted.template) if isinstance(adapted.template, ChatTemplate) else None
         models.append(
             ServedModel(
                 name,
@@ -68,6 +70,7 @@ def _served_models(session: Session) -> list[ServedModel]:
                 generator.guides,
                 adapted.converses,
                 list(adapted.template.inputs),
+                tools,
                 created,
                 f"fp_{mark}",
             )
@@ -105,14 +108,17 @@ def prompt_of(session: Session, request: GenerationRequest) -> tuple[str, Sampli
         return request.prompt, request.sampling
     session = session.with_adapter(request.adapter)
     if isinstance(session.template, ChatTemplate):
-        prompt = session.template.render(request.messages, add_generation_prompt=True)
+        if request.tool_format:
+            prompt = request.tool_format.render(session.template, request.messages, request.tools)
+        else:
+            prompt = session.template.render(request.messages, add_generation_prompt=True)
     else:
         prompt = session.render(_last_user_message(request.messages))
     return prompt, session.with_stop_text(request.sampling)
 
 
-def _last_user_message(messages: list[dict[str, str]]) -> str:
-    contents = [message["content"] for message in messages if message["role"] == "user"]
+def _last_user_message(messages: list[Message]) -> str:
+    contents = [str(message["content"]) for message in messages if message["role"] == "user"]
     if not contents:
         raise UsageError("no message has the role `user`", fix="end with a message of role user")
     return contents[-1]

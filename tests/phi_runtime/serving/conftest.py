@@ -26,6 +26,7 @@ from phi_runtime.pipeline.engine import run
 from phi_scaffold.new.catalog import catalog
 from tests.conftest import Listener, tiny_project
 from tests.phi_runtime.export.tiny_adapters import add_adapters, build_graph, make_adapter
+from tests.phi_runtime.serving.templates import MISTRAL, QWEN
 
 LONG = "[a-z]{300}"  # a guide: an answer of about as many tokens, whatever the model would like to say
 
@@ -97,15 +98,15 @@ Start = Callable[..., Server]
 
 @pytest.fixture(scope="session")
 def project(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> ProjectFolder:
-    """A project that has run. In it also `talker`, its ONNX model as if it had been trained on conversations, and `styled`, a graph
-    with two adapters."""
+    """A project that has run. In it also `talker`, its ONNX model as if it had been trained on conversations, `caller` and `special`,
+    the same with tools, and `styled`, a graph with two adapters."""
     made = tiny_project(tmp_path_factory.mktemp("served") / "tiny", tiny_phi3)
     run(made, Listener())
-    talker = made.root / "talker"
-    shutil.copytree(made.gen_model / "onnx", talker)
-    chatml = catalog().prompt_formats["chatml"].chat_template
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
-    ChatTemplate(chatml, "messages", names, tuple(names.values())).save(talker)
+    chatml = catalog().prompt_formats["chatml"].chat_template
+    for name, template in {"talker": chatml, "caller": QWEN, "special": MISTRAL}.items():
+        shutil.copytree(made.gen_model / "onnx", made.root / name)
+        ChatTemplate(template, "messages", names, ("<|endoftext|>", *names.values())).save(made.root / name)
     adapters = {
         name: make_adapter(tiny_phi3, made.root / name, ["qkv_proj", "o_proj"], seed=seed)
         for seed, name in enumerate(("old", "new"), start=1)
@@ -161,7 +162,7 @@ def ended(server: Server) -> None:
 @pytest.fixture(scope="session")
 def shared_server(project: ProjectFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "log"
-    names = ("onnx", "base", "adapter", "talker", "styled")
+    names = ("onnx", "base", "adapter", "talker", "styled", "caller", "special")
     made = started(project, log, *(flag for name in names for flag in ("--model", name)))
     yield made
     ended(made)

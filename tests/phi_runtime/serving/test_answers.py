@@ -28,7 +28,9 @@ def test_the_models_that_are_loaded_are_listed(server: Server) -> None:
     listed = server.client.models.list().data
     styled = ["styled:old", "styled:new", "styled:none"]
     assert [model.id for model in listed] == server.models
-    assert sorted(server.models) == sorted(["onnx", "base", "base:finetune", "adapter", "talker", *styled])
+    assert sorted(server.models) == sorted(
+        ["onnx", "base", "base:finetune", "adapter", "talker", "caller", "special", *styled]
+    )
     assert server.client.models.retrieve("base:finetune").owned_by == "phi-scaffold"
     assert server.client.models.retrieve("onnx").context_length == 512  # type: ignore[attr-defined]
 
