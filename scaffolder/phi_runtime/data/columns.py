@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from phi_runtime.data.column_meanings import (
     reason_to_omit,
 )
 from phi_runtime.data.files import no_rows
+from phi_runtime.data.labels import Questions
 from phi_runtime.data.rows import ReadOptions, Row, read_rows
 from phi_runtime.data.template import PromptTemplate, RowError, is_empty
 from phi_runtime.data.template import text_of as cell_text
@@ -57,6 +59,8 @@ class Columns:
         objects: True if all answers are JSON objects.
         longest_rows: The longest rows: values by column, or the texts of the messages of a conversation.
         longest_answers: The longest answers.
+        questions: Number of distinct questions, as far as they are compared.
+        remarks: Warnings about labels, and about rows that repeat a question.
     """
 
     inputs: tuple[str, ...]
@@ -73,6 +77,8 @@ class Columns:
     objects: bool = False
     longest_rows: tuple[Any, ...] = field(default=(), compare=False, repr=False)
     longest_answers: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    questions: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 class _Longest:
@@ -317,7 +323,8 @@ def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple
     template = PromptTemplate("", "", inputs, answer, "", optional=inputs if len(inputs) > 1 else ())
     count = filtered = 0
     rows, texts = _Longest(), _Longest()
-    answers: set[str] = set()
+    answers: Counter[str] = Counter()
+    questions = Questions()
     objects = True
     filled = dict.fromkeys(inputs, 0)
     filters: dict[str, Any] = {}
@@ -340,7 +347,9 @@ def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple
         text = text.strip()
         objects = objects and _is_object(text)
         if len(answers) <= MANY:
-            answers.add(text)
+            answers[text] += 1
+        if inputs:
+            questions.add(f"{path.name}:{row.line}", "\n".join(question), text)
     few = bool(inputs) and len(answers) < count and len(answers) <= max(2, min(50, count // 5))
     return Columns(
         inputs,
@@ -357,6 +366,8 @@ def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple
         objects and count > 0,
         rows.items,
         texts.items,
+        len(questions),
+        questions.remarks(count, answers if few else {}),
     )
 
 
@@ -370,6 +381,7 @@ def _is_object(text: str) -> bool:
 def _conversations(files: _Files, column: str) -> Columns:
     count = filtered = 0
     rows, answers = _Longest(), _Longest()
+    questions = Questions()
     others: dict[str, str] = {}
     filters: dict[str, Any] = {}
     for path, row in files:
@@ -384,6 +396,7 @@ def _conversations(files: _Files, column: str) -> Columns:
         except ChatError as e:
             raise DataError(f"`{column}` {e}", where=Location(path, row.line), fix="fix or remove this row") from None
         count += 1
+        questions.add(f"{path.name}:{row.line}", json.dumps(texts[:-1]), texts[-1].strip())
         answers.add(size_of(texts[-1]), texts[-1])
         rows.add(sum(map(size_of, texts)), texts)
     used = (column, SYSTEM, TOOLS, *filters)
@@ -401,4 +414,6 @@ def _conversations(files: _Files, column: str) -> Columns:
         unused=unused,
         longest_rows=rows.items,
         longest_answers=answers.items,
+        questions=len(questions),
+        remarks=questions.remarks(count, {}),
     )

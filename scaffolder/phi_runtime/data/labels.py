@@ -48,7 +48,7 @@ def side_remarks(labels: Iterable[str], training: Mapping[str, int], validation:
     return remarks
 
 
-def contradiction_remark(contradictory: int, questions: int, first: object, second: object) -> str:
+def contradiction_remark(contradictory: int, questions: int, first: str, second: str) -> str:
     """Return the remark on questions that have several labels, with the places of two rows of one."""
     return f"questions with several labels: {contradictory} of {questions}, such as those at {first} and {second}"
 
@@ -60,32 +60,47 @@ def few_validation_rows(rows: int) -> str:
 
 
 class Questions:
-    """Counts, while rows are read, the questions that have several answers.
+    """Counts, while rows are read, those that repeat a question.
 
     Attributes:
-        contradictory: Number of such questions.
-        example: Places of two rows of the first one.
+        duplicates: Rows that repeat question and answer of an earlier one.
+        example: Places of two rows of the first question that has several answers.
     """
 
     def __init__(self) -> None:
-        self.contradictory = 0
-        self.example: tuple[object, object] | None = None
-        self._answers: dict[int, tuple[int | None, object]] = {}  # by hash of the question; None: counted
+        self.duplicates = 0
+        self.example: tuple[str, str] | None = None
+        self._first: dict[int, tuple[int, str]] = {}  # by hash of the question: that of its first answer, and its place
+        self._several: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self._first)
 
-    def add(self, place: object, question: str, answer: str) -> None:
-        key = hash(question)
-        if key not in self._answers:
-            if len(self._answers) < _QUESTIONS:
-                self._answers[key] = hash(answer), place
+    def add(self, place: str, question: str, answer: str) -> None:
+        key, value = hash(question), hash(answer)
+        if key not in self._first:
+            if len(self._first) < _QUESTIONS:
+                self._first[key] = value, place
             return
-        earlier, first = self._answers[key]
-        if earlier is not None and earlier != hash(answer):
-            self._answers[key] = None, first
-            self.contradictory += 1
+        earlier, first = self._first[key]
+        self.duplicates += earlier == value
+        if earlier != value and key not in self._several:
+            self._several.add(key)
             self.example = self.example or (first, place)
+
+    def remarks(self, rows: int, labels: Mapping[str, int]) -> tuple[str, ...]:
+        """Return remarks on repeated questions among so many `rows`, and on `labels`; there are none if answers are texts."""
+        remarks = label_remarks(labels)
+        if self.duplicates:
+            remarks.insert(0, f"{self.duplicates} of {rows} rows repeat an earlier one")
+        if labels and self.example:
+            remarks.insert(0, contradiction_remark(self.contradictory, len(self), *self.example))
+        return tuple(remarks)
+
+    @property
+    def contradictory(self) -> int:
+        """Number of questions that have several answers."""
+        return len(self._several)
 
 
 def _names(labels: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.column_meanings import key_of
 from phi_runtime.data.columns import Columns
 from phi_runtime.data.encodings import WINDOWS
+from phi_runtime.data.labels import FEWEST_VALIDATION_ROWS, few_validation_rows
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold import __version__
 from phi_scaffold.new.answers import PRECISIONS, Answers
@@ -32,6 +33,7 @@ SAMPLES = {
     "extraction": Columns(("text",), "record", 180, (), longest=224, longest_answer=103),
     "generation": Columns(("note",), "message", 170, (), longest=141, longest_answer=100),
 }
+EVAL_DATASET_SIZE = 0.2  # of the config in template/
 _SMALL_MODEL_PARAMETERS = 500e6  # trains with 8 rows a step, without checkpointing, in a few GB
 _LONGEST_LABEL = 40  # characters of a label that a note shows
 _TEMPLATE_FIX = "use plain, chat, or a text such as '{question}\\n{answer}'"
@@ -58,7 +60,10 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     source = data_source(answers.data, answers.form) if answers.data else None
     if source:
         columns = answers.data_columns or columns_of(source, answers.columns, answers.prompt_template)
-        notes += [_data_note(columns, source), *_unused_notes(columns)]
+        notes += [_data_note(columns, source), *_unused_notes(columns), *columns.remarks]
+        validation = round(EVAL_DATASET_SIZE * columns.questions)
+        if columns.questions and validation < FEWEST_VALIDATION_ROWS:
+            notes.append(few_validation_rows(validation))
         notes += _form_notes(source) if isinstance(source, LocalData) else []
     chat_template = ""
     if columns.kind == "chat":

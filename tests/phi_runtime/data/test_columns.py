@@ -82,7 +82,7 @@ def test_a_list_of_messages_is_a_conversation(tmp_path: Path, role: tuple[str, .
     turns = [{who: user, what: "12345"}, {who: answers, what: "123"}]
     rows: list[dict[str, Any]] = [{"id": 7, "messages": turns}, {"id": 8, "messages": turns * 2}]
     assert find_columns(write(tmp_path, *rows)) == Columns(
-        ("messages",), "messages", 2, (), kind="chat", longest=16, longest_answer=3, unused=(("id", ""),)
+        ("messages",), "messages", 2, (), kind="chat", longest=16, longest_answer=3, unused=(("id", ""),), questions=2
     )
 
 
@@ -274,3 +274,23 @@ def test_columns_with_a_comma_or_a_space_are_proposed_as_the_shell_reads_them(tm
 @pytest.mark.parametrize(("text", "size"), [("ascii 1", 7), ("é", 4), ("中文", 12), ("a😀", 9), ("", 0), ("\ud800", 2)])
 def test_a_size_counts_characters_and_the_bytes_outside_ascii_twice(text: str, size: int) -> None:
     assert size_of(text) == size
+
+
+def test_repeated_questions_and_labels_that_are_alike_are_remarked(tmp_path: Path) -> None:
+    rows = [{"text": f"lamp {i // 2}", "label": ("warm", "cold")[i % 2]} for i in range(20)]
+    found = find_columns(write(tmp_path, *rows, rows[0], rows[0], {"text": "odd", "label": "Warm"}))
+    contradictory, repeated, alike, rare = found.remarks
+    assert found.questions == 11
+    assert "10 of 11" in contradictory
+    assert "a.jsonl:1 and a.jsonl:2" in contradictory
+    assert "`warm` and `Warm`" in alike
+    assert "`Warm`" in rare
+    assert repeated.startswith("2 of 23 rows")
+
+
+def test_texts_with_several_answers_are_no_contradiction(tmp_path: Path) -> None:
+    rows = [{"question": "hello", "answer": f"text {i}"} for i in range(30)]
+    assert find_columns(write(tmp_path, *rows)).remarks == ()
+    talks = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": t}]} for t in "aab"]
+    found = find_columns(write(tmp_path, *talks))
+    assert (found.questions, found.remarks) == (1, ("1 of 3 rows repeat an earlier one",))

@@ -26,8 +26,13 @@ def test_repeated_questions_have_the_same_answer_or_contradict_each_other() -> N
 def test_the_same_questions_contradict_each_other_while_they_are_read() -> None:
     questions = Questions()
     for line, (question, answer) in enumerate(ROWS, start=1):
-        questions.add(line, question, answer)
-    assert (len(questions), questions.contradictory, questions.example) == (3, 2, (2, 4))
+        questions.add(f"a:{line}", question, answer)
+    assert (len(questions), questions.duplicates, questions.contradictory, questions.example) == (
+        3,
+        2,
+        2,
+        ("a:2", "a:4"),
+    )
 
 
 @pytest.mark.parametrize(
