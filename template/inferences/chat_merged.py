@@ -8,11 +8,30 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
-from chat_onnx import Chat, PromptTooLong, run
+from chat_onnx import Chat, Detokenizer, PromptTooLong, run
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 MODEL = Path(__file__).resolve().parents[1] / "gen-model" / "merged"
+
+
+class Tokens:
+    """Streamer for `generate`: iterates over the tokens of the answer, as they come."""
+
+    def __init__(self):
+        self.queue, self.prompt_was_put = SimpleQueue(), False
+
+    def put(self, tokens):
+        if self.prompt_was_put:
+            self.queue.put(int(tokens))
+        self.prompt_was_put = True
+
+    def end(self):
+        self.queue.put(None)
+
+    def __iter__(self):
+        return iter(self.queue.get, None)
 
 
 class MergedChat(Chat):
@@ -62,16 +81,20 @@ class MergedChat(Chat):
 
     def pieces(self, options):
         """Generate in a thread, which stops when the reader closes this generator."""
-        from transformers import TextIteratorStreamer
-
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        tokenizer, tokens = self.tokenizer, Tokens()
+        special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        text_options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        stream = Detokenizer(
+            lambda ids: tokenizer.decode(ids, **text_options), tokenizer.convert_ids_to_tokens, special
+        )
         closed = threading.Event()
-        options |= {"streamer": streamer, "stopping_criteria": [lambda *_, **__: closed.is_set()]}
+        options |= {"streamer": tokens, "stopping_criteria": [lambda *_, **__: closed.is_set()]}
         with ThreadPoolExecutor(1) as thread:
             work = thread.submit(self.model.generate, **options)
-            work.add_done_callback(lambda _: streamer.end())  # also after an error
+            work.add_done_callback(lambda _: tokens.end())  # also after an error
             try:
-                yield from streamer
+                yield from map(stream.push, tokens)
+                yield stream.flush()
             finally:
                 closed.set()
             work.result()

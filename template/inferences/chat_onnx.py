@@ -1,4 +1,4 @@
-"""Chat with the ONNX model in gen-model/onnx, or in the folder of this file. Needs only onnxruntime-genai.
+"""Chat with the ONNX model in gen-model/onnx, or in the folder of this file. Needs only its requirements.txt.
 
     python inferences/chat_onnx.py --prompt "What a day!"
     python inferences/chat_onnx.py                            a chat; an empty line or /exit ends it, /clear starts again
@@ -10,6 +10,7 @@ A model that was trained on several columns takes JSON: --prompt '{"context": "â
 import argparse
 import json
 import os
+import re
 import string
 import sys
 from dataclasses import dataclass
@@ -102,22 +103,61 @@ class Chat:
         return without(self.template.stop, pieces, first=not self.template.end_token)
 
 
+class Detokenizer:
+    """Turns tokens into text one by one; holds back what a later token may change, such as an incomplete character."""
+
+    def __init__(self, decode, token_of, special):
+        self.decode, self.token_of, self.special = decode, token_of, special
+        self.window, self.returned = [], 0  # the last tokens, and the characters of their text that were returned
+
+    def push(self, token):
+        name = None if token in self.special else self.token_of(token)
+        if name is None:
+            return ""
+        self.window.append(token)
+        if re.fullmatch("<0x[0-9A-Fa-f]{2}>", name):  # consecutive bytes are decoded together
+            return ""
+        text = self.decode(self.window)
+        certain = text.removesuffix("\ufffd")
+        new, self.returned = certain[self.returned :], max(self.returned, len(certain))
+        if len(self.window) > 8:
+            window, held = self.window[-4:], text[len(certain) :]  # a character has at most four bytes
+            text = self.decode(window)
+            if text.endswith(held) and len(text) > len(held):
+                self.window, self.returned = window, len(text) - len(held)
+        return new
+
+    def flush(self):
+        return self.decode(self.window)[self.returned :] if self.window else ""
+
+
 class OnnxChat(Chat):
     """An ONNX model. It keeps its key-value cache, and reads a prompt only from its first difference to the previous text."""
 
     def __init__(self, folder):
         import onnxruntime_genai as og
+        from tokenizers import Tokenizer
 
         super().__init__(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder / name} is missing")
         config, cores = og.Config(str(folder)), os.cpu_count()
         if hasattr(os, "sched_getaffinity"):  # more threads than usable cores are several times slower
             cores = len(os.sched_getaffinity(0))
         config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": cores}}}}))
         self.og, self.model = og, og.Model(config)
-        self.tokenizer = og.Tokenizer(self.model)
-        self.bos = self.tokenizer.encode("").tolist()  # tokens that this tokenizer adds before every text
-        self.ends = {*self.tokenizer.eos_token_ids, *(self.tokenizer.encode(end)[-1] for end in self.template.ends)}
-        self.context = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["context_length"]
+        # Its ids are those of the training. The tokenizer in onnxruntime-genai reads some texts differently, and its BOS depends
+        # on its version.
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.special = {token for token, added in self.tokenizer.get_added_tokens_decoder().items() if added.special}
+        bos = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("bos_token")
+        self.bos = bos["content"] if isinstance(bos, dict) else bos
+        model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        ends, self.context = model["eos_token_id"], model["context_length"]
+        self.ends = {*(ends if isinstance(ends, list) else [ends]), *map(self.tokenizer.token_to_id, self.template.ends)}
         self.files = {file.stem: file for file in sorted((folder / "adapters").glob("*.onnx_adapter"))}
         self.adapters, self.loaded = tuple(self.files), set()
         self.store = og.Adapters(self.model) if self.files else None
@@ -125,12 +165,12 @@ class OnnxChat(Chat):
 
     def render(self, messages):
         source = self.template.stored["chat_template"]
-        return self.tokenizer.apply_chat_template(json.dumps(messages), template_str=source, add_generation_prompt=True)
+        tokenizer = self.og.Tokenizer(self.model)
+        return tokenizer.apply_chat_template(json.dumps(messages), template_str=source, add_generation_prompt=True)
 
     def encode(self, prompt):
-        ids, count = self.tokenizer.encode(prompt).tolist(), len(self.bos)
-        spelled = self.template.converses or ids[count : 2 * count] == self.bos  # the prompt contains the BOS
-        return ids[count:] if spelled else ids
+        complete = self.template.converses or bool(self.bos and prompt.startswith(self.bos))  # has its special tokens
+        return self.tokenizer.encode(prompt, add_special_tokens=not complete).ids
 
     def generate(self, prompt, sampling, adapter=None):
         ids = self.encode(prompt)
@@ -147,12 +187,13 @@ class OnnxChat(Chat):
         return self.pieces(generator, sampling.max_new_tokens)
 
     def pieces(self, generator, count):
-        stream = self.tokenizer.create_stream()
+        stream = Detokenizer(self.tokenizer.decode, self.tokenizer.id_to_token, self.special)
         for _ in range(count):
             generator.generate_next_token()
-            if (token := generator.get_next_tokens()[0]) in self.ends:
-                return
-            yield stream.decode(token)
+            if (token := int(generator.get_next_tokens()[0])) in self.ends:
+                break
+            yield stream.push(token)
+        yield stream.flush()
 
     def prepared(self, needed, sampling, adapter):
         """Return the previous generator if it has room and the same settings; otherwise, or with a seed, a new one."""

@@ -102,7 +102,17 @@ def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, targe
     assert all("==" in line for line in pins.splitlines() if line and not line.startswith("#"))
 
 
-REQUIRED = {"gradio", "onnxruntime_genai", "openai", "peft", "safetensors", "torch", "tqdm", "transformers"}
+REQUIRED = {
+    "gradio",
+    "onnxruntime_genai",
+    "openai",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "tqdm",
+    "transformers",
+}
 
 
 def check_sample(path: Path) -> None:

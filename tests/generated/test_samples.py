@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import threading
@@ -19,6 +20,7 @@ from phi_runtime.core.project import ProjectFolder
 from phi_scaffold.new import generate
 from tests.generated.conftest import Ask, answer, ended, start
 from tests.terminal import needs_terminal, terminal
+from tests.tokenizer_kinds import tokenizer_of
 
 Sample = Callable[[str], ModuleType]
 SHORT = ("--max-new-tokens", "12")
@@ -137,6 +139,28 @@ def test_a_conversation_goes_on_from_what_was_said(made: ProjectFolder, sample: 
         assert said == answer(chat, text, sampling, before=before, adapter="finetune")
         chat.generator = kept
         before += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "byte fallback, first", "unigram", "wordpiece"])
+def test_the_samples_stream_text_and_read_prompts_as_the_runtime_does(
+    kind: str, made: ProjectFolder, sample: Sample, tmp_path: Path
+) -> None:
+    from phi_runtime.data.tokenize import prompt_ids
+    from phi_runtime.export.gate_tokens import probe_texts
+    from phi_runtime.inference.detokenizer import decode
+
+    tokenizer, folder = tokenizer_of(kind), shutil.copytree(made.gen_model / "onnx", tmp_path / "onnx")
+    tokenizer.save_pretrained(folder)
+    chat = sample("chat_onnx").OnnxChat(folder)
+    for converses in (False, True):
+        chat.template.converses = converses
+        for text in probe_texts(tokenizer):
+            assert chat.encode(text) == prompt_ids(tokenizer, text, special=not converses), text
+    for seed in range(40):
+        rng = random.Random(seed)
+        ids = rng.choices(range(3, 259) if seed % 2 else range(len(tokenizer)), k=40)
+        stream = sample("chat_onnx").Detokenizer(chat.tokenizer.decode, chat.tokenizer.id_to_token, chat.special)
+        assert "".join([*map(stream.push, ids), stream.flush()]) == decode(tokenizer, ids)
 
 
 def test_a_full_context_drops_the_oldest_turns(sample: Sample, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,9 @@ def complete_folder(context: PassContext) -> None:
     for file in (context.source.path / TEMPLATE, chat):
         if file.is_file():
             shutil.copyfile(file, context.out / file.name)
-    write_text(context.out / REQUIREMENTS, f"{requirement(context.workflow.execution_provider)}\n")
+    pins = [f"{name}=={version}" for name, version in versions(("tokenizers",)).items()]
+    lines = (requirement(context.workflow.execution_provider), *pins)
+    write_text(context.out / REQUIREMENTS, "".join(f"{line}\n" for line in lines))
 
 
 def requirement(provider: str) -> str:

@@ -24,12 +24,15 @@ from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.export.gate_limits import GateLimits, better_setting
+from phi_runtime.export.gate_tokens import check_tokens, sample_prompts, warn_of_other_apps
 from phi_runtime.inference.onnx import open_model, provider_available, runtime
+from phi_runtime.inference.stored_tokenizer import open_tokenizer
 from phi_runtime.models.onnx_adapters import adapter_file
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from phi_runtime.data.dataset import Dataset
     from phi_runtime.models.reference import ModelRef
 
 _ROW_TOKENS = 256  # of a long row; more rows are more informative than longer ones
@@ -88,16 +91,23 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
         Facts: `checked` (False if the provider is not available here), `sample`, `quality` and `limits`.
 
     Raises:
-        WorkFailed: The model does not run, or exceeds a limit.
+        WorkFailed: The tokenizer reads other ids than in training, or the model does not run or exceeds a limit.
     """
-    provider = context.workflow.execution_provider
+    provider, source = context.workflow.execution_provider, context.adapters[adapter] if adapter else context.source
+    dataset = _dataset(context, adapter)
+    special = dataset is None or dataset.validation.template.special
+    texts = check_tokens(source, context.out, sample_prompts(dataset), special=special)
     if not provider_available(provider):
         context.warn(f"{provider} is not available on this machine: the model was built but not tested")
         return {"checked": False}
-    rows, kind = _rows(context, adapter)
+    rows, kind = _rows(context, dataset)
     context.info(f"testing the adapter `{adapter}`" if adapter else "testing the model")
     try:
-        logprobs, sample, read = _onnx_logprobs(context.out, rows, _comparable(context, rows), adapter)
+        model = open_model(context.out)
+        if adapter is None:
+            warn_of_other_apps(context, runtime(), model, texts, special=special)
+        logprobs, sample, read = _onnx_logprobs(model, context.out, rows, _comparable(context, rows), adapter)
+        del model
     except PhiError:
         raise
     except Exception as e:
@@ -130,7 +140,7 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
 
 def compare(source: ModelRef, folder: Path, rows: Sequence[Row], kind: str, device: str = "cpu") -> Comparison:
     """Compare the ONNX model in `folder` with `source`, which runs on the torch `device`, on `rows`."""
-    logprobs, _, read = _onnx_logprobs(folder, rows, len(rows))
+    logprobs, _, read = _onnx_logprobs(open_model(folder), folder, rows, len(rows))
     gc.collect()
     return _compare_with_source(source, rows[: len(logprobs)], logprobs, kind, read, device)
 
@@ -152,22 +162,22 @@ def full_row(ids: list[int]) -> Row:
 # -- the rows --------------------------------------------------------------------------------------------------------------
 
 
-def _rows(context: PassContext, adapter: str | None) -> tuple[list[Row], str]:
-    """Return validation rows of the pass that trained the source or the adapter, or rows of the sample text."""
+def _dataset(context: PassContext, adapter: str | None) -> Dataset | None:
+    """Return the data of the pass that trained the source or the adapter; None if there is none."""
+    training = adapter or training_of(context.workflow.passes, context.name)
+    return dataset_behind(context, training, "a fixed text is compared on") if training else None
+
+
+def _rows(context: PassContext, dataset: Dataset | None) -> tuple[list[Row], str]:
+    """Return validation rows, or rows of the sample text if there are none."""
     limit_tokens = context.config.gate.tokens if context.config.gate else _ROW_TOKENS
-    rows, kind = _validation_rows(context, adapter), "validation rows"
+    rows, kind = _validation_rows(dataset) if dataset else [], "validation rows"
     if not rows:
         rows, kind = sample_rows(context.source), "sample text"
     return _first(rows, limit_tokens), kind
 
 
-def _validation_rows(context: PassContext, adapter: str | None) -> list[Row]:
-    training = adapter or training_of(context.workflow.passes, context.name)
-    if training is None:
-        return []
-    dataset = dataset_behind(context, training, "a fixed text is compared on")
-    if dataset is None:
-        return []
+def _validation_rows(dataset: Dataset) -> list[Row]:
     validation = dataset.validation
     rows = []
     for index in validation.chosen[:_ROWS]:
@@ -206,15 +216,15 @@ def _comparable(context: PassContext, rows: Sequence[Row]) -> int:
 
 
 def _onnx_logprobs(
-    folder: Path, rows: Sequence[Row], count: int, adapter: str | None = None
+    model: Any, folder: Path, rows: Sequence[Row], count: int, adapter: str | None = None
 ) -> tuple[list[np.ndarray], str, Read]:
-    """Run the ONNX model in `folder`, with `adapter` active.
+    """Run the ONNX `model` of `folder`, with `adapter` active.
 
     Returns:
         Log-probabilities (P, V) of each of the first `count` rows, a sample that continues the prompt of the first row, and
         how the rows were read.
     """
-    og, model = runtime(), open_model(folder)
+    og = runtime()
     adapters = None
     if adapter:
         adapters = og.Adapters(model)
@@ -228,7 +238,7 @@ def _onnx_logprobs(
             generator.set_active_adapter(adapters, adapter)
         return generator
 
-    sample = _generate(og.Tokenizer(model), new_generator, rows[0])
+    sample = _generate(open_tokenizer(folder), new_generator, rows[0])
     read: Read = "whole"
     logprobs = []
     for ids, positions in rows[:count]:
@@ -258,7 +268,7 @@ def _generate(tokenizer: Any, new_generator: Callable[[int], Any], row: Row) -> 
     while not generator.is_done() and len(ids) < _SAMPLE_TOKENS:
         generator.generate_next_token()
         ids.append(int(generator.get_next_tokens()[0]))
-    return str(tokenizer.decode(np.asarray(ids, dtype=np.int32)))
+    return str(tokenizer.decode(ids))
 
 
 def _logits(new_generator: Callable[[int], Any], ids: Sequence[int], ends: Sequence[int]) -> np.ndarray:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from phi_runtime.config.supported_precisions import PROVIDER_NAMES
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.errors import MissingDependency, OutOfResources, WorkFailed
+from phi_runtime.data.tokenize import prompt_ids as encode_prompt
 from phi_runtime.hardware.device import has_nvidia_gpu, usable_cores
 from phi_runtime.hardware.machine import memory_bytes
+from phi_runtime.inference.detokenizer import detokenizer
 from phi_runtime.inference.generator import (
     Answer,
     GeneratorOptions,
@@ -26,6 +28,7 @@ from phi_runtime.inference.generator import (
     unknown_adapter,
 )
 from phi_runtime.inference.sequences import SequenceCache
+from phi_runtime.inference.stored_tokenizer import open_tokenizer
 from phi_runtime.inference.streaming import StreamedAnswer, check_context_length
 from phi_runtime.models.onnx_adapters import adapter_files
 
@@ -98,16 +101,18 @@ class OnnxGenerator:
     def __init__(self, path: Path, options: GeneratorOptions | None = None, adapter: str | None = None) -> None:
         self.options = options or GeneratorOptions()
         og = self.og = runtime()
-        self.model, self.tokenizer, genai_config = _load(og, path)
+        self.model, self.tokenizer, genai_config = _load(path)
         model = genai_config["model"]
         self.context_length: int = model["context_length"]
         self.vocab_size: int = model["vocab_size"]
         decoder = model["decoder"]
         # Keys and values in float32.
         self._token_bytes = 8 * decoder["num_hidden_layers"] * decoder["num_key_value_heads"] * decoder["head_size"]
-        template_ends = [self.tokenizer.encode(token)[-1] for token in self.options.stop_tokens]
-        self.stop_ids = {int(token) for token in [*self.tokenizer.eos_token_ids, *template_ends]}
-        self.bos_ids = [int(token) for token in self.tokenizer.encode("")]
+        eos = model["eos_token_id"]
+        template_ends = [
+            self.tokenizer(token, add_special_tokens=False).input_ids[-1] for token in self.options.stop_tokens
+        ]
+        self.stop_ids = {*(eos if isinstance(eos, list) else [eos]), *template_ends}
         self._files = {**adapter_files(path), **self.options.adapters}
         self.adapters = tuple(self._files)
         self._og_adapters = og.Adapters(self.model) if self._files else None
@@ -135,8 +140,8 @@ class OnnxGenerator:
         )
 
     def _stream(self, ids: list[int], sampling: SamplingParams, acquire: Any, release: Any) -> StreamedAnswer:
-        detokenize = self.tokenizer.create_stream().decode
-        return StreamedAnswer(ids, sampling, self.stop_ids, detokenize, self.token_text, acquire, release)
+        stream = detokenizer(self.tokenizer)
+        return StreamedAnswer(ids, sampling, self.stop_ids, stream, self.token_text, acquire, release)
 
     def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> Iterator[str]:
         # One at a time: the runtime masks padding by token id, and a chat prompt contains the padding token itself.
@@ -147,17 +152,11 @@ class OnnxGenerator:
         return len(self.encode(text, adapter))
 
     def encode(self, prompt: str, adapter: str | None = None) -> list[int]:
-        """Tokenize a prompt as in training: the runtime adds BOS to every text, even to one that spells it out."""
-        ids = [int(token) for token in self.tokenizer.encode(prompt)]
-        count = len(self.bos_ids)
-        has_bos, has_second_bos = ids[:count] == self.bos_ids, ids[count : 2 * count] == self.bos_ids
-        special = self.options.adds_special_tokens(adapter)
-        return ids[count:] if count and has_bos and (has_second_bos or not special) else ids
+        """Tokenize a prompt as in training."""
+        return encode_prompt(self.tokenizer, prompt, special=self.options.adds_special_tokens(adapter))
 
     def token_text(self, token: int) -> str:
-        import numpy as np
-
-        return str(self.tokenizer.decode(np.array([token], dtype=np.int32)))
+        return str(self.tokenizer.decode([token]))
 
     # -- sequences -----------------------------------------------------------------------------------------------------
 
@@ -314,12 +313,11 @@ def open_model(path: Path) -> Any:
     return og.Model(config)
 
 
-def _load(og: Any, path: Path) -> tuple[Any, Any, dict[str, Any]]:
+def _load(path: Path) -> tuple[Any, Any, dict[str, Any]]:
     """Return model, tokenizer and genai_config.json of the folder `path`. Raises WorkFailed, MissingDependency."""
     try:
         genai_config: dict[str, Any] = read_json(path / "genai_config.json")
-        model = open_model(path)
-        return model, og.Tokenizer(model), genai_config
+        return open_model(path), open_tokenizer(path), genai_config
     except (OSError, ValueError) as e:
         raise WorkFailed(
             f"{path} contains no ONNX model: {short_error(e)}",

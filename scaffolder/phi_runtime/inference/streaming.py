@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import DataError
+from phi_runtime.inference.detokenizer import Detokenizer
 from phi_runtime.inference.generator import FinishReason, Piece, PromptTooLong, SamplingParams, TokenLogprob, Usage
 from phi_runtime.inference.sampler import Sampler, log_softmax
 from phi_runtime.inference.sequences import CachedSequence, prefill_chunks
@@ -13,9 +14,6 @@ from phi_runtime.inference.stop_strings import StopStrings, Suffix
 
 if TYPE_CHECKING:
     import numpy as np
-
-Detokenizer = Callable[[int], str]
-"""Returns the text that a token adds; empty while a character is incomplete."""
 
 
 class StreamedAnswer:
@@ -25,7 +23,7 @@ class StreamedAnswer:
         ids: Tokens of the prompt.
         sampling: Parameters.
         stop_ids: Tokens that end an answer.
-        detokenize: Incremental detokenizer of this answer.
+        detokenizer: Incremental detokenizer of this answer.
         token_text: Returns the text of a single token, for log-probabilities.
         acquire: Returns the sequence to write into, and the number of tokens of `ids` that it holds.
         release: Returns the sequence; its second argument is False if a step failed. Both are called on the thread that
@@ -37,7 +35,7 @@ class StreamedAnswer:
         ids: Sequence[int],
         sampling: SamplingParams,
         stop_ids: set[int],
-        detokenize: Detokenizer,
+        detokenizer: Detokenizer,
         token_text: Callable[[int], str],
         acquire: Callable[[], tuple[CachedSequence, int]],
         release: Callable[[CachedSequence, bool], None],
@@ -45,7 +43,7 @@ class StreamedAnswer:
         self.usage = Usage(prompt_tokens=len(ids))
         self.finish: FinishReason | None = None
         self._ids, self._sampling, self._stop_ids = ids, sampling, stop_ids
-        self._detokenize, self._token_text, self._acquire, self._release = detokenize, token_text, acquire, release
+        self._detokenizer, self._token_text, self._acquire, self._release = detokenizer, token_text, acquire, release
         self._pieces = self._generate()
 
     def __iter__(self) -> Iterator[Piece]:
@@ -84,13 +82,16 @@ class StreamedAnswer:
             if token in self._stop_ids:
                 self.finish = "stop"
                 break
-            yield Piece(suffix.push(stop.push(self._detokenize(token))), logprobs)
+            yield Piece(suffix.push(stop.push(self._detokenizer.push(token))), logprobs)
             if stop.matched:
                 self.finish = "stop"
                 break
         else:
             self.finish = "length"
-        if remaining := suffix.push(stop.flush()) + suffix.flush():
+        remaining = "" if stop.matched else stop.push(self._detokenizer.flush())
+        if stop.matched:
+            self.finish = "stop"
+        if remaining := suffix.push(remaining + stop.flush()) + suffix.flush():
             yield Piece(remaining)
 
     def _next_token(self, sequence: CachedSequence, sampler: Sampler) -> tuple[int, tuple[TokenLogprob, ...]]:

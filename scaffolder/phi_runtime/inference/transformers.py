@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.data.tokenize import pad_id
 from phi_runtime.data.tokenize import prompt_ids as encode_prompt
+from phi_runtime.inference.detokenizer import decode, detokenizer
 from phi_runtime.inference.generator import (
     Answer,
     GeneratorOptions,
@@ -18,7 +19,7 @@ from phi_runtime.inference.generator import (
     unknown_adapter,
 )
 from phi_runtime.inference.sequences import SequenceCache
-from phi_runtime.inference.streaming import Detokenizer, StreamedAnswer, check_context_length
+from phi_runtime.inference.streaming import StreamedAnswer, check_context_length
 from phi_runtime.models.load import put_adapter
 from phi_runtime.models.stored import rope_switch
 
@@ -130,7 +131,7 @@ class TransformersGenerator:
             ids,
             sampling,
             self.stop_ids,
-            _detokenizer(self.tokenizer),
+            detokenizer(self.tokenizer),
             self.token_text,
             lambda: self._sequences.acquire(ids, 0, adapter),
             lambda sequence, reusable: self._sequences.release(sequence, reusable=reusable),
@@ -214,8 +215,8 @@ class TransformersGenerator:
                 pad_token_id=self.pad_id,
                 eos_token_id=sorted(self.stop_ids) or None,
             )  # (B, T + new tokens)
-            texts = self.tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-            answers.update(zip(indices, texts, strict=True))
+            for index, ids in zip(indices, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
+                answers[index] = decode(self.tokenizer, ids)
         yield from (answers[i] for i in range(len(prompts)))
 
     def completion_loss(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> float:
@@ -278,26 +279,3 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
     eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     eos_ids = eos if isinstance(eos, list) else [eos]
     return {int(token) for token in [*eos_ids, tokenizer.eos_token_id] if token is not None}
-
-
-def _detokenizer(tokenizer: Any) -> Detokenizer:
-    """Return an incremental detokenizer that skips special tokens."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        from tokenizers.decoders import DecodeStream
-
-        stream = DecodeStream(skip_special_tokens=True)
-        return lambda token: stream.step(backend, token) or ""
-    ids: list[int] = []
-    previous = ""
-
-    def detokenize(token: int) -> str:
-        nonlocal previous
-        ids.append(token)
-        text = str(tokenizer.decode(ids, skip_special_tokens=True))
-        if text.endswith("\ufffd"):  # an incomplete character
-            return ""
-        new, previous = text[len(previous) :], text
-        return new
-
-    return detokenize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,10 @@ def test_an_export_is_compared_on_validation_rows_and_its_folder_is_complete(tra
     folder = project.gen_model / "onnx"
     chat = project.root / "inferences" / "chat_onnx.py"
     assert (folder / "chat_onnx.py").read_bytes() == chat.read_bytes()
-    assert (folder / "requirements.txt").read_text() == f"onnxruntime-genai=={genai_version()}\n"
+    assert (folder / "requirements.txt").read_text().splitlines() == [
+        f"onnxruntime-genai=={genai_version()}",
+        f"tokenizers=={version('tokenizers')}",
+    ]
     assert {"chat_onnx.py", "requirements.txt", "prompt_template.json", "model.onnx.data"} <= set(manifest.files)
 
     edit_config(project, lambda c: c["passes"]["export"].update(gate={"max_kl": 1e-12}))
@@ -195,7 +199,7 @@ def test_what_cannot_run_here_is_built_and_said_to_be_unchecked(make_project: Ma
     assert "quality" not in manifest.facts
     assert any("not tested" in w["message"] for w in listener.of("warning"))
     requirements = (project.gen_model / "onnx" / "requirements.txt").read_text()
-    assert requirements == f"onnxruntime-genai-cuda=={genai_version()}\n"
+    assert requirements.splitlines()[0] == f"onnxruntime-genai-cuda=={genai_version()}"
     assert json.loads((project.gen_model / "onnx" / "genai_config.json").read_text())["model"]["decoder"]
 
 

@@ -249,4 +249,4 @@ def test_a_rewound_sequence_gives_the_answer_of_a_fresh_one(
     ]
     for prompt in prompts:
         (fresh,) = model.answers([prompt], 24, 1)
-        assert said(model, prompt, max_new_tokens=24) == fresh.rstrip("\ufffd")  # bytes of an incomplete character
+        assert said(model, prompt, max_new_tokens=24) == fresh

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from phi_runtime.data.template import PromptTemplate
+from phi_runtime.inference.detokenizer import Detokenizer
 from phi_runtime.inference.generator import Generator, SamplingParams
 from phi_runtime.inference.stop_strings import Suffix
 from phi_runtime.inference.streaming import StreamedAnswer
@@ -32,7 +33,8 @@ class Script:
 
 def streamed(text: str, sampling: SamplingParams) -> tuple[list[str], str | None]:
     acquire: Any = lambda: (Script(text), 0)  # noqa: E731
-    answer = StreamedAnswer([1, 2], sampling, {END}, chr, chr, acquire, lambda *_: None)
+    stream = Detokenizer(lambda ids: "".join(map(chr, ids)), chr, ())
+    answer = StreamedAnswer([1, 2], sampling, {END}, stream, chr, acquire, lambda *_: None)
     return [piece.text for piece in answer], answer.finish
 
 
