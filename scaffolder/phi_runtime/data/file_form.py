@@ -13,15 +13,17 @@ from phi_runtime.core.errors import DataError
 from phi_runtime.data.encodings import UTF8, WINDOWS
 from phi_runtime.data.files import head
 from phi_runtime.data.json_rows import json_form
-from phi_runtime.data.row import ReadOptions, Row
-from phi_runtime.data.rows import resolve, scan
-from phi_runtime.data.tables import separator_line
+from phi_runtime.data.row import BadRow, ReadOptions, Row
+from phi_runtime.data.rows import records, resolve, scan
+from phi_runtime.data.tables import column_names, separator_line
 from phi_runtime.data.workbook import sheet_names
 
 _SAMPLED = 200  # rows of a table that are searched for a header
+_TITLES = 3  # rows before a header
 _WORDS = 4  # of each cell of a first row of sentences
 _SHOWN = 3
 _LAYOUTS = {"lines": "JSON Lines", "array": "a JSON array", "objects": "JSON objects one after another"}
+_BY_COLUMNS = "JSON by columns"
 _SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "`|`"}
 _NULLS = ("NULL", "null", "NaN", "nan", "None", "#N/A")
 
@@ -43,7 +45,7 @@ class FileForm:
     @property
     def is_read_by_olive(self) -> bool:
         """False for what Hugging Face's datasets cannot read."""
-        return self.options.format != "xlsx" and _LAYOUTS["objects"] not in self.text
+        return self.options.format != "xlsx" and not self.text.endswith(_BY_COLUMNS)
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -71,13 +73,10 @@ def file_form(path: Path, options: ReadOptions, *, find_names: bool = False) -> 
     remarks = [f"{path.name} is not UTF-8 and is read as Windows-1252"] if encoding == WINDOWS else []
     parts = [{UTF8: "UTF-8", WINDOWS: "Windows-1252"}.get(encoding, encoding)]
     if options.format in ("csv", "xlsx"):
-        if find_names and not options.names and options.header in ("infer", None):
-            names = _names_without_header(path, options, known=options.header is None)
-            options = replace(options, names=names, header="infer") if names else options
+        if find_names:
+            options = _with_header(path, options)
         if options.format == "csv":
             parts.append(f"separated by {_SEPARATORS.get(sep := options.sep or ',', f'`{sep}`')}")
-            if options.header == "infer" and not options.names and separator_line(head(path, encoding, 32)[0]):
-                options = replace(options, header=1)
         else:
             parts = [_sheet(path, options)]
         parts.append(_header_text(options))
@@ -86,7 +85,7 @@ def file_form(path: Path, options: ReadOptions, *, find_names: bool = False) -> 
         form = json_form(path, encoding, options.field)
         if form.layout == "field":
             options = replace(options, field=form.keys[0])
-        layouts = {**_LAYOUTS, "field": f"rows under `{form.keys and form.keys[0]}`", "columns": "JSON by columns"}
+        layouts = {**_LAYOUTS, "field": f"rows under `{form.keys and form.keys[0]}`", "columns": _BY_COLUMNS}
         parts.append(layouts[form.layout])
     elif options.format == "parquet":
         parts = ["Parquet"]
@@ -123,27 +122,43 @@ def _table_remarks(path: Path, options: ReadOptions) -> list[str]:
     return remarks
 
 
-def _names_without_header(path: Path, options: ReadOptions, *, known: bool) -> tuple[str, ...] | None:
-    """Return names for the columns of a table if its first row is data, or is `known` to be; None if it is a header."""
+def _with_header(path: Path, options: ReadOptions) -> ReadOptions:
+    """Return `options` with the row of the header, or with names for the columns of a table without one."""
+    if options.names or options.header not in ("infer", None):
+        return options
     try:
-        first, *rest = [list(values.values()) for values in _sample(path, replace(options, header=None))]
-    except (DataError, ValueError):
-        return None
-    if not known and not (rest and _is_data(first, rest)):
-        return None
-    return _names([first, *rest])
+        sample = [record[1] for record in islice(records(path, options), _SAMPLED) if not isinstance(record, BadRow)]
+    except DataError:
+        return options  # the reader reports it
+    sep_line = options.format == "csv" and separator_line(head(path, options.encoding or UTF8, 32)[0]) is not None
+    if options.header is None:
+        return replace(options, names=_names(sample), header="infer") if sample else options
+    row = _header_row(sample)
+    if row == 0 and _is_data(sample):
+        return replace(options, names=_names(sample))
+    if row or sep_line:
+        options = replace(options, header=row + sep_line)
+    if sample and any("\ufeff" in name for name in sample[row]):  # other readers keep the mark
+        options = replace(options, header=row + sep_line, names=tuple(column_names(sample[row])))
+    return options
 
 
-def _is_data(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+def _header_row(sample: Sequence[Sequence[str]]) -> int:
+    """Return the index of the header: the first of several names, after titles of one cell."""
+    filled = [sum(1 for field in fields if field.strip()) for fields in sample]
+    first = next((i for i, count in enumerate(filled[: _TITLES + 1]) if count > 1), 0)
+    return first if first and filled[first] == max(filled) else 0
+
+
+def _is_data(sample: Sequence[list[str]]) -> bool:
     """Return True if a value of the first row is repeated in its column, as a label is, or if all are sentences."""
-    if (
-        len(first) < 2
-        or list(first) == [str(i) for i in range(len(first))]
-        or list(first) in [list(row) for row in rest]
-    ):
+    if len(sample) < 2:
+        return False
+    first, *rest = sample
+    if len(first) < 2 or first == [str(i) for i in range(len(first))] or first in rest:
         return False
     for i, value in enumerate(first):
-        column = [row[i] for row in rest]
+        column = [fields[i] for fields in rest if i < len(fields)]
         if value.strip() and value in column and len(set(column)) < len(column):
             return True
     return all(len(value.split()) >= _WORDS for value in first) and first[-1].rstrip().endswith((".", "!"))
@@ -151,6 +166,7 @@ def _is_data(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
 
 def _names(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Return column names: `text` and `label` if one column has labels, else those of questions or prompts and answers."""
+    rows = [row for row in rows if len(row) == len(rows[0])]
     columns = list(zip(*rows, strict=True))
     lengths = [sum(map(len, column)) for column in columns]
     few = max(2, len(rows) // 5)

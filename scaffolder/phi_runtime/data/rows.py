@@ -18,7 +18,7 @@ from phi_runtime.data.files import LIMIT_BYTES, empty_file, encoding_of, first_b
 from phi_runtime.data.json_rows import decoded, json_form, json_rows
 from phi_runtime.data.json_window import TOO_LONG
 from phi_runtime.data.row import BadRow, ReadOptions, Row
-from phi_runtime.data.tables import csv_records, default_sep, detect_sep, separator_line, table_rows
+from phi_runtime.data.tables import Record, csv_records, default_sep, detect_sep, separator_line, table_rows
 from phi_runtime.data.workbook import workbook_records
 
 __all__ = ["BadRow", "ReadOptions", "Row", "original_names", "read_rows", "resolve", "scan"]
@@ -49,10 +49,23 @@ def scan(path: Path, reading: ReadOptions | None = None) -> Iterator[Row | BadRo
 def _rows(path: Path, reading: ReadOptions) -> Iterator[Row | BadRow]:
     if reading.format == "parquet":
         yield from _parquet_rows(path)
-    elif reading.format == "xlsx":
-        yield from table_rows(path, workbook_records(path, reading.sheet), reading)
+    elif reading.format in ("csv", "xlsx"):
+        yield from table_rows(path, records(path, reading), reading)
     else:
         yield from _text_rows(path, reading, reading.encoding or UTF8)
+
+
+def records(path: Path, reading: ReadOptions) -> Iterator[Record | BadRow]:
+    """Yield the records of a table, its header among them. Raises as `scan`."""
+    if reading.format == "xlsx":
+        yield from workbook_records(path, reading.sheet)
+        return
+    encoding = reading.encoding or UTF8
+    skip = reading.header in ("infer", None) and _has_separator_line(path, encoding)
+    with opened(path, encoding) as stream:
+        if not first_byte(stream):
+            raise empty_file(path)
+        yield from csv_records(path, stream, reading.sep or default_sep(path), skip_first=skip)
 
 
 def _renamed(path: Path, rows: Iterator[Row | BadRow], mapping: Mapping[str, str]) -> Iterator[Row | BadRow]:
@@ -83,11 +96,7 @@ def _text_rows(path: Path, reading: ReadOptions, encoding: str) -> Iterator[Row 
     with opened(path, encoding) as stream:
         if not first_byte(stream):
             raise empty_file(path)
-        if reading.format == "csv":
-            skip = reading.header in ("infer", None) and _has_separator_line(path, encoding)
-            records = csv_records(path, stream, reading.sep or default_sep(path), skip_first=skip)
-            yield from table_rows(path, records, reading)
-        elif reading.format == "json":
+        if reading.format == "json":
             yield from json_rows(path, stream, json_form(path, encoding, reading.field), encoding)
         else:
             yield from _texts(path, stream, reading.sample_by)
