@@ -288,7 +288,7 @@ def note_base(chat, adapter):
         print(f"the base model answers; use --adapter for {' or '.join(chat.adapters)}", file=sys.stderr)
 
 
-def asked(chat, text, args, adapter, before):
+def start_answer(chat, text, args, adapter, before):
     """Start an answer; remove the oldest turns from `before` if they do not fit into the context."""
     for start in range(0, len(before) + 1, 2):
         try:
@@ -317,7 +317,7 @@ def converse(chat, args):
                     raise ValueError(f"unknown command {text}: use /clear or /exit")
                 before.clear()
                 continue
-            for piece in asked(chat, text, args, adapter, before):
+            for piece in start_answer(chat, text, args, adapter, before):
                 answer += piece
                 print(piece.translate(CONTROL) if sys.stdout.isatty() else piece, end="", flush=True)
         except (ValueError, KeyboardInterrupt) as e:  # on a terminal, the chat continues

@@ -178,12 +178,12 @@ def test_a_full_context_drops_the_oldest_turns(sample: Sample, capsys: pytest.Ca
 
     args = SimpleNamespace(max_new_tokens=1, temperature=0.0, top_p=1.0, seed=None)
     before = [{"role": role, "content": "a b c d"} for role in ("user", "assistant") * 2]
-    assert chat_onnx.asked(Words(), "e f g h", args, None, before) == ["x"]
+    assert chat_onnx.start_answer(Words(), "e f g h", args, None, before) == ["x"]
     assert (len(before), capsys.readouterr().err) == (4, "")
-    assert chat_onnx.asked(Words(), "e f g h i", args, None, before) == ["x"]
+    assert chat_onnx.start_answer(Words(), "e f g h i", args, None, before) == ["x"]
     assert (len(before), capsys.readouterr().err) == (2, "dropped the oldest 1 turns: the context is full\n")
     with pytest.raises(chat_onnx.PromptTooLong):
-        chat_onnx.asked(Words(), "e " * 21, args, None, before)
+        chat_onnx.start_answer(Words(), "e " * 21, args, None, before)
     assert len(before) == 2
 
 

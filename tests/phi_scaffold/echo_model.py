@@ -14,6 +14,7 @@ from typing import Any
 
 from phi_runtime.data.chat_template import ChatTemplate, Template
 from phi_runtime.inference.generator import Piece, SamplingParams, Usage
+from phi_runtime.inference.streaming import check_context_length
 from phi_runtime.pipeline.session import Session
 
 SOURCE = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -69,6 +70,7 @@ class EchoGenerator:
         return len(text.split())
 
     def answer(self, prompt: str, sampling: SamplingParams, adapter: str | None = None) -> EchoAnswer:
+        check_context_length(self.count(prompt), sampling, self.context_length)
         self.prompts.append(prompt)
         last = prompt.rpartition("<user>")[2].removesuffix("<assistant>").strip()
         words = (

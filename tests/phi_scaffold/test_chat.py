@@ -1,4 +1,4 @@
-"""The command `chat`: its input, its commands, a full context, and a terminal on which Ctrl-C stops an answer."""
+"""The commands `chat` and `generate` with a model that echoes: input, commands, a full context, and Ctrl-C on a terminal."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def root(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def talk(root: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Talk:
-    """Chats with the echo model, whose input is `said`."""
+    """Runs `chat` or another command with the echo model and the input `said`."""
 
-    def run(said: str, *flags: str, template: Any = CHAT, **generator: Any) -> Result:
+    def run(said: str, *flags: str, template: Any = CHAT, command: str = "chat", **generator: Any) -> Result:
         monkeypatch.setattr(Flags, "open_session", lambda *_: session(template, **generator))
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said.encode(errors="surrogateescape")), "utf-8"))
-        return cli("chat", "--project", root, *flags)
+        return cli(command, "--project", root, *flags)
 
     return run
 
@@ -135,6 +135,27 @@ def test_saving_changes_no_other_file(talk: Talk, root: Path) -> None:
     (root / "chat.jsonl").write_text('{"messages": []}', encoding="utf-8")  # without an end of the line
     assert talk("a\n/save\n").code == 0
     assert len((root / "chat.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+# -- generate ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_line_of_a_pipe_is_a_prompt_without_a_conversation(talk: Talk) -> None:
+    result = talk("a\n\n/b c\n" + "x " * 50 + "\n\udcff\na\n", "--quiet", "--max-new-tokens", "8", command="generate")
+    assert (result.code, result.out) == (4, "read 3: a\nread 4: /b c\nread 3: a\n")
+    assert [line[:7] for line in result.err.splitlines() if not line.startswith(" ")] == ["error: "] * 2
+    events = talk("a\nb\n", "--json", "--max-new-tokens", "8", command="generate").events
+    assert [(event["prompt"], event["answer"]) for event in events] == [
+        ("<user> a <assistant>", "read 3: a"),
+        ("<user> b <assistant>", "read 3: b"),
+    ]
+
+
+def test_a_prompt_of_the_command_line_is_read_without_stdin(talk: Talk) -> None:
+    assert talk("b\n", "--prompt", "a", "--max-new-tokens", "8", command="generate").out == "read 3: a\n"
+    cut = talk("", "--prompt", "long", "--max-new-tokens", "2", command="generate")
+    assert (cut.out, "cut at 2 tokens" in cut.err) == ("read 3:\n", True)
+    assert talk("", "--prompt", "\udcff", command="generate").code == 2
 
 
 # -- input ------------------------------------------------------------------------------------------------------------

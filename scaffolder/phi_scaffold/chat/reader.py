@@ -25,6 +25,20 @@ class Entry:
     command: str = ""
 
 
+def accept_wrong_bytes() -> None:
+    """Read bytes of stdin that are not text, so that `check_text` reports them for their line alone."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+
+
+def check_text(text: str) -> None:
+    """Raise UsageError if an argument or a line of stdin has bytes that are not text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError("the message is not UTF-8 text", fix="convert it to UTF-8") from None
+
+
 class Reader:
     """Reads entries from stdin.
 
@@ -39,8 +53,7 @@ class Reader:
         self.label = label
         self.interactive = sys.stdin.isatty()
         self._joins_pastes = self.interactive and not _edit_lines()
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # so that a wrong byte is an error of its message alone
+        accept_wrong_bytes()
 
     def read(self) -> Entry:
         """Return the next entry.
@@ -56,10 +69,7 @@ class Reader:
             while text.endswith("\\"):
                 text = f"{text[:-1]}\n{self._next_line()}"
             command, text = "", text.strip()
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UsageError("the message is not UTF-8 text", fix="convert the input to UTF-8") from None
+        check_text(text)
         if command:
             return Entry(text, command.strip()[1:])
         if match or not text.startswith("/"):
