@@ -31,6 +31,7 @@ from phi_runtime.data.column_meanings import (
     named_answers,
     reason_to_omit,
 )
+from phi_runtime.data.end_tokens import ENDS, split_ends
 from phi_runtime.data.files import no_rows
 from phi_runtime.data.labels import Questions
 from phi_runtime.data.rows import ReadOptions, Row, read_rows
@@ -346,10 +347,11 @@ def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple
         rows.add(size + sum(map(size_of, question)), row.values)
         text = text.strip()
         objects = objects and _is_object(text)
+        if inputs:
+            text, ends = split_ends(text, ENDS)
+            questions.add(f"{path.name}:{row.line}", "\n".join(question), text, ends)
         if len(answers) <= MANY:
             answers[text] += 1
-        if inputs:
-            questions.add(f"{path.name}:{row.line}", "\n".join(question), text)
     few = bool(inputs) and len(answers) < count and len(answers) <= max(2, min(50, count // 5))
     return Columns(
         inputs,
@@ -396,7 +398,7 @@ def _conversations(files: _Files, column: str) -> Columns:
         except ChatError as e:
             raise DataError(f"`{column}` {e}", where=Location(path, row.line), fix="fix or remove this row") from None
         count += 1
-        questions.add(f"{path.name}:{row.line}", json.dumps(texts[:-1]), texts[-1].strip())
+        questions.add(f"{path.name}:{row.line}", json.dumps(texts[:-1]), *split_ends(texts[-1].strip(), ENDS))
         answers.add(size_of(texts[-1]), texts[-1])
         rows.add(sum(map(size_of, texts)), texts)
     used = (column, SYSTEM, TOOLS, *filters)

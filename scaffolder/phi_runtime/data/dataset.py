@@ -140,25 +140,14 @@ class Dataset:
     @property
     def remarks(self) -> list[str]:
         """Warnings about the rows that were read."""
-        survey, split = self.training.store.survey, self.training
+        survey = self.training.store.survey
         counts = {
             "cannot be used and are skipped": survey.broken,
             "are empty and are skipped": survey.empty,
             "start with two BOS tokens": survey.double_bos,
             "end with two end tokens": survey.double_end,
         }
-        remarks = [f"{count} of {survey.read} rows {what}" for what, count in counts.items() if count]
-        if split.template.has_prompt:
-            remarks += [
-                f"{count} of {survey.read} rows {what.format(token)}"
-                for tokens, what in (
-                    (survey.ends, "write `{}` at the end of an answer; it is trained once, as the end"),
-                    (survey.special, "contain `{}`, which this model reads as a special token"),
-                    (survey.foreign, "contain `{}` of another model, which this one reads and learns as text"),
-                )
-                for token, count in tokens.most_common()
-            ]
-        return remarks
+        return [f"{count} of {survey.read} rows {what}" for what, count in counts.items() if count]
 
 
 def load_dataset(workflow: Workflow, training: FinetunePass, context: DataContext, emit: Emit, stage: str) -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 FEWEST_VALIDATION_ROWS = 20
@@ -37,10 +37,10 @@ def label_remarks(labels: Mapping[str, int]) -> list[str]:
 
 
 def side_remarks(labels: Iterable[str], training: Mapping[str, int], validation: Mapping[str, int]) -> list[str]:
-    """Return remarks on labels that only the training rows have, or only the validation rows; each by its number of rows."""
+    """Return remarks on labels that only the validation rows have, or only several training rows; each by its rows."""
     remarks = []
     untrained = [label for label in labels if validation.get(label) and not training.get(label)]
-    unmeasured = [label for label in labels if training.get(label) and not validation.get(label)]
+    unmeasured = [label for label in labels if training.get(label, 0) > 1 and not validation.get(label)]
     if untrained:
         remarks.append(f"only the validation rows have {_of(untrained)}: the model cannot learn it")
     if unmeasured:
@@ -64,11 +64,13 @@ class Questions:
 
     Attributes:
         duplicates: Rows that repeat question and answer of an earlier one.
+        ends: Rows by the end token that they write at the end of an answer.
         example: Places of two rows of the first question that has several answers.
     """
 
     def __init__(self) -> None:
         self.duplicates = 0
+        self.ends: Counter[str] = Counter()
         self.example: tuple[str, str] | None = None
         self._first: dict[int, tuple[int, str]] = {}  # by hash of the question: that of its first answer, and its place
         self._several: set[int] = set()
@@ -76,7 +78,8 @@ class Questions:
     def __len__(self) -> int:
         return len(self._first)
 
-    def add(self, place: str, question: str, answer: str) -> None:
+    def add(self, place: str, question: str, answer: str, ends: Iterable[str] = ()) -> None:
+        self.ends.update(set(ends))
         key, value = hash(question), hash(answer)
         if key not in self._first:
             if len(self._first) < _QUESTIONS:
@@ -93,6 +96,10 @@ class Questions:
         remarks = label_remarks(labels)
         if self.duplicates:
             remarks.insert(0, f"{self.duplicates} of {rows} rows repeat an earlier one")
+        remarks += [
+            f"{count} of {rows} answers end with `{end}`, which is the end only if it is an end token of the model"
+            for end, count in self.ends.most_common()
+        ]
         if labels and self.example:
             remarks.insert(0, contradiction_remark(self.contradictory, len(self), *self.example))
         return tuple(remarks)

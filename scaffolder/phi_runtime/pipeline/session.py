@@ -62,9 +62,12 @@ class Session:
         return self.generator.answer(self.render(text, history), self.with_stop_text(sampling), self.adapter)
 
     def with_stop_text(self, sampling: SamplingParams) -> SamplingParams:
-        """Add the text of the prompt template after an answer: it is removed, and ends the answer if no end token does."""
+        """Add the text of the prompt template after an answer: it is removed, and ends the answer if no end token does.
+
+        A guide defines the whole answer.
+        """
         stop = self.template.stop.strip()
-        if not stop:
+        if not stop or sampling.guide:
             return sampling
         if self.template.end_token:
             return replace(sampling, suffix=stop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 FinetuneContext = PassContext[FinetunePass]
 
+_SPECIAL_TOKENS = {
+    "written_ends": "write `{}` at the end of an answer; it is trained once, as the end",
+    "special_tokens": "contain `{}`, which this model reads as a special token",
+    "foreign_tokens": "contain `{}` of another model, which this one reads and learns as text",
+}
 _CHECKED_ROWS = 100  # in which the end of a turn is looked up
 
 
@@ -92,8 +97,19 @@ def _report(context: FinetuneContext, data: TrainingData) -> None:
             f"{repeated} of {validation.rows} validation rows repeat a training question, exactly or nearly: scores will be too "
             "high (`phi-scaffold data check` lists them)"
         )
-    for warning in warnings:
+    for warning in [*warnings, *special_token_warnings(data_report)]:
         context.warn(warning)
+
+
+def special_token_warnings(data_report: Mapping[str, Any]) -> list[str]:
+    """Return warnings about special tokens that the rows write out."""
+    return [
+        f"{count} of {data_set['rows']['read']} rows {what.format(token)}"
+        for data_set in data_report["datasets"]
+        if data_set["row_type"] != "texts"  # free text is trained as it is
+        for key, what in _SPECIAL_TOKENS.items()
+        for token, count in data_set[key].items()
+    ]
 
 
 def check_stop_tokens(context: FinetuneContext, model: Any, data: TrainingData) -> None:

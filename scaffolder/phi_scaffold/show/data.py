@@ -18,7 +18,7 @@ _KINDS = (  # key of the report, and its explanation
     ("encoding_faults", "encoding errors"),
     ("personal_data", "likely personal data"),
     ("written_ends", "end tokens that answers write; trained once, as the end"),
-    ("special_tokens", "text that the model reads as special tokens"),
+    ("special_tokens", "text that the model reads as special tokens (special_tokens_in_rows can refuse it)"),
     ("foreign_tokens", "special tokens of other models, which this one reads as text"),
 )
 _ROW_COUNTS = (  # key of the report, and its explanation
@@ -90,7 +90,7 @@ def _histogram(bins: list[dict[str, int]]) -> None:
     """Print the number of rows by their tokens, one line for each bin."""
     most = max(each["rows"] for each in bins)
     width = len(f"{bins[-1]['up_to']:,}")
-    for each in bins:
+    for each in filter(lambda each: each["rows"], bins):
         bar = "#" * math.ceil(_BAR * each["rows"] / most)
         console().print(f"  up to {each['up_to']:>{width},} {bar:<{_BAR}} {each['rows']:,}", style="dim")
 
@@ -102,8 +102,6 @@ def _splits(splits: dict[str, Any]) -> None:
             sides.add_row(name, *(f"{splits[key][k]:,}" for k in ("rows", "sequences", "tokens", "trained_tokens")))
     out = console()
     out.print(sides)
-    if splits["unused_rows"]:
-        out.print(f"[yellow]unused:[/] {splits['unused_rows']:,} rows whose question a validation row has")
     leakage = splits["leakage"]
     same, near = leakage["same_question"], leakage["near_duplicate"]
     if same or near:

@@ -294,3 +294,15 @@ def test_texts_with_several_answers_are_no_contradiction(tmp_path: Path) -> None
     talks = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": t}]} for t in "aab"]
     found = find_columns(write(tmp_path, *talks))
     assert (found.questions, found.remarks) == (1, ("1 of 3 rows repeat an earlier one",))
+
+
+def test_ends_that_answers_write_are_no_part_of_the_labels(tmp_path: Path) -> None:
+    rows = [{"text": f"lamp {i}", "label": ("warm<|im_end|>", "cold </s></s>")[i % 2]} for i in range(20)]
+    found = find_columns(write(tmp_path, *rows))
+    assert found.labels == ("cold", "warm")
+    assert [remark.split("`")[:2] for remark in found.remarks] == [
+        ["10 of 20 answers end with ", "<|im_end|>"],
+        ["10 of 20 answers end with ", "</s>"],
+    ]
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes<|im_end|>"}]
+    assert "1 of 1 answers end with `<|im_end|>`" in find_columns(write(tmp_path, {"messages": talk})).remarks[0]

@@ -54,7 +54,7 @@ def test_labels_that_teach_nothing_are_alike_or_rare_are_named(labels: dict[str,
 
 def test_labels_of_one_side_only_are_named() -> None:
     labels = Counter("abc")
-    assert side_remarks(labels, {"a": 3, "b": 0, "c": 2}, {"a": 1, "b": 1, "c": 1}) == [
+    assert side_remarks(labels, {"a": 3, "b": 0, "c": 1}, {"a": 1, "b": 1, "c": 0}) == [
         "only the validation rows have the label `b`: the model cannot learn it"
     ]
     assert side_remarks(labels, {"a": 3, "b": 3, "c": 2}, {"a": 1, "b": 0}) == [

@@ -10,7 +10,7 @@ import pytest
 
 from phi_runtime.data.template import PromptTemplate
 from phi_runtime.inference.detokenizer import Detokenizer
-from phi_runtime.inference.generator import Generator, SamplingParams
+from phi_runtime.inference.generator import Generator, Guide, SamplingParams
 from phi_runtime.inference.stop_strings import Suffix
 from phi_runtime.inference.streaming import StreamedAnswer
 from phi_runtime.pipeline.session import Session
@@ -88,3 +88,9 @@ def test_a_stream_ends_as_the_whole_answer_does() -> None:
         pieces, _ = streamed(text, session(template).with_stop_text(SamplingParams()))
         assert "".join(pieces).strip() == template.answer_of(text), (stop, text)
         assert text.startswith("".join(pieces))
+
+
+def test_a_guide_defines_the_whole_answer() -> None:
+    guided = SamplingParams(guide=Guide("json_schema", "{}"))
+    for end_token in (True, False):
+        assert session(PromptTemplate.from_text("{q}{{{a}}}", end_token=end_token)).with_stop_text(guided) == guided
