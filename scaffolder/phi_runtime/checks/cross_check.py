@@ -97,7 +97,7 @@ def _references(c: Checks) -> Iterator[Finding]:
         if name is not None and name in names[:i]:
             yield c.error(("data_configs", i, "name"), "duplicate-name", f"two data configs are named `{name}`")
     for pass_name in c.parts.passes:
-        for key in ("train_data_config", "eval_data_config"):
+        for key in ("train_data_config", "eval_data_config", "test_data_config"):
             at = ("passes", pass_name, key)
             if isinstance(name := c.draft.get(at), str) and name not in names:
                 yield unknown(at, "data config", name, [n for n in names if isinstance(n, str)])
@@ -247,21 +247,32 @@ def _passes(c: Checks) -> Iterator[Finding]:
         if isinstance(step, ExportPass):
             yield from check_export(c, at, step)
         if isinstance(step, FinetunePass):
-            yield from _validation_rows(c, at, step)
+            yield from _split_rows(c, at, step)
             yield from check_training(c, at, step)
         if isinstance(step, AdapterPass):
             yield from check_adapter(c, at, step)
 
 
-def _validation_rows(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Finding]:
-    place = (*at, "eval_dataset_size")
-    size = step.eval_dataset_size
-    if size > 1 and size != int(size):
-        yield c.error(place, "out-of-range", f"{size} is neither a fraction below 1 nor a whole number of rows")
+def _split_rows(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Finding]:
+    """Yield sizes of the validation and test rows that are no numbers of rows, and those that leave nothing to train on."""
+    for side, size, config in (
+        ("eval", step.eval_dataset_size, step.eval_data_config),
+        ("test", step.test_dataset_size, step.test_data_config),
+    ):
+        place, rows_of = (*at, f"{side}_dataset_size"), "validation" if side == "eval" else side
+        if size > 1 and size != int(size):
+            yield c.error(place, "out-of-range", f"{size} is neither a fraction below 1 nor a whole number of rows")
+        if size and config:
+            message = f"`{side}_dataset_size` and `{side}_data_config` both set the {rows_of} rows: remove one"
+            yield c.error(place, "contradiction", message)
+    sizes = (step.eval_dataset_size, step.test_dataset_size)
+    place = (*at, "eval_dataset_size" if sizes[0] else "test_dataset_size")
+    if all(0 < size < 1 for size in sizes) and sum(sizes) >= 1:
+        yield c.error(place, "out-of-range", "validation and test rows are all rows: no rows are left to train on")
+    used = sum(int(size) for size in sizes if size > 1)
     data = next((d for d in c.parts.data_configs if d and d.name == step.train_data_config), None)
-    if size > 1 and data and (rows := count_rows(data, c.path, int(size) + 1)) <= size:
-        message = f"cannot use {int(size)} of {rows} rows for validation: no rows are left to train on"
-        yield c.error(place, "out-of-range", message)
-    if size and step.eval_data_config:
-        message = "`eval_dataset_size` and `eval_data_config` both set the validation rows: remove one"
-        yield c.error(place, "contradiction", message)
+    if used and data and (rows := count_rows(data, c.path, used + 1)) <= used:
+        kind = "validation and test" if all(size > 1 for size in sizes) else "test" if sizes[1] > 1 else "validation"
+        yield c.error(
+            place, "out-of-range", f"cannot use {used} of {rows} rows for {kind}: no rows are left to train on"
+        )

@@ -84,7 +84,8 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: KnownCol
             return
         available = known_columns[source]
         filters = [(name, (*load_at, "col_filters", name)) for name in load.col_filters or ()]
-        for name, place in [*((name, template_at) for name in columns), *filters]:
+        grouped = [(process.group_by, (*process_at, "group_by"))] if process.group_by and columns else []
+        for name, place in [*((name, template_at) for name in columns), *filters, *grouped]:
             if name not in available and name not in optional:
                 message = f"the data has no column `{name}` (it has {', '.join(available)})"
                 if (

@@ -20,6 +20,8 @@ from phi_runtime.data.chat import SYSTEM, TOOLS, ChatError, Message, messages_of
 from phi_runtime.data.end_tokens import end_tokens, split_ends
 from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered, RowError
 
+_NO_QUESTION = ("system", "developer", "assistant")
+
 
 @dataclass(frozen=True)
 class ChatTemplate:
@@ -125,9 +127,9 @@ class ChatTemplate:
             RowError: the row has no conversation, or the template hides where answers start.
         """
         messages, tools, ends = self._read(values)
-        question = json.dumps(messages[:-1], ensure_ascii=False)
         pieces, texts = self._pieces(messages, tools, completion_only), [text_of(message) for message in messages]
-        return Rendered(pieces, question, texts[-1].strip(), "\n".join(texts), ends)
+        earlier = _earlier_questions(messages)
+        return Rendered(pieces, _question(messages[:-1]), texts[-1].strip(), "\n".join(texts), ends, earlier)
 
     def _pieces(self, messages: list[Message], tools: list[Any] | None, completion_only: bool) -> list[Piece]:
         whole = self.render(messages, tools, add_generation_prompt=False)
@@ -187,6 +189,16 @@ class ChatTemplate:
     def save(self, folder: Path) -> None:
         content = {"chat_template": self.source, "column": self.column, "names": dict(self.names)}
         write_json(folder / FILE, {"kind": "chat", **content, "markers": self.markers})
+
+
+def _question(messages: Sequence[Message]) -> str:
+    return json.dumps(messages, ensure_ascii=False)
+
+
+def _earlier_questions(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Return what each answer but the last one follows; a system prompt alone is no question."""
+    answers = [i for i, message in enumerate(messages[:-1]) if message["role"] == "assistant"]
+    return tuple(_question(messages[:i]) for i in answers if any(m["role"] not in _NO_QUESTION for m in messages[:i]))
 
 
 def _shared(one: str, other: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +64,10 @@ def data_context(project: ProjectFolder, model: ModelRef, overrides: Overrides |
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Rows of a token store, and the settings that turn them into sequences. `chosen` (N,) are the indices of the rows."""
+    """Rows of a token store, and the settings that turn them into sequences.
+
+    `chosen` (N,) are the indices of the rows, and `seed` is the one of their order.
+    """
 
     data: DataConfig
     files: list[Path]
@@ -74,6 +77,7 @@ class DataSplit:
     settings: PreProcess
     completion_only: bool
     template: Template
+    seed: int = 0
 
     @property
     def path(self) -> Path:
@@ -86,6 +90,16 @@ class DataSplit:
     def first(self, count: int) -> DataSplit:
         """Return the first `count` rows."""
         return replace(self, chosen=self.chosen[:count])
+
+    def sample(self, count: int) -> DataSplit:
+        """Return up to `count` rows, evenly over labels, in their order."""
+        return replace(self, chosen=self.chosen[self.sampled(count)])
+
+    def sampled(self, count: int) -> np.ndarray:
+        """Return the places of the rows of `sample`."""
+        from phi_runtime.data.split import sample_evenly
+
+        return sample_evenly(self.store.rows[self.chosen], count, self.seed)
 
     def values(self) -> list[Values]:
         """Read the files again, and return the columns of the chosen rows after the hooks."""
@@ -132,21 +146,38 @@ class DataSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The rows that a pass trains on, and those that validate it."""
+    """The rows that a pass trains on, those that validate it, and those that only the final comparison reads."""
 
     training: DataSplit
     validation: DataSplit
+    test: DataSplit
+
+    @property
+    def compared(self) -> tuple[str, DataSplit]:
+        """The side that the final comparison reads: test, or validation where there are no test rows."""
+        return ("test", self.test) if len(self.test) else ("validation", self.validation)
+
+    @property
+    def sides(self) -> dict[str, DataSplit]:
+        """The sides that have rows or could have some, by name."""
+        sides = {"training": self.training, "validation": self.validation}
+        return {**sides, "test": self.test} if len(self.test) else sides
 
     @property
     def remarks(self) -> list[str]:
         """Warnings about the rows that were read."""
-        survey = self.training.store.survey
+        survey, store = self.training.store.survey, self.training.store
         counts = {
             "cannot be used and are skipped": survey.broken,
             "are empty and are skipped": survey.empty,
             "start with two BOS tokens": survey.double_bos,
             "end with two end tokens": survey.double_end,
         }
+        if any(len(side) and side.store is store for side in (self.validation, self.test)):
+            counts |= {
+                "begin like too many others, and are divided by their next question": survey.openings,
+                "are near duplicates in groups that are too large to stay on one side": survey.crowded,
+            }
         return [f"{count} of {survey.read} rows {what}" for what, count in counts.items() if count]
 
 
@@ -157,45 +188,52 @@ def load_dataset(workflow: Workflow, training: FinetunePass, context: DataContex
         DataError: a row cannot be used (with its line), or no row is left to train on.
     """
     splits = load_splits(workflow, training, context, emit, stage)
-    for split in splits:
+    for split in splits.values():
         _require_rows(split)
     return split_dataset(splits, training)
 
 
 def load_splits(
     workflow: Workflow, training: FinetunePass, context: DataContext, emit: Emit, stage: str
-) -> list[DataSplit]:
-    """Return all usable rows of each data config that `training` reads."""
-    return [load_split(workflow.data_config(name), training, context, emit, stage) for name in training.data_names]
+) -> dict[str, DataSplit]:
+    """Return all usable rows of each data config that `training` and its comparison read, by name."""
+    return {
+        name: load_split(workflow.data_config(name), training, context, emit, stage) for name in training.measured_names
+    }
 
 
-def split_dataset(read: Sequence[DataSplit], training: FinetunePass) -> Dataset:
-    """Split the rows of `load_splits` into training and validation rows.
+def split_dataset(read: Mapping[str, DataSplit], training: FinetunePass) -> Dataset:
+    """Split the rows of `load_splits` into training, validation and test rows.
 
-    Validation rows of an eval_data_config follow its own settings; those of eval_dataset_size are all used, without
+    Rows of an eval_data_config or test_data_config follow its own settings; those that are split off are all used, without
     random sampling.
 
     Raises:
         DataError: no row is left to train on.
     """
-    from phi_runtime.data.split import train_validation_split
+    from phi_runtime.data.split import split_rows
 
-    seed, first, rows = training.training_args.order_seed, read[0], read[0].store.rows
-    if training.eval_data_config:
-        validation = read[-1]
-        kept, _ = train_validation_split(rows, 0, seed)
-    else:
-        kept, chosen = train_validation_split(rows, training.eval_dataset_size, seed)
-        validation = replace(first, chosen=chosen, settings=_without_sampling(first.settings))
+    seed, first = training.training_args.order_seed, read[training.train_data_config]
+    own = (training.eval_data_config, training.test_data_config)
+    sizes = (training.eval_dataset_size, training.test_dataset_size)
+    sides = split_rows(
+        first.store.rows, first.store.clusters, (0 if own[0] else sizes[0], 0 if own[1] else sizes[1]), seed
+    )
+    kept, settings = sides.training, _without_sampling(first.settings)
+    validation, test = (
+        read[name] if name else replace(first, chosen=chosen, settings=settings)
+        for name, chosen in zip(own, (sides.validation, sides.test), strict=True)
+    )
     if not len(kept):
+        used = "validation or test" if len(sides.test) else "validation"
         raise DataError(
-            f"all {len(rows)} rows are validation rows, so none is left to train on",
+            f"all {len(first.store)} rows are {used} rows, so none is left to train on",
             where=Location(first.path),
-            fix="lower eval_dataset_size",
+            fix=f"lower eval_dataset_size{' or test_dataset_size' if len(sides.test) else ''}",
         )
     if first.settings.strategy != "line-by-line" or first.settings.max_samples:
         kept.sort()  # as in the files
-    return Dataset(replace(first, chosen=kept), validation)
+    return Dataset(replace(first, chosen=kept), validation, test)
 
 
 def load_split(data: DataConfig, training: FinetunePass, context: DataContext, emit: Emit, stage: str) -> DataSplit:
@@ -216,8 +254,8 @@ def load_split(data: DataConfig, training: FinetunePass, context: DataContext, e
     only_completion, template = completion_only(training, settings), template_of(data, context)
     key = tokenizer_key(context.model.path)
     recipe = Recipe(data, files, hooks, only_completion, template, lambda: context.tokenizer, key, versions(LIBRARIES))
-    store = prepare(recipe, context.cache, emit, stage)
-    split = DataSplit(data, files, hooks, store, np.arange(len(store)), settings, only_completion, template)
+    store, seed = prepare(recipe, context.cache, emit, stage), training.training_args.order_seed
+    split = DataSplit(data, files, hooks, store, np.arange(len(store)), settings, only_completion, template, seed)
     if not context.overrides.skip_bad_rows:
         _refuse_bad_rows(split)
     return split
@@ -244,12 +282,12 @@ def completion_only(training: FinetunePass, settings: PreProcess) -> bool:
     return has_prompt and settings.strategy in ("line-by-line", "line-by-line-random")
 
 
-def fingerprint(workflow: Workflow, training: FinetunePass, config_path: Path) -> dict[str, str]:
-    """Return a digest of the files that `training` reads and of the functions over their rows, by data config name.
+def fingerprint(workflow: Workflow, data_names: Iterable[str], config_path: Path) -> dict[str, str]:
+    """Return a digest of the files of data configs and of the functions over their rows, by data config name.
 
     Data that is not on this machine is represented by its address.
     """
-    return {name: _fingerprint(workflow.data_config(name), config_path) for name in training.data_names}
+    return {name: _fingerprint(workflow.data_config(name), config_path) for name in data_names}
 
 
 def _fingerprint(data: DataConfig, config_path: Path) -> str:

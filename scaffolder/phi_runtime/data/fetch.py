@@ -13,7 +13,7 @@ from phi_runtime.core.events import Emit
 def hub_data(workflow: Workflow, config_path: Path) -> dict[Path, DataConfig]:
     """Return the data configs of Hub data sets that passes of `workflow` read, by local file."""
     rows = [step.rows for step in workflow.passes.values() if step.rows]
-    names = dict.fromkeys(name for training in rows for name in training.data_names)
+    names = dict.fromkeys(name for training in rows for name in training.measured_names)
     configs = [data for data in map(workflow.data_config, names) if data.load_dataset_config.format is None]
     return {hub_path(data.load_dataset_config, config_path): data for data in configs}
 

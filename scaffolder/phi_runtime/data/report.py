@@ -35,7 +35,6 @@ FILE = "data_report.json"
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 _FORMS = 20  # data files whose form is examined
 _LONGEST_LABEL = 80  # characters
-_COMPARED = 200_000  # training rows that are searched for near duplicates of validation rows
 
 
 def examine(workflow: Workflow, training: FinetunePass, context: DataContext, emit: Emit) -> dict[str, Any]:
@@ -47,21 +46,22 @@ def examine(workflow: Workflow, training: FinetunePass, context: DataContext, em
     project = project_of(context.config)
     read = load_splits(workflow, training, context.skipping_bad_rows(), emit, "data")
     unusable: dict[str, Any] = {"usable": False, "datasets": [], "splits": None, "warnings": []}
-    if not all(len(split) for split in read):
-        return unusable | {"datasets": [_of_split(split, project) for split in read]}
+    data_sets = [_of_split(split, project) for split in read.values()]
+    if not all(len(split) for split in read.values()):
+        return unusable | {"datasets": data_sets}
     try:
         dataset = split_dataset(read, training)
     except DataError as e:
-        return unusable | {"datasets": [_of_split(split, project) for split in read], "warnings": [e.what]}
+        return unusable | {"datasets": data_sets, "warnings": [e.what]}
     sequences: dict[str, Sequences] = {}
     errors = []
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=context.cache.parent) as scratch:
         seed = training.training_args.order_seed
-        for name, split in (("training", dataset.training), ("validation", dataset.validation)):
+        for name, split in dataset.sides.items():
             try:
                 sequences[name] = split.sequences(context.tokenizer, seed, Path(scratch) / name)
             except DataError as e:
-                errors.append(e.what if name == "training" else f"validation rows: {e.what}")
+                errors.append(e.what if name == "training" else f"{name} rows: {e.what}")
         return report(dataset, sequences, project, errors)
 
 
@@ -72,33 +72,39 @@ def report(
 
     Args:
         dataset: Its rows.
-        sequences: Sequences of the splits `training` and `validation`, as far as they could be built.
+        sequences: Sequences of the splits `training`, `validation` and `test`, as far as they could be built.
         project: Paths are shown relative to it.
         errors: Why the others could not be built.
 
     Returns:
-        `datasets` with one entry for each data config, `splits` with the counts of training and validation, `warnings`, and
-        `usable`, which is false if no row is left to train on.
+        `datasets` with one entry for each data config, `splits` with the counts of each split, `warnings`, and `usable`, which is
+        false if no row is left to train on.
     """
-    splits = {dataset.training.data.name: dataset.training}
-    splits.setdefault(dataset.validation.data.name, dataset.validation)
+    splits: dict[str, DataSplit] = {}
+    for split in dataset.sides.values():
+        splits.setdefault(split.data.name, split)
     unused = _unused(dataset)
     remarks = [*dataset.remarks, *errors, *_label_remarks(list(splits.values()), dataset, project)]
     remarks += [remark for split in splits.values() for form in _forms(split) for remark in form.remarks]
     if unused:
         remarks.append(
-            f"{unused} of {len(dataset.training.store)} rows are unused: validation rows have their questions"
+            f"{unused} of {len(dataset.training.store)} rows are unused: validation or test rows have their questions"
         )
     if 0 < len(dataset.validation) < FEWEST_VALIDATION_ROWS:
         remarks.append(few_validation_rows(len(dataset.validation)))
     counts = {}
     for name, built in sequences.items():
-        remarks += [r if name == "training" else f"validation rows: {r}" for r in built.remarks]
+        remarks += [r if name == "training" else f"{name} rows: {r}" for r in built.remarks]
         counts[name] = built.counts
     return {
         "usable": "training" in sequences,
         "datasets": [_of_split(split, project) for split in splits.values()],
-        "splits": {**counts, "unused_rows": unused, "leakage": _leakage(dataset, project)},
+        "splits": {
+            **counts,
+            "unused_rows": unused,
+            "leakage": _leakage(dataset.training, dataset.validation, project),
+            "test_leakage": _leakage(dataset.training, dataset.test, project) if len(dataset.test) else None,
+        },
         "warnings": remarks,
     }
 
@@ -205,11 +211,10 @@ def _rows_of(labels: Iterable[str], split: DataSplit) -> dict[str, int]:
 
 
 def _unused(dataset: Dataset) -> int:
-    """Return the number of rows that are in neither side."""
-    training, validation = dataset.training, dataset.validation
-    if training.store is not validation.store:
-        return 0
-    return len(training.store) - len(np.union1d(training.chosen, validation.chosen))
+    """Return the number of rows that are on no side."""
+    store = dataset.training.store
+    sides = [side.chosen for side in (dataset.training, dataset.validation, dataset.test) if side.store is store]
+    return len(store) - len(np.unique(np.concatenate(sides)))
 
 
 def _histogram(sizes: np.ndarray) -> list[dict[str, int]]:
@@ -243,18 +248,17 @@ def _shown(split: DataSplit, project: ProjectFolder, places: Iterable[RowNote]) 
     ]
 
 
-def _leakage(dataset: Dataset, project: ProjectFolder) -> dict[str, Any]:
-    training, validation = dataset.training, dataset.validation
-    compared = training.chosen[:_COMPARED]
-    leaks = find_leaks(training.store, compared, validation.store, validation.chosen)
+def _leakage(training: DataSplit, measured: DataSplit, project: ProjectFolder) -> dict[str, Any]:
+    leaks = find_leaks(training.store, training.chosen, measured.store, measured.chosen)
     places = [
-        {"training": _place(training.place_of(t), project), "validation": _place(validation.place_of(v), project)}
+        {"training": _place(training.place_of(t), project), "validation": _place(measured.place_of(v), project)}
         for t, v in leaks.examples
     ]
     return {
         "same_question": leaks.same,
         "near_duplicate": leaks.near,
-        "compared_rows": len(compared),
+        "same_beginning": leaks.begun,
+        "compared_rows": len(training),
         "examples": places,
     }
 

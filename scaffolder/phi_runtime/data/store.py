@@ -1,17 +1,18 @@
 """Tokenized rows on disk, read through a memory map: rows that are not read take no memory.
 
-A store is an artifact of four files: `tokens.npy` (ids of all rows, concatenated, uint32), `trained.npy` (training
-mask, bool), `rows.npy` (one `ROW` each) and `survey.json`. It is written in parts, so that an
-interrupted tokenization resumes.
+A store is an artifact: `tokens.npy` (ids of all rows, concatenated, uint32), `trained.npy` (training mask, bool), `rows.npy`
+(one `ROW` each), `turns.npy` (hashes of the earlier questions of conversations, uint64), `clusters.npy` (see `clusters`) and
+`survey.json`. It is written in parts, so that an interrupted tokenization resumes.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import dtype_to_descr, write_array_header_1_0
@@ -32,23 +33,55 @@ ROW = np.dtype(
         ("answer", "<u8"),  # hash of the answer
         ("words", "<u8"),  # hash of the question's words, without case and punctuation
         ("endless", "?"),  # True if the row does not end with an end token
+        ("turns", "<u4"),  # number of questions before the last one
+        ("group", "<u8"),  # hash of the value of `group_by`; 0 if there is none
     ]
 )
+TRAINED = np.uint64(0)
+"""Name of the cluster of rows that are always trained."""
+
+
+class Clusters(NamedTuple):
+    """Rows that must be on one side of every split.
+
+    Attributes:
+        names: Name of the cluster of each row, (N,): a hash that depends on content only. `TRAINED` marks conversations that
+            are the opening of too many others to be validation rows.
+        openings: Number of conversations whose opening is too common to keep all of them on one side.
+        crowded: Number of near duplicates in clusters that are too large to be kept on one side.
+    """
+
+    names: np.ndarray
+    openings: int = 0
+    crowded: int = 0
+
+
 PART_TOKENS = 8_000_000
 KEPT_STORES = 6
 
 ROWS, SURVEY = "rows.npy", "survey.json"
-_TOKENS, _TRAINED = "tokens.npy", "trained.npy"
+CLUSTERS = "clusters.npy"
+_TOKENS, _TRAINED, _TURNS = "tokens.npy", "trained.npy", "turns.npy"
+_DTYPES = {_TOKENS: np.dtype("<u4"), _TRAINED: np.dtype("?"), _TURNS: np.dtype("<u8"), ROWS: ROW}
 
 
 @dataclass(frozen=True)
 class Store:
-    """Tokenized rows in the order of the files: `tokens` (T,) and `trained` (T,) of all rows, and `rows` (N,) of `ROW`."""
+    """Tokenized rows in the order of the files.
+
+    Attributes:
+        tokens, trained: Token ids and training mask of all rows, (T,) each.
+        rows: (N,) of `ROW`.
+        turns: Hashes of the questions before the last one of all conversations, in the order of the rows.
+        clusters: Name of the cluster of each row, (N,); see `Clusters`.
+    """
 
     tokens: np.ndarray
     trained: np.ndarray
     rows: np.ndarray
     survey: Survey = field(default_factory=Survey)
+    turns: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype="<u8"))
+    clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype="<u8"))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,6 +96,12 @@ class Store:
         """The rows that repeat a question."""
         return find_repeats(self.rows)
 
+    @cached_property
+    def turn_starts(self) -> np.ndarray:
+        """Start of each row in `turns`, (N,)."""
+        counts: np.ndarray = self.rows["turns"].astype(np.int64)
+        return np.cumsum(counts) - counts
+
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the token ids of a row and their training mask, (t,) each."""
         start, stop = self.starts[index], self.starts[index + 1]
@@ -74,10 +113,18 @@ def open_store(folder: Path) -> Store | None:
     if read_manifest(folder) is None:
         return None
     (folder / SURVEY).touch()
-    # Plain arrays over the map: slicing a memmap object costs ten times as much.
-    tokens, trained, rows = (np.asarray(np.load(folder / name, mmap_mode="r")) for name in (_TOKENS, _TRAINED, ROWS))
     survey = from_json(Survey, read_json(folder / SURVEY))
-    return Store(tokens, trained, rows, survey)
+    return replace(_mapped_store(folder), survey=survey, clusters=_mapped(folder / CLUSTERS))
+
+
+def _mapped_store(folder: Path) -> Store:
+    tokens, trained, rows, turns = (_mapped(folder / name) for name in (_TOKENS, _TRAINED, ROWS, _TURNS))
+    return Store(tokens, trained, rows, turns=turns)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    # A plain array over the map: slicing a memmap object costs ten times as much.
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 class StoreWriter:
@@ -102,28 +149,29 @@ class StoreWriter:
         return self.work / f"{number:05}.npz"
 
     def _begin(self) -> None:
-        self.buffers: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        self.buffers: dict[str, list[np.ndarray]] = {name: [] for name in _DTYPES}
         self.buffered_tokens = 0
         self.survey = Survey()
 
-    def add(self, tokens: np.ndarray, trained: np.ndarray, rows: np.ndarray, survey: Survey) -> None:
-        """Add a batch: its token ids (t,), training mask (t,), rows (n,), and survey."""
-        for buffer, array in zip(self.buffers, (tokens, trained, rows), strict=True):
-            buffer.append(array)
-        self.buffered_tokens += len(tokens)
-        self.survey.add(survey)
+    def add(self, part: Store) -> None:
+        """Add a batch of rows; its clusters are not used."""
+        for name, array in (_TOKENS, part.tokens), (_TRAINED, part.trained), (_TURNS, part.turns), (ROWS, part.rows):
+            self.buffers[name].append(array)
+        self.buffered_tokens += len(part.tokens)
+        self.survey.add(part.survey)
         if self.buffered_tokens >= PART_TOKENS:
             self._write_part()
 
     def _write_part(self) -> None:
-        if not self.buffers[0]:
+        if not self.buffers[ROWS]:
             return
         part = self._part(len(self.parts))
-        tokens, trained, rows = (np.concatenate(buffer) for buffer in self.buffers)
+        arrays = {name.removesuffix(".npy"): np.concatenate(buffer) for name, buffer in self.buffers.items()}
         staged = part.with_suffix(".partial.npz")
-        np.savez(staged, tokens=tokens, trained=trained, rows=rows)
+        np.savez(staged, **arrays)
         self.seen += self.survey.read
-        state = {"seen": self.seen, "rows": len(rows), "tokens": len(tokens), "survey": to_json(self.survey)}
+        sizes = {name: len(array) for name, array in arrays.items()}
+        state = {"seen": self.seen, "sizes": sizes, "survey": to_json(self.survey)}
         write_json(part.with_suffix(".json"), state)
         staged.replace(part)  # last: a part that exists is complete
         self.parts.append(part)
@@ -133,28 +181,27 @@ class StoreWriter:
         """Remove all parts."""
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def finish(self, key: str, facts: dict[str, Any]) -> Store:
-        """Join the parts, and put the store in place."""
+    def finish(self, key: str, facts: dict[str, Any], find_clusters: Callable[[Store], Clusters]) -> Store:
+        """Join the parts, find the clusters of their rows, and put the store in place."""
         self._write_part()
         states = [read_json(part.with_suffix(".json")) for part in self.parts]
         out = self.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        sizes = {
-            _TOKENS: [s["tokens"] for s in states],
-            _TRAINED: [s["tokens"] for s in states],
-            ROWS: [s["rows"] for s in states],
-        }
-        for name, dtype in ((_TOKENS, np.dtype("<u4")), (_TRAINED, np.dtype("?")), (ROWS, ROW)):
-            with (out / name).open("wb") as file:  # not through a memory map, whose pages count as our memory
-                shape = (sum(sizes[name]),)
+        for file_name, dtype in _DTYPES.items():
+            name = file_name.removesuffix(".npy")
+            with (out / file_name).open("wb") as file:  # not through a memory map, whose pages count as our memory
+                shape = (sum(state["sizes"][name] for state in states),)
                 write_array_header_1_0(file, {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
                 for part in self.parts:
                     with np.load(part) as arrays:
-                        arrays[name.removesuffix(".npy")].tofile(file)
+                        arrays[name].tofile(file)
         survey = Survey()
         for state in states:
             survey.add(from_json(Survey, state["survey"]))
+        clusters = find_clusters(_mapped_store(out))
+        np.save(out / CLUSTERS, clusters.names)
+        survey.openings, survey.crowded = clusters.openings, clusters.crowded
         write_json(out / SURVEY, to_json(survey))
         seal(out, key=key, kind="data", facts=facts)
         put_in_place(out, self.folder)

@@ -20,7 +20,11 @@ RowNote = list[Any]
 
 @dataclass
 class Survey:
-    """Counts over rows; `add` merges two. `labels` is None once there are too many distinct answers."""
+    """Counts over rows; `add` merges two.
+
+    `labels` is None once there are too many distinct answers. `openings` and `crowded` are those of `store.Clusters`, counted
+    when all rows are known.
+    """
 
     read: int = 0
     kept: int = 0
@@ -30,6 +34,8 @@ class Survey:
     endless: int = 0
     double_bos: int = 0
     double_end: int = 0
+    openings: int = 0
+    crowded: int = 0
     broken_at: list[RowNote] = field(default_factory=list)
     empty_at: list[RowNote] = field(default_factory=list)
     columns: Counter[str] = field(default_factory=Counter)

@@ -25,7 +25,7 @@ Piece = tuple[str, bool]
 class Rendered(NamedTuple):
     """The text of a row in pieces, with its question and the expected answer.
 
-    Rows with the same question stay on one side of a split.
+    Rows with a question in common, also an earlier one, stay on one side of a split.
     """
 
     pieces: list[Piece]
@@ -35,6 +35,8 @@ class Rendered(NamedTuple):
     """The row's own text, without that of the template."""
     ends: Sequence[str] = ()
     """End tokens that the row writes at the end of its answers."""
+    earlier: tuple[str, ...] = ()
+    """Questions of a conversation before the last one."""
 
 
 class TemplateError(ValueError):

@@ -7,18 +7,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.core.artifacts import folder_bytes, write_json
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import DataContext, DataSplit, load_dataset
-from phi_runtime.data.hooks import Values, load_training_hooks
+from phi_runtime.data.hooks import load_training_hooks
 from phi_runtime.data.tokenize import Encoder
 from phi_runtime.evaluation.metrics import headline, score
+from phi_runtime.evaluation.questions import Questions, sample_questions
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
 from phi_runtime.inference.generator import Generator, GeneratorOptions, short_answers
-from phi_runtime.inference.loading import open_generator
+from phi_runtime.inference.loading import context_length, open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
 
@@ -41,8 +42,10 @@ def evaluate(
     device: str,
     emit: Emit,
     stage: str,
+    *,
+    rows_of: Literal["test", "validation"] = "validation",
 ) -> dict[str, Any]:
-    """Measure `models` on the test rows of the pass `training`.
+    """Measure `models` on rows of the pass `training`.
 
     Writes evaluation.json, and answers.json with the answer of each model to each row, into `out`.
     Metrics of the user (hooks.py) are added to those of the task. Free text has no questions: its
@@ -53,6 +56,7 @@ def evaluate(
         place: The data and the tokenizer to read the rows with.
         device: torch device for the models that are not ONNX.
         stage: The stage in whose name events are emitted.
+        rows_of: Side to measure on. For the test rows of a pass without any, its validation rows are used.
 
     Returns:
         The content of evaluation.json, documented in docs/json.md.
@@ -60,12 +64,15 @@ def evaluate(
     settings = workflow.evaluation.of(training)
     measured_on = workflow.passes[training].rows
     assert measured_on is not None
-    test = load_dataset(workflow, measured_on, place, emit, stage).validation.first(settings.max_rows)
+    dataset = load_dataset(workflow, measured_on, place, emit, stage)
+    side, split = dataset.compared if rows_of == "test" else ("validation", dataset.validation)
+    limit = min((context_length(ref) for _, ref in models), default=None)
+    questions = sample_questions(split, settings, place.tokenizer, limit)
+    if questions.too_long:
+        emit(Event("warning", stage, {"message": questions.remark}))
+    test, prompts, references = questions.rows, questions.prompts, questions.references
     user_metrics = load_training_hooks(place.config).metrics
-    values = test.values() if test.template.has_prompt else []
-    prompts = [test.template.render_prompt(row) for row in values]
-    references = [test.template.reference(row) for row in values]
-    pairs = _token_pairs(test, values[:PERPLEXITY_ROWS], place)
+    pairs = _token_pairs(questions, place, limit)
     results: list[dict[str, Any]] = []
     answers: dict[str, list[str]] = {}
     for number, (name, ref) in enumerate(models if len(test) else ()):
@@ -84,7 +91,14 @@ def evaluate(
         emit(Event("metric", stage, {"model": name, **main}))
         del generator
         gc.collect()
-    content = {"task": settings.task, "rows": len(test), "models": results}
+    content = {
+        "task": settings.task,
+        "rows": len(test),
+        "rows_of": side,
+        "total_rows": len(split),
+        "too_long": questions.too_long,
+        "models": results,
+    }
     write_json(out / RESULTS, content)
     rows = [
         {"prompt": prompt, "reference": reference, "answers": {name: answers[name][i] for name in answers}}
@@ -102,19 +116,23 @@ def model_bytes(ref: ModelRef) -> int:
     return folder_bytes(ref.path) - sum(file.stat().st_size for file in others)
 
 
-def _token_pairs(test: DataSplit, values: Sequence[Values], place: DataContext) -> list[TokenPair]:
+def _token_pairs(questions: Questions, place: DataContext, context_tokens: int | None) -> list[TokenPair]:
     """Return what the perplexity is computed on.
 
     The last answer of each row given its prompt, whichever tokens are trained; for free text, the first
     max_seq_len tokens of each row, given the first token.
     """
+    test = questions.rows
     settings, template, store = test.settings, test.template, test.store
+    places = test.sampled(PERPLEXITY_ROWS)
     if not template.has_prompt:
-        rows = (store.row(index)[0][: settings.max_seq_len].tolist() for index in test.chosen[:PERPLEXITY_ROWS])
+        limit = min(settings.max_seq_len, context_tokens or settings.max_seq_len)
+        rows = (store.row(index)[0][:limit].tolist() for index in test.chosen[places])
         return [(ids[:1], ids[1:]) for ids in rows]
     encoder = Encoder(place.tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
-    encoded = encoder.encode([template.row(row, completion_only=True).pieces for row in values])
-    return [(row.ids[: row.runs[-1][0]], row.ids[slice(*row.runs[-1])]) for row in encoded]
+    pieces = [template.row(questions.values[i], completion_only=True).pieces for i in places]
+    answers = [(row.ids[:context_tokens], slice(*row.runs[-1])) for row in encoder.encode(pieces)]
+    return [(ids[: answer.start], ids[answer]) for ids, answer in answers]
 
 
 def _measure(

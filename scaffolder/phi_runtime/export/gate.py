@@ -178,9 +178,9 @@ def _rows(context: PassContext, dataset: Dataset | None) -> tuple[list[Row], str
 
 
 def _validation_rows(dataset: Dataset) -> list[Row]:
-    validation = dataset.validation
+    validation = dataset.validation.sample(_ROWS)
     rows = []
-    for index in validation.chosen[:_ROWS]:
+    for index in validation.chosen:
         ids, trained = validation.store.row(int(index))
         # The end of a long row has the answer.
         ids, trained = ids[-_ROW_TOKENS:].tolist(), trained[-_ROW_TOKENS:].tolist()

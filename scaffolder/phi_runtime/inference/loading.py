@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+from phi_runtime.core.artifacts import read_json
 from phi_runtime.inference.generator import Generator, GeneratorOptions
 from phi_runtime.models.reference import ModelRef
 
@@ -23,3 +26,12 @@ def open_generator(ref: ModelRef, device: str = "cpu", options: GeneratorOptions
     quiet_libraries()
     model = load_reference(ref, compute_dtype("bfloat16", device), device).eval()
     return TransformersGenerator(model, load_tokenizer(ref), device, options)
+
+
+def context_length(ref: ModelRef) -> int:
+    """Return the tokens of prompt and answer together that the model of `ref` accepts, without loading it."""
+    if ref.kind == "onnx":
+        return int(read_json(ref.path / "genai_config.json")["model"]["context_length"])
+    config = read_json(ref.full.path / "config.json")
+    config |= config.get("text_config") or {}
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize)

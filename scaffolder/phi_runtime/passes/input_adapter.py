@@ -130,7 +130,8 @@ def with_input_adapter(
         return dict(passes)
     rows: FinetunePass | None = next((step for step in passes.values() if isinstance(step, FinetunePass)), None)
     if rows is None and data_names:
-        rows = FinetunePass(type="InputAdapter", train_data_config=data_names[0], eval_data_config=data_names[0])
+        name = data_names[0]
+        rows = FinetunePass(type="InputAdapter", train_data_config=name, eval_data_config=name, test_data_config=name)
     return {INPUT_ADAPTER: InputAdapter(folder=folder, measured_on=rows), **passes}
 
 

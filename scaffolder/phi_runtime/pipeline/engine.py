@@ -303,8 +303,8 @@ class _Run:
         source = start or self.graph.models[BASE]
         place = data_context(self.project, source, self.overrides)
         device = pick_device(self.workflow.host_device)
-        content = evaluate(self.workflow, training, models, place, out, device, self.emit, stage)
-        if not content["rows"]:
+        content = evaluate(self.workflow, training, models, place, out, device, self.emit, stage, rows_of="test")
+        if not content["total_rows"]:
             self.warn(stage, "there are no test rows, so nothing was measured; set `eval_dataset_size`")
         return {"rows": content["rows"]}
 

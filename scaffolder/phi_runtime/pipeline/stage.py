@@ -5,7 +5,7 @@ Imports no ML library, so that a cached run costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ State = Literal["cached", "stale", "failed", "missing", "running"]
 MODEL_FOLDERS = {"adapter": "adapter", "hf": "merged", "onnx": "onnx"}
 EVALUATION_FOLDER = "evaluation"
 EVALUATION_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "onnxruntime-genai", "onnxruntime-genai-cuda")
-_EVALUATION_FORM = 2  # of evaluation.json; a result of another form is stale
+_EVALUATION_FORM = 3  # of evaluation.json; a result of another form is stale
 _NO_INPUT = "its input does not exist yet"
 
 
@@ -108,20 +108,21 @@ def pass_stage(
         inputs["target"] = workflow.execution_provider
     if not isinstance(step, FinetunePass):
         return _stage(name, step.type, target, inputs)
-    inputs |= data_inputs(workflow, step, project)
+    inputs["config"].pop("test_data_config", None)  # read by the comparison only
+    inputs |= data_inputs(workflow, step.data_names, project)
     inputs["load"] = canonical(workflow.input_model.load_kwargs)
     if step.training_args.metric_for_best_model not in (None, "loss", "eval_loss"):  # measured on generated answers
         inputs["evaluation"] = canonical(workflow.evaluation.of(name))
     return _stage(name, step.type, target, inputs, partial(input_origins, workflow, step, project, source))
 
 
-def data_inputs(workflow: Workflow, training: FinetunePass, project: ProjectFolder) -> dict[str, Any]:
-    """Return what the data of a training pass adds to the inputs of a stage that reads it."""
+def data_inputs(workflow: Workflow, data_names: Sequence[str], project: ProjectFolder) -> dict[str, Any]:
+    """Return what data configs add to the inputs of a stage that reads them."""
     hooks = hooks_key(project.config, IN_TRAINING)  # the key is absent without hooks, so that older results stay valid
     return {
         **({"hooks": hooks} if hooks else {}),
-        "data_config": {n: canonical(workflow.data_config(n)) for n in sorted(training.data_names)},
-        "data": fingerprint(workflow, training, project.config),
+        "data_config": {n: canonical(workflow.data_config(n)) for n in sorted(data_names)},
+        "data": fingerprint(workflow, data_names, project.config),
     }
 
 
@@ -142,7 +143,7 @@ def evaluation_stage(workflow: Workflow, project: ProjectFolder, name: str, mode
         "config": config,
         "input": digest(keys),
         "versions": versions(EVALUATION_LIBRARIES),
-        **data_inputs(workflow, rows, project),
+        **data_inputs(workflow, rows.measured_names, project),
     }
     return _stage(name, "Evaluate", target, inputs)
 

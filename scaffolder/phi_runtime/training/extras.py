@@ -84,11 +84,13 @@ def _answer_scorer(
     The metrics are the user's, or those of the task if one of them selects the best state.
     """
     from phi_runtime.evaluation.metrics import score
+    from phi_runtime.evaluation.questions import sample_questions
     from phi_runtime.inference.generator import GeneratorOptions, short_answers
+    from phi_runtime.inference.loading import context_length
     from phi_runtime.inference.transformers import TransformersGenerator
 
     settings = context.workflow.evaluation.of(context.name)
-    validation = data.dataset.validation.first(settings.max_rows)
+    validation = data.dataset.validation
     template = validation.template
     if hooks.metrics is None and selection.metric == VALIDATION_LOSS:
         return None
@@ -98,14 +100,15 @@ def _answer_scorer(
             where=Location(context.project.config),
             fix="remove `metric_for_best_model`, and `metrics` from hooks.py",
         )
-    values = validation.values()
-    prompts = [template.render_prompt(row) for row in values]
-    references = [template.reference(row) for row in values]
+    questions = sample_questions(validation, settings, data.tokenizer, context_length(context.source))
+    if questions.too_long:
+        context.warn(questions.remark)
 
     def score_answers(model: Any) -> dict[str, float]:
         options = GeneratorOptions(template.special, stop_tokens=template.stop_tokens)
         generator = TransformersGenerator(model, data.tokenizer, str(model.device), options)
-        answers = short_answers(generator, prompts, template, settings.max_new_tokens, settings.batch_size)
+        answers = short_answers(generator, questions.prompts, template, settings.max_new_tokens, settings.batch_size)
+        references = questions.references
         scores = hooks.metrics(answers, references) if hooks.metrics else score(settings.task, answers, references)
         name = selection.metric.removeprefix("eval_")
         if selection.metric != VALIDATION_LOSS and name not in scores:

@@ -56,6 +56,8 @@ class TrainingData:
             "validation_rows": self.validation.rows,
             "validation_sequences": len(self.validation),
         }
+        if len(self.dataset.test):
+            counts["test_rows"] = len(self.dataset.test)
         if self.dataset.training.settings.strategy in ("join", "join-sliding-window"):
             counts["last_sequence_tokens"] = int(self.training.lengths[-1])
         return counts
@@ -91,12 +93,14 @@ def _report(context: FinetuneContext, data: TrainingData) -> None:
             f"{training.endless} of {training.rows} rows end without a special token, since add_special_tokens is false: "
             "the model will not learn to stop"
         )
-    leakage = data_report["splits"]["leakage"]
-    if repeated := leakage["same_question"] + leakage["near_duplicate"]:
-        warnings.append(
-            f"{repeated} of {validation.rows} validation rows repeat a training question, exactly or nearly: scores will be too "
-            "high (`phi-scaffold data check` lists them)"
-        )
+    test = data.dataset.test
+    for name, count, key in (("validation", validation.rows, "leakage"), ("test", len(test), "test_leakage")):
+        leakage = data_report["splits"][key] or {}
+        if repeated := leakage.get("same_question", 0) + leakage.get("near_duplicate", 0):
+            warnings.append(
+                f"{repeated} of {count} {name} rows repeat a training question, exactly or nearly: scores will be too high "
+                "(`phi-scaffold data check` lists them)"
+            )
     for warning in [*warnings, *special_token_warnings(data_report)]:
         context.warn(warning)
 

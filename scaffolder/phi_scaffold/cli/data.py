@@ -101,7 +101,7 @@ def _open_data(
 
     workflow = load_workflow(project.config, overrides)
     readers = workflow.trainings or {  # where no pass trains, the rows of an input adapter are all test rows
-        name: step.rows.model_copy(update={"eval_data_config": None})
+        name: step.rows.model_copy(update={"eval_data_config": None, "test_data_config": None})
         for name, step in workflow.passes.items()
         if step.rows
     }

@@ -97,17 +97,29 @@ def _histogram(bins: list[dict[str, int]]) -> None:
 
 def _splits(splits: dict[str, Any]) -> None:
     sides = table("", ">rows", ">sequences", ">tokens", ">trained tokens")
-    for name, key in (("training", "training"), ("validation", "validation")):
-        if key in splits:
-            sides.add_row(name, *(f"{splits[key][k]:,}" for k in ("rows", "sequences", "tokens", "trained_tokens")))
+    for name in ("training", "validation", "test"):
+        if name in splits:
+            sides.add_row(name, *(f"{splits[name][k]:,}" for k in ("rows", "sequences", "tokens", "trained_tokens")))
     out = console()
     out.print(sides)
-    leakage = splits["leakage"]
-    same, near = leakage["same_question"], leakage["near_duplicate"]
-    if same or near:
-        out.print(f"[yellow]validation rows that are also in training:[/] {same} identical, {near} nearly identical")
-        for pair in leakage["examples"][:_EXAMPLES]:
-            out.print(f"  {escape(pair['validation'])} is like {escape(pair['training'])}", style="dim")
+    for name, key in (("validation", "leakage"), ("test", "test_leakage")):
+        if splits[key]:
+            _leakage(name, splits[key])
+
+
+def _leakage(name: str, leakage: dict[str, Any]) -> None:
+    kinds = (
+        ("same_question", "identical"),
+        ("near_duplicate", "nearly identical"),
+        ("same_beginning", "with the same beginning"),
+    )
+    counts = [f"{leakage[key]:,} {label}" for key, label in kinds if leakage[key]]
+    if not counts:
+        return
+    out = console()
+    out.print(f"[yellow]{name} rows that are also in training:[/] {', '.join(counts)}")
+    for pair in leakage["examples"][:_EXAMPLES]:
+        out.print(f"  {escape(pair['validation'])} is like {escape(pair['training'])}", style="dim")
 
 
 def preview(rows: list[dict[str, Any]]) -> None:

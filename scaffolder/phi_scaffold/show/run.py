@@ -47,10 +47,11 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     metric = headline(evaluation["task"])
     metrics = [metric] if all(model["metrics"] for model in evaluation["models"]) else []
     names = (*metrics, "perplexity", "prompt tok/s", "answer tok/s", "size", "memory")
-    title = f"{evaluation['rows']} test rows{suffix}"
-    rows = table("model", *(f">{name.replace('_', ' ')}" for name in names), title=title)
+    rows, total = evaluation["rows"], evaluation["total_rows"]
+    title = f"{rows:,}{f' of {total:,}' if total > rows else ''} {evaluation['rows_of']} rows{suffix}"
+    lines = table("model", *(f">{name.replace('_', ' ')}" for name in names), title=title)
     for model in evaluation["models"]:
-        rows.add_row(
+        lines.add_row(
             model["name"],
             *(f"{100 * model['metrics'][name]:.1f} %" for name in metrics),
             f"{model['perplexity']:.2f}",
@@ -59,7 +60,7 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
             size(model["size_bytes"]),
             size(model["peak_rss_bytes"]) if model["peak_rss_bytes"] else "",
         )
-    console().print(rows)
+    console().print(lines)
 
 
 def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, quiet: bool) -> None:

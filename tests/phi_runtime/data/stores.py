@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from phi_runtime.data.chat_template import Template
-from phi_runtime.data.prepare import hashes_of, rows_of
+from phi_runtime.data.clusters import find_clusters
+from phi_runtime.data.prepare import facts_of, store_part
 from phi_runtime.data.sequences import IGNORED, Example, Sequences
 from phi_runtime.data.store import Store
+from phi_runtime.data.survey import Survey
+from phi_runtime.data.template import Rendered
 from phi_runtime.data.tokenize import Encoded, Encoder
 
 
@@ -22,14 +26,19 @@ def marked(ids: Sequence[int], trained: Sequence[bool], endless: bool = False) -
     return Encoded(list(ids), runs, endless)
 
 
-def store_of(rows: Sequence[Encoded], questions: Sequence[tuple[str, str]] | None = None) -> Store:
-    """A store of encoded rows; `questions` are question and answer of each, which decide the split."""
+def store_of(
+    rows: Sequence[Encoded],
+    questions: Sequence[tuple[str, str] | Rendered] | None = None,
+    groups: Sequence[Any] | None = None,
+) -> Store:
+    """A store of encoded rows; `questions` are question and answer of each, which decide the split, as do `groups`."""
     named = questions or [(f"question {i}", f"answer {i}") for i in range(len(rows))]
-    return Store(
-        np.array([token for row in rows for token in row.ids], dtype=np.uint32),
-        np.array([flag for row in rows for flag in row.trained], dtype=bool),
-        rows_of([(0, i + 1, i) for i in range(len(rows))], [hashes_of(q, a) for q, a in named], rows),
-    )
+    rendered = [row if isinstance(row, Rendered) else Rendered([], *row) for row in named]
+    facts = [facts_of((0, i + 1, i), row, groups[i] if groups else None) for i, row in enumerate(rendered)]
+    store = store_part(facts, rows)
+    clusters = find_clusters(store)
+    survey = Survey(openings=clusters.openings, crowded=clusters.crowded)
+    return replace(store, clusters=clusters.names, survey=survey)
 
 
 def encoded(
@@ -43,7 +52,7 @@ def encoded(
     """A store of rows by column."""
     encoder = Encoder(tokenizer, end_token=end_token, chat=not template.special)
     rendered = [template.row(v, completion_only=completion_only) for v in values]
-    return store_of(encoder.encode([row.pieces for row in rendered]), [(row.question, row.answer) for row in rendered])
+    return store_of(encoder.encode([row.pieces for row in rendered]), rendered)
 
 
 def sequences_of(examples: Sequence[Mapping[str, Sequence[int]]]) -> Sequences:

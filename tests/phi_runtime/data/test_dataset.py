@@ -72,8 +72,8 @@ def append(path: Path, *lines: str) -> None:
 
 
 def fingerprints(folder: Path, *configs: DataConfig) -> dict[str, str]:
-    training = lora(eval_data_config=configs[1].name if configs[1:] else None)
-    return fingerprint(Workflow.model_construct(data_configs=list(configs)), training, folder / "config.json")
+    names = [config.name for config in configs]
+    return fingerprint(Workflow.model_construct(data_configs=list(configs)), names, folder / "config.json")
 
 
 @pytest.fixture
@@ -325,3 +325,83 @@ def test_the_fingerprint_follows_the_functions_that_change_the_rows(folder: Path
     hooked = fingerprints(folder, data("1.jsonl"))["train"]
     append(folder / "hooks_of_olive.py", "# changed")
     assert len({plain, scripted, hooked, fingerprints(folder, data("1.jsonl", **script))["train"]}) == 4
+
+
+# -- three sides, and what stays together -------------------------------------------------------------------------------------
+
+
+def written(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:
+    append(folder / name, *map(json.dumps, rows))
+    return name
+
+
+def test_rows_of_one_value_of_group_by_are_on_one_side(folder: Path, place: DataContext) -> None:
+    rows = [{"q": f"question {i}", "a": f"answer {i}", "speaker": i // 5} for i in range(60)]
+    name = written(folder, "talk.jsonl", rows)
+    for kind in (PAIRS, {"strategy": "line-by-line", "text_cols": ["q"]}):
+        found = loaded(place, [data(name, group_by="speaker", **kind)], eval_dataset_size=15, test_dataset_size=10)
+        sides = [{row["speaker"] for row in side.values()} for side in (found.training, found.validation, found.test)]
+        assert [len(side) for side in sides] == [7, 3, 2]
+        assert set.union(*sides) == set(range(12))
+
+
+def test_a_row_without_the_column_of_group_by_is_bad_and_one_without_a_value_stays_alone(
+    folder: Path, place: DataContext
+) -> None:
+    name = written(folder, "talk.jsonl", [{"text": f"text {i}", "by": None} for i in range(8)])
+    found = loaded(place, [data(name, group_by="by")], eval_dataset_size=2)
+    assert (len(found.training), len(found.validation)) == (6, 2)
+    written(folder, "talk.jsonl", [{"text": "text 9"}])
+    with pytest.raises(DataError, match=r"talk\.jsonl:9:1: error: this row has no column `by` to group by"):
+        loaded(place, [data(name, group_by="by")])
+
+
+def test_the_column_of_group_by_may_come_from_a_hook(folder: Path, place: DataContext) -> None:
+    (folder / "hooks.py").write_text(
+        "def transform(row):\n    return {**row, 'half': row['q'][:10]}\n", encoding="utf-8"
+    )
+    found = loaded(place, [data(FILES, group_by="half", **PAIRS)], eval_dataset_size=20)
+    assert {row["q"][:10] for row in found.training.values()}.isdisjoint(
+        row["q"][:10] for row in found.validation.values()
+    )
+    assert (len(found.training), len(found.validation)) == (20, 20)
+
+
+def test_test_rows_are_split_off_and_compared_on_and_without_them_the_validation_rows_are(place: DataContext) -> None:
+    found = loaded(place, [data(FILES, **PAIRS)], eval_dataset_size=10, test_dataset_size=0.1)
+    assert [len(side) for side in (found.training, found.validation, found.test)] == [26, 10, 4]
+    assert found.compared == ("test", found.test)
+    before = loaded(place, [data(FILES, **PAIRS)], eval_dataset_size=10)
+    assert before.compared == ("validation", before.validation)
+    assert values(before.validation, "q") == values(found.validation, "q")
+    assert set(values(before.training, "q")) == {*values(found.training, "q"), *values(found.test, "q")}
+
+
+def test_test_rows_with_a_config_of_their_own_leave_the_training_rows_as_they_are(place: DataContext) -> None:
+    configs = [data("1.jsonl", **PAIRS), data("2.jsonl", "final", **PAIRS)]
+    found = loaded(place, configs, eval_dataset_size=5, test_data_config="final")
+    before = loaded(place, configs, eval_dataset_size=5)
+    assert values(found.test, "q") == [f"question 2.{i}" for i in range(20)]
+    assert [values(s, "q") for s in (found.training, found.validation)] == [
+        values(s, "q") for s in (before.training, before.validation)
+    ]
+    assert len(before.test) == 0
+
+
+def test_where_all_rows_are_validation_or_test_rows_both_keys_are_named(place: DataContext) -> None:
+    with pytest.raises(DataError, match="all 20 rows are validation or test rows") as caught:
+        loaded(place, [data("1.jsonl")], eval_dataset_size=15, test_dataset_size=5)
+    assert caught.value.fix == "lower eval_dataset_size or test_dataset_size"
+
+
+def test_a_greeting_that_all_conversations_share_is_said(folder: Path, place: DataContext) -> None:
+    def talk(i: int) -> dict[str, Any]:
+        said = ["Hi", "Hello!", f"question {i}", f"answer {i}"]
+        return {"messages": [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(said)]}
+
+    name = written(folder, "chat.jsonl", [talk(i) for i in range(40)])
+    template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    template += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    found = loaded(place, [data(name, chat_template=template, strategy="line-by-line")], eval_dataset_size=0.2)
+    assert (len(found.training), len(found.validation)) == (32, 8)
+    assert found.remarks == ["40 of 40 rows begin like too many others, and are divided by their next question"]

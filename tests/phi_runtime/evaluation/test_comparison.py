@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -48,7 +49,14 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def evaluated(
-    folder: Path, model: Path, rows: list[dict[str, str]], **pre_process: Any
+    folder: Path,
+    model: Path,
+    rows: list[dict[str, str]],
+    *,
+    evaluation: Evaluation | None = None,
+    training: dict[str, Any] | None = None,
+    rows_of: Literal["test", "validation"] = "validation",
+    **pre_process: Any,
 ) -> tuple[dict[str, Any], Any, Listener]:
     """The content of evaluation.json, that of answers.json, and the events."""
     (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
@@ -57,16 +65,19 @@ def evaluated(
         "load_dataset_config": {"data_name": "json", "data_files": "rows.jsonl"},
         "pre_process_data_config": pre_process,
     }
-    step = LoRA.model_validate({"type": "LoRA", "train_data_config": "train", "eval_data_config": "held_out"})
+    training = training or {"eval_data_config": "held_out"}
+    step = LoRA.model_validate({"type": "LoRA", "train_data_config": "train", **training})
     workflow = Workflow.model_construct(
         data_configs=[DataConfig.model_validate({"name": name, **data}) for name in ("train", "held_out")],
         passes={"finetune": step},
-        evaluation=Evaluation(),
+        evaluation=evaluation or Evaluation(),
     )
     listener = Listener()
     base = ModelRef(model, "hf", "key")
     place = DataContext(folder / "config.json", base, folder / "cache")
-    content = comparison.evaluate(workflow, "finetune", [("base", base)], place, folder, "cpu", listener, "evaluate")
+    content = comparison.evaluate(
+        workflow, "finetune", [("base", base)], place, folder, "cpu", listener, "evaluate", rows_of=rows_of
+    )
     return content, json.loads((folder / "answers.json").read_text(encoding="utf-8")), listener
 
 
@@ -113,3 +124,52 @@ def test_the_answers_alone_are_measured_also_where_the_questions_were_trained_to
     rows = [{"q": "we won", "a": "joy"}]
     evaluated(tmp_path, tiny_phi3, rows, text_template="{q}\n{a}", strategy="join")
     assert [tuple(map(tiny_tokenizer.decode, pair)) for pair in recorder.measured] == [("we won\n", "joy<|im_end|>")]
+
+
+LABELED = {"text_template": "{q}\n{a}", "strategy": "line-by-line"}
+
+
+def test_a_file_that_is_sorted_by_label_is_sampled_evenly_and_its_size_is_said(
+    tmp_path: Path, recorder: Recorder, tiny_phi3: Path
+) -> None:
+    rows = [{"q": f"said {i}", "a": "joy" if i < 100 else "fear" if i < 150 else "anger"} for i in range(200)]
+    twenty = Evaluation(task="classification", max_rows=20)
+    content, answers, _ = evaluated(tmp_path, tiny_phi3, rows, evaluation=twenty, **LABELED)
+    assert (content["rows"], content["total_rows"], content["rows_of"]) == (20, 200, "validation")
+    assert Counter(answer["reference"] for answer in answers) == {"joy": 10, "fear": 5, "anger": 5}
+    assert content["models"][0]["metrics"]["accuracy"] == 0.5
+    assert len(recorder.measured) == 20
+
+
+def test_the_perplexity_of_a_sorted_file_is_that_of_all_labels(
+    tmp_path: Path, recorder: Recorder, tiny_phi3: Path
+) -> None:
+    rows = [{"q": f"said {i}", "a": "joy" if i < 64 else "fear"} for i in range(128)]
+    evaluated(tmp_path, tiny_phi3, rows, **LABELED)
+    assert len(recorder.prompts) == 128
+    assert Counter(tuple(completion) for _, completion in recorder.measured).most_common()[0][1] == 32
+
+
+def test_a_question_that_exceeds_the_context_is_excluded_and_counted(
+    tmp_path: Path, recorder: Recorder, tiny_phi3: Path
+) -> None:
+    rows = [{"q": "we won", "a": "joy"}, {"q": "dark " * 5000, "a": "fear"}, {"q": "run away", "a": "fear"}]
+    content, answers, listener = evaluated(tmp_path, tiny_phi3, rows, **LABELED)
+    assert (content["rows"], content["total_rows"], content["too_long"]) == (2, 3, 1)
+    assert recorder.prompts == ["we won\n", "run away\n"] == [answer["prompt"] for answer in answers]
+    assert [event["message"].split(":")[0] for event in listener.of("warning")] == ["1 of 3 rows are not measured"]
+
+
+def test_test_rows_are_read_by_the_final_comparison_alone(tmp_path: Path, recorder: Recorder, tiny_phi3: Path) -> None:
+    rows = [{"q": f"said {i}", "a": "joy"} for i in range(20)]
+    sizes = {"eval_dataset_size": 5, "test_dataset_size": 3}
+    measured = {}
+    for side in ("validation", "test"):
+        recorder.prompts.clear()
+        content, _, _ = evaluated(tmp_path, tiny_phi3, rows, training=sizes, rows_of=side, **LABELED)  # type: ignore[arg-type]
+        measured[side] = set(recorder.prompts)
+        assert (content["rows_of"], content["rows"]) == (side, len(recorder.prompts))
+    assert (len(measured["validation"]), len(measured["test"])) == (5, 3)
+    assert not measured["validation"] & measured["test"]
+    content, _, _ = evaluated(tmp_path, tiny_phi3, rows, training={"eval_dataset_size": 5}, rows_of="test", **LABELED)
+    assert (content["rows_of"], content["rows"]) == ("validation", 5)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.config.schema import canonical
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
 from phi_runtime.core.events import Event
@@ -88,6 +89,28 @@ def test_a_model_of_a_run_answers_by_its_name(trained_project: MakeProject, cli:
     answer = cli(*arguments, "--model", "onnx", "--max-new-tokens", "4", "--json").json
     assert answer["prompt"] == "### Text: a lovely party\n### The tone is:\n"
     assert cli(*arguments, "--model", "adaptr").code == 2
+
+
+def test_test_rows_that_are_split_off_train_again_and_a_file_of_them_is_only_measured_again(
+    trained_project: MakeProject,
+) -> None:
+    project = trained_project()
+    step = load_workflow(project.config).trainings["finetune"]
+    assert not {"test_dataset_size", "test_data_config"} & set(canonical(step))
+    train = load_workflow(project.config).data_config(step.train_data_config)
+    assert "group_by" not in canonical(train)["pre_process_data_config"]
+
+    def add_file(config: dict[str, Any]) -> None:
+        config["data_configs"].append({**config["data_configs"][0], "name": "final"})
+        config["passes"]["finetune"]["test_data_config"] = "final"
+
+    edit_config(project, add_file)
+    assert states(project)["finetune"] == "cached"
+    assert states(project)["evaluate"] == "stale"
+    edit_config(project, lambda c: c["passes"]["finetune"].pop("test_data_config"))
+    assert set(states(project).values()) == {"cached"}
+    edit_config(project, lambda c: c["passes"]["finetune"].update(test_dataset_size=0.1))
+    assert states(project)["finetune"] == "stale"
 
 
 def test_a_cached_run_loads_no_torch(make_project: MakeProject) -> None:

@@ -278,8 +278,8 @@ def _passes(definitions: Schema) -> None:
         for key in OFTEN_IN_THE_PASS:
             properties[key] = older_key(reference("TrainingArgs", key), "Moved to `training_args`.")
         properties["bias"] = older_key({"const": "none"}, "Ignored: biases are never trained.")
-        size = properties["eval_dataset_size"]
-        size["anyOf"] = [{"maximum": 1}, {"type": "integer"}]  # a fraction, or a count
+        for key in ("eval_dataset_size", "test_dataset_size"):
+            properties[key]["anyOf"] = [{"maximum": 1}, {"type": "integer"}]  # a fraction, or a count
         for key in ("train_data_config", "eval_data_config"):
             either(properties, key, {"$ref": "#/$defs/DataConfig.inline"}, "Older form: use the name of a data config.")
         for key in ("target_modules", "modules_to_save", "feedforward_modules", "layers_pattern"):

@@ -233,6 +233,13 @@ class PreProcess(Strict):
         "as that token: keep the row (default), or refuse it as a bad row. `data check` counts such rows. Refuse it where "
         "the text is written by strangers. Olive ignores this key.",
     )
+    group_by: str | None = Field(
+        None,
+        min_length=1,
+        exclude_if=lambda value: value is None,
+        description="Column whose rows with the same value, such as those of one document or speaker, stay on one side of a split. "
+        "Default null: rows that repeat a question, exactly or nearly, stay together. Olive ignores this key.",
+    )
     drop_short_sequences: bool = Field(
         False, description=("line-by-line: skip rows with fewer than max_seq_len tokens. Default false.")
     )

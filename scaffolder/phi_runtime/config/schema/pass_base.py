@@ -11,6 +11,11 @@ from phi_runtime.config.schema.common import Count, Dtype, Kind, Strict
 from phi_runtime.config.schema.training_args import TrainingArgs
 
 
+def _is_unset(value: Any) -> bool:
+    """Return True for the default of a newer key, which is not dumped: the keys of earlier results stay valid."""
+    return not value
+
+
 class Pass(Strict):
     """One stage of a workflow: a model goes in, a model comes out.
 
@@ -96,6 +101,20 @@ class FinetunePass(Pass):
         "none; 0.1 to 0.2 is usual. Rows are chosen by content, stratified where the answers are labels, and "
         "never trained on. Olive ignores this key.",
     )
+    test_data_config: str | None = Field(
+        None,
+        exclude_if=_is_unset,
+        description="Name of the data config with the test rows, which only the final comparison reads. Default null: take them "
+        "from the training data with test_dataset_size, or compare on the validation rows. Olive ignores this key.",
+    )
+    test_dataset_size: float = Field(
+        0.0,
+        ge=0,
+        exclude_if=_is_unset,
+        description="Test rows to split off the training data, which only the final comparison reads: a fraction below 1, or a "
+        "number of rows. Default 0: none, and the comparison reads the validation rows, on which the best checkpoint was "
+        "chosen; 0.1 is usual. Olive ignores this key.",
+    )
     completion_only_loss: bool | None = Field(
         None,
         description="Compute the loss on completions only, not on prompts. Default null: true for a text_template line by "
@@ -129,10 +148,13 @@ class FinetunePass(Pass):
 
     @property
     def data_names(self) -> tuple[str, ...]:
-        """Names of the data configs that the pass reads, the training data first."""
-        validation = self.eval_data_config
-        own = validation in (None, self.train_data_config)
-        return (self.train_data_config,) if own else (self.train_data_config, validation or "")
+        """Names of the data configs that shape the output of the pass, the training data first."""
+        return tuple(dict.fromkeys(name for name in (self.train_data_config, self.eval_data_config) if name))
+
+    @property
+    def measured_names(self) -> tuple[str, ...]:
+        """Names of the data configs that the pass and the comparison of its models read."""
+        return tuple(dict.fromkeys([*self.data_names, *([self.test_data_config] if self.test_data_config else [])]))
 
     @property
     def has_validation_rows(self) -> bool:

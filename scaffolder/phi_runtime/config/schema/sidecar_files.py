@@ -12,7 +12,7 @@ class EvaluationOfPass(Strict):
     """Evaluation settings of one training pass; null: as for all passes."""
 
     task: Task | None = Field(None, description="Kind of the answers, which selects the metrics. Default null: `task`.")
-    max_rows: Count | None = Field(None, description="Maximum number of test rows. Default null: `max_rows`.")
+    max_rows: Count | None = Field(None, description="Maximum number of measured rows. Default null: `max_rows`.")
     max_new_tokens: Count | None = Field(
         None, description="Maximum length of an answer, in tokens. Default null: `max_new_tokens`."
     )
@@ -32,7 +32,7 @@ class Constraints(Strict):
         None,
         ge=0,
         le=1,
-        description="Maximum loss of the task's first metric on the test rows against the full-precision model, as a fraction: "
+        description="Maximum loss of the task's first metric on the validation rows against the full-precision model, as a fraction: "
         "0.02 allows 0.93 after 0.95; 1 allows everything. For free text, which has no metric, the drop of the mean "
         "probability of a token.",
     )
@@ -51,7 +51,7 @@ class Constraints(Strict):
 
 
 class Evaluation(Strict):
-    """evaluation.json: how models are compared on the test rows."""
+    """evaluation.json: how models are compared on the test rows, or on the validation rows if there are none."""
 
     task: Task = Field(
         "generation",
@@ -61,8 +61,8 @@ class Evaluation(Strict):
     )
     max_rows: Count = Field(
         200,
-        description="Maximum number of test rows to score: the first of the shuffled split. Default 200; more rows narrow the "
-        "confidence intervals and take proportionally longer.",
+        description="Maximum number of rows to score, sampled evenly over labels. Default 200; more rows narrow the confidence "
+        "intervals and take proportionally longer.",
     )
     max_new_tokens: Count = Field(
         64,

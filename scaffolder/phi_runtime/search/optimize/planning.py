@@ -129,7 +129,7 @@ class OptimizePlan:
         return inputs | {
             "evaluation": {key: value for key, value in evaluation.items() if key != "passes"},
             "training": canonical(step),
-            **data_inputs(self.workflow, step, self.project),
+            **data_inputs(self.workflow, step.data_names, self.project),
         }
 
     def key_of(self, stage: Stage, inputs_key: str) -> str:

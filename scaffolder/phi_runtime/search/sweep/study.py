@@ -63,12 +63,13 @@ def study_inputs(workflow: Workflow, project: ProjectFolder, sweep: Sweep, train
         "input": canonical(workflow.input_model),
         "passes": {name: canonical(step) for name, step in ancestors.items()},
         "hooks": "",
-        **data_inputs(workflow, training, project),
+        **data_inputs(workflow, training.data_names, project),
         "search_space": {k: v.model_dump(mode="json", exclude=unused) for k, v in sweep.search_space.items()},
         "grid": grid,
         "device": workflow.host_device,
         "metric": metric,
     }
+    inputs["passes"][trained].pop("test_data_config", None)  # read by no trial
     for step in ancestors.values():
         inputs |= (isinstance(step, InputAdapter) and step.inputs(workflow)) or {}
     if metric != VALIDATION_LOSS:
