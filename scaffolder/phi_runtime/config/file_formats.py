@@ -30,6 +30,7 @@ _OTHERS = {  # formats that are not read, and the way to one that is
 }
 FORMATS_OF_KEY: dict[str, tuple[Format, ...]] = {
     "sep": ("csv",),
+    "skipinitialspace": ("csv",),
     "encoding": ("json", "csv", "text"),
     "header": ("csv", "xlsx"),
     "names": ("csv", "xlsx"),

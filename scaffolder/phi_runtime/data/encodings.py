@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any
 
 UTF8, WINDOWS = "utf-8", "cp1252"
-FIX = "save the file as UTF-8, or set `encoding` in load_dataset_config, such as cp1251 or gbk"
+FIX = "save the file as UTF-8, or set `encoding` (`new --encoding`), such as cp1251 or gbk"
 
 # UTF-32 first: its mark starts with that of UTF-16.
 _MARKS = (
@@ -25,6 +25,7 @@ _CHUNKS = 16  # that are searched for a byte that is not ASCII
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # Bytes that Windows-1252 does not define, and `ÿ`, which is far more often a broken byte.
 _NOT_WINDOWS = re.compile(rb"[\x81\x8d\x8f\x90\x9d\xff]")
+_CAPITAL_IN_WORD = re.compile(r"[a-zß-ÿ][À-ÖØ-ÞŠŒŽŸ][a-zß-ÿ]")
 _SYMBOL_IN_WORD = re.compile(r"[^\W\d_](?:[¹²³¼½¾ªº]|[^\w\s\x00-\x7f’´·\xad–—])[^\W\d_]")
 
 
@@ -64,7 +65,9 @@ def _utf8_or_windows(chunk: bytes) -> str:
     text = chunk.decode(WINDOWS)
     words = [word for word in _WORD.findall(text) if not word.isascii()]
     foreign = sum(1 for word in words if not any(c.isascii() for c in word))
-    return UTF8 if foreign > len(words) / 5 or _SYMBOL_IN_WORD.search(text) else WINDOWS
+    if foreign > len(words) / 5 or _SYMBOL_IN_WORD.search(text) or _CAPITAL_IN_WORD.search(text):
+        return UTF8
+    return WINDOWS
 
 
 class Recoded(io.RawIOBase):

@@ -53,6 +53,7 @@ class FileForm:
         options = self.options
         keys = {
             "sep": options.sep if options.sep != "," else None,
+            "skipinitialspace": options.skipinitialspace or None,
             "encoding": options.encoding if options.encoding != UTF8 else None,
             "field": options.field,
             "sheet": options.sheet,
@@ -70,7 +71,9 @@ def file_form(path: Path, options: ReadOptions, *, find_names: bool = False) -> 
     """
     options = resolve(path, options)
     encoding = options.encoding or UTF8
-    remarks = [f"{path.name} is not UTF-8 and is read as Windows-1252"] if encoding == WINDOWS else []
+    remarks = (
+        [f"{path.name} is read as Windows-1252; set `encoding` if letters are wrong"] if encoding == WINDOWS else []
+    )
     parts = [{UTF8: "UTF-8", WINDOWS: "Windows-1252"}.get(encoding, encoding)]
     if options.format in ("csv", "xlsx"):
         if find_names:

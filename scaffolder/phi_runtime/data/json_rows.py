@@ -18,7 +18,8 @@ from phi_runtime.data.json_window import TOO_LONG, Decoder, Window, json_fix
 from phi_runtime.data.row import FIX, BadRow, Row
 
 Layout = Literal["lines", "array", "objects", "field", "columns"]
-_FIELD_FIX = "set `field` to the key that holds the rows"
+_FIELD_FIX = "set `field` (`new --field`) to the key that holds the rows"
+_SPLIT_KEYS = {"columns", "index", "data"}  # of pandas with orient="split"
 _ROWS_FIX = "write an array of objects, or one object per line"
 _MESSAGE_KEYS = ("role", "from")  # of an object that is a message of a conversation, not a row
 
@@ -48,14 +49,14 @@ def json_form(path: Path, encoding: str, field: str | None) -> JsonForm:
     end, ended = _end_of_value(first)
     if ended:
         alone = complete and in_json_file and not rest.strip()
-        return (_form_of_object(path, encoding) if alone else None) or JsonForm("lines")
+        return (_form_of_object(path, encoding, one_line=True) if alone else None) or JsonForm("lines")
     broken = end < len(first.rstrip()) or _is_object(rest.partition("\n")[0])
     if broken or (not rest and (complete or not in_json_file)):
         return JsonForm("lines")  # the reader locates what is wrong
     end, ended = _end_of_value(text)  # over several lines
     if text[end:].strip() or (ended and not complete) or (complete and not ended):
         return JsonForm("objects")
-    return _form_of_object(path, encoding) or _refuse_object(path, encoding)
+    return _form_of_object(path, encoding, one_line=False) or JsonForm("lines")
 
 
 def _is_object(line: str) -> bool:
@@ -99,11 +100,11 @@ def _kind_of_elements(window: Window, kind: str) -> str:
     return kinds.pop() if len(kinds) == 1 else kind
 
 
-def _form_of_object(path: Path, encoding: str) -> JsonForm | None:
-    """Return the form of a file that is one object; None if it has no rows.
+def _form_of_object(path: Path, encoding: str, *, one_line: bool) -> JsonForm | None:
+    """Return the form of a file that is one object; None if it is a row itself.
 
     Raises:
-        DataError: several keys hold rows.
+        DataError: several keys hold rows, or it is no row: all values are objects or lists.
     """
     with opened(path, encoding) as stream:
         window = Window(path, stream)
@@ -115,19 +116,13 @@ def _form_of_object(path: Path, encoding: str) -> JsonForm | None:
     if len(rows) == 1:
         return JsonForm("field", (rows[0],))
     if rows:
-        fix = f"set `field` to one of them, such as {rows[0]}"
+        fix = f"set `field` (`new --field`) to one of them, such as {rows[0]}"
         raise DataError(f"the keys {', '.join(rows)} all hold rows", where=Location(path), fix=fix)
-    if kinds and set(kinds.values()) in ({"values"}, {"indexed"}):
+    if kinds and set(kinds.values()) in ({"values"}, {"indexed"}) and set(kinds) != _SPLIT_KEYS:
         return JsonForm("columns", tuple(kinds))
-    return None
-
-
-def _refuse_object(path: Path, encoding: str) -> JsonForm:
-    with opened(path, encoding) as stream:
-        window = Window(path, stream)
-        window.next()
-        names = [key for key, _ in _members(window)]
-    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    if one_line and {"scalar", "messages"} & set(kinds.values()):
+        return None
+    shown = ", ".join([*kinds][:5]) + (", …" if len(kinds) > 5 else "")
     what = f"the file is one JSON object ({shown or 'empty'}), not rows"
     raise DataError(what, where=Location(path), fix=_ROWS_FIX)
 
@@ -165,7 +160,8 @@ def _json_lines(path: Path, stream: io.BufferedReader) -> Iterator[Row | BadRow]
         except ValueError as e:
             column = getattr(e, "colno", 1)
             what = f"this row is not valid JSON ({getattr(e, 'msg', e)})"
-            yield BadRow(Location(path, number, column), what, json_fix(text, column - 1, FIX))
+            fix = "write one object per line, without a comma after it" if "Extra data" in what else FIX
+            yield BadRow(Location(path, number, column), what, json_fix(text, column - 1, fix))
         except RecursionError:
             yield BadRow(where, "this row is nested too deeply")
         else:

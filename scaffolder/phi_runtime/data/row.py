@@ -21,6 +21,7 @@ class ReadOptions:
     Attributes:
         format: Its format.
         sep: Separator of a CSV file.
+        skipinitialspace: Skip spaces after the separator of a CSV file.
         sample_by: Unit of a text file.
         field: Key of a JSON object that holds the rows; None: the file is the array, or JSON Lines.
         encoding: Encoding of the text, by its name in Python.
@@ -32,6 +33,7 @@ class ReadOptions:
 
     format: Format
     sep: str | None = None
+    skipinitialspace: bool | None = None
     sample_by: SampleBy = "line"
     field: str | None = None
     encoding: str | None = None

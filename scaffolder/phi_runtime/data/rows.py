@@ -18,7 +18,15 @@ from phi_runtime.data.files import LIMIT_BYTES, empty_file, encoding_of, first_b
 from phi_runtime.data.json_rows import decoded, json_form, json_rows
 from phi_runtime.data.json_window import TOO_LONG
 from phi_runtime.data.row import BadRow, ReadOptions, Row
-from phi_runtime.data.tables import Record, csv_records, default_sep, detect_sep, separator_line, table_rows
+from phi_runtime.data.tables import (
+    Record,
+    csv_records,
+    default_sep,
+    detect_sep,
+    detect_spaces,
+    separator_line,
+    table_rows,
+)
 from phi_runtime.data.workbook import workbook_records
 
 __all__ = ["BadRow", "ReadOptions", "Row", "original_names", "read_rows", "resolve", "scan"]
@@ -65,7 +73,7 @@ def records(path: Path, reading: ReadOptions) -> Iterator[Record | BadRow]:
     with opened(path, encoding) as stream:
         if not first_byte(stream):
             raise empty_file(path)
-        yield from csv_records(path, stream, reading.sep or default_sep(path), skip_first=skip)
+        yield from csv_records(path, stream, reading, skip_first=skip)
 
 
 def _renamed(path: Path, rows: Iterator[Row | BadRow], mapping: Mapping[str, str]) -> Iterator[Row | BadRow]:
@@ -103,7 +111,7 @@ def _text_rows(path: Path, reading: ReadOptions, encoding: str) -> Iterator[Row 
 
 
 def resolve(path: Path, reading: ReadOptions) -> ReadOptions:
-    """Return `reading` with the encoding, and the separator of a CSV file, detected from the file if they are None.
+    """Return `reading` with the encoding, and how fields of a CSV file are separated, detected if they are None.
 
     Raises:
         DataError: as `scan`.
@@ -111,10 +119,13 @@ def resolve(path: Path, reading: ReadOptions) -> ReadOptions:
     if reading.format in ("parquet", "xlsx"):
         return reading
     encoding = reading.encoding or encoding_of(path)
-    sep = reading.sep
-    if reading.format == "csv" and sep is None:
-        sep = detect_sep(*head(path, encoding), default_sep(path))
-    return replace(reading, encoding=encoding, sep=sep)
+    reading = replace(reading, encoding=encoding)
+    if reading.format != "csv" or (reading.sep is not None and reading.skipinitialspace is not None):
+        return reading
+    start, complete = head(path, encoding)
+    sep = reading.sep or detect_sep(start, complete, default_sep(path))
+    spaces = detect_spaces(start, sep) if reading.skipinitialspace is None else reading.skipinitialspace
+    return replace(reading, sep=sep, skipinitialspace=spaces)
 
 
 def _has_separator_line(path: Path, encoding: str) -> bool:

@@ -36,6 +36,7 @@ def read_options(load: LoadDataset, path: Path) -> ReadOptions:
     return ReadOptions(
         format=load.format or format_of(path),
         sep=load.sep,
+        skipinitialspace=load.skipinitialspace,
         sample_by=load.sample_by or "line",
         field=load.field,
         encoding=load.encoding,

@@ -21,6 +21,7 @@ Record = tuple[int, list[str]]
 NULL = "\\N"  # an empty field in the dumps of MySQL and PostgreSQL
 _SEPARATORS = ",;\t|"
 _SEP_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # the first line of a CSV file for Excel
+_SPACED_QUOTE = re.compile(r' +"')
 _SAMPLED = 100  # records that decide on the separator
 
 
@@ -65,7 +66,17 @@ def _share(head: str, complete: bool, sep: str) -> float:
     return counts.count(counts[0]) / len(counts)
 
 
-def csv_records(path: Path, stream: io.BufferedReader, sep: str, *, skip_first: bool) -> Iterator[Record]:
+def detect_spaces(head: str, sep: str) -> bool:
+    """Return True if most of the first records have a quoted field after a separator and spaces."""
+    records = islice(csv.reader(io.StringIO(head, newline=""), delimiter=sep), _SAMPLED)
+    try:
+        spaced = [any(_SPACED_QUOTE.match(field) for field in fields) for fields in records if fields]
+    except csv.Error:
+        return False
+    return sum(spaced) > len(spaced) / 2
+
+
+def csv_records(path: Path, stream: io.BufferedReader, options: ReadOptions, *, skip_first: bool) -> Iterator[Record]:
     """Yield the records of a CSV file that are not blank; `skip_first`: without its first line.
 
     Bytes that are not UTF-8 are lone surrogates.
@@ -76,7 +87,8 @@ def csv_records(path: Path, stream: io.BufferedReader, sep: str, *, skip_first: 
     csv.field_size_limit(LIMIT_BYTES)
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
     skipped = 1 if skip_first and text.readline() else 0
-    reader = csv.reader(text, delimiter=sep, strict=True)
+    sep = options.sep or default_sep(path)
+    reader = csv.reader(text, delimiter=sep, skipinitialspace=bool(options.skipinitialspace), strict=True)
     start = skipped
     try:
         for fields in reader:

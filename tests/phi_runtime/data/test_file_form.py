@@ -68,7 +68,7 @@ def test_what_may_be_misread_is_remarked(tmp_path: Path) -> None:
         "a.csv has cells that may mean no value, and are read as text: `NULL` 2, `NaN` 1",
     )
     assert form(tmp_path, "a.csv", "text,label\né,x\n".encode("cp1252")).remarks == (
-        "a.csv is not UTF-8 and is read as Windows-1252",
+        "a.csv is read as Windows-1252; set `encoding` if letters are wrong",
     )
     assert form(tmp_path, "a.csv", "text,label\nx,\\N\n").remarks == ()
 

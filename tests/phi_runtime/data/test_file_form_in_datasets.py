@@ -26,6 +26,7 @@ FILES = {
     "twice.csv": "q,a,q,q.1\n1,2,3,4\n5,6,7,8\n",
     "trailing.csv": "a,b,,\nx,y,,\nz,w,,\n",
     "mark-in-name.csv": TABLE.replace("label", "\ufefflabel"),
+    "spaces.csv": 'a, b\n"1, 2", "x"\n"3", "y"\n',
     "field.json": json.dumps({"v": 1, "rows": [{"text": "a", "n": 1}, {"text": "b", "n": 2}]}),
     "pretty.jsonl": '{\n"a": 1\n}\n{\n"a": 2\n}\n',
     "array.jsonl": '[{"a": 1}, {"a": 2}]',

@@ -63,6 +63,13 @@ def test_what_spreadsheets_write_is_read_as_the_same_rows(tmp_path: Path, name: 
         ("tab.tsv", "a,b\tc\n1,2\t3\n", [{"a,b": "1,2", "c": "3"}]),
         ("decimal.csv", "a;n\nx;1,5\ny;2,5\n", [{"a": "x", "n": "1,5"}, {"a": "y", "n": "2,5"}]),
         ("quoted.csv", 'a;b\n"1;\n2";3\n', [{"a": "1;\n2", "b": "3"}]),
+        ("spaces.csv", 'a, b\n"1, 2", "x"\n"3", "y"\n', [{"a": "1, 2", "b": "x"}, {"a": "3", "b": "y"}]),
+        (
+            "spaces.csv",
+            'a, b\n1, x\n2, "y"\n3, z\n',
+            [{"a": "1", " b": " x"}, {"a": "2", " b": ' "y"'}, {"a": "3", " b": " z"}],
+        ),
+        ("quotes.csv", 'a,b\n"1, ""2""",x\n', [{"a": '1, "2"', "b": "x"}]),
         ("index.csv", ",a,b\n0,x,y\n", [{"Unnamed: 0": "0", "a": "x", "b": "y"}]),
         ("trailing.csv", "a,,\nx,,\ny\n", [{"a": v, "Unnamed: 1": "", "Unnamed: 2": ""} for v in "xy"]),
         ("twice.csv", "q,a,q,q.1\n1,2,3,4\n", [{"q": "1", "a": "2", "q.2": "3", "q.1": "4"}]),
@@ -107,6 +114,7 @@ def test_options_decide_before_the_file(
         ("a,b\nx,1\nда,2\n".encode("cp1251"), [3]),  # not a Western language: the letters would be wrong
         ("a,b\nx,1\n猫だ,2\n".encode("gbk"), [3]),
         ("a,b\nposzed³,1\nca³y,2\n".encode("cp1252"), [2, 3]),  # Polish in cp1250
+        ("a,b\ncrème,1\n".encode("cp850"), [2]),
         ("a,b\né,1\n".encode() + "é,2\n".encode("cp1252"), [3]),
     ],
 )
@@ -171,6 +179,9 @@ def test_a_single_row_on_one_line_is_a_row(tmp_path: Path, row: dict[str, Any]) 
     ("name", "content", "where", "says"),
     [
         ("a.json", '{\n"birds": {"file": "b"},\n"trees": {"file": "t"}\n}', 0, "one JSON object (birds, trees)"),
+        ("a.json", '{"0": {"q": "x"}, "1": {"q": "y"}}', 0, "one JSON object (0, 1)"),
+        ("a.json", '{"columns": ["q"], "index": [0], "data": [["x"]]}', 0, "one JSON object (columns, index, data)"),
+        ("a.json", '{"result": {"rows": [{"q": 1}]}}', 0, "one JSON object (result)"),
         ("a.json", '{"train": [{"q": 1}], "test": [{"q": 2}]}', 0, "the keys train, test all hold rows"),
         ("a.json", '{"a": ["x", "y"], "b": ["z"]}', 0, "differ in their rows from row 2 on"),
         ("a.json", '{"a": {"0": "x"}, "b": {"1": "z"}}', 0, "differ in their rows from row 1 on"),

@@ -85,6 +85,10 @@ class LoadDataset(Strict):
         None,
         description="csv: field separator. Default null: detected among comma, semicolon, tab and `|`; Olive assumes a comma.",
     )
+    skipinitialspace: bool | None = Field(
+        None,
+        description="csv: skip spaces after a separator. Default null: true if they are before quotes; Olive assumes false.",
+    )
     encoding: Annotated[str, Field(min_length=1), AfterValidator(_known_encoding)] | None = Field(
         None,
         description="json, csv, text: encoding of the file, by its name in Python. Default null: UTF-8, UTF-16, or Windows-1252 if "
