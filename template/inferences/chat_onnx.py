@@ -14,6 +14,7 @@ import re
 import string
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -288,17 +289,17 @@ def note_base(chat, adapter):
         print(f"the base model answers; use --adapter for {' or '.join(chat.adapters)}", file=sys.stderr)
 
 
-def start_answer(chat, text, args, adapter, before):
-    """Start an answer; remove the oldest turns from `before` if they do not fit into the context."""
+def start_answer(chat, question, sampling, adapter, before, report):
+    """Start an answer; remove the oldest turns from `before` if they do not fit into the context, and report it."""
     for start in range(0, len(before) + 1, 2):
         try:
-            pieces = chat.ask(chat.template.question(text), sampling_of(args), adapter, before[start:])
+            pieces = chat.ask(question, sampling, adapter, before[start:])
         except PromptTooLong:
-            if start == len(before):
+            if start >= len(before) - 1:
                 raise
             continue
         if start:
-            print(f"dropped the oldest {start // 2} turns: the context is full", file=sys.stderr)
+            report(f"dropped the oldest {start // 2} turns: the context is full")
         del before[:start]
         return pieces
 
@@ -317,7 +318,8 @@ def converse(chat, args):
                     raise ValueError(f"unknown command {text}: use /clear or /exit")
                 before.clear()
                 continue
-            for piece in start_answer(chat, text, args, adapter, before):
+            question, sampling = chat.template.question(text), sampling_of(args)
+            for piece in start_answer(chat, question, sampling, adapter, before, partial(print, file=sys.stderr)):
                 answer += piece
                 print(piece.translate(CONTROL) if sys.stdout.isatty() else piece, end="", flush=True)
         except (ValueError, KeyboardInterrupt) as e:  # on a terminal, the chat continues

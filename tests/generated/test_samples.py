@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -163,27 +163,27 @@ def test_the_samples_stream_text_and_read_prompts_as_the_runtime_does(
         assert "".join([*map(stream.push, ids), stream.flush()]) == decode(tokenizer, ids)
 
 
-def test_a_full_context_drops_the_oldest_turns(sample: Sample, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_context_drops_the_oldest_turns(sample: Sample) -> None:
     chat_onnx = sample("chat_onnx")
 
     class Words:
         """Its tokens are words, its context has 20 of them."""
-
-        template = SimpleNamespace(question=lambda text: text)
 
         def ask(self, question: str, _sampling: Any, _adapter: Any, before: Any) -> list[str]:
             if sum(len(message["content"].split()) for message in before) + len(question.split()) > 20:
                 raise chat_onnx.PromptTooLong("too long")
             return ["x"]
 
-    args = SimpleNamespace(max_new_tokens=1, temperature=0.0, top_p=1.0, seed=None)
+    def start_answer(question: str) -> list[str]:
+        reported: list[str] = []
+        assert chat_onnx.start_answer(Words(), question, None, None, before, reported.append) == ["x"]
+        return reported
+
     before = [{"role": role, "content": "a b c d"} for role in ("user", "assistant") * 2]
-    assert chat_onnx.start_answer(Words(), "e f g h", args, None, before) == ["x"]
-    assert (len(before), capsys.readouterr().err) == (4, "")
-    assert chat_onnx.start_answer(Words(), "e f g h i", args, None, before) == ["x"]
-    assert (len(before), capsys.readouterr().err) == (2, "dropped the oldest 1 turns: the context is full\n")
+    assert (start_answer("e f g h"), len(before)) == ([], 4)
+    assert (start_answer("e f g h i"), len(before)) == (["dropped the oldest 1 turns: the context is full"], 2)
     with pytest.raises(chat_onnx.PromptTooLong):
-        chat_onnx.start_answer(Words(), "e " * 21, args, None, before)
+        start_answer("e " * 21)
     assert len(before) == 2
 
 

@@ -1,10 +1,11 @@
 """A model without weights for tests of the chat: its tokens are words, and it answers with what it reads.
 
-`python -m tests.phi_scaffold.echo_model PROJECT` chats with it, as the command does.
+`python -m tests.phi_scaffold.echo_model FLAGS` chats with it, as the command does; ECHO_TEMPLATE is a text template for it.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.data.chat_template import ChatTemplate, Template
+from phi_runtime.data.template import PromptTemplate
 from phi_runtime.inference.generator import Piece, SamplingParams, Usage
 from phi_runtime.inference.streaming import check_context_length
 from phi_runtime.pipeline.session import Session
@@ -88,6 +90,8 @@ if __name__ == "__main__":
     from phi_scaffold.cli import main
     from phi_scaffold.cli.options import Flags
 
-    Flags.open_session = lambda *_: session()  # type: ignore[method-assign,assignment,return-value]
+    text = os.environ.get("ECHO_TEMPLATE")
+    template = PromptTemplate.from_text(text) if text else CHAT
+    Flags.open_session = lambda *_: session(template)  # type: ignore[method-assign,assignment,return-value]
     sys.argv = ["phi-scaffold", "chat", *sys.argv[1:]]
     main()

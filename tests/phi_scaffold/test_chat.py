@@ -73,7 +73,8 @@ def test_an_error_of_one_message_stops_no_other_and_is_the_exit_code(talk: Talk)
 
 
 def test_a_message_without_an_answer_is_not_kept(talk: Talk) -> None:
-    assert talk("empty\na\n").out == "\nread 3: a\n"
+    result = talk("empty\na\n")
+    assert (result.out, result.err.count("the answer is empty")) == ("\nread 3: a\n", 1)
 
 
 def test_what_begins_with_a_slash_reaches_no_model(talk: Talk) -> None:
@@ -163,10 +164,10 @@ def test_a_prompt_of_the_command_line_is_read_without_stdin(talk: Talk) -> None:
 
 def entries(said: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Entry]:
     monkeypatch.setattr("sys.stdin", io.StringIO(said))
-    reader = Reader("you: ")
+    reader = Reader()
     while True:
         try:
-            yield reader.read()
+            yield reader.read("you: ")
         except EOFError:
             return
 
@@ -251,6 +252,22 @@ def test_ctrl_c_stops_an_answer_and_ends_the_chat_when_it_follows_itself(root: P
             time.sleep(0.4)
             chat.interrupt()
         assert chat.end() == 130
+
+
+@needs_terminal
+def test_each_column_of_a_prompt_is_read_on_a_terminal(root: Path) -> None:
+    with chat_of(root, ECHO_TEMPLATE="{context} / {question} {answer}") as chat:
+        chat.until("context: ")
+        chat.type("one two\n")
+        chat.until("question: ")
+        chat.type("three\n")
+        chat.until("read 4: one two / three")
+        chat.until("context: ")
+        chat.type('{"context": "four", "question": "five"}\n')
+        chat.until("read 3: four / five")
+        chat.until("context: ")
+        chat.type("/exit\n")
+        assert chat.end() == 0
 
 
 @needs_terminal

@@ -113,11 +113,13 @@ class Conversation:
         """
         template = self.session.template
         if isinstance(template, ChatTemplate):
+            if not self.turns:
+                return []
             messages = self._messages(0)
             answers = (message for message in messages if message["role"] == "assistant")
             for turn, message in zip(self.turns, answers, strict=True):
                 message |= {} if turn.complete else {"weight": 0}
-            return [{template.column: messages}] if messages else []
+            return [{template.column: messages}]
         rows: list[dict[str, Any]] = []
         for turn in self.turns:
             if not turn.complete:

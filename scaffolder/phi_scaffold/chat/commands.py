@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_TEMPERATURE = 5.0
 DEFAULT_FILE = "chat.jsonl"
-_HINT = "list the commands with /help; // begins a message with a slash"
+_HINT = "list the commands with /help, or begin the message with //"
 
 
 class Command(NamedTuple):
@@ -129,6 +129,7 @@ class Commands:
 
     def _open(self, flags: Flags) -> None:
         """Continue with the model and the adapter that `flags` name."""
+        note(f"loading {flags.model} …")
         current = self.flags
         kept = self.conversation.switch(lambda: _opened(flags, self.project), lambda: _opened(current, self.project))
         self.flags = flags

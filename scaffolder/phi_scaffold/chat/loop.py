@@ -41,7 +41,7 @@ class Loop:
     def __init__(self, conversation: Conversation, commands: Commands, *, as_json: bool, quiet: bool) -> None:
         self.conversation, self.commands, self.as_json, self.quiet = conversation, commands, as_json, quiet
         self.exit_code = 0
-        self.reader = Reader(self._label())
+        self.reader = Reader()
         self._stopped = False
 
     def run(self) -> None:
@@ -49,13 +49,12 @@ class Loop:
         interrupted = False
         while True:
             try:
-                entry = self.reader.read()
+                entry = self.reader.read(f"{self._labels()[0]}: ")
                 interrupted = False
                 if entry.command:
                     self.commands.run(entry.command, entry.text)
-                    self.reader.label = self._label()
                 elif entry.text:
-                    self._answer(entry.text)
+                    self._answer(self._columns(entry.text))
             except EOFError:
                 break
             except PhiError as e:
@@ -66,9 +65,16 @@ class Loop:
                 interrupted = True
                 note("\nCtrl-C again or /exit ends the chat")
 
-    def _label(self) -> str:
+    def _labels(self) -> tuple[str, ...]:
         session = self.conversation.session
-        return f"{'you' if session.converses else ', '.join(session.template.inputs) or 'text'}: "
+        return ("you",) if session.converses else session.template.inputs or ("text",)
+
+    def _columns(self, text: str) -> str:
+        """Return a message of several columns as JSON: on a terminal, `text` is the first, and the others are read now."""
+        first, *others = self._labels()
+        if not others or not self.reader.interactive or text.startswith("{"):
+            return text
+        return json.dumps({first: text} | {name: self.reader.read(f"{name}: ").text for name in others})
 
     def _report(self, error: PhiError) -> None:
         print_failure(error, self.as_json)
@@ -98,6 +104,8 @@ class Loop:
             print(flush=True)
         if written.strip():
             self.conversation.add(Turn(text, written, answer.finish == "stop"))
+        elif not self.quiet:
+            note("the answer is empty; the conversation continues without it")
         if self.reader.interactive and sys.stdout.isatty() and not (self.quiet or self.as_json):
             note(_summary(answer, rate, context))
 
@@ -128,7 +136,7 @@ class Loop:
 def _summary(answer: Answer, tokens_per_s: float, context: int) -> str:
     usage = answer.usage
     count = usage.completion_tokens
-    end = {"stop": "", "length": ", cut at this limit"}.get(answer.finish or "", ", stopped")
+    end = {"stop": "", "length": " (the limit)"}.get(answer.finish or "", " (stopped)")
     rate = f", {tokens_per_s:.1f} tokens/s" if count > 1 else ""
     total = f"{usage.prompt_tokens + count:,}" + (f" of {context:,}" if context < 1 << 30 else "")
     return f"{count} token{'s' if count != 1 else ''}{end}{rate}; context: {total} tokens"

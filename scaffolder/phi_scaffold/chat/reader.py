@@ -44,25 +44,21 @@ class Reader:
 
     Several lines are one entry between three quotation marks, after a backslash at the end of a line, or as a paste. What
     begins with a slash is a command; two slashes begin a message with one.
-
-    Args:
-        label: Prompt on a terminal.
     """
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    def __init__(self) -> None:
         self.interactive = sys.stdin.isatty()
         self._joins_pastes = self.interactive and not _edit_lines()
         accept_wrong_bytes()
 
-    def read(self) -> Entry:
-        """Return the next entry.
+    def read(self, label: str) -> Entry:
+        """Return the next entry, with the prompt `label` on a terminal.
 
         Raises:
             EOFError: The input has ended.
             UsageError: The message is not text, or its three quotation marks are not closed.
         """
-        text = self._line(self.label)
+        text = self._line(label)
         if match := _QUOTED.fullmatch(text.strip()):
             command, text = match[1] or "", self._quoted(match[2])
         else:
