@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-FEWEST_VALIDATION_ROWS = 20
+FEWEST_ROWS = 20  # of validation or test
 _LONGEST = 40  # characters of a label in a message
 _QUESTIONS = 200_000  # distinct questions that `Questions` compares, in about 50 MB
 _NAMED = 5  # labels that one remark names
@@ -36,15 +36,22 @@ def label_remarks(labels: Mapping[str, int]) -> list[str]:
     return remarks
 
 
-def side_remarks(labels: Iterable[str], training: Mapping[str, int], validation: Mapping[str, int]) -> list[str]:
-    """Return remarks on labels that only the validation rows have, or only several training rows; each by its rows."""
+def side_remarks(
+    labels: Iterable[str], training: Mapping[str, int], side: Mapping[str, int], name: str = "validation"
+) -> list[str]:
+    """Return remarks on labels that training rows lack, or that several have and a side of the split lacks.
+
+    Args:
+        training, side: Rows of each label.
+        name: Name of the side.
+    """
     remarks = []
-    untrained = [label for label in labels if validation.get(label) and not training.get(label)]
-    unmeasured = [label for label in labels if training.get(label, 0) > 1 and not validation.get(label)]
+    untrained = [label for label in labels if side.get(label) and not training.get(label)]
+    unmeasured = [label for label in labels if training.get(label, 0) > 1 and not side.get(label)]
     if untrained:
-        remarks.append(f"only the validation rows have {_of(untrained)}: the model cannot learn it")
+        remarks.append(f"only {name} rows have {_of(untrained)}: the model cannot learn it")
     if unmeasured:
-        remarks.append(f"no validation row has {_of(unmeasured)}: it is trained, and not measured")
+        remarks.append(f"no {name} row has {_of(unmeasured)}: it is trained, and not measured")
     return remarks
 
 
@@ -53,10 +60,11 @@ def contradiction_remark(contradictory: int, questions: int, first: str, second:
     return f"questions with several labels: {contradictory} of {questions}, such as those at {first} and {second}"
 
 
-def few_validation_rows(rows: int) -> str:
-    """Return the remark on a small number of validation rows."""
-    count = "1 validation row" if rows == 1 else f"{rows} validation rows"
-    return f"{count}: a score of fewer than {FEWEST_VALIDATION_ROWS} is mostly chance"
+def few_rows(rows: int, name: str = "validation") -> list[str]:
+    """Return the remark on a side of the split with few rows; there is none without rows, or with enough of them."""
+    if not 0 < rows < FEWEST_ROWS:
+        return []
+    return [f"{rows} {name} {'row' if rows == 1 else 'rows'}: a score of fewer than {FEWEST_ROWS} is mostly chance"]
 
 
 class Questions:

@@ -18,9 +18,8 @@ from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import DataContext, Dataset, DataSplit, load_splits, split_dataset
 from phi_runtime.data.file_form import FileForm, file_form
 from phi_runtime.data.labels import (
-    FEWEST_VALIDATION_ROWS,
     contradiction_remark,
-    few_validation_rows,
+    few_rows,
     label_remarks,
     shortened,
     side_remarks,
@@ -90,8 +89,7 @@ def report(
         remarks.append(
             f"{unused} of {len(dataset.training.store)} rows are unused: validation or test rows have their questions"
         )
-    if 0 < len(dataset.validation) < FEWEST_VALIDATION_ROWS:
-        remarks.append(few_validation_rows(len(dataset.validation)))
+    remarks += [remark for name, split in _measured(dataset).items() for remark in few_rows(len(split), name)]
     counts = {}
     for name, built in sequences.items():
         remarks += [r if name == "training" else f"{name} rows: {r}" for r in built.remarks]
@@ -198,9 +196,16 @@ def _label_remarks(splits: list[DataSplit], dataset: Dataset, project: ProjectFo
         if repeats.contradictory:
             first, second = (_place(split.place_of(row), project) for row in repeats.examples[0])
             remarks.append(contradiction_remark(repeats.contradictory, repeats.questions, first, second))
-    training, validation = (_rows_of(labels, side) for side in (dataset.training, dataset.validation))
-    sides = side_remarks(labels, training, validation) if len(dataset.validation) else []
-    return [*remarks, *label_remarks(labels), *sides]
+    remarks += label_remarks(labels)
+    training = _rows_of(labels, dataset.training)
+    for name, side in _measured(dataset).items():
+        remarks += side_remarks(labels, training, _rows_of(labels, side), name)
+    return remarks
+
+
+def _measured(dataset: Dataset) -> dict[str, DataSplit]:
+    """Return the sides with rows that are not trained on, by name."""
+    return {name: side for name, side in dataset.sides.items() if name != "training" and len(side)}
 
 
 def _rows_of(labels: Iterable[str], split: DataSplit) -> dict[str, int]:

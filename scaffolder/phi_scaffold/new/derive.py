@@ -14,7 +14,7 @@ from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.column_meanings import key_of
 from phi_runtime.data.columns import Columns
 from phi_runtime.data.encodings import WINDOWS
-from phi_runtime.data.labels import FEWEST_VALIDATION_ROWS, few_validation_rows
+from phi_runtime.data.labels import few_rows
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold import __version__
 from phi_scaffold.new.answers import PRECISIONS, Answers
@@ -61,9 +61,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     if source:
         columns = answers.data_columns or columns_of(source, answers.columns, answers.prompt_template)
         notes += [_data_note(columns, source), *_unused_notes(columns), *columns.remarks]
-        validation = round(EVAL_DATASET_SIZE * columns.questions)
-        if columns.questions and validation < FEWEST_VALIDATION_ROWS:
-            notes.append(few_validation_rows(validation))
+        notes += few_rows(round(EVAL_DATASET_SIZE * columns.questions))
         notes += _form_notes(source) if isinstance(source, LocalData) else []
     chat_template = ""
     if columns.kind == "chat":

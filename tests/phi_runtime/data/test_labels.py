@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.data.labels import Questions, few_validation_rows, label_remarks, shortened, side_remarks
+from phi_runtime.data.labels import Questions, few_rows, label_remarks, shortened, side_remarks
 from phi_runtime.data.repeats import find_repeats
 from tests.phi_runtime.data.stores import marked, store_of
 
@@ -55,12 +55,13 @@ def test_labels_that_teach_nothing_are_alike_or_rare_are_named(labels: dict[str,
 def test_labels_of_one_side_only_are_named() -> None:
     labels = Counter("abc")
     assert side_remarks(labels, {"a": 3, "b": 0, "c": 1}, {"a": 1, "b": 1, "c": 0}) == [
-        "only the validation rows have the label `b`: the model cannot learn it"
+        "only validation rows have the label `b`: the model cannot learn it"
     ]
     assert side_remarks(labels, {"a": 3, "b": 3, "c": 2}, {"a": 1, "b": 0}) == [
         "no validation row has the labels `b` and `c`: it is trained, and not measured"
     ]
     assert side_remarks(labels, labels, labels) == []
+    assert side_remarks(labels, {"a": 3}, {"a": 1, "b": 1}, "test")[0].startswith("only test rows have the label `b`")
 
 
 def test_a_long_label_is_cut_and_many_are_counted() -> None:
@@ -69,4 +70,9 @@ def test_a_long_label_is_cut_and_many_are_counted() -> None:
     remark: Any = label_remarks({f"label {i}": 1 for i in range(9)})[0]
     assert remark.startswith("9 labels have")
     assert remark.endswith("and 4 more")
-    assert few_validation_rows(1).startswith("1 validation row:")
+
+
+def test_few_rows_of_a_side_are_remarked() -> None:
+    assert few_rows(1)[0].startswith("1 validation row:")
+    assert few_rows(19, "test")[0].startswith("19 test rows:")
+    assert few_rows(0) == few_rows(20) == []
