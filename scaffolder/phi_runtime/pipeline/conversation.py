@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -124,11 +123,10 @@ class Conversation:
         for turn in self.turns:
             if not turn.complete:
                 continue
-            if not template.inputs:
+            if template.inputs:
+                rows.append(self.session.columns_of(turn.question) | {template.answer: turn.answer.strip()})
+            else:
                 rows.append({template.answer: turn.question + turn.answer})
-                continue
-            values = json.loads(turn.question) if len(template.inputs) > 1 else {template.inputs[0]: turn.question}
-            rows.append({name: values[name] for name in template.inputs} | {template.answer: turn.answer.strip()})
         return rows
 
     def _first_that_fits(self, text: str, room: int) -> int:

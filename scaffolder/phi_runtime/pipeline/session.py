@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, full_source, sources
@@ -90,18 +91,25 @@ class Session:
                 return self.template.render([*history, {"role": "user", "content": text}], add_generation_prompt=True)
             except RowError as e:
                 raise UsageError(str(e), fix="leave out the system message, or start a new conversation") from None
+        prompt = self.template.render_prompt(self.columns_of(text))
+        return prompt if self.template.inputs else prompt + text
+
+    def columns_of(self, text: str) -> dict[str, Any]:
+        """Return the columns of a text prompt that `text` fills: JSON, or the text of the only column that is required.
+
+        Raises:
+            UsageError: There are several, and `text` is not a JSON object with them.
+        """
         inputs = self.template.inputs
-        if not inputs:
-            return self.template.render_prompt({}) + text
-        if len(inputs) == 1:
-            return self.template.prompt_for(text)
-        required = [name for name in inputs if name not in self.template.optional]
+        required = [
+            name for name in inputs if isinstance(self.template, ChatTemplate) or name not in self.template.optional
+        ]
         try:
-            values = json.loads(text)
-            return self.template.render_prompt(values)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            values = json.loads(text) if inputs else {}
+            return {name: values[name] for name in inputs if name in required or name in values}
+        except (ValueError, KeyError, TypeError):
             if len(required) == 1:
-                return self.template.render_prompt({required[0]: text})
+                return {required[0]: text}
             example = json.dumps(dict.fromkeys(inputs, "…"), ensure_ascii=False)
             raise UsageError(
                 f"the prompt has the columns {', '.join(inputs)}", fix=f"write the prompt as JSON: {example}"

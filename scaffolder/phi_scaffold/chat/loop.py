@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.signals import handled_by
+from phi_runtime.data.chat_template import ChatTemplate
 from phi_scaffold.chat.commands import Commands
 from phi_scaffold.chat.reader import Reader
 from phi_scaffold.cli.failure import print_failure
@@ -65,16 +66,21 @@ class Loop:
                 interrupted = True
                 note("\nCtrl-C again or /exit ends the chat")
 
-    def _labels(self) -> tuple[str, ...]:
-        session = self.conversation.session
-        return ("you",) if session.converses else session.template.inputs or ("text",)
+    def _labels(self) -> list[str]:
+        """Return the columns of a prompt, those that may be empty last."""
+        template = self.conversation.session.template
+        if isinstance(template, ChatTemplate):
+            return ["you"]
+        return sorted(template.inputs, key=lambda name: name in template.optional) or ["text"]
 
     def _columns(self, text: str) -> str:
         """Return a message of several columns as JSON: on a terminal, `text` is the first, and the others are read now."""
         first, *others = self._labels()
         if not others or not self.reader.interactive or text.startswith("{"):
             return text
-        return json.dumps({first: text} | {name: self.reader.read(f"{name}: ").text for name in others})
+        return json.dumps(
+            {first: text} | {name: self.reader.read(f"{name}: ").text for name in others}, ensure_ascii=False
+        )
 
     def _report(self, error: PhiError) -> None:
         print_failure(error, self.as_json)

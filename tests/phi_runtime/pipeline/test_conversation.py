@@ -143,8 +143,9 @@ def test_a_saved_conversation_is_a_data_row_in_which_a_cut_answer_is_not_trained
 
 
 def test_saved_turns_of_text_prompts_are_rows_with_the_columns_of_the_training() -> None:
-    def rows(template: str, *turns: Turn) -> object:
-        conversation = Conversation(session(PromptTemplate.from_text(template)), SamplingParams(8))
+    def rows(template: str, *turns: Turn, optional: tuple[str, ...] = ()) -> object:
+        made = PromptTemplate.from_text(template, optional=optional)
+        conversation = Conversation(session(made), SamplingParams(8))
         for turn in turns:
             conversation.add(turn)
         return conversation.rows()
@@ -153,4 +154,9 @@ def test_saved_turns_of_text_prompts_are_rows_with_the_columns_of_the_training()
     assert rows("{phrase} {tone}", Turn("a", "joy"), cut) == [{"phrase": "a", "tone": "joy"}]
     both = Turn('{"question": "q", "context": "c"}', "yes")
     assert rows("{context} {question} {answer}", both) == [{"context": "c", "question": "q", "answer": "yes"}]
+    plain, full = Turn("do it", "done"), Turn('{"task": "do", "input": "this"}', "done")
+    assert rows("{task}\n{input}\n{output}", plain, full, optional=("input",)) == [
+        {"task": "do it", "output": "done"},
+        {"task": "do", "input": "this", "output": "done"},
+    ]
     assert rows("{text}", Turn("Once", " upon a time")) == [{"text": "Once upon a time"}]
