@@ -50,12 +50,11 @@ class ToolCallParser:
         self._skipped = re.compile(f"(?:{'|'.join(self._between())})*")
         name = f"(?P<name>{'|'.join(map(re.escape, names))})"
         self._head = re.compile(self._lenient(call_format.head) + name + self._lenient(call_format.middle) + r"(?=\{)")
-        bare = ["{", "[{"]  # without its markers
-        if not call_format.is_object:
-            bare = [self._bare(f"{call_format.opener}{name}{call_format.middle}") for name in names]
-        self._bare_starts = tuple(bare)
-        start = call_format.opener + call_format.head
-        self._starts = ("".join(start.split()), self._bare(start))
+        middles = {"".join(call_format.middle.split()), self._bare(call_format.middle)}
+        # Beginnings of a call after its opener, and of all else that may be around calls; without white space.
+        self._starts = ["{"] if call_format.is_object else [f"{name}{middle}{{" for name in names for middle in middles]
+        around = (call_format.opener, call_format.tail, call_format.separator or "", call_format.closer)
+        self._around = [*("".join(text.split()) for text in around), *map(self._bare, around), *call_format.markers]
 
     def push(self, text: str) -> list[Delta]:
         """Add the next text of the answer, and return what is decided."""
@@ -67,12 +66,9 @@ class ToolCallParser:
 
     def finish(self) -> list[Delta]:
         """Return the rest at the end of the answer."""
-        rest, self._buffer = self._buffer, ""
-        if self._arguments:
+        if self._arguments or self._full:
             return []  # what was cut is passed on already
-        if self.count:
-            match = self._skipped.match(rest)
-            rest = "" if self._full else rest[match.end() if match else 0 :]
+        rest = self._buffer[self._start() if self.count else 0 :]
         return [rest] if rest and (rest.strip() or not self.count) else []
 
     # -- steps: each returns True if another one may follow ------------------------------------------------------------
@@ -84,13 +80,11 @@ class ToolCallParser:
 
     def _text(self, deltas: list[Delta]) -> bool:
         buffer = self._buffer
-        if self._at_start:
-            bare = self._bare(buffer)
-            if any(bare.startswith(start) for start in self._bare_starts):
-                self._in_calls = True
-                return True
-            if any(start.startswith(bare) for start in self._bare_starts):
-                return False
+        if self._at_start:  # a call may lack its opener
+            begins = self._begins(self._start())
+            self._in_calls = bool(begins)
+            if begins is not False:
+                return self._in_calls
         at = buffer.find(self._trigger) if self._trigger else -1
         self._in_calls = at >= 0
         # White space before a call is no text.
@@ -98,44 +92,47 @@ class ToolCallParser:
         if end:
             deltas.append(buffer[:end])
             self._at_start = False
-        self._buffer = buffer[at:] if self._in_calls else buffer[end:]
+        self._buffer = buffer[end:]
         return self._in_calls
 
     def _call(self, deltas: list[Delta]) -> bool:
-        match = self._skipped.match(self._buffer)
-        start = match.end() if match else 0
-        if self._full:
+        start = self._start()
+        begins = self._begins(start)
+        if begins is None or self._full:
             return False
         if self.format.name_first and (head := self._head.match(self._buffer, start)):
             self._begin(deltas, head["name"])
             self._arguments = _JsonEnd()
             self._buffer = self._buffer[head.end() :]
             return True
-        if not self.format.is_object or not self._buffer.startswith("{", start):
-            return self._no_call(deltas, start)
-        length = _JsonEnd().find(self._buffer[start:])
-        if length is None:
+        end = start + 1
+        if begins and self.format.is_object:
+            length = _JsonEnd().find(self._buffer[start:])
+            if length is None:
+                return False
+            end = start + length
+            if call := self._read(self._buffer[start:end]):
+                self._begin(deltas, *call)
+                self._buffer = self._buffer[end:]
+                return True
+        if self.count:
             return False
-        text = self._buffer[start : start + length]
-        call = self._read(text)
-        if call is None:
-            return self._no_call(deltas, start, start + length)
-        self._begin(deltas, *call)
-        self._buffer = self._buffer[start + length :]
-        return True
-
-    def _no_call(self, deltas: list[Delta], start: int, end: int | None = None) -> bool:
-        """Pass on what looked like the beginning of a call as text, if nothing that follows can change that."""
-        if self.count or (end is None and not self.format.is_object):
-            return False
-        begun = "".join(self._buffer.split())
-        if end is None and (start == len(self._buffer) or any(text.startswith(begun) for text in self._starts)):
-            return False
-        end = start + 1 if end is None else end
         deltas.append(self._buffer[:end])
         self._buffer = self._buffer[end:]
         self._in_calls = self._at_start = False
         return True
+
+    def _start(self) -> int:
+        """Return the length of what is before or between calls."""
+        match = self._skipped.match(self._buffer)
+        return match.end() if match else 0
+
+    def _begins(self, start: int) -> bool | None:
+        """Return True if a call begins at `start`, and None if that is not decided yet."""
+        rest = "".join(self._buffer[start : start + 300].split())
+        if any(rest.startswith(text) for text in self._starts):
+            return True
+        return None if any(text.startswith(rest) for text in (*self._starts, *self._around)) else False
 
     def _pass_arguments(self, deltas: list[Delta]) -> bool:
         assert self._arguments
@@ -183,14 +180,21 @@ class ToolCallParser:
         for piece in re.findall(rf"{known}|{ID}|[{{}}\[\],:]|(?:(?!{known})[^\s{{}}\[\],:{ID}])+", text):
             pattern = r"[\w-]+" if piece == ID else re.escape(piece)
             patterns.append(f"(?:{pattern})?" if piece in self.format.markers else pattern)
-        return r"\s*".join(["", *patterns, ""])
+        return r"\s*+".join(["", *patterns, ""])  # possessive: a long run of white space costs its length only
 
     def _between(self) -> list[str]:
         """Return patterns for all that may be before, between and after calls."""
         texts = (self.format.opener, self.format.tail, self.format.separator or "", self.format.closer)
         patterns = [self._lenient(text) for text in sorted(texts, key=len, reverse=True)]
-        texts_with_words = [pattern for pattern in patterns if not re.fullmatch(pattern, "")]  # not markers only
-        return [*texts_with_words, *map(re.escape, self.format.markers), r"[\s\[\],;}]"]
+        # The others are markers and white space only.
+        with_words = [rf"(?=\S){pattern}" for pattern in patterns if not re.fullmatch(pattern, "")]
+        # Punctuation, unless it may become a marker.
+        begun = [re.escape(marker[:length]) for marker in self.format.markers for length in range(1, len(marker))]
+        return [
+            *with_words,
+            *map(re.escape, self.format.markers),
+            rf"(?!(?:{'|'.join(begun) or '(?!)'})\Z)[\s\[\],;}}]",
+        ]
 
 
 class _JsonEnd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -128,6 +129,32 @@ def test_calls_are_read_however_the_text_comes(name: str, size: int) -> None:
 )
 def test_text_remains_text(name: str, size: int, text: str) -> None:
     assert read(format_of(name), text, size) == (text, [])
+
+
+FRAGMENTS = (
+    *ONE.values(),
+    *TWO.values(),
+    *("{", "}", "[", "]", '"', "\\", " ", "\n\n", "a", ",", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "function"),
+    *('"name": "add"', '{"name": "add", "arguments": ', '{"a": 1}', '{"function": 5}', "```json"),
+)
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_pieces_make_no_difference_and_nothing_is_lost(name: str) -> None:
+    """Random texts of fragments that mean something to one format or another."""
+    found, chance = format_of(name), random.Random(3)
+    for _ in range(150):
+        text = "".join(chance.choices(FRAGMENTS, k=chance.randint(1, 7)))
+        parts = []
+        for size in (len(text), chance.randint(1, 9), 1):
+            parser, choice = ToolCallParser(found, NAMES), AnswerChoice()
+            for start in range(0, len(text), size):
+                choice.add(parser.push(text[start : start + size]))
+            choice.add(parser.finish())
+            parts.append((choice.text, [(call["name"], call["arguments"]) for call in choice.calls]))
+        assert parts[0] == parts[1] == parts[2], text
+        if not parts[0][1]:
+            assert parts[0][0] == text
 
 
 def test_arguments_are_passed_on_as_they_come() -> None:
