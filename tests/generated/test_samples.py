@@ -388,6 +388,8 @@ def test_a_file_of_other_answers_is_left_alone(ask: Ask, tmp_path: Path) -> None
     assert ask("batch.py", "q.txt", "a.jsonl", "--limit", "1")[0] == 0  # fewer rows of the same file
     (tmp_path / "broken.jsonl").write_text('{"phrase": "a"}\n{"phrase\n', encoding="utf-8")
     assert "broken.jsonl, row 2" in ask("batch.py", "broken.jsonl", "b.jsonl")[2]
+    (tmp_path / "latin.csv").write_bytes("phrase\ncafé\n".encode("latin-1"))
+    assert "latin.csv is not UTF-8" in ask("batch.py", "latin.csv", "b.jsonl")[2]
 
 
 def test_ctrl_c_stops_a_batch_which_then_goes_on(made: ProjectFolder, ask: Ask, tmp_path: Path) -> None:

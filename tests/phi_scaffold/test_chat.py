@@ -266,6 +266,8 @@ def test_each_column_of_a_prompt_is_read_on_a_terminal(root: Path) -> None:
         chat.type('{"context": "four", "question": "five"}\n')
         chat.until("read 3: four / five")
         chat.until("context: ")
+        chat.type("six\n")
+        chat.until("question: ")
         chat.type("/exit\n")
         assert chat.end() == 0
 

@@ -14,7 +14,7 @@ from phi_runtime.core.errors import PhiError
 from phi_runtime.core.signals import handled_by
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_scaffold.chat.commands import Commands
-from phi_scaffold.chat.reader import Reader
+from phi_scaffold.chat.reader import Entry, Reader
 from phi_scaffold.cli.failure import print_failure
 from phi_scaffold.show.terminal import SafeText, note
 
@@ -52,10 +52,8 @@ class Loop:
             try:
                 entry = self.reader.read(f"{self._labels()[0]}: ")
                 interrupted = False
-                if entry.command:
-                    self.commands.run(entry.command, entry.text)
-                elif entry.text:
-                    self._answer(self._columns(entry.text))
+                if text := self._message(entry):
+                    self._answer(text)
             except EOFError:
                 break
             except PhiError as e:
@@ -73,14 +71,22 @@ class Loop:
             return ["you"]
         return sorted(template.inputs, key=lambda name: name in template.optional) or ["text"]
 
-    def _columns(self, text: str) -> str:
-        """Return a message of several columns as JSON: on a terminal, `text` is the first, and the others are read now."""
+    def _message(self, entry: Entry) -> str:
+        """Return the message that begins with `entry`; run a command, and return "".
+
+        On a terminal, a message of several columns is read column by column, and returned as JSON.
+        """
         first, *others = self._labels()
-        if not others or not self.reader.interactive or text.startswith("{"):
-            return text
-        return json.dumps(
-            {first: text} | {name: self.reader.read(f"{name}: ").text for name in others}, ensure_ascii=False
-        )
+        values = {first: entry.text}
+        if others and self.reader.interactive and entry.text and not entry.text.startswith("{"):
+            while not entry.command and len(values) <= len(others):
+                name = others[len(values) - 1]
+                entry = self.reader.read(f"{name}: ")
+                values[name] = entry.text
+        if entry.command:
+            self.commands.run(entry.command, entry.text)
+            return ""
+        return json.dumps(values, ensure_ascii=False) if len(values) > 1 else entry.text
 
     def _report(self, error: PhiError) -> None:
         print_failure(error, self.as_json)
@@ -114,6 +120,8 @@ class Loop:
             note("the answer is empty; the conversation continues without it")
         if self.reader.interactive and sys.stdout.isatty() and not (self.quiet or self.as_json):
             note(_summary(answer, rate, context))
+        elif answer.finish == "length" and not (self.quiet or self.as_json):
+            note(f"the answer is cut at {answer.usage.completion_tokens} tokens (--max-new-tokens)")
 
     def _print(self, answer: Answer) -> tuple[str, float]:
         """Print an answer as it is generated, until Ctrl-C; return its text and its tokens per second after the first."""

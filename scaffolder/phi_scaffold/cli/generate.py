@@ -84,7 +84,7 @@ def _answer(session: Session, prompt: str, sampling: SamplingParams, flags: Flag
         return
     print(safe.flush() if safe else "", flush=True)
     if answer.finish == "length" and not flags.quiet:
-        print(f"the answer is cut at {sampling.max_new_tokens} tokens (--max-new-tokens)", file=sys.stderr)
+        print(f"the answer is cut at {answer.usage.completion_tokens} tokens (--max-new-tokens)", file=sys.stderr)
 
 
 def _guide(json_schema: Path | None, regex: str | None) -> Guide | None:
