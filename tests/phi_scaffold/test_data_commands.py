@@ -187,6 +187,18 @@ def test_special_tokens_that_rows_write_are_counted_with_their_lines(cli: Cli, p
     assert (refused["rows"]["broken"], refused["broken_at"][0]["line"]) == (1, 19)
 
 
+def test_how_a_file_is_read_is_said(cli: Cli, project: ProjectFolder, tmp_path: Path) -> None:
+    file = tmp_path / "reviews.csv"
+    lines = [f"caf\xe9 {i};{'NULL' if i == 7 else 'joy'}\n" for i in range(20)]
+    file.write_bytes("".join(["phrase;tone\n", *lines]).encode("cp1252"))
+    report = check(cli, project, "--data", str(file))
+    assert report["datasets"][0]["form"] == "Windows-1252, separated by semicolons, header"
+    assert report["datasets"][0]["rows"]["kept"] == 20
+    remarks = [warning for warning in report["warnings"] if warning.startswith("reviews.csv")]
+    assert [("Windows-1252" in remark, "`NULL` 1" in remark) for remark in remarks] == [(True, False), (False, True)]
+    assert "separated by semicolons" in cli("data", "check", "--project", project.root, "--data", str(file)).out
+
+
 def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: ProjectFolder) -> None:
     rows_of(project, '{"phrase": "x", "tone": ""}', '{"phrase": "x", "tone": "joy" "}')
     result = cli("data", "check", "--json", "--project", project.root)
