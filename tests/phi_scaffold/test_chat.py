@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.core.errors import UsageError
 from phi_runtime.data.template import PromptTemplate
 from phi_scaffold.chat.commands import COMMANDS
 from phi_scaffold.chat.reader import Entry, Reader
@@ -136,6 +138,29 @@ def test_saving_changes_no_other_file(talk: Talk, root: Path) -> None:
     (root / "chat.jsonl").write_text('{"messages": []}', encoding="utf-8")  # without an end of the line
     assert talk("a\n/save\n").code == 0
     assert len((root / "chat.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_the_memory_of_a_model_is_free_before_the_next_one_is_loaded(
+    root: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[Flags, weakref.ref[Any]]] = []
+
+    def open_session(flags: Flags, _: Any) -> Any:
+        assert not [generator for _, generator in opened if generator()]
+        if flags.model == "broken":
+            raise UsageError("it cannot be loaded")
+        new = session(name=flags.model or "echo")
+        opened.append((flags, weakref.ref(new.generator)))
+        return new
+
+    monkeypatch.setattr(Flags, "open_session", open_session)
+    (root / "broken").mkdir()
+    (root / "broken" / "config.json").touch()
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n/model base\n/adapter fine-tuning\n/model broken\nb\n"))
+    result = cli("chat", "--project", root, "--quiet")
+    assert (result.code, result.out) == (2, "read 3: a\nread 9: b\n")  # the conversation continues
+    expected = [(None, None), ("base", "none"), ("base", "fine-tuning"), ("base", "fine-tuning")]
+    assert [(flags.model, flags.adapter) for flags, _ in opened] == expected
 
 
 # -- generate ---------------------------------------------------------------------------------------------------------

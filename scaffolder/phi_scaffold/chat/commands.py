@@ -88,11 +88,11 @@ class Commands:
 
     def switch_adapter(self, name: str) -> None:
         """List the adapters, or continue with another one."""
-        session = self.conversation.session
-        if name and name not in session.generator.adapters and Path(name).expanduser().is_dir():
-            self._open(replace(self.flags, model=session.name, adapter=str(Path(name).expanduser())))
+        folder = Path(name).expanduser()
+        if name and name not in self.conversation.session.generator.adapters and folder.is_dir():
+            self._open(replace(self.flags, model=self.conversation.session.name, adapter=str(folder)))
         elif name:
-            self._continue(self.conversation.use(session.select_adapter(name)))
+            self._continue(self.conversation.use(self.conversation.session.select_adapter(name)))
             self.flags = replace(self.flags, adapter=name)
         session = self.conversation.session
         note(f"adapter: {_listed((*session.generator.adapters, 'none'), session.adapter or 'none')}")

@@ -118,7 +118,7 @@ def _edit_lines() -> bool:
     try:
         import readline
     except ImportError:  # Windows, whose console edits lines itself
-        return False
+        return os.name != "nt"
     if "libedit" in (readline.__doc__ or ""):
         return False
     if os.environ.get("TERM", "dumb") != "dumb":
