@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from phi_runtime.core.errors import OutOfResources
 
 MANIFEST = "manifest.json"
+_LARGE_BYTES = 10_000_000  # of a file whose digest is cached on disk
 _RACY_NS = 2_000_000_000  # a file this new may change again and keep its modification time
 KEEP = ".gitkeep"  # keeps an empty folder of an emitted project in git; not part of an artifact
 
@@ -49,11 +51,11 @@ def digest(value: object) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file's content, cached while its size and modification time stay the same."""
+    """Return the SHA-256 (hex) of a file's content, cached while its size and times stay the same."""
     state = path.stat()
-    if time.time_ns() - state.st_mtime_ns < _RACY_NS:
+    if time.time_ns() - _changed_ns(state) < _RACY_NS:
         return _file_digest.__wrapped__(path)
-    return _file_digest(path, state.st_size, state.st_mtime_ns)
+    return _file_digest(path, *_state(state))
 
 
 @cache
@@ -84,6 +86,44 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return manifest if complete else None
+
+
+def current_content(folder: Path, manifest: Manifest) -> str:
+    """Return the digest of the content that the artifact in `folder` has now.
+
+    It is that of the manifest, unless files were added or changed since, or the folder was copied. The digests of large files
+    are then cached next to it, so that a model is read once and not on each call.
+    """
+    stats = {path.relative_to(folder).as_posix(): path.stat() for path in _files(folder)}
+    sealed = (folder / MANIFEST).stat()
+    if stats.keys() == manifest.files.keys() and all(
+        _changed_ns(stat) < _changed_ns(sealed) for stat in stats.values()
+    ):
+        return manifest.content
+    cache = folder.with_name(f".{folder.name}.digests.json")
+    try:
+        known = read_json(cache)
+    except (OSError, ValueError):
+        known = {}
+    digests, large = {}, {}
+    for name, stat in stats.items():
+        state, entry = _state(stat), known.get(name, {})
+        digests[name] = entry["sha256"] if entry.get("state") == state else file_digest(folder / name)
+        if stat.st_size >= _LARGE_BYTES:
+            large[name] = {"state": state, "sha256": digests[name]}
+    if large != known:
+        with suppress(OSError):  # a folder of another user
+            write_json(cache, large)
+    return digest(list(digests.items()))
+
+
+def _changed_ns(state: os.stat_result) -> int:
+    """Return the time of the last change; that of the inode also shows a file that was moved here with its old time."""
+    return max(state.st_mtime_ns, state.st_ctime_ns)
+
+
+def _state(state: os.stat_result) -> list[int]:
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 
 def _files(folder: Path) -> Iterable[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from phi_runtime.config.schema import InputModel, Kind, LoadKwargs
 from phi_runtime.core.artifacts import (
     Manifest,
+    current_content,
     digest,
     file_digest,
     put_in_place,
@@ -51,7 +52,7 @@ def present(model: InputModel, project: ProjectFolder) -> ModelRef | None:
         revision, commit = model.load_kwargs.revision, manifest.facts.get("commit")
         if commit and revision not in (manifest.facts.get("revision"), commit):
             return None
-        return ModelRef(path, "hf", manifest.content, trust_remote_code=trust)
+        return ModelRef(path, "hf", current_content(path, manifest), trust_remote_code=trust)
     if is_model_folder(path):  # the user's own folder: no manifest of ours
         return ModelRef(path, "hf", _own_key(path), trust_remote_code=trust)
     return None
@@ -168,7 +169,7 @@ def fetch_tokenizer(model: InputModel, project: ProjectFolder, emit: Emit) -> Mo
             download(source, model.load_kwargs, partial, emit, (*TOKENIZER_FILES, "config.json"))
         manifest = seal(partial, key=digest(["tokenizer", source]), kind="tokenizer", facts={"source": source})
         put_in_place(partial, folder)
-    return ModelRef(folder, "hf", manifest.content, trust_remote_code=trust)
+    return ModelRef(folder, "hf", current_content(folder, manifest), trust_remote_code=trust)
 
 
 def _source(model: InputModel, project: ProjectFolder) -> str:

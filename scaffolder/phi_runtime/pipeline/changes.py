@@ -14,7 +14,11 @@ from phi_runtime.data.hooks import functions_key
 from phi_runtime.models.reference import ModelRef
 
 _MAX_SHOWN = 60  # characters; a longer value is named without its old and new content
-_MESSAGES = {"chat_template": "the chat template changed", "hooks": "hooks.py changed"}
+_MESSAGES = {
+    "chat_template": "the chat template changed",
+    "hooks": "hooks.py changed",
+    "base": "the base model changed",
+}
 _OTHER_VERSION = "built by another version of phi-scaffold"
 
 

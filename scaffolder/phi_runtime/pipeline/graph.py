@@ -10,6 +10,7 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, adapters_of, sources
 from phi_runtime.config.schema import Pass, Workflow
 from phi_runtime.context import PassContext
+from phi_runtime.core.artifacts import current_content
 from phi_runtime.core.events import Emit
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import present
@@ -36,7 +37,8 @@ class PassNode:
         assert manifest is not None
         assert source is not None
         base = source.base if source.kind == "adapter" else source
-        return ModelRef(self.stage.target, self.config.produces, manifest.content, base, source.trust_remote_code)
+        content = current_content(self.stage.target, manifest)
+        return ModelRef(self.stage.target, self.config.produces, content, base, source.trust_remote_code)
 
 
 class ModelGraph:

@@ -17,6 +17,7 @@ from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
 from phi_runtime.core.artifacts import digest, read_json, write_json
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.core.project import ProjectFolder, setup_command
+from phi_runtime.models.fetch import present
 from phi_runtime.passes.input_adapter import InputAdapter
 from phi_runtime.pipeline.changes import describe_changes
 from phi_runtime.pipeline.stage import data_inputs
@@ -70,6 +71,8 @@ def study_inputs(workflow: Workflow, project: ProjectFolder, sweep: Sweep, train
         "metric": metric,
     }
     inputs["passes"][trained].pop("test_data_config", None)  # read by no trial
+    if base := present(workflow.input_model, project):  # else it is downloaded by the first trial
+        inputs["base"] = base.key
     for step in ancestors.values():
         inputs |= (isinstance(step, InputAdapter) and step.inputs(workflow)) or {}
     if metric != VALIDATION_LOSS:
@@ -79,11 +82,13 @@ def study_inputs(workflow: Workflow, project: ProjectFolder, sweep: Sweep, train
 
 def find_study(project: ProjectFolder, inputs: Mapping[str, Any]) -> StudyFolder:
     """Return the study with these inputs, or the folder for a new one."""
-    root, key = project.gen_model / FOLDER, digest(inputs)
+    root = project.gen_model / FOLDER
+    # A study that began before its base model was downloaded has no key of it.
+    keys = {True: digest(inputs), False: digest({name: value for name, value in inputs.items() if name != "base"})}
     studies = sorted((number, path) for path in root.glob("study-*") if (number := _number(path)))
     known = [(path, _facts(path)) for _, path in studies]
     for path, facts in reversed(known):
-        if facts.get("key") == key:
+        if facts and facts["key"] == keys["base" in facts["inputs"]]:
             return StudyFolder(path, inputs, new=False)
     why = ""
     if known and known[-1][1]:
@@ -112,8 +117,9 @@ def open_study(place: StudyFolder, strategy: SearchStrategy, limit: int) -> optu
     """
     optuna = require_optuna()
     place.folder.mkdir(parents=True, exist_ok=True)
-    if place.new:
-        write_json(place.folder / FACTS, {"key": digest(place.inputs), "inputs": place.inputs})
+    facts = {"key": digest(place.inputs), "inputs": place.inputs}
+    if _facts(place.folder).get("key") != facts["key"]:
+        write_json(place.folder / FACTS, facts)
     startup = max(1, min(STARTUP_TRIALS, limit // 4))
     pruners = optuna.pruners
     pruner = pruners.NopPruner() if strategy.pruner == "none" else pruners.MedianPruner(n_startup_trials=startup)
