@@ -39,7 +39,7 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: KnownCol
         yield from _strategy(c, process_at, data)
     key = _text_key(process)
     template_at, file_at = (*process_at, key), (*load_at, "data_files")
-    columns: tuple[str, ...] = (process.message_col,)
+    columns: tuple[str, ...] = process.message_columns
     if key == "text_formatting_func":
         yield from _script(c, process_at, process)
         columns = ()

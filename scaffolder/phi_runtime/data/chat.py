@@ -3,81 +3,113 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from phi_runtime.core.suggestions import nearest
+from phi_runtime.data.chatgpt import messages_of_export
+from phi_runtime.data.messages import SHAPE_FIX, SPEAKER_KEYS, TOOLS, ChatError, Message, parsed, read_message
 
-Message = dict[str, Any]
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
-# Speakers of ShareGPT and its relatives, where a message is {"from": …, "value": …}.
-SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "bot": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "function_response": "tool",
-    "observation": "tool",
-}
-# Columns next to the conversation: the text of a system message, and the tools that the assistant may call.
-SYSTEM, TOOLS = "system", "tools"
-_CARRIED = ("name", "tool_calls", "tool_call_id", "reasoning_content")
+SYSTEM = "system"
+"""Column next to the conversation with the text of a system message."""
+UNANSWERED = "end with a message that has no trained answer, and which is dropped"
 
 
-class ChatError(ValueError):
-    """A conversation that cannot be trained on."""
+@dataclass(frozen=True)
+class Conversation:
+    """The messages of a row, up to its last trained answer.
+
+    Attributes:
+        messages: Messages as chat templates read them: contents are text, arguments of tool calls are objects.
+        trained: True for each message that is a trained answer.
+        masked: True for each answer that the row excludes: its loss is not trained even where all text is.
+        tools: Function schemas that the assistant may call.
+        remarks: What the row has and is not trained.
+    """
+
+    messages: list[Message]
+    trained: list[bool]
+    masked: list[bool]
+    tools: list[Any] | None = None
+    remarks: tuple[str, ...] = ()
 
 
-def messages_of(value: Any, system: Any = None) -> list[Message]:
-    """Return the messages of a conversation, up to the last one of the assistant.
+def conversation_of(values: Mapping[str, Any], columns: Sequence[str]) -> Conversation:
+    """Return the conversation of a row.
 
     Args:
-        value: The cell of a row: a list in OpenAI's format ({"role", "content"}) or ShareGPT's ({"from", "value"}), or
-            the same as JSON text.
-        system: Text of a system message to put first, if the conversation has none.
+        values: The row. Its columns `system` and `tools` belong to the conversation.
+        columns: Column with the messages: a list in OpenAI's format ({"role", "content"}) or ShareGPT's ({"from",
+            "value"}), the same as JSON text, or the `mapping` of a ChatGPT export. Several columns follow one another,
+            such as TRL's `prompt` and `completion`; of them, only the answers in the last are trained, and a text is a
+            message of the user, in the last column of the assistant.
 
     Raises:
         ChatError: the conversation cannot be trained on.
     """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise ChatError("is text; expected a list of messages") from None
-    if not isinstance(value, list) or not value:
-        raise ChatError(f"is {'empty' if value == [] else type(value).__name__}; expected a list of messages")
-    messages = [_message(item, number) for number, item in enumerate(value, start=1)]
-    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
-    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if not answers:
+    if missing := [column for column in columns if column not in values]:
+        raise ChatError(f"this row has no column `{missing[0]}`", f"it has {', '.join(values) or 'none'}")
+    turns: list[_Turn] = []
+    column = ""
+    try:
+        for column in columns:
+            last = column == columns[-1]
+            for item in _items(values, column, ("assistant" if last else "user") if len(columns) > 1 else ""):
+                message, learned = read_message(item, len(turns) + 1)
+                turns.append(_Turn(message, learned and last, message["role"] == "assistant" and not learned))
+        return _conversation(turns, values)
+    except ChatError as e:
+        raise ChatError(f"`{column}` {e}", e.fix) from None
+
+
+class _Turn(NamedTuple):
+    message: Message
+    trained: bool
+    masked: bool
+
+
+def _conversation(turns: list[_Turn], values: Mapping[str, Any]) -> Conversation:
+    end = next((i for i in range(len(turns), 0, -1) if turns[i - 1].trained), 0)
+    if not end:
+        if any(turn.message["role"] == "assistant" for turn in turns):
+            raise ChatError("has no answer that is trained")
         raise ChatError("has no message of the assistant, so there is no answer to train on")
-    return messages[: answers[-1] + 1]
+    remarks = () if end == len(turns) else (UNANSWERED,)
+    turns = turns[:end]
+    _link([turn.message for turn in turns])
+    system = values.get(SYSTEM)
+    if isinstance(system, str) and system.strip() and turns[0].message["role"] != "system":
+        turns = [_Turn({"role": "system", "content": system}, trained=False, masked=False), *turns]
+    messages, trained, masked = map(list, zip(*turns, strict=True))
+    return Conversation(messages, trained, masked, _tools_of(values.get(TOOLS)), remarks)
 
 
-def tools_of(value: Any) -> list[Any] | None:
-    """Return the function schemas of the column `tools`, given as a list or as JSON text.
+def columns_of_messages(values: Mapping[str, Any], usual: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of a row that hold a conversation: `usual` names first; empty if there is none.
 
-    Raises:
-        ChatError: the cell is something else.
+    `prompt` and `completion` of TRL are two.
     """
-    if isinstance(value, str) and value:
+    if "mapping" in values and _is_export(values, "mapping"):
+        return ("mapping",)
+    if holds_messages(values.get("prompt")) and "completion" in values:
+        return ("prompt", "completion")
+    names = [name for name in usual if isinstance(values[name], list) or holds_messages(values[name])]
+    names += [name for name, value in values.items() if name not in usual and holds_messages(value)]
+    return tuple(names[:1])
+
+
+def holds_messages(value: Any) -> bool:
+    """Return True if a cell is a list of messages or its text, valid or not."""
+    if isinstance(value, str):
+        if not value.lstrip().startswith("[{"):
+            return False
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise ChatError("has `tools` that are not JSON") from None
-    if value in (None, "", []):
-        return None
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise ChatError("has `tools` that are not a list of function schemas")
-    return value
+            return any(f"'{key}'" in value or f'"{key}"' in value for key in SPEAKER_KEYS)
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return False
+    return any(key in value[0] for key in SPEAKER_KEYS)
 
 
 def text_of(message: Message) -> str:
@@ -85,40 +117,56 @@ def text_of(message: Message) -> str:
     return str(message["content"] or "")
 
 
-def _message(item: Any, number: int) -> Message:
-    if not isinstance(item, dict):
-        raise ChatError(f"has a message {number} that is not an object")
-    if "role" in item:
-        role, content = item["role"], item.get("content")
-        if role not in ROLES:
-            raise ChatError(_unknown(f"has the role {role!r:.40} in message {number}", role, ROLES))
-    elif "from" in item:
-        role, content = SPEAKERS.get(str(item["from"]).casefold()), item.get("value")
-        if role is None:
-            raise ChatError(
-                _unknown(f"has the speaker {item['from']!r:.40} in message {number}", item["from"], SPEAKERS)
-            )
-    else:
-        raise ChatError(f"has neither `role` and `content` nor `from` and `value` in message {number}")
-    if isinstance(content, list):
-        content = _joined(content, number)
-    carried = {key: item[key] for key in _CARRIED if item.get(key)}
-    if content is None and "tool_calls" not in carried:
-        raise ChatError(f"has no content in message {number}")
-    if content is not None and not isinstance(content, str):
-        raise ChatError(f"has {content!r:.40} as content of message {number}; expected text")
-    if role == "assistant" and not (content or "").strip() and "tool_calls" not in carried:
-        raise ChatError(f"has an empty answer in message {number}")
-    return {"role": role, "content": content or "", **carried}
+def _items(values: Mapping[str, Any], column: str, speaker: str) -> list[Any]:
+    """Return the messages in a cell; a plain text is a message of the `speaker`."""
+    value = values[column]
+    if speaker == "user" and value in (None, "", []):
+        return []
+    if _is_export(values, column):
+        return messages_of_export(value, values["current_node"])
+    if isinstance(value, str):
+        if speaker and not holds_messages(value):
+            return [{"role": speaker, "content": value}]
+        value = parsed(value, "is text; expected a list of messages")
+    if not isinstance(value, list) or not value:
+        raise ChatError(
+            f"is {'empty' if value == [] else type(value).__name__}; expected a list of messages", SHAPE_FIX
+        )
+    return value
 
 
-def _joined(parts: list[Any], number: int) -> str:
-    """Join the text parts of a message (OpenAI's format with content parts)."""
-    if not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in parts):
-        raise ChatError(f"has content other than text in message {number}")
-    return "".join(p["text"] for p in parts)
+def _is_export(values: Mapping[str, Any], column: str) -> bool:
+    """Return True if a column is the tree of messages of a ChatGPT export."""
+    tree, last = values[column], values.get("current_node")
+    return isinstance(tree, dict) and isinstance(last, str) and isinstance(tree.get(last), dict)
 
 
-def _unknown(what: str, name: Any, known: Any) -> str:
-    near = nearest(str(name), list(known))
-    return f"{what}, which is unknown" + (f" (did you mean `{near}`?)" if near else "")
+def _link(messages: list[Message]) -> None:
+    """Give results of tools the ids of the calls before them, in order, where they have none."""
+    waiting: list[dict[str, Any]] = []
+    for message in messages:
+        if message["role"] == "assistant":
+            waiting = list(message.get("tool_calls", ()))
+        elif message["role"] == "tool" and waiting:
+            call = waiting.pop(0)
+            if call.get("id", "").startswith("call") and "tool_call_id" not in message:
+                message["tool_call_id"] = call["id"]
+                message.setdefault("name", call["function"]["name"])
+
+
+def _tools_of(value: Any) -> list[Any] | None:
+    """Return the function schemas of the column `tools`, given as a list or as JSON text, in OpenAI's form."""
+    what = "has `tools` that are not JSON"
+    if isinstance(value, str):
+        value = parsed(value, what) if value.strip() else None
+    if value in (None, []):
+        return None
+    tools: list[Any] = value if isinstance(value, list) else [None]
+    tools = [parsed(tool, what) if isinstance(tool, str) and tool.lstrip().startswith("{") else tool for tool in tools]
+    if not all(isinstance(tool, dict) and isinstance(tool.get("function", tool), dict) for tool in tools):
+        raise ChatError("has `tools` that are not a list of function schemas")
+    return [tool if "function" in tool else _wrapped(tool) for tool in tools]
+
+
+def _wrapped(function: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {key: value for key, value in function.items() if key != "type"}}

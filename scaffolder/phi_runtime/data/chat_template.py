@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +16,17 @@ from typing import Any, ClassVar
 
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import DataError
-from phi_runtime.data.chat import SYSTEM, TOOLS, ChatError, Message, messages_of, text_of, tools_of
+from phi_runtime.data.chat import Conversation, conversation_of, text_of
 from phi_runtime.data.end_tokens import end_tokens, split_ends
+from phi_runtime.data.messages import ChatError, Message
 from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered, RowError
+from phi_runtime.data.template_form import TemplateForm, form_of
 
-_NO_QUESTION = ("system", "developer", "assistant")
+_TEMPLATE_FIX = "use a model whose chat template writes them, or set chat_template to Jinja source that does"
+_UNSHOWN = "the chat template does not show where the answers of this conversation start"
+_SOME_UNSHOWN = "have answers that are not trained: the chat template writes them as context only"
+
+_NO_QUESTION = ("system", "assistant")
 
 
 @dataclass(frozen=True)
@@ -29,18 +35,18 @@ class ChatTemplate:
 
     Attributes:
         source: Jinja source.
-        column: Column with the messages.
+        column: Column with the messages, or several that follow one another; only answers in the last are trained.
         names: Special tokens that the source may use as variables (bos_token, eos_token, …).
         markers: All tokens of the vocabulary that are not text; one of them ends a turn.
     """
 
     source: str
-    column: str
+    column: str | tuple[str, ...]
     names: Mapping[str, str]
     markers: tuple[str, ...]
 
     @classmethod
-    def from_config(cls, tokenizer: Any, setting: str | bool, column: str) -> ChatTemplate:
+    def from_config(cls, tokenizer: Any, setting: str | bool, column: str | Sequence[str]) -> ChatTemplate:
         """Return the template of the `chat_template` setting: its own source, or with True the tokenizer's.
 
         Raises:
@@ -56,15 +62,15 @@ class ChatTemplate:
             )
         names = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
         markers = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()})
-        return cls(str(source), column, names, tuple(markers))
+        return cls(str(source), column if isinstance(column, str) else tuple(column), names, tuple(markers))
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return (self.column,)
+        return self.columns
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (self.column,)
+        return (self.column,) if isinstance(self.column, str) else self.column
 
     answer: ClassVar[str] = "assistant"
     stop: ClassVar[str] = ""
@@ -78,7 +84,9 @@ class ChatTemplate:
         self._read(values)
 
     def reference(self, values: Mapping[str, Any]) -> str:
-        return text_of(self._read(values)[0][-1]).strip()
+        """Return the expected text of the last answer: a tool call as the template writes it."""
+        chat, _ = self._read(values)
+        return self._answer(chat)
 
     def answer_of(self, generated: str) -> str:
         """Return the answer in a generated text."""
@@ -86,12 +94,19 @@ class ChatTemplate:
 
     def render_prompt(self, values: Mapping[str, Any]) -> str:
         """Return the prompt of the last answer of the conversation."""
-        messages, tools, _ = self._read(values)
-        return self.render(messages[:-1], tools, add_generation_prompt=True)
+        chat, _ = self._read(values)
+        return self.render(chat.messages[:-1], chat.tools, add_generation_prompt=True)
 
     def prompt_for(self, text: str) -> str:
         """Return the prompt of a conversation that starts with the user's `text`."""
         return self.render([{"role": "user", "content": text}], add_generation_prompt=True)
+
+    def row_of(self, messages: list[Message]) -> dict[str, Any]:
+        """Return the row of a data file that holds `messages`."""
+        *before, last = self.columns
+        if not before:
+            return {last: messages}
+        return {column: messages[:-1] if column == before[0] else [] for column in before} | {last: messages[-1:]}
 
     def render(
         self, messages: Sequence[Message], tools: list[Any] | None = None, *, add_generation_prompt: bool
@@ -101,6 +116,16 @@ class ChatTemplate:
         Raises:
             RowError: the template rejects them.
         """
+        if tools or any(message.get("tool_calls") for message in messages):
+            messages, tools = self.form.apply(messages, tools)
+        return self._render(messages, tools, add_generation_prompt=add_generation_prompt)
+
+    @cached_property
+    def form(self) -> TemplateForm:
+        """The parts of messages that the template writes."""
+        return form_of(lambda messages, tools: self._render(messages, tools, add_generation_prompt=False))
+
+    def _render(self, messages: Sequence[Message], tools: list[Any] | None, *, add_generation_prompt: bool) -> str:
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -126,34 +151,68 @@ class ChatTemplate:
         Raises:
             RowError: the row has no conversation, or the template hides where answers start.
         """
-        messages, tools, ends = self._read(values)
-        pieces, texts = self._pieces(messages, tools, completion_only), [text_of(message) for message in messages]
-        earlier = _earlier_questions(messages)
-        return Rendered(pieces, _question(messages[:-1]), texts[-1].strip(), "\n".join(texts), ends, earlier)
+        chat, ends = self._read(values)
+        messages = chat.messages
+        whole = self.render(messages, chat.tools, add_generation_prompt=False)
+        remarks = {*chat.remarks, *self._unwritten(chat, whole)}
+        if completion_only:
+            spans = self._spans(chat, whole, chat.trained)
+            if not spans:
+                raise RowError(_UNSHOWN)
+            if len(spans) < sum(chat.trained):
+                remarks.add(_SOME_UNSHOWN)
+            pieces = _pieces(whole, spans, inside=True)
+        else:
+            spans = self._spans(chat, whole, chat.masked) if any(chat.masked) else []
+            if len(spans) < sum(chat.masked):
+                raise RowError(_UNSHOWN)
+            pieces = _pieces(whole, spans, inside=False)
+        text = "\n".join(map(text_of, messages))
+        question, earlier = _question(messages[:-1]), _earlier_questions(messages)
+        return Rendered(pieces, question, self._answer(chat, whole), text, ends, earlier, sorted(remarks))
 
-    def _pieces(self, messages: list[Message], tools: list[Any] | None, completion_only: bool) -> list[Piece]:
-        whole = self.render(messages, tools, add_generation_prompt=False)
-        if not completion_only:
-            return [(whole, True)]
-        pieces: list[Piece] = []
-        done = 0
+    def _answer(self, chat: Conversation, whole: str | None = None) -> str:
+        """Return the text of the last answer, with its tool calls as the template writes them."""
+        last = chat.messages[-1]
+        if not last.get("tool_calls"):
+            return text_of(last).strip()
+        if whole is None:
+            whole = self.render(chat.messages, chat.tools, add_generation_prompt=False)
+        spans = self._spans(chat, whole, [message is last for message in chat.messages])
+        return split_ends(whole[slice(*spans[0])], self._ends)[0].strip() if spans else ""
+
+    def _spans(self, chat: Conversation, whole: str, chosen: Sequence[bool]) -> list[tuple[int, int]]:
+        """Return start and end in `whole` of the `chosen` messages, all of the assistant, as far as the template shows them."""
+        messages, tools = chat.messages, chat.tools
+        spans: list[tuple[int, int]] = []
         for i, message in enumerate(messages):
-            if message["role"] != "assistant" or i == 0:
+            if not chosen[i] or i == 0:
                 continue
             prompt = self.render(messages[:i], tools, add_generation_prompt=True)
             start = len(prompt) if whole.startswith(prompt) else -1
-            if start < done:
+            if start < (spans[-1][1] if spans else 0):
                 continue
             last = i == len(messages) - 1
             through = whole if last else self.render(messages[: i + 1], tools, add_generation_prompt=False)
             end = self._end_of_turn(whole, start, _shared(whole, through))
-            if end <= start or _letters(text_of(message)) not in _letters(whole[start:end]):
-                continue
-            pieces += [(whole[done:start], False), (whole[start:end], True)]
-            done = end
-        if not pieces:
-            raise RowError("the chat template does not show where the answers of this conversation start")
-        return [*pieces, (whole[done:], False)] if done < len(whole) else pieces
+            if end > start and _is_written(message, whole[start:end]):
+                spans.append((start, end))
+        return spans
+
+    def _unwritten(self, chat: Conversation, whole: str) -> Iterator[str]:
+        """Yield the parts of a conversation that the template does not write."""
+        messages, letters = chat.messages, _letters(whole)
+        for role in ("system", "user"):
+            if any(m["role"] == role and _letters(text_of(m)) not in letters for m in messages):
+                yield f"have a message of the {role} that the chat template does not write"
+        if chat.tools and not self.form.tools:
+            yield "have `tools` that the chat template does not write"
+        if any(m["role"] == "tool" for m in messages) and not self.form.results:
+            yield "have results of tools that the chat template does not write"
+        if any("reasoning_content" in m for m in messages) and not self.form.reasoning:
+            yield "have reasoning that the chat template does not write"
+        if any("name" in m and m["role"] != "tool" for m in messages) and not self.form.names:
+            yield "have names of speakers that the chat template does not write"
 
     def _end_of_turn(self, whole: str, start: int, shared: int) -> int:
         """Return the end of the last marker between `start` and `shared`, or of the text if there is none."""
@@ -169,22 +228,22 @@ class ChatTemplate:
     def _ends(self) -> tuple[str, ...]:
         return end_tokens(self.markers, self.names.get("eos_token"))
 
-    def _read(self, values: Mapping[str, Any]) -> tuple[list[Message], list[Any] | None, list[str]]:
-        """Return messages, tools, and the end tokens that came off the answers."""
-        if self.column not in values:
-            raise RowError(f"this row has no column `{self.column}`", f"it has {', '.join(values) or 'none'}")
+    def _read(self, values: Mapping[str, Any]) -> tuple[Conversation, list[str]]:
+        """Return the conversation, and the end tokens that came off its answers."""
         try:
-            messages, tools = messages_of(values[self.column], values.get(SYSTEM)), tools_of(values.get(TOOLS))
+            chat = conversation_of(values, self.columns)
         except ChatError as e:
-            raise RowError(f"`{self.column}` {e}") from None
+            raise RowError(str(e), e.fix) from None
+        if any("tool_calls" in message for message in chat.messages) and not self.form.arguments:
+            raise RowError("this row has tool calls, which the chat template does not write", _TEMPLATE_FIX)
         removed: list[str] = []
-        for message in messages:
+        for message in chat.messages:
             if message["role"] == "assistant":
                 message["content"], ends = split_ends(text_of(message), self._ends)
                 removed += ends
                 if ends and not message["content"] and "tool_calls" not in message:
-                    raise RowError(f"`{self.column}` has an answer that is only `{ends[-1]}`")
-        return messages, tools, removed
+                    raise RowError(f"`{self.columns[-1]}` has an answer that is only `{ends[-1]}`")
+        return chat, removed
 
     def save(self, folder: Path) -> None:
         content = {"chat_template": self.source, "column": self.column, "names": dict(self.names)}
@@ -204,6 +263,22 @@ def _earlier_questions(messages: Sequence[Message]) -> tuple[str, ...]:
 def _shared(one: str, other: str) -> int:
     """Return the length of the common prefix of two texts."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _pieces(whole: str, spans: Sequence[tuple[int, int]], *, inside: bool) -> list[Piece]:
+    """Split a text into the `spans`, trained if `inside`, and the text between them, trained if not."""
+    pieces: list[Piece] = []
+    done = 0
+    for start, end in spans:
+        pieces += [(whole[done:start], not inside), (whole[start:end], inside)]
+        done = end
+    return [*pieces, (whole[done:], not inside)] if done < len(whole) else pieces
+
+
+def _is_written(message: Message, turn: str) -> bool:
+    """Return True if the text of a turn has all of a message: its text and its calls."""
+    names = (call["function"]["name"] for call in message.get("tool_calls", ()))
+    return _letters(text_of(message)) in _letters(turn) and all(name in turn for name in names)
 
 
 def _letters(text: str) -> str:
@@ -229,7 +304,8 @@ def load_template(folder: Path) -> Template:
     """
     raw = read_json(folder / FILE)
     if raw.get("kind") == "chat":
-        return ChatTemplate(raw["chat_template"], raw["column"], raw["names"], tuple(raw["markers"]))
+        column = raw["column"] if isinstance(raw["column"], str) else tuple(raw["column"])
+        return ChatTemplate(raw["chat_template"], column, raw["names"], tuple(raw["markers"]))
     # Models of earlier versions do not say if they end with an end token: that is the default.
     end_token, ends = raw.get("end_token", True), tuple(raw.get("ends", ()))
     names = (raw["prompt"], raw["completion"], tuple(raw["inputs"]), raw["answer"], raw["stop"])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from phi_runtime.config.file_formats import format_of
 from phi_runtime.core.errors import DataError, Location
-from phi_runtime.data.chat import SYSTEM, TOOLS, ChatError, messages_of, text_of
+from phi_runtime.data.chat import SYSTEM, columns_of_messages, conversation_of, holds_messages, text_of
 from phi_runtime.data.column_meanings import (
     DESCRIBES,
     INSTRUCTION,
@@ -34,9 +34,11 @@ from phi_runtime.data.column_meanings import (
 from phi_runtime.data.end_tokens import ENDS, split_ends
 from phi_runtime.data.files import no_rows
 from phi_runtime.data.labels import Questions
+from phi_runtime.data.messages import TOOLS, ChatError, Message
 from phi_runtime.data.rows import ReadOptions, Row, read_rows
 from phi_runtime.data.template import PromptTemplate, RowError, is_empty
 from phi_runtime.data.template import text_of as cell_text
+from phi_runtime.data.transcripts import refuse_message_tree, refuse_transcript
 
 Kind = Literal["columns", "chat", "text"]
 
@@ -48,7 +50,8 @@ class Columns:
     """The columns of a data file.
 
     Attributes:
-        inputs: Columns of the question; for `kind` "chat" the column of the conversations, for "text" none.
+        inputs: Columns of the question; for "text" none. For `kind` "chat" the column of the conversations, or those before
+            `answer` if several follow one another.
         answer: Column of the answer.
         rows: Number of rows that are used.
         labels: The distinct answers if there are few; else empty.
@@ -142,8 +145,10 @@ def find_columns(
         return _chosen(files, first, chosen)
     _refuse_other_purposes(files, first)
     names = list(first.values)
-    if chats := [name for name in named(names, "conversation") if isinstance(first.values[name], list)]:
-        return _conversations(files, chats[0])
+    if chats := columns_of_messages(first.values, named(names, "conversation")):
+        return _conversations(files, chats)
+    if names == ["text"]:
+        refuse_transcript(files.paths[0], files.reading)
     profiles = _profiles(files)
     _refuse_lists(files, profiles)
     marked = [name for name in marks(first.values) if name != "label" or "completion" in names]
@@ -183,8 +188,8 @@ def _chosen(files: _Files, first: Row, chosen: Sequence[str]) -> Columns:
         if name not in names:
             fix = f"the columns are {', '.join(names)}"
             raise DataError(f"there is no column `{name}`", where=Location(files.paths[0]), fix=fix)
-    if isinstance(first.values.get(chosen[-1]), list):
-        return _conversations(files, chosen[-1])
+    if any(holds_messages(first.values.get(name)) for name in chosen) or isinstance(first.values.get(chosen[-1]), list):
+        return _conversations(files, tuple(chosen))
     media = {name: NOT_TEXT for name, value in first.values.items() if is_media(name, value)}
     unused = tuple((name, media.get(name, "")) for name in names if name not in chosen)
     return _measured(files, tuple(chosen[:-1]), chosen[-1], unused)
@@ -195,12 +200,15 @@ def _refuse_other_purposes(files: _Files, first: Row) -> None:
     names, where = list(first.values), Location(files.paths[0], first.line)
     better, worse = named(names, "chosen"), named(names, "rejected")
     if better and worse:
+        prompts = [name for name in names if name not in (*better, *worse) and holds_messages(first.values[name])]
         is_chat = isinstance(first.values[better[0]], list)
         raise DataError(
             f"this is preference data: a better answer `{better[0]}` and a worse one `{worse[0]}`",
             where=where,
-            fix=f"train on the better answers: {_listed(better if is_chat else names, worse, better[0])}",
+            fix=f"train on the better answers: {_listed([*prompts, *better] if is_chat else names, worse, better[0])}",
         )
+    if "current_node" not in first.values:
+        refuse_message_tree(first.values, where)
     if media := [name for name in names if is_media(name, first.values[name])]:
         fix = f"train without them: {_listed(named(names, 'conversation')[:1] or names, media)}"
         raise DataError(f"`{media[0]}` is not text, and this trains text models", where=where, fix=fix)
@@ -380,7 +388,7 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _conversations(files: _Files, column: str) -> Columns:
+def _conversations(files: _Files, columns: tuple[str, ...]) -> Columns:
     count = filtered = 0
     rows, answers = _Longest(), _Longest()
     questions = Questions()
@@ -390,22 +398,24 @@ def _conversations(files: _Files, column: str) -> Columns:
         for name, value in row.values.items():
             if name not in others:
                 others[name] = NOT_TEXT if is_media(name, value) else ""
-        if mark := marked_false(row.values, (column,), conversation=True):
+        if mark := marked_false(row.values, columns, conversation=True):
             filters[mark], filtered = files.true_for(row.values[mark]), filtered + 1
             continue
         try:
-            texts = [text_of(message) for message in messages_of(row.values.get(column), row.values.get(SYSTEM))]
+            chat = conversation_of(row.values, columns)
         except ChatError as e:
-            raise DataError(f"`{column}` {e}", where=Location(path, row.line), fix="fix or remove this row") from None
+            raise DataError(str(e), where=Location(path, row.line), fix=e.fix) from None
         count += 1
+        texts = [_text_of_message(message) for message in chat.messages]
         questions.add(f"{path.name}:{row.line}", json.dumps(texts[:-1]), *split_ends(texts[-1].strip(), ENDS))
         answers.add(size_of(texts[-1]), texts[-1])
+        texts += [json.dumps(chat.tools, ensure_ascii=False)] if chat.tools else []
         rows.add(sum(map(size_of, texts)), texts)
-    used = (column, SYSTEM, TOOLS, *filters)
+    used = (*columns, SYSTEM, TOOLS, *filters)
     unused = tuple((name, reason) for name, reason in others.items() if name not in used)
     return Columns(
-        (column,),
-        column,
+        columns[:-1] or columns,
+        columns[-1],
         count,
         (),
         "chat",
@@ -419,3 +429,10 @@ def _conversations(files: _Files, column: str) -> Columns:
         questions=len(questions),
         remarks=questions.remarks(count, {}),
     )
+
+
+def _text_of_message(message: Message) -> str:
+    """Return a message without the text of a template."""
+    calls = message.get("tool_calls")
+    written = json.dumps(calls, ensure_ascii=False) if calls else ""
+    return text_of(message) + message.get("reasoning_content", "") + written

@@ -173,6 +173,7 @@ class Dataset:
             "start with two BOS tokens": survey.double_bos,
             "end with two end tokens": survey.double_end,
         }
+        counts |= dict(survey.untrained.most_common())
         if any(len(side) and side.store is store for side in (self.validation, self.test)):
             counts |= {
                 "begin like too many others, and are divided by their next question": survey.openings,

@@ -296,6 +296,7 @@ def _rendered(
         survey.count_bad_row(file, BadRow(item.where, "this row contains a lone surrogate, which is not text"))
         return None
     survey.count_row(file, line, row.question, row.answer)
+    survey.count_untrained(file, line, row.remarks)
     survey.count_tokens(file, line, row.ends, own, sorted(tokens - special.own))
     return facts_of((file, line, item.number), row, group), row
 

@@ -154,6 +154,7 @@ def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
         "written_ends": dict(survey.ends),
         "special_tokens": dict(survey.special),
         "foreign_tokens": dict(survey.foreign),
+        "untrained": dict(survey.untrained),
         "broken_at": _shown(split, project, survey.broken_at),
         "empty_at": _shown(split, project, survey.empty_at),
         "personal_data_at": _shown(split, project, survey.personal_at),
@@ -161,6 +162,7 @@ def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
         "written_ends_at": _shown(split, project, survey.ends_at),
         "special_tokens_at": _shown(split, project, survey.special_at),
         "foreign_tokens_at": _shown(split, project, survey.foreign_at),
+        "untrained_at": _shown(split, project, survey.untrained_at),
         "contradictory_at": _contradictions(split, project),
     }
 

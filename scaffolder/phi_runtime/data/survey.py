@@ -50,6 +50,8 @@ class Survey:
     special_at: list[RowNote] = field(default_factory=list)
     foreign: Counter[str] = field(default_factory=Counter)
     foreign_at: list[RowNote] = field(default_factory=list)
+    untrained: Counter[str] = field(default_factory=Counter)
+    untrained_at: list[RowNote] = field(default_factory=list)
 
     def count_bad_row(self, file: int, broken: BadRow) -> None:
         self.broken += 1
@@ -92,13 +94,26 @@ class Survey:
         _count(self.special, self.special_at, file, line, special)
         _count(self.foreign, self.foreign_at, file, line, foreign)
 
+    def count_untrained(self, file: int, line: int, kinds: Sequence[str]) -> None:
+        """Count a row by the kinds of content that it has and that are not trained."""
+        _count(self.untrained, self.untrained_at, file, line, kinds)
+
     def add(self, other: Survey) -> None:
         """Add the counts of another part of the rows."""
         for name in ("read", "kept", "broken", "empty", "filtered", "endless", "double_bos", "double_end"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("broken_at", "empty_at", "personal_at", "encoding_at", "ends_at", "special_at", "foreign_at"):
+        for name in (
+            "broken_at",
+            "empty_at",
+            "personal_at",
+            "encoding_at",
+            "ends_at",
+            "special_at",
+            "foreign_at",
+            "untrained_at",
+        ):
             setattr(self, name, (getattr(self, name) + getattr(other, name))[:SHOWN])
-        for name in ("columns", "personal", "encoding", "ends", "special", "foreign"):
+        for name in ("columns", "personal", "encoding", "ends", "special", "foreign", "untrained"):
             getattr(self, name).update(getattr(other, name))
         if self.labels is not None and other.labels is not None:
             self.labels += other.labels

@@ -37,6 +37,8 @@ class Rendered(NamedTuple):
     """End tokens that the row writes at the end of its answers."""
     earlier: tuple[str, ...] = ()
     """Questions of a conversation before the last one."""
+    remarks: Sequence[str] = ()
+    """What the row has and is not trained, as predicates of "rows"."""
 
 
 class TemplateError(ValueError):

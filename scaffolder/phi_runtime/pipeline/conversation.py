@@ -118,7 +118,7 @@ class Conversation:
             answers = (message for message in messages if message["role"] == "assistant")
             for turn, message in zip(self.turns, answers, strict=True):
                 message |= {} if turn.complete else {"weight": 0}
-            return [{template.column: messages}]
+            return [template.row_of(messages)]
         rows: list[dict[str, Any]] = []
         for turn in self.turns:
             if not turn.complete:

@@ -89,6 +89,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "col_filters": dict(columns.filters),
         "chat_template": chat_template,
         "text_column": columns.answer,
+        "prompt_columns": [name for name in columns.inputs if columns.kind == "chat" and name != columns.answer],
         "sample_data": answers.data is None,
         "existing_config": "",
         "made_by_new": True,

@@ -20,6 +20,7 @@ _KINDS = (  # key of the report, and its explanation
     ("written_ends", "end tokens that answers write; trained once, as the end"),
     ("special_tokens", "text that the model reads as special tokens (special_tokens_in_rows can refuse it)"),
     ("foreign_tokens", "special tokens of other models, which this one reads as text"),
+    ("untrained", "rows with content that is not trained"),
 )
 _ROW_COUNTS = (  # key of the report, and its explanation
     ("broken", "cannot be used; `run` stops at them, or skips them with --skip-bad-rows"),

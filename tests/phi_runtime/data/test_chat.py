@@ -7,10 +7,21 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.data.chat import ChatError, messages_of, text_of, tools_of
+from phi_runtime.data.chat import columns_of_messages, conversation_of, text_of
+from phi_runtime.data.messages import ChatError, Message
 
 QUESTION = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Ho"}
+
+
+def messages_of(value: Any, system: Any = None) -> list[Message]:
+    return conversation_of({"messages": value, "system": system}, ["messages"]).messages
+
+
+def tools_of(value: Any) -> list[Any] | None:
+    return conversation_of({"messages": [QUESTION, ANSWER], "tools": value}, ["messages"]).tools
+
+
 CALL = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
 
 
@@ -21,6 +32,18 @@ CALL = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
         json.dumps([QUESTION, ANSWER]),
         [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}],
         [{"from": "User", "value": "Hi", "weight": 0}, {"from": "ChatGPT", "value": "Ho"}],
+        [{"role": "User", "content": "Hi"}, {"role": " Assistant ", "content": "Ho"}],
+        [{"role": "human", "content": "Hi"}, {"role": "gpt", "content": "Ho"}],
+        [{"role": "prompter", "value": "Hi"}, {"from": "AI", "content": "Ho"}],
+        [{"role": None, "from": "human", "value": "Hi"}, {"role": None, "from": "gpt", "value": "Ho"}],
+        [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Ho"}]}],
+        [{"role": "user", "content": ["H", "i"]}, {"role": "assistant", "content": [{"type": "text", "value": "Ho"}]}],
+        [
+            {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "Ho", "annotations": []}]},
+        ],
+        [QUESTION, {"role": "assistant", "content": None, "refusal": "Ho"}],
+        [QUESTION, {"role": "assistant", "content": [{"type": "refusal", "refusal": "Ho"}]}],
         [QUESTION | {"id": 7, "name": None, "tool_calls": []}, ANSWER | {"reasoning_content": ""}],
         [{"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}, ANSWER],
     ],
@@ -45,6 +68,108 @@ def test_the_speakers_of_sharegpt_have_their_roles() -> None:
     ]
     roles = [m["role"] for m in messages_of([{"from": who, "value": "x"} for who in said])]
     assert roles == ["system", "user", "tool", "tool", "tool", "user", *["assistant"] * 5]
+
+
+def test_developer_is_system_and_results_of_tools_have_one_role() -> None:
+    names = ("developer", "System", "ipython", "function", "tool_response", "Function Response")
+    roles = [m["role"] for m in messages_of([*({"role": name, "content": "x"} for name in names), QUESTION, ANSWER])]
+    assert roles == ["system", "system", *["tool"] * 4, "user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "reasoning", "value": "hm"}, {"type": "text", "value": "Ho"}],
+        [{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "text", "text": "Ho"}],
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Ho"}],
+    ],
+)
+def test_reasoning_in_a_content_part_is_the_reasoning_of_the_message(content: list[Any]) -> None:
+    thought = {"role": "assistant", "content": "Ho", "reasoning_content": "hm"}
+    assert messages_of([QUESTION, {"role": "assistant", "content": content}]) == [QUESTION, thought]
+    assert messages_of([QUESTION, ANSWER | {"thinking": "hm"}]) == [QUESTION, thought]
+
+
+@pytest.mark.parametrize(("key", "off", "on"), [("weight", 0, 1), ("train", False, True), ("weight", 0.0, None)])
+def test_an_answer_that_is_off_is_context(key: str, off: Any, on: Any) -> None:
+    turns = [QUESTION, ANSWER | {key: off}, QUESTION, ANSWER | {key: on}, QUESTION, ANSWER | {key: off}]
+    found = conversation_of({"messages": turns}, ["messages"])
+    assert found.messages == [QUESTION, ANSWER] * 2
+    assert found.trained == [False, False, False, True]
+    assert found.masked == [False, True, False, False]
+    assert len(found.remarks) == 1
+    with pytest.raises(ChatError, match="has no answer that is trained"):
+        messages_of([QUESTION, ANSWER | {key: off}])
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"prompt": [QUESTION, ANSWER, QUESTION], "completion": [ANSWER]}, ["prompt", "completion"]),
+        ({"prompt": json.dumps([QUESTION, ANSWER, QUESTION]), "completion": "Ho"}, ["prompt", "completion"]),
+        ({"history": [QUESTION, ANSWER], "q": "Hi", "a": "Ho"}, ["history", "q", "a"]),
+    ],
+)
+def test_columns_follow_one_another_and_answers_in_the_last_are_trained(
+    row: dict[str, Any], columns: list[str]
+) -> None:
+    found = conversation_of(row, columns)
+    assert found.messages == [QUESTION, ANSWER] * 2
+    assert found.trained == [False, False, False, True]
+    assert found.masked == [False] * 4
+    assert not found.remarks
+
+
+def test_an_empty_column_before_the_last_adds_nothing() -> None:
+    for nothing in (None, "", []):
+        row = {"history": nothing, "q": "Hi", "a": "Ho"}
+        assert conversation_of(row, ["history", "q", "a"]).messages == [QUESTION, ANSWER]
+
+
+def node(parent: str | None, role: str, *parts: Any, **more: Any) -> dict[str, Any]:
+    content = {"content_type": more.pop("kind", "text"), "parts": list(parts)}
+    return {"parent": parent, "message": {"author": {"role": role}, "content": content, "recipient": "all", **more}}
+
+
+EXPORT = {
+    "root": {"parent": None, "message": None},
+    "empty": node("root", "system", "", weight=0),
+    "about": node("empty", "user", "I am Ana.", kind="user_editable_context"),
+    "q": node("about", "user", "Hi"),
+    "other": node("q", "assistant", "No."),
+    "a": node("q", "assistant", "Ho", metadata={"model_slug": "x"}),
+}
+
+
+def test_an_export_of_chatgpt_is_the_path_to_its_current_node() -> None:
+    row = {"title": "x", "mapping": EXPORT, "current_node": "a"}
+    assert columns_of_messages(row, ()) == ("mapping",)
+    assert conversation_of(row, ["mapping"]).messages == [QUESTION, ANSWER]
+    image = EXPORT | {"a": node("q", "assistant", {"asset": 1}, kind="multimodal_text")}
+    with pytest.raises(ChatError, match="type `multimodal_text` of `assistant`"):
+        conversation_of(row | {"mapping": image}, ["mapping"])
+    loop = EXPORT | {"root": {"parent": "a", "message": None}}
+    with pytest.raises(ChatError, match="loop"):
+        conversation_of(row | {"mapping": loop}, ["mapping"])
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"id": 1, "messages": '[{"role": "user"}]'}, ("messages",)),
+        ({"messages": []}, ("messages",)),
+        ({"chat": [{"from": "human"}], "id": 1}, ("chat",)),
+        ({"messages": "[{'role': 'user'}]"}, ("messages",)),
+        ({"prompt": [QUESTION], "completion": "x"}, ("prompt", "completion")),
+        ({"messages": "A: hi B: ho"}, ()),
+        ({"prompt": "x", "completion": "y"}, ()),
+        ({"rows": [{"name": "x"}]}, ()),
+    ],
+)
+def test_the_columns_of_a_conversation_are_found_by_what_they_hold(
+    row: dict[str, Any], columns: tuple[str, ...]
+) -> None:
+    assert columns_of_messages(row, [name for name in row if name == "messages"]) == columns
 
 
 def test_what_follows_the_last_answer_is_left_out() -> None:
@@ -98,9 +223,13 @@ def test_a_conversation_that_is_read_is_not_changed() -> None:
         ([{"role": "user", "content": 7}, ANSWER], "has 7 as content of message 1; expected text"),
         ([QUESTION, {"role": "assistant", "content": " \n"}], "has an empty answer in message 2"),
         ([QUESTION, {"from": "gpt", "value": ""}], "has an empty answer in message 2"),
+        ([QUESTION, ANSWER | {"weight": 0.5}], "has the weight 0.5 in message 2"),
+        ([QUESTION, ANSWER | {"train": "no"}], "has 'no' as `train` of message 2"),
+        ([QUESTION | {"train": True}, ANSWER], "has `train: true` in message 1 of the user"),
+        (str([QUESTION, ANSWER]), "is Python text, not JSON"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ANSWER],
-            "has content other than text in message 1",
+            "has the content part image_url in message 1; only text is trained",
         ),
     ],
 )

@@ -64,7 +64,9 @@ def trained(source: str, row: dict[str, Any]) -> list[str]:
     """The texts that are trained; all others are as in the full text of the template."""
     made = template(source)
     pieces = made.row(row, completion_only=True).pieces
-    assert "".join(text for text, _ in pieces) == made.row(row, completion_only=False).pieces[0][0]
+    assert "".join(text for text, _ in pieces) == "".join(
+        text for text, _ in made.row(row, completion_only=False).pieces
+    )
     before = [i for i, (_, learned) in enumerate(pieces) if learned][-1]
     prompt = made.render_prompt(row)
     assert prompt == "".join(text for text, _ in pieces[:before]), "the last answer must follow the prompt"
@@ -119,7 +121,76 @@ def test_calls_of_tools_are_trained_and_what_the_tools_say_is_not() -> None:
     assert trained(CHATML, {"messages": messages, "tools": [tool]}) == said
     assert trained(CHATML, {"messages": json.dumps(messages), "tools": json.dumps([tool])}) == said
     assert '"description": "Adds."' in template(CHATML).render_prompt({"messages": messages, "tools": [tool]})
-    assert template(CHATML).reference({"messages": messages[:2]}) == ""
+    assert template(CHATML).reference({"messages": messages[:2]}) == said[0].removesuffix("<|im_end|>")
+
+
+FOUR = [
+    {"role": "user", "content": "1?"},
+    {"role": "assistant", "content": "wrong", "weight": 0},
+    {"role": "user", "content": "No."},
+    {"role": "assistant", "content": "one", "weight": 1},
+]
+
+
+def test_an_answer_of_weight_0_is_context_whatever_else_is_trained() -> None:
+    assert trained(CHATML, {"messages": FOUR}) == ["one<|im_end|>"]
+    pieces = template(CHATML).row({"messages": FOUR}, completion_only=False).pieces
+    before, after = "<|im_start|>user\n1?<|im_end|>\n<|im_start|>assistant\n", "\n<|im_start|>user\nNo.<|im_end|>\n"
+    assert pieces == [
+        (before, True),
+        ("wrong<|im_end|>", False),
+        (f"{after}<|im_start|>assistant\none<|im_end|>\n", True),
+    ]
+    with pytest.raises(RowError, match="does not show where the answers"):  # the wrong one is not where its prompt ends
+        template(QWEN3).row({"messages": FOUR}, completion_only=False)
+
+
+def test_only_answers_in_the_last_of_several_columns_are_trained() -> None:
+    made = ChatTemplate(CHATML, ("prompt", "completion"), {}, MARKERS)
+    turns = TURNS["messages"]
+    row = {"prompt": turns[:3], "completion": turns[3:]}
+    whole = template(CHATML).row(TURNS, completion_only=True).pieces
+    pieces = made.row(row, completion_only=True).pieces
+    assert [text for text, learned in pieces if learned] == [" So.\nAnd so. <|im_end|>"]
+    assert "".join(text for text, _ in pieces) == "".join(text for text, _ in whole)
+    assert len(made.row(row, completion_only=False).pieces) == 1
+    assert made.render_prompt(row) == template(CHATML).render_prompt(TURNS)
+    assert made.row_of(turns) == row
+    assert made.inputs == made.columns == ("prompt", "completion")
+
+
+@pytest.mark.parametrize(
+    ("source", "row", "remarks"),
+    [
+        (CHATML, TURNS, []),
+        (CHATML, chat("Hi", "Ho", "Bye"), ["end with a message that has no trained answer, and which is dropped"]),
+        (QWEN3, TURNS, ["have answers that are not trained: the chat template writes them as context only"]),
+        (
+            CHATML,
+            {"messages": [{"role": "assistant", "content": "Hello!"}, *TURNS["messages"]]},
+            ["have answers that are not trained: the chat template writes them as context only"],
+        ),
+        (
+            CHATML,
+            {"messages": [TURNS["messages"][0], TURNS["messages"][1] | {"reasoning_content": "hm"}]},
+            ["have reasoning that the chat template does not write"],
+        ),
+        (QWEN3, {"messages": [TURNS["messages"][0], TURNS["messages"][1] | {"reasoning_content": "hm"}]}, []),
+        (
+            CHATML,
+            {"messages": [TURNS["messages"][0] | {"name": "Ana"}, TURNS["messages"][1]]},
+            ["have names of speakers that the chat template does not write"],
+        ),
+        (
+            "{% for m in messages if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+            "{% if add_generation_prompt %}assistant: {% endif %}",
+            chat("Hi", "Ho", system="Be brief."),
+            ["have a message of the system that the chat template does not write"],
+        ),
+    ],
+)
+def test_content_that_is_not_trained_is_said(source: str, row: dict[str, Any], remarks: list[str]) -> None:
+    assert list(template(source).row(row, completion_only=True).remarks) == remarks
 
 
 def test_the_whole_is_trained_on_request() -> None:

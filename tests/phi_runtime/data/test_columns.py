@@ -306,3 +306,40 @@ def test_ends_that_answers_write_are_no_part_of_the_labels(tmp_path: Path) -> No
     ]
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes<|im_end|>"}]
     assert "1 of 1 answers end with `<|im_end|>`" in find_columns(write(tmp_path, {"messages": talk})).remarks[0]
+
+
+TURNS = [{"role": "user", "content": "12345"}, {"role": "assistant", "content": "123"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "chosen", "columns"),
+    [
+        ({"id": 7, "talk": TURNS}, (), (("talk",), "talk")),
+        ({"id": 7, "messages": json.dumps(TURNS)}, (), (("messages",), "messages")),
+        ({"prompt": TURNS[:1], "completion": TURNS[1:]}, (), (("prompt",), "completion")),
+        ({"prompt": TURNS[:1], "completion": "123"}, (), (("prompt",), "completion")),
+        ({"history": TURNS[:0], "q": TURNS[:1], "a": "123"}, ("history", "q", "a"), (("history", "q"), "a")),
+        ({"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": []}, ("prompt", "chosen"), (("prompt",), "chosen")),
+    ],
+)
+def test_conversations_are_found_by_what_the_columns_hold(
+    tmp_path: Path, row: dict[str, Any], chosen: tuple[str, ...], columns: tuple[tuple[str, ...], str]
+) -> None:
+    found = find_columns(write(tmp_path, row, row), chosen)
+    assert (found.kind, found.rows, found.longest, found.longest_answer) == ("chat", 2, 8, 3)
+    assert (found.inputs, found.answer) == columns
+
+
+def test_the_better_of_two_answers_to_a_conversation_follows_its_prompt(tmp_path: Path) -> None:
+    row = {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": TURNS[1:]}
+    with pytest.raises(DataError, match="preference data") as caught:
+        find_columns(write(tmp_path, row))
+    assert caught.value.fix.endswith("--columns prompt,chosen")
+
+
+def test_the_size_of_a_conversation_counts_its_tools_and_calls(tmp_path: Path) -> None:
+    call = {"function": {"name": "f", "arguments": {"a": "b" * 50}}}
+    turns = [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [call]}]
+    found = find_columns(write(tmp_path, {"messages": turns, "tools": [{"name": "f", "description": "c" * 70}]}))
+    assert found.longest_answer > 50
+    assert found.longest > found.longest_answer + 70

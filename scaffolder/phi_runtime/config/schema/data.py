@@ -176,10 +176,11 @@ class PreProcess(Strict):
         description="Rows are conversations: true renders them with the model's own chat template, a string is a Jinja "
         "template. Assistant messages are the completions. Default null: rows are not conversations.",
     )
-    message_col: str = Field(
+    message_col: str | Names = Field(
         "messages",
         description='chat_template: column with the messages, as {"role", "content"} or ShareGPT\'s {"from", "value"}. '
-        "Default messages. A column `tools` next to it is passed to the template.",
+        "Default messages. A column `tools` next to it is passed to the template. Several columns follow one another, "
+        'and only answers in the last are trained: ["prompt", "completion"]. Olive reads one column.',
     )
     user_script: str | None = Field(
         None, description="Python file with the function text_formatting_func. Default null."
@@ -260,6 +261,11 @@ class PreProcess(Strict):
         if self.text_formatting_func:
             return "{text}"
         return self.text_template or " ".join(f"{{{column}}}" for column in self.text_cols or ["text"])
+
+    @property
+    def message_columns(self) -> tuple[str, ...]:
+        """The columns of `message_col`."""
+        return (self.message_col,) if isinstance(self.message_col, str) else tuple(self.message_col)
 
 
 class DataConfig(Strict):
