@@ -123,7 +123,7 @@ class ChatTemplate:
     @cached_property
     def form(self) -> TemplateForm:
         """The parts of messages that the template writes."""
-        return form_of(lambda messages, tools: self._render(messages, tools, add_generation_prompt=False))
+        return form_of(lambda messages, tools: self._render(messages, tools, add_generation_prompt=False), self.markers)
 
     def _render(self, messages: Sequence[Message], tools: list[Any] | None, *, add_generation_prompt: bool) -> str:
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -234,7 +234,7 @@ class ChatTemplate:
             chat = conversation_of(values, self.columns)
         except ChatError as e:
             raise RowError(str(e), e.fix) from None
-        if any("tool_calls" in message for message in chat.messages) and not self.form.arguments:
+        if any("tool_calls" in message for message in chat.messages) and not self.form.calls:
             raise RowError("this row has tool calls, which the chat template does not write", _TEMPLATE_FIX)
         removed: list[str] = []
         for message in chat.messages:

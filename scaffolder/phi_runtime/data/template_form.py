@@ -7,7 +7,7 @@ templates of DeepSeek read OpenAI's form, arguments as JSON text and content nul
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,7 +26,8 @@ _CALL: Message = {
     # Mistral's templates require an id of nine letters and digits.
     "tool_calls": [{"id": "probe0001", "type": "function", "function": {"name": _NAME, "arguments": {_KEY: _VALUE}}}],
 }
-_RESULT: Message = {"role": "tool", "content": _VALUE, "tool_call_id": "probe0001", "name": _NAME}
+_RESULT: Message = {"role": "tool", "content": "probe result", "tool_call_id": "probe0001", "name": _NAME}
+_ANSWER: Message = {"role": "assistant", "content": "Hi"}
 _TOOLS = [
     {
         "type": "function",
@@ -38,7 +39,12 @@ _TOOLS = [
     }
 ]
 
-_FORMS: tuple[tuple[Literal["object", "text"], bool], ...] = (("object", False), ("text", False), ("text", True))
+CallForm = Literal["object", "text", "null", "content"]
+"""Form of tool calls: arguments as an object; as JSON text; as JSON text, and content null; all in the text of the content."""
+
+_FORMS: tuple[CallForm, ...] = ("object", "text", "null", "content")
+# Phi-4-mini's template writes no calls, but its tokenizer has the tokens around them.
+_OPENER, _CLOSER = "<|tool_call|>", "<|/tool_call|>"
 
 
 @dataclass(frozen=True)
@@ -46,16 +52,14 @@ class TemplateForm:
     """The parts of messages that a chat template writes.
 
     Attributes:
-        arguments: Form in which it reads the arguments of tool calls; None: it does not write calls.
-        null_content: True if it writes calls only of a message whose content is null.
+        calls: Form in which it reads tool calls; None: it does not write them.
         tools: Where it reads the schemas of tools; None: it does not write them.
         results: True if it writes messages of the role tool.
         reasoning: True if it writes `reasoning_content` of the last answer.
         names: True if it writes `name` of a user.
     """
 
-    arguments: Literal["object", "text"] | None
-    null_content: bool
+    calls: CallForm | None
     tools: Literal["variable", "system"] | None
     results: bool
     reasoning: bool
@@ -63,35 +67,32 @@ class TemplateForm:
 
     def apply(self, messages: Sequence[Message], tools: list[Any] | None) -> tuple[list[Message], list[Any] | None]:
         """Return messages and tools in the form that the template reads."""
-        messages = _formed(messages, text=self.arguments == "text", null=self.null_content)
+        formed = [_formed(message, self.calls or "object") for message in messages]
         if self.tools == "system" and tools:
-            return _with_tools_in_system(messages, tools), None
-        return list(messages), tools
+            return _with_tools_in_system(formed, tools), None
+        return formed, tools
 
 
-def form_of(render: Render) -> TemplateForm:
-    """Return the form of the template that `render` renders."""
-    answer: Message = {"role": "assistant", "content": "Hi"}
-    arguments, null_content = None, False
-    called: list[Message] = [_USER, _CALL]
-    for form, null in _FORMS:
-        messages = _formed([_USER, _CALL], text=form == "text", null=null)
-        if _writes_call(_rendered(render, messages)):
-            arguments, null_content, called = form, null, messages
-            break
+def form_of(render: Render, markers: Collection[str]) -> TemplateForm:
+    """Return the form of the template that `render` renders.
+
+    Args:
+        render: Renders messages and tools.
+        markers: All tokens of the vocabulary that are not text.
+    """
+    forms = _FORMS if {_OPENER, _CLOSER} <= set(markers) else _FORMS[:-1]
+    calls = next((form for form in forms if _writes_call(_rendered(render, [_USER, _formed(_CALL, form)]))), None)
     tools: Literal["variable", "system"] | None = None
     if _NAME in _rendered(render, [_USER], _TOOLS):
         tools = "variable"
     elif _NAME in _rendered(render, _with_tools_in_system([_USER], _TOOLS)):
         tools = "system"
     return TemplateForm(
-        arguments,
-        null_content,
+        calls,
         tools,
-        # Its content differs from that of the call.
-        results="probe result" in _rendered(render, [*called, _RESULT | {"content": "probe result"}, answer]),
-        reasoning=_VALUE in _rendered(render, [_USER, answer | {"reasoning_content": _VALUE}]),
-        names=_NAME in _rendered(render, [_USER | {"name": _NAME}, answer]),
+        results=_RESULT["content"] in _rendered(render, [_USER, _formed(_CALL, calls or "object"), _RESULT, _ANSWER]),
+        reasoning=_VALUE in _rendered(render, [_USER, _ANSWER | {"reasoning_content": _VALUE}]),
+        names=_NAME in _rendered(render, [_USER | {"name": _NAME}, _ANSWER]),
     )
 
 
@@ -107,15 +108,18 @@ def _rendered(render: Render, messages: Sequence[Message], tools: list[Any] | No
     return ""
 
 
-def _formed(messages: Sequence[Message], *, text: bool, null: bool) -> list[Message]:
-    """Return messages with the arguments of calls as JSON text if `text`, and with null for no content if `null`."""
-    result = []
-    for message in messages:
-        if calls := message.get("tool_calls"):
-            message = message | {"tool_calls": [_as_text(call) for call in calls] if text else calls}
-            message |= {"content": None} if null and not message["content"] else {}
-        result.append(message)
-    return result
+def _formed(message: Message, form: CallForm) -> Message:
+    """Return a message with its tool calls in a form."""
+    calls = message.get("tool_calls")
+    if not calls or form == "object":
+        return message
+    if form == "content":
+        functions = [{key: call["function"].get(key, {}) for key in ("name", "arguments")} for call in calls]
+        rest = {key: value for key, value in message.items() if key != "tool_calls"}
+        written = json.dumps(functions, ensure_ascii=False)
+        return rest | {"content": f"{message['content'] or ''}{_OPENER}{written}{_CLOSER}"}
+    content = None if form == "null" and not message["content"] else message["content"]
+    return message | {"content": content, "tool_calls": [_as_text(call) for call in calls]}
 
 
 def _as_text(call: dict[str, Any]) -> dict[str, Any]:

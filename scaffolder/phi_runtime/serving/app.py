@@ -129,7 +129,7 @@ class RequestHandler:
         request.check()
         model = self.find(request.model)
         tools = read_tools(request.tools, request.tool_choice, request.parallel_tool_calls, model)
-        messages = template_messages(request.messages, model.tools.arguments if model.tools else None)
+        messages = template_messages(request.messages, with_calls=model.tools is not None)
         return self._reply(request, model, "messages", ChatWriter, [Input(messages=messages)], tools)
 
     def complete(self, request: CompletionRequest) -> Reply:
@@ -172,7 +172,6 @@ class RequestHandler:
                 sampling=choice_sampling,
                 stream=stream,
                 tools=tools.definitions if tools else None,
-                tool_format=model.tools if entry.messages is not None else None,
             )
             for entry in inputs
             for choice_sampling in _sampling_of_choices(sampling, request.count)

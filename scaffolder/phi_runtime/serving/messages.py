@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -50,15 +50,12 @@ class Message(BaseModel):
     tool_call_id: str | None = None
 
 
-ArgumentsForm = Literal["object", "text"]
-
-
-def template_messages(messages: list[Message], form: ArgumentsForm | None) -> list[dict[str, Any]]:
+def template_messages(messages: list[Message], *, with_calls: bool) -> list[dict[str, Any]]:
     """Return the messages as a chat template reads them: contents as text, and the role developer as system.
 
     Args:
         messages: The messages of a request.
-        form: The form in which the template reads the arguments of tool calls; None if it does not write tool calls.
+        with_calls: True if the template writes tool calls.
 
     Raises:
         ApiError: A message is not valid.
@@ -71,13 +68,12 @@ def template_messages(messages: list[Message], form: ArgumentsForm | None) -> li
         entry: dict[str, Any] = {"role": _role(message, where), "content": _content(message, where)}
         if message.reasoning_content is not None:
             entry["reasoning_content"] = message.reasoning_content
-        if form is None and (message.tool_calls or message.role == "tool"):
+        if not with_calls and (message.tool_calls or message.role == "tool"):
             where = f"{where}.{'tool_calls' if message.tool_calls else 'role'}"
             raise invalid(f"{where}: {NO_TOOLS}", where, "unsupported_parameter")
         if message.tool_calls:
-            assert form
             entry["tool_calls"] = [
-                _call(call, form, f"{where}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
+                _call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)
             ]
             functions |= {call.id: call.function.name for call in message.tool_calls}
         if message.role == "tool":
@@ -133,7 +129,7 @@ def _part_text(part: Any, role: str, where: str) -> str:
     raise invalid(f"{where} holds {shown}; this server reads text only", where)
 
 
-def _call(call: Call, form: ArgumentsForm, where: str) -> dict[str, Any]:
+def _call(call: Call, where: str) -> dict[str, Any]:
     if call.type not in (None, "function"):
         raise invalid(f"{where}.type is {call.type!r:.40}; use function", f"{where}.type")
     arguments = call.function.arguments
@@ -141,11 +137,10 @@ def _call(call: Call, form: ArgumentsForm, where: str) -> dict[str, Any]:
     try:
         value = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
         check_depth(value, where)
-        text = json.dumps(value, ensure_ascii=False)
-        text.encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise invalid(f"{where} is not JSON", where) from None
     if not isinstance(value, dict):
         raise invalid(f"{where} is not a JSON object", where)
-    function = {"name": call.function.name, "arguments": value if form == "object" else text}
+    function = {"name": call.function.name, "arguments": value}
     return {"id": call.id, "type": "function", "function": function}

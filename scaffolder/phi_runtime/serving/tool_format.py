@@ -7,10 +7,10 @@ Hermes, Qwen: <tool_call>{"name": …, "arguments": …}</tool_call>; Llama 3.1:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate
@@ -30,9 +30,6 @@ class ToolFormat:
         separator: None if the template accepts one call per message only.
         is_object: True if a call is a JSON object.
         markers: Tokens that are no text, as far as they are in the texts; an answer may lack those that are special tokens.
-        arguments: Form in which the template reads arguments.
-        tools_in: The template reads tools from its variable `tools`, or as JSON text from the system message (Phi-4-mini).
-        writes_calls: False if a message with calls has to be rendered as text.
     """
 
     opener: str
@@ -44,40 +41,7 @@ class ToolFormat:
     name_first: bool
     is_object: bool
     markers: tuple[str, ...]
-    arguments: Literal["object", "text"] = "object"
-    tools_in: Literal["variable", "system"] = "variable"
-    writes_calls: bool = True
 
-    def render(self, template: ChatTemplate, messages: Sequence[Message], tools: list[Any] | None) -> str:
-        """Return the prompt of a conversation. Raises RowError."""
-        if not self.writes_calls:
-            messages = [self._as_text(message) for message in messages]
-        return _render(template, self.tools_in, messages, tools, add_generation_prompt=True)
-
-    def _as_text(self, message: Message) -> Message:
-        if not (calls := message.get("tool_calls")):
-            return message
-        texts = [
-            f"{self.head}{call['function']['name']}{self.middle}{_json(call['function']['arguments'])}{self.tail}"
-            for call in calls
-        ]
-        content = message["content"] + self.opener + (self.separator or "").join(texts) + self.closer
-        return {"role": message["role"], "content": content}
-
-
-# Phi-4-mini's template writes no calls, but its tokenizer has the tokens around them.
-_PHI_4 = ToolFormat(
-    opener="<|tool_call|>[",
-    head='{"name": "',
-    middle='", "arguments": ',
-    tail="}",
-    separator=", ",
-    closer="]<|/tool_call|>",
-    name_first=True,
-    is_object=True,
-    markers=("<|tool_call|>", "<|/tool_call|>"),
-    writes_calls=False,
-)
 
 _NAMES = ("first_probe", "second_probe")
 _ARGUMENTS = ({"probe_key": "value one"}, {"probe_key": "value two"})
@@ -102,62 +66,43 @@ _TOOLS = [
 
 def tool_format(template: ChatTemplate) -> ToolFormat | None:
     """Return the format of a template, or None if it does not write tools, or calls in a form that is not known here."""
-    places: tuple[Literal["variable", "system"], ...] = ("variable", "system")
-    for place in places:
+    if template.form.tools is None or template.form.calls is None:
+        return None
+    with suppress(RowError):
+        prompt = template.render([_QUESTION], _TOOLS, add_generation_prompt=True)
+        turn = _turn(template, prompt, 1)
+        if (call := _Call.find(turn, 0)) is None:
+            return None
+        separator, end = None, call.end
         with suppress(RowError):
-            prompt = _render(template, place, [_QUESTION], _TOOLS, add_generation_prompt=True)
-            if _NAMES[0] in prompt:
-                return _format_of_calls(template, place, prompt)
+            both = _turn(template, prompt, 2)
+            if second := _Call.find(both, 1):
+                turn, end = both, second.end
+                separator = both[call.end : second.start]
+        texts = [turn[: call.start], *call.texts(turn), separator, turn[end:]]
+        opener, head, middle, tail, separator, closer = (text and _without_ids(text) for text in texts)
+        return ToolFormat(
+            opener or "",
+            head or "",
+            middle or "",
+            tail or "",
+            separator,
+            closer or "",
+            name_first=call.name < call.arguments[0],
+            is_object=call.is_object,
+            markers=tuple(marker for marker in template.markers if any(marker in (text or "") for text in texts)),
+        )
     return None
 
 
-def _format_of_calls(template: ChatTemplate, place: Literal["variable", "system"], prompt: str) -> ToolFormat | None:
-    forms: tuple[Literal["object", "text"], ...] = ("object", "text")
-    for form in forms:
-        with suppress(RowError):
-            turn = _turn(template, place, prompt, form, 1)
-            if (call := _Call.find(turn, 0)) is None:
-                continue
-            separator = None
-            end = call.end
-            with suppress(RowError):
-                both = _turn(template, place, prompt, form, 2)
-                if second := _Call.find(both, 1):
-                    turn, end = both, second.end
-                    separator = both[call.end : second.start]
-            texts = [turn[: call.start], *call.texts(turn), separator, turn[end:]]
-            opener, head, middle, tail, separator, closer = (text and _without_ids(text) for text in texts)
-            markers = tuple(marker for marker in template.markers if any(marker in (text or "") for text in texts))
-            return ToolFormat(
-                opener or "",
-                head or "",
-                middle or "",
-                tail or "",
-                separator,
-                closer or "",
-                call.name < call.arguments[0],
-                call.is_object,
-                markers,
-                form,
-                place,
-            )
-    if set(_PHI_4.markers) <= set(template.markers):
-        return replace(_PHI_4, tools_in=place)
-    return None
-
-
-def _turn(template: ChatTemplate, place: Literal["variable", "system"], prompt: str, form: str, count: int) -> str:
+def _turn(template: ChatTemplate, prompt: str, count: int) -> str:
     """Return the text of an assistant's turn with `count` calls. Raises RowError."""
     calls = [
-        {
-            "id": _IDS[i],
-            "type": "function",
-            "function": {"name": _NAMES[i], "arguments": _ARGUMENTS[i] if form == "object" else _json(_ARGUMENTS[i])},
-        }
+        {"id": _IDS[i], "type": "function", "function": {"name": _NAMES[i], "arguments": _ARGUMENTS[i]}}
         for i in range(count)
     ]
     answer = {"role": "assistant", "content": "", "tool_calls": calls}
-    text = _render(template, place, [_QUESTION, answer], _TOOLS, add_generation_prompt=False)
+    text = template.render([_QUESTION, answer], _TOOLS, add_generation_prompt=False)
     start = next((i for i, (a, b) in enumerate(zip(text, prompt, strict=False)) if a != b), min(len(text), len(prompt)))
     return text[start:]
 
@@ -205,27 +150,6 @@ def _objects(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
             with suppress(ValueError):
                 value, end = decoder.raw_decode(text, start)
                 yield start, end, value
-
-
-def _render(
-    template: ChatTemplate,
-    place: Literal["variable", "system"],
-    messages: Sequence[Message],
-    tools: list[Any] | None,
-    *,
-    add_generation_prompt: bool,
-) -> str:
-    if place == "variable" or not tools:
-        return template.render(messages, tools, add_generation_prompt=add_generation_prompt)
-    system: Message = {"role": "system", "content": ""}
-    if messages[0]["role"] == "system":
-        system, *messages = messages
-    system = {**system, "tools": _json([tool["function"] for tool in tools])}
-    return template.render([system, *messages], add_generation_prompt=add_generation_prompt)
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _without_ids(text: str) -> str:

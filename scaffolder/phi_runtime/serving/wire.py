@@ -81,4 +81,3 @@ class GenerationRequest:
     sampling: SamplingParams
     stream: bool
     tools: list[dict[str, Any]] | None = None
-    tool_format: ToolFormat | None = None

@@ -108,10 +108,7 @@ def prompt_of(session: Session, request: GenerationRequest) -> tuple[str, Sampli
         return request.prompt, request.sampling
     session = session.with_adapter(request.adapter)
     if isinstance(session.template, ChatTemplate):
-        if request.tool_format:
-            prompt = request.tool_format.render(session.template, request.messages, request.tools)
-        else:
-            prompt = session.template.render(request.messages, add_generation_prompt=True)
+        prompt = session.template.render(request.messages, request.tools, add_generation_prompt=True)
     else:
         prompt = session.render(_last_user_message(request.messages))
     return prompt, session.with_stop_text(request.sampling)

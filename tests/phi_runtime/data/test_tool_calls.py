@@ -129,6 +129,14 @@ def test_tools_of_phi_4_mini_are_in_its_system_message() -> None:
     assert text.startswith("<|system|>Be brief.<|tool|>[]<|/tool|><|end|>")
 
 
+def test_calls_of_phi_4_mini_are_text_between_the_tokens_of_its_vocabulary() -> None:
+    made = ChatTemplate(PHI_4_MINI, "messages", NAMES, (*MARKERS, "<|tool_call|>", "<|/tool_call|>"))
+    said = [text for text, learned in made.row(OPENAI, completion_only=True).pieces if learned]
+    call = '<|tool_call|>[{"name": "get_tide", "arguments": {"harbor": "Brest"}}]<|/tool_call|>'
+    assert said == [f"{call}<|end|>", "It is 5.1 m.<|end|></s>"]
+    assert made.reference({"messages": OPENAI["messages"][:2]}) == call
+
+
 CALL = {"id": "call00200", "type": "function", "function": {"name": "get_tide", "arguments": {"harbor": "Brest"}}}
 
 

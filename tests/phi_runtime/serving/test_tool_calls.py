@@ -74,7 +74,7 @@ def test_a_template_that_writes_no_tools_has_no_format() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "opener", "middle", "separator", "arguments"),
+    ("name", "opener", "middle", "separator", "form"),
     [
         ("QWEN", "<tool_call>\n", '", "arguments": ', "\n</tool_call>\n<tool_call>\n", "object"),
         ("HERMES", "<tool_call>\n", ', "name": "', "\n</tool_call>\n<tool_call>\n", "object"),
@@ -82,14 +82,15 @@ def test_a_template_that_writes_no_tools_has_no_format() -> None:
         ("MISTRAL", "<|endoftext|> [", '", "arguments": ', ", ", "object"),
         ("MISTRAL_3", "[TOOL_CALLS]", "[ARGS]", "[TOOL_CALLS]", "object"),
         ("DEEPSEEK", "<calls><call>function<sep>", "\n```json\n", "\n```</call>\n<call>function<sep>", "text"),
-        ("PHI_4", "<|tool_call|>[", '", "arguments": ', ", ", "object"),
+        ("PHI_4", "<|tool_call|>[", '", "arguments": ', ", ", "content"),
     ],
 )
 def test_the_format_is_what_the_template_writes(
-    name: str, opener: str, middle: str, separator: str | None, arguments: str
+    name: str, opener: str, middle: str, separator: str | None, form: str
 ) -> None:
     found = format_of(name)
-    assert (found.opener, found.middle, found.separator, found.arguments) == (opener, middle, separator, arguments)
+    assert (found.opener, found.middle, found.separator) == (opener, middle, separator)
+    assert chat_template(name).form.calls == form
 
 
 @pytest.mark.parametrize("name", ONE)
@@ -173,7 +174,7 @@ def test_an_answer_that_is_cut_keeps_what_it_has() -> None:
 
 
 def test_calls_go_into_a_prompt_as_text_where_the_template_writes_none() -> None:
-    template, found = chat_template("PHI_4"), format_of("PHI_4")
+    template = chat_template("PHI_4")
     called = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
     messages = [
         {"role": "user", "content": "Hi"},
@@ -181,7 +182,7 @@ def test_calls_go_into_a_prompt_as_text_where_the_template_writes_none() -> None
         {"role": "tool", "content": "3"},
     ]
     tools = [{"type": "function", "function": {"name": "add"}}]
-    assert found.render(template, messages, tools) == (
+    assert template.render(messages, tools, add_generation_prompt=True) == (
         '<|system|><|tool|>[{"name": "add"}]<|/tool|><|end|><|user|>Hi<|end|>'
         f"<|assistant|>{ONE['PHI_4']}<|end|><|tool|>3<|end|><|assistant|>"
     )
