@@ -65,6 +65,7 @@ _TEXT_SUFFIXES = ("text", "name", "value", "string")
 _SHORT = 60  # characters of a constant; a longer one may be the text that questions are about
 _LONGEST = 2000  # characters of a value that may have a form
 _DIGITS = 19
+_ALL_CHECKED, _SAMPLED = 10_000, 100  # the forms of the first values are checked, and of one in a hundred after them
 _FEW_ROWS = 5  # too few to see a pattern in numbers
 
 _DATE = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})"
@@ -122,7 +123,7 @@ class Profile:
         filled: Number of rows with a value that is not empty.
         texts: Number of those that are text or numbers.
         distinct: Distinct values, at most MANY + 1 of them.
-        forms: Names of the patterns that all values match.
+        forms: Names of the patterns that the values match, of which the later ones are sampled.
         rising: True if each value is the number after that of the previous row.
     """
 
@@ -134,19 +135,21 @@ class Profile:
     previous: int | None = None
 
     def add(self, value: Any) -> None:
-        text = "" if value is None else str(value).strip()
+        text = value.strip() if isinstance(value, str) else "" if value is None else str(value)
         if not text:
             return
         self.filled += 1
         self.texts += isinstance(value, str | int | float)
-        if len(self.distinct) <= MANY:
-            self.distinct.add(text)
-        if self.forms:
-            self.forms = {f for f in self.forms if len(text) <= _LONGEST and PATTERNS[f].fullmatch(text)}
         if self.rising:
             number = int(text) if text.isdecimal() and len(text) < _DIGITS else None
             self.rising = number is not None and self.previous in (None, number - 1)
             self.previous = number
+        if text in self.distinct:
+            return
+        if len(self.distinct) <= MANY:
+            self.distinct.add(text)
+        if self.forms and (self.filled <= _ALL_CHECKED or not self.filled % _SAMPLED):
+            self.forms = {f for f in self.forms if len(text) <= _LONGEST and PATTERNS[f].fullmatch(text)}
 
     @property
     def unique(self) -> bool:
