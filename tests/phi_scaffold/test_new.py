@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -385,3 +386,57 @@ def test_text_of_many_bytes_a_character_fits_into_the_sequences(
     evaluation = json.loads((inside / "p" / "fine-tuning" / "evaluation.json").read_text())
     # 225 bytes, of which 180 of the answer; the tokenizer of smollm2 has 149 tokens, of which 110 of the answer.
     assert (pre["max_seq_len"], evaluation["max_new_tokens"]) == (length, answer)
+
+
+FORM = 'Timestamp,How do you feel today?,"Mood, in one word"\n' + "".join(
+    f'2024-01-0{i + 1},"I feel {i}, today",{"up" if i % 2 else "down"}\n' for i in range(9)
+)
+FORM_TEMPLATE = "### How do you feel today? {how_do_you_feel_today}\n### Mood, in one word:\n{mood_in_one_word}"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--columns", 'How do you feel today?,"Mood, in one word"'],
+        ["--columns", "how_do_you_feel_today,mood_in_one_word"],
+        ["--prompt-template", FORM_TEMPLATE.replace("\n", "\\n")],
+        [
+            "--prompt-template",
+            "### How do you feel today? {How do you feel today?}\\n### Mood, in one word:\\n{Mood, in one word}",
+        ],
+    ],
+)
+def test_the_questions_of_a_form_get_names_for_the_template(cli: Cli, inside: Path, flags: list[str]) -> None:
+    (inside / "form.csv").write_text(FORM)
+    result = cli("new", "p", "--yes", "--no-git", "--data", "form.csv", *flags)
+    assert result.code == 0, result.err
+    pre: dict[str, object] = config(inside / "p")["data_configs"][0]["pre_process_data_config"]  # type: ignore[index]
+    assert pre["text_template"] == FORM_TEMPLATE
+    names = ["Timestamp", "how_do_you_feel_today", "mood_in_one_word"]
+    assert (loaded(inside / "p")["header"], loaded(inside / "p")["names"]) == (0, names)
+    assert "`how_do_you_feel_today` is `How do you feel today?`" in result.out
+    assert cli("validate", inside / "p" / "fine-tuning" / "olive-config.json").code == 0
+    again = cli(*shlex.split(result.out.strip().splitlines()[-1].replace("new p ", "new q "))[1:], "--no-git")
+    assert (again.code, config(inside / "q")) == (0, config(inside / "p"))
+    again = cli("new", "r", "--yes", "--no-git", "--data-file", "p/.copier-answers.yml")
+    assert (again.code, config(inside / "r")) == (0, config(inside / "p"))
+
+
+def test_columns_of_json_get_names_for_the_template(cli: Cli, inside: Path) -> None:
+    rows = [{"review.text": f"t {i}", "review.label": "ab"[i % 2], "review_text": "same"} for i in range(10)]
+    (inside / "d.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    result = cli("new", "p", "--yes", "--no-git", "--data", "d.jsonl")
+    mapping = {"review.text": "review_text_2", "review.label": "review_label"}
+    assert loaded(inside / "p")["column_mapping"] == mapping
+    assert "Olive does not read `column_mapping`" in result.out
+    checked = cli("validate", inside / "p" / "fine-tuning" / "olive-config.json")
+    assert (checked.code, "warning" in checked.err) == (0, False)
+
+
+def test_tables_with_their_columns_in_another_order_are_renamed_by_name(cli: Cli, inside: Path) -> None:
+    (inside / "d").mkdir()
+    (inside / "d" / "1.csv").write_text("a?,label\nx,1\ny,0\nz,1\n")
+    (inside / "d" / "2.csv").write_text("label,a?\n1,x\n0,v\n")
+    assert cli("new", "p", "--yes", "--no-git", "--data", "d/*.csv").code == 0
+    assert loaded(inside / "p")["column_mapping"] == {"a?": "a"}

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from phi_runtime.config.file_formats import format_of
 from phi_runtime.core.errors import DataError, Location
 from phi_runtime.data.chat import SYSTEM, columns_of_messages, conversation_of, holds_messages, text_of
+from phi_runtime.data.column_aliases import aliases_of
 from phi_runtime.data.column_meanings import (
     DESCRIBES,
     INSTRUCTION,
@@ -130,8 +131,8 @@ def find_columns(
 
     Args:
         path: The data file.
-        chosen: Column names, the answer last; or one, of conversations or of free text. Without them the answer is the
-            column with a usual name for one, else the one of two columns that has fewer distinct values.
+        chosen: Column names or their aliases, the answer last; or one, of conversations or of free text. Without them the
+            answer is the column with a usual name for one, else the one of two columns that has fewer distinct values.
         more: Further files with the same columns.
         reading: How to read the files; None: by their suffix.
 
@@ -184,6 +185,8 @@ def _chosen(files: _Files, first: Row, chosen: Sequence[str]) -> Columns:
     names = list(first.values)
     if not {*chosen} <= {*names}:
         names = list(_profiles(files))
+        originals = {alias: name for name, alias in aliases_of(names).items()}
+        chosen = [originals.get(name, name) for name in chosen]
     for name in chosen:
         if name not in names:
             fix = f"the columns are {', '.join(names)}"

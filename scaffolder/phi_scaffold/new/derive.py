@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import string
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from phi_scaffold.new.answers import PRECISIONS, Answers
 from phi_scaffold.new.catalog import CatalogModel, PromptFormat, catalog
 from phi_scaffold.new.data_source import HubData, LocalData, columns_of, data_source
 from phi_scaffold.new.lengths import lengths_of
+from phi_scaffold.new.renaming import renamed
 from phi_scaffold.new.template_files import own_requirement
 
 SAMPLE_FILE = "train.jsonl"
@@ -58,18 +59,26 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         notes.append(f"`{answers.model}` is not in the catalog: its settings are detected when it is loaded{hint}")
     columns = answers.data_columns or SAMPLES[answers.task]
     source = data_source(answers.data, answers.form) if answers.data else None
+    originals: Mapping[str, str] = {}
+    load_options: dict[str, Any] = {}
     if source:
         columns = answers.data_columns or columns_of(source, answers.columns, answers.prompt_template)
         notes += [_data_note(columns, source), *_unused_notes(columns), *columns.remarks]
         notes += few_rows(round(EVAL_DATASET_SIZE * columns.questions))
-        notes += _form_notes(source) if isinstance(source, LocalData) else []
+        renaming = renamed(columns, source)
+        columns, originals = renaming.columns, renaming.originals
+        notes += renaming.notes
+        if isinstance(source, LocalData):
+            load_options |= source.load_options
+            notes += _form_notes(source)
+        load_options |= renaming.load_options
     chat_template = ""
     if columns.kind == "chat":
         prompt_format = catalog().format_of(answers.model)
         needs_template = model is not None and model.base
         chat_template = prompt_format.chat_template if needs_template else "own"
         notes += _chat_notes(answers, needs_template, prompt_format.name)
-    text_template = text_template_for(answers, columns) if columns.kind == "columns" else ""
+    text_template = text_template_for(answers, columns, originals) if columns.kind == "columns" else ""
     optional = _optional(text_template, columns.optional) if text_template else []
     notes += [
         f"`{name}` is empty in some rows, and the template renders the text around it there"
@@ -83,6 +92,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "target": answers.target,
         "precision": answers.precision,
         **_source_values(source),
+        "load_options": load_options,
         "rows": columns.kind,
         "text_template": text_template,
         "optional_cols": optional,
@@ -100,14 +110,13 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     }, tuple(notes)
 
 
-def _source_values(source: HubData | LocalData | None) -> dict[str, Any]:
+def _source_values(source: HubData | LocalData | None) -> dict[str, str]:
     if source is None:
-        return {"data_file": SAMPLE_FILE, "data_name": "json", "split": "train", "load_options": {}}
+        return {"data_file": SAMPLE_FILE, "data_name": "json", "split": "train"}
     if isinstance(source, HubData):
         split = "" if source.split == "train" else f":{source.split}"
-        return {"data_file": source.id + split, "data_name": source.id, "split": source.split, "load_options": {}}
-    options = source.load_options
-    return {"data_file": source.name, "data_name": source.format, "split": "train", "load_options": options}
+        return {"data_file": source.id + split, "data_name": source.id, "split": source.split}
+    return {"data_file": source.name, "data_name": source.format, "split": "train"}
 
 
 def _training_settings(answers: Answers, model: CatalogModel | None, columns: Columns) -> dict[str, Any]:
@@ -127,18 +136,20 @@ def _training_settings(answers: Answers, model: CatalogModel | None, columns: Co
     }
 
 
-def text_template_for(answers: Answers, columns: Columns) -> str:
-    """Return the template that turns the columns of a row into text.
+def text_template_for(answers: Answers, columns: Columns, originals: Mapping[str, str]) -> str:
+    """Return the template that turns the columns of a row into text; `originals` are the names in the data.
 
     Raises:
         UsageError: The user's template has no prompt, or names a column that the data lacks.
     """
     template = answers.prompt_template
     if template == "plain" and answers.task != "chat":
-        return _plain(columns)
+        return _plain(columns, originals)
     if template in ("plain", "chat"):
-        return _model_format(catalog().format_of(answers.model), columns)
+        return _model_format(catalog().format_of(answers.model), columns, originals)
     template = template.replace("\\n", "\n")  # so that a template can be typed in any shell
+    for new, old in originals.items():
+        template = template.replace(f"{{{old}}}", f"{{{new}}}")
     try:
         parsed = PromptTemplate.from_text(template)
     except TemplateError as e:
@@ -168,27 +179,33 @@ def _optional(text_template: str, empty: Sequence[str]) -> list[str]:
     return optional
 
 
-def _plain(columns: Columns) -> str:
+def _plain(columns: Columns, originals: Mapping[str, str]) -> str:
     if columns.inputs == ("phrase",) and columns.answer == "tone":
         return "### Text: {phrase}\n### The tone is:\n{tone}"
+    titles = {c: _title(c, originals) for c in (*columns.inputs, columns.answer)}
     if any(key_of(c) == "instruction" for c in columns.inputs):  # as in Alpaca's prompts
-        parts = [f"{{{c}}}" if key_of(c) == "system" else f"### {_title(c)}:\n{{{c}}}" for c in columns.inputs]
+        parts = [f"{{{c}}}" if key_of(c) == "system" else f"### {titles[c]}\n{{{c}}}" for c in columns.inputs]
         return "\n\n".join([*parts, f"### Response:\n{{{columns.answer}}}"])
-    parts = [f"### {_title(c)}: {{{c}}}" for c in columns.inputs]
-    return "\n".join([*parts, f"### {_title(columns.answer)}:", f"{{{columns.answer}}}"])
+    parts = [f"### {titles[c]} {{{c}}}" for c in columns.inputs]
+    return "\n".join([*parts, f"### {titles[columns.answer]}", f"{{{columns.answer}}}"])
 
 
-def _model_format(prompt_format: PromptFormat, columns: Columns) -> str:
+def _model_format(prompt_format: PromptFormat, columns: Columns, originals: Mapping[str, str]) -> str:
     if not prompt_format.prompt:
-        return _plain(columns)
-    prompt = "\n".join(f"{_title(c)}: {{{c}}}" for c in columns.inputs)
+        return _plain(columns, originals)
+    prompt = "\n".join(f"{_title(c, originals)} {{{c}}}" for c in columns.inputs)
     if len(columns.inputs) == 1:
         prompt = "{" + columns.inputs[0] + "}"
     return prompt_format.prompt.format(prompt) + "{" + columns.answer + "}" + prompt_format.stop
 
 
-def _title(column: str) -> str:
-    return column.replace("_", " ").capitalize()
+def _title(column: str, originals: Mapping[str, str]) -> str:
+    """Return the heading of a column: its name in the data, and a colon unless that ends a sentence."""
+    words = " ".join(originals.get(column, "").split())
+    if not any(c.isalpha() for c in words):
+        words = column.replace("_", " ").capitalize()
+    title = words.replace("{", "{{").replace("}", "}}")
+    return title if title[-1] in ":?!." else f"{title}:"
 
 
 def _data_note(columns: Columns, source: HubData | LocalData) -> str:
