@@ -138,9 +138,7 @@ def _decompressed(path: Path) -> Iterator[io.BufferedReader]:
             start = stream.peek(16)
             if not start:
                 raise empty_file(path)
-            for magic, (what, fix) in _BINARY.items():
-                if start.startswith(magic):
-                    raise DataError(f"the file is {what}", where=Location(path), fix=fix)
+            refuse_binary(path, start)
             yield stream
     except FileNotFoundError:
         raise missing_file(path) from None
@@ -152,6 +150,13 @@ def _decompressed(path: Path) -> Iterator[io.BufferedReader]:
         if e.errno is None:  # gzip and bz2 raise it for corrupt data
             raise _corrupt(path, e) from None
         raise DataError(f"the data file cannot be read: {e.strerror}", where=Location(path)) from None
+
+
+def refuse_binary(path: Path, start: bytes) -> None:
+    """Raise DataError if a file starts as one that is not read under its name."""
+    for magic, (what, fix) in _BINARY.items():
+        if start.startswith(magic):
+            raise DataError(f"the file is {what}", where=Location(path), fix=fix)
 
 
 def lines(stream: io.BufferedReader) -> Iterator[tuple[int, bytes | None]]:

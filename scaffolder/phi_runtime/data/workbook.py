@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import DataError, Location, MissingDependency
-from phi_runtime.data.files import missing_file
+from phi_runtime.data.files import missing_file, refuse_binary
 from phi_runtime.data.row import BadRow
 from phi_runtime.data.tables import Record
+
+_ZIP = b"PK"  # a workbook is a ZIP archive
 
 
 def sheet_names(path: Path) -> list[str]:
@@ -89,6 +91,11 @@ def _workbook(path: Path, *, values: bool) -> Iterator[Any]:
         ) from None
     if not path.exists():
         raise missing_file(path)
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start.startswith(_ZIP):
+        refuse_binary(path, start)
+        raise DataError("the file is no workbook", where=Location(path), fix="save it as .xlsx, or name it .csv")
     book = None
     try:
         with warnings.catch_warnings():

@@ -242,8 +242,9 @@ def _unused_notes(columns: Columns) -> list[str]:
 def _form_notes(source: LocalData) -> list[str]:
     """Return notes on files that are not read as most tools write them, and on what Olive cannot read."""
     first, notes = source.forms[0], []
-    expected = {"\t": "sep", WINDOWS: "encoding"}  # tabs are as usual, and a remark says the other
-    if set(first.keys) - {expected.get(first.options.sep or ""), expected.get(first.options.encoding or "")}:
+    options = first.options
+    unremarkable = {"sep" if options.sep == "\t" else "", "encoding" if options.encoding == WINDOWS else ""}
+    if options.format == "xlsx" or set(first.keys) - unremarkable:
         notes.append(f"{source.read[0].name}: {first.text}")
     notes += [remark for form in source.forms for remark in form.remarks]
     if not first.is_read_by_olive:

@@ -389,6 +389,9 @@ def test_a_fault_beyond_the_first_megabyte_and_inside_a_string_is_found(
     [
         ("a.jsonl.gz", "", '{{"q": "{}"}}\n', "", "line"),
         ("a.json.gz", "[", '{{"q": "{}"}},\n', "{}]", "line"),
+        ("a.json.gz", "", '{{\n"q": "{}"\n}}\n', "", "line"),
+        ("a.json.gz", '{"v": 1, "rows": [', '{{"q": "{}"}},\n', "{}]}", "line"),
+        ("a.json.gz", '{"q": [', '"{}",\n', '"x"]}', "line"),
         ("a.csv.gz", "q,a\n", "{},1\n", "", "line"),
         ("a.txt.gz", "", "{}\n", "", "line"),
         ("a.txt.gz", "", "{}\n\n", "", "paragraph"),
