@@ -12,6 +12,7 @@ from phi_runtime.data.messages import SHAPE_FIX, SPEAKER_KEYS, TOOLS, ChatError,
 
 SYSTEM = "system"
 """Column next to the conversation with the text of a system message."""
+_EXCHANGE = ("user", "assistant")
 UNANSWERED = "end with a message that has no trained answer, and which is dropped"
 
 
@@ -41,8 +42,9 @@ def conversation_of(values: Mapping[str, Any], columns: Sequence[str]) -> Conver
         values: The row. Its columns `system` and `tools` belong to the conversation.
         columns: Column with the messages: a list in OpenAI's format ({"role", "content"}) or ShareGPT's ({"from",
             "value"}), the same as JSON text, or the `mapping` of a ChatGPT export. Several columns follow one another,
-            such as TRL's `prompt` and `completion`; of them, only the answers in the last are trained, and a text is a
-            message of the user, in the last column of the assistant.
+            such as TRL's `prompt` and `completion`, or `history` (pairs of texts), `instruction`, `input` and `output`; of
+            them, only the answers in the last are trained, and a text is a message of the user, in the last column of the
+            assistant.
 
     Raises:
         ChatError: the conversation cannot be trained on.
@@ -54,12 +56,28 @@ def conversation_of(values: Mapping[str, Any], columns: Sequence[str]) -> Conver
     try:
         for column in columns:
             last = column == columns[-1]
+            read: list[_Turn] = []
             for item in _items(values, column, ("assistant" if last else "user") if len(columns) > 1 else ""):
-                message, learned = read_message(item, len(turns) + 1)
-                turns.append(_Turn(message, learned and last, message["role"] == "assistant" and not learned))
+                message, learned = read_message(item, len(turns) + len(read) + 1)
+                read.append(_Turn(message, learned and last, message["role"] == "assistant" and not learned))
+            turns = _followed(turns, read)
         return _conversation(turns, values)
     except ChatError as e:
         raise ChatError(f"`{column}` {e}", e.fix) from None
+
+
+def _followed(turns: list[_Turn], read: list[_Turn]) -> list[_Turn]:
+    """Return the turns of one column after those of the columns before it.
+
+    A conversation may repeat these, as `chosen` repeats `prompt`; texts of the user that follow one another are one message.
+    """
+    earlier = [turn.message for turn in turns]
+    if len(read) > len(turns) and [turn.message for turn in read[: len(turns)]] == earlier:
+        return read
+    if len(read) == 1 and turns and read[0].message["role"] == earlier[-1]["role"] == "user":
+        text = f"{earlier[-1]['content']}\n{read[0].message['content']}"
+        return [*turns[:-1], turns[-1]._replace(message={**earlier[-1], "content": text})]
+    return turns + read
 
 
 class _Turn(NamedTuple):
@@ -125,14 +143,21 @@ def _items(values: Mapping[str, Any], column: str, speaker: str) -> list[Any]:
     if _is_export(values, column):
         return messages_of_export(value, values["current_node"])
     if isinstance(value, str):
-        if speaker and not holds_messages(value):
+        if speaker and not holds_messages(value) and not value.lstrip().startswith("[["):
             return [{"role": speaker, "content": value}]
         value = parsed(value, "is text; expected a list of messages")
+    if speaker == "user" and isinstance(value, list) and value and all(map(_is_exchange, value)):
+        return [{"role": role, "content": text} for pair in value for role, text in zip(_EXCHANGE, pair, strict=True)]
     if not isinstance(value, list) or not value:
         raise ChatError(
             f"is {'empty' if value == [] else type(value).__name__}; expected a list of messages", SHAPE_FIX
         )
     return value
+
+
+def _is_exchange(value: Any) -> bool:
+    """Return True for a question and its answer, as in the column `history` of LLaMA-Factory."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
 def _is_export(values: Mapping[str, Any], column: str) -> bool:

@@ -58,6 +58,9 @@ MEANINGS: dict[str, tuple[str, ...]] = {
 INSTRUCTION = ("system", "instruction", "input", "context")
 """Columns of a question in Alpaca's format and its relatives, in the order of the prompt."""
 
+HISTORY = "history"
+"""Column with earlier questions and answers of the same conversation, next to an instruction."""
+
 DESCRIBES, SCORE, NOT_TEXT = "describes the row", "a score", "not text"  # reasons why a column is not used
 MANY = 1000  # distinct values that are too many for labels, whatever the number of rows
 _UNNAMED = re.compile(r"(unnamed_\d+)?(level_\d+)?")

@@ -17,6 +17,7 @@ from phi_runtime.data.chat import SYSTEM, columns_of_messages, conversation_of, 
 from phi_runtime.data.column_aliases import aliases_of
 from phi_runtime.data.column_meanings import (
     DESCRIBES,
+    HISTORY,
     INSTRUCTION,
     MANY,
     NOT_TEXT,
@@ -157,6 +158,9 @@ def find_columns(
     reasons = {name: reason_to_omit(name, profiles[name], names) for name in names}
     answer = _readable(files, _answer(files, names, profiles, reasons), names, profiles)
     inputs = _inputs(files, answer, profiles, reasons)
+    history = [name for name in names if key_of(name) == HISTORY and profiles[name].distinct - {"[]"}]
+    if history and any(key_of(name) == "instruction" for name in inputs):
+        return _conversations(files, (history[0], *(name for name in inputs if name != SYSTEM), answer))
     unused = tuple((name, reasons[name]) for name in names if name not in (*inputs, answer))
     return _measured(files, inputs, answer, unused)
 
@@ -191,7 +195,8 @@ def _chosen(files: _Files, first: Row, chosen: Sequence[str]) -> Columns:
         if name not in names:
             fix = f"the columns are {', '.join(names)}"
             raise DataError(f"there is no column `{name}`", where=Location(files.paths[0]), fix=fix)
-    if any(holds_messages(first.values.get(name)) for name in chosen) or isinstance(first.values.get(chosen[-1]), list):
+    is_chat = any(holds_messages(first.values.get(name)) or key_of(name) == HISTORY for name in chosen[:-1])
+    if is_chat or holds_messages(first.values.get(chosen[-1])) or isinstance(first.values.get(chosen[-1]), list):
         return _conversations(files, tuple(chosen))
     media = {name: NOT_TEXT for name, value in first.values.items() if is_media(name, value)}
     unused = tuple((name, media.get(name, "")) for name in names if name not in chosen)

@@ -257,3 +257,35 @@ def test_tools_are_a_list_of_schemas_or_their_json() -> None:
 def test_tools_that_are_no_schemas_are_refused(value: Any, says: str) -> None:
     with pytest.raises(ChatError, match=says):
         tools_of(value)
+
+
+@pytest.mark.parametrize(
+    ("history", "text", "expected"),
+    [
+        ([], "", ["Add them."]),
+        (
+            [["Hi", "Hello!"], ["1 and 2", "Yes?"]],
+            "Quickly.",
+            ["Hi", "Hello!", "1 and 2", "Yes?", "Add them.\nQuickly."],
+        ),
+        ('[["Hi", "Hello!"]]', "", ["Hi", "Hello!", "Add them."]),
+    ],
+)
+def test_the_history_of_an_instruction_comes_before_it_and_is_not_trained(
+    history: Any, text: str, expected: list[str]
+) -> None:
+    row = {"system": "Be brief.", "history": history, "instruction": "Add them.", "input": text, "output": "3"}
+    found = conversation_of(row, ["history", "instruction", "input", "output"])
+    assert [m["content"] for m in found.messages] == ["Be brief.", *expected, "3"]
+    roles = ["user", "assistant"] * 3
+    assert [m["role"] for m in found.messages] == ["system", *roles[: len(expected) + 1]]
+    assert found.trained == [False] * (len(expected) + 1) + [True]
+
+
+def test_a_conversation_that_repeats_its_prompt_has_it_once() -> None:
+    question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    for prompt in ("a", [question]):
+        found = conversation_of({"prompt": prompt, "chosen": [question, answer]}, ["prompt", "chosen"])
+        assert found.messages == [question, answer]
+        found = conversation_of({"prompt": prompt, "chosen": [answer]}, ["prompt", "chosen"])
+        assert found.messages == [question, answer]

@@ -343,3 +343,13 @@ def test_the_size_of_a_conversation_counts_its_tools_and_calls(tmp_path: Path) -
     found = find_columns(write(tmp_path, {"messages": turns, "tools": [{"name": "f", "description": "c" * 70}]}))
     assert found.longest_answer > 50
     assert found.longest > found.longest_answer + 70
+
+
+def test_instructions_with_a_history_are_conversations(tmp_path: Path) -> None:
+    row = {"instruction": "a", "input": "", "output": "b", "system": "s", "id": 1}
+    rows: list[dict[str, Any]] = [row | {"history": []}, row | {"history": [["12345", "1"]]}]
+    found = find_columns(write(tmp_path, *rows))
+    assert (found.kind, found.inputs, found.answer) == ("chat", ("history", "instruction"), "output")
+    assert (found.longest, {name for name, _ in found.unused}) == (9, {"input", "id"})
+    assert find_columns(write(tmp_path, *rows), ("history", "instruction", "output")).kind == "chat"
+    assert find_columns(write(tmp_path, *rows[:1])).kind == "columns"
