@@ -220,8 +220,8 @@ class OnnxGenerator:
             return "regex", guide.text
         rules = [guide.text]
         for number, token in enumerate(guide.tokens):
-            token_id = self.tokenizer.to_token_id(token)
-            rules.append(f"token_{number}: " + (f"<[{token_id}]>" if token_id >= 0 else json.dumps(token)))
+            ids = self.tokenizer(token, add_special_tokens=False).input_ids
+            rules.append(f"token_{number}: " + (f"<[{ids[0]}]>" if len(ids) == 1 else json.dumps(token)))
         return "lark_grammar", "\n".join(rules)
 
     def _load_adapter(self, adapter: str | None) -> None:
