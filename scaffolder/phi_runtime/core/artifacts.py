@@ -130,6 +130,14 @@ def _files(folder: Path) -> Iterable[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, KEEP))
 
 
+def is_deleted(folder: Path) -> bool:
+    """Return True if the artifact in `folder`, or a file of it, is gone."""
+    try:
+        return not all((folder / name).exists() for name in read_json(folder / MANIFEST)["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return not any(_files(folder))
+
+
 def folder_bytes(folder: Path) -> int:
     """Return the size of all files under `folder`, in bytes."""
     return sum(p.stat().st_size for p in _files(folder))

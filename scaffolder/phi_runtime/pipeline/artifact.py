@@ -9,7 +9,7 @@ from typing import Any
 
 from phi_runtime.core.artifacts import put_in_place, read_json, seal, write_json
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.pipeline.stage import Stage
+from phi_runtime.pipeline.stage import Stage, record_output
 from phi_runtime.training.checkpoints import newest
 
 FAILED, INPUTS, CHECKPOINTS = "failed.json", "inputs.json", "checkpoints"  # in a work folder
@@ -30,8 +30,9 @@ def make_stage(stage: Stage, kind: str, work_dir: Path, work: Work) -> None:
     inputs = {"inputs": stage.inputs, "origins": stage.origins()}
     write_json(work_dir / INPUTS, inputs)
     facts = work(staging_dir)
-    seal(staging_dir, key=stage.key, kind=kind, facts={**facts, **inputs})
+    manifest = seal(staging_dir, key=stage.key, kind=kind, facts={**facts, **inputs})
     put_in_place(staging_dir, stage.target)
+    record_output(stage.target, manifest)
 
 
 def work_folder(project: ProjectFolder, stage: Stage) -> Path:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,8 +38,8 @@ from phi_runtime.pipeline.artifact import FAILED, Work, interrupted_work, make_s
 from phi_runtime.pipeline.graph import ModelGraph, PassNode
 from phi_runtime.pipeline.load import LoadedConfig, load_config
 from phi_runtime.pipeline.model_names import comparison_models
-from phi_runtime.pipeline.plan import LOCK, fetch_stage
-from phi_runtime.pipeline.stage import Stage, evaluation_stage, with_active_adapter
+from phi_runtime.pipeline.plan import LOCK, fetch_stage, plan, unneeded_stages
+from phi_runtime.pipeline.stage import Stage, evaluation_stage, record_output, with_active_adapter
 from phi_runtime.training.forecast import check_fits
 from phi_runtime.workers.failures import failure_from_exception
 
@@ -115,8 +115,11 @@ def run(
         check_processes(workflow, nproc, emit)
     _warn_of_config(config, emit)
     project.gen_model.mkdir(parents=True, exist_ok=True)
+    stages = plan(workflow, project)
+    rebuilt = {stage.name for stage in stages if stage.deleted and stage.name in (*only, until)}
+    unneeded = unneeded_stages(stages, names, {*force, *rebuilt})
     with exclusive(project.gen_model / LOCK):
-        return _Run(project, workflow, emit, force, config.overrides, nproc).stages(names)
+        return _Run(project, workflow, emit, force, config.overrides, nproc, unneeded).stages(names)
 
 
 def _warn_of_config(config: LoadedConfig, emit: Emit) -> None:
@@ -178,9 +181,10 @@ class _Run:
         force: Sequence[str],
         overrides: Overrides,
         nproc: int,
+        unneeded: Collection[str] = (),
     ) -> None:
         self.project, self.workflow, self.listener, self.force = project, workflow, emit, set(force)
-        self.overrides, self.nproc = overrides, nproc
+        self.overrides, self.nproc, self.unneeded = overrides, nproc, unneeded
         self.graph = ModelGraph(workflow, project)
         self.done: list[str] = []
         self.cached: list[str] = []
@@ -241,6 +245,8 @@ class _Run:
         node = self.graph.node(name)
         if node.stage.state == "cached" and name not in self.force:
             self.report_cached(node.stage)
+        elif node.stage.deleted and name in self.unneeded:
+            self.emit(Event("stage-finished", name, {**self.unchanged(node.stage), "state": "deleted"}))
         else:
             self.build(node.stage, node.config.produces, lambda _: self.execute(node))
             node = self.graph.node(name)
@@ -324,8 +330,12 @@ class _Run:
 
     def report_cached(self, stage: Stage) -> None:
         self.cached.append(stage.name)
-        data = {"state": "cached", "output": self.project.shown(stage.target), "wall_s": 0.0}
-        self.emit(Event("stage-finished", stage.name, data))
+        if stage.manifest and stage.name != FETCH:
+            record_output(stage.target, stage.manifest)
+        self.emit(Event("stage-finished", stage.name, self.unchanged(stage)))
+
+    def unchanged(self, stage: Stage) -> dict[str, Any]:
+        return {"state": stage.state, "output": self.project.shown(stage.target), "wall_s": 0.0}
 
     @contextmanager
     def working(self, name: str, target: Path, work_dir: Path | None = None) -> Iterator[None]:

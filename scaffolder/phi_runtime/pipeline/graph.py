@@ -29,16 +29,16 @@ class PassNode:
     stage: Stage
     source: ModelRef | None
     adapters: Mapping[str, ModelRef]
+    trust_remote_code: bool = False
 
     @property
     def output(self) -> ModelRef:
-        """The model in the stage's target folder, which must exist."""
+        """The model in the stage's target folder, which must exist or be deleted."""
         manifest, source = self.stage.manifest, self.source
-        assert manifest is not None
-        assert source is not None
-        base = source.base if source.kind == "adapter" else source
-        content = current_content(self.stage.target, manifest)
-        return ModelRef(self.stage.target, self.config.produces, content, base, source.trust_remote_code)
+        content = current_content(self.stage.target, manifest) if manifest else self.stage.deleted
+        assert content
+        base = source.base if source and source.kind == "adapter" else source
+        return ModelRef(self.stage.target, self.config.produces, content, base, self.trust_remote_code)
 
 
 class ModelGraph:
@@ -66,17 +66,19 @@ class ModelGraph:
         source = self.source_of(name)
         adapters = {a: self.models[a] for a in adapters_of(self.workflow.passes, name) if a in self.models}
         stage = pass_stage(self.workflow, self.project, name, source, adapters)
-        return PassNode(name, self.workflow.passes[name], stage, source, adapters)
+        trust = self.workflow.input_model.load_kwargs.trust_remote_code
+        return PassNode(name, self.workflow.passes[name], stage, source, adapters, trust)
 
     def parents_of(self, name: str) -> tuple[str, ...]:
         """Return the passes (or BASE) whose output goes into the pass `name`."""
         return (self._sources[name] or "", *adapters_of(self.workflow.passes, name))
 
     def walk(self, accept: Collection[State] = CACHED) -> Iterator[PassNode]:
-        """Yield all passes in order; outputs whose state is in `accept` become inputs of later passes."""
+        """Yield all passes in order; outputs whose state is in `accept` become inputs of later passes, as do deleted ones."""
         for name in self.workflow.passes:
             node = self.node(name)
-            if node.stage.state in accept and node.stage.manifest is not None and node.source is not None:
+            usable = node.source is not None or node.config.produces != "adapter"  # an adapter needs its base
+            if node.stage.deleted or (node.stage.state in accept and node.stage.manifest is not None and usable):
                 self.models[name] = node.output
             yield node
 
@@ -113,6 +115,5 @@ def existing_models(
 ) -> dict[str, ModelRef]:
     """Return the models on disk by pass, by default also those whose config has changed since."""
     graph = ModelGraph(workflow, project)
-    for _ in graph.walk(accept):
-        pass
-    return graph.models
+    deleted = {node.name for node in graph.walk(accept) if node.stage.deleted}
+    return {name: model for name, model in graph.models.items() if name not in deleted}

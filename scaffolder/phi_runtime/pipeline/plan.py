@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from phi_runtime.config.pass_graph import BASE, compared_models
@@ -18,6 +19,7 @@ from phi_runtime.pipeline.graph import ModelGraph
 from phi_runtime.pipeline.stage import Stage, evaluation_stage
 
 LOCK = ".run.lock"
+_UNNEEDED = "deleted; what was built from it is up to date"
 
 
 def plan(workflow: Workflow, project: ProjectFolder) -> list[Stage]:
@@ -31,7 +33,27 @@ def plan(workflow: Workflow, project: ProjectFolder) -> list[Stage]:
     for name, training in evaluation_stages(workflow).items():
         models = compared_models(workflow.passes, training) if training else []
         stages.append(replace(evaluation_stage(workflow, project, name, graph.models), after=tuple(models)))
-    return [_with_work_state(stage, project) for stage in stages]
+    stages = [_with_work_state(stage, project) for stage in stages]
+    unneeded = unneeded_stages(stages)
+    return [replace(stage, state="deleted", why=_UNNEEDED) if stage.name in unneeded else stage for stage in stages]
+
+
+def unneeded_stages(stages: Sequence[Stage], selected: Collection[str] = (), force: Collection[str] = ()) -> set[str]:
+    """Return the stages whose output is deleted and that nothing needs: all that is built from it is up to date.
+
+    Args:
+        stages: Stages in their order.
+        selected: Stages that are to be brought up to date; empty for all.
+        force: Stages that run in any case.
+    """
+    unneeded: set[str] = set()
+    idle = {stage.name for stage in stages if stage.state == "cached" and stage.name not in force}
+    for stage in reversed(stages):
+        later = [other.name for other in stages if stage.name in other.after]
+        needing = [name for name in later if not selected or name in selected]
+        if stage.deleted and needing and stage.name not in force and idle.union(unneeded).issuperset(needing):
+            unneeded.add(stage.name)
+    return unneeded
 
 
 def fetch_stage(workflow: Workflow, project: ProjectFolder, *, is_present: bool) -> Stage:

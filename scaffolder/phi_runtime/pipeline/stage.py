@@ -14,14 +14,15 @@ from typing import Any, Literal
 from phi_runtime.config.pass_graph import INPUT_ADAPTER, adapters_of, compared_models, is_trained_further
 from phi_runtime.config.schema import FinetunePass, Workflow, canonical
 from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
-from phi_runtime.core.artifacts import Manifest, digest, read_manifest, versions
+from phi_runtime.core.artifacts import Manifest, digest, is_deleted, read_json, read_manifest, versions, write_json
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import IN_TRAINING, hooks_key
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.changes import describe_changes, input_origins
 
-State = Literal["cached", "stale", "failed", "missing", "running"]
+State = Literal["cached", "deleted", "stale", "failed", "missing", "running"]
+"""`deleted`: the output is gone, but all that was built from it is up to date. Otherwise it is `missing`."""
 
 MODEL_FOLDERS = {"adapter": "adapter", "hf": "merged", "onnx": "onnx"}
 EVALUATION_FOLDER = "evaluation"
@@ -39,6 +40,7 @@ class Stage:
             not run and its input is therefore unknown.
         key: Digest of `inputs`.
         after: The stages whose output goes into this one.
+        deleted: Digest of the content of an output that is no longer on disk and would be built with the same key.
         origins: Computes the digests behind `inputs` that tell what changed (see `input_origins`).
     """
 
@@ -51,6 +53,7 @@ class Stage:
     inputs: dict[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None
     after: tuple[str, ...] = ()
+    deleted: str = ""
     origins: Callable[[], dict[str, str]] = dict
 
     def changes_since(self, facts: Mapping[str, Any]) -> str:
@@ -162,6 +165,26 @@ def with_active_adapter(workflow: Workflow, training: str, name: str, ref: Model
     return replace(ref, adapter=training, key=digest(parts) if all(parts) else ref.key)
 
 
+def record_output(stage_target: Path, manifest: Manifest) -> None:
+    """Record key and content of an artifact in its stage's target, so that the stages after it are valid if it is deleted."""
+    if _record(stage_target) != (record := {manifest.key: manifest.content}):
+        file = _record_file(stage_target)
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, record)
+
+
+def _record(target: Path) -> dict[str, str]:
+    try:
+        record: dict[str, str] = read_json(_record_file(target))
+    except (OSError, ValueError):
+        return {}
+    return record
+
+
+def _record_file(target: Path) -> Path:
+    return target.parent / ".outputs" / f"{target.name}.json"
+
+
 def _stage(
     name: str,
     type_: str,
@@ -175,7 +198,8 @@ def _stage(
         return Stage(name, type_, target, "stale" if manifest else "missing", _NO_INPUT, manifest=manifest)
     stage = Stage(name, type_, target, "missing", "", digest(inputs), inputs, manifest, origins=origins)
     if manifest is None:
-        return stage
+        content = _record(target).get(stage.key) if is_deleted(target) else None
+        return replace(stage, deleted=content, why="deleted") if content else stage
     if manifest.key == stage.key:
         return replace(stage, state="cached")
     return replace(stage, state="stale", why=stage.changes_since(manifest.facts))

@@ -79,7 +79,7 @@ def planned_stages(stages: Sequence[Stage], project: ProjectFolder, force: set[s
     rows = []
     running: set[str] = set()
     for stage in stages:
-        runs = stage.state != "cached" or stage.name in force or not running.isdisjoint(stage.after)
+        runs = stage.state not in ("cached", "deleted") or stage.name in force or not running.isdisjoint(stage.after)
         running |= {stage.name} if runs else set()
         why = "forced" if stage.name in force else stage.why or {"missing": "never run"}.get(stage.state, "")
         if runs and stage.state == "cached" and stage.name not in force:

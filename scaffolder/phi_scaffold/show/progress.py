@@ -122,6 +122,8 @@ def _training_data(data: dict[str, Any]) -> str:
 def _finished(data: dict[str, Any]) -> str:
     if data["state"] == "cached":
         return f"cached ({data['output']})"
+    if data["state"] == "deleted":
+        return f"not needed ({data['output']} is deleted)"
     return f"done in {duration(data['wall_s'])} → {data['output']}"
 
 
@@ -206,7 +208,7 @@ def _live() -> Iterator[Emit]:
                 progress.remove_task(task)
                 task = None
                 below.clear()
-                style = "dim" if data["state"] == "cached" else "green"
+                style = "green" if data["state"] == "done" else "dim"
                 terminal.print(f"[{style}]✓[/] {event.stage}: {escape(_finished(data))}")
             elif event.event == "warning":
                 warn_above(progress, event)

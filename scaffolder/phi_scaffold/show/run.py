@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from phi_runtime.pipeline.launch_commands import LaunchCommand
     from phi_runtime.pipeline.stage import Stage
 
-_STATE_STYLES = {"cached": "green", "stale": "yellow", "failed": "red", "running": "cyan", "missing": "dim"}
+_STATE_STYLES = {
+    "cached": "green",
+    "deleted": "green",
+    "stale": "yellow",
+    "failed": "red",
+    "running": "cyan",
+    "missing": "dim",
+}
 
 
 def outcome(result: Outcome, project: ProjectFolder) -> None:
