@@ -56,9 +56,10 @@ class Template:
         self.converses = self.stored.get("kind") == "chat"
         self.columns = ["message"] if self.converses else self.stored["inputs"] or ["text"]
         self.optional = self.stored.get("optional", ())  # columns that may be empty
-        self.stop = self.stored.get("stop", "").strip()  # text after the answer in training
-        self.end_token = self.stored.get("end_token", True)  # if an answer ends with one; else with the first `stop`
-        self.ends = [end for end in self.stored.get("ends", ()) if self.stop.startswith(end)]  # also end an answer
+        stop = self.stored.get("stop", "")  # text after the answer in training
+        self.ends = [end for end in self.stored.get("ends", ()) if end in stop]  # they end an answer, too
+        self.closing = min((stop.partition(end)[0] for end in self.ends), key=len, default=stop).strip()
+        self.ends_at_closing = not (self.stored.get("end_token", True) or self.ends)  # no token ends an answer
 
     def question(self, text):
         """Parse a typed text into columns: JSON, or the text of the only column that is required."""
@@ -101,7 +102,7 @@ class Chat:
         else:
             prompt = self.template.fill(question)
         pieces = self.generate(prompt, sampling, adapter)
-        return without(self.template.stop, pieces, first=not self.template.end_token)
+        return without(self.template.closing, pieces, first=self.template.ends_at_closing)
 
 
 class Detokenizer:
@@ -158,7 +159,10 @@ class OnnxChat(Chat):
         self.bos = bos["content"] if isinstance(bos, dict) else bos
         model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
         ends, self.context = model["eos_token_id"], model["context_length"]
-        self.ends = {*(ends if isinstance(ends, list) else [ends]), *map(self.tokenizer.token_to_id, self.template.ends)}
+        self.ends = {
+            *(ends if isinstance(ends, list) else [ends]),
+            *map(self.tokenizer.token_to_id, self.template.ends),
+        }
         self.files = {file.stem: file for file in sorted((folder / "adapters").glob("*.onnx_adapter"))}
         self.adapters, self.loaded = tuple(self.files), set()
         self.store = og.Adapters(self.model) if self.files else None

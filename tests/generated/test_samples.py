@@ -243,12 +243,13 @@ def test_the_samples_know_as_the_runtime_does_how_an_answer_ends(sample: Sample,
     from phi_runtime.data.template import PromptTemplate
 
     ends = ("<|end|>", "<|im_end|>")
-    PromptTemplate.from_text("{q}{a}<|end|>\n", end_token=False, ends=ends).save(tmp_path)
-    stored = sample("chat_onnx").Template(tmp_path)
-    assert (stored.stop, stored.end_token, stored.ends) == ("<|end|>", False, ["<|end|>"])
-    PromptTemplate.from_text("{q}{a}.", ends=ends).save(tmp_path)
-    stored = sample("chat_onnx").Template(tmp_path)
-    assert (stored.stop, stored.end_token, stored.ends) == (".", True, [])
+    for stop in ("", ".", "<|end|>\n", ".<|end|>\n<|im_end|>", "\n### End"):
+        for end_token in (True, False):
+            template = PromptTemplate.from_text("{q}{a}" + stop, end_token=end_token, ends=ends)
+            template.save(tmp_path)
+            stored = sample("chat_onnx").Template(tmp_path)
+            assert (stored.closing, tuple(stored.ends)) == (template.closing, template.stop_tokens)
+            assert stored.ends_at_closing == template.ends_at_closing or not stored.closing
 
 
 def test_several_columns_are_asked_in_json(sample: Sample, tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ class ChatTemplate:
 
     answer: ClassVar[str] = "assistant"
     stop: ClassVar[str] = ""
-    end_token: ClassVar[bool] = True
+    closing: ClassVar[str] = ""
+    ends_at_closing: ClassVar[bool] = False
     stop_tokens: ClassVar[tuple[str, ...]] = ()
     has_prompt: ClassVar[bool] = True
     special: ClassVar[bool] = False  # the source contains them

@@ -62,7 +62,7 @@ class PromptTemplate:
         inputs: Columns of the prompt; empty for free text.
         answer: Column of the completion.
         stop: Text after the answer in training.
-        end_token: Training ends each row with an end token, which ends an answer. Else the first `stop` ends it.
+        end_token: Training ends each row with an end token, which ends an answer.
         ends: Special tokens that end an answer where the data or the template writes them.
         optional: Columns of the prompt that may be empty; then the text before them, back to the previous column, is omitted,
             and a prompt with such columns has no line breaks at its start.
@@ -190,15 +190,23 @@ class PromptTemplate:
 
     @property
     def stop_tokens(self) -> tuple[str, ...]:
-        """End tokens with which `stop` begins: they end an answer."""
-        return tuple(end for end in self.ends if self.stop.strip().startswith(end))
+        """End tokens in `stop`: they end an answer, as the added one does."""
+        return tuple(end for end in self.ends if end in self.stop)
+
+    @property
+    def closing(self) -> str:
+        """Text of `stop` that a generated answer shows at its end: what is before an end token."""
+        return min((self.stop.partition(end)[0] for end in self.stop_tokens), key=len, default=self.stop).strip()
+
+    @property
+    def ends_at_closing(self) -> bool:
+        """True if no end token ends an answer, so that the first `closing` does."""
+        return bool(self.closing) and not (self.end_token or self.stop_tokens)
 
     def answer_of(self, generated: str) -> str:
-        """Return the answer in a generated text: without `stop` at its end, or up to the first `stop` where that ends it."""
-        stop, text = self.stop.strip(), generated.strip()
-        if not stop:
-            return text
-        return text.removesuffix(stop).rstrip() if self.end_token else text.split(stop)[0].rstrip()
+        """Return the answer in a generated text: without `closing` at its end, or up to the first one if that ends it."""
+        text = generated.strip()
+        return (text.split(self.closing)[0] if self.ends_at_closing else text.removesuffix(self.closing)).rstrip()
 
     def save(self, folder: Path) -> None:
         write_json(folder / FILE, {"kind": "text", **asdict(self)})

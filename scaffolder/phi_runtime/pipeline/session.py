@@ -67,12 +67,11 @@ class Session:
 
         A guide defines the whole answer.
         """
-        stop = self.template.stop.strip()
-        if not stop or sampling.guide:
+        if sampling.guide:
             return sampling
-        if self.template.end_token:
-            return replace(sampling, suffix=stop)
-        return replace(sampling, stop=(*sampling.stop, stop))
+        if self.template.ends_at_closing:
+            return replace(sampling, stop=(*sampling.stop, self.template.closing))
+        return replace(sampling, suffix=self.template.closing)
 
     @property
     def converses(self) -> bool:

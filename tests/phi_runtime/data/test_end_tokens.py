@@ -169,3 +169,20 @@ def test_the_text_after_an_answer_comes_off_its_end_only(template: str, generate
 def test_without_an_end_token_the_first_stop_text_ends_an_answer() -> None:
     template = PromptTemplate.from_text("{q}{a}\n###", end_token=False)
     assert template.answer_of("one\n### two\n###") == "one"
+
+
+@pytest.mark.parametrize(
+    ("stop", "closing", "tokens"),
+    [
+        ("", "", ()),
+        ("\n### End\n", "### End", ()),
+        ("<|end|>\n", "", ("<|end|>",)),
+        (".<|end|>\n<|im_end|>", ".", ("<|end|>", "<|im_end|>")),
+    ],
+)
+def test_an_end_token_in_the_stop_text_ends_an_answer(stop: str, closing: str, tokens: tuple[str, ...]) -> None:
+    for end_token in (True, False):
+        template = PromptTemplate.from_text("{q}{a}" + stop, end_token=end_token, ends=("<|end|>", "<|im_end|>"))
+        assert (template.closing, template.stop_tokens) == (closing, tokens)
+        assert template.ends_at_closing == (closing == "### End" and not end_token)
+        assert template.answer_of(f"a. b{closing}") == "a. b"
