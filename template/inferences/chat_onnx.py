@@ -295,15 +295,16 @@ def note_base(chat, adapter):
 
 def start_answer(chat, question, sampling, adapter, before, report):
     """Start an answer; remove the oldest turns from `before` if they do not fit into the context, and report it."""
-    for start in range(0, len(before) + 1, 2):
+    step = max(2, len(before) // 8 * 2)  # a quarter at once: each drop reads the whole prompt again
+    for start in [*range(0, len(before), step), len(before)]:
         try:
             pieces = chat.ask(question, sampling, adapter, before[start:])
         except PromptTooLong:
-            if start >= len(before) - 1:
+            if start == len(before):
                 raise
             continue
         if start:
-            report(f"dropped the oldest {start // 2} turns: the context is full")
+            report(f"dropped the oldest {f'{start // 2} turns' if start > 2 else 'turn'}: the context is full")
         del before[:start]
         return pieces
 

@@ -181,7 +181,7 @@ def test_a_full_context_drops_the_oldest_turns(sample: Sample) -> None:
 
     before = [{"role": role, "content": "a b c d"} for role in ("user", "assistant") * 2]
     assert (start_answer("e f g h"), len(before)) == ([], 4)
-    assert (start_answer("e f g h i"), len(before)) == (["dropped the oldest 1 turns: the context is full"], 2)
+    assert (start_answer("e f g h i"), len(before)) == (["dropped the oldest turn: the context is full"], 2)
     with pytest.raises(chat_onnx.PromptTooLong):
         start_answer("e " * 21)
     assert len(before) == 2
