@@ -199,6 +199,26 @@ def test_how_a_file_is_read_is_said(cli: Cli, project: ProjectFolder, tmp_path: 
     assert "separated by semicolons" in cli("data", "check", "--project", project.root, "--data", str(file)).out
 
 
+def test_the_sizes_of_three_sides_and_the_leaks_into_both_are_shown(cli: Cli, project: ProjectFolder) -> None:
+    edit_config(project, lambda c: c["passes"]["finetune"].update(test_dataset_size=0.1))
+    splits = check(cli, project)["splits"]
+    assert {name: splits[name]["rows"] for name in ("training", "validation", "test")} == {
+        "training": 42,
+        "validation": 12,
+        "test": 6,
+    }
+    assert [splits[key]["same_question"] for key in ("leakage", "test_leakage")] == [0, 0]
+
+    def trained_again(config: dict[str, Any]) -> None:
+        config["data_configs"].append({**config["data_configs"][0], "name": "final"})
+        config["passes"]["finetune"] |= {"test_dataset_size": 0, "test_data_config": "final"}
+
+    edit_config(project, trained_again)
+    splits = check(cli, project)["splits"]
+    assert (splits["test"]["rows"], splits["test_leakage"]["same_question"]) == (60, 48)
+    assert "test rows that are also in training: 48 identical" in cli("data", "check", "--project", project.root).out
+
+
 def test_where_nothing_is_usable_it_exits_with_4(cli: Cli, project: ProjectFolder) -> None:
     rows_of(project, '{"phrase": "x", "tone": ""}', '{"phrase": "x", "tone": "joy" "}')
     result = cli("data", "check", "--json", "--project", project.root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phi_runtime.data.near import NONE, are_near, common_pairs, sketches
+from phi_runtime.data.near import NONE, are_near, common_pairs, sketch
 from phi_runtime.data.store import TRAINED, Clusters, Store
 
 _LARGEST, _LARGEST_SHARE = 20, 0.05  # rows of a cluster; the share counts in large data sets
@@ -77,8 +77,8 @@ def _same_words(store: Store, leaders: np.ndarray, clusters: np.ndarray) -> np.n
 def _similar(store: Store, leaders: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     """Join clusters (G,) whose questions have almost the same tokens."""
     common = common_pairs(store, leaders)
-    bands = sketches(store, leaders, common)
-    for band in bands.T:
+    sketches = sketch(store, leaders, common)
+    for band in sketches.bands.T:
         order = np.argsort(band, kind="stable")
         begins = np.concatenate([[True], band[order][1:] != band[order][:-1]])
         firsts = order[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
@@ -86,6 +86,8 @@ def _similar(store: Store, leaders: np.ndarray, clusters: np.ndarray) -> np.ndar
         for others in (firsts, previous):  # not all pairs, whose number is the square
             candidates = (clusters[order] != clusters[others]) & (band[order] != NONE)
             one, other = order[candidates], others[candidates]
+            candidates = sketches.may_be_near(one, sketches, other)
+            one, other = one[candidates], other[candidates]
             near = are_near(store, leaders[one], store, leaders[other], common)
             clusters = _joined(clusters, one[near], other[near])
     return clusters

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from phi_runtime.data.near import BANDS, NONE, are_near, common_pairs, sketches
+from phi_runtime.data.near import BANDS, NONE, are_near, common_pairs, sketch
 from phi_runtime.data.store import Store
 
 _SHOWN = 20
@@ -76,11 +76,12 @@ def _similar(
     _, first = np.unique(training.rows["question"][training_rows][:, 0], return_index=True)
     questions = np.sort(first)  # each question once
     common = common_pairs(training, training_rows[questions])
-    trained = sketches(training, training_rows[questions], common)
-    validated = sketches(validation, validation_rows, common)
-    candidates = [_candidates(trained[:, b], validated[:, b]) for b in range(BANDS)]
+    trained = sketch(training, training_rows[questions], common)
+    validated = sketch(validation, validation_rows, common)
+    candidates = [_candidates(trained.bands[:, b], validated.bands[:, b]) for b in range(BANDS)]
     t, v = np.unique(np.concatenate(candidates), axis=0).T  # (K,) each, ordered by training row
-    t = questions[t]
+    may_be_near = trained.may_be_near(t, validated, v)
+    t, v = questions[t[may_be_near]], v[may_be_near]
     near = are_near(training, training_rows[t], validation, validation_rows[v], common)
     rows, firsts = np.unique(v[near], return_index=True)
     return dict(zip(rows.tolist(), t[near][firsts].tolist(), strict=True))

@@ -10,19 +10,26 @@ Shapes: N rows, P token pairs of a block of rows, K pairs of rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from phi_runtime.data.store import Store
 
 NEAR_DUPLICATE = 0.7  # Jaccard overlap of token pairs of two questions that are near duplicates
-NONE = np.uint64(2**64 - 1)
+NONE = np.uint32(2**32 - 1)
 """Band of a row without token pairs of its own."""
-BANDS = 8
+BANDS, MARKS = 8, 8
 _PER_BAND = 2
+_EQUAL_BANDS, _EQUAL_MARKS = (
+    2,
+    3,
+)  # of candidates at least; of near duplicates, half of the bands and 70 % of the marks are
 _COMMON_ROWS = 20  # of the sampled rows; a token pair that more of them have is common
 _SAMPLED_ROWS = 2000
-_BLOCK_TOKENS = 1 << 18
+_BLOCK_TOKENS, _BLOCK_PAIRS = 1 << 18, 1 << 16
+_NEARBY_TOKENS, _SCATTERED_ROWS = 1 << 21, 16  # each row from elsewhere in a file maps up to 1 MB around it
 
 
 def common_pairs(store: Store, rows: np.ndarray) -> np.ndarray:
@@ -36,25 +43,57 @@ def common_pairs(store: Store, rows: np.ndarray) -> np.ndarray:
     return pairs[counts > min(_COMMON_ROWS, -(-len(sample) // 2))]
 
 
-def sketches(store: Store, rows: np.ndarray, common: np.ndarray) -> np.ndarray:
-    """Return the bands of each of `rows`, (N, BANDS); rows that have a band in common are candidates."""
-    factors = np.random.default_rng(0).integers(1, 2**63, size=BANDS * _PER_BAND, dtype=np.uint64) | np.uint64(1)
-    bands: np.ndarray = np.zeros((len(rows), BANDS), dtype=np.uint64)
-    for begin, end in _blocks(store, rows):
-        pairs, owners = _pairs(store, rows[begin:end])
+class Sketches(NamedTuple):
+    """Sketches of rows, whose pairs of rows are candidates if a band is equal and `may_be_near` agrees.
+
+    Attributes:
+        bands: Hashes of each row's own token pairs, (N, BANDS).
+        marks: Hashes of all of its token pairs, (N, MARKS).
+    """
+
+    bands: np.ndarray
+    marks: np.ndarray
+
+    def may_be_near(self, rows: np.ndarray, other: Sketches, other_rows: np.ndarray) -> np.ndarray:
+        """Return a mask (K,), false for pairs of rows that are hardly near duplicates."""
+        mask: np.ndarray = np.zeros(len(rows), dtype=bool)
+        for begin in range(0, len(rows), _BLOCK_PAIRS):
+            one, two = (each[begin : begin + _BLOCK_PAIRS] for each in (rows, other_rows))
+            bands = (self.bands[one] == other.bands[two]).sum(axis=1) >= _EQUAL_BANDS
+            marks = (self.marks[one] == other.marks[two]).sum(axis=1) >= _EQUAL_MARKS
+            mask[begin : begin + _BLOCK_PAIRS] = bands & marks
+        return mask
+
+
+def sketch(store: Store, rows: np.ndarray, common: np.ndarray) -> Sketches:
+    """Return the sketches of `rows`, (N,) indices."""
+    factors = np.random.default_rng(0).integers(1, 2**63, size=BANDS * _PER_BAND + MARKS, dtype=np.uint64) | np.uint64(
+        1
+    )
+    bands: np.ndarray = np.full((len(rows), BANDS), NONE)
+    marks: np.ndarray = np.zeros((len(rows), MARKS), dtype=np.uint32)
+    in_file = np.argsort(rows, kind="stable")
+    for begin, end in _blocks(store, rows[in_file]):
+        block = in_file[begin:end]
+        pairs, owners = _pairs(store, rows[block])
+        for k, (filled, smallest) in enumerate(_smallest(pairs, owners, factors[-MARKS:])):
+            marks[block[filled], k] = smallest
         own = _missing(pairs, common)
-        pairs, owners = pairs[own], owners[own]
-        filled, starts = np.unique(owners, return_index=True)
-        block = bands[begin:end]
-        for k, factor in enumerate(factors if len(filled) else ()):
-            mixed = pairs * factor
-            mixed ^= mixed >> np.uint64(32)
-            block[filled, k // _PER_BAND] *= np.uint64(31)
-            block[filled, k // _PER_BAND] += np.minimum.reduceat(mixed, starts)
-        empty: np.ndarray = np.ones(end - begin, dtype=bool)
-        empty[filled] = False
-        block[empty] = NONE
-    return bands
+        for k, (filled, smallest) in enumerate(_smallest(pairs[own], owners[own], factors[:-MARKS])):
+            band = bands[:, k // _PER_BAND]
+            band[block[filled]] = smallest + (band[block[filled]] * np.uint32(31) if k % _PER_BAND else np.uint32(0))
+    return Sketches(bands, marks)
+
+
+def _smallest(pairs: np.ndarray, owners: np.ndarray, factors: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the owners, and the smallest hash of the pairs of each, for every factor."""
+    if not len(pairs):
+        return
+    filled, starts = np.unique(owners, return_index=True)
+    for factor in factors:
+        mixed = pairs * factor
+        mixed ^= mixed >> np.uint64(32)
+        yield filled, (np.minimum.reduceat(mixed, starts) >> np.uint64(32)).astype(np.uint32)
 
 
 def are_near(one: Store, rows: np.ndarray, other: Store, other_rows: np.ndarray, common: np.ndarray) -> np.ndarray:
@@ -110,13 +149,15 @@ def _blocks(store: Store, rows: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _pairs(store: Store, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return hashes of the pairs of adjacent tokens of the question, or of all of a free text, with the index of the row."""
-    sizes = store.rows["tokens"][rows].astype(np.int64)
+    """Return hashes of the pairs of adjacent tokens of the question, or of all of a free text, with the index of the row.
+
+    The first `_BLOCK_TOKENS` of a row count.
+    """
+    sizes = np.minimum(store.rows["tokens"][rows].astype(np.int64), _BLOCK_TOKENS)
     owners: np.ndarray = np.repeat(np.arange(len(rows)), sizes)
     begins = np.cumsum(sizes) - sizes
     place = np.arange(len(owners)) - np.repeat(begins, sizes)
-    index = np.repeat(store.starts[rows], sizes) + place
-    tokens, trained = store.tokens[index], store.trained[index]
+    tokens, trained = _tokens(store, np.repeat(store.starts[rows], sizes) + place, begins)
     last: np.ndarray = np.full(len(rows), -1)
     filled = sizes > 0
     if filled.any():
@@ -128,3 +169,16 @@ def _pairs(store: Store, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mixed ^= mixed >> np.uint64(29)
     adjacent = owners[:-1] == owners[1:]
     return mixed[adjacent], owners[:-1][adjacent]
+
+
+def _tokens(store: Store, index: np.ndarray, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens and the mask at `index`, in which rows begin at `begins`, and keep no page of the files in memory."""
+    tokens: np.ndarray = np.empty(len(index), dtype=store.tokens.dtype)
+    trained: np.ndarray = np.empty(len(index), dtype=bool)
+    nearby = not len(index) or index.max() - index.min() < _NEARBY_TOKENS
+    bounds = [0, len(index)] if nearby else [*begins[::_SCATTERED_ROWS].tolist(), len(index)]
+    for begin, end in pairwise(bounds):
+        np.take(store.tokens, index[begin:end], out=tokens[begin:end])
+        np.take(store.trained, index[begin:end], out=trained[begin:end])
+        store.release()
+    return tokens, trained

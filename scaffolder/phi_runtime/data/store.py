@@ -7,6 +7,7 @@ A store is an artifact: `tokens.npy` (ids of all rows, concatenated, uint32), `t
 
 from __future__ import annotations
 
+import mmap
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -101,6 +102,15 @@ class Store:
         """Start of each row in `turns`, (N,)."""
         counts: np.ndarray = self.rows["turns"].astype(np.int64)
         return np.cumsum(counts) - counts
+
+    def release(self) -> None:
+        """Return the memory of tokens that were read; they are read again from the file when needed."""
+        for array in (self.tokens, self.trained):
+            owner: Any = array.base
+            while isinstance(owner, np.ndarray):
+                owner = owner.base
+            if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                owner.madvise(mmap.MADV_DONTNEED)
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the token ids of a row and their training mask, (t,) each."""
