@@ -27,15 +27,16 @@ MEANINGS: dict[str, tuple[str, ...]] = {
         "category",
         "class",
     ),
-    "question": ("system", "instruction", "prompt", "question", "query", "input", "context"),
-    "parts": ("choices", "options", "candidates", "answers"),  # of a question or its answer, often lists
+    "question": ("system", "system_prompt", "instruction", "prompt", "question", "query", "input", "context"),
+    "options": ("choices", "options", "candidates"),  # of a question
+    "answers": ("answers", "labels", "targets", "responses", "completions", "entities"),  # often lists
     "chosen": ("chosen",),
     "rejected": ("rejected",),
     "mark": ("label", "kto_tag"),  # of TRL and LLaMA-Factory: false next to an answer that is a bad one
     "media": ("image", "images", "audio", "audios", "video", "videos"),
     "score": ("score", "rating", "stars", "reward", "confidence", "votes", "upvotes", "likes"),
     "count": ("count", "length", "size", "tokens", "words"),
-    "id": ("id", "uuid", "guid", "index", "idx", "row", "key", "no", "nr", "level_0"),
+    "id": ("id", "ip_address", "uuid", "guid", "index", "idx", "row", "key", "no", "nr", "level_0"),
     "time": ("timestamp", "date", "time", "datetime", "created", "updated", "modified", "submitted", "edited"),
     "person": ("by", "annotator", "author", "editor", "email", "username", "worker"),
     "origin": (
@@ -71,7 +72,10 @@ _DIGITS = 19
 _ALL_CHECKED, _SAMPLED = 10_000, 100  # the forms of the first values are checked, and of one in a hundred after them
 _FEW_ROWS = 5  # too few to see a pattern in numbers
 
-_DATE = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})"
+_DATE = (
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}"
+    r"|([^\W\d]{2,9}, )?(\d{1,2}\.? [^\W\d]{3,9}\.?|[^\W\d]{3,9}\.? \d{1,2},?) \d{4},?)"
+)
 _TIME = r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp]\.?[Mm]\.?)?"
 PATTERNS: dict[str, re.Pattern[str]] = {
     "number": re.compile(r"-?\d+([.,]\d+)?"),
@@ -96,9 +100,9 @@ def means(name: str, *meanings: str) -> bool:
     return any(key_of(name) in MEANINGS[meaning] for meaning in meanings)
 
 
-def named(names: Iterable[str], meaning: str) -> list[str]:
-    """Return the names with `meaning`, those that come first in the table first."""
-    known = MEANINGS[meaning]
+def named(names: Iterable[str], *meanings: str) -> list[str]:
+    """Return the names with one of `meanings`, those that come first in the table first."""
+    known = [name for meaning in meanings for name in MEANINGS[meaning]]
     return sorted((name for name in names if key_of(name) in known), key=lambda name: known.index(key_of(name)))
 
 
@@ -123,6 +127,7 @@ class Profile:
     """Common properties of the values of a column.
 
     Attributes:
+        rows: Number of rows of the data.
         filled: Number of rows with a value that is not empty.
         texts: Number of those that are text or numbers.
         distinct: Distinct values, at most MANY + 1 of them.
@@ -130,6 +135,7 @@ class Profile:
         rising: True if each value is the number after that of the previous row.
     """
 
+    rows: int = 0
     filled: int = 0
     texts: int = 0
     distinct: set[str] = field(default_factory=set)
@@ -172,7 +178,7 @@ def reason_to_omit(name: str, profile: Profile, names: Sequence[str]) -> str:
 
 def _is_constant(name: str, profile: Profile, _names: Sequence[str]) -> bool:
     short = len(profile.distinct) == 1 and len(next(iter(profile.distinct))) <= _SHORT
-    return short and profile.filled > 1 and not means(name, "question", "answer")
+    return short and profile.filled == profile.rows > 1 and not means(name, "question", "answer")
 
 
 def _is_id(name: str, profile: Profile, _names: Sequence[str]) -> bool:

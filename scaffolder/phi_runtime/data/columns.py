@@ -223,8 +223,10 @@ def _refuse_other_purposes(files: _Files, first: Row) -> None:
 
 
 def _refuse_lists(files: _Files, profiles: Mapping[str, Profile]) -> None:
-    """Raise DataError if options or answers are not text: without them the question cannot be answered."""
-    if lists := [name for name in named(profiles, "parts") if profiles[name].filled and not profiles[name].texts]:
+    """Raise DataError if the options of a question, or its only answer, are not text."""
+    texts = [name for name, profile in profiles.items() if profile.texts]
+    expected = named(profiles, "options") + ([] if named_answers(texts) else named(profiles, "answers", "answer"))
+    if lists := [name for name in expected if profiles[name].filled and name not in texts]:
         raise DataError(
             f"`{lists[0]}` is not text but a list or an object",
             where=Location(files.paths[0]),
@@ -251,11 +253,15 @@ def as_flag(names: Iterable[str]) -> str:
 def _profiles(files: _Files) -> dict[str, Profile]:
     """Read all rows, and return the profile of each column that any of them has."""
     profiles: dict[str, Profile] = {}
+    rows = 0
     for _, row in files:
+        rows += 1
         for name, value in row.values.items():
             if name not in profiles:
                 profiles[name] = Profile()
             profiles[name].add(value)
+    for profile in profiles.values():
+        profile.rows = rows
     return profiles
 
 

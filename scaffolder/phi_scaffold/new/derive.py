@@ -219,7 +219,7 @@ def _data_note(columns: Columns, source: HubData | LocalData) -> str:
     if columns.kind == "text":
         return f"data: {columns.rows} rows of free text in `{columns.answer}`"
     shown = ", ".join(textwrap.shorten(label, _LONGEST_LABEL, placeholder="…") for label in columns.labels[:8])
-    labels = f", {len(columns.labels)} labels: {shown}" if columns.labels else ""
+    labels = f", {len(columns.labels)} label{'s' * (len(columns.labels) > 1)}: {shown}" if columns.labels else ""
     labels += ", …" if len(columns.labels) > 8 else ""
     return f"data: {columns.rows} rows, {' + '.join(columns.inputs)} → {columns.answer}{labels}"
 

@@ -139,6 +139,8 @@ PEOPLE = ("Ann Lee", "Bo Fox", "Cy Day")
         ("Timestamp", lambda i: f"2024/01/{i + 1} 3:0{i % 10}:12 PM GMT+1", "a time"),
         ("created_at", lambda i: f"2024-01-{i + 1:02}T10:00:00.5Z", "a time"),
         ("Last updated", lambda i: f"{i + 1}/2/2023", "a time"),
+        ("Date", lambda i: f"Mon, {i + 1:02} Jan 2023 10:00:00 +0000", "a time"),
+        ("Submitted", lambda i: f"Feb {i + 1}, 2023", "a time"),
         ("Last edited by", lambda i: PEOPLE[i % 3], "a person"),
         ("Email Address", lambda i: f"u{i % 3}@example.org", "a person"),
         ("contact", lambda i: f"u{i % 3}@example.org", "an email address"),
@@ -169,6 +171,7 @@ def test_a_column_that_carries_no_part_of_the_question_is_not_used_and_has_a_rea
         ("price", lambda i: i * 3),
         ("written by", lambda i: f"a long text by someone, number {i}"),
         ("language", lambda i: ("de", "fr")[i % 2]),
+        ("hint", lambda i: "be brief" if i % 2 else ""),
     ],
 )
 def test_a_column_that_may_carry_a_part_of_the_question_is_used(
@@ -250,6 +253,8 @@ CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ({"audio": {"path": "a.wav"}, "text": "a"}, "`audio` is not text", "text"),
         ({"question": "a", "choices": ["b", "c"], "answer": "b"}, "`choices` is not text", "question,answer"),
         ({"question": "a", "answers": {"text": ["b"]}, "title": "t"}, "`answers` is not text", "question,title"),
+        ({"text": "a", "labels": ["b"], "lang": "c"}, "`labels` is not text", "text,lang"),
+        ({"prompt": "a", "hint": "b", "output": {"c": 1}}, "`output` is not text", "prompt,hint"),
     ],
 )
 def test_data_that_is_not_text_with_one_answer_is_refused_with_the_columns_that_can_be_trained(
