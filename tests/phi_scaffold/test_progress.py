@@ -15,6 +15,8 @@ from rich.markup import escape
 
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.evaluation.row_results import Measured, RowResult
+from phi_runtime.evaluation.summary import summarize
 from phi_runtime.pipeline.engine import Outcome
 from phi_runtime.training.diagnosis import Diagnosis
 from phi_scaffold.show import diagnosis as show_diagnosis
@@ -208,13 +210,42 @@ def record(tmp_path: Path) -> Path:
     return folder
 
 
-def a_comparison(tuned: float) -> dict[str, Any]:
-    figures_ = {"perplexity": 2.0, "prefill_tokens_per_s": 1.0, "decode_tokens_per_s": 1.0, "size_bytes": 1}
-    models = [
-        {"name": name, "metrics": {"accuracy": score}, "peak_rss_bytes": None, **figures_}
-        for name, score in (("base", 0.5), ("adapter", tuned))
-    ]
-    return {"name": "finetune", "task": "classification", "rows": 100, "models": models}
+def a_comparison(tuned: float, rows: int = 100, baselines: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A base with half of its answers right, the first ones, and an adapter with the share `tuned`."""
+    right = {"majority label": 0.3, "base": 0.5, "adapter": tuned}
+    names = [name for name in right if name in ("base", "adapter", *baselines)]
+
+    def measured(name: str, row: int) -> Measured:
+        answer = "yes" if row < right[name] * rows else "no"
+        return Measured(answer) if name in baselines else Measured(answer, {}, 0.5, 1)
+
+    results = [RowResult("a.jsonl", i, "?", "yes", {name: measured(name, i) for name in names}) for i in range(rows)]
+    figures_ = {"prefill_tokens_per_s": 1.0, "decode_tokens_per_s": 1.0, "size_bytes": 1, "peak_rss_bytes": None}
+    summaries = [summary | figures_ for summary in summarize("classification", results)]
+    return {
+        "name": "finetune",
+        "task": "classification",
+        "rows": rows,
+        "rows_of": "test",
+        "total_rows": 1402,
+        "baselines": [summary for summary in summaries if summary["name"] in baselines],
+        "models": [summary for summary in summaries if summary["name"] not in baselines],
+    }
+
+
+def test_the_comparison_has_baselines_intervals_and_differences_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    show.comparisons({"trainings": [a_comparison(0.9, baselines=("majority label",))]})
+    out = capsys.readouterr().out
+    assert "100 of 1,402 test rows" in out
+    cells = {line.split("  ")[0].strip(): line.split() for line in out.splitlines() if "%" in line}
+    assert cells["majority label"][2:] == ["30.0", "%", "22–40"]
+    assert cells["adapter"][1:5] == ["90.0", "%", "83–94", "1.65"]
+    assert "adapter, compared with base: better (0 rows lost, 40 gained)" in out
+    show.comparisons({"trainings": [a_comparison(0.52)]})
+    assert (
+        "adapter, compared with base: no difference seen in 100 rows (0 rows lost, 2 gained; about 391 rows would show 2 points)"
+        in capsys.readouterr().out
+    )
 
 
 def ending(capsys: pytest.CaptureFixture[str], project: Path, record: Path | None, tuned: float) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,24 +12,25 @@ from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.core.artifacts import folder_bytes, write_json
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import DataContext, DataSplit, load_dataset
-from phi_runtime.data.hooks import load_training_hooks
+from phi_runtime.data.hooks import Values, load_training_hooks
+from phi_runtime.data.template import PromptTemplate, is_empty, text_of
 from phi_runtime.data.tokenize import Encoder
-from phi_runtime.evaluation.metrics import headline, score
+from phi_runtime.evaluation.baselines import baselines
+from phi_runtime.evaluation.metrics import headline, row_scores, score
 from phi_runtime.evaluation.questions import Questions, sample_questions
+from phi_runtime.evaluation.row_results import ROWS, Measured, RowResult, write_rows
+from phi_runtime.evaluation.summary import perplexity, summarize
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
-from phi_runtime.inference.generator import Generator, GeneratorOptions, short_answers
+from phi_runtime.inference.generator import Generator, GeneratorOptions, TokenPair, short_answers
 from phi_runtime.inference.loading import context_length, open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
 
-RESULTS, ANSWERS = "evaluation.json", "answers.json"
+RESULTS = "evaluation.json"
 SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 128, 32
-PERPLEXITY_ROWS = 64
-_MAX_LOG_PERPLEXITY = 50  # keeps exp() finite
+BASELINE_ROWS = 20_000  # training rows that baselines learn from
 
 NamedModel = tuple[str, ModelRef]
-TokenPair = tuple[list[int], list[int]]
-"""The tokens of a prompt, and those of the completion whose likelihood is measured."""
 
 
 def evaluate(
@@ -47,9 +47,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure `models` on rows of the pass `training`.
 
-    Writes evaluation.json, and answers.json with the answer of each model to each row, into `out`.
-    Metrics of the user (hooks.py) are added to those of the task. Free text has no questions: its
-    models have a perplexity only, and no answers.
+    Writes rows.jsonl, with the answer and the loss of each model on each row, and evaluation.json into `out`. Test rows are
+    answered by simple baselines, too. Metrics of the user (hooks.py) are added to those of the task. Free text has no
+    questions: its models have a perplexity only, and no answers.
 
     Args:
         models: The models by their names in the comparison.
@@ -70,42 +70,86 @@ def evaluate(
     questions = sample_questions(split, settings, place.tokenizer, limit)
     if questions.too_long:
         emit(Event("warning", stage, {"message": questions.remark}))
-    test, prompts, references = questions.rows, questions.prompts, questions.references
-    user_metrics = load_training_hooks(place.config).metrics
+    test, references = questions.rows, questions.references
     pairs = _token_pairs(questions, place, limit)
-    results: list[dict[str, Any]] = []
-    answers: dict[str, list[str]] = {}
+    measured: dict[str, list[Measured]] = {}
+    if rows_of == "test" and test.template.has_prompt:
+        measured = _baselines(settings.task, dataset.training.first(BASELINE_ROWS), questions)
+    performance: dict[str, dict[str, Any]] = {}
     for number, (name, ref) in enumerate(models if len(test) else ()):
         emit(Event("progress", stage, {"done": number, "total": len(models), "unit": "models", "message": name}))
         reset_peak()
-        generator = open_generator(
-            ref, device, GeneratorOptions(test.template.special, stop_tokens=test.template.stop_tokens)
-        )
-        result, answers[name] = _measure(generator, test, prompts, references, pairs, settings)
-        if user_metrics and prompts:
-            scores = user_metrics(answers[name], references)
-            result["metrics"] |= {metric: round(value, 4) for metric, value in scores.items()}
-        results.append({"name": name, **result, "size_bytes": model_bytes(ref), "peak_rss_bytes": peak_rss_bytes()})
-        metric = headline(settings.task)
-        main = {metric: result["metrics"][metric]} if result["metrics"] else {"perplexity": result["perplexity"]}
-        emit(Event("metric", stage, {"model": name, **main}))
+        options = GeneratorOptions(test.template.special, stop_tokens=test.template.stop_tokens)
+        generator = open_generator(ref, device, options)
+        measured[name] = _measure(generator, questions, pairs, settings)
+        performance[name] = {
+            **measure_speed(generator),
+            "size_bytes": model_bytes(ref),
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+        emit(Event("metric", stage, {"model": name, **_main_result(settings.task, measured[name], references)}))
         del generator
         gc.collect()
+    rows = _rows(questions, measured, place.config.parent.parent)
+    summaries = summarize(settings.task, rows) if rows and measured else []
+    user_metrics = load_training_hooks(place.config).metrics
+    for summary in summaries:
+        if user_metrics and references:
+            summary["metrics"] |= user_metrics([m.answer or "" for m in measured[summary["name"]]], references)
+        summary |= performance.get(summary["name"], {})
     content = {
         "task": settings.task,
         "rows": len(test),
         "rows_of": side,
         "total_rows": len(split),
         "too_long": questions.too_long,
-        "models": results,
+        "baselines": [summary for summary in summaries if summary["name"] not in performance],
+        "models": [summary for summary in summaries if summary["name"] in performance],
     }
+    write_rows(out / ROWS, rows)
     write_json(out / RESULTS, content)
-    rows = [
-        {"prompt": prompt, "reference": reference, "answers": {name: answers[name][i] for name in answers}}
-        for i, (prompt, reference) in enumerate(zip(prompts, references, strict=True))
-    ]
-    write_json(out / ANSWERS, rows)
     return content
+
+
+def _baselines(task: str, training: DataSplit, questions: Questions) -> dict[str, list[Measured]]:
+    """Return the answers of the baselines, which learn from the training rows, to the questions."""
+    rows = training.values()
+    inputs = [_input_text(training, row) for row in rows]
+    answers = [training.template.reference(row) for row in rows]
+    test_inputs = [_input_text(questions.rows, row) for row in questions.values]
+    return {
+        baseline.name: [
+            Measured(answer, row_scores(task, answer, reference))
+            for answer, reference in zip(baseline.answers, questions.references, strict=True)
+        ]
+        for baseline in baselines(task, inputs, answers, test_inputs)
+    }
+
+
+def _input_text(rows: DataSplit, values: Values) -> str:
+    """Return the question of a row without the text of the template; of a conversation, its prompt."""
+    template = rows.template
+    if not isinstance(template, PromptTemplate):
+        return template.render_prompt(values)
+    cells = (values.get(column) for column in template.inputs)
+    return "\n".join(text_of(cell) for cell in cells if not is_empty(cell))
+
+
+def _main_result(task: str, measured: Sequence[Measured], references: Sequence[str]) -> dict[str, float]:
+    """Return the main metric of a model; for free text, its perplexity."""
+    if not references:
+        return {"perplexity": perplexity(measured)}
+    answers = [m.answer or "" for m in measured]
+    return {headline(task): score(task, answers, references)[headline(task)]}
+
+
+def _rows(questions: Questions, measured: dict[str, list[Measured]], root: Path) -> list[RowResult]:
+    places = [(_shown(Path(where.path), root), where.line) for where in questions.rows.places()]
+    prompts: Sequence[str | None] = questions.prompts or [None] * len(places)
+    references: Sequence[str | None] = questions.references or [None] * len(places)
+    results = [{name: of_model[i] for name, of_model in measured.items()} for i in range(len(places))]
+    columns = zip(places, prompts, references, results, strict=True)
+    return [RowResult(*place, prompt, reference, models) for place, prompt, reference, models in columns]
 
 
 def model_bytes(ref: ModelRef) -> int:
@@ -116,50 +160,45 @@ def model_bytes(ref: ModelRef) -> int:
     return folder_bytes(ref.path) - sum(file.stat().st_size for file in others)
 
 
+def _shown(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
 def _token_pairs(questions: Questions, place: DataContext, context_tokens: int | None) -> list[TokenPair]:
-    """Return what the perplexity is computed on.
+    """Return the prompt and the completion whose likelihood is measured, of each row.
 
     The last answer of each row given its prompt, whichever tokens are trained; for free text, the first
     max_seq_len tokens of each row, given the first token.
     """
     test = questions.rows
     settings, template, store = test.settings, test.template, test.store
-    places = test.sampled(PERPLEXITY_ROWS)
     if not template.has_prompt:
         limit = min(settings.max_seq_len, context_tokens or settings.max_seq_len)
-        rows = (store.row(index)[0][:limit].tolist() for index in test.chosen[places])
+        rows = (store.row(index)[0][:limit].tolist() for index in test.chosen)
         return [(ids[:1], ids[1:]) for ids in rows]
     encoder = Encoder(place.tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
-    pieces = [template.row(questions.values[i], completion_only=True).pieces for i in places]
+    pieces = [template.row(row, completion_only=True).pieces for row in questions.values]
     answers = [(row.ids[:context_tokens], slice(*row.runs[-1])) for row in encoder.encode(pieces)]
     return [(ids[: answer.start], ids[answer]) for ids, answer in answers]
 
 
 def _measure(
-    generator: Generator,
-    test: DataSplit,
-    prompts: list[str],
-    references: list[str],
-    pairs: Sequence[TokenPair],
-    settings: Evaluation,
-) -> tuple[dict[str, Any], list[str]]:
-    answers = short_answers(generator, prompts, test.template, settings.max_new_tokens, settings.batch_size)
-    metrics = score(settings.task, answers, references) if answers else {}
-    return {
-        "metrics": {name: round(value, 4) for name, value in metrics.items()},
-        "perplexity": round(_perplexity(generator, pairs), 4),
-        **measure_speed(generator),
-    }, answers
+    generator: Generator, questions: Questions, pairs: Sequence[TokenPair], settings: Evaluation
+) -> list[Measured]:
+    losses = generator.completion_losses(pairs, settings.batch_size)
+    measured = [
+        Measured(loss=loss, tokens=len(completion)) for loss, (_, completion) in zip(losses, pairs, strict=True)
+    ]
+    template = questions.rows.template
+    if not template.has_prompt:
+        return measured
+    answers = short_answers(generator, questions.prompts, template, settings.max_new_tokens, settings.batch_size)
+    return [
+        replace(m, answer=answer, scores=row_scores(settings.task, answer, reference))
+        for m, answer, reference in zip(measured, answers, questions.references, strict=True)
+    ]
 
 
 def measure_speed(generator: Generator) -> dict[str, float]:
     """Return the tokens per second of reading a prompt and of writing an answer."""
-    speed = generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS)
-    return {name: round(value, 1) for name, value in asdict(speed).items()}
-
-
-def _perplexity(generator: Generator, pairs: Sequence[TokenPair]) -> float:
-    """Return the perplexity per completion token over all pairs."""
-    loss = sum(generator.completion_loss(prompt, completion) for prompt, completion in pairs)
-    tokens = sum(len(completion) for _, completion in pairs)
-    return math.exp(min(loss / max(tokens, 1), _MAX_LOG_PERPLEXITY))
+    return asdict(generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS))

@@ -6,8 +6,11 @@ import json
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
+
+from phi_runtime.evaluation.intervals import Scores
 
 Texts = Sequence[str]
 Fields = dict[str, str | int | float]
@@ -19,7 +22,7 @@ _OBJECT_START = re.compile(r'\{\s*["}]')
 
 
 def score(task: str, answers: Texts, references: Texts) -> dict[str, float]:
-    """Return the metrics of a task over all pairs.
+    """Return the metrics of a task over all pairs: the mean of each metric of a row, then those of all rows together.
 
     Args:
         task: One of `TASKS`.
@@ -29,19 +32,33 @@ def score(task: str, answers: Texts, references: Texts) -> dict[str, float]:
     Raises:
         ValueError: There are not as many references as answers.
     """
-    return _OF_TASK[task].metrics(answers, references)
+    rows = [row_scores(task, *pair) for pair in zip(answers, references, strict=True)]
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    return means | _OF_TASK[task].corpus(answers, references)
+
+
+def row_scores(task: str, answer: str, reference: str) -> dict[str, float]:
+    """Return the metrics of a task that a single row has; `score` averages them."""
+    return {name: metric(answer, reference) for name, metric in _OF_TASK[task].rows.items()}
+
+
+def headline_scores(task: str, answers: Texts, references: Texts) -> Scores:
+    """Return the scores of each row whose weighted mean is the main metric of a task."""
+    pairs = list(zip(answers, references, strict=True))
+    if task != "extraction":
+        metric = _OF_TASK[task].rows[headline(task)]
+        return Scores([metric(*pair) for pair in pairs])
+    sizes = [(len(_fields(answer)), len(_fields(reference))) for answer, reference in pairs]
+    if not any(map(sum, sizes)):
+        return Scores([_valid_json(*pair) for pair in pairs])
+    common = [len(_fields(answer).items() & _fields(reference).items()) for answer, reference in pairs]
+    fields = [sum(size) for size in sizes]
+    return Scores([2 * c / n if n else 0.0 for c, n in zip(common, fields, strict=True)], fields)
 
 
 def headline(task: str) -> str:
     """Return the name of the main metric of a task."""
     return _OF_TASK[task].headline
-
-
-def macro_f1(answers: Texts, references: Texts) -> float:
-    """Return the mean F1 of the labels in `references`; an answer that is not a label only lowers that of its reference."""
-    pairs = Counter(zip(answers, references, strict=True))
-    predicted, expected = Counter(answers), Counter(references)
-    return sum(2 * pairs[label, label] / (predicted[label] + expected[label]) for label in expected) / len(expected)
 
 
 def exact_match(answer: str, reference: str) -> float:
@@ -65,6 +82,17 @@ def token_f1(answer: str, reference: str) -> float:
 def rouge_1(answer: str, reference: str) -> float:
     """F-measure of ROUGE-1 (https://aclanthology.org/W04-1013): overlap of words in any order."""
     return _overlap(_rouge_words(answer), _rouge_words(reference))
+
+
+def rouge_2(answer: str, reference: str) -> float:
+    """F-measure of ROUGE-2 (https://aclanthology.org/W04-1013): overlap of pairs of adjacent words.
+
+    Texts without a pair are compared as they are.
+    """
+    words, expected = _rouge_words(answer), _rouge_words(reference)
+    if min(len(words), len(expected)) < 2:
+        return float(words == expected)
+    return _overlap(list(pairwise(words)), list(pairwise(expected)))
 
 
 def rouge_l(answer: str, reference: str) -> float:
@@ -109,36 +137,61 @@ def field_values(value: dict[str, Any]) -> Fields:
 
 
 def _of_labels(answers: Texts, references: Texts) -> dict[str, float]:
-    return {"accuracy": _mean(exact_match, answers, references), "macro_f1": macro_f1(answers, references)}
+    """Return metrics over the labels in `references`; an answer that is not a label only lowers the recall of its reference."""
+    from sklearn.metrics import precision_recall_fscore_support  # type: ignore[import-untyped]
 
-
-def _of_objects(answers: Texts, references: Texts) -> dict[str, float]:
-    """Return micro F1 over the fields of all answers, as in slot filling and MUC-4 (https://aclanthology.org/M92-1002)."""
-    exact = valid = common = total = 0
-    for answer, reference in zip(answers, references, strict=True):
-        predicted, expected = first_object(answer), first_object(reference)
-        fields, expected_fields = field_values(predicted or {}), field_values(expected or {})
-        valid += predicted is not None
-        exact += predicted is not None and expected is not None and fields == expected_fields
-        common += len(fields.items() & expected_fields.items())
-        total += len(fields) + len(expected_fields)
-    rows = len(references)
+    _, recall, f1, rows = precision_recall_fscore_support(
+        list(references), list(answers), labels=sorted(set(references)), zero_division=0
+    )  # (L,) each
     return {
-        "field_f1": 2 * common / total if total else valid / rows,
-        "exact_match": exact / rows,
-        "valid_json": valid / rows,
+        "balanced_accuracy": float(recall.mean()),
+        "macro_f1": float(f1.mean()),
+        "weighted_f1": float((f1 * rows).sum() / rows.sum()),
     }
 
 
-def _averages(**metrics: Callable[[str, str], float]) -> Callable[[Texts, Texts], dict[str, float]]:
-    return lambda answers, references: {name: _mean(one, answers, references) for name, one in metrics.items()}
+def _of_objects(answers: Texts, references: Texts) -> dict[str, float]:
+    """Return micro precision, recall and F1 over the fields of all answers.
+
+    As in slot filling and MUC-4 (https://aclanthology.org/M92-1002).
+    """
+    pairs = [(_fields(answer), _fields(reference)) for answer, reference in zip(answers, references, strict=True)]
+    common = sum(len(fields.items() & others.items()) for fields, others in pairs)
+    written, expected = (sum(map(len, side)) for side in zip(*pairs, strict=True))
+    empty = sum(map(_valid_json, answers, references)) / len(references)  # if no object has a field
+    return {
+        "field_f1": 2 * common / (written + expected) if written + expected else empty,
+        "field_precision": common / written if written else empty * (not expected),
+        "field_recall": common / expected if expected else empty * (not written),
+    }
 
 
-def _mean(one: Callable[[str, str], float], answers: Texts, references: Texts) -> float:
-    return sum(one(a, r) for a, r in zip(answers, references, strict=True)) / len(references)
+def _fields(text: str) -> Fields:
+    return field_values(first_object(text) or {})
 
 
-def _overlap(answer: Sequence[str], reference: Sequence[str]) -> float:
+def _valid_json(answer: str, _: str) -> float:
+    return float(first_object(answer) is not None)
+
+
+def _same_object(answer: str, reference: str) -> float:
+    written, expected = first_object(answer), first_object(reference)
+    return float(written is not None and expected is not None and field_values(written) == field_values(expected))
+
+
+def _of_texts(answers: Texts, references: Texts) -> dict[str, float]:
+    """Return BLEU and chrF of sacrebleu (https://aclanthology.org/W18-6319), as fractions.
+
+    BLEU counts only the n-gram lengths that an answer has, or all texts of up to three words would score 0.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    texts, expected = list(answers), [list(references)]
+    bleu = BLEU(effective_order=True).corpus_score(texts, expected).score / 100
+    return {"bleu": min(bleu, 1.0), "chrf": CHRF().corpus_score(texts, expected).score / 100}
+
+
+def _overlap(answer: Sequence[Hashable], reference: Sequence[Hashable]) -> float:
     words, expected = Counter(answer), Counter(reference)
     common = (words & expected).total()
     return 2 * common / (words.total() + expected.total()) if common else float(words == expected)
@@ -176,14 +229,18 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # NaN and Infinity
 
 class _TaskMetrics(NamedTuple):
     headline: str
-    metrics: Callable[[Texts, Texts], dict[str, float]]
+    rows: dict[str, Callable[[str, str], float]]
+    corpus: Callable[[Texts, Texts], dict[str, float]]
 
 
+_F1_AND_ROUGE: dict[str, Callable[[str, str], float]] = {"token_f1": token_f1, "rouge_l": rouge_l}
 _OF_TASK: dict[str, _TaskMetrics] = {
-    "classification": _TaskMetrics("accuracy", _of_labels),
-    "chat": _TaskMetrics("token_f1", _averages(token_f1=token_f1, rouge_l=rouge_l)),
-    "question-answering": _TaskMetrics("token_f1", _averages(exact_match=normalized_match, token_f1=token_f1)),
-    "summarization": _TaskMetrics("rouge_l", _averages(rouge_l=rouge_l, rouge_1=rouge_1)),
-    "extraction": _TaskMetrics("field_f1", _of_objects),
-    "generation": _TaskMetrics("token_f1", _averages(exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l)),
+    "classification": _TaskMetrics("accuracy", {"accuracy": exact_match}, _of_labels),
+    "chat": _TaskMetrics("token_f1", _F1_AND_ROUGE, _of_texts),
+    "question-answering": _TaskMetrics(
+        "token_f1", {"exact_match": normalized_match, "token_f1": token_f1}, lambda *_: {}
+    ),
+    "summarization": _TaskMetrics("rouge_l", {"rouge_l": rouge_l, "rouge_1": rouge_1, "rouge_2": rouge_2}, _of_texts),
+    "extraction": _TaskMetrics("field_f1", {"exact_match": _same_object, "valid_json": _valid_json}, _of_objects),
+    "generation": _TaskMetrics("token_f1", {"exact_match": exact_match, **_F1_AND_ROUGE}, _of_texts),
 }

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from phi_runtime.data.chat_template import Template
 
 FinishReason = Literal["stop", "length"]
+TokenPair = tuple[list[int], list[int]]
+"""The tokens of a prompt, and those of a completion whose likelihood is measured."""
 
 
 class PromptTooLong(DataError):
@@ -192,8 +194,8 @@ class Generator(Protocol):
         """Yield greedy answers, in the order of the prompts."""
         ...
 
-    def completion_loss(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> float:
-        """Return the negative log-probabilities of the completion's tokens after the prompt, summed, in nats."""
+    def completion_losses(self, pairs: Sequence[TokenPair], batch_size: int) -> list[float]:
+        """Return the negative log-probability of each completion after its prompt, summed over its tokens, in nats."""
         ...
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:

@@ -25,6 +25,7 @@ from phi_runtime.inference.generator import (
     InvalidGuide,
     SamplingParams,
     Speed,
+    TokenPair,
     unknown_adapter,
 )
 from phi_runtime.inference.sequences import SequenceCache
@@ -242,11 +243,14 @@ class OnnxGenerator:
 
     # -- measurement ---------------------------------------------------------------------------------------------------
 
-    def completion_loss(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> float:
+    def completion_losses(self, pairs: Sequence[TokenPair], batch_size: int) -> list[float]:
+        return [self._completion_loss(*pair) for pair in pairs]  # one at a time, as in `answers`
+
+    def _completion_loss(self, prompt_ids: list[int], completion_ids: list[int]) -> float:
         from phi_runtime.inference.sampler import log_softmax
 
         sequence = self._create_sequence(len(prompt_ids) + len(completion_ids), self.adapter)
-        sequence.prefill(list(prompt_ids))
+        sequence.prefill(prompt_ids)
         loss = 0.0
         for position, token in enumerate(completion_ids):
             loss -= float(log_softmax(sequence.logits())[token])

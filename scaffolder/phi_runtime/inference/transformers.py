@@ -16,6 +16,7 @@ from phi_runtime.inference.generator import (
     InvalidGuide,
     SamplingParams,
     Speed,
+    TokenPair,
     unknown_adapter,
 )
 from phi_runtime.inference.sequences import SequenceCache
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _UNLIMITED = 1 << 30  # tokens
+_BATCH_TOKENS = 8192  # of a batch whose likelihood is measured: bounds its logits
 
 
 class TorchSequence:
@@ -219,15 +221,30 @@ class TransformersGenerator:
                 answers[index] = decode(self.tokenizer, ids)
         yield from (answers[i] for i in range(len(prompts)))
 
-    def completion_loss(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> float:
+    def completion_losses(self, pairs: Sequence[TokenPair], batch_size: int) -> list[float]:
+        losses: dict[int, float] = {}
+        lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
+        for indices in _batches(lengths, batch_size, self.rope_switch):
+            losses |= zip(indices, self._batch_losses([pairs[i] for i in indices]), strict=True)
+        return [losses[i] for i in range(len(pairs))]
+
+    def _batch_losses(self, pairs: Sequence[TokenPair]) -> list[float]:
         import torch
 
-        ids = torch.tensor([[*prompt_ids, *completion_ids]], device=self.device)  # (1, T)
+        longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
+        # Padded on the right, where causal attention needs no mask.
+        rows = [[*prompt, *completion] for prompt, completion in pairs]
+        ids = torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows], device=self.device)  # (B, T)
+        kept = longest - min(len(prompt) for prompt, _ in pairs) + 1
         with torch.no_grad():
-            output = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(completion_ids) + 1)
-        logits = output.logits[0, :-1]  # (completion tokens, V)
-        targets = ids[0, len(prompt_ids) :]  # (completion tokens,)
-        return float(torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"))
+            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits  # (B, kept, V)
+        losses = []
+        for row, row_logits, (prompt, completion) in zip(ids, logits, pairs, strict=True):
+            start = len(prompt) - 1 - (longest - kept)  # of the logits of the first completion token
+            targets = row[len(prompt) : len(prompt) + len(completion)]
+            predicted = row_logits[start : start + len(completion)].float()  # (completion tokens, V)
+            losses.append(float(torch.nn.functional.cross_entropy(predicted, targets, reduction="sum")))
+        return losses
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         import torch
@@ -267,6 +284,23 @@ class TransformersGenerator:
         )
         start, first_token, *_, last_token = clock.times
         return ids.shape[1] / (first_token - start), (new_tokens - 1) / (last_token - first_token)
+
+
+def _batches(lengths: Sequence[int], batch_size: int, switch: int | None) -> Iterator[list[int]]:
+    """Yield indices of rows of similar length.
+
+    A batch has at most `batch_size` rows, `_BATCH_TOKENS` with padding, and one set of rotary factors, which the longest row
+    selects (`switch`).
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        crosses = batch and switch is not None and lengths[batch[0]] <= switch < lengths[index]
+        if crosses or len(batch) == batch_size or (batch and (len(batch) + 1) * lengths[index] > _BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def _has_trained_prompt(model: Any) -> bool:

@@ -50,24 +50,45 @@ def comparisons(evaluation: dict[str, Any]) -> None:
 
 
 def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
-    """Print one model per line. Models of free text have only a perplexity, no metric of answers."""
-    metric = headline(evaluation["task"])
-    metrics = [metric] if all(model["metrics"] for model in evaluation["models"]) else []
-    names = (*metrics, "perplexity", "prompt tok/s", "answer tok/s", "size", "memory")
+    """Print one model per line, and how each compares with another. Models of free text have a perplexity alone."""
+    models, metric = evaluation["models"], headline(evaluation["task"])
+    metrics = [metric] if all(model["metrics"] for model in models) else []
+    names = (*metrics, *("95 %" for _ in metrics), "perplexity", "prompt tok/s", "answer tok/s", "size", "memory")
     rows, total = evaluation["rows"], evaluation["total_rows"]
-    title = f"{rows:,}{f' of {total:,}' if total > rows else ''} {evaluation['rows_of']} rows{suffix}"
+    title = f"{rows:,} of {total:,} {evaluation['rows_of']} rows{suffix}"
     lines = table("model", *(f">{name.replace('_', ' ')}" for name in names), title=title)
-    for model in evaluation["models"]:
-        lines.add_row(
-            model["name"],
-            *(f"{100 * model['metrics'][name]:.1f} %" for name in metrics),
-            f"{model['perplexity']:.2f}",
-            f"{model['prefill_tokens_per_s']:.0f}",
-            f"{model['decode_tokens_per_s']:.0f}",
-            size(model["size_bytes"]),
-            size(model["peak_rss_bytes"]) if model["peak_rss_bytes"] else "",
-        )
+    for model in (*evaluation["baselines"], *models):
+        quality = [f"{100 * model['metrics'][name]:.1f} %" for name in metrics]
+        quality += [_interval(model["interval"]) for _ in metrics]
+        lines.add_row(model["name"], *quality, *(_performance(model) if model in models else ()))
     console().print(lines)
+    for model in models:
+        if model["versus"]:
+            print(f"{model['name']}, compared with {_versus(model['versus'], rows)}")
+
+
+def _performance(model: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{model['perplexity']:.2f}",
+        f"{model['prefill_tokens_per_s']:.0f}",
+        f"{model['decode_tokens_per_s']:.0f}",
+        size(model["size_bytes"]),
+        size(model["peak_rss_bytes"]) if model["peak_rss_bytes"] else "",
+    )
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return f"{100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}" if bounds else ""
+
+
+def _versus(versus: dict[str, Any], rows: int) -> str:
+    """Return the comparison with another model: in words, by rows, and the rows that would show a small difference."""
+    changes = f"{versus['lost']} rows lost, {versus['gained']} gained"
+    if versus["outcome"] != "no difference seen":
+        return f"{versus['model']}: {versus['outcome']} ({changes})"
+    needed = versus["rows_needed"]
+    more = f"; about {needed:,} rows would show 2 points" if needed and needed > rows else ""
+    return f"{versus['model']}: no difference seen in {rows:,} rows ({changes}{more})"
 
 
 def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, quiet: bool) -> None:

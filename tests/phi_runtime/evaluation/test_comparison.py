@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from phi_runtime.config.schema import DataConfig, Evaluation, Workflow
 from phi_runtime.data.dataset import DataContext
 from phi_runtime.evaluation import comparison
-from phi_runtime.inference.generator import SamplingParams, Speed
+from phi_runtime.evaluation.row_results import Measured, read_rows
+from phi_runtime.inference.generator import SamplingParams, Speed, TokenPair
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LoRA
 from tests.conftest import Listener
@@ -33,9 +35,9 @@ class Recorder:
         self.prompts += prompts
         yield from ("joy" for _ in prompts)
 
-    def completion_loss(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> float:
-        self.measured.append((list(prompt_ids), list(completion_ids)))
-        return float(len(completion_ids))
+    def completion_losses(self, pairs: Sequence[TokenPair], batch_size: int) -> list[float]:
+        self.measured += pairs
+        return [float(len(completion)) for _, completion in pairs]
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         return Speed(1.0, 1.0)
@@ -58,7 +60,8 @@ def evaluated(
     rows_of: Literal["test", "validation"] = "validation",
     **pre_process: Any,
 ) -> tuple[dict[str, Any], Any, Listener]:
-    """The content of evaluation.json, that of answers.json, and the events."""
+    """The content of evaluation.json, the lines of rows.jsonl, and the events."""
+    (folder / "out").mkdir(exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     data = {
         "type": "HuggingfaceContainer",
@@ -76,9 +79,9 @@ def evaluated(
     base = ModelRef(model, "hf", "key")
     place = DataContext(folder / "config.json", base, folder / "cache")
     content = comparison.evaluate(
-        workflow, "finetune", [("base", base)], place, folder, "cpu", listener, "evaluate", rows_of=rows_of
+        workflow, "finetune", [("base", base)], place, folder / "out", "cpu", listener, "evaluate", rows_of=rows_of
     )
-    return content, json.loads((folder / "answers.json").read_text(encoding="utf-8")), listener
+    return content, read_rows(folder / "out" / "rows.jsonl"), listener
 
 
 def test_free_text_has_no_prompts_and_its_perplexity_counts_from_the_second_token_on(
@@ -86,11 +89,12 @@ def test_free_text_has_no_prompts_and_its_perplexity_counts_from_the_second_toke
 ) -> None:
     texts = ["we won the game", "dark " * 50]
     content, answers, listener = evaluated(tmp_path, tiny_phi3, [{"text": t} for t in texts], max_seq_len=16)
-    assert (content["rows"], content["models"][0]["metrics"], answers, recorder.prompts) == (2, {}, [], [])
-    assert content["models"][0]["perplexity"] == pytest.approx(2.7183)
+    assert (content["rows"], content["models"][0]["metrics"], recorder.prompts) == (2, {}, [])
+    assert [(row.line, row.prompt, row.models["base"].answer) for row in answers] == [(1, None, None), (2, None, None)]
+    assert content["models"][0]["perplexity"] == pytest.approx(math.e)
     whole = [[*tiny_tokenizer(t, add_special_tokens=False).input_ids, tiny_tokenizer.eos_token_id] for t in texts]
     assert recorder.measured == [(ids[:1], ids[1:16]) for ids in whole]
-    assert listener.of("metric") == [{"stage": "evaluate", "model": "base", "perplexity": 2.7183}]
+    assert listener.of("metric") == [{"stage": "evaluate", "model": "base", "perplexity": pytest.approx(math.e)}]
 
 
 def test_of_questions_the_answers_alone_are_measured(
@@ -103,7 +107,9 @@ def test_of_questions_the_answers_alone_are_measured(
         "joy<|im_end|>",
         "fear<|im_end|>",
     ]
-    assert answers[1] == {"prompt": "run away\n", "reference": "fear", "answers": {"base": "joy"}}
+    scores = {"exact_match": 0.0, "token_f1": 0.0, "rouge_l": 0.0}
+    assert answers[1].models == {"base": Measured("joy", scores, loss=3.0, tokens=3)}
+    assert (answers[1].line, answers[1].prompt, answers[1].reference) == (2, "run away\n", "fear")
     assert content["models"][0]["metrics"]
     assert "perplexity" not in listener.of("metric")[0]
 
@@ -115,7 +121,7 @@ def test_the_users_own_metrics_stand_among_the_others(tmp_path: Path, tiny_phi3:
     rows = [{"q": "we won", "a": "joy"}, {"q": "run away", "a": "fear"}]
     content, _, _ = evaluated(tmp_path, tiny_phi3, rows, text_template="{q}\n{a}", strategy="line-by-line")
     metrics = content["models"][0]["metrics"]
-    assert (metrics["exact_match"], metrics["said_joy"]) == (0.5, 0.6667)
+    assert (metrics["exact_match"], metrics["said_joy"]) == (0.5, pytest.approx(2 / 3))
 
 
 def test_the_answers_alone_are_measured_also_where_the_questions_were_trained_too(
@@ -136,18 +142,28 @@ def test_a_file_that_is_sorted_by_label_is_sampled_evenly_and_its_size_is_said(
     twenty = Evaluation(task="classification", max_rows=20)
     content, answers, _ = evaluated(tmp_path, tiny_phi3, rows, evaluation=twenty, **LABELED)
     assert (content["rows"], content["total_rows"], content["rows_of"]) == (20, 200, "validation")
-    assert Counter(answer["reference"] for answer in answers) == {"joy": 10, "fear": 5, "anger": 5}
+    assert Counter(answer.reference for answer in answers) == {"joy": 10, "fear": 5, "anger": 5}
     assert content["models"][0]["metrics"]["accuracy"] == 0.5
     assert len(recorder.measured) == 20
 
 
-def test_the_perplexity_of_a_sorted_file_is_that_of_all_labels(
+def test_the_perplexity_is_that_of_the_same_rows_as_the_answers(
     tmp_path: Path, recorder: Recorder, tiny_phi3: Path
 ) -> None:
     rows = [{"q": f"said {i}", "a": "joy" if i < 64 else "fear"} for i in range(128)]
     evaluated(tmp_path, tiny_phi3, rows, **LABELED)
-    assert len(recorder.prompts) == 128
-    assert Counter(tuple(completion) for _, completion in recorder.measured).most_common()[0][1] == 32
+    assert len(recorder.prompts) == len(recorder.measured) == 128
+
+
+@pytest.mark.usefixtures("recorder")
+def test_baselines_answer_the_test_rows_from_the_training_rows_alone(tmp_path: Path, tiny_phi3: Path) -> None:
+    rows = [{"q": f"{'dark night' if i % 4 else 'bright day'} {i}", "a": "fear" if i % 4 else "joy"} for i in range(40)]
+    task, sizes = Evaluation(task="classification"), {"test_dataset_size": 12}
+    content, found, _ = evaluated(tmp_path, tiny_phi3, rows, evaluation=task, training=sizes, rows_of="test", **LABELED)
+    by_name = {baseline["name"]: baseline["metrics"]["accuracy"] for baseline in content["baselines"]}
+    assert by_name == {"majority label": 0.75, "TF-IDF + logistic regression": 1.0, "nearest training row": 1.0}
+    assert list(found[0].models) == [*by_name, "base"]
+    assert [model["name"] for model in content["models"]] == ["base"]
 
 
 def test_a_question_that_exceeds_the_context_is_excluded_and_counted(
@@ -156,7 +172,7 @@ def test_a_question_that_exceeds_the_context_is_excluded_and_counted(
     rows = [{"q": "we won", "a": "joy"}, {"q": "dark " * 5000, "a": "fear"}, {"q": "run away", "a": "fear"}]
     content, answers, listener = evaluated(tmp_path, tiny_phi3, rows, **LABELED)
     assert (content["rows"], content["total_rows"], content["too_long"]) == (2, 3, 1)
-    assert recorder.prompts == ["we won\n", "run away\n"] == [answer["prompt"] for answer in answers]
+    assert recorder.prompts == ["we won\n", "run away\n"] == [answer.prompt for answer in answers]
     assert [event["message"].split(":")[0] for event in listener.of("warning")] == ["1 of 3 rows are not measured"]
 
 

@@ -109,7 +109,7 @@ def test_log_probabilities_are_those_of_the_tokens(model: Generator) -> None:
     ids = model.encode(PROMPT)  # type: ignore[attr-defined]
     token = model.encode(PROMPT + found[0].token)[len(ids) :]  # type: ignore[attr-defined]
     if len(token) == 1:
-        assert model.completion_loss(ids, token) == pytest.approx(-found[0].logprob, abs=2e-2)
+        assert model.completion_losses([(ids, token)], 1) == pytest.approx([-found[0].logprob], abs=2e-2)
 
 
 def test_an_answer_ends_before_its_stop_string(model: Generator) -> None:
@@ -250,3 +250,10 @@ def test_a_rewound_sequence_gives_the_answer_of_a_fresh_one(
     for prompt in prompts:
         (fresh,) = model.answers([prompt], 24, 1)
         assert said(model, prompt, max_new_tokens=24) == fresh
+
+
+def test_losses_of_a_batch_are_those_of_each_row_alone(torch_model: TransformersGenerator) -> None:
+    ids = torch_model.encode(PROMPT)
+    pairs = [(ids, ids[:3]), (ids[:2], ids[2:4]), (ids[:1], ids[1:]), (ids + ids, ids[:1])]
+    alone = [torch_model.completion_losses([pair], 1)[0] for pair in pairs]
+    assert torch_model.completion_losses(pairs, 16) == pytest.approx(alone, rel=1e-5)

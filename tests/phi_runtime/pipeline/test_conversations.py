@@ -11,6 +11,7 @@ import pytest
 
 from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.data.chat_template import ChatTemplate, load_template
+from phi_runtime.evaluation.row_results import read_rows
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.session import Session, open_session
@@ -74,10 +75,9 @@ def test_a_chat_is_trained_merged_built_and_prompted(project: ProjectFolder) -> 
         assert template.source == CHATML
         assert (project.gen_model / folder / "chat_template.jinja").read_text() == CHATML
 
-    answers = json.loads((project.gen_model / "evaluation" / "answers.json").read_text(encoding="utf-8"))
-    assert all(
-        a["prompt"].endswith("<|im_end|>\n<|im_start|>assistant\n") and a["reference"] == "fear" for a in answers
-    )
+    rows = read_rows(project.gen_model / "evaluation" / "rows.jsonl")
+    assert all((row.prompt or "").endswith("<|im_end|>\n<|im_start|>assistant\n") for row in rows)
+    assert {row.reference for row in rows} == {"fear"}
 
     def answer_of(session: Session, prompt: str) -> str:
         return "".join(piece.text for piece in session.generator.answer(prompt, SamplingParams(max_new_tokens=4)))

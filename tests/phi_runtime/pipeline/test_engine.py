@@ -15,6 +15,7 @@ from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.evaluation.row_results import read_rows
 from phi_runtime.pipeline.engine import Outcome, run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
@@ -152,8 +153,8 @@ def test_another_precision_redoes_the_export_alone_and_fp32_answers_as_the_merge
     manifest = read_manifest(project.gen_model / "onnx")
     assert manifest is not None
     assert manifest.facts["precision"] == "fp32"
-    answers = json.loads((project.gen_model / "evaluation" / "answers.json").read_text())
-    assert all(row["answers"]["merged"] == row["answers"]["onnx-fp32"] for row in answers)
+    rows = read_rows(project.gen_model / "evaluation" / "rows.jsonl")
+    assert all(row.models["merged"].answer == row.models["onnx-fp32"].answer for row in rows)
     assert outcome.evaluation is not None
     merged, onnx = outcome.evaluation["models"][2:]
     assert onnx["perplexity"] == pytest.approx(merged["perplexity"], rel=1e-3)

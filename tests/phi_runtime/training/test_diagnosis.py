@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.evaluation.row_results import Measured, RowResult
+from phi_runtime.evaluation.summary import summarize
 from phi_runtime.training.diagnosis import Diagnosis, diagnose, diagnose_results, read_diagnoses
 from phi_runtime.training.diagnosis.run import MIN_LINES, rate_text
 
@@ -324,16 +326,58 @@ def test_a_long_run_that_used_its_machine_is_not_slow() -> None:
 
 
 def a_comparison(
-    *scores: float, rows: int = 100, names: tuple[str, ...] = ("base", "adapter", "merged", "onnx-int4")
+    *scores: float,
+    rows: int = 100,
+    names: tuple[str, ...] = ("base", "adapter", "merged", "onnx-int4"),
+    baselines: tuple[str, ...] = (),
 ) -> Any:
-    models = [{"name": n, "metrics": {"accuracy": s}, "perplexity": 2.0} for n, s in zip(names, scores, strict=True)]
-    return {"task": "classification", "rows": rows, "models": models}
+    """The comparison of models that answer the first rows right, as many as their scores say."""
+
+    def measured(name: str, score: float, row: int) -> Measured:
+        answer = "yes" if row < round(score * rows) else "no"
+        return Measured(answer) if name in baselines else Measured(answer, {}, 0.5, 1)
+
+    every = (*baselines, *names)
+    results = [
+        RowResult("a.jsonl", i, "?", "yes", {n: measured(n, s, i) for n, s in zip(every, scores, strict=True)})
+        for i in range(rows)
+    ]
+    return content_of("classification", results, baselines)
 
 
 def free_text(*perplexities: float) -> Any:
-    comparison = a_comparison(*(0.0 for _ in perplexities))
-    models = [{**r, "metrics": {}, "perplexity": p} for r, p in zip(comparison["models"], perplexities, strict=True)]
-    return {**comparison, "task": "generation", "models": models}
+    names = ("base", "adapter", "merged", "onnx-int4")
+    results = [
+        RowResult(
+            "a.txt",
+            i,
+            None,
+            None,
+            {
+                n: Measured(None, {}, 10 * math.log(p) + i % 2 - 0.5, 10)
+                for n, p in zip(names, perplexities, strict=True)
+            },
+        )
+        for i in range(100)
+    ]
+    return content_of("generation", results, ())
+
+
+def content_of(task: str, rows: list[RowResult], baselines: tuple[str, ...]) -> Any:
+    summaries = summarize(task, rows)
+    return {
+        "task": task,
+        "rows": len(rows),
+        "baselines": [summary for summary in summaries if summary["name"] in baselines],
+        "models": [summary for summary in summaries if summary["name"] not in baselines],
+    }
+
+
+def test_a_model_no_better_than_a_simple_baseline_is_a_poor_result() -> None:
+    comparison = a_comparison(0.4, 0.93, 0.0, 0.95, 0.95, 0.94, baselines=("majority label", "TF-IDF"))
+    (found,) = diagnose_results(comparison)
+    assert found.evidence == "accuracy 93.0 % (TF-IDF), 95.0 % (adapter)"
+    assert diagnose_results(a_comparison(0.4, 0.8, 0.0, 0.95, 0.95, 0.94, baselines=("majority label", "TF-IDF"))) == []
 
 
 def test_a_model_no_better_than_its_base_is_a_poor_result() -> None:
@@ -344,8 +388,8 @@ def test_a_model_no_better_than_its_base_is_a_poor_result() -> None:
 
 
 def test_a_score_lost_by_rounding_names_the_export_settings() -> None:
-    (found,) = diagnose_results(a_comparison(0.1, 0.975, 0.975, 0.8))
-    assert found.evidence == "accuracy 97.5 % (merged), 80.0 % (onnx-int4)"
+    (found,) = diagnose_results(a_comparison(0.1, 0.98, 0.98, 0.8))
+    assert found.evidence == "accuracy 98.0 % (merged), 80.0 % (onnx-int4)"
     assert found.setting == "extra_options.matmul_mixed_precision"
     assert "int4_aware" in found.advice
 
@@ -364,7 +408,7 @@ def test_each_adapter_is_judged_by_itself() -> None:
         a_comparison(0.5, 0.4, 0.4, 0.1, rows=8),
         a_comparison(0.1, 0.8, 0.8, 0.74, rows=50),  # three rows of fifty: chance
         free_text(20.0, 8.0, 8.0, 8.6),
-        {"task": "chat", "rows": 0, "models": []},
+        {"task": "chat", "rows": 0, "baselines": [], "models": []},
     ],
 )
 def test_good_and_undecided_results_yield_nothing(evaluation: Any) -> None:

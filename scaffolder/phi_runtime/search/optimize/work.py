@@ -81,7 +81,7 @@ def _measure(job: _Job) -> dict[str, Any]:
     generator = open_generator(ref)
     # A prompt that fills the context needs weights, key-value cache and activations; nothing else is loaded yet.
     tokens = min(job.settings.tokens, generator.context_length)
-    generator.completion_loss([_ANY_TOKEN] * (tokens - 1), [_ANY_TOKEN])
+    generator.completion_losses([([_ANY_TOKEN] * (tokens - 1), [_ANY_TOKEN])], 1)
     peak = peak_of_process_bytes() if used_before is None else (_gpu_bytes(job) or 0) - used_before
     figures: dict[str, Any] = {"peak_memory_mb": round(peak / 1e6, 1) if peak else None, "context_tokens": tokens}
     if job.settings.training is None:

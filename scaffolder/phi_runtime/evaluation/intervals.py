@@ -1,0 +1,217 @@
+"""Confidence intervals and tests for metrics of one model, and for differences between two models on the same rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+CONFIDENCE = 0.95
+POWER = 0.8
+DRAWS = 2000
+_ROWS_OF_SIGN_TEST = 6  # equal signs that are significant: 2 * 0.5 ** 6 < 0.05
+_NORMAL = NormalDist()
+
+Outcome = Literal["better", "worse", "no difference seen"]
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model compared with another on the same rows.
+
+    Attributes:
+        value: Mean of the second minus mean of the first.
+        interval: Of `value`; None where the rows cannot give one.
+        lost, gained: Rows that only the first, and only the second, has right; of a mean, rows with a lower and a higher score.
+        p: Two-sided p-value of the exact McNemar test; None for a mean.
+        rows_needed: Rows that would show a difference of 2 points with a power of 80 %, at this share of differing rows.
+    """
+
+    value: float
+    interval: Interval | None
+    lost: int
+    gained: int
+    p: float | None = None
+    rows_needed: int | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """A difference is seen where the interval does not contain 0, and the exact test (if any) agrees."""
+        if self.interval is None or (self.p is not None and self.p >= 1 - CONFIDENCE):
+            return "no difference seen"
+        return "better" if self.interval.low > 0 else "worse" if self.interval.high < 0 else "no difference seen"
+
+
+def wilson(right: int, rows: int) -> Interval:
+    """Return the score interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    z = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
+    share, scale = right / rows, 1 + z * z / rows
+    center = (share + z * z / (2 * rows)) / scale
+    half = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows)) / scale
+    return Interval(max(0.0, center - half) if right else 0.0, min(1.0, center + half) if right < rows else 1.0)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Return the two-sided p-value of the exact McNemar test (binomial over the rows in which two models differ)."""
+    differing = lost + gained
+    tail = sum(math.comb(differing, k) for k in range(min(lost, gained) + 1))
+    return min(1.0, 2 * tail / 2**differing)
+
+
+def compare_shares(first: Sequence[bool], second: Sequence[bool]) -> Difference:
+    """Compare which rows two models have right, with the paired interval of Newcombe 1998 (method 10).
+
+    Source: doi:10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C
+    """
+    pairs = list(zip(first, second, strict=True))
+    rows = len(pairs)
+    both, neither = pairs.count((True, True)), pairs.count((False, False))
+    lost, gained = pairs.count((True, False)), pairs.count((False, True))
+    a, b = (both + gained) / rows, (both + lost) / rows  # of the second, of the first
+    one, other = wilson(both + gained, rows), wilson(both + lost, rows)
+    margins = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
+    product = both * neither - lost * gained
+    corrected = max(product - rows / 2, 0) if product > 0 else product
+    phi = corrected / math.sqrt(margins) if margins else 0.0
+    below = _combined(a - one.low, other.high - b, phi)
+    above = _combined(one.high - a, b - other.low, phi)
+    interval = Interval(a - b - below, a - b + above)
+    return Difference(a - b, interval, lost, gained, mcnemar(lost, gained), rows_to_show(0.02, (lost + gained) / rows))
+
+
+def _combined(one: float, other: float, phi: float) -> float:
+    return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
+
+
+def rows_to_show(difference: float, differing: float) -> int:
+    """Return the rows that a McNemar test needs to see `difference` (Connor 1987, doi:10.2307/2531961).
+
+    Args:
+        difference: Difference of the two shares.
+        differing: Expected share of rows that only one of the models has right; at least `difference`.
+    """
+    differing = max(differing, difference)
+    z_alpha, z_power = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2), _NORMAL.inv_cdf(POWER)
+    root = z_alpha * math.sqrt(differing) + z_power * math.sqrt(differing - difference**2)
+    return math.ceil((root / difference) ** 2)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one model on N rows, whose weighted mean is its metric.
+
+    Attributes:
+        values: (N,) scores.
+        weights: (N,) such as the number of fields or tokens of each row; None: 1 each.
+    """
+
+    values: Sequence[float]
+    weights: Sequence[float] | None = None
+
+    @property
+    def columns(self) -> np.ndarray:
+        """(N, 2) weighted scores and weights, whose sums have the mean as their ratio."""
+        values = np.asarray(self.values, dtype=np.float64)
+        weights = np.ones_like(values) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
+        return np.stack([values * weights, weights], axis=1)
+
+    @property
+    def is_share(self) -> bool:
+        return self.weights is None and all(value in (0, 1) for value in self.values)
+
+
+def interval_of(scores: Scores, groups: Sequence[int] | None = None, seed: int = 0) -> Interval | None:
+    """Return the interval of a mean score: Wilson's where each score is 0 or 1, else that of the bootstrap.
+
+    Args:
+        scores: Of N rows.
+        groups: (N,) the group of each row, drawn together; None: each row is a group of its own.
+        seed: Seed of the draws.
+    """
+    if scores.is_share and groups is None:
+        return wilson(int(sum(scores.values)), len(scores.values))
+    return bootstrap(scores.columns, _mean, groups, seed)
+
+
+def compare(first: Scores, second: Scores, groups: Sequence[int] | None = None, seed: int = 0) -> Difference:
+    """Compare two models on the same rows: as shares if each score is 0 or 1, else by a paired bootstrap of the means."""
+    if first.is_share and second.is_share and groups is None:
+        return compare_shares([value == 1 for value in first.values], [value == 1 for value in second.values])
+    columns = np.concatenate([first.columns, second.columns], axis=1)
+    pairs = np.stack([first.values, second.values])
+    value = float(_mean_difference(columns.sum(axis=0)))
+    interval = bootstrap(columns, _mean_difference, groups, seed)
+    if interval is None and value and len(columns) >= _ROWS_OF_SIGN_TEST:
+        interval = Interval(value, value)  # each row differs by the same
+    return Difference(
+        value,
+        interval,
+        int((pairs[1] < pairs[0]).sum()),
+        int((pairs[1] > pairs[0]).sum()),
+    )
+
+
+def _mean(sums: np.ndarray) -> np.ndarray:
+    """Return the means of (…, 2) sums."""
+    return sums[..., 0] / np.maximum(sums[..., 1], np.finfo(float).tiny)
+
+
+def _mean_difference(sums: np.ndarray) -> np.ndarray:
+    """Return the differences of means of (…, 4) sums."""
+    return _mean(sums[..., 2:]) - _mean(sums[..., :2])
+
+
+def bootstrap(
+    columns: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    groups: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Interval | None:
+    """Return the BCa interval of a statistic of sums over rows (Efron 1987, doi:10.2307/2289144).
+
+    Args:
+        columns: (N, C) numbers of each row.
+        statistic: Function from (…, C) sums over rows to (…) values.
+        groups: (N,) the group of each row, drawn together; None: each row is a group of its own.
+        seed: Seed of the draws.
+
+    Returns:
+        The interval; None with fewer than two groups or without variation, which no resampling can measure.
+    """
+    if groups is not None:
+        _, which = np.unique(np.asarray(groups), return_inverse=True)
+        columns = np.stack([np.bincount(which, weights=column) for column in columns.T], axis=1)
+    count = len(columns)  # G groups
+    if count < 2:
+        return None
+    total = columns.sum(axis=0)
+    without = statistic(total - columns)  # (G,) jackknife
+    deviation = without.mean() - without
+    spread = float((deviation**2).sum())
+    if spread < 1e-24:
+        return None
+    generator = np.random.default_rng(seed)
+    drawn = (np.bincount(generator.integers(0, count, count), minlength=count) for _ in range(DRAWS))
+    values = statistic(np.stack([counts @ columns for counts in drawn]))
+    observed = statistic(total)
+    below = ((values < observed).sum() + (values == observed).sum() / 2) / DRAWS
+    bias = _NORMAL.inv_cdf(min(max(float(below), 1 / DRAWS), 1 - 1 / DRAWS))
+    acceleration = float((deviation**3).sum()) / (6 * spread**1.5)
+    low, high = (_adjusted(share, bias, acceleration) for share in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return Interval(float(np.quantile(values, low)), float(np.quantile(values, high)))
+
+
+def _adjusted(share: float, bias: float, acceleration: float) -> float:
+    z = bias + _NORMAL.inv_cdf(share)
+    return _NORMAL.cdf(bias + z / (1 - acceleration * z))

@@ -1,0 +1,97 @@
+"""Metrics, intervals and differences of the compared models, as a pure function of the results of each row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from phi_runtime.evaluation.intervals import Difference, Interval, Scores, compare, interval_of
+from phi_runtime.evaluation.metrics import headline_scores, score
+from phi_runtime.evaluation.row_results import Measured, RowResult
+
+UNTRAINED = ("base", "input_adapter")  # models that the training starts from
+DERIVED = ("merged", "onnx")  # beginnings of the names of models that are made of the model before
+_MAX_LOG_PERPLEXITY = 50  # keeps exp() finite
+_SEED = 0
+
+
+def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
+    """Return the summary of each model in the order of the comparison, documented in docs/json.md.
+
+    A trained model is compared with the best of the baselines and untrained models, and what is made of it (`merged`, `onnx-…`)
+    with the model before: by the main metric of the task, or for free text by the log-likelihood of a token.
+
+    Args:
+        task: Task of the evaluation.
+        rows: At least one row, each with the same models.
+    """
+    results = {name: [row.models[name] for row in rows] for name in rows[0].models}
+    references = [row.reference for row in rows]
+    summaries: list[dict[str, Any]] = []
+    scores = {name: _scores(task, measured, references) for name, measured in results.items()}
+    best = previous = ""  # names: of the untrained models, and of the model before
+    for name, measured in results.items():
+        summary: dict[str, Any] = {"name": name, "metrics": {}, "interval": None}
+        if references[0] is not None:
+            summary["metrics"] = score(task, [m.answer or "" for m in measured], [str(r) for r in references])
+            summary["interval"] = interval_of(scores[name], seed=_SEED)
+        untrained = measured[0].loss is None or name in UNTRAINED
+        other = "" if untrained else previous if name.startswith(DERIVED) else best
+        versus = _versus(other, scores, name) if other else None
+        summaries.append(summary | _likelihood(measured) | {"versus": versus})
+        if untrained and (not best or _mean(scores[name]) > _mean(scores[best])):
+            best = name
+        previous = name
+    return summaries
+
+
+def _scores(task: str, measured: Sequence[Measured], references: Sequence[str | None]) -> Scores:
+    """Return what models are compared by: the scores of the main metric, or log-likelihoods per token."""
+    if references[0] is None:
+        tokens = [max(m.tokens, 1) for m in measured]
+        return Scores([-(m.loss or 0.0) / count for m, count in zip(measured, tokens, strict=True)], tokens)
+    return headline_scores(task, [m.answer or "" for m in measured], [str(r) for r in references])
+
+
+def _mean(scores: Scores) -> float:
+    total, weight = scores.columns.sum(axis=0)
+    return float(total / weight) if weight else 0.0
+
+
+def _likelihood(measured: Sequence[Measured]) -> dict[str, Any]:
+    """Return the loss per reference, and the perplexity per token with its interval; None for a baseline."""
+    if measured[0].loss is None:
+        return {"loss": None, "perplexity": None, "perplexity_interval": None}
+    losses, tokens = [m.loss or 0.0 for m in measured], [max(m.tokens, 1) for m in measured]
+    per_token = Scores([loss / count for loss, count in zip(losses, tokens, strict=True)], tokens)
+    interval = interval_of(per_token, seed=_SEED)
+    return {
+        "loss": sum(losses) / len(losses),
+        "perplexity": perplexity(measured),
+        "perplexity_interval": Interval(_exp(interval.low), _exp(interval.high)) if interval else None,
+    }
+
+
+def perplexity(measured: Sequence[Measured]) -> float:
+    """Return the perplexity of a model per token of the references."""
+    tokens = sum(m.tokens for m in measured)
+    return _exp(sum(m.loss or 0.0 for m in measured) / max(tokens, 1))
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, _MAX_LOG_PERPLEXITY))
+
+
+def _versus(model: str, scores: dict[str, Scores], name: str) -> dict[str, Any]:
+    difference: Difference = compare(scores[model], scores[name], seed=_SEED)
+    return {
+        "model": model,
+        "difference": difference.value,
+        "interval": difference.interval,
+        "lost": difference.lost,
+        "gained": difference.gained,
+        "p": difference.p,
+        "outcome": difference.outcome,
+        "rows_needed": difference.rows_needed,
+    }
