@@ -128,6 +128,16 @@ def check_sample(path: Path) -> None:
         assert not imported & siblings
 
 
+def test_the_columns_of_a_prompt_and_its_completion_are_one_conversation(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    row = json.dumps({"prompt": turns[:1], "completion": turns[1:]}) + "\n"
+    folder = emit(tmp_path, Answers("smollm2-135m", task="chat"), row * 20, "trl.jsonl")
+    config = folder / "fine-tuning" / "olive-config.json"
+    process = json.loads(config.read_text(encoding="utf-8"))["data_configs"][0]["pre_process_data_config"]
+    assert process["message_col"] == ["prompt", "completion"]
+    assert [f for f in check_file(config).findings if f.severity == "error"] == []
+
+
 def test_the_default_project_is_the_golden_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The emitted text, so that a change of the template is seen in review. Update: `python -m tests.generated.test_matrix`."""
     monkeypatch.setattr(derive, "own_requirement", lambda: "phi-scaffold==0.1.0")

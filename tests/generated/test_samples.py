@@ -431,3 +431,8 @@ def test_conversations_are_answered_after_what_was_said_in_them(sample: Sample, 
     assert question_of(template, {"talk": "Hi"}) == question_of(template, "Hi") == ({"message": "Hi"}, [])
     share = [{"from": "system", "value": "S"}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
     assert question_of(template, {"talk": share}) == ({"message": "Hi"}, [{"role": "system", "content": "S"}])
+    assert question_of(template, {"talk": json.dumps(share)}) == question_of(template, {"talk": share})
+    template.stored["column"] = ["history", "prompt", "completion"]
+    row = {"history": [user, assistant], "prompt": "More?", "completion": [assistant]}
+    assert question_of(template, row) == ({"message": "More?"}, [user, assistant])
+    template.stored["column"] = "talk"

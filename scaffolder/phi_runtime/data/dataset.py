@@ -338,8 +338,11 @@ def _refuse_bad_rows(split: DataSplit) -> None:
     if survey.broken:
         file, line, what, column, fix = survey.broken_at[0]
         more = f" ({survey.broken} bad rows in all)" if survey.broken > 1 else ""
-        where = Location(split.files[file], line, column)
-        raise DataError(what + more, where=where, fix=f"{fix}, or skip bad rows with --skip-bad-rows")
+        if survey.broken < survey.read:
+            fix = f"{fix}, or skip bad rows with --skip-bad-rows"
+        elif survey.read > 1:
+            more = f" (as all {survey.read} rows)"
+        raise DataError(what + more, where=Location(split.files[file], line, column), fix=fix)
 
 
 def _require_rows(split: DataSplit) -> None:

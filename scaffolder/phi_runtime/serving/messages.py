@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.data.messages import ROLES
 from phi_runtime.serving.errors import invalid
 from phi_runtime.serving.fields import check_depth, check_keys
 
@@ -97,7 +98,7 @@ def check_text(text: str, where: str) -> None:
         raise invalid(f"{where} contains a lone UTF-16 surrogate", where) from None
 
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+_ROLES = {name: ROLES[name] for name in ("system", "developer", "user", "assistant", "tool")}
 
 
 def _role(message: Message, where: str) -> str:

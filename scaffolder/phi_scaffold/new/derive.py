@@ -215,7 +215,8 @@ def _data_note(columns: Columns, source: HubData | LocalData) -> str:
         )
         return f"data: {source.id} on the Hub, {shown}; `phi-scaffold data check` downloads and checks it"
     if columns.kind == "chat":
-        return f"data: {columns.rows} conversations in `{columns.answer}`"
+        names = dict.fromkeys([*columns.inputs, columns.answer])
+        return f"data: {columns.rows} conversations in `{'`, `'.join(names)}`"
     if columns.kind == "text":
         return f"data: {columns.rows} rows of free text in `{columns.answer}`"
     shown = ", ".join(textwrap.shorten(label, _LONGEST_LABEL, placeholder="…") for label in columns.labels[:8])

@@ -208,6 +208,15 @@ def test_a_broken_row_is_refused_with_its_line_and_how_to_leave_such_rows_out(fo
     assert str(place.skipping_bad_rows().overrides) == str(Overrides(skip_bad_rows=True))
 
 
+def test_where_all_rows_are_bad_skipping_them_is_no_way_out(folder: Path, place: DataContext) -> None:
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}
+    turns = [image, {"role": "assistant", "content": "a cat"}]
+    (folder / "c.jsonl").write_text(f"{json.dumps({'messages': turns})}\n" * 3, encoding="utf-8")
+    with pytest.raises(DataError, match=r"c\.jsonl:1:1: error: .*image_url in message 1.*as all 3 rows") as caught:
+        loaded(place, [data("c.jsonl", chat_template="{{ messages[0].content }}", strategy="line-by-line")])
+    assert "--skip-bad-rows" not in caught.value.fix
+
+
 def test_broken_rows_are_left_out_on_request_and_told(folder: Path, model: ModelRef) -> None:
     append(folder / "1.jsonl", "{", '{"text": "good"}')
     place = DataContext(folder / "config.json", model, folder / "cache", Overrides(skip_bad_rows=True))

@@ -410,3 +410,51 @@ def test_a_bad_row_is_described_with_the_name_that_its_column_has_in_the_file(
     renamed = replace(made(tiny_tokenizer, path, data_name="csv", text_template="{how} {c}"))
     renamed = replace(renamed, data=renamed.data.model_copy(update={"load_dataset_config": load}))
     assert prepared(renamed, cache).survey.empty_at == [[0, 3, "`c` (`b`) is empty in this row"]]
+
+
+# -- conversations ------------------------------------------------------------------------------------------------------------
+
+TAGS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{{ '<call>' + (c.function | tojson) }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHATML = TAGS.replace("{% for c in m.tool_calls or [] %}{{ '<call>' + (c.function | tojson) }}{% endfor %}", "")
+
+
+def test_the_tokens_of_calls_and_of_answers_that_count_are_trained(
+    tmp_path: Path, cache: Path, tiny_tokenizer: Any
+) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "lamp", "arguments": '{"n": 0}'}}
+    asked = [{"role": "developer", "content": "Be brief."}, {"role": "User", "content": "the game"}]
+    called = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "3"}]
+    wrong = [{"role": "assistant", "content": "fear", "weight": 0}, {"role": "user", "content": "no"}]
+    path = write(tmp_path / "a.jsonl", {"messages": [*asked, *called, *wrong, {"role": "assistant", "content": "joy"}]})
+    store = prepared(made(tiny_tokenizer, path, chat_template=TAGS, strategy="line-by-line"), cache)
+    ids, trained = store.row(0)
+    assert tiny_tokenizer.decode(ids).startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nthe game<|im_end|>"
+    )
+    assert tiny_tokenizer.decode(ids[trained]) == (
+        '<call>{"name": "lamp", "arguments": {"n": 0}}<|im_end|>joy<|im_end|>'
+    )
+    assert not store.survey.untrained
+
+
+def test_rows_whose_content_is_not_trained_are_counted_with_their_places(
+    tmp_path: Path, cache: Path, tiny_tokenizer: Any
+) -> None:
+    turns = [{"role": "user", "content": "the game"}, {"role": "assistant", "content": "joy"}]
+    call = {"type": "function", "function": {"name": "lamp", "arguments": {}}}
+    rows = [
+        {"messages": turns},
+        {"messages": [*turns, turns[0]]},
+        {"messages": [turns[0], {"role": "assistant", "content": "", "tool_calls": [call]}]},
+        {"messages": [turns[0], turns[1] | {"reasoning_content": "hm"}], "tools": [{"name": "lamp"}]},
+    ]
+    path = write(tmp_path / "a.jsonl", *rows)
+    survey = prepared(made(tiny_tokenizer, path, chat_template=CHATML, strategy="line-by-line"), cache).survey
+    assert (survey.read, survey.kept, survey.broken) == (4, 3, 1)
+    assert survey.broken_at[0][1] == 3
+    assert sorted(survey.untrained.values()) == [1, 1, 1]
+    assert [place[:2] for place in survey.untrained_at] == [[0, 2], [0, 4]]
