@@ -33,8 +33,7 @@ _SCHEMA = "pass the schema in response_format"
 _STOP = "use stop with texts"
 _CHAT = "send it to /v1/chat/completions"
 
-# Refused, unless the value is one of these, which have no effect; then what to do instead.
-_UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     # OpenAI
     "functions": (([],), "use tools"),
     "function_call": (("none", "auto"), "use tool_choice"),
@@ -102,6 +101,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "n_probs": ((0,), "use logprobs"),
     "min_keep": ((0,), ""),
 }
+"""Refused, unless the value is one of these, which have no effect; and what to do instead."""
 
 
 def check_extra(extra: Mapping[str, Any], own: Iterable[str]) -> None:
@@ -114,11 +114,11 @@ def check_extra(extra: Mapping[str, Any], own: Iterable[str]) -> None:
     for name, value in extra.items():
         if name in NO_EFFECT:
             continue
-        if name not in _UNSUPPORTED:
+        if name not in UNSUPPORTED:
             shown = name if len(name) <= 60 else f"{name[:60]}…"
-            near = did_you_mean(name[:60], [*own, *NO_EFFECT, *_UNSUPPORTED])
+            near = did_you_mean(name[:60], [*own, *NO_EFFECT, *UNSUPPORTED])
             raise invalid(f"unknown field `{shown}`{near}", shown, "unknown_parameter")
-        neutral, instead = _UNSUPPORTED[name]
+        neutral, instead = UNSUPPORTED[name]
         if not any(_same(value, each) for each in neutral):
             raise invalid(f"{name} is not supported{instead and ': '}{instead}", name, "unsupported_parameter")
 

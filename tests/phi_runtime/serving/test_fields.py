@@ -28,10 +28,10 @@ def completed(server: Server, **body: Any) -> dict[str, Any]:
 def test_what_changes_nothing_is_accepted(server: Server) -> None:
     plain = completed(server)
     assert completed(server, **{name: {"a": [1]} for name in fields.NO_EFFECT}) == plain
-    neutral = {name: values[0] for name, (values, _) in fields._UNSUPPORTED.items() if values}
+    neutral = {name: values[0] for name, (values, _) in fields.UNSUPPORTED.items() if values}
     neutral |= {"stream": False, "response_format": {"type": "text"}, "n": 1, "top_k": -1, "messages": HELLO}
     assert completed(server, **neutral) == plain
-    everything = (*ChatRequest.model_fields, *CompletionRequest.model_fields, *fields._UNSUPPORTED, "unknown")
+    everything = (*ChatRequest.model_fields, *CompletionRequest.model_fields, *fields.UNSUPPORTED, "unknown")
     absent = dict.fromkeys(everything) | {"model": "talker", "messages": HELLO, "max_tokens": 6}
     assert completed(server, **absent) == plain
 
@@ -112,13 +112,15 @@ def test_models_are_found_by_any_writing_of_their_path(server: Server) -> None:
     assert server.get("/v1/models/").json() == server.get("/v1/models").json()
     for path in ("base:finetune", "base%3Afinetune"):
         assert server.get(f"/v1/models/{path}").json()["id"] == "base:finetune"
+    for path in ("a/b", "%2Fa%2Fb", "/a/b"):
+        assert server.get(f"/v1/models/{path}").json()["error"]["message"].startswith("unknown model `")
     assert server.get("/v1/models/a/b").json()["error"]["code"] == "model_not_found"
 
 
 def test_the_documentation_lists_every_field() -> None:
     listed = set(re.findall(r"`([a-z_]+)[:`]", DOCS.read_text(encoding="utf-8")))
     own = {*ChatRequest.model_fields, *CompletionRequest.model_fields}
-    assert {*fields.NO_EFFECT, *fields._UNSUPPORTED, *own} - listed <= {"model", "messages", "prompt"}
+    assert {*fields.NO_EFFECT, *fields.UNSUPPORTED, *own} - listed <= {"model", "messages", "prompt"}
 
 
 ANY: list[Any] = [
@@ -187,7 +189,7 @@ VALUES: dict[str, list[Any]] = {
 def random_bodies(count: int) -> list[tuple[str, dict[str, Any]]]:
     """Valid bodies of which a few fields are changed, mostly to values that are likely to be right."""
     random_number = random.Random(7)
-    names = [*VALUES, *sorted(fields.NO_EFFECT)[:3], *sorted(fields._UNSUPPORTED), "unknown"]
+    names = [*VALUES, *sorted(fields.NO_EFFECT)[:3], *sorted(fields.UNSUPPORTED), "unknown"]
     bodies = []
     for _ in range(count):
         chat = random_number.random() < 0.6
