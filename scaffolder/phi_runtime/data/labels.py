@@ -87,7 +87,8 @@ class Questions:
         return len(self._first)
 
     def add(self, place: str, question: str, answer: str, ends: Iterable[str] = ()) -> None:
-        self.ends.update(set(ends))
+        if ends:
+            self.ends.update(set(ends))
         key, value = hash(question), hash(answer)
         if key not in self._first:
             if len(self._first) < _QUESTIONS:
