@@ -426,10 +426,12 @@ def test_the_tokens_of_calls_and_of_answers_that_count_are_trained(
     tmp_path: Path, cache: Path, tiny_tokenizer: Any
 ) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "lamp", "arguments": '{"n": 0}'}}
-    asked = [{"role": "developer", "content": "Be brief."}, {"role": "User", "content": "the game"}]
+    context = [{"role": "developer", "content": "Be brief."}, {"role": "User", "content": "the game"}]
     called = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "3"}]
     wrong = [{"role": "assistant", "content": "fear", "weight": 0}, {"role": "user", "content": "no"}]
-    path = write(tmp_path / "a.jsonl", {"messages": [*asked, *called, *wrong, {"role": "assistant", "content": "joy"}]})
+    path = write(
+        tmp_path / "a.jsonl", {"messages": [*context, *called, *wrong, {"role": "assistant", "content": "joy"}]}
+    )
     store = prepared(made(tiny_tokenizer, path, chat_template=TAGS, strategy="line-by-line"), cache)
     ids, trained = store.row(0)
     assert tiny_tokenizer.decode(ids).startswith(
