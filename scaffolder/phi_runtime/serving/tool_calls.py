@@ -45,8 +45,7 @@ class ToolCallParser:
         self._in_calls = False  # else in text
         self._arguments: _JsonEnd | None = None  # of the call that is being passed on
         self._at_start = True
-        opener = call_format.opener.strip()
-        self._trigger = next((m for m in call_format.markers if m in opener), opener)
+        self._trigger = call_format.trigger
         self._skipped = re.compile(f"(?:{'|'.join(self._between())})*")
         name = f"(?P<name>{'|'.join(map(re.escape, names))})"
         self._head = re.compile(self._lenient(call_format.head) + name + self._lenient(call_format.middle) + r"(?=\{)")

@@ -42,6 +42,13 @@ class ToolFormat:
     is_object: bool
     markers: tuple[str, ...]
 
+    @property
+    def trigger(self) -> str:
+        """Text that begins calls anywhere in an answer: through the first marker. Empty: only its start can be a call."""
+        opener = self.opener.strip()
+        ends = [opener.find(marker) + len(marker) for marker in self.markers if marker in opener]
+        return opener[: min(ends, default=len(opener))]
+
 
 _NAMES = ("first_probe", "second_probe")
 _ARGUMENTS = ({"probe_key": "value one"}, {"probe_key": "value two"})

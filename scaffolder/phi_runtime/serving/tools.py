@@ -96,8 +96,7 @@ class _Grammar:
 
     def text_before_calls(self) -> str:
         """Return a pattern for text that does not begin a call."""
-        opener = self.format.opener.strip()
-        trigger = next((token for token in self.tokens if token in opener), opener)
+        trigger = self.format.trigger
         if not trigger:
             return r"/[ \t\r\n]*[^ \t\r\n{\[](.|\n)*/"
         quoted = re.sub(r"[^A-Za-z0-9_ ]", lambda match: rf"\x{{{ord(match[0]):x}}}", trigger)

@@ -48,7 +48,7 @@ WEATHER = ("get_weather", {"where": 'Q}"{ </tool_call>'})
 
 
 def chat_template(name: str) -> ChatTemplate:
-    return ChatTemplate(getattr(templates, name), "messages", {}, MARKERS.get(name, TAGS))
+    return ChatTemplate(getattr(templates, name), "messages", {}, tuple(sorted(MARKERS.get(name, TAGS))))
 
 
 def format_of(name: str) -> ToolFormat:

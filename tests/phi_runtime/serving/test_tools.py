@@ -80,6 +80,14 @@ def test_a_call_is_streamed_by_name_and_parts_of_its_arguments(server: Server, m
     assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["tool_calls"]
 
 
+def test_an_answer_with_a_call_can_be_sent_back(server: Server) -> None:
+    message = ask(server, "special", tool_choice=NAMED).choices[0].message
+    (call,) = message.tool_calls or []
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    answer = ask(server, "special", messages=[*HELLO, message, result], max_tokens=4)
+    assert answer.choices[0].finish_reason in ("stop", "length")
+
+
 def test_several_choices_have_calls_of_their_own(server: Server) -> None:
     choices = ask(server, tool_choice="required", temperature=1.5, seed=1, n=3).choices
     calls = [call for choice in choices for call in choice.message.tool_calls or []]
