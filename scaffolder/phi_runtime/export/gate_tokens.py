@@ -96,7 +96,9 @@ def warn_of_other_apps(context: PassContext, og: Any, model: Any, texts: Sequenc
     bos = prompt_ids(tokenizer, "", special=special)
     for text in texts:
         expected, ids = prompt_ids(tokenizer, text, special=special), [int(token) for token in other.encode(text)]
-        if ids not in (expected, expected[len(bos) :] if expected[: len(bos)] == bos else expected):
+        if ids[: len(bos)] != bos and expected[: len(bos)] == bos:
+            expected = expected[len(bos) :]
+        if ids != expected:
             difference = _difference(text, ids, expected)
             context.warn(f"the tokenizer in onnxruntime-genai differs from the training's at {difference}: {advice}")
             return

@@ -43,7 +43,7 @@ def unneeded_stages(stages: Sequence[Stage], selected: Collection[str] = (), for
 
     Args:
         stages: Stages in their order.
-        selected: Stages that are to be brought up to date; empty for all.
+        selected: Stages that the run updates; empty for all.
         force: Stages that run in any case.
     """
     unneeded: set[str] = set()
