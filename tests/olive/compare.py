@@ -15,6 +15,9 @@ OUR_KEYS = frozenset(
     {
         "adapters",
         "eval_dataset_size",
+        "test_data_config",
+        "test_dataset_size",
+        "group_by",
         "completion_only_loss",
         "gate",
         "int4_aware",

@@ -11,6 +11,7 @@ import numpy as np
 from phi_runtime.config.schema import FinetunePass
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import write_json
+from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import Dataset, load_dataset
 from phi_runtime.data.report import FILE as REPORT
@@ -75,7 +76,10 @@ def load_training_data(context: FinetuneContext) -> TrainingData:
     seed = config.training_args.order_seed
     folder = context.work / f"rows-{rank()}"  # for long joins; each process writes its own
     training = dataset.training.sequences(tokenizer, seed, folder / "training")
-    validation = dataset.validation.sequences(tokenizer, seed, folder / "validation")
+    try:
+        validation = dataset.validation.sequences(tokenizer, seed, folder / "validation")
+    except DataError as e:
+        raise DataError(f"validation rows: {e.what}", where=e.where, fix=e.fix) from None
     data = TrainingData(dataset, training, validation, tokenizer)
     if is_main_process():
         _report(context, data)
