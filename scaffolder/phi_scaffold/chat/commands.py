@@ -112,7 +112,8 @@ class Commands:
             except ValueError:
                 temperature = -1
             if not 0 <= temperature <= MAX_TEMPERATURE:
-                raise UsageError(f"the temperature `{text}` is not a number from 0 to {MAX_TEMPERATURE:g}")
+                what = f"the temperature `{text}` is not a number from 0 to {MAX_TEMPERATURE:g}"
+                raise UsageError(what, fix="/temperature 0.7")
             sampling = self.conversation.sampling = replace(sampling, temperature=temperature)
         note(f"temperature: {sampling.temperature:g}")
 
