@@ -15,6 +15,7 @@ from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import BUILDERS, AzureMLSystem, DataConfig, Datastore, PreProcess
 from phi_runtime.core.errors import DataError, MissingDependency
 from phi_runtime.core.suggestions import nearest
+from phi_runtime.data.column_meanings import means
 from phi_runtime.data.columns import column_names
 from phi_runtime.data.hooks import hooks_file
 from phi_runtime.data.rows import ReadOptions, scan
@@ -83,6 +84,10 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: KnownCol
             yield c.error(file_at, "data", str(e))
             return
         available = known_columns[source]
+        for name in available if key == "chat_template" else ():
+            if means(name, "media"):
+                message = f"`{name}` is not read: only the text of conversations is trained"
+                yield c.warning(template_at, "media-column", message)
         filters = [(name, (*load_at, "col_filters", name)) for name in load.col_filters or ()]
         grouped = [(process.group_by, (*process_at, "group_by"))] if process.group_by and columns else []
         for name, place in [*((name, template_at) for name in columns), *filters, *grouped]:

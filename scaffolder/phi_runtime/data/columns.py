@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import json
-import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,15 +34,15 @@ from phi_runtime.data.column_meanings import (
 from phi_runtime.data.end_tokens import ENDS, split_ends
 from phi_runtime.data.files import no_rows
 from phi_runtime.data.labels import Questions
+from phi_runtime.data.longest import Longest, size_of
 from phi_runtime.data.messages import TOOLS, ChatError, Message
+from phi_runtime.data.other_purposes import columns_flag, refuse_lists, refuse_other_purposes
 from phi_runtime.data.rows import ReadOptions, Row, read_rows
 from phi_runtime.data.template import PromptTemplate, RowError, is_empty
 from phi_runtime.data.template import text_of as cell_text
-from phi_runtime.data.transcripts import refuse_message_tree, refuse_transcript
+from phi_runtime.data.transcripts import refuse_transcript
 
 Kind = Literal["columns", "chat", "text"]
-
-_KEPT = 50  # longest rows, one of which is the longest in tokens
 
 
 @dataclass(frozen=True)
@@ -87,37 +85,6 @@ class Columns:
     remarks: tuple[str, ...] = ()
 
 
-class _Longest:
-    """The longest items by their sizes, of all that are added."""
-
-    def __init__(self) -> None:
-        self.heap: list[tuple[int, int, Any]] = []
-        self.added = 0
-
-    def add(self, size: int, item: Any) -> None:
-        self.added += 1
-        if len(self.heap) < _KEPT:
-            heapq.heappush(self.heap, (size, self.added, item))
-        elif size > self.heap[0][0]:
-            heapq.heapreplace(self.heap, (size, self.added, item))
-
-    @property
-    def size(self) -> int:
-        return max((size for size, _, _ in self.heap), default=0)
-
-    @property
-    def items(self) -> tuple[Any, ...]:
-        return tuple(item for _, _, item in self.heap)
-
-
-def size_of(text: str) -> int:
-    """Return a size that is at least twice the number of tokens of usual text: characters, or twice the bytes outside ASCII."""
-    if text.isascii():
-        return len(text)
-    ascii_bytes = len(text.encode("ascii", "ignore"))
-    return ascii_bytes + 2 * (len(text.encode("utf-8", "replace")) - ascii_bytes)
-
-
 def column_names(path: Path, reading: ReadOptions | None = None) -> list[str]:
     """Return the columns of the first row. Raises DataError as `read_rows` does."""
     for row in read_rows(path, reading):
@@ -145,14 +112,14 @@ def find_columns(
     first = files.first()
     if chosen:
         return _chosen(files, first, chosen)
-    _refuse_other_purposes(files, first)
+    refuse_other_purposes(path, first)
     names = list(first.values)
     if chats := columns_of_messages(first.values, named(names, "conversation")):
         return _conversations(files, chats)
     if names == ["text"]:
         refuse_transcript(files.paths[0], files.reading)
     profiles = _profiles(files)
-    _refuse_lists(files, profiles)
+    refuse_lists(path, profiles)
     marked = [name for name in marks(first.values) if name != "label" or "completion" in names]
     names = [name for name in profiles if name not in marked]
     reasons = {name: reason_to_omit(name, profiles[name], names) for name in names}
@@ -203,53 +170,6 @@ def _chosen(files: _Files, first: Row, chosen: Sequence[str]) -> Columns:
     return _measured(files, tuple(chosen[:-1]), chosen[-1], unused)
 
 
-def _refuse_other_purposes(files: _Files, first: Row) -> None:
-    """Raise DataError for data with two answers to compare, and for data with images, audio or video."""
-    names, where = list(first.values), Location(files.paths[0], first.line)
-    better, worse = named(names, "chosen"), named(names, "rejected")
-    if better and worse:
-        prompts = [name for name in names if name not in (*better, *worse) and holds_messages(first.values[name])]
-        is_chat = isinstance(first.values[better[0]], list)
-        raise DataError(
-            f"this is preference data: a better answer `{better[0]}` and a worse one `{worse[0]}`",
-            where=where,
-            fix=f"train on the better answers: {_listed([*prompts, *better] if is_chat else names, worse, better[0])}",
-        )
-    if "current_node" not in first.values:
-        refuse_message_tree(first.values, where)
-    if media := [name for name in names if is_media(name, first.values[name])]:
-        fix = f"train without them: {_listed(named(names, 'conversation')[:1] or names, media)}"
-        raise DataError(f"`{media[0]}` is not text, and this trains text models", where=where, fix=fix)
-
-
-def _refuse_lists(files: _Files, profiles: Mapping[str, Profile]) -> None:
-    """Raise DataError if the options of a question, or its only answer, are not text."""
-    texts = [name for name, profile in profiles.items() if profile.texts]
-    expected = named(profiles, "options") + ([] if named_answers(texts) else named(profiles, "answers", "answer"))
-    if lists := [name for name in expected if profiles[name].filled and name not in texts]:
-        raise DataError(
-            f"`{lists[0]}` is not text but a list or an object",
-            where=Location(files.paths[0]),
-            fix=f"convert it to text, or choose other columns: {_listed(profiles, lists)}",
-        )
-
-
-def _listed(names: Iterable[str], excluded: Sequence[str], answer: str = "") -> str:
-    """Return the flag that selects the columns that are not `excluded`, the answer last."""
-    left = [name for name in names if name not in excluded and not means(name, "id", "score", "origin")]
-    answer = answer or next(iter(named_answers(left)), left[-1] if left else "")
-    return _flag([*(name for name in left if name != answer), answer])
-
-
-def _flag(names: Iterable[str]) -> str:
-    return f"--columns {shlex.quote(as_flag(names))}"
-
-
-def as_flag(names: Iterable[str]) -> str:
-    """Return the value of --columns for these columns: a comma between them, and quotes around those with a comma."""
-    return ",".join(f'"{name}"' if "," in name else name for name in names)
-
-
 def _profiles(files: _Files) -> dict[str, Profile]:
     """Read all rows, and return the profile of each column that any of them has."""
     profiles: dict[str, Profile] = {}
@@ -286,13 +206,13 @@ def _answer(files: _Files, names: Sequence[str], profiles: Mapping[str, Profile]
         raise DataError(
             f"the only column is `{names[0]}`; a row needs a question and an answer",
             where=where,
-            fix=f"add {_flag(names)} if it is free text to train on",
+            fix=f"add {columns_flag(names)} if it is free text to train on",
         )
     suggested = [name for name in names if reasons[name] in ("", SCORE)]
     raise DataError(
         f"cannot tell which of the columns `{'`, `'.join(names)}` is the answer",
         where=where,
-        fix=f"list those to use, the answer last, such as {_flag(suggested or names)}",
+        fix=f"list those to use, the answer last, such as {columns_flag(suggested or names)}",
     )
 
 
@@ -345,7 +265,7 @@ def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple
     """Read all rows, and return the columns with sizes, labels, and the inputs that are empty in some rows."""
     template = PromptTemplate("", "", inputs, answer, "", optional=inputs if len(inputs) > 1 else ())
     count = filtered = 0
-    rows, texts = _Longest(), _Longest()
+    rows, texts = Longest(), Longest()
     answers: Counter[str] = Counter()
     questions = Questions()
     objects = True
@@ -404,7 +324,7 @@ def _is_object(text: str) -> bool:
 
 def _conversations(files: _Files, columns: tuple[str, ...]) -> Columns:
     count = filtered = 0
-    rows, answers = _Longest(), _Longest()
+    rows, answers = Longest(), Longest()
     questions = Questions()
     others: dict[str, str] = {}
     filters: dict[str, Any] = {}

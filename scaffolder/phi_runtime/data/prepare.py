@@ -275,8 +275,8 @@ def _rendered(
             return None
         if mark := marked_false(values, template.columns, conversation=isinstance(template, ChatTemplate)):
             raise RowError(
-                f"`{mark}` is false: this answer is marked as a bad one",
-                f'train on the others: add "col_filters": {{"{mark}": true}} to load_dataset_config',
+                f"`{mark}` is false: the answer is a bad one, which `col_filters` skips",
+                f'add "col_filters": {{"{mark}": true}} to load_dataset_config',
             )
         row = template.row(values, completion_only=recipe.completion_only)
         group = _group(recipe.data.pre_process_data_config.group_by, {**item.row.values, **values})

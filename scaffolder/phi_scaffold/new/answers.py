@@ -14,7 +14,8 @@ from typing import get_args
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.config.tasks import TASKS
 from phi_runtime.core.errors import UsageError
-from phi_runtime.data.columns import Columns, as_flag
+from phi_runtime.data.columns import Columns
+from phi_runtime.data.other_purposes import as_flag
 from phi_runtime.models.memory import Method
 
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -314,3 +314,30 @@ def test_a_split_that_the_files_do_not_have_is_a_fault(
             load["data_files"] = {"train": load["data_files"], "test": load["data_files"]}
 
     assert [(f.rule, f.suggestion) for f in findings(write, change)] == [("unknown-reference", suggestion)]
+
+
+def test_images_next_to_a_conversation_are_a_warning(write: Callable[[dict[str, Any]], Path]) -> None:
+    config = copy.deepcopy(CONFIG)
+    config["data_configs"][0]["pre_process_data_config"] = {"chat_template": True, "strategy": "line-by-line"}
+    path = write(config)
+    rows = path.parents[1] / "datasets" / "train.jsonl"
+    rows.write_text('{"images": ["a.png"], "messages": [], "id": 1}\n')
+    found = [(f.severity, f.key) for f in check_file(path).findings if f.rule == "media-column"]
+    assert found == [("warning", "data_configs.0.pre_process_data_config.chat_template")]
+    rows.write_text('{"messages": [], "id": 1}\n')
+    assert not [f for f in check_file(path).findings if f.rule == "media-column"]
+
+
+def test_optional_columns_are_in_the_prompt(write: Callable[[dict[str, Any]], Path]) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["data_configs"][0]["pre_process_data_config"] |= {
+            "text_template": "{q} {x}\n{a}",
+            "optional_cols": ["x"],
+        }
+
+    assert findings(write, change) == []  # the first row has no `x`
+
+    def wrong(config: dict[str, Any]) -> None:
+        config["data_configs"][0]["pre_process_data_config"]["optional_cols"] = ["a"]
+
+    assert [f.rule for f in findings(write, wrong)] == ["unknown-reference"]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.errors import DataError
-from phi_runtime.data.columns import Columns, column_names, find_columns, size_of
+from phi_runtime.data.columns import Columns, column_names, find_columns
+from phi_runtime.data.longest import size_of
 from phi_runtime.data.rows import ReadOptions
 
 
