@@ -10,8 +10,11 @@ import pytest
 
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.serving.bodies import AnswerChoice
+from phi_runtime.serving.errors import ApiError
 from phi_runtime.serving.tool_calls import ToolCallParser
 from phi_runtime.serving.tool_format import ToolFormat, tool_format
+from phi_runtime.serving.tools import read_tools
+from phi_runtime.serving.wire import ServedModel
 from tests.phi_runtime.serving import templates
 
 TAGS = ("<tool_call>", "</tool_call>", "<|im_start|>", "<|im_end|>")
@@ -186,3 +189,23 @@ def test_calls_go_into_a_prompt_as_text_where_the_template_writes_none() -> None
         '<|system|><|tool|>[{"name": "add"}]<|/tool|><|end|><|user|>Hi<|end|>'
         f"<|assistant|>{ONE['PHI_4']}<|end|><|tool|>3<|end|><|assistant|>"
     )
+
+
+@pytest.mark.parametrize(
+    ("choice", "strict", "param"),
+    [
+        ("required", False, "tool_choice"),
+        ({"type": "function", "function": {"name": "add"}}, False, "tool_choice"),
+        ("auto", True, "tools[0].function.strict"),
+    ],
+)
+def test_a_model_that_cannot_be_guided_refuses_calls_that_need_a_guide(choice: Any, strict: bool, param: str) -> None:
+    model = ServedModel("base", "base", None, 512, False, True, ["messages"], format_of("QWEN"), 0, "fp")
+    tools = [{"type": "function", "function": {"name": "add", "strict": strict}}]
+    with pytest.raises(ApiError, match="ONNX models do") as caught:
+        read_tools(tools, choice, None, model)
+    assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")
+    free = read_tools([{"type": "function", "function": {"name": "add"}}], "auto", False, model)
+    assert free is not None
+    assert (free.guide(), free.limit) == (None, 1)
+    assert read_tools(tools, "none", None, model) is None
