@@ -108,12 +108,12 @@ class Conversation:
         """Return the conversation as data rows of the model's training format.
 
         A conversation is one row, in which a cut answer has the weight 0: it is not trained on. Otherwise, each turn with a
-        complete answer is a row.
+        complete answer is a row. Without a complete answer there is no row.
         """
         template = self.session.template
+        if not any(turn.complete for turn in self.turns):
+            return []
         if isinstance(template, ChatTemplate):
-            if not self.turns:
-                return []
             messages = self._messages(0)
             answers = (message for message in messages if message["role"] == "assistant")
             for turn, message in zip(self.turns, answers, strict=True):

@@ -121,7 +121,7 @@ class Commands:
         """Append the conversation to a data file."""
         rows = self.conversation.rows()
         if not rows:
-            raise UsageError("there is no answer to save", fix="ask first")
+            raise UsageError("there is no complete answer to save", fix="ask first")
         path = Path(argument.strip("\"'") or DEFAULT_FILE).expanduser()
         existed = _append(path, rows)
         cut = sum(not turn.complete for turn in self.conversation.turns)
