@@ -174,7 +174,7 @@ def _link(messages: list[Message]) -> None:
             waiting = list(message.get("tool_calls", ()))
         elif message["role"] == "tool" and waiting:
             call = waiting.pop(0)
-            if call.get("id", "").startswith("call") and "tool_call_id" not in message:
+            if str(call.get("id")).startswith("call") and "tool_call_id" not in message:
                 message["tool_call_id"] = call["id"]
                 message.setdefault("name", call["function"]["name"])
 

@@ -33,13 +33,15 @@ def messages_of_export(mapping: dict[str, Any], last: str) -> list[dict[str, Any
 
 def _message(node: dict[str, Any]) -> dict[str, Any] | None:
     author, content, about = (node.get(key) or {} for key in ("author", "content", "metadata"))
+    if not all(isinstance(value, dict) for value in (author, content, about)):
+        raise ChatError("has a message without author and content", _FIX)
     role, kind = author.get("role"), content.get("content_type")
     if about.get("is_visually_hidden_from_conversation") or kind in ("user_editable_context", "model_editable_context"):
         return None
     if kind != "text" or role == "tool" or node.get("recipient") not in (None, "all"):
         raise ChatError(f"has a message of type `{kind}` of `{role}`; only text is trained", _FIX)
     parts = content.get("parts") or []
-    if not all(isinstance(part, str) for part in parts):
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise ChatError("has a message with parts other than text; only text is trained", _FIX)
     text = "".join(parts)
     return {"role": role, "content": text} if text.strip() else None

@@ -124,7 +124,9 @@ def _content(item: dict[str, Any], role: str, number: int) -> tuple[str | None, 
 
 
 def _has_parts(content: Any) -> bool:
-    return isinstance(content, list) and all(isinstance(part, dict) and part.get("type") in _PARTS for part in content)
+    return isinstance(content, list) and all(
+        isinstance(part, dict) and str(part.get("type")) in _PARTS for part in content
+    )
 
 
 def _joined(parts: list[Any], number: int) -> tuple[str, str]:
@@ -135,7 +137,7 @@ def _joined(parts: list[Any], number: int) -> tuple[str, str]:
             texts[0].append(part)
             continue
         kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
-        if kind not in _PARTS or not isinstance(part, dict):
+        if not isinstance(part, dict) or not isinstance(kind, str) or kind not in _PARTS:
             what = f"has the content part {kind!s:.40} in message {number}; only text is trained"
             raise ChatError(what, "remove such parts, or the rows that need them")
         text = next((part[key] for key in (kind, "text", "value", "content") if part.get(key) is not None), None)

@@ -148,6 +148,9 @@ def test_an_export_of_chatgpt_is_the_path_to_its_current_node() -> None:
     image = EXPORT | {"a": node("q", "assistant", {"asset": 1}, kind="multimodal_text")}
     with pytest.raises(ChatError, match="type `multimodal_text` of `assistant`"):
         conversation_of(row | {"mapping": image}, ["mapping"])
+    odd = EXPORT | {"a": {"parent": "q", "message": {"author": "x"}}}
+    with pytest.raises(ChatError, match="without author and content"):
+        conversation_of(row | {"mapping": odd}, ["mapping"])
     loop = EXPORT | {"root": {"parent": "a", "message": None}}
     with pytest.raises(ChatError, match="loop"):
         conversation_of(row | {"mapping": loop}, ["mapping"])
@@ -227,6 +230,9 @@ def test_a_conversation_that_is_read_is_not_changed() -> None:
         ([QUESTION, ANSWER | {"train": "no"}], "has 'no' as `train` of message 2"),
         ([QUESTION | {"train": True}, ANSWER], "has `train: true` in message 1 of the user"),
         (str([QUESTION, ANSWER]), "is Python text, not JSON"),
+        ([{"role": "user", "content": [{"type": ["text"]}]}, ANSWER], "has the content part"),
+        ([{"role": "user", "content": [{"type": "text", "text": 7}]}, ANSWER], "a content part `text` without text"),
+        ([QUESTION, ANSWER | {"reasoning": True}], "has reasoning in message 2 that is not text"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, ANSWER],
             "has the content part image_url in message 1; only text is trained",

@@ -190,6 +190,13 @@ def test_several_calls_of_one_turn_are_all_trained() -> None:
         trained(LLAMA_31, row(*both))
 
 
+def test_ids_of_calls_are_kept_as_they_are() -> None:
+    turns = [QUESTION, {"role": "assistant", "tool_calls": [call({}, id=7)]}, {"role": "tool", "content": "3"}, ANSWER]
+    found = conversation_of({"messages": turns}, ["messages"]).messages
+    assert found[1]["tool_calls"][0]["id"] == 7
+    assert found[2] == {"role": "tool", "content": "3"}
+
+
 def test_the_expected_answer_of_a_call_is_its_text() -> None:
     values = {"messages": OPENAI["messages"][:2], "tools": [TOOL]}
     text = '<tool_call>\n{"name": "get_tide", "arguments": {"harbor": "Brest"}}\n</tool_call>'
