@@ -154,11 +154,15 @@ def _header_row(sample: Sequence[Sequence[str]]) -> int:
 
 
 def _is_data(sample: Sequence[list[str]]) -> bool:
-    """Return True if a value of the first row is repeated in its column, as a label is, or if all are sentences."""
+    """Return True if a value of the first row is repeated in its column, as a label is, or if all are sentences.
+
+    A row that is repeated as it is does not count: files with headers were concatenated.
+    """
     if len(sample) < 2:
         return False
-    first, *rest = sample
-    if len(first) < 2 or first == [str(i) for i in range(len(first))] or first in rest:
+    first, *others = ([field.lstrip("\ufeff") for field in fields] for fields in sample)
+    rest = [fields for fields in others if fields != first]
+    if len(first) < 2 or first == [str(i) for i in range(len(first))]:
         return False
     for i, value in enumerate(first):
         column = [fields[i] for fields in rest if i < len(fields)]

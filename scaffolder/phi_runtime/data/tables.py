@@ -152,10 +152,10 @@ def _row(
         return BadRow(where, "this line is not UTF-8 text", ENCODING_FIX)
     if "\0" in text:
         return BadRow(where, "this row has a NUL character", "remove it, or export the file again")
-    if fields == repeated:
-        return BadRow(where, "this row repeats the header", "remove this row")
     if fields[0].startswith("\ufeff"):  # in the middle of files that were concatenated
         fields[0] = fields[0].removeprefix("\ufeff")
+    if fields == repeated:
+        return BadRow(where, "this row repeats the header", "remove this row")
     if NULL in fields:
         fields = ["" if field == NULL else field for field in fields]
     return Row(dict(zip(columns, fields, strict=True)), where.line)

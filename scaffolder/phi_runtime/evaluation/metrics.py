@@ -8,9 +8,10 @@ import string
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from phi_runtime.evaluation.intervals import Scores
+if TYPE_CHECKING:
+    from phi_runtime.evaluation.intervals import Scores
 
 Texts = Sequence[str]
 Fields = dict[str, str | int | float]
@@ -44,6 +45,8 @@ def row_scores(task: str, answer: str, reference: str) -> dict[str, float]:
 
 def headline_scores(task: str, answers: Texts, references: Texts) -> Scores:
     """Return the scores of each row whose weighted mean is the main metric of a task."""
+    from phi_runtime.evaluation.intervals import Scores
+
     pairs = list(zip(answers, references, strict=True))
     if task != "extraction":
         metric = _OF_TASK[task].rows[headline(task)]

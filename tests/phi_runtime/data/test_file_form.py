@@ -10,8 +10,8 @@ import pytest
 
 from phi_runtime.config.file_formats import format_of
 from phi_runtime.data.file_form import FileForm, file_form
-from phi_runtime.data.row import ReadOptions
-from phi_runtime.data.rows import read_rows
+from phi_runtime.data.row import BadRow, ReadOptions, Row
+from phi_runtime.data.rows import read_rows, scan
 
 
 def form(folder: Path, name: str, content: str | bytes, options: ReadOptions | None = None) -> FileForm:
@@ -28,6 +28,8 @@ LABELED = "it rains a lot,cold\nthe sun is out,warm\nfrost on the roof,cold\nbea
     [
         ("a.csv", "text,label\n" + LABELED, {}, "UTF-8, separated by commas, header"),
         ("a.csv", LABELED, {"names": ["text", "label"]}, "UTF-8, separated by commas, no header"),
+        ("a.csv", 2 * LABELED, {"names": ["text", "label"]}, "UTF-8, separated by commas, no header"),
+        ("a.csv", 2 * ("\ufefftext,label\n" + LABELED), {}, "UTF-8, separated by commas, header"),
         ("a.csv", ("text,label\n" + LABELED).replace(",", ";"), {"sep": ";"}, "UTF-8, separated by semicolons, header"),
         ("a.tsv", ("text,label\n" + LABELED).replace(",", "\t"), {"sep": "\t"}, "UTF-8, separated by tabs, header"),
         ("a.csv", "sep=|\ntext|label\nx|y\n", {"sep": "|", "header": 1}, "UTF-8, separated by `|`, header in row 2"),
@@ -61,6 +63,15 @@ def test_a_form_reads_the_same_rows(tmp_path: Path) -> None:
         found = form(tmp_path, "a.csv", content)
         rows = [row.values for row in read_rows(tmp_path / "a.csv", found.options)]
         assert (len(rows), rows[0]) == (5, {"text": "it rains a lot", "label": "cold"})
+
+
+def test_the_header_of_a_concatenated_file_is_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(2 * "\ufefftext,label\nit rains,cold\n", encoding="utf-8")
+    first, header, last = scan(path)
+    assert [row.values for row in (first, last) if isinstance(row, Row)] == 2 * [{"text": "it rains", "label": "cold"}]
+    assert isinstance(header, BadRow)
+    assert (header.where.line, header.what) == (3, "this row repeats the header")
 
 
 def test_what_may_be_misread_is_remarked(tmp_path: Path) -> None:
