@@ -29,7 +29,7 @@ def baselines(task: str, questions: Texts, answers: Texts, test_questions: Texts
 
     Returns:
         For classification, the majority label, and logistic regression over TF-IDF of character n-grams; then for each
-        task, the answer of the nearest training row; for summarization, the first sentence; for generation, a copy.
+        task, the answer of the nearest row; for summarization, the first sentence; for generation, a copy.
     """
     if not questions or not test_questions:
         return []
@@ -58,7 +58,7 @@ def _logistic_regression(questions: Texts, answers: Texts, test: Texts) -> list[
 
     train, rows = _tf_idf(questions, test)
     model = LogisticRegression(C=10, max_iter=1000).fit(train, list(answers))
-    return [Baseline("TF-IDF + logistic regression", [str(answer) for answer in model.predict(rows)])]
+    return [Baseline("logistic regression", [str(answer) for answer in model.predict(rows)])]
 
 
 def _nearest(questions: Texts, answers: Texts, test: Texts) -> Baseline:
@@ -67,7 +67,7 @@ def _nearest(questions: Texts, answers: Texts, test: Texts) -> Baseline:
     train, rows = _tf_idf(questions, test)
     model = NearestNeighbors(n_neighbors=1, metric="cosine").fit(train)
     nearest = model.kneighbors(rows, return_distance=False)[:, 0]
-    return Baseline("nearest training row", [answers[i] for i in nearest])
+    return Baseline("nearest row", [answers[i] for i in nearest])
 
 
 def _tf_idf(questions: Texts, test: Texts) -> tuple[Any, Any]:

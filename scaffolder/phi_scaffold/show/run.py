@@ -78,12 +78,13 @@ def _performance(model: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:
-    return f"{100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}" if bounds else ""
+    return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}" if bounds else ""
 
 
 def _versus(versus: dict[str, Any], rows: int) -> str:
     """Return the comparison with another model: in words, by rows, and the rows that would show a small difference."""
-    changes = f"{versus['lost']} rows lost, {versus['gained']} gained"
+    lost = versus["lost"]
+    changes = f"{lost} {'row' if lost == 1 else 'rows'} lost, {versus['gained']} gained"
     if versus["outcome"] != "no difference seen":
         return f"{versus['model']}: {versus['outcome']} ({changes})"
     needed = versus["rows_needed"]

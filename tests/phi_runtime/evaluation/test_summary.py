@@ -38,7 +38,7 @@ def test_a_trained_model_is_compared_with_the_best_baseline_and_later_ones_with_
         rows(
             {
                 "majority label": ["joy"] * 60,
-                "nearest training row": ["fear"] * 60,
+                "nearest row": ["fear"] * 60,
                 "base": ["?"] * 60,
                 "adapter": expected,
                 "onnx-int4": [*expected[:-2], "joy", "joy"],
