@@ -31,7 +31,11 @@ def made(tiny_phi3: Path, shared: Path) -> ProjectFolder:
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.parent / "lock"):
         if not folder.exists():
-            gate = {"max_kl": 100, "max_perplexity_increase": 1e6}  # random weights do not bear 4 bits
+            gate = {
+                "max_kl": 100,
+                "max_perplexity_increase": 1e6,
+                "max_lost_answers": 1,
+            }  # random weights do not bear 4 bits
             passes = {
                 "finetune": {"int4_aware": False, "torch_dtype": "float32"},
                 "export": {"gate": gate},

@@ -232,7 +232,7 @@ BUILDER: dict[str, Any] = {
     "include_hidden_states": True,
     "enable_cuda_graph": True,
     "adapters": ["finetune"],
-    "gate": {"tokens": 512, "max_kl": 0.5, "min_top1": 0.6, "max_perplexity_increase": 0.3},
+    "gate": {"tokens": 512, "max_kl": 0.5, "min_top1": 0.6, "max_perplexity_increase": 0.3, "max_lost_answers": 0.1},
     "extra_options": EXTRA_OPTIONS,
 }
 EVERY_OPTION: dict[type[Strict], dict[str, Any]] = {

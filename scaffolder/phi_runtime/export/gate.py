@@ -2,8 +2,10 @@
 
 Both models read the same tokens (teacher forcing). Their next-token distributions are compared at the trained positions
 only: on prompt tokens, which a tuned model never learned to predict, they mean nothing. Measured are the mean KL(source ‖ ONNX)
-in nats (Kullback and Leibler 1951), the share of positions with the same most likely token, and both perplexities. One model
-is in memory at a time.
+in nats (Kullback and Leibler 1951), the share of positions with the same most likely token, both perplexities, and the answers
+lost: rows that the source model answers as expected, each token being its most likely one, and the ONNX model does not. The means
+are over tokens, most of which are certain once an answer has begun; an answer is lost with the first token that decides it.
+One model is in memory at a time.
 
 Shapes: P compared positions of a row, T tokens of a row, V vocabulary.
 """
@@ -60,6 +62,9 @@ class Comparison:
         top1: Share of positions with the same most likely token.
         perplexity: Of the ONNX model.
         source_perplexity: Of the source model.
+        answers: Rows that the source model answers as expected.
+        lost: Those of them that the ONNX model does not.
+        gained: Rows that only the ONNX model answers as expected.
         largest_difference: Largest difference of two log-probabilities of the same token.
         source_dtype: Type that the source model computed in.
     """
@@ -71,6 +76,9 @@ class Comparison:
     top1: float
     perplexity: float
     source_perplexity: float
+    answers: int = 0
+    lost: int = 0
+    gained: int = 0
     largest_difference: float = 0.0
     source_dtype: str = "float32"
 
@@ -124,7 +132,7 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
     }
     context.emit(Event("metric", context.name, figures))
     limits = GateLimits.from_pass(context.config)
-    violation = limits.violation(comparison.kl, comparison.top1, comparison.perplexity_increase)
+    violation = limits.violation(comparison)
     exact = adapter and (context.config.precision, comparison.source_dtype) == ("fp32", "float32")
     if exact and not violation and comparison.largest_difference > (expected := max(_EXACT, 10 * rounding)):
         violation = f"a log-probability differs by {comparison.largest_difference:.2g}; rounding explains at most {expected:.2g}"
@@ -323,6 +331,7 @@ def _compare_with_source(
 
     model = load_reference(source, _dtype(source), device).eval()
     divergence = same = loss = own_loss = positions = largest = 0.0
+    answers = lost = gained = 0
     with torch.inference_mode():
         for (ids, row_positions), other in zip(rows, logprobs, strict=True):
             tokens = torch.tensor([ids[:-1]], device=device)
@@ -334,6 +343,10 @@ def _compare_with_source(
             divergence += float((np.exp(exact) * (exact - other)).sum(dtype=np.float64))
             same += int((exact.argmax(-1) == other.argmax(-1)).sum())
             order, following = np.arange(len(other)), np.asarray(ids)[row_positions]
+            answered, answered_by_other = ((predicted.argmax(-1) == following).all() for predicted in (exact, other))
+            answers += int(answered)
+            lost += int(answered and not answered_by_other)
+            gained += int(answered_by_other and not answered)
             loss -= float(other[order, following].sum(dtype=np.float64))
             own_loss -= float(exact[order, following].sum(dtype=np.float64))
             positions += len(other)
@@ -348,6 +361,9 @@ def _compare_with_source(
         same / positions,
         _perplexity(loss / positions),
         _perplexity(own_loss / positions),
+        answers,
+        lost,
+        gained,
         largest,
         dtype,
     )
@@ -369,7 +385,10 @@ def _perplexity(loss: float) -> float:
 
 
 def _summary(comparison: Comparison) -> str:
-    return (
+    text = (
         f"KL {comparison.kl:.3f} nats, same most likely token in {100 * comparison.top1:.0f} %, perplexity "
         f"{comparison.source_perplexity:.2f} → {comparison.perplexity:.2f}, over {comparison.positions} tokens"
     )
+    if not comparison.answers:
+        return text
+    return f"{text}; {comparison.lost} of {comparison.answers} answers lost, {comparison.gained} gained"

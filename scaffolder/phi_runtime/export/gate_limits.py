@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from phi_runtime.config.schema.export import GATE_MAX_KL, GATE_MAX_PERPLEXITY_INCREASE, ExportPass
+from phi_runtime.config.schema.export import (
+    GATE_MAX_KL,
+    GATE_MAX_LOST_ANSWERS,
+    GATE_MAX_PERPLEXITY_INCREASE,
+    ExportPass,
+)
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
+
+if TYPE_CHECKING:
+    from phi_runtime.export.gate import Comparison
+
+_FEW_ANSWERS = 3  # net losses up to here are chance at any number of rows
 
 
 @dataclass(frozen=True)
@@ -17,11 +28,13 @@ class GateLimits:
         max_kl: Largest mean KL divergence, in nats.
         min_top1: Smallest share of equal most likely tokens; None: any.
         max_perplexity_increase: Largest growth of the perplexity, as a share.
+        max_lost_answers: Largest net loss of answers, as a share of those that the source model has right.
     """
 
     max_kl: float
     min_top1: float | None
     max_perplexity_increase: float
+    max_lost_answers: float = 1.0
 
     @classmethod
     def from_pass(cls, step: ExportPass) -> GateLimits:
@@ -32,10 +45,12 @@ class GateLimits:
             step.gate.max_kl or GATE_MAX_KL[step.precision],
             step.gate.min_top1,
             step.gate.max_perplexity_increase or GATE_MAX_PERPLEXITY_INCREASE[step.precision],
+            GATE_MAX_LOST_ANSWERS[step.precision] if step.gate.max_lost_answers is None else step.gate.max_lost_answers,
         )
 
-    def violation(self, kl: float, top1: float, increase: float) -> str | None:
+    def violation(self, found: Comparison) -> str | None:
         """Return the first violated limit as text, or None. A KL that is not a finite number violates all."""
+        kl, top1, increase = found.kl, found.top1, found.perplexity_increase
         if not math.isfinite(kl):
             return "its logits are not numbers"
         if kl > self.max_kl:
@@ -43,6 +58,10 @@ class GateLimits:
         if increase > self.max_perplexity_increase:
             limit = 100 * self.max_perplexity_increase
             return f"the perplexity grew by {100 * increase:.0f} %, more than {limit:.0f} %"
+        net = found.lost - found.gained
+        if net > max(_FEW_ANSWERS, self.max_lost_answers * found.answers):
+            limit = 100 * self.max_lost_answers
+            return f"it loses {net} of {found.answers} answers, more than {limit:.0f} %"
         if self.min_top1 is not None and top1 < self.min_top1:
             return f"the most likely token is the same in {100 * top1:.0f} %, less than {100 * self.min_top1:.0f} %"
         return None

@@ -11,7 +11,7 @@ import pytest
 
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import WorkFailed
-from phi_runtime.export.gate import Comparison, compare, full_row, sample_rows
+from phi_runtime.export.gate import Comparison, _compare_with_source, compare, full_row, sample_rows
 from phi_runtime.export.gate_limits import GateLimits, better_setting
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.model_builder import ModelBuilder
@@ -78,7 +78,7 @@ def test_an_embedding_reads_the_8_bits_that_it_shares_with_the_head(decided: Mod
     assert [reshape.input[0], table.input[2]] == list(head.input[1:3])
     limits = GateLimits.from_pass(step("int4"))
     found = compared(decided, graph)
-    assert limits.violation(found.kl, found.top1, found.perplexity_increase) is None
+    assert limits.violation(found) is None
 
 
 def test_a_model_that_the_builder_gets_wrong_does_not_pass(decided: ModelRef, tmp_path: Path) -> None:
@@ -93,21 +93,61 @@ def test_a_model_that_the_builder_gets_wrong_does_not_pass(decided: ModelRef, tm
     found = compared(source, build_graph(source.path, tmp_path / "graph", "fp32"))
     for precision in ("int4", "int8", "fp32"):
         limits = GateLimits.from_pass(step(precision))
-        assert limits.violation(found.kl, found.top1, found.perplexity_increase) is not None
+        assert limits.violation(found) is not None
+
+
+def figures(
+    kl: float = 0.5, top1: float = 0.68, increase: float = 0.39, answers: int = 0, lost: int = 0, gained: int = 0
+) -> Comparison:
+    return Comparison(100, "validation rows", "whole", kl, top1, 2 * (1 + increase), 2.0, answers, lost, gained)
 
 
 def test_what_is_beyond_a_limit_is_named() -> None:
-    limits = GateLimits(max_kl=1.0, min_top1=0.5, max_perplexity_increase=0.4)
-    assert limits.violation(0.5, 0.68, 0.39) is None
-    assert limits.violation(1.5, 0.68, 0.39) == "KL 1.5 is above 1"
-    assert limits.violation(0.5, 0.68, 0.5) == "the perplexity grew by 50 %, more than 40 %"
-    assert limits.violation(0.5, 0.4, 0.39) == "the most likely token is the same in 40 %, less than 50 %"
-    assert limits.violation(float("nan"), 1.0, 0.0) == "its logits are not numbers"
+    limits = GateLimits(max_kl=1.0, min_top1=0.5, max_perplexity_increase=0.4, max_lost_answers=0.08)
+    assert limits.violation(figures()) is None
+    assert limits.violation(figures(kl=1.5)) == "KL 1.5 is above 1"
+    assert limits.violation(figures(increase=0.5)) == "the perplexity grew by 50 %, more than 40 %"
+    assert limits.violation(figures(top1=0.4)) == "the most likely token is the same in 40 %, less than 50 %"
+    assert limits.violation(figures(kl=float("nan"))) == "its logits are not numbers"
+    assert limits.violation(figures(answers=60, lost=6)) == "it loses 6 of 60 answers, more than 8 %"
+    assert limits.violation(figures(answers=60, lost=6, gained=2)) is None
+    assert limits.violation(figures(answers=12, lost=3)) is None  # chance
+    assert limits.violation(figures(answers=12, lost=4)) == "it loses 4 of 12 answers, more than 8 %"
 
 
 def test_own_limits_replace_those_of_the_precision() -> None:
-    assert GateLimits.from_pass(step("int8")) == GateLimits(0.1, None, 0.15)
-    assert GateLimits.from_pass(step("int8", gate={"max_kl": 0.02, "min_top1": 0.9})) == GateLimits(0.02, 0.9, 0.15)
+    assert GateLimits.from_pass(step("int8")) == GateLimits(0.1, None, 0.15, 0.05)
+    own = {"max_kl": 0.02, "min_top1": 0.9, "max_lost_answers": 0}
+    assert GateLimits.from_pass(step("int8", gate=own)) == GateLimits(0.02, 0.9, 0.15, 0.0)
+
+
+@pytest.mark.parametrize(("turned", "passes"), [(0, True), (2, True), (10, False)])
+def test_answers_that_rounding_turns_are_lost_though_the_means_stay_small(
+    decided: ModelRef, turned: int, passes: bool
+) -> None:
+    """An answer is lost with its first token, and the certain tokens after it keep the means within their limits."""
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(decided.path, dtype=torch.float32)
+    prompts = torch.randint(3, 200, (40, 8), generator=torch.Generator().manual_seed(0))
+    rows, logprobs = [], []
+    with torch.inference_mode():
+        for number, prompt in enumerate(prompts.tolist()):
+            ids = prompt
+            for _ in range(4):
+                ids = [*ids, int(model(torch.tensor([ids])).logits[0, -1].argmax())]
+            found = torch.log_softmax(model(torch.tensor([ids[:-1]])).logits[0, 7:], dim=-1).numpy().copy()  # (4, V)
+            if number < turned:
+                second, best = np.argsort(found[0])[-2:]
+                found[0, [best, second]] = found[0, [second, best]]
+            rows.append((ids, [8, 9, 10, 11]))
+            logprobs.append(found)
+    comparison = _compare_with_source(decided, rows, logprobs, "validation rows", "whole", "cpu")
+    assert (comparison.answers, comparison.lost, comparison.gained) == (40, turned, 0)
+    assert comparison.kl < 0.5
+    assert (GateLimits.from_pass(step("int4")).violation(comparison) is None) == passes
 
 
 BEST = {"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}}

@@ -95,6 +95,7 @@ class BuilderOptions(Strict):
 
 GATE_MAX_KL = {"fp32": 0.02, "fp16": 0.05, "bf16": 0.05, "int8": 0.1, "int4": 1.0}
 GATE_MAX_PERPLEXITY_INCREASE = {"fp32": 0.05, "fp16": 0.05, "bf16": 0.05, "int8": 0.15, "int4": 1.0}
+GATE_MAX_LOST_ANSWERS = {"fp32": 0.02, "fp16": 0.03, "bf16": 0.05, "int8": 0.05, "int4": 0.08}
 """Default limits of the gate, by precision. Correct builds of an untuned model of 135 million weights, which rounding hurts
 more than a larger one, reach KL 0.000 and +0 % perplexity (fp32), 0.007 and 1 % (int8), 0.5 and 40 % (int4)."""
 
@@ -125,6 +126,12 @@ class Gate(Strict):
         None,
         description="Largest increase of the perplexity, as a share of the source model's. Default null: "
         f"{_by_precision(GATE_MAX_PERPLEXITY_INCREASE)}.",
+    )
+    max_lost_answers: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="Largest share of the source model's right answers that the ONNX model loses, less those it gains; up to three "
+        "are always allowed. An answer is right if each of its tokens is the most likely one. Default null: "
+        f"{_by_precision(GATE_MAX_LOST_ANSWERS)}.",
     )
 
 
