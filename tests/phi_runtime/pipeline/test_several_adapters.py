@@ -147,7 +147,7 @@ def test_each_adapter_has_its_own_evaluation_and_the_first_is_that_of_the_run(
     assert of_style["models"][1]["perplexity"] < of_style["models"][0]["perplexity"]
     listed = cli("evaluate", "--project", finished.root).out
     assert "12 of 12 validation rows of `tone`" in listed
-    assert "5 of 12 validation rows of `style`" in listed
+    assert "5 of 8 validation rows of `style`" in listed
 
 
 def test_commands_name_the_passes_of_several_adapters(finished: ProjectFolder, cli: Cli) -> None:
