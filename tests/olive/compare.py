@@ -18,6 +18,8 @@ OUR_KEYS = frozenset(
         "test_data_config",
         "test_dataset_size",
         "group_by",
+        "optional_cols",
+        "special_tokens_in_rows",
         "completion_only_loss",
         "gate",
         "int4_aware",
@@ -174,7 +176,8 @@ def _data(workflow: Workflow, ours: dict[str, Any], olive: Mapping[str, Any]) ->
     yield (*path, "component"), "text_generation_huggingface_pre_process", olive["component"]
     yield (*path, "model_name"), workflow.input_model.model_dump(mode="json")["model_path"], olive["model_name"]
     for key, value in ours["load_dataset_config"].items():
-        yield (*path, "load_dataset_config", key), value, olive["load_dataset"].get(key)
+        default = "infer" if key == "header" else None  # of Hugging Face's reader
+        yield (*path, "load_dataset_config", key), value, olive["load_dataset"].get(key, default)
     for key, value in ours["pre_process_data_config"].items():
         if key in OUR_KEYS:
             continue
