@@ -59,6 +59,8 @@ PRE_PROCESS: dict[str, Any] = {
     "max_seq_len": 48,
     "over_long": "split",
     "group_by": "speaker",
+    "optional_cols": ["question"],
+    "special_tokens_in_rows": "refuse",
     "max_samples": 7,
     "stride": 16,
     "joiner": " | ",
