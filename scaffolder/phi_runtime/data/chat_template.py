@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from phi_runtime.core.artifacts import read_json, write_json
+from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat import Conversation, conversation_of, text_of
 from phi_runtime.data.end_tokens import end_tokens, split_ends
@@ -195,7 +196,7 @@ class ChatTemplate:
                 continue
             last = i == len(messages) - 1
             through = whole if last else self.render(messages[: i + 1], tools, add_generation_prompt=False)
-            end = self._end_of_turn(whole, start, _shared(whole, through))
+            end = self._end_of_turn(whole, start, common_prefix(whole, through))
             if end > start and _is_written(message, whole[start:end]):
                 spans.append((start, end))
         return spans
@@ -259,11 +260,6 @@ def _earlier_questions(messages: Sequence[Message]) -> tuple[str, ...]:
     """Return what each answer but the last one follows; a system prompt alone is no question."""
     answers = [i for i, message in enumerate(messages[:-1]) if message["role"] == "assistant"]
     return tuple(_question(messages[:i]) for i in answers if any(m["role"] not in _NO_QUESTION for m in messages[:i]))
-
-
-def _shared(one: str, other: str) -> int:
-    """Return the length of the common prefix of two texts."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _pieces(whole: str, spans: Sequence[tuple[int, int]], *, inside: bool) -> list[Piece]:

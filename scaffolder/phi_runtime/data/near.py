@@ -22,10 +22,8 @@ NONE = np.uint32(2**32 - 1)
 """Band of a row without token pairs of its own."""
 BANDS, MARKS = 8, 8
 _PER_BAND = 2
-_EQUAL_BANDS, _EQUAL_MARKS = (
-    2,
-    3,
-)  # of candidates at least; of near duplicates, half of the bands and 70 % of the marks are
+# Of candidates at least; of near duplicates, half of the bands and 70 % of the marks are equal.
+_EQUAL_BANDS, _EQUAL_MARKS = 2, 3
 _COMMON_ROWS = 20  # of the sampled rows; a token pair that more of them have is common
 _SAMPLED_ROWS = 2000
 _BLOCK_TOKENS, _BLOCK_PAIRS = 1 << 18, 1 << 16
@@ -67,9 +65,8 @@ class Sketches(NamedTuple):
 
 def sketch(store: Store, rows: np.ndarray, common: np.ndarray) -> Sketches:
     """Return the sketches of `rows`, (N,) indices."""
-    factors = np.random.default_rng(0).integers(1, 2**63, size=BANDS * _PER_BAND + MARKS, dtype=np.uint64) | np.uint64(
-        1
-    )
+    draws = np.random.default_rng(0).integers(1, 2**63, size=BANDS * _PER_BAND + MARKS, dtype=np.uint64)
+    factors = draws | np.uint64(1)
     bands: np.ndarray = np.full((len(rows), BANDS), NONE)
     marks: np.ndarray = np.zeros((len(rows), MARKS), dtype=np.uint32)
     in_file = np.argsort(rows, kind="stable")

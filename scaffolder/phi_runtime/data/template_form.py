@@ -18,26 +18,29 @@ from phi_runtime.data.template import RowError
 Render = Callable[[Sequence[Message], list[Any] | None], str]
 """Returns the text of messages and tools. Raises RowError."""
 
-_NAME, _KEY, _VALUE = "probe_function", "probe_key", "probe value"
-_USER: Message = {"role": "user", "content": "Hello"}
+PROBE_KEY = "probe_key"
+PROBE_QUESTION: Message = {"role": "user", "content": "Hello"}
+_NAME, _VALUE = "probe_function", "probe value"
 _CALL: Message = {
     "role": "assistant",
     "content": "",
     # Mistral's templates require an id of nine letters and digits.
-    "tool_calls": [{"id": "probe0001", "type": "function", "function": {"name": _NAME, "arguments": {_KEY: _VALUE}}}],
+    "tool_calls": [
+        {"id": "probe0001", "type": "function", "function": {"name": _NAME, "arguments": {PROBE_KEY: _VALUE}}}
+    ],
 }
 _RESULT: Message = {"role": "tool", "content": "probe result", "tool_call_id": "probe0001", "name": _NAME}
 _ANSWER: Message = {"role": "assistant", "content": "Hi"}
-_TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": _NAME,
-            "description": "A probe.",
-            "parameters": {"type": "object", "properties": {_KEY: {"type": "string", "description": "A probe."}}},
-        },
-    }
-]
+
+
+def probe_tool(name: str) -> dict[str, Any]:
+    """Return a function with the one argument `PROBE_KEY`."""
+    properties = {PROBE_KEY: {"type": "string", "description": "A probe."}}
+    parameters = {"type": "object", "properties": properties, "required": [PROBE_KEY]}
+    return {"type": "function", "function": {"name": name, "description": "A probe.", "parameters": parameters}}
+
+
+_TOOLS = [probe_tool(_NAME)]
 
 CallForm = Literal["object", "text", "null", "content"]
 """Form of tool calls: arguments as an object; as JSON text; as JSON text, and content null; all in the text of the content."""
@@ -81,24 +84,27 @@ def form_of(render: Render, markers: Collection[str]) -> TemplateForm:
         markers: All tokens of the vocabulary that are not text.
     """
     forms = _FORMS if {_OPENER, _CLOSER} <= set(markers) else _FORMS[:-1]
-    calls = next((form for form in forms if _writes_call(_rendered(render, [_USER, _formed(_CALL, form)]))), None)
+    calls = next(
+        (form for form in forms if _writes_call(_rendered(render, [PROBE_QUESTION, _formed(_CALL, form)]))), None
+    )
     tools: Literal["variable", "system"] | None = None
-    if _NAME in _rendered(render, [_USER], _TOOLS):
+    if _NAME in _rendered(render, [PROBE_QUESTION], _TOOLS):
         tools = "variable"
-    elif _NAME in _rendered(render, _with_tools_in_system([_USER], _TOOLS)):
+    elif _NAME in _rendered(render, _with_tools_in_system([PROBE_QUESTION], _TOOLS)):
         tools = "system"
     return TemplateForm(
         calls,
         tools,
-        results=_RESULT["content"] in _rendered(render, [_USER, _formed(_CALL, calls or "object"), _RESULT, _ANSWER]),
-        reasoning=_VALUE in _rendered(render, [_USER, _ANSWER | {"reasoning_content": _VALUE}]),
-        names=_NAME in _rendered(render, [_USER | {"name": _NAME}, _ANSWER]),
+        results=_RESULT["content"]
+        in _rendered(render, [PROBE_QUESTION, _formed(_CALL, calls or "object"), _RESULT, _ANSWER]),
+        reasoning=_VALUE in _rendered(render, [PROBE_QUESTION, _ANSWER | {"reasoning_content": _VALUE}]),
+        names=_NAME in _rendered(render, [PROBE_QUESTION | {"name": _NAME}, _ANSWER]),
     )
 
 
 def _writes_call(text: str) -> bool:
     """Return True if a text has the call, and not as a Python object."""
-    return _NAME in text and _KEY in text and _VALUE in text and f"'{_KEY}'" not in text
+    return _NAME in text and PROBE_KEY in text and _VALUE in text and f"'{PROBE_KEY}'" not in text
 
 
 def _rendered(render: Render, messages: Sequence[Message], tools: list[Any] | None = None) -> str:

@@ -33,10 +33,11 @@ def baselines(task: str, questions: Texts, answers: Texts, test_questions: Texts
     """
     if not questions or not test_questions:
         return []
+    train, test = _tf_idf(questions, test_questions)
     found: list[Baseline] = []
     if task == "classification":
-        found = [_majority(answers, len(test_questions)), *_logistic_regression(questions, answers, test_questions)]
-    found.append(_nearest(questions, answers, test_questions))
+        found = [_majority(answers, len(test_questions)), *_logistic_regression(train, answers, test)]
+    found.append(_nearest(train, answers, test))
     if task == "summarization":
         found.append(Baseline("first sentence", [_first_sentence(text) for text in test_questions]))
     if task == "generation":
@@ -51,22 +52,20 @@ def _majority(answers: Texts, rows: int) -> Baseline:
     return Baseline("majority label", [label] * rows)
 
 
-def _logistic_regression(questions: Texts, answers: Texts, test: Texts) -> list[Baseline]:
+def _logistic_regression(train: Any, answers: Texts, test: Any) -> list[Baseline]:
     if len(set(answers)) < 2:
         return []
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
-    train, rows = _tf_idf(questions, test)
     model = LogisticRegression(C=10, max_iter=1000).fit(train, list(answers))
-    return [Baseline("logistic regression", [str(answer) for answer in model.predict(rows)])]
+    return [Baseline("logistic regression", [str(answer) for answer in model.predict(test)])]
 
 
-def _nearest(questions: Texts, answers: Texts, test: Texts) -> Baseline:
+def _nearest(train: Any, answers: Texts, test: Any) -> Baseline:
     from sklearn.neighbors import NearestNeighbors  # type: ignore[import-untyped]
 
-    train, rows = _tf_idf(questions, test)
     model = NearestNeighbors(n_neighbors=1, metric="cosine").fit(train)
-    nearest = model.kneighbors(rows, return_distance=False)[:, 0]
+    nearest = model.kneighbors(test, return_distance=False)[:, 0]
     return Baseline("nearest row", [answers[i] for i in nearest])
 
 

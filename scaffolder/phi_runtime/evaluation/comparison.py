@@ -16,7 +16,7 @@ from phi_runtime.data.hooks import Values, load_training_hooks
 from phi_runtime.data.template import PromptTemplate, is_empty, text_of
 from phi_runtime.data.tokenize import Encoder
 from phi_runtime.evaluation.baselines import baselines
-from phi_runtime.evaluation.metrics import headline, row_scores, score
+from phi_runtime.evaluation.metrics import headline, headline_scores, row_scores
 from phi_runtime.evaluation.questions import Questions, sample_questions
 from phi_runtime.evaluation.row_results import ROWS, Measured, RowResult, write_rows
 from phi_runtime.evaluation.summary import perplexity, summarize
@@ -73,7 +73,7 @@ def evaluate(
     test, references = questions.rows, questions.references
     pairs = _token_pairs(questions, place, limit)
     measured: dict[str, list[Measured]] = {}
-    if rows_of == "test" and test.template.has_prompt:
+    if rows_of == "test" and references:
         measured = _baselines(settings.task, dataset.training.first(BASELINE_ROWS), questions)
     performance: dict[str, dict[str, Any]] = {}
     for number, (name, ref) in enumerate(models if len(test) else ()):
@@ -139,8 +139,7 @@ def _main_result(task: str, measured: Sequence[Measured], references: Sequence[s
     """Return the main metric of a model; for free text, its perplexity."""
     if not references:
         return {"perplexity": perplexity(measured)}
-    answers = [m.answer or "" for m in measured]
-    return {headline(task): score(task, answers, references)[headline(task)]}
+    return {headline(task): headline_scores(task, [m.answer or "" for m in measured], references).mean}
 
 
 def _rows(questions: Questions, measured: dict[str, list[Measured]], root: Path) -> list[RowResult]:

@@ -127,6 +127,10 @@ class Scores:
         return np.stack([values * weights, weights], axis=1)
 
     @property
+    def mean(self) -> float:
+        return float(_mean(self.columns.sum(axis=0)))
+
+    @property
     def is_share(self) -> bool:
         return self.weights is None and all(value in (0, 1) for value in self.values)
 

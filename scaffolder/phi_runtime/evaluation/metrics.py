@@ -47,16 +47,15 @@ def headline_scores(task: str, answers: Texts, references: Texts) -> Scores:
     """Return the scores of each row whose weighted mean is the main metric of a task."""
     from phi_runtime.evaluation.intervals import Scores
 
-    pairs = list(zip(answers, references, strict=True))
+    pairs = zip(answers, references, strict=True)
     if task != "extraction":
         metric = _OF_TASK[task].rows[headline(task)]
         return Scores([metric(*pair) for pair in pairs])
-    sizes = [(len(_fields(answer)), len(_fields(reference))) for answer, reference in pairs]
-    if not any(map(sum, sizes)):
+    counts = _count_fields(answers, references)
+    fields = [count.written + count.expected for count in counts]
+    if not any(fields):
         return Scores([_valid_json(*pair) for pair in pairs])
-    common = [len(_fields(answer).items() & _fields(reference).items()) for answer, reference in pairs]
-    fields = [sum(size) for size in sizes]
-    return Scores([2 * c / n if n else 0.0 for c, n in zip(common, fields, strict=True)], fields)
+    return Scores([2 * count.common / n if n else 0.0 for count, n in zip(counts, fields, strict=True)], fields)
 
 
 def headline(task: str) -> str:
@@ -159,9 +158,7 @@ def _of_objects(answers: Texts, references: Texts) -> dict[str, float]:
 
     As in slot filling and MUC-4 (https://aclanthology.org/M92-1002).
     """
-    pairs = [(_fields(answer), _fields(reference)) for answer, reference in zip(answers, references, strict=True)]
-    common = sum(len(fields.items() & others.items()) for fields, others in pairs)
-    written, expected = (sum(map(len, side)) for side in zip(*pairs, strict=True))
+    common, written, expected = map(sum, zip(*_count_fields(answers, references), strict=True))
     empty = sum(map(_valid_json, answers, references)) / len(references)  # if no object has a field
     return {
         "field_f1": 2 * common / (written + expected) if written + expected else empty,
@@ -170,8 +167,20 @@ def _of_objects(answers: Texts, references: Texts) -> dict[str, float]:
     }
 
 
-def _fields(text: str) -> Fields:
-    return field_values(first_object(text) or {})
+class _FieldCounts(NamedTuple):
+    """Fields of one row: equal in answer and reference, of the answer, and of the reference."""
+
+    common: int
+    written: int
+    expected: int
+
+
+def _count_fields(answers: Texts, references: Texts) -> list[_FieldCounts]:
+    counts = []
+    for pair in zip(answers, references, strict=True):
+        fields, expected = (field_values(first_object(text) or {}) for text in pair)
+        counts.append(_FieldCounts(len(fields.items() & expected.items()), len(fields), len(expected)))
+    return counts
 
 
 def _valid_json(answer: str, _: str) -> float:

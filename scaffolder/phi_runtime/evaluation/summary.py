@@ -40,7 +40,7 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
         other = "" if untrained else previous if name.startswith(DERIVED) else best
         versus = _versus(other, scores, name) if other else None
         summaries.append(summary | _likelihood(measured) | {"versus": versus})
-        if untrained and (not best or _mean(scores[name]) > _mean(scores[best])):
+        if untrained and (not best or scores[name].mean > scores[best].mean):
             best = name
         previous = name
     return summaries
@@ -49,28 +49,26 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
 def _scores(task: str, measured: Sequence[Measured], references: Sequence[str | None]) -> Scores:
     """Return what models are compared by: the scores of the main metric, or log-likelihoods per token."""
     if references[0] is None:
-        tokens = [max(m.tokens, 1) for m in measured]
-        return Scores([-(m.loss or 0.0) / count for m, count in zip(measured, tokens, strict=True)], tokens)
+        return _log_likelihoods(measured)
     return headline_scores(task, [m.answer or "" for m in measured], [str(r) for r in references])
-
-
-def _mean(scores: Scores) -> float:
-    total, weight = scores.columns.sum(axis=0)
-    return float(total / weight) if weight else 0.0
 
 
 def _likelihood(measured: Sequence[Measured]) -> dict[str, Any]:
     """Return the loss per reference, and the perplexity per token with its interval; None for a baseline."""
     if measured[0].loss is None:
         return {"loss": None, "perplexity": None, "perplexity_interval": None}
-    losses, tokens = [m.loss or 0.0 for m in measured], [max(m.tokens, 1) for m in measured]
-    per_token = Scores([loss / count for loss, count in zip(losses, tokens, strict=True)], tokens)
-    interval = interval_of(per_token, seed=_SEED)
+    interval = interval_of(_log_likelihoods(measured), seed=_SEED)
     return {
-        "loss": sum(losses) / len(losses),
+        "loss": sum(m.loss or 0.0 for m in measured) / len(measured),
         "perplexity": perplexity(measured),
-        "perplexity_interval": Interval(_exp(interval.low), _exp(interval.high)) if interval else None,
+        "perplexity_interval": Interval(_exp(-interval.high), _exp(-interval.low)) if interval else None,
     }
+
+
+def _log_likelihoods(measured: Sequence[Measured]) -> Scores:
+    """Return the log-likelihoods of the references per token, in nats."""
+    tokens = [max(m.tokens, 1) for m in measured]
+    return Scores([-(m.loss or 0.0) / count for m, count in zip(measured, tokens, strict=True)], tokens)
 
 
 def perplexity(measured: Sequence[Measured]) -> float:

@@ -104,7 +104,7 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
     provider, source = context.workflow.execution_provider, context.adapters[adapter] if adapter else context.source
     dataset = _dataset(context, adapter)
     special = dataset is None or dataset.validation.template.special
-    texts = check_tokens(source, context.out, sample_prompts(dataset), special=special)
+    compared = check_tokens(source, context.out, sample_prompts(dataset), special=special)
     if not provider_available(provider):
         context.warn(f"{provider} is not available on this machine: the model was built but not tested")
         return {"checked": False}
@@ -113,7 +113,7 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
     try:
         model = open_model(context.out)
         if adapter is None:
-            warn_of_other_apps(context, runtime(), model, texts, special=special)
+            warn_of_other_apps(context, runtime(), model, compared)
         logprobs, sample, read = _onnx_logprobs(model, context.out, rows, _comparable(context, rows), adapter)
         del model
     except PhiError:

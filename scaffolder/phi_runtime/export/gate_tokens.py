@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.context import PassContext
+from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.data.dataset import Dataset
 from phi_runtime.data.tokenize import prompt_ids
@@ -51,7 +52,7 @@ def sample_prompts(dataset: Dataset | None) -> list[str]:
     return ["".join(text for text, _ in template.row(row, completion_only=False).pieces) for row in rows]
 
 
-def check_tokens(source: ModelRef, folder: Path, prompts: Sequence[str], *, special: bool) -> list[str]:
+def check_tokens(source: ModelRef, folder: Path, prompts: Sequence[str], *, special: bool) -> dict[str, list[int]]:
     """Compare the tokenizer in `folder`, which inference uses, with that of `source`, on `prompts` and on `probe_texts`.
 
     Args:
@@ -61,7 +62,7 @@ def check_tokens(source: ModelRef, folder: Path, prompts: Sequence[str], *, spec
         special: Special tokens are added to prompts.
 
     Returns:
-        The compared texts.
+        The ids of each compared text.
 
     Raises:
         WorkFailed: A text has other ids.
@@ -73,29 +74,33 @@ def check_tokens(source: ModelRef, folder: Path, prompts: Sequence[str], *, spec
         raise WorkFailed(
             f"the exported tokenizer does not load: {short_error(e)}", fix="use a base model with a tokenizer.json"
         ) from None
-    texts = [*prompts, *probe_texts(trained)]
-    for text in texts:
+    compared: dict[str, list[int]] = {}
+    for text in (*prompts, *probe_texts(trained)):
         expected, ids = (prompt_ids(tokenizer, text, special=special) for tokenizer in (trained, exported))
+        compared[text] = expected
         if ids != expected:
             raise WorkFailed(
                 f"the exported tokenizer differs from the training's at {_difference(text, ids, expected)}",
                 fix="use the tokenizer files of the source model, and rebuild with `phi-scaffold run --force` and this stage",
             )
-    return texts
+    return compared
 
 
-def warn_of_other_apps(context: PassContext, og: Any, model: Any, texts: Sequence[str], *, special: bool) -> None:
-    """Warn if the tokenizer in ONNX Runtime GenAI, which other applications use, reads texts differently."""
-    tokenizer = open_tokenizer(context.out)
+def warn_of_other_apps(context: PassContext, og: Any, model: Any, compared: Mapping[str, list[int]]) -> None:
+    """Warn if the tokenizer in ONNX Runtime GenAI, which other applications use, reads texts differently.
+
+    Args:
+        compared: The ids of each text, from `check_tokens`.
+    """
     advice = "other applications must tokenize with tokenizer.json, as chat_onnx.py does"
     try:
         other = og.Tokenizer(model)
     except RuntimeError as e:
         context.warn(f"the tokenizer in onnxruntime-genai does not load ({short_error(e)}): {advice}")
         return
-    bos = prompt_ids(tokenizer, "", special=special)
-    for text in texts:
-        expected, ids = prompt_ids(tokenizer, text, special=special), [int(token) for token in other.encode(text)]
+    bos = compared[""]
+    for text, expected in compared.items():
+        ids = [int(token) for token in other.encode(text)]
         if ids[: len(bos)] != bos and expected[: len(bos)] == bos:
             expected = expected[len(bos) :]
         if ids != expected:
@@ -108,5 +113,5 @@ def warn_of_other_apps(context: PassContext, og: Any, model: Any, texts: Sequenc
 
 def _difference(text: str, ids: Sequence[int], expected: Sequence[int]) -> str:
     """Name the text, and the ids of both from the first difference on."""
-    at = next((i for i, (a, b) in enumerate(zip(ids, expected, strict=False)) if a != b), min(len(ids), len(expected)))
+    at = common_prefix(ids, expected)
     return f"{text[:60]!r}: tokens {at + 1} to {at + 3} are {list(ids[at : at + 3])}, expected {list(expected[at : at + 3])}"

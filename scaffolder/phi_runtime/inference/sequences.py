@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from phi_runtime.core.common_prefix import common_prefix
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -118,9 +120,7 @@ def reusable_prefix(sequence: CachedSequence, ids: Sequence[int]) -> int:
     A prompt that continues the conversation also reuses the last answer. Any other prompt reuses only tokens that were read as
     a prompt: the same prompt then gives the same logits to the last bit, whatever came before.
     """
-    common = next((i for i, (a, b) in enumerate(zip(sequence.ids, ids, strict=False)) if a != b), None)
-    if common is None:
-        common = min(len(sequence.ids), len(ids))
+    common = common_prefix(sequence.ids, ids)
     if common <= sequence.prompt_length:
         common = min(common, sequence.prefilled)
     return max(0, min(common, len(ids) - MIN_PREFILL))

@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from phi_runtime.data.chat import Message
+from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.template import RowError
+from phi_runtime.data.template_form import PROBE_KEY, PROBE_QUESTION, probe_tool
 
 ID = "\ue000"
 """Where a text of a format has the id of a call."""
@@ -51,24 +52,9 @@ class ToolFormat:
 
 
 _NAMES = ("first_probe", "second_probe")
-_ARGUMENTS = ({"probe_key": "value one"}, {"probe_key": "value two"})
+_ARGUMENTS = ({PROBE_KEY: "value one"}, {PROBE_KEY: "value two"})
 _IDS = ("Ab1Cd2Ef3", "Gh4Ij5Kl6")  # nine letters and digits, as Mistral's templates require
-_QUESTION: Message = {"role": "user", "content": "Hello"}
-_TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": "A probe.",
-            "parameters": {
-                "type": "object",
-                "properties": {"probe_key": {"type": "string", "description": "A probe."}},
-                "required": ["probe_key"],
-            },
-        },
-    }
-    for name in _NAMES
-]
+_TOOLS = [probe_tool(name) for name in _NAMES]
 
 
 def tool_format(template: ChatTemplate) -> ToolFormat | None:
@@ -76,7 +62,7 @@ def tool_format(template: ChatTemplate) -> ToolFormat | None:
     if template.form.tools is None or template.form.calls is None:
         return None
     with suppress(RowError):
-        prompt = template.render([_QUESTION], _TOOLS, add_generation_prompt=True)
+        prompt = template.render([PROBE_QUESTION], _TOOLS, add_generation_prompt=True)
         turn = _turn(template, prompt, 1)
         if (call := _Call.find(turn, 0)) is None:
             return None
@@ -109,9 +95,8 @@ def _turn(template: ChatTemplate, prompt: str, count: int) -> str:
         for i in range(count)
     ]
     answer = {"role": "assistant", "content": "", "tool_calls": calls}
-    text = template.render([_QUESTION, answer], _TOOLS, add_generation_prompt=False)
-    start = next((i for i, (a, b) in enumerate(zip(text, prompt, strict=False)) if a != b), min(len(text), len(prompt)))
-    return text[start:]
+    text = template.render([PROBE_QUESTION, answer], _TOOLS, add_generation_prompt=False)
+    return text[common_prefix(text, prompt) :]
 
 
 @dataclass(frozen=True)

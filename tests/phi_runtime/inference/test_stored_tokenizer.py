@@ -104,7 +104,9 @@ def test_an_export_warns_if_other_applications_read_other_ids(
     tokenizer_of(kind, bos=bos, added=False).save_pretrained(folder)
     warnings: list[str] = []
     context: Any = SimpleNamespace(out=folder, warn=warnings.append)
-    warn_of_other_apps(context, runtime(), open_model(folder), ["won", "a\nb", " a  b"], special=True)
+    tokenizer = open_tokenizer(folder)
+    compared = {text: prompt_ids(tokenizer, text, special=True) for text in ("", "won", "a\nb", " a  b")}
+    warn_of_other_apps(context, runtime(), open_model(folder), compared)
     if warning is None:
         assert warnings == []
     else:
