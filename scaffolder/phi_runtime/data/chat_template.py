@@ -99,6 +99,10 @@ class ChatTemplate:
         chat, _ = self._read(values)
         return self.render(chat.messages[:-1], chat.tools, add_generation_prompt=True)
 
+    def input_text(self, values: Mapping[str, Any]) -> str:
+        """Return the question of a row: the prompt, since only the template separates turns."""
+        return self.render_prompt(values)
+
     def prompt_for(self, text: str) -> str:
         """Return the prompt of a conversation that starts with the user's `text`."""
         return self.render([{"role": "user", "content": text}], add_generation_prompt=True)

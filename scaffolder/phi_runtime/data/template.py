@@ -9,6 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -167,18 +168,26 @@ class PromptTemplate:
         masked = completion_only and prompt
         pieces = [(prompt, False), (completion, True)] if masked else [(prompt + completion, True)]
         answer, ends = split_ends(text_of(values[self.answer]), self._ends)
-        text = "\n".join(
-            [*(text_of(values[column]) for column in self.inputs if not is_empty(values.get(column))), answer]
-        )
+        text = "\n".join([self.input_text(values), answer]) if self.inputs else answer
         return Rendered(pieces, prompt if self.inputs else completion, answer.strip(), text, ends)
 
     def prompt_for(self, text: str) -> str:
         """Return the prompt with `text` in each of its columns."""
         return self.render_prompt(dict.fromkeys(self.inputs, text))
 
+    def input_text(self, values: Mapping[str, Any]) -> str:
+        """Return the question of a row without the text of the template."""
+        return "\n".join(text_of(values[column]) for column in self.inputs if not is_empty(values.get(column)))
+
+    @cached_property
+    def _prompt_parts(self) -> list[tuple[str, str | None]]:
+        """Text of the prompt before each column, and the column; None after the last one."""
+        return [(before, column) for before, column, _, _ in string.Formatter().parse(self.prompt)]
+
     def render_prompt(self, values: Mapping[str, Any]) -> str:
-        parts = [(before, column) for before, column, _, _ in string.Formatter().parse(self.prompt)]
-        kept = [part for part in parts if part[1] not in self.optional or not is_empty(values.get(part[1]))]
+        kept = [
+            part for part in self._prompt_parts if part[1] not in self.optional or not is_empty(values.get(part[1]))
+        ]
         prompt = "".join(before + ("" if column is None else text_of(values[column])) for before, column in kept)
         return prompt.lstrip("\n") if self.optional else prompt
 

@@ -12,8 +12,7 @@ from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.core.artifacts import folder_bytes, write_json
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import DataContext, DataSplit, load_dataset
-from phi_runtime.data.hooks import Values, load_training_hooks
-from phi_runtime.data.template import PromptTemplate, is_empty, text_of
+from phi_runtime.data.hooks import load_training_hooks
 from phi_runtime.data.tokenize import Encoder
 from phi_runtime.evaluation.baselines import baselines
 from phi_runtime.evaluation.metrics import headline, headline_scores, row_scores
@@ -114,9 +113,9 @@ def evaluate(
 def _baselines(task: str, training: DataSplit, questions: Questions) -> dict[str, list[Measured]]:
     """Return the answers of the baselines, which learn from the training rows, to the questions."""
     rows = training.values()
-    inputs = [_input_text(training, row) for row in rows]
+    inputs = [training.template.input_text(row) for row in rows]
     answers = [training.template.reference(row) for row in rows]
-    test_inputs = [_input_text(questions.rows, row) for row in questions.values]
+    test_inputs = [questions.rows.template.input_text(row) for row in questions.values]
     return {
         baseline.name: [
             Measured(answer, row_scores(task, answer, reference))
@@ -124,15 +123,6 @@ def _baselines(task: str, training: DataSplit, questions: Questions) -> dict[str
         ]
         for baseline in baselines(task, inputs, answers, test_inputs)
     }
-
-
-def _input_text(rows: DataSplit, values: Values) -> str:
-    """Return the question of a row without the text of the template; of a conversation, its prompt."""
-    template = rows.template
-    if not isinstance(template, PromptTemplate):
-        return template.render_prompt(values)
-    cells = (values.get(column) for column in template.inputs)
-    return "\n".join(text_of(cell) for cell in cells if not is_empty(cell))
 
 
 def _main_result(task: str, measured: Sequence[Measured], references: Sequence[str]) -> dict[str, float]:

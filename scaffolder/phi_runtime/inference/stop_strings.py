@@ -25,7 +25,7 @@ class StopStrings:
             self.matched = True
             output, self.buffer = self.buffer[: min(matches)], ""
             return output
-        kept = max((_overlap(self.buffer, stop) for stop in self.stop), default=0)
+        kept = max((overlap(self.buffer, stop) for stop in self.stop), default=0)
         split = len(self.buffer) - kept
         output, self.buffer = self.buffer[:split], self.buffer[split:]
         return output
@@ -63,7 +63,7 @@ class Suffix:
         return "" if self.suffix and output.strip() == self.suffix else output
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Return the length of the longest suffix of `text` that is a prefix of `stop`, and not all of it."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):

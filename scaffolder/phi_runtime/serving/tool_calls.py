@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from phi_runtime.inference.stop_strings import overlap
 from phi_runtime.serving.tool_format import ID, ToolFormat
 
 
@@ -223,8 +224,4 @@ class _JsonEnd:
 
 def _decided(text: str, trigger: str) -> int:
     """Return the length of `text` without white space at its end and without the beginning of `trigger`."""
-    for length in range(min(len(text), len(trigger) - 1), 0, -1):
-        if text.endswith(trigger[:length]):
-            text = text[:-length]
-            break
-    return len(text.rstrip())
+    return len(text[: len(text) - overlap(text, trigger)].rstrip())
