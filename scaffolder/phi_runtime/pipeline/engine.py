@@ -190,6 +190,7 @@ class _Run:
         self.cached: list[str] = []
         self.folder: Path | None = None
         self.figures: list[dict[str, Any]] = []
+        self.evaluations: list[Path] = []
 
     def emit(self, event: Event) -> None:
         if self.folder and event.event == "metric":
@@ -203,14 +204,17 @@ class _Run:
     def stages(self, names: list[str]) -> Outcome:
         started = time.monotonic()
         evaluations: list[dict[str, Any]] = []
-        for index, name in enumerate(names, start=1):
-            self.emit(Event("stage-started", name, {"index": index, "count": len(names)}))
-            if name == FETCH:
-                self.fetch()
-            elif name in self.workflow.passes:
-                self.run_pass(name)
-            else:
-                evaluations += self.evaluate(name)
+        try:
+            for index, name in enumerate(names, start=1):
+                self.emit(Event("stage-started", name, {"index": index, "count": len(names)}))
+                if name == FETCH:
+                    self.fetch()
+                elif name in self.workflow.passes:
+                    self.run_pass(name)
+                else:
+                    evaluations += self.evaluate(name)
+        finally:
+            self.record_evaluations()
         state = "done" if self.done else "cached"
         wall_s = round(time.monotonic() - started, 2)
         self.emit(Event("run-finished", "", {"wall_s": wall_s, "state": state, "done": self.done}))
@@ -294,6 +298,7 @@ class _Run:
             self.report_cached(stage)
         else:
             self.build(stage, "evaluation", lambda out: self.compare(name, training, out))
+        self.evaluations.append(stage.target)
         content: dict[str, Any] = read_json(stage.target / RESULTS)
         return [{"name": training, **content}]
 
@@ -315,6 +320,12 @@ class _Run:
         return {"rows": content["rows"]}
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
+
+    def record_evaluations(self) -> None:
+        """Copy the evaluations into the record of the run: the next run replaces those in gen-model/."""
+        if self.folder is not None:
+            for evaluation in self.evaluations:
+                shutil.copytree(evaluation, self.folder / evaluation.name, dirs_exist_ok=True)
 
     def build(self, stage: Stage, kind: str, work: Work) -> None:
         """Build the artifact of `stage` in its work folder, which is removed once the artifact is in place."""

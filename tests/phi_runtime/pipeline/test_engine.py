@@ -15,7 +15,7 @@ from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.evaluation.row_results import read_rows
+from phi_runtime.evaluation.row_results import ROWS, read_rows
 from phi_runtime.pipeline.engine import Outcome, run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
@@ -50,10 +50,13 @@ def test_a_run_brings_all_stages_up_to_date(make_project: MakeProject) -> None:
         "config.json",
         "data_report.json",
         "environment.json",
+        "evaluation",
         "metrics.jsonl",
         "resources.jsonl",
         "stages.json",
     }
+    recorded, current = (read_rows(at / "evaluation" / ROWS) for at in (outcome.run_folder, project.gen_model))
+    assert recorded == current
 
 
 def test_the_models_of_a_run_are_compared_on_the_test_rows(trained_project: MakeProject, cli: Cli) -> None:
