@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.units import duration
 from phi_runtime.evaluation.row_results import Measured, RowResult
 from phi_runtime.evaluation.summary import summarize
 from phi_runtime.pipeline.engine import Outcome
@@ -22,7 +23,6 @@ from phi_runtime.training.diagnosis import Diagnosis
 from phi_scaffold.show import diagnosis as show_diagnosis
 from phi_scaffold.show import run as show
 from phi_scaffold.show.progress import bar_with_figures, display, figures, in_lines, shortened
-from phi_scaffold.show.terminal import duration
 
 STEP = {
     "done": 120,

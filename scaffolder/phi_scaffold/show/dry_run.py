@@ -11,6 +11,7 @@ from phi_runtime.config.schema import Workflow
 from phi_runtime.core.errors import OutOfResources
 from phi_runtime.core.events import Event, progress_message
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.units import duration, size
 from phi_runtime.models.fetch import adapter_is_present, present
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import shape_of
@@ -20,7 +21,7 @@ from phi_runtime.pipeline.stage import Stage
 from phi_runtime.training.forecast import Forecast, disk_bytes, forecast, free_disk_bytes
 from phi_scaffold.new.catalog import catalog_shape
 from phi_scaffold.show import progress as show_progress
-from phi_scaffold.show.terminal import console, duration, size, table
+from phi_scaffold.show.terminal import console, table
 
 if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides

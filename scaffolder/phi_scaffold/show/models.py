@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.core.units import size
 from phi_runtime.hardware.machine import gpus, has_bfloat16, memory_bytes
 from phi_runtime.models.memory import estimate, inference_bytes, longest_that_fits, onnx_bytes
 from phi_scaffold.show import terminal
-from phi_scaffold.show.terminal import console, size
+from phi_scaffold.show.terminal import console
 
 if TYPE_CHECKING:
     from phi_runtime.models.memory import Method

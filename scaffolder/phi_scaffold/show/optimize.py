@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.units import duration
 from phi_scaffold.show.progress import bars, display_search, warn, warn_above
-from phi_scaffold.show.terminal import console, duration, table
+from phi_scaffold.show.terminal import console, table
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

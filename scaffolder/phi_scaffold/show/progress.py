@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.units import duration, size
 from phi_runtime.training.diagnosis.run import rate_text
 from phi_scaffold.show.paths import with_short_paths
-from phi_scaffold.show.terminal import console, duration, size
+from phi_scaffold.show.terminal import console
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

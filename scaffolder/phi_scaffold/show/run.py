@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import tasks
+from phi_runtime.core.units import duration, size
 from phi_runtime.evaluation.metrics import headline
 from phi_scaffold.show import diagnosis as show_diagnosis
-from phi_scaffold.show.terminal import console, duration, size, table
+from phi_scaffold.show.terminal import console, table
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.units import duration, size
 from phi_runtime.search.sweep import metric as metrics
 from phi_scaffold.show.progress import bars, display_search, figures, warn, warn_above
-from phi_scaffold.show.terminal import console, duration, size, table
+from phi_scaffold.show.terminal import console, table
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
