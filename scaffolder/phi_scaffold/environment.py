@@ -35,12 +35,17 @@ def use_project_environment(project: ProjectFolder, *, required: bool = True) ->
     """
     python = project_python(project)
     here = Path(sys.prefix)
-    if python and here.resolve() != (project.root / ".venv").resolve() and _HANDED_OVER not in os.environ:
+    if python and here.resolve() != (project.root / ".venv").resolve() and not handed_over():
         _hand_over(python)
     if required and importlib.util.find_spec("torch") is None:
         has_setup = (project.root / "setup" / "setup.py").is_file()
         fix = f"run `{setup_command()}` in {project.root}" if has_setup else new_command(project.config)
         raise MissingDependency("the ML libraries are not installed", fix=fix)
+
+
+def handed_over() -> bool:
+    """Return True if a phi-scaffold of another environment has started this one."""
+    return _HANDED_OVER in os.environ
 
 
 def _hand_over(python: Path) -> None:

@@ -157,9 +157,14 @@ def _fsync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` next to `path`, then rename: a reader sees the old file or the new one, never a part."""
+    """Write `text` next to `path`, then rename: a reader sees the old file or the new one, never a part.
+
+    No link is followed: neither one at `path` nor one that somebody has put where the new file is written.
+    """
     staged = path.with_name(f".{path.name}.partial")
-    staged.write_text(text, encoding="utf-8", newline="\n")
+    staged.unlink(missing_ok=True)
+    with staged.open("x", encoding="utf-8", newline="\n") as file:
+        file.write(text)
     _fsync(staged)
     staged.replace(path)
 
@@ -177,7 +182,7 @@ def read_json(path: Path) -> Any:
 def free_name(path: Path) -> Path:
     """Return a free name next to `path` for a backup of it: `name.bak`, `name.bak1` and so on."""
     names = (path.with_name(f"{path.name}.bak{n or ''}") for n in range(10_000))
-    return next(n for n in names if not n.exists())
+    return next(n for n in names if not n.exists() and not n.is_symlink())
 
 
 def replace_unless_edited(path: Path, text: str, known: str | None) -> Path | None:

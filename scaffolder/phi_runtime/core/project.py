@@ -151,22 +151,3 @@ def setup_command(extra: str = "") -> str:
     if os.name == "nt":
         return r"powershell -File setup\setup.ps1" + (f" -With {extra}" if extra else "")
     return "bash setup/setup.sh" + (f" --with {extra}" if extra else "")
-
-
-def read_dotenv(root: Path) -> None:
-    """Set the variables of the project's .env in the environment, except those that are set already.
-
-    Reads lines of the form `NAME=value` and `export NAME=value`; strips quotes around the value; `#` starts a comment.
-    """
-    file = root / ".env"
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8-sig").splitlines():
-        name, equals, value = line.strip().removeprefix("export ").partition("=")
-        name, value = name.strip(), value.strip()
-        if not equals or not name or name.startswith("#"):
-            continue
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
-        if value:
-            os.environ.setdefault(name, value)

@@ -224,7 +224,8 @@ def _write(
         emit(Event("progress", stage, {"done": count, "total": total, "unit": "rows"}))
 
     try:
-        with staged.open("wb") as stream:
+        staged.unlink(missing_ok=True)
+        with staged.open("xb") as stream:  # no link is followed
             for row in rows:
                 stream.write(_line(row))
                 count += 1

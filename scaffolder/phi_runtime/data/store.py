@@ -178,6 +178,7 @@ class StoreWriter:
         part = self._part(len(self.parts))
         arrays = {name.removesuffix(".npy"): np.concatenate(buffer) for name, buffer in self.buffers.items()}
         staged = part.with_suffix(".partial.npz")
+        staged.unlink(missing_ok=True)  # a link is not followed
         np.savez(staged, **arrays)
         self.seen += self.survey.read
         sizes = {name: len(array) for name, array in arrays.items()}

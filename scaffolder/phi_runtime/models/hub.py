@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +38,7 @@ def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit, included: Se
     Python files are downloaded only with trust_remote_code. The token comes from HF_TOKEN or `hf auth login`.
 
     Raises:
-        NetworkError: the Hub's answer, such as a gated or unknown repository.
+        NetworkError: the Hub's answer, such as a gated or unknown repository, a damaged file, or a name outside of the folder.
         OutOfResources: the disk has too little space.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -50,6 +52,8 @@ def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit, included: Se
         patterns = [*included, "*.py"] if load.trust_remote_code else list(included)
         names = filter_repo_objects(siblings, allow_patterns=patterns, ignore_patterns=list(EXCLUDED))
         files = [siblings[n] for n in names]
+        for file in files:
+            _require_plain_name(file, repo_id)
         if included is INCLUDED and not any(f.rfilename.endswith(".safetensors") for f in files):
             raise NetworkError(
                 f"{repo_id} has no safetensors weights (pickled weights are not loaded)",
@@ -79,13 +83,43 @@ def _download_file(repo_id: str, commit: str, file: Any, out: Path) -> Path:
 
     partial = out / f"{file.rfilename}.{file.blob_id}{PARTIAL}"
     partial.parent.mkdir(parents=True, exist_ok=True)
+    if partial.is_symlink():  # not ours
+        partial.unlink()
     with partial.open("ab") as stream:
         url = hf_hub_url(repo_id, file.rfilename, revision=commit)
         http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=file.size)
-    if file.lfs and file_digest(partial) != file.lfs.sha256:
+    if not _is_complete(partial, file):
         partial.unlink()
         raise NetworkError(f"{file.rfilename} of {repo_id} is corrupt", fix="run again to download it again")
     return partial
+
+
+def _is_complete(path: Path, file: Any) -> bool:
+    """Return True if the downloaded file has the announced size and content: by SHA-256, or for small files by git blob id."""
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        return False
+    if file.lfs:
+        return file_digest(path) == file.lfs.sha256
+    if file.blob_id is None:  # not announced by a mirror
+        return True
+    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            blob.update(chunk)
+    return blob.hexdigest() == file.blob_id
+
+
+def _require_plain_name(file: Any, repo_id: str) -> None:
+    """Raise NetworkError for a name that would be written outside of the model's folder, or that Windows reads as another."""
+    name, blob = str(file.rfilename), str(file.blob_id or "")
+    parts = name.split("/")
+    unsafe = re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', name) or any(part in ("", ".", "..") for part in parts)
+    if unsafe or not re.fullmatch(r"[0-9a-f]*", blob):
+        raise NetworkError(
+            f"{repo_id} lists a file that may not be written: {name!a}",
+            fix="choose another repository, and report this one",
+        )
 
 
 @contextmanager

@@ -21,10 +21,11 @@ from phi_runtime.config.schema import FinetunePass, Pass, Workflow, canonical
 from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import read_json, read_manifest, versions, write_json
+from phi_runtime.core.dotenv import read_dotenv
 from phi_runtime.core.errors import Interrupted, MissingDependency, PhiError, UsageError
 from phi_runtime.core.events import Emit, Event, error_event
 from phi_runtime.core.locks import exclusive
-from phi_runtime.core.project import ProjectFolder, read_dotenv
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.data.fetch import fetch_data, hub_data

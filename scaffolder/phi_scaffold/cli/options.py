@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from phi_runtime.core.dotenv import read_dotenv
 from phi_runtime.core.errors import MissingDependency, UsageError
-from phi_runtime.core.project import ProjectFolder, find_project, for_task, new_command, read_dotenv, root_of
+from phi_runtime.core.project import ProjectFolder, find_project, for_task, new_command, root_of
 from phi_runtime.core.suggestions import did_you_mean
 from phi_scaffold.cli.failure import ErrorOutput
+from phi_scaffold.environment import handed_over, use_project_environment
 
 if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides
@@ -136,16 +138,18 @@ class Flags:
         if self.project_folder is not None and not self.project_folder.is_dir():
             raise UsageError(f"no folder {self.project_folder}", fix="check --project")
         project = find_project(self.project_folder or Path.cwd(), self.config)
-        read_dotenv(project.root)
+        read_dotenv(project.root, self._warn)
         return project if self.task_name is None else for_task(project, self.task_name, config_given=bool(self.config))
+
+    def _warn(self, message: str) -> None:
+        if not (self.quiet or self.as_json or handed_over()):
+            print(f"warning: {message}", file=sys.stderr)
 
     def enter_project(self) -> ProjectFolder:
         """Find the project and continue in its own environment: the one of the command line may lack the ML libraries.
 
         A config outside of a project is run where it is, with a note on how to create a project around it.
         """
-        from phi_scaffold.environment import use_project_environment
-
         project = self.find_project()
         use_project_environment(project)
         if self.config is not None and root_of(self.config) is None and not (self.quiet or self.as_json):

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from phi_runtime.core import artifacts
-from phi_runtime.core.artifacts import digest, put_in_place, read_manifest, require_free_space, seal
+from phi_runtime.core.artifacts import (
+    digest,
+    free_name,
+    put_in_place,
+    read_manifest,
+    require_free_space,
+    seal,
+    write_text,
+)
 from phi_runtime.core.errors import Conflict, OutOfResources
 from phi_runtime.core.locks import exclusive, is_held
 
@@ -85,3 +93,19 @@ def test_only_one_run_at_a_time(tmp_path: Path) -> None:
             pass
         assert caught.value.exit_code == 6
     assert not is_held(lock)
+
+
+@pytest.mark.parametrize("link", ["config.json", ".config.json.partial"])
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path, link: str) -> None:
+    victim = tmp_path / "profile"
+    victim.write_text("mine")
+    (tmp_path / link).symlink_to(victim)
+    write_text(tmp_path / "config.json", "new")
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "config.json").is_symlink()
+    assert (tmp_path / "config.json").read_text() == "new"
+
+
+def test_a_backup_never_goes_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "config.json.bak").symlink_to(tmp_path / "not there")
+    assert free_name(tmp_path / "config.json") == tmp_path / "config.json.bak1"

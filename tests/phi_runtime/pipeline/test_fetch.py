@@ -27,6 +27,10 @@ from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter, f
 COMMIT = "a" * 40
 
 
+def git_blob_id(body: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
 class HubServer(http.server.ThreadingHTTPServer):
     """Serves the one model org/tiny as the Hugging Face Hub does: model info, tree, and files with ranges."""
 
@@ -36,6 +40,7 @@ class HubServer(http.server.ThreadingHTTPServer):
         self.break_after: int | None = None
         self.gated = False
         self.announced_sha256: str | None = None
+        self.blob_id: str | None = None
         super().__init__(("127.0.0.1", 0), _HubHandler)
 
 
@@ -63,7 +68,7 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def sibling(self, name: str, body: bytes) -> dict[str, Any]:
-        known = {"rfilename": name, "size": len(body), "blobId": hashlib.sha1(body).hexdigest()}
+        known = {"rfilename": name, "size": len(body), "blobId": self.server.blob_id or git_blob_id(body)}
         if name.endswith(".safetensors"):
             announced = self.server.announced_sha256 or hashlib.sha256(body).hexdigest()
             known["lfs"] = {"size": len(body), "sha256": announced, "pointerSize": 134}
@@ -221,6 +226,50 @@ def test_weights_that_arrive_damaged_are_not_kept(hub: HubServer, project: Proje
     assert present(model("org/tiny"), project) is None
     hub.announced_sha256 = None
     assert fetch(model("org/tiny"), project, silent).path.is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../evil.json",
+        "/tmp/evil.json",
+        "a/../../evil.json",
+        "..\\evil.json",
+        "C:evil.json",
+        "a//evil.json",
+        "./evil.json",
+    ],
+)
+def test_a_file_name_that_leaves_the_folder_is_refused_before_any_download(
+    hub: HubServer, project: ProjectFolder, name: str
+) -> None:
+    hub.files[name] = b"{}"
+    with pytest.raises(NetworkError, match="may not be written"):
+        fetch(model("org/tiny"), project, silent)
+    assert not [path for _, path, _ in hub.requests if "resolve" in path]
+    assert not list(project.root.parent.rglob("evil.json"))
+
+
+@pytest.mark.parametrize("blob_id", ["/../../../evil", "0" * 40])
+def test_a_file_with_another_blob_id_is_refused(hub: HubServer, project: ProjectFolder, blob_id: str) -> None:
+    hub.blob_id = blob_id
+    with pytest.raises(NetworkError, match=r"may not be written|is corrupt"):
+        fetch(model("org/tiny"), project, silent)
+    assert present(model("org/tiny"), project) is None
+    assert not list(project.root.parent.rglob("evil*"))
+
+
+def test_a_link_in_the_place_of_a_partial_download_is_not_followed(
+    hub: HubServer, project: ProjectFolder, tmp_path: Path
+) -> None:
+    victim = tmp_path / "profile"
+    victim.write_text("mine")
+    folder = project.model_cache / "org" / ".tiny.partial"
+    folder.mkdir(parents=True)
+    for name, body in hub.files.items():
+        (folder / f"{name}.{git_blob_id(body)}.partial").symlink_to(victim)
+    fetch(model("org/tiny"), project, silent)
+    assert victim.read_text() == "mine"
 
 
 def test_a_gated_model_says_what_to_do_and_the_token_of_the_environment_opens_it(

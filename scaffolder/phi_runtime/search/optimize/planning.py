@@ -14,8 +14,9 @@ from phi_runtime.config.pass_graph import sources, training_of
 from phi_runtime.config.schema import Constraints, ExportPass, Workflow, canonical
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.artifacts import digest, versions
+from phi_runtime.core.dotenv import read_dotenv
 from phi_runtime.core.errors import ConfigError, Location, UsageError
-from phi_runtime.core.project import ProjectFolder, read_dotenv
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.machine import memory_bytes

@@ -10,8 +10,9 @@ from phi_runtime.config.parse import SWEEP
 from phi_runtime.config.schema import Sweep, Workflow
 from phi_runtime.config.search_space import full_key, trained_pass
 from phi_runtime.config.sidecars import sidecar_path
+from phi_runtime.core.dotenv import read_dotenv
 from phi_runtime.core.errors import ConfigError, Location, MissingDependency
-from phi_runtime.core.project import ProjectFolder, read_dotenv
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.load import LoadedConfig, load_config
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space, study
