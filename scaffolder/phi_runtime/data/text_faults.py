@@ -147,6 +147,14 @@ def personal_data(text: str) -> Counts:
     return found
 
 
+def without_api_keys(text: str, replacement: str) -> str:
+    """Replace the API keys that `personal_data` counts."""
+    for marker, form in _API_KEYS:
+        if marker in text:
+            text = form.sub(replacement, text)
+    return text
+
+
 def encoding_faults(text: str) -> Counts:
     """Count characters that a wrong encoding produces, by kind.
 

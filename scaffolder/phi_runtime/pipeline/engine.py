@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, compared_models, with_ancestors
-from phi_runtime.config.schema import FinetunePass, Pass, Workflow, canonical
+from phi_runtime.config.schema import FinetunePass, Pass, Workflow
 from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import read_json, read_manifest, versions, write_json
+from phi_runtime.core.artifacts import read_json, read_manifest, write_json
 from phi_runtime.core.dotenv import read_dotenv
 from phi_runtime.core.errors import Interrupted, MissingDependency, PhiError, UsageError
 from phi_runtime.core.events import Emit, Event, error_event
@@ -29,7 +26,6 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.data.fetch import fetch_data, hub_data
-from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
 from phi_runtime.models.exportable import check_base_model
 from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter
@@ -40,24 +36,12 @@ from phi_runtime.pipeline.graph import ModelGraph, PassNode
 from phi_runtime.pipeline.load import LoadedConfig, load_config
 from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.pipeline.plan import LOCK, fetch_stage, plan, unneeded_stages
+from phi_runtime.pipeline.run_record import RunRecord, without_secrets
 from phi_runtime.pipeline.stage import Stage, evaluation_stage, record_output, with_active_adapter
 from phi_runtime.training.forecast import check_fits
 from phi_runtime.workers.failures import failure_from_exception
 
 _REPORTED_RULES = ("trust-remote-code", "azure", "found-under-root", "unknown-reference", "no-gpu")
-_LIBRARIES = (
-    "phi-scaffold",
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "bitsandbytes",
-    "tokenizers",
-    "onnxruntime",
-    "onnxruntime-genai",
-    "onnxruntime-genai-cuda",
-    "huggingface-hub",
-)
 
 
 @dataclass(frozen=True)
@@ -120,7 +104,9 @@ def run(
     rebuilt = {stage.name for stage in stages if stage.deleted and stage.name in (*only, until)}
     unneeded = unneeded_stages(stages, names, {*force, *rebuilt})
     with exclusive(project.gen_model / LOCK):
-        return _Run(project, workflow, emit, force, config.overrides, nproc, unneeded).stages(names)
+        request = {"only": list(only), "until": until, "force": list(force), "nproc": nproc, "stages": names}
+        record = RunRecord(project, config, workflow, request)
+        return _Run(project, workflow, emit, force, config.overrides, nproc, record, unneeded).stages(names)
 
 
 def _warn_of_config(config: LoadedConfig, emit: Emit) -> None:
@@ -182,20 +168,18 @@ class _Run:
         force: Sequence[str],
         overrides: Overrides,
         nproc: int,
+        record: RunRecord,
         unneeded: Collection[str] = (),
     ) -> None:
         self.project, self.workflow, self.listener, self.force = project, workflow, emit, set(force)
-        self.overrides, self.nproc, self.unneeded = overrides, nproc, unneeded
+        self.overrides, self.nproc, self.record, self.unneeded = overrides, nproc, record, unneeded
         self.graph = ModelGraph(workflow, project)
         self.done: list[str] = []
         self.cached: list[str] = []
-        self.folder: Path | None = None
-        self.figures: list[dict[str, Any]] = []
-        self.evaluations: list[Path] = []
 
     def emit(self, event: Event) -> None:
-        if self.folder and event.event == "metric":
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
+        if self.record.folder and event.event == "metric":
+            with (self.record.folder / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(event.as_dict()) + "\n")
         self.listener(event)
 
@@ -205,7 +189,7 @@ class _Run:
     def stages(self, names: list[str]) -> Outcome:
         started = time.monotonic()
         evaluations: list[dict[str, Any]] = []
-        try:
+        with self.record.closing():
             for index, name in enumerate(names, start=1):
                 self.emit(Event("stage-started", name, {"index": index, "count": len(names)}))
                 if name == FETCH:
@@ -214,13 +198,11 @@ class _Run:
                     self.run_pass(name)
                 else:
                     evaluations += self.evaluate(name)
-        finally:
-            self.record_evaluations()
         state = "done" if self.done else "cached"
         wall_s = round(time.monotonic() - started, 2)
         self.emit(Event("run-finished", "", {"wall_s": wall_s, "state": state, "done": self.done}))
         evaluation = {**evaluations[0], "trainings": evaluations} if evaluations else None
-        return Outcome(tuple(self.done), tuple(self.cached), evaluation, self.folder)
+        return Outcome(tuple(self.done), tuple(self.cached), evaluation, self.record.folder)
 
     # -- stages -------------------------------------------------------------------------------------------------------
 
@@ -264,7 +246,7 @@ class _Run:
             work_folder(self.project, node.stage),
             self.emit,
             self.overrides,
-            record=self.folder,
+            record=self.record.folder,
             previous=None if node.name in self.force else node.stage.target,
         )
         if isinstance(node.config, FinetunePass):
@@ -299,7 +281,7 @@ class _Run:
             self.report_cached(stage)
         else:
             self.build(stage, "evaluation", lambda out: self.compare(name, training, out))
-        self.evaluations.append(stage.target)
+        self.record.evaluation(stage.target)
         content: dict[str, Any] = read_json(stage.target / RESULTS)
         return [{"name": training, **content}]
 
@@ -322,12 +304,6 @@ class _Run:
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 
-    def record_evaluations(self) -> None:
-        """Copy the evaluations into the record of the run: the next run replaces those in gen-model/."""
-        if self.folder is not None:
-            for evaluation in self.evaluations:
-                shutil.copytree(evaluation, self.folder / evaluation.name, dirs_exist_ok=True)
-
     def build(self, stage: Stage, kind: str, work: Work) -> None:
         """Build the artifact of `stage` in its work folder, which is removed once the artifact is in place."""
         work_dir = work_folder(self.project, stage)
@@ -342,6 +318,7 @@ class _Run:
 
     def report_cached(self, stage: Stage) -> None:
         self.cached.append(stage.name)
+        self.record.output(stage.name, "cached", stage.target)
         if stage.manifest and stage.name != FETCH:
             record_output(stage.target, stage.manifest)
         self.emit(Event("stage-finished", stage.name, self.unchanged(stage)))
@@ -352,7 +329,7 @@ class _Run:
     @contextmanager
     def working(self, name: str, target: Path, work_dir: Path | None = None) -> Iterator[None]:
         """Time a stage, record its figures, and turn every exception into a PhiError."""
-        folder = self.open_folder()
+        folder = self.record.open(name)
         started = time.monotonic()
         reset_peak()
         try:
@@ -372,20 +349,9 @@ class _Run:
         wall_s = round(time.monotonic() - started, 2)
         data = {"state": "done", "output": self.project.shown(target), "wall_s": wall_s}
         self.done.append(name)
-        self.figures.append({"stage": name, **data, "peak_rss_bytes": peak_rss_bytes()})
-        write_json(folder / "stages.json", self.figures)
+        self.record.finished({"stage": name, **data, "peak_rss_bytes": peak_rss_bytes()})
+        self.record.output(name, "done", target)
         self.emit(Event("stage-finished", name, data))
-
-    def open_folder(self) -> Path:
-        """Create gen-model/runs/<id>/ for the first stage that has work to do, with its config and versions."""
-        if self.folder is None:
-            now = datetime.now().astimezone()
-            self.folder = self.project.runs / f"{now:%Y%m%d-%H%M%S-%f}"
-            self.folder.mkdir(parents=True)
-            config = {**canonical(self.workflow), "evaluation": canonical(self.workflow.evaluation)}
-            write_json(self.folder / "config.json", config)
-            write_json(self.folder / "environment.json", _environment())
-        return self.folder
 
 
 def _as_phi_error(name: str, error: BaseException, folder: Path) -> PhiError:
@@ -393,15 +359,6 @@ def _as_phi_error(name: str, error: BaseException, folder: Path) -> PhiError:
     failure = failure_from_exception(error, f"`{name}`")
     if not failure.fix:
         log = folder / f"{name}.error.log"
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        log.write_text(without_secrets("".join(traceback.format_exception(error))), encoding="utf-8")
         failure.fix = f"see the log: {log}"
     return failure
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "cores": usable_cores(),
-        "versions": versions(_LIBRARIES),
-    }

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.schema import canonical
-from phi_runtime.core.artifacts import read_manifest
+from phi_runtime.core.artifacts import read_json, read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
@@ -47,16 +47,31 @@ def test_a_run_brings_all_stages_up_to_date(make_project: MakeProject) -> None:
     assert not list((project.gen_model / ".work").iterdir())
     assert outcome.run_folder is not None
     assert {p.name for p in outcome.run_folder.iterdir()} == {
+        "config-files",
         "config.json",
         "data_report.json",
         "environment.json",
         "evaluation",
         "metrics.jsonl",
         "resources.jsonl",
+        "run.json",
         "stages.json",
     }
     recorded, current = (read_rows(at / "evaluation" / ROWS) for at in (outcome.run_folder, project.gen_model))
     assert recorded == current
+    record = read_json(outcome.run_folder / "run.json")
+    assert record["state"] == "done"
+    assert {name: output["state"] for name, output in record["outputs"].items()} == {
+        "fetch": "cached",
+        "finetune": "done",
+        "merge": "done",
+        "export": "done",
+        "evaluate": "done",
+    }
+    adapter = read_manifest(project.gen_model / "adapter")
+    assert adapter is not None
+    assert record["outputs"]["finetune"]["content"] == adapter.content
+    assert record["outputs"]["finetune"]["facts"]["torch_threads"] == 1
 
 
 def test_the_models_of_a_run_are_compared_on_the_test_rows(trained_project: MakeProject, cli: Cli) -> None:
