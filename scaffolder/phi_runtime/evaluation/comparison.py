@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from phi_runtime.config.schema import Evaluation, Workflow
+from phi_runtime.config.schema import Workflow
 from phi_runtime.core.artifacts import folder_bytes, write_json
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import DataContext, DataSplit, load_dataset
@@ -19,14 +18,13 @@ from phi_runtime.evaluation.metrics import headline, headline_scores, row_scores
 from phi_runtime.evaluation.questions import Questions, sample_questions
 from phi_runtime.evaluation.row_results import ROWS, Measured, RowResult, write_rows
 from phi_runtime.evaluation.summary import perplexity, summarize
-from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
-from phi_runtime.inference.generator import Generator, GeneratorOptions, TokenPair, short_answers
-from phi_runtime.inference.loading import context_length, open_generator
+from phi_runtime.evaluation.worker import ModelResults, ModelTask, work_apart
+from phi_runtime.inference.generator import GeneratorOptions, TokenPair
+from phi_runtime.inference.loading import context_length
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
 
 RESULTS = "evaluation.json"
-SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 128, 32
 BASELINE_ROWS = 20_000  # training rows that baselines learn from
 
 NamedModel = tuple[str, ModelRef]
@@ -44,7 +42,7 @@ def evaluate(
     *,
     rows_of: Literal["test", "validation"] = "validation",
 ) -> dict[str, Any]:
-    """Measure `models` on rows of the pass `training`.
+    """Measure `models` on rows of the pass `training`, each in a separate process.
 
     Writes rows.jsonl, with the answer and the loss of each model on each row, and evaluation.json into `out`. Test rows are
     answered by simple baselines, too. Metrics of the user (hooks.py) are added to those of the task. Free text has no
@@ -77,18 +75,20 @@ def evaluate(
     performance: dict[str, dict[str, Any]] = {}
     for number, (name, ref) in enumerate(models if len(test) else ()):
         emit(Event("progress", stage, {"done": number, "total": len(models), "unit": "models", "message": name}))
-        reset_peak()
-        options = GeneratorOptions(test.template.special, stop_tokens=test.template.stop_tokens)
-        generator = open_generator(ref, device, options)
-        measured[name] = _measure(generator, questions, pairs, settings)
-        performance[name] = {
-            **measure_speed(generator),
-            "size_bytes": model_bytes(ref),
-            "peak_rss_bytes": peak_rss_bytes(),
-        }
+        task = ModelTask(
+            name,
+            ref,
+            device,
+            GeneratorOptions(test.template.special, stop_tokens=test.template.stop_tokens),
+            questions.prompts,
+            pairs,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+        )
+        results = work_apart(task, out / f"{name}.log", emit)
+        measured[name] = _measured(results, questions, pairs, settings.task)
+        performance[name] = {**asdict(results.performance), "size_bytes": model_bytes(ref)}
         emit(Event("metric", stage, {"model": name, **_main_result(settings.task, measured[name], references)}))
-        del generator
-        gc.collect()
     rows = _rows(questions, measured, place.config.parent.parent)
     summaries = summarize(settings.task, rows) if rows and measured else []
     user_metrics = load_training_hooks(place.config).metrics
@@ -171,23 +171,14 @@ def _token_pairs(questions: Questions, place: DataContext, context_tokens: int |
     return [(ids[: answer.start], ids[answer]) for ids, answer in answers]
 
 
-def _measure(
-    generator: Generator, questions: Questions, pairs: Sequence[TokenPair], settings: Evaluation
-) -> list[Measured]:
-    losses = generator.completion_losses(pairs, settings.batch_size)
-    measured = [
-        Measured(loss=loss, tokens=len(completion)) for loss, (_, completion) in zip(losses, pairs, strict=True)
-    ]
-    template = questions.rows.template
-    if not template.has_prompt:
+def _measured(results: ModelResults, questions: Questions, pairs: Sequence[TokenPair], task: str) -> list[Measured]:
+    """Return the results of a model by row."""
+    losses = zip(results.losses, pairs, strict=True)
+    measured = [Measured(loss=loss, tokens=len(completion)) for loss, (_, completion) in losses]
+    if not questions.prompts:
         return measured
-    answers = short_answers(generator, questions.prompts, template, settings.max_new_tokens, settings.batch_size)
+    answers = map(questions.rows.template.answer_of, results.answers)
     return [
-        replace(m, answer=answer, scores=row_scores(settings.task, answer, reference))
+        replace(m, answer=answer, scores=row_scores(task, answer, reference))
         for m, answer, reference in zip(measured, answers, questions.references, strict=True)
     ]
-
-
-def measure_speed(generator: Generator) -> dict[str, float]:
-    """Return the tokens per second of reading a prompt and of writing an answer."""
-    return asdict(generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS))

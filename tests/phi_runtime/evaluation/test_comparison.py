@@ -15,6 +15,7 @@ from phi_runtime.config.schema import DataConfig, Evaluation, Workflow
 from phi_runtime.data.dataset import DataContext
 from phi_runtime.evaluation import comparison
 from phi_runtime.evaluation.row_results import Measured, read_rows
+from phi_runtime.evaluation.worker import work_on
 from phi_runtime.inference.generator import SamplingParams, Speed, TokenPair
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LoRA
@@ -46,7 +47,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     found = Recorder()
-    monkeypatch.setattr(comparison, "open_generator", lambda *_, **__: found)
+    monkeypatch.setattr(comparison, "work_apart", lambda task, *_: work_on(found, task, 1.0))  # type: ignore[arg-type]
     return found
 
 

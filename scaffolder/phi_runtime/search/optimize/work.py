@@ -14,8 +14,9 @@ from phi_runtime.config.schema import Workflow
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import data_context
-from phi_runtime.evaluation.comparison import evaluate, measure_speed
+from phi_runtime.evaluation.comparison import evaluate
 from phi_runtime.evaluation.metrics import headline
+from phi_runtime.evaluation.worker import measure_speed
 from phi_runtime.hardware.device import pick_device
 from phi_runtime.hardware.machine import gpus
 from phi_runtime.hardware.process_memory import peak_of_process_bytes

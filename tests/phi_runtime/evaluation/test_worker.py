@@ -1,0 +1,54 @@
+"""One model of a comparison in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phi_runtime.core.errors import OutOfResources, WorkFailed
+from phi_runtime.core.events import silent
+from phi_runtime.evaluation import worker
+from phi_runtime.evaluation.worker import ModelTask, load_and_work, work_apart
+from phi_runtime.models.reference import ModelRef
+from phi_runtime.workers.process import python
+
+
+def test_a_separate_process_answers_as_this_one_does(tiny_phi3: Path, tmp_path: Path) -> None:
+    ref = ModelRef(tiny_phi3, "hf", "tiny")
+    task = ModelTask("base", ref, prompts=["we won", "run away"], pairs=[([3, 4], [5, 6])], max_new_tokens=3)
+    log = tmp_path / "base.log"
+    found, expected = work_apart(task, log, silent), load_and_work(task)
+    assert (found.answers, found.losses) == (expected.answers, pytest.approx(expected.losses))
+    assert found.performance.peak_rss_bytes > 0 < found.performance.load_s
+    assert not log.exists()
+
+
+def test_a_model_that_cannot_be_loaded_is_named_and_its_log_is_kept(tmp_path: Path) -> None:
+    task = ModelTask("merged", ModelRef(tmp_path, "hf", "none"))
+    with pytest.raises(WorkFailed, match=r"^the model `merged` failed") as error:
+        work_apart(task, tmp_path / "merged.log", silent)
+    assert "Traceback" in (tmp_path / "merged.log").read_text(encoding="utf-8")
+    assert str(tmp_path / "merged.log") in error.value.fix
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SIGKILL means too little memory")
+def test_a_process_that_is_killed_ran_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(worker, "python", lambda _: [sys.executable, "-c", code])
+    with pytest.raises(OutOfResources) as error:
+        work_apart(ModelTask("base", ModelRef(tmp_path, "hf", "none")), tmp_path / "base.log", silent)
+    assert "`base`" in error.value.what
+    assert "`batch_size`" in error.value.fix
+
+
+def test_the_process_of_an_onnx_model_imports_neither_torch_nor_transformers() -> None:
+    code = """
+import sys
+import phi_runtime.evaluation.worker, phi_runtime.inference.onnx
+print(sorted({"torch", "transformers", "peft", "sklearn", "pandas", "datasets"} & set(sys.modules)))"""
+    command = [*python("unused")[:2], "-c", code]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "[]"
