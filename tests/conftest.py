@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ for _name, _value in {
     "TOKENIZERS_PARALLELISM": "false",
 }.items():
     os.environ.setdefault(_name, _value)
+_state = tempfile.TemporaryDirectory(
+    prefix="phi-scaffold-state-"
+)  # projects that tests trust are not those of the user
+os.environ["XDG_STATE_HOME"] = _state.name
 zygote.install()
 
 # Files by the CPU seconds of their longest test: these start first, so that no worker ends alone with one of them.

@@ -21,23 +21,30 @@ def project_python(project: ProjectFolder) -> Path | None:
     return python if python.exists() else None
 
 
-def use_project_environment(project: ProjectFolder, *, required: bool = True) -> None:
+def use_project_environment(project: ProjectFolder, *, trusted: bool, required: bool = True) -> None:
     """Restart this command line in the project's .venv, unless it runs there already. Does not return if it restarts.
 
     So a phi-scaffold that is installed anywhere (pipx, another environment) runs a project with the versions that it pins.
 
     Args:
         project: The project.
+        trusted: The interpreter in .venv, which is code of the project, may run; if not, this environment is used.
         required: Fail if the ML libraries are missing.
 
     Raises:
-        MissingDependency: The project has no .venv, and this environment has no ML libraries.
+        MissingDependency: The project has no .venv that may be used, and this environment has no ML libraries.
     """
     python = project_python(project)
     here = Path(sys.prefix)
-    if python and here.resolve() != (project.root / ".venv").resolve() and not handed_over():
+    elsewhere = python and here.resolve() != (project.root / ".venv").resolve() and not handed_over()
+    if python and elsewhere and trusted:
         _hand_over(python)
     if required and importlib.util.find_spec("torch") is None:
+        if elsewhere:
+            raise MissingDependency(
+                f"the environment in {project.root / '.venv'} was not made by you, so it is not used",
+                fix=f"run `{setup_command()}` in {project.root}, or pass --trust-project if you trust its files",
+            )
         has_setup = (project.root / "setup" / "setup.py").is_file()
         fix = f"run `{setup_command()}` in {project.root}" if has_setup else new_command(project.config)
         raise MissingDependency("the ML libraries are not installed", fix=fix)

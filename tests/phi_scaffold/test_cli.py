@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from phi_runtime.core.trust import trust
 from phi_scaffold.cli.app import COMMANDS
 from phi_scaffold.cli.other_names import LINE_OF, OLIVE_COMMANDS
 from tests.conftest import Cli, MakeProject, edit_config
@@ -181,21 +182,59 @@ def test_without_a_runtime_the_setup_script_is_named_and_the_code_is_5(
     assert "setup/setup.sh" in result.err
 
 
-def test_a_command_goes_on_in_the_projects_own_environment(make_project: MakeProject) -> None:
-    project = make_project("with space é")
-    python = project.root / ".venv" / "bin" / "python"
+def project_with_venv(make_project: MakeProject) -> Path:
+    """A project whose .venv has an interpreter that only prints."""
+    root = make_project("with space é").root
+    python = root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "handed over: $@"\n')
     python.chmod(0o755)
+    return root
+
+
+def run_status(root: Path, *flags: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "PHI_SCAFFOLD_HANDED_OVER"}
-    done = subprocess.run(
-        [sys.executable, "-m", "phi_scaffold", "status", "--json"],
-        cwd=project.root,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.strip() == "handed over: -P -m phi_scaffold status --json"
+    command = [sys.executable, "-m", "phi_scaffold", "status", "--json", *flags]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_command_goes_on_in_the_environment_that_setup_made(make_project: MakeProject) -> None:
+    root = project_with_venv(make_project)
+    trust(root, "setup")
+    assert run_status(root) == "handed over: -P -m phi_scaffold status --json"
+
+
+def test_an_environment_that_came_with_the_project_runs_only_when_the_user_trusts_it(make_project: MakeProject) -> None:
+    root = project_with_venv(make_project)
+    assert "fetch" in [stage["name"] for stage in json.loads(run_status(root))["stages"]]
+    assert run_status(root, "--trust-project").startswith("handed over:")
+    assert run_status(root).startswith("handed over:"), "it is remembered"
+
+
+def test_without_libraries_here_a_foreign_environment_is_refused_with_the_way_out(
+    cli: Cli, make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    root = project_with_venv(make_project)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else real(name, *a))
+    result = cli("status", "--project", root)
+    assert result.code == 5
+    assert "--trust-project" in result.err
+    assert "setup/setup.sh" in result.err
+
+
+def test_hooks_of_a_project_that_came_from_elsewhere_do_not_run(cli: Cli, make_project: MakeProject) -> None:
+    project = make_project()
+    hooks = project.config.with_name("hooks.py")
+    hooks.write_text("raise SystemExit(77)\ndef transform(row):\n    return row\n")
+    for command in ("run", "evaluate", "data check", "data preview", "sweep", "optimize", "run --dry-run"):
+        result = cli(*command.split(), "--project", project.root)
+        assert result.code == 2
+        assert f"{hooks}: " in result.err
+        assert "--trust-project" in result.err
+    assert cli("status", "--project", project.root).code == 0
 
 
 def test_debug_shows_the_traceback(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

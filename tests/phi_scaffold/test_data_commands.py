@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.trust import trust
 from phi_runtime.pipeline.engine import run
 from phi_runtime.training.rows import special_token_warnings
 from tests.conftest import Cli, Listener, MakeProject, edit_config
@@ -46,6 +47,7 @@ def test_the_light_environment_hands_over_before_it_imports_what_it_has_not(
     python = project.root / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch()
+    trust(project.root, "setup")
     code = (
         "import sys\n"
         "for name in ('numpy', 'torch', 'transformers', 'tokenizers'):\n    sys.modules[name] = None\n"
@@ -292,6 +294,7 @@ def test_chats_are_checked_and_previewed_by_turns(cli: Cli, project: ProjectFold
 
 
 def test_hooks_change_and_leave_out_rows_and_their_faults_have_a_place(cli: Cli, project: ProjectFolder) -> None:
+    trust(project.root, "user")
     hooks = project.config.with_name("hooks.py")
     hooks.write_text("def transform(row):\n    row['tone'] = row['tone'].upper()\n    return row\n\n\n"
                      "def filter(row):\n    return row['tone'] == 'JOY'\n")  # fmt: skip
@@ -317,7 +320,7 @@ def test_a_user_script_runs_only_when_it_is_let(cli: Cli, project: ProjectFolder
     edit_config(project, call)
     refused = cli("data", "check", "--project", project.root)
     assert refused.code == 2
-    assert "--run-user-script" in refused.err
-    rows = cli("data", "preview", "-n", "1", "--json", "--run-user-script", "--project", project.root).json["rows"]
+    assert "--trust-project" in refused.err
+    rows = cli("data", "preview", "-n", "1", "--json", "--trust-project", "--project", project.root).json["rows"]
     text = "".join(s["text"] for s in rows[0]["segments"])
     assert " is joy" in text or " is fear" in text

@@ -152,9 +152,7 @@ def _script(c: Checks, at: KeyPath, process: PreProcess) -> Iterator[Finding]:
     elif not (script := resolve(process.user_script, c.path).path).is_file():
         yield c.error((*at, "user_script"), "file-not-found", f"no script at {script}")
     elif not c.overrides.run_user_script:
-        message = (
-            f"`{process.text_formatting_func}` is Python code of this project: it runs only with --run-user-script"
-        )
+        message = f"`{process.text_formatting_func}` is Python code of this project: it runs only with --trust-project"
         yield c.warning((*at, "text_formatting_func"), "user-script", message)
 
 

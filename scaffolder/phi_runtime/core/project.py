@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from phi_runtime.core.errors import UsageError
+from phi_runtime.core.trust import is_own
 
 CONFIG = Path("fine-tuning/olive-config.json")
 _CONFIG_FOLDERS = (CONFIG.parent.name, "finetuning")  # the second in projects of AI Toolkit
@@ -76,11 +77,19 @@ class ProjectFolder:
             return str(path)
 
 
-def find_project(start: Path, config: Path | None = None) -> ProjectFolder:
+def find_project(start: Path, config: Path | None = None, *, explicit: bool = False) -> ProjectFolder:
     """Return the project that contains the folder `start`, or the one that `config` belongs to.
 
+    The search ends at a folder of another user, who could have put a project in the way.
+
+    Args:
+        start: A folder of the project.
+        config: Config of the project.
+        explicit: The user named `start`, which may then belong to another user.
+
     Raises:
-        UsageError: neither `start` nor a folder above it has fine-tuning/olive-config.json, nor AI Toolkit's finetuning/.
+        UsageError: neither `start` nor a folder above it has fine-tuning/olive-config.json, nor AI Toolkit's finetuning/, or
+            that folder belongs to another user.
     """
     if config is not None:
         config = config.absolute()
@@ -89,8 +98,15 @@ def find_project(start: Path, config: Path | None = None) -> ProjectFolder:
         return project_of(config)
     start = start.absolute()
     for folder in (start, *start.parents):
-        if found := _config_in(folder):
+        found = _config_in(folder)
+        if found and (_is_own_project(folder, found) or (explicit and folder == start)):
             return ProjectFolder(root=folder, config=found)
+        if found:
+            raise UsageError(
+                f"the project in {folder} belongs to another user", fix=f"pass --project {folder} to work in it"
+            )
+        if not is_own(folder):
+            break
     raise UsageError(
         f"{start} is not in a phi-scaffold project (there is no {CONFIG.as_posix()} here or above)",
         fix="create one with `phi-scaffold new NAME`, change into one, or pass --project FOLDER",
@@ -108,7 +124,14 @@ def root_of(config: Path) -> Path | None:
     config = config.absolute()
     if config.parent.name in _CONFIG_FOLDERS:
         return config.parent.parent
-    return next((folder for folder in config.parents if _config_in(folder)), None)
+    for folder in config.parents:
+        if found := _config_in(folder):
+            return folder if _is_own_project(folder, found) else None
+    return None
+
+
+def _is_own_project(folder: Path, config: Path) -> bool:
+    return is_own(folder) and is_own(config.parent) and is_own(config)
 
 
 def _config_in(folder: Path) -> Path | None:

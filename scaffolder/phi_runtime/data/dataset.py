@@ -249,7 +249,7 @@ def load_split(data: DataConfig, training: FinetunePass, context: DataContext, e
         raise UsageError(
             f"the config runs Python code: `{settings.text_formatting_func}` of {settings.user_script}",
             where=Location(context.config),
-            fix="read that script, then allow it with --run-user-script",
+            fix="read that script, then allow it with --trust-project",
         )
     hooks = load_hooks(context.config, data)
     only_completion, template = completion_only(training, settings), template_of(data, context)

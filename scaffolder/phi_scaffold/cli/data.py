@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PassName = Annotated[
     str | None, typer.Option("--pass", help="Training pass whose data is read, if several train; default: the first.")
 ]
-DATA = ("data", "settings", "run_user_script", "trust_remote_code", "project_folder", "config", *OUTPUT)
+DATA = ("data", "settings", "trust_project", "trust_remote_code", "project_folder", "config", *OUTPUT)
 
 data = typer.Typer(
     help="Check the data, and preview what the model will see of it.",
@@ -37,7 +37,7 @@ def check(flags: Flags, training_pass: PassName = None) -> None:
 
     Example: phi-scaffold data check --json
     """
-    project = flags.enter_project()
+    project = flags.enter_project(runs_hooks=True)
     from phi_runtime.core.errors import DataError
     from phi_runtime.data.report import examine
     from phi_scaffold.show import data as show_data
@@ -68,7 +68,7 @@ def preview(
 
     Example: phi-scaffold data preview --rows 5
     """
-    project = flags.enter_project()
+    project = flags.enter_project(runs_hooks=True)
     from dataclasses import replace
 
     from phi_runtime.data.dataset import load_dataset

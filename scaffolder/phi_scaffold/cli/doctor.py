@@ -16,6 +16,7 @@ def doctor(flags: Flags) -> None:
     Example: phi-scaffold doctor --json
     """
     from phi_runtime.core.errors import MissingDependency, UsageError
+    from phi_runtime.core.trust import is_trusted
     from phi_scaffold.doctor import examine
     from phi_scaffold.environment import use_project_environment
     from phi_scaffold.show import doctor as show_doctor
@@ -27,7 +28,7 @@ def doctor(flags: Flags) -> None:
             raise
         project = None
     if project:
-        use_project_environment(project, required=False)
+        use_project_environment(project, trusted=is_trusted(project.root), required=False)
     checks = examine(project or Path.cwd())
     show_doctor.checks(checks, as_json=flags.as_json, quiet=flags.quiet)
     if any(check.level == "error" for check in checks):

@@ -29,7 +29,7 @@ def evaluate(
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import run as show
 
-    project = flags.enter_project()
+    project = flags.enter_project(runs_hooks=True)
     config = load_config(project.config, flags.overrides())
     only = stages_that_measure(model, config.require_valid(), project)
     with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 
-@accepts("settings", "trust_remote_code", "project_folder", "config", *OUTPUT)
+@accepts("settings", "trust_project", "trust_remote_code", "project_folder", "config", *OUTPUT)
 def fetch(flags: Flags) -> None:
     """Download the base model into model-cache/.
 

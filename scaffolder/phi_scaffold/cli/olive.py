@@ -80,7 +80,7 @@ def _run(flags: Flags, planned: OliveProject) -> None:
     from phi_runtime.pipeline.load import load_workflow
     from phi_scaffold.cli.run import run_stages
 
-    project = flags.enter_project()
+    project = flags.enter_project(runs_hooks=True)
     workflow = load_workflow(project.config)
     trains = workflow.finetune is not None and "export" not in workflow.passes
     run_stages(project, flags, only=[], until=workflow.finetune[0] if trains and workflow.finetune else None)

@@ -71,7 +71,7 @@ def optimize(
     from phi_scaffold.new.catalog import catalog_shape
     from phi_scaffold.show import optimize as show_optimize
 
-    project = flags.enter_project()
+    project = flags.enter_project(runs_hooks=True)
     config = load_config(project.config, flags.overrides())
     limits = {
         "max_size_mb": max_size_mb,

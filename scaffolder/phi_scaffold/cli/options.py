@@ -7,6 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from phi_runtime.core.dotenv import read_dotenv
-from phi_runtime.core.errors import MissingDependency, UsageError
+from phi_runtime.core.errors import Location, MissingDependency, UsageError
 from phi_runtime.core.project import ProjectFolder, find_project, for_task, new_command, root_of
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.core.trust import is_trusted, trust
 from phi_scaffold.cli.failure import ErrorOutput
 from phi_scaffold.environment import handed_over, use_project_environment
 
@@ -65,9 +67,13 @@ class Flags:
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Skip and count unusable rows instead of stopping at the first.")
     ] = False
-    run_user_script: Annotated[
+    trust_project: Annotated[
         bool,
-        typer.Option("--run-user-script", help="Allow the text_formatting_func of the config's user_script to run."),
+        typer.Option(
+            "--trust-project",
+            "--run-user-script",
+            help="Run code of this project from now on: its .venv, hooks.py and user_script.",
+        ),
     ] = False
     trust_remote_code: Annotated[
         bool,
@@ -137,21 +143,42 @@ class Flags:
         """
         if self.project_folder is not None and not self.project_folder.is_dir():
             raise UsageError(f"no folder {self.project_folder}", fix="check --project")
-        project = find_project(self.project_folder or Path.cwd(), self.config)
+        project = self._located()
         read_dotenv(project.root, self._warn)
         return project if self.task_name is None else for_task(project, self.task_name, config_given=bool(self.config))
+
+    def _located(self) -> ProjectFolder:
+        folder = self.project_folder or Path.cwd()
+        return find_project(folder, self.config, explicit=self.project_folder is not None)
+
+    def _is_trusted(self) -> bool:
+        with suppress(UsageError):
+            return is_trusted(self._located().root)
+        return False
 
     def _warn(self, message: str) -> None:
         if not (self.quiet or self.as_json or handed_over()):
             print(f"warning: {message}", file=sys.stderr)
 
-    def enter_project(self) -> ProjectFolder:
+    def enter_project(self, *, runs_hooks: bool = False) -> ProjectFolder:
         """Find the project and continue in its own environment: the one of the command line may lack the ML libraries.
 
         A config outside of a project is run where it is, with a note on how to create a project around it.
+
+        Args:
+            runs_hooks: The command calls the functions of hooks.py.
+
+        Raises:
+            UsageError: The project is not trusted and has a hooks.py.
+            MissingDependency: There are no ML libraries.
         """
         project = self.find_project()
-        use_project_environment(project)
+        if self.trust_project:
+            trust(project.root, "user")
+        trusted = is_trusted(project.root)
+        use_project_environment(project, trusted=trusted)
+        if runs_hooks and not trusted:
+            _refuse_hooks(project)
         if self.config is not None and root_of(self.config) is None and not (self.quiet or self.as_json):
             print(
                 f"note: {self.config} is not in a project; outputs are written next to it\n"
@@ -187,7 +214,7 @@ class Flags:
             data=files,
             trust_remote_code=self.trust_remote_code,
             skip_bad_rows=self.skip_bad_rows,
-            run_user_script=self.run_user_script,
+            run_user_script=self.trust_project or self._is_trusted(),
             settings=dict(map(_setting, self.settings or ())),
         )
 
@@ -210,6 +237,17 @@ class Flags:
         return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self.top_k, self.seed, stop, guide)
 
 
+def _refuse_hooks(project: ProjectFolder) -> None:
+    from phi_runtime.data.hooks import IN_TRAINING, ON_ROWS, hooks_file
+
+    if hooks := hooks_file(project.config, (*ON_ROWS, *IN_TRAINING)):
+        raise UsageError(
+            "the functions of hooks.py are code of a project that you have not set up here",
+            where=Location(hooks),
+            fix="read them, then pass --trust-project once",
+        )
+
+
 def _setting(option: str) -> tuple[str, str]:
     key, equals, value = option.partition("=")
     if not equals or not all(key.split(".")):
@@ -222,8 +260,8 @@ def _setting(option: str) -> tuple[str, str]:
 
 OUTPUT = ("as_json", "quiet", "debug")
 SAMPLING = ("model", "adapter", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
-MODEL = ("settings", "trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
-WORKFLOW = ("on", "data", "skip_bad_rows", "run_user_script", *MODEL)
+MODEL = ("settings", "trust_project", "trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
+WORKFLOW = ("on", "data", "skip_bad_rows", *MODEL)
 
 
 def accepts(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -45,7 +45,7 @@ def run(
 
     Example: phi-scaffold run --until merge
     """
-    project = flags.enter_project()
+    project = flags.enter_project(runs_hooks=True)
     if setup:
         print(f"the libraries are installed, by `{setup_command()}`; nothing was run", file=sys.stderr)
     elif dry_run:

@@ -43,7 +43,7 @@ def sweep(
     if flags.config and _is_search(flags.config):
         overrides = replace(overrides, search=flags.config.absolute())
         flags = replace(flags, config=None)
-    project = flags.enter_project()
+    project = flags.enter_project(runs_hooks=True)
     planned = prepare(project, trials=trials, metric=metric, overrides=overrides)
     if dry_run:
         facts = plan_to_json(planned)

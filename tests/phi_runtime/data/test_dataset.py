@@ -269,7 +269,7 @@ def test_a_user_script_runs_only_where_that_is_asked_for(folder: Path, place: Da
     config = data("1.jsonl", user_script="make.py", text_formatting_func="both")
     with pytest.raises(UsageError, match=r"the config runs Python code: `both` of make\.py") as caught:
         loaded(place, [config])
-    assert "--run-user-script" in caught.value.fix
+    assert "--trust-project" in caught.value.fix
     willing = DataContext(place.config, model, place.cache, Overrides(run_user_script=True))
     assert "question 1.0!answer 0" in values(loaded(willing, [config], eval_dataset_size=0).training)
 

@@ -188,7 +188,7 @@ class PreProcess(Strict):
     script_dir: str | None = Field(None, description="Folder with modules that user_script imports. Default null.")
     text_formatting_func: str | None = Field(
         None,
-        description="Function in user_script that returns the text of a row, a dict. It runs only with --run-user-script; "
+        description="Function in user_script that returns the text of a row, a dict. It runs only with --trust-project; "
         "prefer `transform` in hooks.py for your own code.",
     )
     strategy: Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window"] = Field(
