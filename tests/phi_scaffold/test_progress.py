@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from phi_runtime.core.units import duration
 from phi_runtime.evaluation.row_results import Measured, RowResult
 from phi_runtime.evaluation.summary import summarize
 from phi_runtime.pipeline.engine import Outcome
+from phi_runtime.report.verdict import Verdict
 from phi_runtime.training.diagnosis import Diagnosis
-from phi_scaffold.show import diagnosis as show_diagnosis
 from phi_scaffold.show import run as show
+from phi_scaffold.show import verdict as show_verdict
 from phi_scaffold.show.progress import bar_with_figures, display, figures, in_lines, shortened
 
 STEP = {
@@ -200,16 +202,6 @@ def test_quiet_says_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
 # -- at its end ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def record(tmp_path: Path) -> Path:
-    """The record of a run whose training overfitted."""
-    folder = tmp_path / "gen-model" / "runs" / "1"
-    folder.mkdir(parents=True)
-    lines = [json.dumps(event.as_dict()) + "\n" for event in EVENTS if event.event == "metric"]
-    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
-    return folder
-
-
 def a_comparison(tuned: float, rows: int = 100, baselines: tuple[str, ...] = ()) -> dict[str, Any]:
     """A base with half of its answers right, the first ones, and an adapter with the share `tuned`."""
     right = {"majority label": 0.3, "base": 0.5, "adapter": tuned}
@@ -248,43 +240,69 @@ def test_the_comparison_has_baselines_intervals_and_differences_in_words(capsys:
     )
 
 
-def ending(capsys: pytest.CaptureFixture[str], project: Path, record: Path | None, tuned: float) -> list[str]:
-    result = Outcome(("finetune",), (), {"trainings": [a_comparison(tuned)]}, record)
-    show.outcome(result, ProjectFolder(project, project / "fine-tuning" / "olive-config.json"))
-    return capsys.readouterr().out.splitlines()
+OVERFITTED = replace(
+    DIAGNOSIS, setting="passes.finetune.training_args.num_train_epochs", file="fine-tuning/olive-config.json"
+)
+VERDICT = Verdict(
+    "not ready",
+    "Not ready, overfitting: 40 of 100 right (31–50 %); base model 50 %",
+    "not ready: …",
+    (OVERFITTED, *(replace(OVERFITTED, problem=p, file="", setting="", value=None) for p in ("plateau", "memory"))),
+    ("phi-scaffold data check",),
+)
 
 
-def test_the_closing_summary_says_each_problem_with_its_evidence_and_what_to_try(
-    capsys: pytest.CaptureFixture[str], record: Path, tmp_path: Path
+def ending(capsys: pytest.CaptureFixture[str], project: Path, judged: dict[str, Verdict]) -> list[str]:
+    result = Outcome(("finetune",), (), {"trainings": [a_comparison(0.4)]}, project / "gen-model" / "runs" / "1")
+    show.outcome(result, ProjectFolder(project, project / "fine-tuning" / "olive-config.json"), judged)
+    lines = capsys.readouterr().out.splitlines()
+    return lines[lines.index("Done: finetune. The record of the run is in gen-model/runs/1") + 1 :]
+
+
+def test_a_run_ends_with_its_verdict_the_findings_and_the_next_commands(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    lines = ending(capsys, tmp_path, record, tuned=0.4)
-    at = lines.index("Done: finetune. The record of the run is in gen-model/runs/1")
-    assert lines[at + 1 : at + 4] == [
-        "! finetune: overfitting",
+    others = [replace(OVERFITTED, problem="slow training")]
+    many = replace(VERDICT, findings=(*VERDICT.findings, *others))
+    assert ending(capsys, tmp_path, {"finetune": many}) == [
+        "",
+        "Not ready, overfitting: 40 of 100 right (31–50 %); base model 50 %",
+        "! overfitting",
         "    validation loss 0.42 at step 80, 0.61 at the end",
         "    try num_train_epochs 3 → 1",
+        "    passes.finetune.training_args.num_train_epochs in fine-tuning/olive-config.json",
+        "! plateau",
+        "    validation loss 0.42 at step 80, 0.61 at the end",
+        "    num_train_epochs 3 → 1",
+        "! memory",
+        "    validation loss 0.42 at step 80, 0.61 at the end",
+        "    num_train_epochs 3 → 1",
+        "next: phi-scaffold data check",
     ]
-    assert lines[at + 4 : at + 6] == ["! finetune: poor results", "    accuracy 50.0 % (base), 40.0 % (adapter)"]
-    assert lines[at + 6].startswith("    try ")
-    assert len(lines) == at + 7
 
 
-def test_a_run_without_problems_ends_with_its_record(
-    capsys: pytest.CaptureFixture[str], record: Path, tmp_path: Path
-) -> None:
-    (record / "metrics.jsonl").unlink()
-    assert ending(capsys, tmp_path, record, tuned=0.9)[-1].startswith("Done: finetune.")
+def test_a_run_of_several_trainings_has_a_verdict_on_each(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    good = Verdict("ready", "Ready to try: 9 of 9 right", "")
+    lines = ending(capsys, tmp_path, {"tone": good, "style": VERDICT})
+    assert lines[:3] == ["", "tone: Ready to try: 9 of 9 right", ""]
+    assert lines[3].startswith("style: Not ready, overfitting: ")
 
 
-def test_long_advice_is_indented_and_folded_on_a_terminal(monkeypatch: pytest.MonkeyPatch, record: Path) -> None:
+def test_a_run_that_trains_nothing_has_no_verdict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert ending(capsys, tmp_path, {}) == []
+
+
+def test_long_advice_is_indented_and_folded_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setenv("COLUMNS", "42")
-    show_diagnosis.of_trainings(record)
+    show_verdict.verdicts({"finetune": replace(VERDICT, findings=(OVERFITTED,), commands=())})
     lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
-    assert lines == [
-        "! finetune: overfitting",
+    assert lines[2:] == [
+        "! overfitting",
         "    validation loss 0.42 at step 80, 0.61",
         "    at the end",
         "    try num_train_epochs 3 → 1",
+        "    passes.finetune.training_args.num_train_epochs",
+        "    in fine-tuning/olive-config.json",
     ]

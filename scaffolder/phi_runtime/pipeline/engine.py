@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,9 @@ class Outcome:
     run_folder: Path | None
 
 
+Conclude = Callable[[Outcome], dict[str, Any]]
+
+
 def run(
     project: ProjectFolder,
     emit: Emit,
@@ -64,6 +67,7 @@ def run(
     force: Sequence[str] = (),
     overrides: Overrides | None = None,
     nproc: int = 1,
+    conclude: Conclude = lambda _: {},
 ) -> Outcome:
     """Bring the stages of the project's workflow up to date, in order.
 
@@ -75,6 +79,7 @@ def run(
         until: Run the stages up to this one.
         force: Run these stages even if they are cached.
         nproc: Number of processes that train together.
+        conclude: Called with the outcome; the facts that it returns are added to the event `run-finished`.
 
     Raises:
         ConfigError: The config is invalid.
@@ -106,7 +111,7 @@ def run(
     with exclusive(project.gen_model / LOCK):
         request = {"only": list(only), "until": until, "force": list(force), "nproc": nproc, "stages": names}
         record = RunRecord(project, config, workflow, request)
-        return _Run(project, workflow, emit, force, config.overrides, nproc, record, unneeded).stages(names)
+        return _Run(project, workflow, emit, force, config.overrides, nproc, record, unneeded).stages(names, conclude)
 
 
 def _warn_of_config(config: LoadedConfig, emit: Emit) -> None:
@@ -186,7 +191,7 @@ class _Run:
     def warn(self, stage: str, message: str) -> None:
         self.emit(Event("warning", stage, {"message": message}))
 
-    def stages(self, names: list[str]) -> Outcome:
+    def stages(self, names: list[str], conclude: Conclude) -> Outcome:
         started = time.monotonic()
         evaluations: list[dict[str, Any]] = []
         with self.record.closing():
@@ -200,9 +205,11 @@ class _Run:
                     evaluations += self.evaluate(name)
         state = "done" if self.done else "cached"
         wall_s = round(time.monotonic() - started, 2)
-        self.emit(Event("run-finished", "", {"wall_s": wall_s, "state": state, "done": self.done}))
         evaluation = {**evaluations[0], "trainings": evaluations} if evaluations else None
-        return Outcome(tuple(self.done), tuple(self.cached), evaluation, self.record.folder)
+        outcome = Outcome(tuple(self.done), tuple(self.cached), evaluation, self.record.folder)
+        facts = {"wall_s": wall_s, "state": state, "done": self.done, **conclude(outcome)}
+        self.emit(Event("run-finished", "", facts))
+        return outcome
 
     # -- stages -------------------------------------------------------------------------------------------------------
 

@@ -25,17 +25,20 @@ def evaluate(
     from phi_runtime.pipeline.engine import run as run_workflow
     from phi_runtime.pipeline.load import load_config
     from phi_runtime.pipeline.model_names import stages_that_measure
-    from phi_scaffold.show import diagnosis as show_diagnosis
+    from phi_runtime.report.verdict import judge_trainings, with_verdicts
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import run as show
+    from phi_scaffold.show import verdict as show_verdict
 
     project = flags.enter_project(runs_hooks=True)
     config = load_config(project.config, flags.overrides())
-    only = stages_that_measure(model, config.require_valid(), project)
+    workflow = config.require_valid()
+    only = stages_that_measure(model, workflow, project)
     with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
         outcome = run_workflow(project, emit, only=only, config=config)
+    judged = judge_trainings(project, workflow, outcome.evaluation)
     if flags.as_json:
-        print(json.dumps(outcome.evaluation))
+        print(json.dumps(with_verdicts(outcome.evaluation, judged)))
     elif outcome.evaluation:
         show.comparisons(outcome.evaluation)
-        show_diagnosis.of_results(outcome.evaluation)
+        show_verdict.verdicts(judged)

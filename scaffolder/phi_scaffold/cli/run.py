@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from phi_scaffold.cli.options import WORKFLOW, Flags, accepts
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
+    from phi_runtime.pipeline.engine import Outcome
 
 
 @accepts(*WORKFLOW)
@@ -67,15 +68,24 @@ def run_stages(
 ) -> None:
     """Run stages of the workflow with live progress, and print their outcome."""
     from phi_runtime.pipeline.engine import run as run_workflow
+    from phi_runtime.pipeline.load import load_config
+    from phi_runtime.report.verdict import Verdict, as_json, judge_trainings
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import run as show
 
+    config = load_config(project.config, flags.overrides())
+    judged: dict[str, Verdict] = {}
+
+    def conclude(outcome: Outcome) -> dict[str, Any]:
+        judged.update(judge_trainings(project, config.require_valid(), outcome.evaluation, outcome.done))
+        return as_json(judged)
+
     with show_progress.display(as_json=flags.as_json, quiet=flags.quiet) as emit:
         outcome = run_workflow(
-            project, emit, only=only, until=until, force=force, overrides=flags.overrides(), nproc=nproc
+            project, emit, config=config, only=only, until=until, force=force, nproc=nproc, conclude=conclude
         )
     if not flags.as_json:
-        show.outcome(outcome, project)
+        show.outcome(outcome, project, judged)
 
 
 def _dry_run(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import tasks
 from phi_runtime.core.units import duration, size
 from phi_runtime.evaluation.metrics import headline
-from phi_scaffold.show import diagnosis as show_diagnosis
+from phi_scaffold.show import verdict as show_verdict
 from phi_scaffold.show.terminal import console, table
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from phi_runtime.pipeline.engine import Outcome
     from phi_runtime.pipeline.launch_commands import LaunchCommand
     from phi_runtime.pipeline.stage import Stage
+    from phi_runtime.report.verdict import Verdict
 
 _STATE_STYLES = {
     "cached": "green",
@@ -29,18 +30,15 @@ _STATE_STYLES = {
 }
 
 
-def outcome(result: Outcome, project: ProjectFolder) -> None:
-    """Print the evaluation of a run, the folder of its record, and the problems of its training."""
+def outcome(result: Outcome, project: ProjectFolder, judged: Mapping[str, Verdict]) -> None:
+    """Print the evaluation of a run, the folder of its record, and the verdict on each training."""
     if result.evaluation:
         comparisons(result.evaluation)
     if not result.done:
         print("Nothing to do: everything is up to date.")
     elif result.run_folder:
         print(f"Done: {', '.join(result.done)}. The record of the run is in {project.shown(result.run_folder)}")
-    if result.run_folder:
-        show_diagnosis.of_trainings(result.run_folder)
-    if result.evaluation:
-        show_diagnosis.of_results(result.evaluation)
+    show_verdict.verdicts(judged)
 
 
 def comparisons(evaluation: dict[str, Any]) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phi_runtime.evaluation.row_results import Measured, RowResult
-from phi_runtime.evaluation.summary import summarize
-from phi_runtime.training.diagnosis import Diagnosis, diagnose, diagnose_results, read_diagnoses
+from phi_runtime.training.diagnosis import Diagnosis, diagnose
 from phi_runtime.training.diagnosis.run import MIN_LINES, rate_text
 
 Log = list[dict[str, Any]]
@@ -135,6 +131,7 @@ def test_overfitting_is_a_validation_loss_that_rises_while_the_training_loss_fal
     assert found.problem == "overfitting"
     assert found.evidence == "validation loss 0.42 at step 80, 0.61 at the end"
     assert found.setting == "training_args.num_train_epochs"
+    assert found.value == 1
     assert "num_train_epochs 3 → 1" in found.advice
     for name in ("early_stopping_patience", "weight_decay", "lora_dropout", "learning_rate"):
         assert name in found.advice
@@ -159,8 +156,17 @@ def test_the_evidence_names_the_best_model_and_early_stopping_needs_no_advice() 
     log = a_log(decay(0.02, 5), validation=[0.9, 0.42, 0.47, 0.53, 0.61])
     found = only(log, load_best_model_at_end=True)
     assert "the model of step 80 was kept" in found.evidence
-    assert found.setting == "training_args.early_stopping_patience"
+    assert (found.setting, found.value) == ("early_stopping_patience", 2)
     assert said(log, load_best_model_at_end=True, early_stopping_patience=3) == []
+
+
+def test_nothing_is_advised_that_the_config_has() -> None:
+    log = a_log(decay(0.02, 5), validation=[0.9, 0.42, 0.47, 0.53, 0.61])
+    advice = only(log, early_stopping_patience=2, weight_decay=0.01, lora_dropout=0.1).advice
+    assert advice.startswith("num_train_epochs 3 → 1, or load_best_model_at_end true; more rows")
+    assert not any(name in advice for name in ("patience", "weight_decay", "lora_dropout"))
+    slow = only(FINE, wall_s=3600.0, device="cuda:0", gpu_share=0.2, dataloader_num_workers=4)
+    assert (slow.setting, slow.value) == ("training_args.per_device_train_batch_size", None)
 
 
 def test_full_fine_tuning_gets_no_advice_on_lora_dropout() -> None:
@@ -320,118 +326,3 @@ def test_a_long_run_that_could_be_shorter_is_slow(
 
 def test_a_long_run_that_used_its_machine_is_not_slow() -> None:
     assert said(FINE, wall_s=36_000.0, padding_share=0.05, cpu_share=0.95, packing=False) == []
-
-
-# -- results ----------------------------------------------------------------------------------------------------------------
-
-
-def a_comparison(
-    *scores: float,
-    rows: int = 100,
-    names: tuple[str, ...] = ("base", "adapter", "merged", "onnx-int4"),
-    baselines: tuple[str, ...] = (),
-) -> Any:
-    """The comparison of models that answer the first rows right, as many as their scores say."""
-
-    def measured(name: str, score: float, row: int) -> Measured:
-        answer = "yes" if row < round(score * rows) else "no"
-        return Measured(answer) if name in baselines else Measured(answer, {}, 0.5, 1)
-
-    every = (*baselines, *names)
-    results = [
-        RowResult("a.jsonl", i, "?", "yes", {n: measured(n, s, i) for n, s in zip(every, scores, strict=True)})
-        for i in range(rows)
-    ]
-    return content_of("classification", results, baselines)
-
-
-def free_text(*perplexities: float) -> Any:
-    names = ("base", "adapter", "merged", "onnx-int4")
-    results = [
-        RowResult(
-            "a.txt",
-            i,
-            None,
-            None,
-            {
-                n: Measured(None, {}, 10 * math.log(p) + i % 2 - 0.5, 10)
-                for n, p in zip(names, perplexities, strict=True)
-            },
-        )
-        for i in range(100)
-    ]
-    return content_of("generation", results, ())
-
-
-def content_of(task: str, rows: list[RowResult], baselines: tuple[str, ...]) -> Any:
-    summaries = summarize(task, rows)
-    return {
-        "task": task,
-        "rows": len(rows),
-        "baselines": [summary for summary in summaries if summary["name"] in baselines],
-        "models": [summary for summary in summaries if summary["name"] not in baselines],
-    }
-
-
-def test_a_model_no_better_than_a_simple_baseline_is_a_poor_result() -> None:
-    comparison = a_comparison(0.4, 0.93, 0.0, 0.95, 0.95, 0.94, baselines=("majority label", "TF-IDF"))
-    (found,) = diagnose_results(comparison)
-    assert found.evidence == "accuracy 93.0 % (TF-IDF), 95.0 % (adapter)"
-    assert diagnose_results(a_comparison(0.4, 0.8, 0.0, 0.95, 0.95, 0.94, baselines=("majority label", "TF-IDF"))) == []
-
-
-def test_a_model_no_better_than_its_base_is_a_poor_result() -> None:
-    (found,) = diagnose_results(a_comparison(0.52, 0.5, 0.5, 0.5))
-    assert found.problem == "poor results"
-    assert found.evidence == "accuracy 52.0 % (base), 50.0 % (adapter)"
-    assert "data preview" in found.advice
-
-
-def test_a_score_lost_by_rounding_names_the_export_settings() -> None:
-    (found,) = diagnose_results(a_comparison(0.1, 0.98, 0.98, 0.8))
-    assert found.evidence == "accuracy 98.0 % (merged), 80.0 % (onnx-int4)"
-    assert found.setting == "extra_options.matmul_mixed_precision"
-    assert "int4_aware" in found.advice
-
-
-def test_each_adapter_is_judged_by_itself() -> None:
-    names = ("base", "adapter-a", "merged-a", "onnx-int4-a", "adapter-b", "merged-b", "onnx-int4-b")
-    found = diagnose_results(a_comparison(0.5, 0.9, 0.9, 0.88, 0.45, 0.45, 0.44, names=names))
-    assert [d.evidence for d in found] == ["accuracy 50.0 % (base), 45.0 % (adapter-b)"]
-
-
-@pytest.mark.parametrize(
-    "evaluation",
-    [
-        a_comparison(0.1, 0.97, 0.97, 0.95),
-        a_comparison(1.0, 1.0, 1.0, 1.0),
-        a_comparison(0.5, 0.4, 0.4, 0.1, rows=8),
-        a_comparison(0.1, 0.8, 0.8, 0.74, rows=50),  # three rows of fifty: chance
-        free_text(20.0, 8.0, 8.0, 8.6),
-        {"task": "chat", "rows": 0, "baselines": [], "models": []},
-    ],
-)
-def test_good_and_undecided_results_yield_nothing(evaluation: Any) -> None:
-    assert diagnose_results(evaluation) == []
-
-
-def test_free_text_is_judged_by_its_perplexity() -> None:
-    assert [d.evidence for d in diagnose_results(free_text(8.0, 8.1, 8.1, 12.0))] == [
-        "perplexity 8.00 (base), 8.10 (adapter)",
-        "perplexity 8.10 (merged), 12.00 (onnx-int4)",
-    ]
-
-
-# -- the record -------------------------------------------------------------------------------------------------------------
-
-
-def test_diagnoses_are_read_back_from_the_record_of_a_run(tmp_path: Path) -> None:
-    found = only(a_log(lambda s: 3 - 2 * s))
-    events = [
-        {"event": "metric", "stage": "finetune", "loss": 0.5},
-        {"event": "metric", "stage": "finetune", "diagnosis": [found.as_dict()]},
-        {"event": "metric", "stage": "other", "diagnosis": []},
-    ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events), encoding="utf-8")
-    assert read_diagnoses(tmp_path) == [("finetune", found)]
-    assert read_diagnoses(tmp_path / "none") == []

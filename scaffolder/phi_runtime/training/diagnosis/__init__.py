@@ -1,4 +1,4 @@
-"""Diagnosis of a training run, from its loss log, its figures, and the scores of its models.
+"""Diagnosis of a training run, from its loss log and its figures.
 
 Every diagnosis names a setting of the config and the numbers behind it. A curve is as much noise as trend, and a false
 alarm costs trust: a curve that is short, noisy or merely imperfect yields nothing. No ML library is needed.
@@ -17,11 +17,10 @@ from phi_runtime.training.diagnosis.loss_curves import (
     overfitting,
     plateau,
 )
-from phi_runtime.training.diagnosis.problem import Diagnosis, read_diagnoses
-from phi_runtime.training.diagnosis.results import diagnose_results
+from phi_runtime.training.diagnosis.problem import Diagnosis
 from phi_runtime.training.diagnosis.run import RunRecord
 
-__all__ = ["Diagnosis", "diagnose", "diagnose_results", "read_diagnoses"]
+__all__ = ["Diagnosis", "diagnose"]
 
 _CURVE_CHECKS = (
     learning_rate_too_high,
@@ -41,7 +40,7 @@ def diagnose(log: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list
 
             - Settings, by their keys in the config: type, r, num_train_epochs, max_steps, learning_rate, warmup_steps,
               max_grad_norm, per_device_train_batch_size, gradient_accumulation_steps, gradient_checkpointing, packing,
-              early_stopping_patience, load_best_model_at_end, max_seq_len.
+              early_stopping_patience, load_best_model_at_end, weight_decay, lora_dropout, dataloader_num_workers, max_seq_len.
             - Measurements: steps; device ("cpu", "cuda:0"); dtype; wall_s, of the training alone; skipped_steps; halved, times
               that the batch was halved since memory ran out; padding_share; peak_memory_bytes and memory_bytes, peak use and
               size of the device's memory; cpu_share and gpu_share, mean use, 0 to 1.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from phi_runtime.training.diagnosis.problem import Diagnosis
-from phi_runtime.training.diagnosis.run import RunRecord
+from phi_runtime.training.diagnosis.problem import Diagnosis, ProblemKind
+from phi_runtime.training.diagnosis.run import Change, RunRecord
 
 TIGHT = 0.92  # of the memory: a longer row than any so far may not fit
 ROOMY = 0.4  # of the memory: twice as much would fit
 LONG_S = 600.0  # a shorter run is not worth speeding up
 MUCH_PADDING = 0.3  # of the computed tokens
 IDLE_DEVICE = 0.5  # mean use of the device that computes
+
+_BATCH = "training_args.per_device_train_batch_size"
 
 
 def memory_tight(run: RunRecord) -> Diagnosis | None:
@@ -24,23 +26,24 @@ def memory_tight(run: RunRecord) -> Diagnosis | None:
         evidence.append(f"the batch did not fit and was halved {halved} time{'s' if halved > 1 else ''}")
     if peak_bytes and total_bytes:
         evidence.append(f"used {peak_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB of memory")
-    changes: list[tuple[str, str]] = []  # setting, its change
+    changes: list[Change] = []
     batch, accumulation = facts.get("per_device_train_batch_size", 1), facts.get("gradient_accumulation_steps", 1)
     if facts.get("gradient_checkpointing") is False:
-        changes.append(("training_args.gradient_checkpointing", "gradient_checkpointing false → true"))
+        changes.append(Change("training_args.gradient_checkpointing", True, "gradient_checkpointing false → true"))
     if batch > 1:
         smaller = max(1, batch // 2 ** max(halved, 1))
         change = f"per_device_train_batch_size {batch} → {smaller} with gradient_accumulation_steps {accumulation} → "
-        changes.append(("training_args.per_device_train_batch_size", change + f"{accumulation * batch // smaller}"))
+        change += f"{accumulation * batch // smaller}"
+        changes.append(Change(_BATCH, smaller, change))
     if "max_seq_len" in facts:
-        changes.append(("max_seq_len", f"max_seq_len below {facts['max_seq_len']}"))
+        changes.append(Change("max_seq_len", None, f"max_seq_len below {facts['max_seq_len']}"))
     if facts.get("type") == "LoRA":
-        changes.append(("type", "type LoRA → QLoRA"))
+        changes.append(Change("type", "QLoRA", "type LoRA → QLoRA"))
     if facts.get("type") == "FullFinetune":
-        changes.append(("type", "type FullFinetune → LoRA"))
+        changes.append(Change("type", "LoRA", "type FullFinetune → LoRA"))
     if not changes:
-        changes.append(("max_seq_len", "a smaller max_seq_len"))
-    return Diagnosis("memory", "; ".join(evidence), changes[0][0], ", or ".join(change for _, change in changes))
+        changes.append(Change("max_seq_len", None, "a smaller max_seq_len"))
+    return _diagnosis("memory", "; ".join(evidence), changes, ", or ")
 
 
 def slow(run: RunRecord) -> Diagnosis | None:
@@ -49,31 +52,40 @@ def slow(run: RunRecord) -> Diagnosis | None:
     wall_s = facts.get("wall_s", 0.0)
     if wall_s < LONG_S:
         return None
-    causes: list[tuple[str, str, str]] = []  # evidence, setting, its change
+    causes: list[tuple[str, Change]] = []  # evidence, and what to change
     padding = facts.get("padding_share", 0.0)
     if padding >= MUCH_PADDING and facts.get("packing") is False:
-        causes.append((f"{100 * padding:.0f} % of the computed tokens were padding", "packing", "packing false → null"))
+        change = Change("packing", None, "packing false → null")
+        causes.append((f"{100 * padding:.0f} % of the computed tokens were padding", change))
     peak_bytes, total_bytes = facts.get("peak_memory_bytes", 0), facts.get("memory_bytes", 0)
     if 0 < peak_bytes < ROOMY * total_bytes:
         evidence = f"used {peak_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB of memory"
         batch, accumulation = facts.get("per_device_train_batch_size", 1), facts.get("gradient_accumulation_steps", 1)
         if facts.get("gradient_checkpointing"):
-            setting, change = "training_args.gradient_checkpointing", "gradient_checkpointing true → false"
-            causes.append((f"{evidence}, and computed activations twice", setting, change))
+            change = Change("training_args.gradient_checkpointing", False, "gradient_checkpointing true → false")
+            causes.append((f"{evidence}, and computed activations twice", change))
         elif accumulation % 2 == 0 and facts.get("device", "cpu") != "cpu":
-            change = f"per_device_train_batch_size {batch} → {2 * batch}"
-            change += f" with gradient_accumulation_steps {accumulation} → {accumulation // 2}"
-            causes.append((evidence, "training_args.per_device_train_batch_size", change))
+            text = f"per_device_train_batch_size {batch} → {2 * batch}"
+            text += f" with gradient_accumulation_steps {accumulation} → {accumulation // 2}"
+            causes.append((evidence, Change(_BATCH, 2 * batch, text)))
     on_cpu = facts.get("device", "cpu") == "cpu"
     share = facts.get("cpu_share" if on_cpu else "gpu_share")
     if share is not None and share < IDLE_DEVICE:
         if on_cpu:
-            setting = "training_args.per_device_train_batch_size"
-            change = "a larger per_device_train_batch_size, OMP_NUM_THREADS unset, and no other process on the cores"
+            text = "a larger per_device_train_batch_size, OMP_NUM_THREADS unset, and no other process on the cores"
+            change = Change(_BATCH, None, text)
+        elif facts.get("dataloader_num_workers", 0) < 2:
+            change = Change("training_args.dataloader_num_workers", 2, "dataloader_num_workers 2, or a larger batch")
         else:
-            setting, change = "training_args.dataloader_num_workers", "dataloader_num_workers 2, or a larger batch"
-        causes.append((f"{'cores were' if on_cpu else 'GPU was'} {100 * share:.0f} % busy", setting, change))
+            change = Change(_BATCH, None, "a larger per_device_train_batch_size")
+        causes.append((f"{'cores were' if on_cpu else 'GPU was'} {100 * share:.0f} % busy", change))
     if not causes:
         return None
-    evidence = f"{wall_s / 60:.0f} min: " + "; ".join(text for text, _, _ in causes)
-    return Diagnosis("slow training", evidence, causes[0][1], "; ".join(change for _, _, change in causes))
+    evidence = f"{wall_s / 60:.0f} min: " + "; ".join(text for text, _ in causes)
+    return _diagnosis("slow training", evidence, [change for _, change in causes], "; ")
+
+
+def _diagnosis(problem: ProblemKind, evidence: str, changes: list[Change], between: str) -> Diagnosis:
+    first = changes[0]
+    advice = between.join(change.text for change in changes)
+    return Diagnosis(problem, evidence, first.setting, advice, first.value)

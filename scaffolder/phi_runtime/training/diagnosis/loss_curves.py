@@ -17,7 +17,7 @@ from phi_runtime.training.diagnosis.curve_statistics import (
     wobble,
 )
 from phi_runtime.training.diagnosis.problem import Diagnosis
-from phi_runtime.training.diagnosis.run import LEARNED, MIN_LINES, MIN_VALIDATION, RunRecord, rate_text, short
+from phi_runtime.training.diagnosis.run import LEARNED, MIN_LINES, MIN_VALIDATION, RunRecord, short
 
 # Overfitting
 RISE = 0.10  # of the minimum: rise of the validation loss …
@@ -52,14 +52,15 @@ def learning_rate_too_high(run: RunRecord) -> Diagnosis | None:
     evidence = [text for check in (_diverged, _oscillating, _exploding, _skipping) if (text := check(run))]
     if not evidence:
         return None
-    advice = run.rate_change(0.5)
+    change = run.rate_change(0.5)
+    advice = change.text
     if not run.facts.get("warmup_steps", 1):
         advice += ", or warmup_steps 0 → 0.1"
     if not run.facts.get("max_grad_norm", 1):
         advice += ", and max_grad_norm 0 → 1"
     if run.facts.get("dtype") == "float16":
         advice += "; torch_dtype float16 → bfloat16 overflows less, if the device supports it"
-    return Diagnosis("learning rate too high", "; ".join(evidence), "training_args.learning_rate", advice)
+    return Diagnosis("learning rate too high", "; ".join(evidence), change.setting, advice, change.value)
 
 
 def _diverged(run: RunRecord) -> str:
@@ -126,20 +127,24 @@ def overfitting(run: RunRecord) -> Diagnosis | None:
     if rise < needed or not _keeps_rising(after) or not _fell_after(run.loss, minimum):
         return None
     evidence = f"validation loss {short(minimum.value)} at step {minimum.step}, {short(last.value)} at the end"
-    setting, shorter = run.length_change(minimum.step / max(last.step, 1))
-    if run.facts.get("load_best_model_at_end"):
-        if run.facts.get("early_stopping_patience"):
-            return None  # it stopped in time and kept the best state
+    shorter = run.length_change(minimum.step / max(last.step, 1))
+    patience, keeps_best = run.facts.get("early_stopping_patience"), run.facts.get("load_best_model_at_end")
+    if keeps_best and patience:
+        return None  # it stopped in time and kept the best state
+    if keeps_best:
         return Diagnosis(
             "overfitting",
             f"{evidence}; the model of step {minimum.step} was kept",
-            "training_args.early_stopping_patience",
-            f"early_stopping_patience 2 or {shorter} saves the rest of the run",
+            "early_stopping_patience",
+            f"early_stopping_patience 2 or {shorter.text} saves the rest of the run",
+            2,
         )
-    dropout = ", lora_dropout 0.1" if run.kind == "adapter" else ""
-    stopping = "early_stopping_patience 2 with load_best_model_at_end true"
-    advice = f"{shorter}, or {stopping}; more rows, a lower learning_rate, weight_decay 0.01{dropout} help as well"
-    return Diagnosis("overfitting", evidence, setting, advice)
+    stopping = ("" if patience else "early_stopping_patience 2 with ") + "load_best_model_at_end true"
+    others = ["more rows", "a lower learning_rate"]
+    others += ["weight_decay 0.01"] if run.facts.get("weight_decay", 0) < 0.01 else []
+    others += ["lora_dropout 0.1"] if run.kind == "adapter" and run.facts.get("lora_dropout", 0) < 0.1 else []
+    advice = f"{shorter.text}, or {stopping}; {', '.join(others)} help as well"
+    return Diagnosis("overfitting", evidence, shorter.setting, advice, shorter.value)
 
 
 def _keeps_rising(after: Curve) -> bool:
@@ -177,21 +182,22 @@ def nothing_learned(run: RunRecord) -> Diagnosis | None:
     rate, low_rate = run.facts.get("learning_rate", math.inf), LOW_RATE[run.kind]
     still_falling = -slope(part(run.loss, 2 / 3, 1)) * run.steps >= 0.5 * fall
     if fall < CREEPING * run.first and rate < low_rate and still_falling:
-        advice = f"learning_rate {rate_text(rate)} → {rate_text(USUAL_RATE[run.kind])}"
-        return Diagnosis("learning rate too low", f"{evidence}, still falling", "training_args.learning_rate", advice)
+        change = run.rate_set_to(USUAL_RATE[run.kind])
+        return Diagnosis(
+            "learning rate too low", f"{evidence}, still falling", change.setting, change.text, change.value
+        )
     return None
 
 
 def _nothing_learned(run: RunRecord, evidence: str) -> Diagnosis:
     rate, low_rate = run.facts.get("learning_rate", math.inf), LOW_RATE[run.kind]
     if rate < low_rate:
-        advice = f"learning_rate {rate_text(rate)} → {rate_text(USUAL_RATE[run.kind])}"
-        return Diagnosis("nothing learned", evidence, "training_args.learning_rate", advice)
+        change = run.rate_set_to(USUAL_RATE[run.kind])
+        return Diagnosis("nothing learned", evidence, change.setting, change.text, change.value)
     rank = f", a larger r (now {run.facts['r']})" if "r" in run.facts else ""
-    advice = (
-        f"check the rows with `phi-scaffold data preview`; then {run.rate_change(0.5)} or {run.rate_change(2)}{rank}"
-    )
-    return Diagnosis("nothing learned", evidence, "training_args.learning_rate", advice)
+    lower, higher = run.rate_change(0.5), run.rate_change(2)
+    advice = f"check the rows with `phi-scaffold data preview`; then {lower.text} or {higher.text}{rank}"
+    return Diagnosis("nothing learned", evidence, lower.setting, advice, lower.value)
 
 
 def not_finished(run: RunRecord) -> Diagnosis | None:
@@ -210,8 +216,9 @@ def not_finished(run: RunRecord) -> Diagnosis | None:
         return None
     start_level, end_level = short(level(end[:3])), short(level(end[-3:]))
     evidence = f"training loss fell from {start_level} to {end_level} in the last third and did not slow down"
-    setting, longer = run.length_change(2)
-    return Diagnosis("not finished", evidence, setting, f"{longer}, or {run.rate_change(2)}")
+    longer = run.length_change(2)
+    advice = f"{longer.text}, or {run.rate_change(2).text}"
+    return Diagnosis("not finished", evidence, longer.setting, advice, longer.value)
 
 
 def plateau(run: RunRecord) -> Diagnosis | None:
@@ -231,9 +238,10 @@ def plateau(run: RunRecord) -> Diagnosis | None:
     validation = [p for p in run.validation if p.step >= idle_from]
     if run.validation and (len(validation) < 2 or validation[-1].value < (1 - PROGRESS / 2) * validation[0].value):
         return None
-    setting, shorter = run.length_change(1 - IDLE)
+    shorter = run.length_change(1 - IDLE)
     evidence = (
         f"training loss {short(start_level)} around step {idle_from}, {short(end_level)} at the end (step {run.steps})"
     )
-    advice = f"{shorter} or early_stopping_patience 2 gives the same result; for a better one, {run.rate_change(2)}"
-    return Diagnosis("plateau", evidence, setting, advice)
+    same = f"{shorter.text} or early_stopping_patience 2 gives the same result"
+    advice = f"{same}; for a better one, {run.rate_change(2).text}"
+    return Diagnosis("plateau", evidence, shorter.setting, advice, shorter.value)

@@ -1,51 +1,66 @@
-"""A problem of a training run, as it is shown and recorded."""
+"""A problem of a training, its data or its models, as it is shown and recorded."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 ProblemKind = Literal[
+    "not measured",
+    "no comparison",
+    "one label",
+    "leakage",
+    "near duplicates",
+    "truncated answers",
+    "contradictory labels",
+    "inconsistent labels",
+    "doubtful labels",
     "learning rate too high",
-    "overfitting",
     "nothing learned",
+    "too few training rows",
+    "overfitting",
     "learning rate too low",
     "not finished",
+    "class imbalance",
+    "rows too long",
+    "no better than a simple baseline",
+    "no better than the base model",
+    "too few test rows",
+    "loss by rounding",
+    "more wrong than right",
+    "chosen on these rows",
+    "duplicate rows",
     "plateau",
     "memory",
     "slow training",
-    "poor results",
 ]
+"""All problems, in the order in which they are shown: a cause before its effects."""
+
+Light = Literal["ready", "check", "not ready"]
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One problem of a run.
+    """One problem.
 
     Attributes:
         problem: Kind of problem.
         evidence: The numbers behind it.
-        setting: Dotted key, in the config of the pass, of the setting to change.
+        setting: Dotted key of the setting to change: in the config of the pass, or from the top of `file`. Empty if none helps.
         advice: New value of that setting, and what else helps.
+        value: New value of that setting.
+        file: File of the setting, or of the rows to change.
+        light: Best light that a model with this problem gets.
     """
 
     problem: ProblemKind
     evidence: str
     setting: str
     advice: str
+    value: Any = None
+    file: str = ""
+    light: Light = "ready"
 
-    def as_dict(self) -> dict[str, str]:
-        """Return the entry of `diagnosis` in the stage's manifest and `metric` event."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry of `diagnosis` in the stage's manifest and `metric` event, and of `findings` in a verdict."""
         return asdict(self)
-
-
-def read_diagnoses(run_folder: Path) -> list[tuple[str, Diagnosis]]:
-    """Return the diagnoses recorded in the metrics.jsonl of a run (gen-model/runs/<id>/), each with its stage."""
-    try:
-        lines = (run_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    events = (json.loads(line) for line in lines if '"diagnosis"' in line)
-    return [(event["stage"], Diagnosis(**entry)) for event in events for entry in event["diagnosis"]]

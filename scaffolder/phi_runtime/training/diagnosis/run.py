@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from phi_runtime.training.diagnosis.curve_statistics import curve, level
 
@@ -12,6 +12,16 @@ MIN_STEPS = 20  # optimizer steps below which a curve is only warm-up and chance
 MIN_LINES = 18  # log entries below which the training loss has no readable shape
 MIN_VALIDATION = 3  # validation losses below which there is no minimum to rise from
 LEARNED = 0.05  # nats: below this loss there is nothing left to learn, and its wobble means nothing
+
+RATE = "training_args.learning_rate"
+
+
+class Change(NamedTuple):
+    """A new value of a setting, None where it is not known, and the change as text."""
+
+    setting: str
+    value: Any
+    text: str
 
 
 class RunRecord:
@@ -44,25 +54,30 @@ class RunRecord:
     def kind(self) -> str:
         return "full" if self.facts.get("type") == "FullFinetune" else "adapter"
 
-    def length_change(self, factor: float) -> tuple[str, str]:
-        """Return the setting for the length of training, and its change by `factor` as text."""
+    def length_change(self, factor: float) -> Change:
+        """Return the change of the length of training by `factor`."""
         max_steps = self.facts.get("max_steps", -1)
         if max_steps > 0:
-            return "training_args.max_steps", f"max_steps {max_steps} → {max(1, round(max_steps * factor))}"
-        epochs = self.facts.get("num_train_epochs")
+            steps = max(1, round(max_steps * factor))
+            return Change("training_args.max_steps", steps, f"max_steps {max_steps} → {steps}")
+        key, epochs = "training_args.num_train_epochs", self.facts.get("num_train_epochs")
         if not epochs:
-            return "training_args.num_train_epochs", "fewer num_train_epochs" if factor < 1 else "more num_train_epochs"
+            return Change(key, None, "fewer num_train_epochs" if factor < 1 else "more num_train_epochs")
         new_epochs = epochs * factor
         if new_epochs >= 1:  # an integer, and not the current one
             new_epochs = math.floor(new_epochs) if factor < 1 else math.ceil(new_epochs)
-        return "training_args.num_train_epochs", f"num_train_epochs {epochs:g} → {new_epochs:.2g}"
+        return Change(key, float(f"{new_epochs:.2g}"), f"num_train_epochs {epochs:g} → {new_epochs:.2g}")
 
-    def rate_change(self, factor: float) -> str:
-        """Return a change of the learning rate by `factor` as text."""
+    def rate_change(self, factor: float) -> Change:
+        """Return the change of the learning rate by `factor`."""
         rate = self.facts.get("learning_rate")
         if not rate:
-            return "a lower learning_rate" if factor < 1 else "a higher learning_rate"
-        return f"learning_rate {rate_text(rate)} → {rate_text(rate * factor)}"
+            return Change(RATE, None, "a lower learning_rate" if factor < 1 else "a higher learning_rate")
+        return self.rate_set_to(float(f"{rate * factor:.2g}"))
+
+    def rate_set_to(self, rate: float) -> Change:
+        """Return the change of the learning rate to `rate`."""
+        return Change(RATE, rate, f"learning_rate {rate_text(self.facts['learning_rate'])} → {rate_text(rate)}")
 
 
 def short(value: float) -> str:
