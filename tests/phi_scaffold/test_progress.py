@@ -20,11 +20,13 @@ from phi_runtime.core.units import duration
 from phi_runtime.evaluation.row_results import Measured, RowResult
 from phi_runtime.evaluation.summary import summarize
 from phi_runtime.pipeline.engine import Outcome
+from phi_runtime.pipeline.stage import Stage
 from phi_runtime.report.verdict import Verdict
 from phi_runtime.training.diagnosis import Diagnosis
 from phi_scaffold.show import run as show
 from phi_scaffold.show import verdict as show_verdict
 from phi_scaffold.show.progress import bar_with_figures, display, figures, in_lines, shortened
+from phi_scaffold.show.sparkline import sparkline
 
 STEP = {
     "done": 120,
@@ -32,6 +34,7 @@ STEP = {
     "unit": "steps",
     "loss": 0.4213,
     "validation_loss": 0.5,
+    "validation_step": 60,
     "learning_rate": 1.9e-4,
     "tokens_per_s": 12345.6,
     "rss_bytes": 1_630_000_000,
@@ -89,7 +92,7 @@ def piped(capsys: pytest.CaptureFixture[str], events: Sequence[Event]) -> list[s
 def test_a_step_is_said_with_all_that_it_measured() -> None:
     assert figures(STEP) == [
         "loss 0.421",
-        "validation loss 0.500",
+        "validation loss 0.500 (step 60)",
         "learning rate 1.9e-4",
         "12,346 tokens/s",
         "memory 1.6 GB",
@@ -143,7 +146,7 @@ def test_the_first_step_of_a_stage_is_a_line_and_those_close_after_it_are_not(
     step = Event("progress", "finetune", STEP)
     (line,) = piped(capsys, [EVENTS[0], step, step, step])
     assert line == (
-        "[2/5] finetune: 120/500 steps, loss 0.421, validation loss 0.500, learning rate 1.9e-4, 12,346 tokens/s, "
+        "[2/5] finetune: 120/500 steps, loss 0.421, validation loss 0.500 (step 60), learning rate 1.9e-4, 12,346 tokens/s, "
         "memory 1.6 GB, cores 97 %, 3 min 20 s left"
     )
 
@@ -175,6 +178,68 @@ def test_the_bar_fits_its_line_and_has_the_figures_below(width: int, name: str) 
     assert re.search(rf" {re.escape(place)} ━+╸? +12000/50000 steps \d+:\d\d:\d\d$", bar)
     assert len(bar) <= width
     assert lines == in_lines(figures(STEP), width - 2)
+
+
+def losses(*values: float) -> list[Event]:
+    """A log entry and a step for each of `values`."""
+    return [
+        event
+        for value in values
+        for event in (
+            Event("metric", "finetune", {"loss": value}),
+            Event("progress", "finetune", {**STEP, "loss": value}),
+        )
+    ]
+
+
+def test_a_terminal_shows_the_curve_of_the_loss_of_its_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Event("stage-started", "finetune-2", {"index": 3, "count": 5})
+    events = [EVENTS[0], *losses(8, 4, 2, 1), EVENTS[-1], other, *losses(1, 2)]
+    drawn = on_a_terminal(monkeypatch, 120, [*events, EVENTS[3]])  # the warning draws the bar again
+    (line,) = {line.strip().split(",")[0] for line in drawn if "▁█" in line}
+    assert line == "▁█"
+    assert not any("█" in line for line in piped(capsys, events))
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([8, 7, 6, 5, 4, 3, 2, 1], "█▇▆▅▄▃▂▁"),
+        ([1000, 100, 10, 1], "█▆▃▁"),  # on a logarithmic scale
+        ([0, 4, 4, 8, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "▃▆█▁▁▁▁▁"),  # means of two
+        ([2, 2, 2], "▁▁▁"),
+        ([1, float("nan"), 2], "▁█"),
+        ([1], ""),
+        ([], ""),
+    ],
+)
+def test_a_curve_of_text_is_as_high_as_its_values(values: list[float], line: str) -> None:
+    assert sparkline(values, 8, "utf-8") == line
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "latin-1", "unknown"])
+def test_a_terminal_without_blocks_gets_plain_characters(encoding: str) -> None:
+    assert sparkline([8, 7, 6, 5, 4, 3, 2, 1], 8, encoding) == "#*+=:-._"
+
+
+def test_the_status_shows_the_losses_of_a_finished_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    entries = [{"step": step, "loss": loss} for step, loss in ((5, 4.0), (10, 2.0), (15, 1.0))]
+    entries.append({"step": 15, "eval_loss": 1.25})
+    (tmp_path / "loss_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    stages = [Stage("finetune", "LoRA", tmp_path, "cached"), Stage("merge", "Merge", tmp_path / "merged", "cached")]
+    project = ProjectFolder(tmp_path, tmp_path / "fine-tuning" / "olive-config.json")
+    expected = "finetune: loss 4 → 1 █▃▁, validation loss 1.25 (step 15)"
+    terminal = Terminal()
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", terminal)
+        show.status(stages, project, as_json=False, quiet=False)
+    assert expected in terminal.getvalue().splitlines()
+    show.status(stages, project, as_json=False, quiet=False)
+    assert "█" not in capsys.readouterr().out
 
 
 def test_a_long_name_is_cut_and_a_usual_one_is_not() -> None:

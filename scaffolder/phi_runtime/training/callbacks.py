@@ -54,6 +54,8 @@ class ProgressEvents(TrainerCallback):
         figures = {names[name]: float(value) for name, value in logs.items() if name in names}
         if figures:
             self.latest |= {name: value for name, value in figures.items() if name != "grad_norm"}
+            if "validation_loss" in figures:
+                self.latest["validation_step"] = state.global_step
             self.emit(Event("metric", self.stage, {"step": state.global_step, "epoch": state.epoch, **figures}))
 
 

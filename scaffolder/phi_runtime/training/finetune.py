@@ -18,6 +18,7 @@ from phi_runtime.data.tokenize import pad_id
 from phi_runtime.hardware.process_memory import peak_and_total
 from phi_runtime.training import checkpoints
 from phi_runtime.training.diagnosis import diagnose
+from phi_runtime.training.diagnosis.run import LOSS_LOG
 from phi_runtime.training.process_group import barrier, is_main_process, world_size
 from phi_runtime.training.resources import ResourceMonitor
 from phi_runtime.training.rows import FinetuneContext, TrainingData, check_stop_tokens, load_training_data
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from phi_runtime.training.batches import Layout
     from phi_runtime.training.callbacks import ProgressEvents, StopOnSignal
     from phi_runtime.training.trainer import SelectiveTrainer
-
-LOSS_LOG = "loss_log.jsonl"
 
 Trainable = Callable[[PassContext[Any]], "tuple[Any, torch.dtype]"]
 """Loads the model of a pass with its trainable weights, and returns it with the type to compute in."""

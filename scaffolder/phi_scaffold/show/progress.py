@@ -13,6 +13,7 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.units import duration, size
 from phi_runtime.training.diagnosis.run import rate_text
 from phi_scaffold.show.paths import with_short_paths
+from phi_scaffold.show.sparkline import sparkline
 from phi_scaffold.show.terminal import console
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def figures(data: dict[str, Any]) -> list[str]:
     if "loss" in values:
         texts.append(f"loss {values['loss']:.3f}")
     if "validation_loss" in values:
-        texts.append(f"validation loss {values['validation_loss']:.3f}")
+        step = f" (step {values['validation_step']:,})" if "validation_step" in values else ""
+        texts.append(f"validation loss {values['validation_loss']:.3f}{step}")
     if "learning_rate" in values:
         texts.append(f"learning rate {rate_text(values['learning_rate'])}")
     if "tokens_per_s" in values:
@@ -186,6 +188,7 @@ def _live() -> Iterator[Emit]:
     progress, below = bar_with_figures(terminal)
     with progress:
         task: TaskID | None = None
+        losses: list[float] = []
 
         def emit(event: Event) -> None:
             nonlocal task
@@ -194,13 +197,17 @@ def _live() -> Iterator[Emit]:
                 place = f"[{data['index']}/{data['count']}] {event.stage}"
                 task = progress.add_task(escape(shortened(place, terminal.width)), total=None, done="")
                 below.clear()
+                losses.clear()
             elif event.event == "progress" and task is not None:
                 message = str(data.get("message") or "")
                 if message and data.get("done") is None:  # printed once, to be read afterwards
                     terminal.print(Text(f"  {event.stage}: {message}", "dim"))
-                below[:] = [*([message] if message else []), *figures(data)]
+                curve = [line] if (line := sparkline(losses, _CURVE_WIDTH, terminal.encoding)) else []
+                below[:] = [*([message] if message else []), *curve, *figures(data)]
                 progress.update(task, completed=data.get("done") or 0, total=data.get("total"), done=_done_of(data))
             elif event.event == "metric":
+                if "loss" in data:
+                    losses.append(data["loss"])
                 if "sequences" in data:
                     terminal.print(Text(f"  {event.stage}: {_training_data(data)}", "dim"))
                 for problem in _problems(data):
@@ -217,6 +224,7 @@ def _live() -> Iterator[Emit]:
         yield emit
 
 
+_CURVE_WIDTH = 16
 _OTHER_COLUMNS = 34  # characters for all but name and bar: spinner, `12000/50000 steps`, time and gaps
 
 

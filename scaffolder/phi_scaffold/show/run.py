@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,10 @@ from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import tasks
 from phi_runtime.core.units import duration, size
 from phi_runtime.evaluation.metrics import headline
+from phi_runtime.training.diagnosis.curve_statistics import curve
+from phi_runtime.training.diagnosis.run import read_loss_log, short
 from phi_scaffold.show import verdict as show_verdict
+from phi_scaffold.show.sparkline import sparkline
 from phi_scaffold.show.terminal import console, table
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from phi_runtime.pipeline.stage import Stage
     from phi_runtime.report.verdict import Verdict
 
+_CURVE_WIDTH = 24
 _STATE_STYLES = {
     "cached": "green",
     "deleted": "green",
@@ -114,8 +119,24 @@ def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, qu
         state = f"[{_STATE_STYLES[s.state]}]{s.state}[/]"
         states.add_row(s.name, state, project.shown(s.target), took, s.why.replace("[", r"\["))
     console().print(states)
+    if sys.stdout.isatty() and not quiet:
+        _loss_curves(stages)
     if others and not quiet:
         print(f"\nOther tasks, shown with --task-name: {', '.join(others)}")
+
+
+def _loss_curves(stages: Sequence[Stage]) -> None:
+    """Print the losses of each stage that has trained, as a curve and in numbers."""
+    for stage in stages:
+        log = read_loss_log(stage.target)
+        losses, validation = curve(log, "loss"), curve(log, "eval_loss")
+        if losses:
+            line = sparkline([point.value for point in losses], _CURVE_WIDTH, console().encoding)
+            text = f"{stage.name}: loss {short(losses[0].value)} → {short(losses[-1].value)} {line}"
+            if validation:
+                last = validation[-1]
+                text += f", validation loss {short(last.value)} (step {last.step:,})"
+            console().print(f"\n{text}", markup=False)
 
 
 def _last_walls(project: ProjectFolder) -> dict[str, float]:

@@ -54,6 +54,8 @@ def test_training_stops_without_progress(make_project: MakeProject) -> None:
     losses = [e["validation_loss"] for e in listener.of("metric") if "validation_loss" in e]
     assert facts["steps"] == facts["best_step"] + 2 == len(losses) < 40
     assert facts["validation_loss"] == min(losses)
+    shown = [(e["validation_step"], e["validation_loss"]) for e in listener.of("progress") if "validation_loss" in e]
+    assert shown == list(enumerate(losses, 1))[:-1]  # a step is shown before its own evaluation
 
 
 def test_a_run_that_stopped_early_does_not_continue_when_it_is_resumed(make_project: MakeProject) -> None:

@@ -164,7 +164,7 @@ class _Listener:
 
 def _figures(settings: TrialSettings, workflow: Workflow, project: ProjectFolder, emit: Emit) -> dict[str, float]:
     """Return everything measured on the validation rows; evaluate the model if training did not measure the metric."""
-    from phi_runtime.training.finetune import LOSS_LOG
+    from phi_runtime.training.diagnosis.run import LOSS_LOG
 
     target = model_folder(workflow, project, settings.stage)
     manifest = read_manifest(target)

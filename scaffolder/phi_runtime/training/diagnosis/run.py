@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from phi_runtime.training.diagnosis.curve_statistics import curve, level
 
+LOSS_LOG = "loss_log.jsonl"  # in the folder of a trained model: an entry of the log a line
 MIN_STEPS = 20  # optimizer steps below which a curve is only warm-up and chance
 MIN_LINES = 18  # log entries below which the training loss has no readable shape
 MIN_VALIDATION = 3  # validation losses below which there is no minimum to rise from
@@ -78,6 +81,15 @@ class RunRecord:
     def rate_set_to(self, rate: float) -> Change:
         """Return the change of the learning rate to `rate`."""
         return Change(RATE, rate, f"learning_rate {rate_text(self.facts['learning_rate'])} → {rate_text(rate)}")
+
+
+def read_loss_log(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of the log next to a trained model; none if there is no log."""
+    try:
+        lines = (folder / LOSS_LOG).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines]
 
 
 def short(value: float) -> str:
