@@ -97,6 +97,10 @@ def test_an_error_of_a_run(project: ProjectFolder, cli: Cli) -> None:
     [
         ("`run --dry-run --json`", ("run", "--dry-run", "--no-step", "--force", "finetune")),
         ("`status --json`", ("status",)),
+        ("`runs list --json`", ("runs", "list")),
+        ("`runs show --json`", ("runs", "show", "latest")),
+        ("`runs diff --json`", ("runs", "diff", "latest", "latest")),
+        ("`runs reproduce --json`", ("runs", "reproduce", "latest", "--dry-run")),
         ("`evaluate --json`", ("evaluate",)),
         ("`data check --json`", ("data", "check")),
         ("`data preview --json`", ("data", "preview")),

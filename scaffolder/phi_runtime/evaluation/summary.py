@@ -29,7 +29,7 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
     results = {name: [row.models[name] for row in rows] for name in rows[0].models}
     references = [row.reference for row in rows]
     summaries: list[dict[str, Any]] = []
-    scores = {name: _scores(task, measured, references) for name, measured in results.items()}
+    scores = {name: comparable_scores(task, measured, references) for name, measured in results.items()}
     best = previous = ""  # names: of the untrained models, and of the model before
     for name, measured in results.items():
         summary: dict[str, Any] = {"name": name, "metrics": {}, "interval": None}
@@ -46,7 +46,7 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
     return summaries
 
 
-def _scores(task: str, measured: Sequence[Measured], references: Sequence[str | None]) -> Scores:
+def comparable_scores(task: str, measured: Sequence[Measured], references: Sequence[str | None]) -> Scores:
     """Return what models are compared by: the scores of the main metric, or log-likelihoods per token."""
     if references[0] is None:
         return _log_likelihoods(measured)

@@ -18,6 +18,7 @@ COMMANDS = (
     "run",
     "status",
     "evaluate",
+    "runs",
     "sweep",
     "optimize",
     "chat",

@@ -28,6 +28,7 @@ _LINES = {
     "phi-scaffold optimize": ("auto-opt", "autoopt", "optimize-model", "auto-optimize"),
     "phi-scaffold sweep": ("search", "hpo", "hyperparameter-search"),
     "phi-scaffold evaluate": ("eval", "test", "benchmark", "measure", "compare"),
+    "phi-scaffold runs list": ("history", "log", "experiments"),
     "phi-scaffold generate": ("infer", "inference", "predict", "complete", "prompt"),
     "phi-scaffold chat": ("talk", "console", "repl"),
     "phi-scaffold serve": ("server", "api", "ui", "web", "deploy"),
