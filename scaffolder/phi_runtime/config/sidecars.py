@@ -22,10 +22,11 @@ M = TypeVar("M", bound=BaseModel)
 class Sidecars:
     """The evaluation and the sweep of a config.
 
-    `sweep_draft` and `sweep_path` locate the sweep, which may be in the config itself.
+    `evaluation_draft` locates the evaluation; `sweep_draft` and `sweep_path` locate the sweep, which may be in the config itself.
     """
 
     evaluation: Evaluation | None
+    evaluation_draft: Draft | None
     sweep: Sweep | None
     sweep_draft: Draft
     sweep_path: KeyPath
@@ -38,9 +39,9 @@ def join_sidecars(path: Path, config: ParsedFile, search: Path | None = None) ->
     if evaluation and draft and config.workflow:
         findings += _unknown_passes(evaluation, draft, list(config.workflow.trainings))
     if "sweep" in config.value and search is None:
-        return Sidecars(evaluation, config.sweep, config.draft, SWEEP_IN_CONFIG, findings)
+        return Sidecars(evaluation, draft, config.sweep, config.draft, SWEEP_IN_CONFIG, findings)
     sweep, sweep_draft, sweep_findings = _read(search or sidecar_path(path, SWEEP), Sweep)
-    return Sidecars(evaluation, sweep, sweep_draft or config.draft, (), findings + sweep_findings)
+    return Sidecars(evaluation, draft, sweep, sweep_draft or config.draft, (), findings + sweep_findings)
 
 
 def sidecar_path(config: Path, file: str) -> Path:

@@ -120,12 +120,48 @@ def load_hooks(config_path: Path, data: DataConfig) -> Hooks:
     return Hooks(transform, keep, text, functions_key(config_path, data))
 
 
+RowScores = dict[str, float | list[float]]
+"""Scores by name: of all rows together, or of each row."""
+
+
+@dataclass(frozen=True)
+class MetricsHook:
+    """`metrics(predictions, references)` of the user; `where` it is defined."""
+
+    function: Callable[[list[str], list[str]], Any]
+    where: Location
+
+    def __call__(self, predictions: list[str], references: list[str]) -> RowScores:
+        """Return the scores by name. Raises DataError if the function fails or returns anything else."""
+        scores = _in_training(self.function, predictions, references)
+        try:
+            return {str(name): self._score(value, len(predictions)) for name, value in scores.items()}
+        except (AttributeError, TypeError, ValueError):
+            what = f"metrics returned {scores!r:.80}"
+            fix = 'return numbers by name, such as {"f1": 0.5}, or a list with a number for each row'
+            raise DataError(what, where=self.where, fix=fix) from None
+
+    def means(self, predictions: list[str], references: list[str]) -> dict[str, float]:
+        """Return the scores of all rows together."""
+        scores = self(predictions, references)
+        return {name: value if isinstance(value, float) else sum(value) / len(value) for name, value in scores.items()}
+
+    @staticmethod
+    def _score(value: Any, rows: int) -> float | list[float]:
+        is_list = hasattr(value, "__len__") and not isinstance(value, str) and getattr(value, "ndim", None) != 0
+        if not is_list:
+            return float(value)
+        if len(value) != rows:
+            raise ValueError(value)
+        return [float(number) for number in value]
+
+
 @dataclass(frozen=True)
 class TrainingHooks:
-    """`loss(model_output, batch)` replaces the cross-entropy; `metrics(predictions, references)` scores validation answers."""
+    """`loss(model_output, batch)` replaces the cross-entropy; `metrics` scores answers."""
 
     loss: Callable[[Any, Values], Any] | None = None
-    metrics: Callable[[list[str], list[str]], dict[str, float]] | None = None
+    metrics: MetricsHook | None = None
 
 
 def load_training_hooks(config_path: Path) -> TrainingHooks:
@@ -135,7 +171,9 @@ def load_training_hooks(config_path: Path) -> TrainingHooks:
         return TrainingHooks()
     module = import_file(path)
     loss, metrics = (_function(module, path, name) for name in IN_TRAINING)
-    return TrainingHooks(_checked_loss(loss) if loss else None, _checked_metrics(metrics) if metrics else None)
+    return TrainingHooks(
+        _checked_loss(loss) if loss else None, MetricsHook(metrics, _definition(metrics, path)) if metrics else None
+    )
 
 
 def _checked_loss(function: Callable[[Any, Values], Any]) -> Callable[[Any, Values], Any]:
@@ -147,18 +185,6 @@ def _checked_loss(function: Callable[[Any, Values], Any]) -> Callable[[Any, Valu
         return value
 
     return loss
-
-
-def _checked_metrics(function: Callable[..., Any]) -> Callable[[list[str], list[str]], dict[str, float]]:
-    def metrics(predictions: list[str], references: list[str]) -> dict[str, float]:
-        scores = _in_training(function, predictions, references)
-        try:
-            return {str(name): float(value) for name, value in scores.items()}
-        except (AttributeError, TypeError, ValueError):
-            what = f"metrics returned {scores!r:.80}"
-            raise DataError(what, where=Location(FILE), fix='return numbers by name, such as {"f1": 0.5}') from None
-
-    return metrics
 
 
 def _in_training(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -221,6 +247,12 @@ def _function(module: Any, path: Path, name: str) -> Any:
             f"`{name}` in {path.name} is not a function", where=Location(path), fix="define a function, or rename it"
         )
     return function
+
+
+def _definition(function: Any, path: Path) -> Location:
+    """Return the line where a function is defined."""
+    code = getattr(function, "__code__", None)
+    return Location(code.co_filename, code.co_firstlineno) if code else Location(path)
 
 
 def _place(error: Exception) -> Location:

@@ -7,16 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from phi_runtime.config.schema import Workflow
-from phi_runtime.core.artifacts import folder_bytes, write_json
+from phi_runtime.config.schema import Evaluation, Workflow
+from phi_runtime.core.artifacts import folder_bytes, read_json, write_json
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import DataContext, DataSplit, load_dataset
 from phi_runtime.data.hooks import load_training_hooks
 from phi_runtime.data.tokenize import Encoder
 from phi_runtime.evaluation.baselines import baselines
 from phi_runtime.evaluation.metrics import headline, headline_scores, row_scores
+from phi_runtime.evaluation.own_metrics import OwnMetrics
 from phi_runtime.evaluation.questions import Questions, sample_questions
-from phi_runtime.evaluation.row_results import ROWS, Measured, RowResult, write_rows
+from phi_runtime.evaluation.row_results import ROWS, Measured, RowResult, read_rows, write_rows
 from phi_runtime.evaluation.summary import perplexity, summarize
 from phi_runtime.evaluation.worker import ModelResults, ModelTask, work_apart
 from phi_runtime.inference.generator import GeneratorOptions, TokenPair
@@ -68,6 +69,12 @@ def evaluate(
     if questions.too_long:
         emit(Event("warning", stage, {"message": questions.remark}))
     test, references = questions.rows, questions.references
+    own = OwnMetrics(settings, load_training_hooks(place.config).metrics, place.config)
+    if references:
+        own.check(references)
+    if settings.cost and rows_of == "test":
+        labels = {split.template.reference(row) for row in dataset.training.first(BASELINE_ROWS).values()}
+        own.check_labels(labels.union(references))
     pairs = _token_pairs(questions, place, limit)
     measured: dict[str, list[Measured]] = {}
     if rows_of == "test" and references:
@@ -91,10 +98,8 @@ def evaluate(
         emit(Event("metric", stage, {"model": name, **_main_result(settings.task, measured[name], references)}))
     rows = _rows(questions, measured, place.config.parent.parent)
     summaries = summarize(settings.task, rows) if rows and measured else []
-    user_metrics = load_training_hooks(place.config).metrics
+    own_metrics = own.add_to(summaries, rows)
     for summary in summaries:
-        if user_metrics and references:
-            summary["metrics"] |= user_metrics([m.answer or "" for m in measured[summary["name"]]], references)
         summary |= performance.get(summary["name"], {})
     content = {
         "task": settings.task,
@@ -102,9 +107,27 @@ def evaluate(
         "rows_of": side,
         "total_rows": len(split),
         "too_long": questions.too_long,
+        "own_metrics": own_metrics,
         "baselines": [summary for summary in summaries if summary["name"] not in performance],
         "models": [summary for summary in summaries if summary["name"] in performance],
     }
+    write_rows(out / ROWS, rows)
+    write_json(out / RESULTS, content)
+    return content
+
+
+def summarize_again(settings: Evaluation, config: Path, previous: Path, out: Path) -> dict[str, Any]:
+    """Compute the metrics of the evaluation in the folder `previous` again, for other metrics of the project.
+
+    Writes rows.jsonl and evaluation.json into `out`, as `evaluate` does, and returns the content of the latter.
+    """
+    content, rows = read_json(previous / RESULTS), read_rows(previous / ROWS)
+    summaries = summarize(settings.task, rows) if rows else []
+    own = OwnMetrics(settings, load_training_hooks(config).metrics, config)
+    content["own_metrics"] = own.add_to(summaries, rows)
+    by_name = {summary["name"]: summary for summary in summaries}
+    for key in ("baselines", "models"):
+        content[key] = [{**model, **by_name[model["name"]]} for model in content[key]]
     write_rows(out / ROWS, rows)
     write_json(out / RESULTS, content)
     return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -205,15 +206,21 @@ def bootstrap(
     spread = float((deviation**2).sum())
     if spread < 1e-24:
         return None
-    generator = np.random.default_rng(seed)
-    drawn = (np.bincount(generator.integers(0, count, count), minlength=count) for _ in range(DRAWS))
-    values = statistic(np.stack([counts @ columns for counts in drawn]))
+    values = statistic(_drawn(count, seed) @ columns)
     observed = statistic(total)
     below = ((values < observed).sum() + (values == observed).sum() / 2) / DRAWS
     bias = _NORMAL.inv_cdf(min(max(float(below), 1 / DRAWS), 1 - 1 / DRAWS))
     acceleration = float((deviation**3).sum()) / (6 * spread**1.5)
     low, high = (_adjusted(share, bias, acceleration) for share in ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return Interval(float(np.quantile(values, low)), float(np.quantile(values, high)))
+
+
+@lru_cache(maxsize=2)
+def _drawn(count: int, seed: int) -> np.ndarray:
+    """Return how often each of `count` groups is in each sample, (DRAWS, count)."""
+    generator = np.random.default_rng(seed)
+    drawn = (np.bincount(generator.integers(0, count, count), minlength=count) for _ in range(DRAWS))
+    return np.stack([counts.astype(np.float32) for counts in drawn])
 
 
 def _adjusted(share: float, bias: float, acceleration: float) -> float:

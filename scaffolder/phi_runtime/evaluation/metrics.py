@@ -51,11 +51,16 @@ def headline_scores(task: str, answers: Texts, references: Texts) -> Scores:
     if task != "extraction":
         metric = _OF_TASK[task].rows[headline(task)]
         return Scores([metric(*pair) for pair in pairs])
-    counts = _count_fields(answers, references)
+    counts = count_fields(answers, references)
     fields = [count.written + count.expected for count in counts]
     if not any(fields):
         return Scores([_valid_json(*pair) for pair in pairs])
     return Scores([2 * count.common / n if n else 0.0 for count, n in zip(counts, fields, strict=True)], fields)
+
+
+def labels_of(references: Texts) -> list[str]:
+    """Return the labels of a classification in alphabetical order: the expected answers."""
+    return sorted(set(references))
 
 
 def headline(task: str) -> str:
@@ -158,7 +163,7 @@ def _of_objects(answers: Texts, references: Texts) -> dict[str, float]:
 
     As in slot filling and MUC-4 (https://aclanthology.org/M92-1002).
     """
-    common, written, expected = map(sum, zip(*_count_fields(answers, references), strict=True))
+    common, written, expected = map(sum, zip(*count_fields(answers, references), strict=True))
     empty = sum(map(_valid_json, answers, references)) / len(references)  # if no object has a field
     return {
         "field_f1": 2 * common / (written + expected) if written + expected else empty,
@@ -175,7 +180,8 @@ class _FieldCounts(NamedTuple):
     expected: int
 
 
-def _count_fields(answers: Texts, references: Texts) -> list[_FieldCounts]:
+def count_fields(answers: Texts, references: Texts) -> list[_FieldCounts]:
+    """Return the number of equal, written and expected fields of each row."""
     counts = []
     for pair in zip(answers, references, strict=True):
         fields, expected = (field_values(first_object(text) or {}) for text in pair)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from phi_runtime.evaluation.intervals import Difference, Interval, Scores, compare, interval_of
+from phi_runtime.evaluation.labels import label_results
 from phi_runtime.evaluation.metrics import headline_scores, score
 from phi_runtime.evaluation.row_results import Measured, RowResult
 
@@ -36,6 +37,8 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
         if references[0] is not None:
             summary["metrics"] = score(task, [m.answer or "" for m in measured], [str(r) for r in references])
             summary["interval"] = interval_of(scores[name], seed=_SEED)
+        if task == "classification" and references[0] is not None:
+            summary |= label_results([m.answer or "" for m in measured], [str(r) for r in references])
         untrained = measured[0].loss is None or name in UNTRAINED
         other = "" if untrained else previous if name.startswith(DERIVED) else best
         versus = _versus(other, scores, name) if other else None
@@ -92,4 +95,5 @@ def _versus(model: str, scores: dict[str, Scores], name: str) -> dict[str, Any]:
         "p": difference.p,
         "outcome": difference.outcome,
         "rows_needed": difference.rows_needed,
+        "metrics": {},
     }

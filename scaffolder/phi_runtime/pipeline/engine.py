@@ -287,15 +287,20 @@ class _Run:
         if stage.state == "cached" and name not in self.force:
             self.report_cached(stage)
         else:
-            self.build(stage, "evaluation", lambda out: self.compare(name, training, out))
+            previous = stage.target if stage.has_measured_rows and name not in self.force else None
+            self.build(stage, "evaluation", lambda out: self.compare(name, training, out, previous))
         self.record.evaluation(stage.target)
         content: dict[str, Any] = read_json(stage.target / RESULTS)
         return [{"name": training, **content}]
 
-    def compare(self, stage: str, training: str, out: Path) -> dict[str, Any]:
-        from phi_runtime.evaluation.comparison import evaluate
+    def compare(self, stage: str, training: str, out: Path, previous: Path | None) -> dict[str, Any]:
+        """Measure the models, or compute the metrics of the `previous` evaluation again; return facts for the manifest."""
+        from phi_runtime.evaluation.comparison import evaluate, summarize_again
         from phi_runtime.hardware.device import pick_device
 
+        if previous:
+            settings = self.workflow.evaluation.of(training)
+            return {"rows": summarize_again(settings, self.project.config, previous, out)["rows"]}
         models = [
             (name, with_active_adapter(self.workflow, training, step, self.graph.models[step]))
             for name, step in comparison_models(self.workflow, training).items()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.checks.cross_check import cross_check
+from phi_runtime.checks.evaluation import check_evaluation
 from phi_runtime.config.diagnostics import Finding, in_order, raise_if_any
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.no_effect import check_effect
@@ -97,13 +98,18 @@ def check_file(path: Path, text: str | None = None, overrides: Overrides | None 
     if overrides and overrides.settings:
         raise UsageError(f"--set changes a workflow config, and {path} is not one", fix="remove --set")
     parsed = parse_file(source)
-    return LoadedConfig(source, parsed.draft, None, [*parsed.errors, *parsed.draft.warnings()], Overrides())
+    errors = parsed.errors
+    if kind_of(source) is Evaluation and not errors:
+        errors = in_order(check_evaluation(parsed.draft, Evaluation.model_validate(parsed.value), path, None))
+    return LoadedConfig(source, parsed.draft, None, [*errors, *parsed.draft.warnings()], Overrides())
 
 
 def _cross_check(path: Path, config: ParsedFile, sidecars: Sidecars, overrides: Overrides) -> list[Finding]:
     """Return the findings of all phases, errors first, each kind in the order of the file."""
     across = cross_check(config.draft, config.value, config.workflow, config.errors, path, overrides)
     later = [*across, *sidecars.findings]
+    if sidecars.evaluation and sidecars.evaluation_draft and not overrides.values:  # a trial changes none of it
+        later += check_evaluation(sidecars.evaluation_draft, sidecars.evaluation, path, config.workflow)
     errors = [*config.errors, *in_order([f for f in later if f.severity == "error"])]
     warnings = [f for f in later if f.severity == "warning"] + config.draft.warnings()
     warnings += check_effect(config.draft, config.workflow) if config.workflow else []

@@ -27,7 +27,8 @@ State = Literal["cached", "deleted", "stale", "failed", "missing", "running"]
 MODEL_FOLDERS = {"adapter": "adapter", "hf": "merged", "onnx": "onnx"}
 EVALUATION_FOLDER = "evaluation"
 EVALUATION_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "onnxruntime-genai", "onnxruntime-genai-cuda")
-_EVALUATION_FORM = 3  # of evaluation.json; a result of another form is stale
+_EVALUATION_FORM = 4  # of evaluation.json; a result of another form is stale
+OWN_METRICS = "own_metrics"  # input of an evaluation that is computed from its rows, without measuring them again
 _NO_INPUT = "its input does not exist yet"
 
 
@@ -55,6 +56,15 @@ class Stage:
     after: tuple[str, ...] = ()
     deleted: str = ""
     origins: Callable[[], dict[str, str]] = dict
+
+    @property
+    def has_measured_rows(self) -> bool:
+        """True for an evaluation whose rows are up to date, so that its metrics can be computed from them."""
+
+        def measured(inputs: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in inputs.items() if key != OWN_METRICS}
+
+        return self.manifest is not None and measured(self.manifest.facts.get("inputs", {})) == measured(self.inputs)
 
     def changes_since(self, facts: Mapping[str, Any]) -> str:
         """Describe what differs from the inputs in `facts`, of a manifest or a work folder."""
@@ -137,7 +147,8 @@ def evaluation_stage(workflow: Workflow, project: ProjectFolder, name: str, mode
     rows = workflow.passes[training].rows if training else None
     if training is None or rows is None or not all(model in models for model in compared):
         return _stage(name, "Evaluate", target, None)
-    config = canonical(workflow.evaluation.of(training))
+    settings = workflow.evaluation.of(training)
+    config = canonical(settings)
     del config["passes"]
     keys = {model: with_active_adapter(workflow, training, model, models[model]).key for model in compared}
     inputs = {
@@ -147,6 +158,7 @@ def evaluation_stage(workflow: Workflow, project: ProjectFolder, name: str, mode
         "input": digest(keys),
         "versions": versions(EVALUATION_LIBRARIES),
         **data_inputs(workflow, rows.measured_names, project),
+        **({OWN_METRICS: settings.own_metrics} if settings.own_metrics else {}),
     }
     return _stage(name, "Evaluate", target, inputs)
 

@@ -109,7 +109,9 @@ def _answer_scorer(
         generator = TransformersGenerator(model, data.tokenizer, str(model.device), options)
         answers = short_answers(generator, questions.prompts, template, settings.max_new_tokens, settings.batch_size)
         references = questions.references
-        scores = hooks.metrics(answers, references) if hooks.metrics else score(settings.task, answers, references)
+        scores = (
+            hooks.metrics.means(answers, references) if hooks.metrics else score(settings.task, answers, references)
+        )
         name = selection.metric.removeprefix("eval_")
         if selection.metric != VALIDATION_LOSS and name not in scores:
             raise ConfigError(

@@ -57,18 +57,22 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     """Print one model per line, and how each compares with another. Models of free text have a perplexity alone."""
     models, metric = evaluation["models"], headline(evaluation["task"])
     metrics = [metric] if all(model["metrics"] for model in models) else []
-    names = (*metrics, *("95 %" for _ in metrics), "perplexity", "prompt tok/s", "answer tok/s", "size", "memory")
+    own = evaluation.get("own_metrics", [])  # records of older versions have none
+    shown = [column for name in (*metrics, *own) for column in (name, "95 %")]
+    names = (*shown, "perplexity", "prompt tok/s", "answer tok/s", "size", "memory")
     rows, total = evaluation["rows"], evaluation["total_rows"]
     title = f"{rows:,} of {total:,} {evaluation['rows_of']} rows{suffix}"
     lines = table("model", *(f">{name.replace('_', ' ')}" for name in names), title=title)
     for model in (*evaluation["baselines"], *models):
-        quality = [f"{100 * model['metrics'][name]:.1f} %" for name in metrics]
-        quality += [_interval(model["interval"]) for _ in metrics]
+        quality = [
+            cell for name in metrics for cell in (_percent(model["metrics"][name]), _interval(model["interval"]))
+        ]
+        quality += [cell for name in own for cell in _number(model, name)]
         lines.add_row(model["name"], *quality, *(_performance(model) if model in models else ()))
     console().print(lines)
     for model in models:
         if model["versus"]:
-            print(f"{model['name']}, compared with {_versus(model['versus'], rows)}")
+            print(f"{model['name']}, compared with {_versus(model['versus'], rows)}{_own(model['versus'])}")
 
 
 def _performance(model: dict[str, Any]) -> tuple[str, ...]:
@@ -83,6 +87,26 @@ def _performance(model: dict[str, Any]) -> tuple[str, ...]:
 
 def _interval(bounds: tuple[float, float] | None) -> str:
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}" if bounds else ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _number(model: dict[str, Any], name: str) -> tuple[str, str]:
+    """Return a metric of the project, which may be of any size, and its interval."""
+    bounds = model["intervals"][name]
+    return f"{model['metrics'][name]:.3f}", f"{bounds[0]:.3f}–{bounds[1]:.3f}" if bounds else ""
+
+
+def _own(versus: dict[str, Any]) -> str:
+    """Return the differences in the metrics of the project."""
+    texts = []
+    for name, difference in versus.get("metrics", {}).items():
+        bounds = difference["interval"]
+        interval = f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})" if bounds else ""
+        texts.append(f"; {name.replace('_', ' ')} {difference['difference']:+.3f}{interval}")
+    return "".join(texts)
 
 
 def _versus(versus: dict[str, Any], rows: int) -> str:

@@ -15,6 +15,7 @@ from phi_runtime.core.artifacts import read_json, read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.evaluation import comparison
 from phi_runtime.evaluation.row_results import ROWS, read_rows
 from phi_runtime.pipeline.engine import Outcome, run
 from phi_runtime.pipeline.load import load_workflow
@@ -86,6 +87,26 @@ def test_the_models_of_a_run_are_compared_on_the_test_rows(trained_project: Make
     base, adapter, merged, _ = evaluation["models"]
     assert adapter["perplexity"] < base["perplexity"]
     assert merged["perplexity"] == pytest.approx(adapter["perplexity"], rel=1e-3)
+
+
+def test_metrics_of_the_project_are_computed_from_the_measured_rows(
+    trained_project: MakeProject, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = trained_project()
+    before = cli("evaluate", "--json", "--project", project.root).json
+    monkeypatch.setattr(comparison, "work_apart", None)  # nothing is measured again
+    path = project.config.with_name("evaluation.json")
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "cost": {"joy->fear": 3}, "combined": {"s": {"mean_cost": -2}}}))
+    assert states(project)["evaluate"] == "stale"
+    found = cli("evaluate", "--json", "--project", project.root).json
+    assert found["own_metrics"] == ["mean_cost", "s"]
+    for model, old in zip(found["models"], before["models"], strict=True):
+        assert model["metrics"]["s"] == -2 * model["metrics"]["mean_cost"]
+        assert model["decode_tokens_per_s"] == old["decode_tokens_per_s"]
+        assert old["metrics"].items() < model["metrics"].items()
+    path.write_text(json.dumps(settings))
+    assert cli("evaluate", "--json", "--project", project.root).json == before
 
 
 def test_a_second_run_changes_no_file(trained_project: MakeProject, cli: Cli) -> None:

@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from phi_runtime.config.schema.common import Count, Strict, Whole
-from phi_runtime.config.tasks import Task
+from phi_runtime.config.tasks import METRICS, Task
+
+_COST_KEYS = {"propertyNames": {"pattern": ".(→|->)."}}
+_METRICS = {
+    "properties": {metric: {"type": "number"} for metric in dict.fromkeys(sum(METRICS.values(), ("mean_cost",)))}
+}
+
+Costs = Annotated[dict[str, Annotated[float, Field(ge=0)]], Field(json_schema_extra=_COST_KEYS)]
+Combinations = dict[str, Annotated[dict[str, float], Field(min_length=1, json_schema_extra=_METRICS)]]
 
 
 class EvaluationOfPass(Strict):
@@ -17,6 +25,19 @@ class EvaluationOfPass(Strict):
         None, description="Maximum length of an answer, in tokens. Default null: `max_new_tokens`."
     )
     batch_size: Count | None = Field(None, description="Prompts answered at once. Default null: `batch_size`.")
+    # Excluded from dumps, as in `Evaluation`.
+    cost: Costs | None = Field(
+        None,
+        exclude=True,
+        description="Costs of confusions of this pass. Default null: `cost`.",
+        examples=[{"fear→joy": 5}],
+    )
+    combined: Combinations | None = Field(
+        None,
+        exclude=True,
+        description="Weighted sums of metrics of this pass. Default null: `combined`.",
+        examples=[{"my_score": {"accuracy": 0.7, "macro_f1": 0.3}}],
+    )
 
 
 class Constraints(Strict):
@@ -77,7 +98,21 @@ class Evaluation(Strict):
         description="Settings of single training passes that differ, by the name of the pass. Default: none.",
         examples=[{"style": {"task": "generation"}}],
     )
-    # Excluded from dumps: they do not shape the output of any stage.
+    # Excluded from dumps: they do not shape what any stage trains or measures.
+    cost: Costs = Field(
+        default_factory=dict,
+        exclude=True,
+        description="Costs of confusions of a classification, by expected and predicted label: `fear→joy`, or `fear->joy`. Any "
+        "other wrong answer costs 1, a right one 0; the metric `mean_cost` is the mean over the rows. Default: none.",
+        examples=[{"fear→joy": 5}],
+    )
+    combined: Combinations = Field(
+        default_factory=dict,
+        exclude=True,
+        description="Metrics of your own, by name: weighted sums of the metrics of the task, `mean_cost` and those of hooks.py. "
+        "Default: none.",
+        examples=[{"my_score": {"accuracy": 0.7, "macro_f1": 0.3}}],
+    )
     constraints: Constraints = Field(
         default_factory=Constraints,
         exclude=True,
@@ -87,7 +122,12 @@ class Evaluation(Strict):
     def of(self, training: str) -> Self:
         """Return the settings for the training pass `training`."""
         own = self.passes.get(training)
-        return self.model_copy(update=own.model_dump(exclude_none=True)) if own else self
+        return self.model_copy(update={key: value for key, value in own if value is not None}) if own else self
+
+    @property
+    def own_metrics(self) -> dict[str, Any]:
+        """The metrics that this file defines, which are computed from the results of the rows."""
+        return {key: value for key, value in (("cost", self.cost), ("combined", self.combined)) if value}
 
 
 class SearchStrategy(Strict):
