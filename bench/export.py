@@ -40,7 +40,9 @@ import onnxruntime_genai as og
 from phi_runtime.core.artifacts import folder_bytes
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import silent
-from phi_runtime.export.gate import Comparison, Row, compare, full_row
+from phi_runtime.export.gate import compare
+from phi_runtime.export.gate_comparison import Comparison
+from phi_runtime.export.gate_rows import Row, full_row
 from phi_runtime.export.gate_text import TEXT
 from phi_runtime.inference.onnx import open_model
 from phi_runtime.models.load import load_tokenizer, quiet_libraries
@@ -203,7 +205,7 @@ def show(builds: dict[str, Build]) -> None:
         ]
         print(f"| {' | '.join(cells)} |")
     assert own.quality is not None
-    print(f"\nsource: perplexity {own.quality.source_perplexity:.2f} over {own.quality.positions} tokens")
+    print(f"\nsource: perplexity {own.quality.source_perplexity:.2f} over {own.quality.decisions} tokens")
     if template := builds.get("template"):
         print(
             f"template: {gap(template) / gap(own):.2f} of the perplexity gap of the builder's own int4 (at most 0.6), "

@@ -148,5 +148,13 @@ def test_what_came_of_a_candidate_is_said_in_words() -> None:
     row = {"state": "measured", "why": "", "violations": [missed]}
     assert verdict(row) == "misses answer speed 9.5 < 20 tokens/s (by 10.5)"
     assert verdict({**row, "violations": []}) == "meets the constraints"
+    drop = {"accuracy_drop": 0.0167, "accuracy_drop_interval": [-0.0166, 0.0587], "rows": 120}
+    missed = {"constraint": "max_accuracy_drop", "value": 0.0587, "limit": 0.05, "excess": 0.0087, "shown": False}
+    shown = {**missed, "limit": 0.01, "shown": True}
+    found = [verdict({**row, **drop, "violations": [violation]}) for violation in (missed, shown)]
+    assert found == [
+        "misses drop 0.0167 (-0.0166 to 0.0587): 120 rows do not show that it is below 0.05",
+        "misses drop 0.0167 (-0.0166 to 0.0587) > 0.01",
+    ]
     assert verdict({"state": "failed", "why": "too far", "violations": []}) == "failed: too far"
     assert verdict({"state": "built", "why": "not run: no GPU", "violations": []}).startswith("fits by size")

@@ -71,14 +71,23 @@ def mcnemar(lost: int, gained: int) -> float:
 
 
 def compare_shares(first: Sequence[bool], second: Sequence[bool]) -> Difference:
-    """Compare which rows two models have right, with the paired interval of Newcombe 1998 (method 10).
+    """Compare which rows two models have right."""
+    pairs = list(zip(first, second, strict=True))
+    return compare_counts(*(pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))))
+
+
+def compare_counts(both: int, lost: int, gained: int, neither: int) -> Difference:
+    """Compare the shares of rows that two models have right, with the paired interval of Newcombe 1998 (method 10).
 
     Source: doi:10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C
+
+    Args:
+        both: Rows that both models have right.
+        lost: Rows that only the first has right.
+        gained: Rows that only the second has right.
+        neither: Rows that neither has right.
     """
-    pairs = list(zip(first, second, strict=True))
-    rows = len(pairs)
-    both, neither = pairs.count((True, True)), pairs.count((False, False))
-    lost, gained = pairs.count((True, False)), pairs.count((False, True))
+    rows = both + lost + gained + neither
     a, b = (both + gained) / rows, (both + lost) / rows  # of the second, of the first
     one, other = wilson(both + gained, rows), wilson(both + lost, rows)
     margins = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)

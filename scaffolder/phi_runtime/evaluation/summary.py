@@ -49,6 +49,22 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
     return summaries
 
 
+def compare_rows(task: str, first: Sequence[RowResult], second: Sequence[RowResult]) -> Difference:
+    """Compare the only model of `first` with that of `second`, by what `summarize` compares.
+
+    Raises:
+        ValueError: The rows are not the same ones.
+    """
+    if [(row.file, row.line) for row in first] != [(row.file, row.line) for row in second]:
+        raise ValueError("the models were measured on different rows")
+    references = [row.reference for row in first]
+    one, other = (
+        comparable_scores(task, [next(iter(row.models.values())) for row in rows], references)
+        for rows in (first, second)
+    )
+    return compare(one, other, seed=_SEED)
+
+
 def comparable_scores(task: str, measured: Sequence[Measured], references: Sequence[str | None]) -> Scores:
     """Return what models are compared by: the scores of the main metric, or log-likelihoods per token."""
     if references[0] is None:

@@ -1,11 +1,7 @@
 """The gate of an export: load the ONNX model, generate a sample, and compare it with its source model.
 
-Both models read the same tokens (teacher forcing). Their next-token distributions are compared at the trained positions
-only: on prompt tokens, which a tuned model never learned to predict, they mean nothing. Measured are the mean KL(source ‖ ONNX)
-in nats (Kullback and Leibler 1951), the share of positions with the same most likely token, both perplexities, and the answers
-lost: rows that the source model answers as expected, each token being its most likely one, and the ONNX model does not. The means
-are over tokens, most of which are certain once an answer has begun; an answer is lost with the first token that decides it.
-One model is in memory at a time.
+Both models read the same rows; `gate_comparison` says what is measured on them, `gate_limits` what is allowed. One model is in memory
+at a time.
 
 Shapes: P compared positions of a row, T tokens of a row, V vocabulary.
 """
@@ -13,19 +9,20 @@ Shapes: P compared positions of a row, T tokens of a row, V vocabulary.
 from __future__ import annotations
 
 import gc
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.pass_graph import training_of
 from phi_runtime.context import PassContext, dataset_behind
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.core.events import Event
+from phi_runtime.export.gate_comparison import Comparison, Predictions, Read, compare_predictions
 from phi_runtime.export.gate_limits import GateLimits, better_setting
+from phi_runtime.export.gate_rows import ROW_TOKENS, Row, first_rows, sample_rows, validation_rows
 from phi_runtime.export.gate_tokens import check_tokens, sample_prompts, warn_of_other_apps
 from phi_runtime.inference.onnx import open_model, provider_available, runtime
 from phi_runtime.inference.stored_tokenizer import open_tokenizer
@@ -37,54 +34,9 @@ if TYPE_CHECKING:
     from phi_runtime.data.dataset import Dataset
     from phi_runtime.models.reference import ModelRef
 
-_ROW_TOKENS = 256  # of a long row; more rows are more informative than longer ones
-_ROWS = 96  # at most: with labels of one token as answers, reading the prompts takes the time
 _KEPT_BYTES = 300_000_000  # of the ONNX model's distributions in memory
 _SAMPLE_TOKENS = 8
-_STEPS = 192  # positions at most where each takes one step of the model
 _EXACT = 1e-3  # largest difference of an adapter in float32 from the same adapter in peft
-
-Read = Literal["whole", "token by token"]
-Row = tuple[list[int], list[int]]
-"""Token ids, and the positions of the tokens whose predictions are compared."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Distance of an ONNX model from its source model.
-
-    Attributes:
-        positions: Compared positions.
-        rows: "validation rows" or "sample text".
-        read: How the ONNX model read the rows. With a pruned head it returns logits of the last token only, so each token
-            is read separately, which rounds differently.
-        kl: Mean KL(source ‖ ONNX), in nats.
-        top1: Share of positions with the same most likely token.
-        perplexity: Of the ONNX model.
-        source_perplexity: Of the source model.
-        answers: Rows that the source model answers as expected.
-        lost: Those of them that the ONNX model does not.
-        gained: Rows that only the ONNX model answers as expected.
-        largest_difference: Largest difference of two log-probabilities of the same token.
-        source_dtype: Type that the source model computed in.
-    """
-
-    positions: int
-    rows: str
-    read: Read
-    kl: float
-    top1: float
-    perplexity: float
-    source_perplexity: float
-    answers: int = 0
-    lost: int = 0
-    gained: int = 0
-    largest_difference: float = 0.0
-    source_dtype: str = "float32"
-
-    @property
-    def perplexity_increase(self) -> float:
-        return self.perplexity / self.source_perplexity - 1
 
 
 def run_gate(context: PassContext, adapter: str | None = None, rounding: float = 0.0) -> dict[str, Any]:
@@ -114,7 +66,7 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
         model = open_model(context.out)
         if adapter is None:
             warn_of_other_apps(context, runtime(), model, compared)
-        logprobs, sample, read = _onnx_logprobs(model, context.out, rows, _comparable(context, rows), adapter)
+        predictions, sample, read = _onnx_predictions(model, context.out, rows, _comparable(context, rows), adapter)
         del model
     except PhiError:
         raise
@@ -126,11 +78,8 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
     if context.config.gate is None:
         return {"checked": True, "sample": sample}
     context.info("comparing it with its source model")
-    comparison = _compare(context, rows, logprobs, kind, read, adapter)
-    figures = {
-        name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(comparison).items()
-    }
-    context.emit(Event("metric", context.name, figures))
+    comparison = _compare(context, rows, predictions, kind, read, adapter)
+    context.emit(Event("metric", context.name, comparison.figures))
     limits = GateLimits.from_pass(context.config)
     violation = limits.violation(comparison)
     exact = adapter and (context.config.precision, comparison.source_dtype) == ("fp32", "float32")
@@ -139,32 +88,20 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
     if violation:
         what = f"the ONNX model with the adapter `{adapter}`" if adapter else "the ONNX model"
         raise WorkFailed(
-            f"{what} is too far from its source model: {violation} ({_summary(comparison)})",
+            f"{what} is too far from its source model: {violation} ({comparison.summary})",
             fix=f"{better_setting(context.config, provider)}; or raise the limits in `gate` of the pass",
         )
-    context.info(_summary(comparison))
-    return {"checked": True, "sample": sample, "quality": figures, "limits": asdict(limits)}
+    context.info(comparison.summary)
+    if doubt := limits.doubt(comparison):
+        context.warn(doubt)
+    return {"checked": True, "sample": sample, "quality": comparison.figures, "limits": asdict(limits)}
 
 
 def compare(source: ModelRef, folder: Path, rows: Sequence[Row], kind: str, device: str = "cpu") -> Comparison:
     """Compare the ONNX model in `folder` with `source`, which runs on the torch `device`, on `rows`."""
-    logprobs, _, read = _onnx_logprobs(open_model(folder), folder, rows, len(rows))
+    predictions, _, read = _onnx_predictions(open_model(folder), folder, rows, len(rows))
     gc.collect()
-    return _compare_with_source(source, rows[: len(logprobs)], logprobs, kind, read, device)
-
-
-def sample_rows(source: ModelRef) -> list[Row]:
-    """Return the sample text as rows of `source`'s tokens, compared from the second token on."""
-    from phi_runtime.export.gate_text import TEXT
-    from phi_runtime.models.load import load_tokenizer
-
-    ids: list[int] = load_tokenizer(source)(TEXT).input_ids
-    return [full_row(ids[i : i + _ROW_TOKENS]) for i in range(0, len(ids), _ROW_TOKENS)]
-
-
-def full_row(ids: list[int]) -> Row:
-    """Return a row that is compared at each token but the first."""
-    return ids, list(range(1, len(ids)))
+    return _compare_with_source(source, rows, predictions, kind, read, device)
 
 
 # -- the rows --------------------------------------------------------------------------------------------------------------
@@ -178,34 +115,11 @@ def _dataset(context: PassContext, adapter: str | None) -> Dataset | None:
 
 def _rows(context: PassContext, dataset: Dataset | None) -> tuple[list[Row], str]:
     """Return validation rows, or rows of the sample text if there are none."""
-    limit_tokens = context.config.gate.tokens if context.config.gate else _ROW_TOKENS
-    rows, kind = _validation_rows(dataset) if dataset else [], "validation rows"
+    limit_tokens = context.config.gate.tokens if context.config.gate else ROW_TOKENS
+    rows, kind = validation_rows(dataset) if dataset else [], "validation rows"
     if not rows:
         rows, kind = sample_rows(context.source), "sample text"
-    return _first(rows, limit_tokens), kind
-
-
-def _validation_rows(dataset: Dataset) -> list[Row]:
-    validation = dataset.validation.sample(_ROWS)
-    rows = []
-    for index in validation.chosen:
-        ids, trained = validation.store.row(int(index))
-        # The end of a long row has the answer.
-        ids, trained = ids[-_ROW_TOKENS:].tolist(), trained[-_ROW_TOKENS:].tolist()
-        rows.append((ids, [position for position in range(1, len(ids)) if trained[position]]))
-    return [row for row in rows if row[1]]
-
-
-def _first(rows: Sequence[Row], limit: int) -> list[Row]:
-    """Return the first rows with up to `limit` positions together; the last row is cut."""
-    first: list[Row] = []
-    for ids, positions in rows:
-        if limit < 1:
-            break
-        positions = positions[:limit]
-        first.append((ids[: positions[-1] + 1], positions))
-        limit -= len(positions)
-    return first
+    return first_rows(rows, limit_tokens), kind
 
 
 def _comparable(context: PassContext, rows: Sequence[Row]) -> int:
@@ -214,8 +128,8 @@ def _comparable(context: PassContext, rows: Sequence[Row]) -> int:
         return 0
     vocabulary = read_json(context.out / "genai_config.json")["model"]["vocab_size"]
     room, count = _KEPT_BYTES // (4 * vocabulary), 0
-    for _, positions in rows:
-        room -= len(positions)
+    for row in rows:
+        room -= sum(row.decisions)
         count += room >= 0 or not count
     return count
 
@@ -223,14 +137,13 @@ def _comparable(context: PassContext, rows: Sequence[Row]) -> int:
 # -- the two models --------------------------------------------------------------------------------------------------------
 
 
-def _onnx_logprobs(
+def _onnx_predictions(
     model: Any, folder: Path, rows: Sequence[Row], count: int, adapter: str | None = None
-) -> tuple[list[np.ndarray], str, Read]:
+) -> tuple[list[Predictions], str, Read]:
     """Run the ONNX `model` of `folder`, with `adapter` active.
 
     Returns:
-        Log-probabilities (P, V) of each of the first `count` rows, a sample that continues the prompt of the first row, and
-        how the rows were read.
+        Predictions for the first `count` rows, a sample that continues the prompt of the first row, and how the rows were read.
     """
     og = runtime()
     adapters = None
@@ -248,28 +161,24 @@ def _onnx_logprobs(
 
     sample = _generate(open_tokenizer(folder), new_generator, rows[0])
     read: Read = "whole"
-    logprobs = []
-    for ids, positions in rows[:count]:
-        logits = _logits(new_generator, ids, [len(ids) - 1])
-        if len(logits) == len(ids) - 1:
-            logprobs.append(_log_softmax(logits[_predicting(positions)]))  # (P, V)
-            continue
-        read = "token by token"
-        logprobs.append(_log_softmax(_logits(new_generator, ids, positions)))
-        if sum(map(len, logprobs)) >= _STEPS:
-            break
-    return logprobs, sample, read
-
-
-def _predicting(positions: Sequence[int]) -> list[int]:
-    """Return the indices of the logits that predict the tokens at `positions`."""
-    return [position - 1 for position in positions]
+    predictions = []
+    for row in rows[:count]:
+        if read == "whole":
+            logits = _logits(new_generator, row.ids, [len(row.ids) - 1])
+            if len(logits) < len(row.ids) - 1:
+                read = "token by token"
+            else:
+                logits = logits[row.predicting]
+        if read == "token by token":
+            logits = _logits(new_generator, row.ids, row.positions)
+        predictions.append(Predictions.from_logits(logits, row))
+    return predictions, sample, read
 
 
 def _generate(tokenizer: Any, new_generator: Callable[[int], Any], row: Row) -> str:
     import numpy as np
 
-    prompt = row[0][: max(1, row[1][0])]
+    prompt = row.ids[: max(1, row.positions[0])]
     generator = new_generator(len(prompt) + _SAMPLE_TOKENS)
     generator.append_tokens(np.asarray(prompt, dtype=np.int32))
     ids: list[int] = []
@@ -295,18 +204,10 @@ def _logits(new_generator: Callable[[int], Any], ids: Sequence[int], ends: Seque
     return np.concatenate(chunks)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    logits = logits - logits.max(axis=-1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    return logits
-
-
 def _compare(
     context: PassContext,
     rows: Sequence[Row],
-    logprobs: Sequence[np.ndarray],
+    predictions: Sequence[Predictions],
     kind: str,
     read: Read,
     adapter: str | None,
@@ -318,55 +219,33 @@ def _compare(
     except PhiError:  # this machine lacks the host's GPU
         device = "cpu"
     source = context.adapters[adapter] if adapter else context.source
-    return _compare_with_source(source, rows[: len(logprobs)], logprobs, kind, read, device)
+    return _compare_with_source(source, rows, predictions, kind, read, device)
 
 
 def _compare_with_source(
-    source: ModelRef, rows: Sequence[Row], logprobs: Sequence[np.ndarray], kind: str, read: Read, device: str
+    source: ModelRef, rows: Sequence[Row], predictions: Sequence[Predictions], kind: str, read: Read, device: str
 ) -> Comparison:
-    import numpy as np
-    import torch
-
+    """Compare `predictions` for the first of `rows` with those of `source`."""
     from phi_runtime.models.load import load_reference
 
     model = load_reference(source, _dtype(source), device).eval()
-    divergence = same = loss = own_loss = positions = largest = 0.0
-    answers = lost = gained = 0
-    with torch.inference_mode():
-        for (ids, row_positions), other in zip(rows, logprobs, strict=True):
-            tokens = torch.tensor([ids[:-1]], device=device)
-            logits = model(input_ids=tokens, use_cache=False).logits[0, _predicting(row_positions)].float()  # (P, V)
-            size = min(logits.shape[-1], other.shape[-1])  # the vocabulary of either may be padded
-            exact = torch.log_softmax(logits[:, :size], dim=-1).cpu().numpy()
-            other = other[:, :size]
-            largest = max(largest, float(np.abs(exact - other).max()))
-            divergence += float((np.exp(exact) * (exact - other)).sum(dtype=np.float64))
-            same += int((exact.argmax(-1) == other.argmax(-1)).sum())
-            order, following = np.arange(len(other)), np.asarray(ids)[row_positions]
-            answered, answered_by_other = ((predicted.argmax(-1) == following).all() for predicted in (exact, other))
-            answers += int(answered)
-            lost += int(answered and not answered_by_other)
-            gained += int(answered_by_other and not answered)
-            loss -= float(other[order, following].sum(dtype=np.float64))
-            own_loss -= float(exact[order, following].sum(dtype=np.float64))
-            positions += len(other)
+    compared = rows[: len(predictions)]
     dtype = str(model.dtype).removeprefix("torch.")
+    comparison = compare_predictions(compared, source_predictions(model, compared), predictions, kind, read, dtype)
     del model
     gc.collect()
-    return Comparison(
-        int(positions),
-        kind,
-        read,
-        divergence / positions,
-        same / positions,
-        _perplexity(loss / positions),
-        _perplexity(own_loss / positions),
-        answers,
-        lost,
-        gained,
-        largest,
-        dtype,
-    )
+    return comparison
+
+
+def source_predictions(model: Any, rows: Sequence[Row]) -> Iterator[Predictions]:
+    """Yield the predictions of a model of transformers for each row."""
+    import torch
+
+    with torch.inference_mode():
+        for row in rows:
+            tokens = torch.tensor([row.ids[:-1]], device=model.device)
+            logits = model(input_ids=tokens, use_cache=False).logits[0, row.predicting].float()  # (P, V)
+            yield Predictions.from_logits(logits.cpu().numpy(), row)
 
 
 def _dtype(source: ModelRef) -> str | torch.dtype:  # type: ignore[name-defined]  # noqa: F821
@@ -378,17 +257,3 @@ def _dtype(source: ModelRef) -> str | torch.dtype:  # type: ignore[name-defined]
 
     shape = shape_of((source.base or source).path if source.kind == "adapter" else source.path)
     return torch.float32 if shape and 5 * shape.parameters < available_bytes() else "auto"
-
-
-def _perplexity(loss: float) -> float:
-    return math.exp(min(loss, 50)) if math.isfinite(loss) else math.inf
-
-
-def _summary(comparison: Comparison) -> str:
-    text = (
-        f"KL {comparison.kl:.3f} nats, same most likely token in {100 * comparison.top1:.0f} %, perplexity "
-        f"{comparison.source_perplexity:.2f} → {comparison.perplexity:.2f}, over {comparison.positions} tokens"
-    )
-    if not comparison.answers:
-        return text
-    return f"{text}; {comparison.lost} of {comparison.answers} answers lost, {comparison.gained} gained"

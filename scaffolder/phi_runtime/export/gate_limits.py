@@ -15,9 +15,7 @@ from phi_runtime.config.schema.export import (
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 
 if TYPE_CHECKING:
-    from phi_runtime.export.gate import Comparison
-
-_FEW_ANSWERS = 3  # net losses up to here are chance at any number of rows
+    from phi_runtime.export.gate_comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,9 @@ class GateLimits:
     """Limits of one export.
 
     Attributes:
-        max_kl: Largest mean KL divergence, in nats.
-        min_top1: Smallest share of equal most likely tokens; None: any.
-        max_perplexity_increase: Largest growth of the perplexity, as a share.
+        max_kl: Largest mean KL divergence over decisions, in nats.
+        min_top1: Smallest share of decisions with equal most likely tokens; None: any.
+        max_perplexity_increase: Largest growth of the perplexity over decisions, as a share.
         max_lost_answers: Largest net loss of answers, as a share of those that the source model has right.
     """
 
@@ -53,18 +51,38 @@ class GateLimits:
         kl, top1, increase = found.kl, found.top1, found.perplexity_increase
         if not math.isfinite(kl):
             return "its logits are not numbers"
+        if self._loses_answers(found) and _is_shown(found):
+            lost = 100 * (found.lost - found.gained) / found.answers
+            return (
+                f"it loses {found.lost} of {found.answers} right answers and gains {found.gained} "
+                f"({lost:.1f} %, more than {100 * self.max_lost_answers:g} %)"
+            )
         if kl > self.max_kl:
             return f"KL {kl:.3g} is above {self.max_kl:g}"
         if increase > self.max_perplexity_increase:
             limit = 100 * self.max_perplexity_increase
             return f"the perplexity grew by {100 * increase:.0f} %, more than {limit:.0f} %"
-        net = found.lost - found.gained
-        if net > max(_FEW_ANSWERS, self.max_lost_answers * found.answers):
-            limit = 100 * self.max_lost_answers
-            return f"it loses {net} of {found.answers} answers, more than {limit:.0f} %"
         if self.min_top1 is not None and top1 < self.min_top1:
             return f"the most likely token is the same in {100 * top1:.0f} %, less than {100 * self.min_top1:.0f} %"
         return None
+
+    def doubt(self, found: Comparison) -> str | None:
+        """Return what the rows are too few to show, or None."""
+        if self._loses_answers(found) and not _is_shown(found):
+            return (
+                f"{found.lost} of {found.answers} right answers are lost and {found.gained} gained, "
+                f"which can be chance with {found.compared_rows} rows: more validation rows would show it"
+            )
+        return None
+
+    def _loses_answers(self, found: Comparison) -> bool:
+        return found.lost - found.gained > self.max_lost_answers * found.answers
+
+
+def _is_shown(found: Comparison) -> bool:
+    """Return True if the interval of the difference in right answers excludes that none is lost."""
+    interval = found.right_answers.interval
+    return interval is not None and interval.high < 0
 
 
 def better_setting(step: ExportPass, provider: str) -> str:

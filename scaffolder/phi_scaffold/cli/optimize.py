@@ -27,8 +27,8 @@ def optimize(
     max_accuracy_drop: Annotated[
         float | None,
         typer.Option(
-            help="Largest drop of the task's metric against full precision, as a fraction; 1 accepts any model. "
-            "Default: 0.02, for mobile 0.05."
+            help="Largest drop of the task's metric against full precision, as a fraction; the end of its 95 % "
+            "interval decides; 1 accepts any model. Default: 0.05."
         ),
     ] = None,
     min_tokens_per_s: Annotated[

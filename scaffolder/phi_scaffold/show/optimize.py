@@ -98,7 +98,7 @@ def _finished(event: Event) -> str:
         return f"{data['state']}{took}"
     figures = {
         f"{row['size_mb'] or 0:.1f} MB": row["size_mb"],
-        f"drop {row['accuracy_drop'] or 0:.4g}": row["accuracy_drop"],
+        f"drop {_drop(row)}": row["accuracy_drop"],
         f"{row['decode_tokens_per_s'] or 0:.0f} tokens/s": row["decode_tokens_per_s"],
         f"{row['peak_memory_mb'] or 0:.0f} MB of memory": row["peak_memory_mb"],
     }
@@ -117,7 +117,7 @@ def verdict(row: dict[str, Any]) -> str:
     if row["state"] in ("failed", "skipped"):
         return f"{row['state']}: {row['why']}" if row["state"] == "failed" else str(row["why"])
     if row["violations"]:
-        return "misses " + ", ".join(violation_text(violation) for violation in row["violations"])
+        return "misses " + ", ".join(violation_text(violation, row) for violation in row["violations"])
     if row["state"] == "built":
         return f"fits by size; {row['why']}"
     if row.get("not_measured"):
@@ -125,9 +125,13 @@ def verdict(row: dict[str, Any]) -> str:
     return "meets the constraints"
 
 
-def violation_text(violation: dict[str, Any]) -> str:
-    """Describe a violated constraint: size 114.3 MB > 100 MB (by 14.3)."""
+def violation_text(violation: dict[str, Any], row: dict[str, Any]) -> str:
+    """Describe a constraint that the model of `row` violates: size 114.3 MB > 100 MB (by 14.3)."""
     name = violation["constraint"]
+    if name == "max_accuracy_drop":
+        if violation["shown"]:
+            return f"drop {_drop(row)} > {violation['limit']:g}"
+        return f"drop {_drop(row)}: {row['rows']} rows do not show that it is below {violation['limit']:g}"
     unit = f" {_UNITS[name]}" if _UNITS[name] else ""
     sign = "<" if name.startswith("min") else ">"
     return f"{_NAMES[name]} {violation['value']:g} {sign} {violation['limit']:g}{unit} (by {violation['excess']:g})"
@@ -197,6 +201,8 @@ def result(facts: dict[str, Any], task: str | None = None) -> None:
         print(
             f"No candidate meets the constraints. The nearest is {near['candidate']}. To accept it: phi-scaffold optimize {loosen}"
         )
+        if not all(violation["shown"] for violation in near["violations"]):
+            print("More validation rows narrow the interval of the drop, which decides.")
     else:
         print("No candidate meets the constraints, and none could be compared.")
     failed = [row for row in facts["candidates"] if row["state"] == "failed"]
@@ -226,7 +232,7 @@ def _chosen(facts: dict[str, Any], task: str | None) -> None:
 
 
 def _figures(name: str, row: dict[str, Any], columns: list[str]) -> list[str]:
-    accuracy = [_number(row["accuracy_drop"], "{:.4g}")] if columns else []
+    accuracy = [_drop(row)] if columns else []
     if len(columns) > 1 and columns[0] != "perplexity":
         accuracy = [_number(row["score"], "{:.4g}"), *accuracy]
     return [
@@ -238,6 +244,14 @@ def _figures(name: str, row: dict[str, Any], columns: list[str]) -> list[str]:
         _number(row["decode_tokens_per_s"], "{:.0f}"),
         _number(row["peak_memory_mb"], "{:,.0f} MB"),
     ]
+
+
+def _drop(row: dict[str, Any]) -> str:
+    """Format the drop of accuracy with its interval: 0.0083 (-0.023 to 0.046)."""
+    if row["accuracy_drop"] is None:
+        return ""
+    low, high = row["accuracy_drop_interval"]
+    return f"{row['accuracy_drop']:.4g} ({low:.3g} to {high:.3g})"
 
 
 def _number(value: float | None, form: str) -> str:

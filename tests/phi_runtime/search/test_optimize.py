@@ -18,15 +18,17 @@ from phi_runtime.config.schema import Constraints
 from phi_runtime.core.errors import ConfigError, Interrupted, UsageError
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder, find_project
+from phi_runtime.evaluation.row_results import Measured, RowResult
 from phi_runtime.models.shape import assembled
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.search.optimize.accuracy import accuracy_drop, smallest_drop
 from phi_runtime.search.optimize.candidates import ALL, Candidate, candidates_for, expected_bytes, expected_memory_bytes
 from phi_runtime.search.optimize.constraints import Verdict, check_constraints, nearest, resolve_constraints
 from phi_runtime.search.optimize.outcome import OptimizeResult
 from phi_runtime.search.optimize.planning import OptimizePlan, prepare
-from phi_runtime.search.optimize.search import accuracy_drop, optimize
+from phi_runtime.search.optimize.search import optimize
 from phi_runtime.search.optimize.targets import TARGETS, target_for
 from tests.conftest import Listener, MakeProject, edit_config, states
 
@@ -75,7 +77,8 @@ def test_each_constraint_comes_from_the_nearest_that_has_it_and_a_drop_is_a_frac
 
 def test_violations_come_with_the_limit_that_would_be_met() -> None:
     limits = Constraints(max_size_mb=80, max_accuracy_drop=0.02, min_tokens_per_s=50, max_memory_mb=500)
-    figures = {"size_mb": 86.33, "accuracy_drop": 0.0312, "decode_tokens_per_s": 49.96, "peak_memory_mb": 400.0}
+    drop = [0.0212, 0.0312]
+    figures = {"size_mb": 86.33, "accuracy_drop_interval": drop, "decode_tokens_per_s": 49.96, "peak_memory_mb": 400.0}
     verdict = check_constraints(figures, limits)
     assert [(violation.constraint, violation.excess) for violation in verdict.violations] == [
         ("max_size_mb", 6.33),
@@ -94,15 +97,58 @@ def test_violations_come_with_the_limit_that_would_be_met() -> None:
         "min_tokens_per_s",
         "max_memory_mb",
     )
-    assert check_constraints({"accuracy_drop": 0.9}, Constraints(max_accuracy_drop=1)) == Verdict()
-    assert check_constraints({"accuracy_drop": -0.3}, Constraints(max_accuracy_drop=0)) == Verdict()
+    assert check_constraints({"accuracy_drop_interval": [0.8, 0.9]}, Constraints(max_accuracy_drop=1)) == Verdict()
+    assert check_constraints({"accuracy_drop_interval": [-0.3, 0.0]}, Constraints(max_accuracy_drop=0)) == Verdict()
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "drop", "interval", "shown"),
+    [
+        (0, 0, 0.0, [-0.031, 0.031], None),  # meets the limit
+        (1, 0, 0.0083, [-0.0234, 0.0457], None),
+        (2, 0, 0.0167, [-0.0166, 0.0587], False),  # may be above the limit, may be below
+        (11, 1, 0.0833, [0.028, 0.1489], False),
+        (14, 0, 0.1167, [0.0613, 0.1863], True),  # is above it
+    ],
+)
+def test_the_end_of_the_interval_of_a_drop_decides(
+    lost: int, gained: int, drop: float, interval: list[float], shown: bool | None
+) -> None:
+    source = measured("source", [True] * (120 - gained) + [False] * gained)
+    found = accuracy_drop("classification", source, measured("int4", [False] * lost + [True] * (120 - lost)))
+    assert found == {"accuracy_drop": drop, "accuracy_drop_interval": interval, "lost": lost, "gained": gained}
+    verdict = check_constraints(found, Constraints(max_accuracy_drop=0.05))
+    assert [violation.shown for violation in verdict.violations] == ([] if shown is None else [shown])
+    accepted = Constraints(max_accuracy_drop=verdict.violations[0].relaxed_limit) if verdict.violations else None
+    assert accepted is None or check_constraints(found, accepted) == Verdict()
+
+
+def test_few_rows_show_no_small_drop() -> None:
+    assert smallest_drop("classification", measured("source", [True] * 120)) == 0.031
+    assert smallest_drop("classification", measured("source", [True] * 12)) == 0.2425
+    assert smallest_drop("classification", measured("source", [True] * 200)) == 0.0188
+    same = [replace(row, reference=None) for row in measured("source", [True] * 4)]
+    assert smallest_drop("generation", same) > 0.6, "fewer than six rows of free text show nothing"
+
+
+def measured(model: str, right: list[bool], losses: list[float] | None = None) -> list[RowResult]:
+    """Rows of a classification with two labels, or of free text with these losses."""
+    rows = []
+    for number, is_right in enumerate(right):
+        result = Measured("joy" if is_right else "fear", {"accuracy": float(is_right)}, 1.0, 2)
+        if losses:
+            result = Measured(loss=losses[number], tokens=2)
+        rows.append(
+            RowResult("train.jsonl", number, None if losses else "?", None if losses else "joy", {model: result})
+        )
+    return rows
 
 
 def test_the_nearest_model_misses_few_constraints_by_little() -> None:
     limits = Constraints(max_size_mb=100, max_accuracy_drop=0.02)
 
     def verdict(size_mb: float, drop: float) -> Verdict:
-        return check_constraints({"size_mb": size_mb, "accuracy_drop": drop}, limits)
+        return check_constraints({"size_mb": size_mb, "accuracy_drop_interval": [drop, drop]}, limits)
 
     found = {
         "both": verdict(101, 0.021),
@@ -114,11 +160,15 @@ def test_the_nearest_model_misses_few_constraints_by_little() -> None:
     assert nearest({}) is None
 
 
-def test_the_drop_is_that_of_the_metric_and_of_free_text_that_of_the_probability() -> None:
-    assert accuracy_drop({"score": 0.95}, {"metric": "accuracy", "score": 0.91}) == 0.04
-    assert accuracy_drop({"score": 10.0}, {"metric": "perplexity", "score": 12.5}) == 0.2
-    assert accuracy_drop({"score": 10.0}, {"metric": "perplexity", "score": 8.0}) == -0.25
-    assert accuracy_drop(None, {"score": None}) is None
+def test_the_drop_of_free_text_is_that_of_the_mean_probability_of_a_token() -> None:
+    losses = [2.0, 4.0, 6.0, 8.0, 2.0, 4.0]  # of two tokens each
+    source = measured("source", [True] * 6, losses)
+    worse = accuracy_drop("generation", source, measured("int4", [True] * 6, [loss + 0.4 for loss in losses]))
+    assert worse["accuracy_drop"] == 0.1813  # 1 - exp(-0.2)
+    assert worse["accuracy_drop_interval"] == [0.1813, 0.1813]
+    assert (worse["lost"], worse["gained"]) == (6, 0)
+    with pytest.raises(ValueError, match="different rows"):
+        accuracy_drop("generation", source, source[:5])
 
 
 # -- candidates ----------------------------------------------------------------------------------------------------------------
@@ -308,6 +358,13 @@ def test_where_no_candidate_meets_the_constraints_the_nearest_is_named(searched:
     assert [violation.constraint for violation in verdict.violations] == ["min_tokens_per_s"]
     relaxed = {"min_tokens_per_s": verdict.violations[0].relaxed_limit}
     assert result.as_dict()["nearest"]["relaxed_constraints"] == relaxed
+
+
+def test_rows_that_can_show_no_such_drop_end_the_search_before_a_build(searched: ProjectFolder) -> None:
+    with pytest.raises(ConfigError, match=r"12 rows cannot show a drop below 0\.2") as caught:
+        optimize(planned(searched, max_accuracy_drop=0.05), listener := Listener())
+    assert "--max-accuracy-drop 0.2" in caught.value.fix
+    assert worked_on(listener) == []
 
 
 class Killer(Listener):

@@ -34,7 +34,7 @@ from phi_runtime.search.optimize.task import CandidateSettings
 
 FOLDER = "optimize"
 TOKENS = 2048
-_FORM = 1  # of the measurements; figures of another form cannot be compared
+_FORM = 2  # of the measurements; figures of another form cannot be compared
 _SIZE_TOLERANCE = 1.05  # the expected size is exact to some percent
 
 
@@ -75,6 +75,12 @@ class OptimizePlan:
     def source_name(self) -> str:
         """The kind of the source model: merged, finetuned or base."""
         return comparison_name(self.workflow, self.source)
+
+    @property
+    def task(self) -> str:
+        """The task of the measured rows, which selects the main metric."""
+        assert self.settings.training is not None
+        return self.workflow.evaluation.of(self.settings.training).task
 
     @property
     def measures_accuracy(self) -> bool:

@@ -11,14 +11,17 @@ from typing import Any
 from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.artifacts import digest, folder_bytes, put_in_place, read_manifest
-from phi_runtime.core.errors import ConfigError, Interrupted, WorkFailed
+from phi_runtime.core.errors import ConfigError, Interrupted, Location, WorkFailed
 from phi_runtime.core.events import Emit, Event, progress_message
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.signals import handled_by, interrupt
+from phi_runtime.evaluation.row_results import ROWS, read_rows
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.plan import LOCK
 from phi_runtime.pipeline.stage import Stage
+from phi_runtime.search.optimize.accuracy import accuracy_drop, smallest_drop
 from phi_runtime.search.optimize.candidates import Candidate
+from phi_runtime.search.optimize.constraints import DROP, flag, limits_accuracy
 from phi_runtime.search.optimize.outcome import OptimizeResult, apply_options, write_best
 from phi_runtime.search.optimize.planning import OptimizePlan, why_refused
 from phi_runtime.search.optimize.table import FIGURES, CandidateRow, CandidateTable, State
@@ -74,6 +77,7 @@ class _OptimizeSearch:
         self.rows: list[CandidateRow] = []
         self.chosen: Candidate | None = None
         self.warnings: set[str] = set()
+        self.source_rows = plan.folder / SOURCE / ROWS
         self.stages = plan.stages()
         self.inputs_key = digest(plan.inputs(self._source_key()))
         self.table = CandidateTable.read(plan.folder).for_inputs(self.inputs_key)
@@ -93,8 +97,11 @@ class _OptimizeSearch:
     # -- candidates ----------------------------------------------------------------------------------------------------
 
     def run(self, *, everything: bool) -> None:
-        if self.plan.measures_accuracy and self.table.reference is None:
-            self.table.reference = self.measure_source()
+        if self.plan.measures_accuracy:
+            if self.table.reference is None or not self.source_rows.is_file():
+                self.table.reference = self.measure_source()
+            if limits_accuracy(self.plan.constraints) and not everything:
+                self.require_rows()
         for number, candidate in enumerate(self.plan.candidates):
             if self.chosen and not everything:
                 why = f"`{self.chosen.name}` already meets the constraints"
@@ -153,7 +160,9 @@ class _OptimizeSearch:
             "measure", candidate.name, self.plan.overrides_for(candidate), self.plan.folder_of(candidate), model
         )
         figures |= work_apart(self.plan.settings, task, self.emit_as(candidate.name))
-        figures |= {"accuracy_drop": accuracy_drop(self.table.reference, figures)}
+        if self.plan.measures_accuracy:
+            rows = read_rows(self.plan.folder_of(candidate) / ROWS)
+            figures |= accuracy_drop(self.plan.task, read_rows(self.source_rows), rows)
         return self.row(candidate, key, "measured", "", figures)
 
     def find_or_build(self, candidate: Candidate, stage: Stage) -> Path:
@@ -182,6 +191,18 @@ class _OptimizeSearch:
         wall_s = round(time.monotonic() - started, 2)
         self.emit(Event("stage-finished", name, {"state": "done", "result": figures, "output": "", "wall_s": wall_s}))
         return {"name": name, **figures}
+
+    def require_rows(self) -> None:
+        """Raise ConfigError if the rows are too few for any candidate to meet the limit of accuracy."""
+        limit, rows = self.plan.constraints.max_accuracy_drop, read_rows(self.source_rows)
+        smallest = smallest_drop(self.plan.task, rows)
+        if limit is not None and smallest > limit:
+            self.result().write()  # keeps the figures of the source
+            raise ConfigError(
+                f"{len(rows)} rows cannot show a drop below {smallest:g}: no model meets {DROP} ({limit:g})",
+                where=Location(self.plan.project.config),
+                fix=f"add validation rows, or allow more: {flag(DROP, smallest)}; --all measures all candidates",
+            )
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
@@ -259,15 +280,3 @@ class _OptimizeSearch:
 def _is_output_of(path: Path, stage: Stage) -> bool:
     manifest = read_manifest(path)
     return manifest is not None and manifest.key == stage.key
-
-
-def accuracy_drop(reference: dict[str, Any] | None, figures: dict[str, Any]) -> float | None:
-    """Return by how much the main metric is below that of the full-precision model; negative if it is above.
-
-    For free text, which has no metric: by which fraction the geometric mean of the token probabilities is
-    lower, computed from the perplexities. None if either score is missing.
-    """
-    before, after = (reference or {}).get("score"), figures.get("score")
-    if before is None or after is None:
-        return None
-    return round(1 - before / after if figures["metric"] == "perplexity" else before - after, 4)

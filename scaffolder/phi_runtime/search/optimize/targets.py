@@ -29,7 +29,7 @@ class Target:
     name: str
     provider: str
     precisions: tuple[str, ...]
-    defaults: Constraints = field(default_factory=lambda: Constraints(max_accuracy_drop=0.02))
+    defaults: Constraints = field(default_factory=lambda: Constraints(max_accuracy_drop=0.05))
     note: str = ""
 
     @property
