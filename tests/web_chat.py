@@ -101,7 +101,7 @@ def chromium(profile: Path) -> Iterator[Any]:
     options.binary_location = program
     for flag in [*FLAGS.split(), f"--user-data-dir={profile}"]:
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     browser = Chrome(options=options, service=Service(driver))
     try:
         browser.implicitly_wait(20)
