@@ -42,6 +42,7 @@ def evaluate(
     stage: str,
     *,
     rows_of: Literal["test", "validation"] = "validation",
+    chosen_on: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure `models` on rows of the pass `training`, each in a separate process.
 
@@ -55,6 +56,7 @@ def evaluate(
         device: torch device for the models that are not ONNX.
         stage: The stage in whose name events are emitted.
         rows_of: Side to measure on. For the test rows of a pass without any, its validation rows are used.
+        chosen_on: Choices that were made on the validation rows.
 
     Returns:
         The content of evaluation.json, documented in docs/json.md.
@@ -107,6 +109,7 @@ def evaluate(
         "rows_of": side,
         "total_rows": len(split),
         "too_long": questions.too_long,
+        "chosen_on": list(chosen_on) if side == "validation" else [],
         "own_metrics": own_metrics,
         "baselines": [summary for summary in summaries if summary["name"] not in performance],
         "models": [summary for summary in summaries if summary["name"] in performance],
@@ -116,8 +119,10 @@ def evaluate(
     return content
 
 
-def summarize_again(settings: Evaluation, config: Path, previous: Path, out: Path) -> dict[str, Any]:
-    """Compute the metrics of the evaluation in the folder `previous` again, for other metrics of the project.
+def summarize_again(
+    settings: Evaluation, config: Path, previous: Path, out: Path, chosen_on: Sequence[str]
+) -> dict[str, Any]:
+    """Compute the metrics of the evaluation in the folder `previous` again, for other metrics of the project or choices.
 
     Writes rows.jsonl and evaluation.json into `out`, as `evaluate` does, and returns the content of the latter.
     """
@@ -125,6 +130,7 @@ def summarize_again(settings: Evaluation, config: Path, previous: Path, out: Pat
     summaries = summarize(settings.task, rows) if rows else []
     own = OwnMetrics(settings, load_training_hooks(config).metrics, config)
     content["own_metrics"] = own.add_to(summaries, rows)
+    content["chosen_on"] = list(chosen_on) if content["rows_of"] == "validation" else []
     by_name = {summary["name"]: summary for summary in summaries}
     for key in ("baselines", "models"):
         content[key] = [{**model, **by_name[model["name"]]} for model in content[key]]

@@ -288,19 +288,20 @@ class _Run:
             self.report_cached(stage)
         else:
             previous = stage.target if stage.has_measured_rows and name not in self.force else None
-            self.build(stage, "evaluation", lambda out: self.compare(name, training, out, previous))
+            self.build(stage, "evaluation", lambda out: self.compare(stage, training, out, previous))
         self.record.evaluation(stage.target)
         content: dict[str, Any] = read_json(stage.target / RESULTS)
         return [{"name": training, **content}]
 
-    def compare(self, stage: str, training: str, out: Path, previous: Path | None) -> dict[str, Any]:
+    def compare(self, stage: Stage, training: str, out: Path, previous: Path | None) -> dict[str, Any]:
         """Measure the models, or compute the metrics of the `previous` evaluation again; return facts for the manifest."""
         from phi_runtime.evaluation.comparison import evaluate, summarize_again
         from phi_runtime.hardware.device import pick_device
 
+        chosen: list[str] = stage.inputs["chosen_on"]
         if previous:
             settings = self.workflow.evaluation.of(training)
-            return {"rows": summarize_again(settings, self.project.config, previous, out)["rows"]}
+            return {"rows": summarize_again(settings, self.project.config, previous, out, chosen)["rows"]}
         models = [
             (name, with_active_adapter(self.workflow, training, step, self.graph.models[step]))
             for name, step in comparison_models(self.workflow, training).items()
@@ -309,9 +310,20 @@ class _Run:
         source = start or self.graph.models[BASE]
         place = data_context(self.project, source, self.overrides)
         device = pick_device(self.workflow.host_device)
-        content = evaluate(self.workflow, training, models, place, out, device, self.emit, stage, rows_of="test")
+        content = evaluate(
+            self.workflow,
+            training,
+            models,
+            place,
+            out,
+            device,
+            self.emit,
+            stage.name,
+            rows_of="test",
+            chosen_on=chosen,
+        )
         if not content["total_rows"]:
-            self.warn(stage, "there are no test rows, so nothing was measured; set `eval_dataset_size`")
+            self.warn(stage.name, "there are no test rows, so nothing was measured; set `eval_dataset_size`")
         return {"rows": content["rows"]}
 
     # -- bookkeeping ---------------------------------------------------------------------------------------------------

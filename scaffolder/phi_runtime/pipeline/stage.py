@@ -20,6 +20,7 @@ from phi_runtime.data.dataset import fingerprint
 from phi_runtime.data.hooks import IN_TRAINING, hooks_key
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.changes import describe_changes, input_origins
+from phi_runtime.pipeline.chosen_on import chosen_on
 
 State = Literal["cached", "deleted", "stale", "failed", "missing", "running"]
 """`deleted`: the output is gone, but all that was built from it is up to date. Otherwise it is `missing`."""
@@ -28,7 +29,7 @@ MODEL_FOLDERS = {"adapter": "adapter", "hf": "merged", "onnx": "onnx"}
 EVALUATION_FOLDER = "evaluation"
 EVALUATION_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "onnxruntime-genai", "onnxruntime-genai-cuda")
 _EVALUATION_FORM = 4  # of evaluation.json; a result of another form is stale
-OWN_METRICS = "own_metrics"  # input of an evaluation that is computed from its rows, without measuring them again
+_NOT_MEASURED = ("own_metrics", "chosen_on")  # inputs of an evaluation after whose change no row is measured again
 _NO_INPUT = "its input does not exist yet"
 
 
@@ -62,7 +63,7 @@ class Stage:
         """True for an evaluation whose rows are up to date, so that its metrics can be computed from them."""
 
         def measured(inputs: Mapping[str, Any]) -> dict[str, Any]:
-            return {key: value for key, value in inputs.items() if key != OWN_METRICS}
+            return {key: value for key, value in inputs.items() if key not in _NOT_MEASURED}
 
         return self.manifest is not None and measured(self.manifest.facts.get("inputs", {})) == measured(self.inputs)
 
@@ -158,7 +159,8 @@ def evaluation_stage(workflow: Workflow, project: ProjectFolder, name: str, mode
         "input": digest(keys),
         "versions": versions(EVALUATION_LIBRARIES),
         **data_inputs(workflow, rows.measured_names, project),
-        **({OWN_METRICS: settings.own_metrics} if settings.own_metrics else {}),
+        "own_metrics": settings.own_metrics,
+        "chosen_on": chosen_on(workflow, project, training),
     }
     return _stage(name, "Evaluate", target, inputs)
 

@@ -401,13 +401,11 @@ def _training(facts: Facts) -> Iterator[Diagnosis]:
 
 
 def _chosen(facts: Facts) -> Iterator[Diagnosis]:
-    """Check for a best step or an early stop that the measured rows decided."""
-    step = facts.step
-    if not facts.measured or step is None or facts.evaluation["rows_of"] != "validation":
+    """Check for choices that the measured rows decided, such as the best step or a trial of a sweep."""
+    chosen = facts.evaluation.get("chosen_on")
+    if not facts.measured or not chosen:
         return
-    if not step.early_stopping_patience and not step.training_args.load_best_model_at_end:
-        return
-    evidence = f"the same {count(facts.evaluation['total_rows'], 'validation row')} chose the step that was kept"
+    evidence = f"on the same {count(facts.evaluation['total_rows'], 'validation row')}: {', '.join(chosen)}"
     change = Change({f"passes.{facts.training}.test_dataset_size": 0.1})
     yield _finding(facts, "chosen on these rows", evidence, "ready", "", [change])
 

@@ -61,7 +61,10 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     shown = [column for name in (*metrics, *own) for column in (name, "95 %")]
     names = (*shown, "perplexity", "prompt tok/s", "answer tok/s", "size", "memory")
     rows, total = evaluation["rows"], evaluation["total_rows"]
-    title = f"{rows:,} of {total:,} {evaluation['rows_of']} rows{suffix}"
+    chosen = ", ".join(evaluation.get("chosen_on", ()))
+    title = f"{rows:,} of {total:,} {evaluation['rows_of']} rows{suffix}" + (
+        f"; chosen on these rows: {chosen}" * bool(chosen)
+    )
     lines = table("model", *(f">{name.replace('_', ' ')}" for name in names), title=title)
     for model in (*evaluation["baselines"], *models):
         quality = [
