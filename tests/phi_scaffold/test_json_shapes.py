@@ -102,6 +102,7 @@ def test_an_error_of_a_run(project: ProjectFolder, cli: Cli) -> None:
         ("`runs diff --json`", ("runs", "diff", "latest", "latest")),
         ("`runs reproduce --json`", ("runs", "reproduce", "latest", "--dry-run")),
         ("`evaluate --json`", ("evaluate",)),
+        ("`report --json`", ("report",)),
         ("`data check --json`", ("data", "check")),
         ("`data preview --json`", ("data", "preview")),
         ("`generate --json`", ("generate", "--prompt", "x", "--model", "merged", "--max-new-tokens", "2")),

@@ -19,6 +19,7 @@ COMMANDS = (
     "status",
     "evaluate",
     "runs",
+    "report",
     "sweep",
     "optimize",
     "chat",

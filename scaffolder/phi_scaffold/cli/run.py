@@ -71,6 +71,7 @@ def run_stages(
     from phi_runtime.pipeline.load import load_config
     from phi_runtime.report.verdict import Verdict, as_json, judge_trainings
     from phi_scaffold.show import progress as show_progress
+    from phi_scaffold.show import report as show_report
     from phi_scaffold.show import run as show
 
     config = load_config(project.config, flags.overrides())
@@ -86,6 +87,8 @@ def run_stages(
         )
     if not flags.as_json:
         show.outcome(outcome, project, judged)
+    if outcome.done:
+        show_report.report_of_run(config.require_valid(), project, as_json=flags.as_json)
 
 
 def _dry_run(

@@ -1,0 +1,249 @@
+"""The report as one HTML file: no network, no script, and nothing in the data that acts instead of showing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from markupsafe import Markup
+
+from phi_runtime.core.units import duration, size
+from phi_runtime.evaluation.metrics import headline
+from phi_runtime.report.charts import NARROW, WIDE, Estimate, bar_chart, both_widths, data_table, dot_chart, heat_map
+from phi_runtime.report.loss_chart import loss_chart
+from phi_runtime.report.project_facts import ProjectFacts
+from phi_runtime.report.row_views import TrainingView, confusion, slice_models
+from phi_runtime.report.scale import percent, short
+from phi_runtime.report.text import escaped, inert
+from phi_runtime.training.diagnosis.run import rate_text
+
+MAX_BYTES = 2_000_000
+_FOLDER = Path(__file__).parent
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_CODE = re.compile(r"`([^`]+)`")
+_MATRIX, _FEW_LABELS = 280, 6  # width in pixels of a confusion matrix, and the columns that fit into it
+_TABLE_POINTS = 60  # of a curve, in the table behind its chart
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of what may be large in the data.
+
+    Attributes:
+        rows: Rows of a list.
+        characters: Of a text.
+    """
+
+    rows: int
+    characters: int
+
+
+_LIMITS = (
+    Limits(20, 1200),
+    Limits(10, 600),
+    Limits(5, 300),
+    Limits(2, 120),
+)  # the first whose document is small enough
+
+
+def document(facts: ProjectFacts, trainings: Sequence[TrainingView]) -> str:
+    """Return the report as HTML of at most 2 MB; longer lists and texts are cut, with their count."""
+    return render("report.html.jinja", facts=facts, trainings=trainings)
+
+
+def render(page: str, **values: Any) -> str:
+    """Return a page with the first of `_LIMITS` that keeps it within 2 MB."""
+    template = _environment().get_template(page)
+    for limits in _LIMITS:
+        html = template.render(limits=limits, policy=_POLICY, **values)
+        if len(html.encode()) <= MAX_BYTES:
+            break
+    return html
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER / "pages"),
+        autoescape=True,
+        finalize=_shown,
+        undefined=ChainableUndefined,  # keys that an older version did not write
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "style": Markup(
+            "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "document.css"))
+        ),
+        "scores_chart": scores_chart,
+        "curves_chart": curves_chart,
+        "confusion_charts": confusion_charts,
+        "label_chart": label_chart,
+        "length_chart": length_chart,
+        "result": result,
+        "headline": headline,
+        "slice_models": slice_models,
+    }
+    environment.filters |= {
+        "percent": percent,
+        "short": short,
+        "size": size,
+        "duration": duration,
+        "day": _day,
+        "interval": interval,
+        "rate": rate_text,
+        "cut": _cut,
+        "prose": _prose,
+        "count": _count,
+        "digest": lambda value: value[:16],
+    }
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """Return text of the data without characters that act; what is HTML already is unchanged."""
+    return inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _cut(text: str, limit: int) -> Markup:
+    """Return text of a row as HTML of at most `limit` characters, isolated from the direction of other text."""
+    rest = len(text) - limit
+    more = f' <span class="muted">… {rest:,} more characters</span>' if rest > 0 else ""
+    return Markup(f'<bdi class="row-text">{escaped(text[:limit])}</bdi>{more}')
+
+
+def _prose(message: str) -> Markup:
+    """Return a message as HTML, with what is in backticks as code."""
+    return Markup("<bdi>" + _CODE.sub(r"<code>\1</code>", escaped(message)) + "</bdi>")
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _day(time: datetime | None) -> str:
+    return f"{time.day} {time:%B %Y, %H:%M}" if time else ""
+
+
+def interval(bounds: Sequence[float] | None, *, as_percent: bool = True) -> str:
+    """Format an interval: 95.4–99.9."""
+    if not bounds:
+        return ""
+    low, high = (f"{100 * end:.1f}" if as_percent else short(end) for end in bounds)
+    return f"{low}–{high}"
+
+
+def result(model: Mapping[str, Any], task: str) -> tuple[str, str]:
+    """Return the main metric of a model and its interval as text; of free text, the perplexity."""
+    if model["metrics"]:
+        return percent(model["metrics"][headline(task)]), interval(model["interval"])
+    if model["perplexity"] is None:
+        return "", ""
+    return short(model["perplexity"]), interval(model["perplexity_interval"], as_percent=False)
+
+
+# -- charts -------------------------------------------------------------------------------------------------------------------
+
+
+def scores_chart(training: TrainingView) -> Markup:
+    """Return the chart of the models with their intervals, and the table behind it."""
+    evaluation, best = training.facts.evaluation, training.baseline
+    assert evaluation is not None
+    free = training.is_free_text
+    metric = "perplexity" if free else headline(evaluation["task"]).replace("_", " ")
+    models = [*evaluation["models"]] if free else training.models
+    estimates = [_estimate(model, evaluation["task"], is_baseline=model in evaluation["baselines"]) for model in models]
+    title = f"{metric.capitalize()} of each model"
+    dashed = _estimate(best, evaluation["task"], is_baseline=True) if best else None
+    shown = both_widths(
+        lambda width: dot_chart(
+            estimates,
+            title,
+            baseline=dashed,
+            number=short if free else percent,
+            limits=None if free else (0.0, 1.0),
+            width=width,
+        )
+    )
+    rows = [
+        (e.label, *(None if v is None else short(v) if free else percent(v) for v in (e.value, e.low, e.high)))
+        for e in estimates
+    ]
+    return _figure(shown, data_table(title, ("model", metric, "95 % from", "to"), rows))
+
+
+def _estimate(model: Mapping[str, Any], task: str, *, is_baseline: bool) -> Estimate:
+    value = model["metrics"].get(headline(task)) if model["metrics"] else model["perplexity"]
+    low, high = (model["interval"] if model["metrics"] else model["perplexity_interval"]) or (None, None)
+    return Estimate(model["name"], value, low, high, is_baseline)
+
+
+def curves_chart(training: TrainingView) -> Markup:
+    """Return the chart of the losses, and the table behind it."""
+    curves, title = training.facts.curves, f"Loss of {training.facts.name}"
+    shown = both_widths(
+        lambda width: loss_chart(
+            curves.loss,
+            title,
+            validation=curves.validation,
+            learning_rate=curves.learning_rate,
+            best_step=curves.best_step,
+            width=width,
+        )
+    )
+    columns = [dict(points) for points in (curves.loss, curves.validation, curves.learning_rate)]
+    steps = sorted(set().union(*columns))
+    every = -(-len(steps) // _TABLE_POINTS) or 1
+    rows = [(step, *(column.get(step) for column in columns)) for step in steps[::every]]
+    caption = title if every == 1 else f"{title}: {len(rows)} of {len(steps):,} steps"
+    return _figure(shown, data_table(caption, ("step", "training loss", "validation loss", "learning rate"), rows))
+
+
+def confusion_charts(training: TrainingView) -> list[tuple[str, Markup]]:
+    """Return the confusion matrix of each model that is no baseline, by its name; none if the task has no labels."""
+    comparison = training.comparison
+    if comparison is None or comparison.task != "classification":
+        return []
+    charts = []
+    for model in comparison.evaluation["models"]:
+        if (name := model["name"]) not in comparison.scores:
+            continue
+        matrix = confusion(comparison.rows, name)
+        width = _MATRIX if len(matrix.answers) <= _FEW_LABELS else WIDE
+        title = f"Confusion matrix of {name}"
+        image = Markup(heat_map(matrix.counts, matrix.expected, matrix.answers, title, width=width))
+        rows = [(label, *row) for label, row in zip(matrix.expected, matrix.counts, strict=True)]
+        charts.append((name, _figure(image, data_table(title, ("expected", *matrix.answers), rows))))
+    return charts
+
+
+def label_chart(data: Mapping[str, Any]) -> Markup:
+    """Return the chart of the rows of each label in a data report."""
+    return _bars(
+        [(label, float(rows)) for label, rows in data["labels"].items()], f"Rows of each label, {data['name']}"
+    )
+
+
+def length_chart(data: Mapping[str, Any]) -> Markup:
+    """Return the chart of the rows by length in a data report."""
+    parts = data["tokens"]["histogram"]
+    return _bars(
+        [(f"up to {part['up_to']:,}", float(part["rows"])) for part in parts], f"Rows by tokens, {data['name']}"
+    )
+
+
+def _bars(bars: Sequence[tuple[str, float]], title: str) -> Markup:
+    return Markup(bar_chart(bars, title, number=_count, width=NARROW))
+
+
+def _figure(shown: str, table: str) -> Markup:
+    """Return a chart with the table of its numbers; both are HTML whose texts are escaped."""
+    return Markup(
+        f'<figure>{shown}<details><summary>Numbers</summary><div class="scroll">{table}</div></details></figure>'
+    )

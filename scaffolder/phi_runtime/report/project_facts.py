@@ -1,0 +1,285 @@
+"""The facts of a project's report, read from the files in gen-model/: nothing is measured here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from phi_runtime.config.schema import Workflow, canonical
+from phi_runtime.config.stage_names import evaluation_stages
+from phi_runtime.core.artifacts import read_json
+from phi_runtime.core.project import ProjectFolder
+from phi_runtime.data.report import FILE as DATA_REPORT
+from phi_runtime.evaluation.comparison import RESULTS
+from phi_runtime.evaluation.row_results import ROWS, RowResult, read_rows
+from phi_runtime.models.fetch import base_name
+from phi_runtime.models.place import base_model_path
+from phi_runtime.pipeline.plan import plan
+from phi_runtime.pipeline.run_record import ENVIRONMENT, RECORD, STAGES
+from phi_runtime.pipeline.stage import Stage
+from phi_runtime.training.diagnosis import curve_statistics
+
+LOSS_LOG = "loss_log.jsonl"
+_RUN_TIME = "%Y%m%d-%H%M%S-%f"  # name of a run's folder
+_REQUIRED = ("task", "rows", "rows_of", "total_rows", "baselines", "models")  # keys of evaluation.json
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """A stage with the figures of the last run that executed it.
+
+    Attributes:
+        state, why: As in `status`.
+        output: Folder, relative to the project.
+        run: Id of that run; empty if no record has it.
+        figures: Its entry in stages.json: `wall_s`, `peak_rss_bytes`, and what else was measured.
+        content: Digest of the output; empty without one.
+        versions: Libraries that the output was built with.
+    """
+
+    name: str
+    type: str
+    state: str
+    why: str = ""
+    output: str = ""
+    run: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    content: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a training, as (step, value) pairs.
+
+    Attributes:
+        loss, validation: Nats per token.
+        best_step: Step whose weights were kept; None if those of the last step were.
+        complete: False for a training that did not end, read from the record of its run.
+    """
+
+    loss: list[tuple[int, float]] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    learning_rate: list[tuple[int, float]] = field(default_factory=list)
+    best_step: int | None = None
+    complete: bool = True
+
+    @property
+    def lowest(self) -> tuple[int, float] | None:
+        """Step and value of the lowest validation loss."""
+        return min(self.validation, key=lambda point: point[1], default=None)
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """A training pass and the comparison of its models.
+
+    Attributes:
+        name: Name of the pass; empty if nothing is trained.
+        settings: The config of the pass that the adapter was trained with, else that of the workflow.
+        results: ProjectFacts in the manifest of the trained model: steps, losses, rows, diagnosis.
+        evaluation: evaluation.json; None without a comparison.
+        rows: Its rows.jsonl.
+        note: Why the comparison, or a part of it, cannot be shown; empty if it is complete and up to date.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    results: Mapping[str, Any]
+    curves: Curves
+    evaluation: dict[str, Any] | None = None
+    rows: list[RowResult] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ProjectFacts:
+    """Everything that a report shows.
+
+    Attributes:
+        project: Name of the project's folder.
+        task_name: Of `--task-name`; empty for gen-model/ itself.
+        base_model: As in the config, without a path that is outside of the project.
+        run, time: Id and time of the last run; empty and None if there is no record of one.
+        environment: Of the last run: `python`, `platform`, `cores`, `versions`.
+        record: Its run.json.
+        data: The last data_report.json; None without one.
+    """
+
+    project: str
+    task_name: str
+    base_model: str
+    run: str
+    time: datetime | None
+    stages: list[StageFacts]
+    trainings: list[TrainingFacts]
+    environment: Mapping[str, Any]
+    record: Mapping[str, Any]
+    data: dict[str, Any] | None
+
+    @property
+    def failed(self) -> list[StageFacts]:
+        return [stage for stage in self.stages if stage.state == "failed"]
+
+
+def read_project(workflow: Workflow, project: ProjectFolder) -> ProjectFacts:
+    """Read the facts of `project`; a file that is absent or unreadable is a fact less, never an error."""
+    records = sorted((folder for folder in project.runs.glob("*") if folder.is_dir()), key=lambda folder: folder.name)
+    stages = {stage.name: stage for stage in plan(workflow, project)}
+    measured = _last_figures(records)
+    last = records[-1] if records else None
+    return ProjectFacts(
+        project=project.root.name,
+        task_name=project.output.name if project.output else "",
+        base_model=_model_name(workflow, project),
+        run=last.name if last else "",
+        time=run_time(last.name) if last else None,
+        stages=[_stage(stage, project, *measured.get(stage.name, ("", {}))) for stage in stages.values()],
+        trainings=[
+            _training(workflow, training, stages, stages[stage], records)
+            for stage, training in evaluation_stages(workflow).items()
+            if training is not None
+        ],
+        environment=_first_json(records, ENVIRONMENT) or {},
+        record=(_read_json(last / RECORD) if last else None) or {},
+        data=_first_json(records, DATA_REPORT),
+    )
+
+
+def run_time(run: str) -> datetime | None:
+    """Return the time in the id of a run."""
+    try:
+        return datetime.strptime(run, _RUN_TIME)
+    except ValueError:
+        return None
+
+
+def read_evaluation(folder: Path) -> tuple[dict[str, Any] | None, list[RowResult], str]:
+    """Return evaluation.json and rows.jsonl of `folder`, and a note on what of them cannot be used."""
+    content = _read_json(folder / RESULTS)
+    if content is None:
+        return None, [], ""
+    if not isinstance(content, dict) or any(key not in content for key in _REQUIRED):
+        return (
+            None,
+            [],
+            "The comparison is of another version of phi-scaffold; `phi-scaffold evaluate` builds it again.",
+        )
+    try:
+        rows = read_rows(folder / ROWS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return (
+            content,
+            [],
+            f"{ROWS} cannot be read, so no single rows are shown; `phi-scaffold evaluate` writes it again.",
+        )
+    return content, rows, ""
+
+
+def _stage(stage: Stage, project: ProjectFolder, run: str, figures: Mapping[str, Any]) -> StageFacts:
+    manifest = stage.manifest
+    inputs = manifest.facts.get("inputs", {}) if manifest else {}
+    return StageFacts(
+        stage.name,
+        stage.type,
+        stage.state,
+        stage.why,
+        project.shown(stage.target),
+        run,
+        {key: value for key, value in figures.items() if key not in ("stage", "state", "output")},
+        manifest.content if manifest else "",
+        inputs.get("versions", {}),
+    )
+
+
+def _training(
+    workflow: Workflow, name: str, stages: Mapping[str, Stage], measured: Stage, records: Sequence[Path]
+) -> TrainingFacts:
+    stage = stages[name]
+    facts = stage.manifest.facts if stage.manifest else {}
+    evaluation, rows, note = read_evaluation(measured.target)
+    if evaluation is not None and not note and measured.state != "cached":
+        note = f"The comparison is older than {_changed(stages, measured)}. `phi-scaffold run` updates it."
+    return TrainingFacts(
+        name,
+        facts.get("inputs", {}).get("config") or canonical(workflow.passes[name]),
+        {key: value for key, value in facts.items() if key not in ("inputs", "origins")},
+        _curves(stage, facts, records),
+        evaluation,
+        rows,
+        note,
+    )
+
+
+def _changed(stages: Mapping[str, Stage], measured: Stage) -> str:
+    """Return the first stage that is not up to date, with the reason."""
+    stage = next((s for s in stages.values() if s.state not in ("cached", "deleted")), measured)
+    return f"`{stage.name}` ({stage.why or stage.state})"
+
+
+def _curves(stage: Stage, facts: Mapping[str, Any], records: Sequence[Path]) -> Curves:
+    """Return the curves of the trained model; of a training that did not end, those in the record of its run."""
+    if stage.manifest is not None:
+        log = list(_read_lines(stage.target / LOSS_LOG))
+        return replace(_read_curves(log, "eval_loss"), best_step=facts.get("best_step"))
+    for record in reversed(records):
+        log = [e for e in _read_lines(record / "metrics.jsonl") if e.get("stage") == stage.name and "step" in e]
+        if log:
+            return replace(_read_curves(log, "validation_loss"), complete=False)
+    return Curves()
+
+
+def _read_curves(log: Sequence[Mapping[str, Any]], validation: str) -> Curves:
+    loss, validated, rate = (
+        [(point.step, point.value) for point in curve_statistics.curve(log, name)]
+        for name in ("loss", validation, "learning_rate")
+    )
+    return Curves(loss, validated, rate)
+
+
+def _last_figures(records: Sequence[Path]) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return, by stage, the last run that executed it and its figures there."""
+    figures: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for record in records:
+        entries = _read_json(record / STAGES)
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict) and "stage" in entry:
+                figures[entry["stage"]] = (record.name, entry)
+    return figures
+
+
+def _model_name(workflow: Workflow, project: ProjectFolder) -> str:
+    path = base_model_path(workflow.input_model, project)
+    return base_name(path, project) or path.name
+
+
+def _first_json(records: Sequence[Path], name: str) -> Any:
+    """Return the file `name` of the last run that has it."""
+    contents = (_read_json(record / name) for record in reversed(records))
+    return next((content for content in contents if isinstance(content, dict)), None)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file; a line that was cut off is skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value

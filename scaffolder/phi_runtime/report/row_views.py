@@ -1,0 +1,328 @@
+"""Rows of a comparison as a report shows them: lists of errors, slices, samples, and confusion matrices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from phi_runtime.evaluation.intervals import Interval, Scores, interval_of
+from phi_runtime.evaluation.metrics import headline
+from phi_runtime.evaluation.row_results import RowResult
+from phi_runtime.evaluation.summary import DERIVED, UNTRAINED, comparable_scores
+from phi_runtime.report.charts import MAX_LABELS, OTHER
+from phi_runtime.report.project_facts import TrainingFacts
+
+SMALL_SLICE = 10  # rows below which a slice is shown in gray
+_SLICES = 30  # of a kind
+_SAMPLES = 12
+NO_LABEL = "no label"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows of evaluation.json with the score of each model on each row.
+
+    Attributes:
+        evaluation: Content of evaluation.json.
+        rows: (N,) the rows.
+        scores: By model, baselines included: the scores of the main metric; for free text, log-likelihoods per token.
+    """
+
+    evaluation: Mapping[str, Any]
+    rows: Sequence[RowResult]
+    scores: Mapping[str, Scores]
+
+    @property
+    def task(self) -> str:
+        task: str = self.evaluation["task"]
+        return task
+
+    @property
+    def is_free_text(self) -> bool:
+        return self.rows[0].reference is None
+
+    @property
+    def counts_rows(self) -> bool:
+        """True if each answer is right or wrong."""
+        return not self.is_free_text and all(scores.is_share for scores in self.scores.values())
+
+    @property
+    def metric(self) -> str:
+        """Name of the scores."""
+        return "log-likelihood per token" if self.is_free_text else headline(self.task).replace("_", " ")
+
+    @property
+    def trained(self) -> list[str]:
+        """Models that training made, from the adapter to the last export."""
+        return [m["name"] for m in self.evaluation["models"] if m["name"] not in UNTRAINED and m["name"] in self.scores]
+
+    @property
+    def shown(self) -> list[str]:
+        """The models whose answers are shown: the best baseline, and all that are no baseline."""
+        models = [m["name"] for m in self.evaluation["models"] if m["name"] in self.scores]
+        best = best_baseline(self.evaluation)
+        return [best["name"], *models] if best and best["name"] in self.scores else models
+
+
+@dataclass(frozen=True)
+class RowList:
+    """Rows that have something in common.
+
+    Attributes:
+        title: Such as "Lost by onnx-int4".
+        note: Their meaning and their order.
+        rows: Indices of the rows, the most important first.
+    """
+
+    title: str
+    note: str
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows with the same property, and the main metric of models on them.
+
+    Attributes:
+        kind: Property, such as "label" or "length".
+        name: Its value.
+        results: By model: mean and interval; of free text, perplexities.
+    """
+
+    kind: str
+    name: str
+    rows: int
+    results: dict[str, tuple[float, Interval | None]]
+
+    @property
+    def is_small(self) -> bool:
+        return self.rows < SMALL_SLICE
+
+
+def read_comparison(evaluation: Mapping[str, Any] | None, rows: Sequence[RowResult]) -> Comparison | None:
+    """Return the comparison; None without rows, or if no model of evaluation.json has results on each of them."""
+    if evaluation is None or not rows:
+        return None
+    names = [m["name"] for m in (*evaluation["baselines"], *evaluation["models"])]
+    complete = [name for name in names if all(name in row.models for row in rows)]
+    if not complete:
+        return None
+    references = [row.reference for row in rows]
+    scores = {
+        name: comparable_scores(evaluation["task"], [row.models[name] for row in rows], references) for name in complete
+    }
+    return Comparison(evaluation, rows, scores)
+
+
+def best_baseline(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the baseline with the highest main metric."""
+    metric = headline(evaluation["task"])
+    measured = [baseline for baseline in evaluation["baselines"] if metric in baseline["metrics"]]
+    return max(measured, key=lambda baseline: baseline["metrics"][metric], default=None)
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """A training with what is computed from its rows."""
+
+    facts: TrainingFacts
+    comparison: Comparison | None
+    errors: list[RowList]
+    slices: dict[str, list[Slice]]
+    samples: list[int]
+
+    @property
+    def models(self) -> list[Mapping[str, Any]]:
+        """All models of the comparison, baselines first."""
+        evaluation = self.facts.evaluation
+        return [*evaluation["baselines"], *evaluation["models"]] if evaluation else []
+
+    @property
+    def baseline(self) -> Mapping[str, Any] | None:
+        return best_baseline(self.facts.evaluation) if self.facts.evaluation else None
+
+    @property
+    def is_free_text(self) -> bool:
+        return bool(self.models) and not any(model["metrics"] for model in self.models)
+
+
+def view(training: TrainingFacts) -> TrainingView:
+    """Return `training` with its lists of rows."""
+    comparison = read_comparison(training.evaluation, training.rows)
+    if comparison is None:
+        return TrainingView(training, None, [], {}, [])
+    return TrainingView(training, comparison, errors(comparison), slices(comparison), samples(comparison))
+
+
+# -- errors -------------------------------------------------------------------------------------------------------------------
+
+
+def errors(comparison: Comparison) -> list[RowList]:
+    """Return the lists of errors that have rows: lost by what was made of a model, wrong in all, and most confident."""
+    lists = [*_lost(comparison), *_wrong_in_all(comparison), *_most_confident(comparison)]
+    return [found for found in lists if found.rows]
+
+
+def _lost(comparison: Comparison) -> Iterable[RowList]:
+    """Yield the rows on which a merged or exported model is worse than the model that it was made of."""
+    for model in comparison.evaluation["models"]:
+        name, versus = model["name"], model["versus"]
+        if name not in comparison.scores or not versus or not name.startswith(DERIVED):
+            continue
+        before, after = comparison.scores[versus["model"]].values, comparison.scores[name].values
+        drops = {i: old - new for i, (old, new) in enumerate(zip(before, after, strict=True)) if new < old}
+        if comparison.is_free_text and versus["outcome"] != "worse":
+            continue  # each row differs by a rounding error
+        note = f"Right with `{versus['model']}`, wrong with `{name}`."
+        if not comparison.counts_rows:
+            note = f"Lower {comparison.metric} with `{name}` than with `{versus['model']}`, the largest drop first."
+        yield RowList(f"Lost by {name}", note, sorted(drops, key=lambda i: (-drops[i], i)))
+
+
+def _wrong_in_all(comparison: Comparison) -> Iterable[RowList]:
+    if not comparison.counts_rows or not comparison.trained:
+        return
+    wrong = [
+        i for i in range(len(comparison.rows)) if not any(comparison.scores[m].values[i] for m in comparison.trained)
+    ]
+    note = "No trained model is right: the row is hard, or its expected answer is wrong."
+    yield RowList("Wrong in all trained models", note, wrong)
+
+
+def _most_confident(comparison: Comparison) -> Iterable[RowList]:
+    """Yield the rows of the last model that are wrong, or worst, in the order of their loss."""
+    if not comparison.trained:
+        return
+    name = comparison.trained[-1]
+    measured, values = [row.models[name] for row in comparison.rows], comparison.scores[name].values
+    losses = [m.loss or 0.0 for m in measured]
+    if comparison.counts_rows:
+        wrong = [i for i, value in enumerate(values) if value == 0]
+        note = "By the loss of the expected answer, the highest first: the model is surest of another one."
+        yield RowList(f"Most confident errors of {name}", note, sorted(wrong, key=lambda i: (-losses[i], i)))
+        return
+    worst = sorted(range(len(values)), key=lambda i: (values[i], -losses[i], i))[: max(len(values) // 4, 1)]
+    kind = "Least likely rows" if comparison.is_free_text else "Lowest scores"
+    yield RowList(f"{kind} of {name}", f"The lowest quarter by {comparison.metric}, the lowest first.", worst)
+
+
+# -- slices -------------------------------------------------------------------------------------------------------------------
+
+
+def slices(comparison: Comparison) -> dict[str, list[Slice]]:
+    """Return the slices by kind; a kind that does not divide the rows is absent.
+
+    Of more than 30 slices of a kind, those with the most rows are returned.
+    """
+    properties: dict[str, Callable[[RowResult], Hashable]] = {
+        "expected answer": lambda row: row.reference if comparison.task == "classification" else None,
+        "length": _length_quartile(comparison.rows),
+        "group": lambda row: getattr(row, "group", None),
+        "near duplicate": _near_duplicate,
+        "file": lambda row: row.file,
+    }
+    found = {kind: _slices_of(comparison, kind, value) for kind, value in properties.items()}
+    return {kind: parts for kind, parts in found.items() if len(parts) > 1}
+
+
+def _slices_of(comparison: Comparison, kind: str, value: Callable[[RowResult], Hashable]) -> list[Slice]:
+    parts: dict[Hashable, list[int]] = {}
+    for i, row in enumerate(comparison.rows):
+        if (key := value(row)) is not None:
+            parts.setdefault(key, []).append(i)
+    largest = sorted(parts.items(), key=lambda part: (-len(part[1]), str(part[0])))[:_SLICES]
+    names = slice_models(comparison)
+    found = [
+        Slice(kind, str(key), len(chosen), {name: _result(comparison, name, chosen) for name in names})
+        for key, chosen in largest
+    ]
+    return sorted(found, key=lambda part: part.name) if kind == "length" else found
+
+
+def slice_models(comparison: Comparison) -> list[str]:
+    """Return the models that slices are shown for: the best baseline, the first trained model and the last one."""
+    best = best_baseline(comparison.evaluation)
+    names = [best["name"]] if best and best["name"] in comparison.scores else []
+    return [*names, *dict.fromkeys([*comparison.trained[:1], *comparison.trained[-1:]])]
+
+
+def _result(comparison: Comparison, model: str, chosen: Sequence[int]) -> tuple[float, Interval | None]:
+    scores = comparison.scores[model]
+    part = Scores([scores.values[i] for i in chosen], scores.weights and [scores.weights[i] for i in chosen])
+    return part.mean, interval_of(part)
+
+
+def _length_quartile(rows: Sequence[RowResult]) -> Callable[[RowResult], str | None]:
+    """Return the quarter of rows that a row's prompt, in characters, is in; with fewer than 8 lengths there are none."""
+    lengths = sorted(len(row.prompt or "") for row in rows)
+    if len(set(lengths)) < 8:
+        return lambda _: None
+    ends = [lengths[(len(lengths) * quarter) // 4 - 1] for quarter in (1, 2, 3, 4)]
+
+    def quartile(row: RowResult) -> str:
+        length = len(row.prompt or "")
+        index = next(i for i, end in enumerate(ends) if length <= end)
+        first = lengths[0] if not index else ends[index - 1] + 1
+        return f"quarter {index + 1}: {first:,}–{ends[index]:,} characters"
+
+    return quartile
+
+
+def _near_duplicate(row: RowResult) -> str | None:
+    near = getattr(row, "near_duplicate", None)
+    return None if near is None else "similar to a training row" if near else "not similar"
+
+
+# -- samples ------------------------------------------------------------------------------------------------------------------
+
+
+def samples(comparison: Comparison) -> list[int]:
+    """Return rows for reading: of each expected answer in turn for classification, else evenly over all."""
+    count = len(comparison.rows)
+    if comparison.task != "classification":
+        return sorted(
+            {i * count // _SAMPLES for i in range(min(_SAMPLES, count))} if count >= _SAMPLES else range(count)
+        )
+    seen: Counter[str | None] = Counter()
+    turns = []
+    for i, row in enumerate(comparison.rows):
+        turns.append((seen[row.reference], i))
+        seen[row.reference] += 1
+    return sorted(i for _, i in sorted(turns)[:_SAMPLES])
+
+
+# -- confusion matrix ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A confusion matrix.
+
+    Attributes:
+        expected: (L,) labels; of many, the most frequent, and `other` for the rest.
+        answers: (M,) the same, and `no label` for answers that are none.
+        counts: (L, M) rows.
+    """
+
+    expected: list[str]
+    answers: list[str]
+    counts: list[list[int]]
+
+
+def confusion(rows: Sequence[RowResult], model: str) -> Confusion:
+    """Return the confusion matrix of a model, with at most 20 labels."""
+    references = Counter(row.reference or "" for row in rows)
+    kept = sorted(references)
+    if len(kept) > MAX_LABELS - 2:
+        kept = sorted(sorted(kept, key=lambda label: -references[label])[: MAX_LABELS - 2])
+    pairs: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        answer, expected = row.models[model].answer or "", row.reference or ""
+        column = answer if answer in kept else OTHER if answer in references else NO_LABEL
+        pairs[expected if expected in kept else OTHER, column] += 1
+    others = [OTHER] if len(kept) < len(references) else []
+    answers = [*kept, *others, *([NO_LABEL] if any(column == NO_LABEL for _, column in pairs) else [])]
+    expected_labels = [*kept, *others]
+    return Confusion(expected_labels, answers, [[pairs[e, a] for a in answers] for e in expected_labels])

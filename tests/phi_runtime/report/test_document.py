@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import unicodedata
+from itertools import pairwise
+
+import pytest
+
+from phi_runtime.config.tasks import TASKS
+from phi_runtime.report.document import MAX_BYTES
+from phi_runtime.report.project_facts import Curves, StageFacts
+from tests.phi_runtime.report.cases import Page, free_text, page_of, rows_of, training_of
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</style><style>*{display:none}</style>",
+    "]]><svg onload=alert(1)>",
+    "{{ 7 * 7 }}{% raw %}",
+    "\x1b[31mred\x1b]8;;http://evil.example\x07link\x9b2J",
+    "\u202egnp.exe\u2066\u2069\u200f\u061c",
+    "nul\x00 and \ud800 and \ufeff and \U000e0041",
+    "javascript:alert(1)",
+    "`</code><b>`",
+)
+
+
+def check(page: Page) -> None:
+    """What holds for each report."""
+    assert not page.errors
+    assert len(page.html.encode()) <= MAX_BYTES
+    assert not page.tags & {"script", "img", "iframe", "link", "object", "embed", "form", "base", "b"}
+    assert not [name for name, _ in page.attributes if name.startswith("on") or name in ("src", "style")]
+    assert all(value.startswith("#") for name, value in page.attributes if name == "href")
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    levels = [level for level, _ in page.headings]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert all({"title", "desc"} <= set(image) for image in page.images)
+    acting = {char for char in page.html if unicodedata.category(char) in ("Cc", "Cf", "Cs") and char not in "\n\t"}
+    assert not acting
+    policy = [value for name, value in page.attributes if name == "content" and "default-src" in value]
+    assert len(policy) == 1
+    assert policy[0].startswith("default-src 'none'; style-src")
+    assert "script-src" not in policy[0]
+
+
+LABELS = ["joy", "fear", "joy", "fear"] * 5
+ANSWERS = {
+    "majority label": ["joy"] * 20,
+    "base": ["happy"] * 20,
+    "adapter": LABELS,
+    "merged": LABELS,
+    "onnx-int4": [*LABELS[:19], "joy"],
+}
+
+
+def test_a_classification_has_each_section() -> None:
+    page = page_of(training_of("classification", rows_of("classification", ANSWERS, LABELS)))
+    check(page)
+    sections = [text for level, text in page.headings if level == 2]
+    assert sections == [
+        "Models",
+        "What was run",
+        "Comparison",
+        "Training",
+        "Confusion matrices",
+        "Errors",
+        "Slices",
+        "Samples",
+        "Time and memory",
+        "Provenance",
+    ]
+    assert "20 of 1,402 validation rows" in page.text
+    assert "datasets/train.jsonl:20" in page.text  # lost by int4
+    assert "one seed (42)" in page.text
+    assert len(page.images) == 2 * 2 + 4  # models and losses for two widths, and a matrix of each model
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_has_a_report(task: str) -> None:
+    references = ['{"total": 3}' if task == "extraction" else f"answer number {i}" for i in range(12)]
+    wrong = ["nothing", *references[1:]]
+    page = page_of(
+        training_of(task, rows_of(task, {"base": ["no"] * 12, "adapter": references, "onnx-int4": wrong}, references))
+    )
+    check(page)
+    assert "Lost by onnx-int4" in page.text
+
+
+def test_free_text_has_perplexities_and_no_answers() -> None:
+    rows = free_text({"base": [30.0, 20.0, 25.0, 31.0] * 3, "adapter": [20.0, 11.0, 15.0, 22.0] * 3})
+    page = page_of(training_of("generation", rows))
+    check(page)
+    assert "perplexity" in page.text
+    assert "expected" not in page.text
+
+
+def test_several_trainings_have_a_section_each() -> None:
+    rows = rows_of("classification", ANSWERS, LABELS)
+    page = page_of(training_of("classification", rows), training_of("classification", rows, name="style"))
+    check(page)
+    assert page.headings[0] == (1, "2 trainings")
+
+
+def test_without_a_comparison_the_report_names_the_command_that_makes_one() -> None:
+    page = page_of(
+        training_of("classification", []), stages=[StageFacts("merge", "Merge", "failed", why="disk is `full`")]
+    )
+    check(page)
+    assert page.headings[0] == (1, "Nothing is measured yet: run phi-scaffold run")
+    assert "disk is full" in page.text
+
+
+def test_a_project_without_training_has_a_report() -> None:
+    check(page_of())
+
+
+def test_a_training_that_did_not_end_shows_its_losses() -> None:
+    curves = Curves([(1, 2.5), (2, 2.0)], complete=False)
+    page = page_of(training_of("classification", [], curves=curves, results={}))
+    check(page)
+    assert "did not end" in page.text
+    assert len(page.images) == 2
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_in_the_data_acts(text: str) -> None:
+    labels = [text, "joy"] * 10
+    answers = {"majority label": ["joy"] * 20, "base": [text] * 20, f"onnx-{text}": ["joy"] * 20}
+    rows = rows_of("classification", answers, labels, [f"{text} {i}" for i in range(20)], [f"{text}.jsonl", "b"] * 10)
+    data = {
+        "datasets": [
+            {
+                "name": text,
+                "files": [text],
+                "form": text,
+                "row_type": "questions",
+                "rows": {"read": 20, "kept": 20},
+                "labels": {text: 10, "joy": 10},
+                "tokens": {"histogram": [{"up_to": 32, "rows": 20}], "percentiles": {"50": 12, "100": 20}},
+            }
+        ],
+        "splits": None,
+        "warnings": [text],
+    }
+    stages = [StageFacts(text, text, "failed", text, text, text, {}, text)]
+    record = {
+        "base_model": {"content": text},
+        "data": [{"name": text, "files": [{"file": text, "size_bytes": 1, "sha256": text}]}],
+        "git": {"commit": text, "changed": True},
+    }
+    values = {"project": text, "task_name": text, "base_model": text, "run": text}
+    environment = {"python": text, "platform": text, "cores": 2, "versions": {text: text}}
+    training = training_of(
+        "classification",
+        rows,
+        name=text,
+        note=text,
+        results={"diagnosis": [dict.fromkeys(("problem", "evidence", "advice"), text)], "dtype": text},
+    )
+    page = page_of(training, data=data, stages=stages, record=record, environment=environment, **values)
+    check(page)
+    assert "49" not in page.text.replace("1,402", "")
+
+
+def test_a_report_of_long_texts_and_many_labels_is_small_and_says_how_much_it_shows() -> None:
+    count = 1000
+    labels = [f"label {i % 400}" for i in range(count)]
+    answers = {"base": ["x" * 5000] * count, "adapter": ["y" * 5000] * count, "onnx-int4": labels}
+    rows = rows_of("classification", answers, labels, ["<&>" * 4000] * count)
+    page = page_of(training_of("classification", rows))
+    check(page)
+    assert "more characters" in page.text

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from phi_runtime.evaluation.intervals import wilson
+from phi_runtime.evaluation.row_results import RowResult
+from phi_runtime.report.row_views import Comparison, confusion, errors, read_comparison, samples, slice_models, slices
+from tests.phi_runtime.report.cases import evaluation_of, free_text, rows_of
+
+
+def comparison_of(task: str, rows: list[RowResult]) -> Comparison:
+    comparison = read_comparison(evaluation_of(task, rows), rows)
+    assert comparison is not None
+    return comparison
+
+
+TONES = ["joy", "joy", "fear", "fear"]
+ANSWERS = {
+    "majority label": ["joy", "joy", "joy", "joy"],
+    "base": ["?", "?", "?", "?"],
+    "adapter": ["joy", "fear", "fear", "joy"],
+    "onnx-int4": ["fear", "joy", "fear", "joy"],
+}
+
+
+def test_errors_of_a_classification() -> None:
+    found = errors(comparison_of("classification", rows_of("classification", ANSWERS, TONES)))
+    assert [(part.title, part.rows) for part in found] == [
+        ("Lost by onnx-int4", [0]),
+        ("Wrong in all trained models", [3]),
+        ("Most confident errors of onnx-int4", [0, 3]),
+    ]
+
+
+def test_the_surest_error_is_first() -> None:
+    rows = rows_of("classification", ANSWERS, TONES)
+    object.__setattr__(rows[3].models["onnx-int4"], "loss", 9.0)
+    assert errors(comparison_of("classification", rows))[-1].rows == [3, 0]
+
+
+def test_errors_of_texts_are_the_largest_drops_and_the_lowest_scores() -> None:
+    references = ["a b c d"] * 8
+    answers = {"adapter": references, "onnx-int4": ["a b c d"] * 6 + ["a b", "x"]}
+    found = errors(comparison_of("question-answering", rows_of("question-answering", answers, references)))
+    assert [(part.title, part.rows) for part in found] == [
+        ("Lost by onnx-int4", [7, 6]),
+        ("Lowest scores of onnx-int4", [7, 6]),
+    ]
+
+
+def test_rounding_errors_of_free_text_are_no_errors() -> None:
+    rows = free_text(
+        {"base": [30.0] * 8, "adapter": [20.0 + i for i in range(8)], "onnx-int4": [20.01 + i for i in range(8)]}
+    )
+    found = errors(comparison_of("generation", rows))
+    assert [part.title for part in found][-1] == "Least likely rows of onnx-int4"
+    assert found[-1].rows == [7, 6]
+
+
+def test_a_model_without_errors_has_no_list() -> None:
+    answers = {"base": ["?"] * 4, "adapter": TONES, "onnx-int4": TONES}
+    assert errors(comparison_of("classification", rows_of("classification", answers, TONES))) == []
+
+
+def test_slices_have_their_rows_and_intervals() -> None:
+    files = ["a.jsonl", "b.jsonl", "b.jsonl", "b.jsonl"]
+    comparison = comparison_of("classification", rows_of("classification", ANSWERS, TONES, files=files))
+    parts = slices(comparison)
+    assert list(parts) == ["expected answer", "file"]
+    joy, fear = sorted(parts["expected answer"], key=lambda part: part.name != "joy")
+    assert (joy.name, joy.rows, fear.rows) == ("joy", 2, 2)
+    assert joy.results["adapter"] == (0.5, wilson(1, 2))
+    assert fear.results["majority label"] == (0.0, wilson(0, 2))
+    assert [(part.name, part.rows, part.is_small) for part in parts["file"]] == [
+        ("b.jsonl", 3, True),
+        ("a.jsonl", 1, True),
+    ]
+    assert slice_models(comparison) == ["majority label", "adapter", "onnx-int4"]
+
+
+def test_quarters_of_length_have_as_many_rows() -> None:
+    prompts = ["x" * length for length in range(1, 41)]
+    answers = {"base": ["?"] * 40, "adapter": ["joy"] * 40}
+    comparison = comparison_of("classification", rows_of("classification", answers, ["joy"] * 40, prompts))
+    assert [(part.name, part.rows) for part in slices(comparison)["length"]] == [
+        ("quarter 1: 1–10 characters", 10),
+        ("quarter 2: 11–20 characters", 10),
+        ("quarter 3: 21–30 characters", 10),
+        ("quarter 4: 31–40 characters", 10),
+    ]
+
+
+@dataclass(frozen=True)
+class GroupedRow(RowResult):
+    group: str | None = None
+
+
+def test_rows_with_groups_have_slices_of_them() -> None:
+    rows = [
+        GroupedRow(row.file, row.line, row.prompt, row.reference, row.models, group=group)
+        for row, group in zip(rows_of("classification", ANSWERS, TONES), "aabb", strict=True)
+    ]
+    assert [(part.name, part.rows) for part in slices(comparison_of("classification", rows))["group"]] == [
+        ("a", 2),
+        ("b", 2),
+    ]
+
+
+def test_samples_have_each_label() -> None:
+    references = ["joy"] * 90 + ["fear"] * 5 + ["calm"] * 5
+    rows = rows_of("classification", {"adapter": references}, references)
+    assert samples(comparison_of("classification", rows)) == [0, 1, 2, 3, 90, 91, 92, 93, 95, 96, 97, 98]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(3, [0, 1, 2]), (120, list(range(0, 120, 10)))])
+def test_samples_of_texts_are_evenly_spaced(count: int, expected: list[int]) -> None:
+    references = ["a"] * count
+    rows = rows_of("generation", {"adapter": references}, references)
+    assert samples(comparison_of("generation", rows)) == expected
+
+
+def test_a_confusion_matrix_counts_answers_that_are_no_label() -> None:
+    rows = rows_of("classification", {"adapter": ["joy", "fear", "fear", "Joy!"]}, TONES)
+    matrix = confusion(rows, "adapter")
+    assert matrix.expected == ["fear", "joy"]
+    assert matrix.answers == ["fear", "joy", "no label"]
+    assert matrix.counts == [[1, 0, 1], [1, 1, 0]]
+
+
+def test_rare_labels_are_counted_together() -> None:
+    references = [f"{i:02}" for i in range(30)] + [f"{i:02}" for i in range(18)]
+    matrix = confusion(rows_of("classification", {"adapter": ["29"] * 48}, references), "adapter")
+    assert matrix.expected == [*(f"{i:02}" for i in range(18)), "other"]
+    assert matrix.counts[0][-1] == 2  # answered with a rare label
+    assert matrix.counts[-1][-1] == 12
+    assert sum(map(sum, matrix.counts)) == 48
+
+
+def test_a_model_without_results_on_each_row_is_not_compared() -> None:
+    rows = rows_of("classification", ANSWERS, TONES)
+    evaluation = evaluation_of("classification", rows)
+    del rows[1].models["adapter"]
+    comparison = read_comparison(evaluation, rows)
+    assert comparison is not None
+    assert set(comparison.scores) == {"majority label", "base", "onnx-int4"}
+    assert read_comparison(evaluation, []) is None
