@@ -13,7 +13,7 @@ from phi_runtime.config.file_formats import FORMATS_OF_KEY, known_format
 from phi_runtime.config.paths import data_paths, resolve, split_name
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import BUILDERS, AzureMLSystem, DataConfig, Datastore, PreProcess
-from phi_runtime.core.errors import DataError, MissingDependency
+from phi_runtime.core.errors import ConfigError, DataError, MissingDependency
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.data.column_meanings import means
 from phi_runtime.data.columns import column_names
@@ -136,7 +136,12 @@ def _source(c: Checks, at: KeyPath, data: DataConfig) -> Iterator[Finding]:
     if isinstance(files, str | list) and split != "train":
         message = f"no split `{split}`: files without splits are `train`"
         yield c.error((*at, "split"), "unknown-reference", message, "train")
-    if files is None and load.data_dir and not data_paths(data, c.path):
+    try:
+        paths = data_paths(data, c.path)
+    except ConfigError as e:
+        yield c.error((*at, "data_files" if files else "data_dir"), "too-many-files", f"{e.what}: {e.fix}")
+        return
+    if files is None and load.data_dir and not paths:
         message = f"no file name in {resolve(load.data_dir, c.path).path} contains the split `{split}`"
         yield c.error((*at, "split"), "unknown-reference", message)
     for key, formats in FORMATS_OF_KEY.items():

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from phi_runtime.config.file_formats import Format, known_format, unpacked_name
 from phi_runtime.config.schema import DataConfig, Datastore, LoadDataset
+from phi_runtime.core.errors import ConfigError
 from phi_runtime.core.project import project_of
+
+MOST_FILES = 100_000  # below a folder that is searched
 
 # Words in file names by which Hugging Face's datasets assigns the files of a folder to splits.
 _SPLITS = {
@@ -43,6 +46,9 @@ def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:
 
     A Hub dataset is one file in model-cache/, which `fetch` downloads. Empty if the split has no files or they are in an Azure ML
     datastore.
+
+    Raises:
+        ConfigError: A folder or pattern would search too many files.
     """
     load = data.load_dataset_config
     files = load.data_files
@@ -73,6 +79,17 @@ def split_name(data: DataConfig) -> str:
     return data.load_dataset_config.split.partition("[")[0]
 
 
+def _require_few_files(folder: Path) -> None:
+    """Raise ConfigError if a search below `folder` would take long, as one of a whole disk."""
+    count = 0
+    for _, folders, files in os.walk(folder):
+        count += len(folders) + len(files)
+        if count > MOST_FILES:
+            raise ConfigError(
+                f"more than {MOST_FILES:,} files are below {folder}", fix="name the folder that holds the data"
+            )
+
+
 def _exists(path: Path) -> bool:
     return path.exists() or (_is_pattern(path) and any(_matches(path)))
 
@@ -87,6 +104,8 @@ def _matches(pattern: Path) -> Iterator[Path]:
     fixed = next((i for i in range(1, len(parts)) if not Path(*parts[: i + 1]).exists()), len(parts))
     folder = Path(*parts[:fixed])
     pattern_in_it = str(Path(*parts[fixed:]))
+    if "**" in parts:
+        _require_few_files(Path(*parts[: parts.index("**")]))
     return (folder / name for name in glob(pattern_in_it, root_dir=folder, recursive=True))  # noqa: PTH207 (Path.glob matches hidden files)
 
 
@@ -103,6 +122,7 @@ def _expanded(resolved: Resolved, format: Format) -> Iterator[Resolved]:
 def _of_folder(resolved: Resolved, format: Format) -> Iterator[Resolved]:
     """Yield the files of one format in a folder and below it, without hidden ones; the folder itself if there are none."""
     folder = resolved.path
+    _require_few_files(folder)
     paths = [path for path in sorted(folder.rglob("*")) if known_format(path) == format]
     visible = [
         path for path in paths if path.is_file() and not any(p[0] in "._" for p in path.relative_to(folder).parts)

@@ -13,6 +13,8 @@ from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import nearest
 
+_CHECKED = 50  # values of one key: each takes a check of the whole config
+
 PARTS = ("input_model", "data_configs", "passes")
 
 
@@ -60,11 +62,14 @@ def _contradictions(values: FloatRange | IntRange) -> Iterator[tuple[str, str, s
 def check_values(
     draft: Draft, sweep: Sweep, at: KeyPath, trained: str, errors_with: Callable[[str, Any], list[Finding]]
 ) -> list[Finding]:
-    """Return the values of the search that make the config invalid; `errors_with` returns the errors with one value set."""
+    """Return the values of the search that make the config invalid; `errors_with` returns the errors with one value set.
+
+    Of a long list, `_CHECKED` values are checked, with the smallest and the largest; each trial checks its own again.
+    """
     findings = []
     for key, values in sweep.search_space.items():
         path = (*at, "search_space", key)
-        for value in values.values if isinstance(values, Choice) else (values.low, values.high):
+        for value in _spread(values.values) if isinstance(values, Choice) else (values.low, values.high):
             try:
                 error = next(iter(errors_with(full_key(key, trained), value)), None)
             except UsageError as e:
@@ -75,3 +80,12 @@ def check_values(
                 findings.append(draft.finding(path, error.rule, message, error.suggestion))
                 break
     return findings
+
+
+def _spread(values: Sequence[Any]) -> Sequence[Any]:
+    """Return all values of a short list; of a long one, `_CHECKED` at equal distances, numbers in their order."""
+    if len(values) <= _CHECKED:
+        return values
+    if all(isinstance(value, int | float) for value in values):
+        values = sorted(values)
+    return [values[round(i * (len(values) - 1) / (_CHECKED - 1))] for i in range(_CHECKED)]

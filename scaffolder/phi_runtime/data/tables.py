@@ -86,9 +86,10 @@ def csv_records(path: Path, stream: io.BufferedReader, options: ReadOptions, *, 
     """
     csv.field_size_limit(LIMIT_BYTES)
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    skipped = 1 if skip_first and text.readline() else 0
+    lines = _bounded_lines(text)
+    skipped = 1 if skip_first and next(lines, "") else 0
     sep = options.sep or default_sep(path)
-    reader = csv.reader(text, delimiter=sep, skipinitialspace=bool(options.skipinitialspace), strict=True)
+    reader = csv.reader(lines, delimiter=sep, skipinitialspace=bool(options.skipinitialspace), strict=True)
     start = skipped
     try:
         for fields in reader:
@@ -98,6 +99,14 @@ def csv_records(path: Path, stream: io.BufferedReader, options: ReadOptions, *, 
     except csv.Error as e:
         what = f"the file is not valid CSV from this row on ({e})"
         raise DataError(what, where=Location(path, start + 1), fix="fix the quotes of this row") from None
+
+
+def _bounded_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """Yield the lines. Raises csv.Error for a longer one: a file without line breaks must not fill the memory."""
+    while line := text.readline(LIMIT_BYTES + 1):
+        if len(line) > LIMIT_BYTES:
+            raise csv.Error(f"a line has more than {LIMIT_BYTES >> 20} MB")
+        yield line
 
 
 def table_rows(path: Path, records: Iterator[Record | BadRow], options: ReadOptions) -> Iterator[Row | BadRow]:

@@ -86,6 +86,14 @@ def test_a_search_alone_knows_the_options_of_every_pass(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_long_list_of_values_is_checked_at_its_ends_and_between(write: Callable[[dict[str, Any]], Path]) -> None:
+    config = write(CONFIG)
+    sweep = config.with_name("sweep.yaml")
+    for values, error in ((range(1, 3001), False), ([0, *range(1, 3001)], True), ([*range(1, 3001), -1, 7], True)):
+        sweep.write_text(json.dumps({"search_space": {"r": list(values)}}))
+        assert bool([f for f in check_file(config).findings if f.severity == "error"]) is error
+
+
 def test_a_search_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("search_strategy:\n  sampler: tpe\n  type: grid\nsearch_space:\n  r: [8, 16]\n")

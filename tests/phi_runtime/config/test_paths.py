@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.config import paths
 from phi_runtime.config.paths import data_paths
 from phi_runtime.config.schema import DataConfig
+from phi_runtime.core.errors import ConfigError
 
 
 def data(files: Any, split: str = "train") -> DataConfig:
@@ -47,3 +49,18 @@ def test_each_file_may_lie_in_folder_the_config_or_under_the_projects_root(tmp_p
     in_folder, under_root = data_paths(data(["a.jsonl", "datasets/b.jsonl"]), config)
     assert (in_folder.path, in_folder.from_root) == (tmp_path / "fine-tuning" / "a.jsonl", False)
     assert (under_root.path, under_root.from_root) == (tmp_path / "datasets" / "b.jsonl", True)
+
+
+@pytest.mark.parametrize("files", ["/**/*.jsonl", "**/*.jsonl", "many/**/a.jsonl"])
+def test_a_pattern_that_would_search_a_whole_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: str
+) -> None:
+    monkeypatch.setattr(paths, "MOST_FILES", 20)
+    for number in range(21):
+        (tmp_path / "many" / str(number)).mkdir(parents=True)
+    with pytest.raises(ConfigError, match="more than 20 files"):
+        data_paths(data(files), tmp_path / "config.json")
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "a.jsonl").touch()
+    (found,) = data_paths(data("few/**/*.jsonl"), tmp_path / "config.json")
+    assert found.path == tmp_path / "few" / "a.jsonl"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from phi_runtime.config.reading.comments import Comments, attach
 from phi_runtime.config.reading.source import Comment, Source, read_source
 from phi_runtime.core.errors import ConfigError, Location
 
@@ -434,3 +435,18 @@ def test_three_hundred_lines_of_json_are_read_in_a_few_milliseconds(tmp_path: Pa
         read_source(path)
         fastest = min(fastest, time.perf_counter() - began)
     assert fastest < 0.01
+
+
+def test_a_hundred_thousand_comments_on_one_line_are_read_in_linear_time(tmp_path: Path) -> None:
+    """The steps are counted, not the time: each comment may look at the text since the last one only."""
+    path = write(tmp_path, "{" + "/**/" * 100_000 + '"a": 1 /* trailing */\n/* own */}')
+    source = read_source(path)
+    assert len(source.comments) == 100_002
+    assert [comment.own_line for comment in source.comments[-3:]] == [False, False, True]
+    assert attach(source)[("a",)] == Comments(trailing="trailing", after=("own",))
+
+
+def test_a_file_that_is_no_config_is_refused_by_its_size(tmp_path: Path) -> None:
+    where, what, _ = fault(write(tmp_path, " " * 4_000_001))
+    assert where == ""
+    assert what.startswith("the file has 4.0 MB")

@@ -14,6 +14,7 @@ import pytest
 
 from phi_runtime.config.file_formats import format_of
 from phi_runtime.core.errors import DataError
+from phi_runtime.data import tables
 from phi_runtime.data.file_form import file_form
 from phi_runtime.data.rows import BadRow, ReadOptions, scan
 
@@ -89,3 +90,17 @@ def test_a_damaged_file_gives_rows_or_a_located_error(tmp_path: Path, name: str)
         except DataError as e:
             errors = [e]
         assert all(e.where is not None and Path(e.where.path) == path and e.what for e in errors)
+
+
+@pytest.mark.parametrize("row", [b"a" * 2000, b"a," * 1000, b'"' + b"a\n" * 1000])
+def test_a_row_of_a_table_is_bounded_as_one_of_json_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: bytes
+) -> None:
+    monkeypatch.setattr(tables, "LIMIT_BYTES", 1000)
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"text,label\nrain,cold\n" + row)
+    rows = scan(file)
+    assert next(rows).values == {"text": "rain", "label": "cold"}
+    with pytest.raises(DataError) as refused:
+        list(rows)
+    assert str(refused.value.where).startswith(f"{file}:3")

@@ -7,8 +7,10 @@ everything belong to the file; in YAML, which has no outer bracket, a blank line
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import Literal
 
 from phi_runtime.config.reading.source import Comment, KeyPath, Source
@@ -27,24 +29,32 @@ def attach(source: Source) -> dict[KeyPath, Comments]:
     """Return the comments of a file by key path; those on a YAML merge are under `(…, "<<")`."""
     paths = list(source.spans)
     starts = [source.spans[key_path][0] for key_path in paths]
-    result: dict[KeyPath, Comments] = {}
+    lines = [0, *(match.end() for match in re.finditer("\n", source.text))]
+    texts: dict[KeyPath, dict[str, list[str]]] = {}
     for comment in source.comments:
         following = bisect_right(starts, comment.offset)
         previous = paths[following - 1] if following else None
-        key_path = None if comment.own_line else _trailing(comment, previous, source)
+        key_path = None if comment.own_line else _trailing(comment, previous, source, lines)
         place: Literal["before", "trailing", "after"] = "trailing"
         if key_path is None:
             key_path, place = _on_own_line(comment, previous, paths[following : following + 1], source)
         if comment.text or place != "trailing":
-            result[key_path] = _with(result.get(key_path, Comments()), place, comment.text)
-    return result
+            texts.setdefault(key_path, defaultdict(list))[place] += comment.text.split("\n")
+    return {
+        key_path: Comments(tuple(of["before"]), " ".join(filter(None, of["trailing"])), tuple(of["after"]))
+        for key_path, of in texts.items()
+    }
 
 
-def _trailing(comment: Comment, previous: KeyPath | None, source: Source) -> KeyPath | None:
-    """Return the entry that begins, or else ends, on the line of the comment: the outermost complete one."""
+def _trailing(comment: Comment, previous: KeyPath | None, source: Source, lines: list[int]) -> KeyPath | None:
+    """Return the entry that begins, or else ends, on the line of the comment: the outermost complete one.
+
+    Args:
+        lines: Offsets at which lines begin.
+    """
     if previous is None:
         return None
-    line = source.text.rfind("\n", 0, comment.offset) + 1
+    line = lines[bisect_right(lines, comment.offset) - 1]
     begins_here = source.spans[previous][0] >= line
     key_path = previous if begins_here else None
     for depth in range(len(previous), -1, -1):
@@ -69,10 +79,3 @@ def _on_own_line(
     if around == previous:
         return around, "before"  # an empty container, or between a key and its value
     return previous[: len(around) + 1], "after"
-
-
-def _with(comments: Comments, place: Literal["before", "trailing", "after"], text: str) -> Comments:
-    if place == "trailing":
-        return replace(comments, trailing=" ".join(filter(None, [comments.trailing, *text.split("\n")])))
-    lines = (*getattr(comments, place), *text.split("\n"))
-    return replace(comments, before=lines) if place == "before" else replace(comments, after=lines)

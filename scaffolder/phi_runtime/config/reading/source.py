@@ -17,6 +17,7 @@ KeyPath = tuple[str | int, ...]
 DEEPEST = 100
 # Aliases let a YAML file of ten lines expand to billions of values (https://en.wikipedia.org/wiki/Billion_laughs_attack).
 MOST_VALUES = 100_000
+MOST_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,15 @@ class Source:
 
 
 def read_source(path: Path) -> Source:
-    """Read a JSON or YAML file as plain JSON values. Raises ConfigError at the first syntax error."""
+    """Read a JSON or YAML file as plain JSON values. Raises ConfigError at the first syntax error, or if it is too large."""
     try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise ConfigError(
+                f"the file has {size / 1e6:.1f} MB, and a config at most {MOST_BYTES / 1e6:g} MB",
+                where=Location(path),
+                fix="check the path",
+            )
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise ConfigError(
@@ -105,7 +113,9 @@ class Reading:
         self.places[key_path] = place
 
     def comment(self, text: str, offset: int) -> None:
-        own_line = not self.text[self.text.rfind("\n", 0, offset) + 1 : offset].strip()
+        last = self.comments[-1].offset if self.comments else -1
+        newline = self.text.rfind("\n", max(last, 0), offset)  # not from the start: a line may have 100,000 comments
+        own_line = (newline >= 0 or last < 0) and not self.text[newline + 1 : offset].strip()
         self.comments.append(Comment(text, offset, own_line))
 
     def error(self, message: str, offset: int, fix: str = "") -> ConfigError:
