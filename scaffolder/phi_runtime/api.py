@@ -20,6 +20,7 @@ from phi_runtime.pipeline.load import load_config, load_workflow
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.session import Session, open_session
 from phi_runtime.pipeline.stage import Stage
+from phi_runtime.report.finish import finish_run
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,11 @@ class Project:
             PhiError: ConfigError, DataError, Conflict (another run is active), Interrupted, OutOfResources, or
                 WorkFailed for a stage that failed.
         """
+        config = load_config(self.folders.config, self.overrides)
         with nullcontext() if handle_signals else left_to_caller():
-            return run(
-                self.folders,
-                on_event,
-                only=stages,
-                until=until,
-                force=force,
-                overrides=self.overrides,
-                nproc=processes,
-            )
+            outcome = run(self.folders, on_event, config=config, only=stages, until=until, force=force, nproc=processes)
+        finish_run(self.folders, config.require_valid(), outcome, on_event)
+        return outcome
 
     @contextmanager
     def model(self, name: str | None = None, *, adapter: str | None = None) -> Iterator[Model]:

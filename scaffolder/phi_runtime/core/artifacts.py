@@ -2,6 +2,9 @@
 
 An artifact is a folder with a `manifest.json`. A folder without a valid manifest does not exist for any stage, so a process that
 is killed at any moment leaves at worst a folder that is ignored and, the next time, replaced.
+
+A README.md that the manifest does not list is the card of a model, which is written when its scores are known: it is no part
+of the artifact. A card that the user has edited moves to the next artifact in its place.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import OutOfResources
+from phi_runtime.core.signed_text import is_edited
 
 MANIFEST = "manifest.json"
+CARD = "README.md"
 _LARGE_BYTES = 10_000_000  # of a file whose digest is cached on disk
 _RACY_NS = 2_000_000_000  # a file this new may change again and keep its modification time
 KEEP = ".gitkeep"  # keeps an empty folder of an emitted project in git; not part of an artifact
@@ -95,6 +100,8 @@ def current_content(folder: Path, manifest: Manifest) -> str:
     are then cached next to it, so that a model is read once and not on each call.
     """
     stats = {path.relative_to(folder).as_posix(): path.stat() for path in _files(folder)}
+    if CARD not in manifest.files:
+        stats.pop(CARD, None)
     sealed = (folder / MANIFEST).stat()
     if stats.keys() == manifest.files.keys() and all(
         _changed_ns(stat) < _changed_ns(sealed) for stat in stats.values()
@@ -135,12 +142,12 @@ def is_deleted(folder: Path) -> bool:
     try:
         return not all((folder / name).exists() for name in read_json(folder / MANIFEST)["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        return not any(_files(folder))
+        return not any(path != folder / CARD for path in _files(folder))
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the size of all files under `folder`, in bytes."""
-    return sum(p.stat().st_size for p in _files(folder))
+    """Return the size of all files under `folder` in bytes, without that of a card."""
+    return sum(p.stat().st_size for p in _files(folder) if p != folder / CARD)
 
 
 def _fsync(path: Path) -> None:
@@ -219,11 +226,15 @@ def seal(folder: Path, *, key: str, kind: str, facts: dict[str, Any]) -> Manifes
 
 
 def put_in_place(folder: Path, target: Path) -> None:
-    """Rename the sealed `folder` to `target`; a previous `target` is renamed first and removed last."""
+    """Rename the sealed `folder` to `target`; a previous `target` is renamed first and removed last, but for an edited card."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if (target / KEEP).exists():
         (folder / KEEP).touch()
+    previous = read_manifest(target)
+    has_card = previous is None or CARD not in previous.files
+    if has_card and is_edited(target / CARD) and not (folder / CARD).exists():
+        shutil.copyfile(target / CARD, folder / CARD)
     if target.exists():
         target.replace(old)
     folder.replace(target)

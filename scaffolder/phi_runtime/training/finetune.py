@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.context import PassContext
+from phi_runtime.core.artifacts import CARD
 from phi_runtime.core.errors import Interrupted
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import GEN_MODEL
@@ -245,6 +246,7 @@ def _save(context: FinetuneContext, trainer: SelectiveTrainer, data: TrainingDat
     if is_main_process():
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.save_pretrained(context.out, state_dict=weights)
+        (context.out / CARD).unlink(missing_ok=True)  # an empty template of peft, with the path of the base model
         save_plain(model, context.out)
         template = data.dataset.training.template
         if isinstance(template, ChatTemplate):

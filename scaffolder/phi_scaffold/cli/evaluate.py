@@ -25,6 +25,7 @@ def evaluate(
     from phi_runtime.pipeline.engine import run as run_workflow
     from phi_runtime.pipeline.load import load_config
     from phi_runtime.pipeline.model_names import stages_that_measure
+    from phi_runtime.report.finish import finish_run
     from phi_runtime.report.verdict import judge_trainings, with_verdicts
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import run as show
@@ -36,6 +37,7 @@ def evaluate(
     only = stages_that_measure(model, workflow, project)
     with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
         outcome = run_workflow(project, emit, only=only, config=config)
+        finish_run(project, workflow, outcome, emit)
     judged = judge_trainings(project, workflow, outcome.evaluation)
     if flags.as_json:
         print(json.dumps(with_verdicts(outcome.evaluation, judged)))

@@ -69,6 +69,7 @@ def run_stages(
     """Run stages of the workflow with live progress, and print their outcome."""
     from phi_runtime.pipeline.engine import run as run_workflow
     from phi_runtime.pipeline.load import load_config
+    from phi_runtime.report.finish import finish_run
     from phi_runtime.report.verdict import Verdict, as_json, judge_trainings
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import report as show_report
@@ -77,11 +78,14 @@ def run_stages(
     config = load_config(project.config, flags.overrides())
     judged: dict[str, Verdict] = {}
 
-    def conclude(outcome: Outcome) -> dict[str, Any]:
-        judged.update(judge_trainings(project, config.require_valid(), outcome.evaluation, outcome.done))
-        return as_json(judged)
-
     with show_progress.display(as_json=flags.as_json, quiet=flags.quiet) as emit:
+
+        def conclude(outcome: Outcome) -> dict[str, Any]:
+            workflow = config.require_valid()
+            judged.update(judge_trainings(project, workflow, outcome.evaluation, outcome.done))
+            finish_run(project, workflow, outcome, emit)
+            return as_json(judged)
+
         outcome = run_workflow(
             project, emit, config=config, only=only, until=until, force=force, nproc=nproc, conclude=conclude
         )
