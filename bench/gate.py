@@ -36,6 +36,7 @@ from phi_runtime.export.gate_comparison import Comparison, Predictions, compare_
 from phi_runtime.export.gate_limits import GateLimits
 from phi_runtime.export.gate_rows import Row, sample_rows, validation_rows
 from phi_runtime.models.load import load_reference, quiet_libraries
+from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.load import load_workflow
@@ -110,10 +111,10 @@ def _measured(folder: Path, known: set[tuple[str, str]], parts: list[str]) -> It
     training = next(step for step in workflow.passes.values() if step.rows)
     merged = ModelRef(project.gen_model / "merged", "hf", "merged")
     dataset = load_dataset(workflow, training.rows, data_context(project, merged), silent, "bench")
-    rows = sorted(validation_rows(dataset), key=lambda row: len(row.ids))[:ROWS]
+    rows = sorted(validation_rows(dataset, merged), key=lambda row: len(row.ids))[:ROWS]
     if "roundings" in parts:
         yield from _roundings(merged, rows, known)
-    base = ModelRef(next(project.root.glob("model-cache/*")), "hf", "base")
+    base = ModelRef(base_model_path(workflow.input_model, project), "hf", "base")
     for kind, source, compared in ("tuned", merged, rows), ("untuned", base, sample_rows(base)):
         for name, options in BUILDS.items():
             if kind in parts and (kind, name) not in known:
@@ -187,7 +188,7 @@ def show(cases: list[dict[str, Any]]) -> None:
             f"{found.kl:.3f}",
             f"{found.top1:.1%}",
             f"{found.source_perplexity:.3f} → {found.perplexity:.3f} ({found.perplexity_increase:+.0%})",
-            f"stops: {violation}" if violation else "passes",
+            f"stops: {violation.text}" if violation else "passes",
         ]
         print(f"| {' | '.join(cells)} |")
     for name, (count, total) in right.items():

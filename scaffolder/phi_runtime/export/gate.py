@@ -21,7 +21,7 @@ from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.export.gate_comparison import Comparison, Predictions, Read, compare_predictions
-from phi_runtime.export.gate_limits import GateLimits, better_setting
+from phi_runtime.export.gate_limits import GateLimits, Violation, better_setting
 from phi_runtime.export.gate_rows import ROW_TOKENS, Row, first_rows, sample_rows, validation_rows
 from phi_runtime.export.gate_tokens import check_tokens, sample_prompts, warn_of_other_apps
 from phi_runtime.inference.onnx import open_model, provider_available, runtime
@@ -84,12 +84,16 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
     violation = limits.violation(comparison)
     exact = adapter and (context.config.precision, comparison.source_dtype) == ("fp32", "float32")
     if exact and not violation and comparison.largest_difference > (expected := max(_EXACT, 10 * rounding)):
-        violation = f"a log-probability differs by {comparison.largest_difference:.2g}; rounding explains at most {expected:.2g}"
+        difference = comparison.largest_difference
+        violation = Violation(
+            f"a log-probability differs by {difference:.2g}; rounding explains at most {expected:.2g}"
+        )
     if violation:
         what = f"the ONNX model with the adapter `{adapter}`" if adapter else "the ONNX model"
+        relaxed = violation.relaxed_setting
         raise WorkFailed(
-            f"{what} is too far from its source model: {violation} ({comparison.summary})",
-            fix=f"{better_setting(context.config, provider)}; or raise the limits in `gate` of the pass",
+            f"{what} is too far from its source model: {violation.text} ({comparison.summary})",
+            fix=better_setting(context.config, provider) + (f"; or accept it: {relaxed}" if relaxed else ""),
         )
     context.info(comparison.summary)
     if doubt := limits.doubt(comparison):
@@ -116,7 +120,7 @@ def _dataset(context: PassContext, adapter: str | None) -> Dataset | None:
 def _rows(context: PassContext, dataset: Dataset | None) -> tuple[list[Row], str]:
     """Return validation rows, or rows of the sample text if there are none."""
     limit_tokens = context.config.gate.tokens if context.config.gate else ROW_TOKENS
-    rows, kind = validation_rows(dataset) if dataset else [], "validation rows"
+    rows, kind = validation_rows(dataset, context.source) if dataset else [], "validation rows"
     if not rows:
         rows, kind = sample_rows(context.source), "sample text"
     return first_rows(rows, limit_tokens), kind

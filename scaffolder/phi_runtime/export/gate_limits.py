@@ -19,6 +19,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Violation:
+    """A limit that a model exceeds: its key, and the measured value; no key if no limit could allow it."""
+
+    text: str
+    key: str = ""
+    value: float = 0.0
+
+    @property
+    def relaxed_setting(self) -> str:
+        """The setting that would allow the model; empty without a key."""
+        rounded = math.floor if self.key.startswith("min") else math.ceil
+        return f'"gate": {{"{self.key}": {rounded(100 * self.value) / 100:g}}}' if self.key else ""
+
+
+@dataclass(frozen=True)
 class GateLimits:
     """Limits of one export.
 
@@ -46,24 +61,27 @@ class GateLimits:
             GATE_MAX_LOST_ANSWERS[step.precision] if step.gate.max_lost_answers is None else step.gate.max_lost_answers,
         )
 
-    def violation(self, found: Comparison) -> str | None:
-        """Return the first violated limit as text, or None. A KL that is not a finite number violates all."""
+    def violation(self, found: Comparison) -> Violation | None:
+        """Return the first violated limit, or None. A KL that is not a finite number violates all."""
         kl, top1, increase = found.kl, found.top1, found.perplexity_increase
         if not math.isfinite(kl):
-            return "its logits are not numbers"
+            return Violation("its logits are not numbers")
         if self._loses_answers(found) and _is_shown(found):
-            lost = 100 * (found.lost - found.gained) / found.answers
-            return (
-                f"it loses {found.lost} of {found.answers} right answers and gains {found.gained} "
-                f"({lost:.1f} %, more than {100 * self.max_lost_answers:g} %)"
+            net = (found.lost - found.gained) / found.answers
+            text = f"it loses {found.lost} of {found.answers} right answers and gains {found.gained}"
+            return Violation(
+                f"{text} ({100 * net:.1f} %, more than {100 * self.max_lost_answers:g} %)", "max_lost_answers", net
             )
         if kl > self.max_kl:
-            return f"KL {kl:.3g} is above {self.max_kl:g}"
+            return Violation(f"KL {kl:.3g} is above {self.max_kl:g}", "max_kl", kl)
         if increase > self.max_perplexity_increase:
-            limit = 100 * self.max_perplexity_increase
-            return f"the perplexity grew by {100 * increase:.0f} %, more than {limit:.0f} %"
+            text = (
+                f"the perplexity grew by {100 * increase:.0f} %, more than {100 * self.max_perplexity_increase:.0f} %"
+            )
+            return Violation(text, "max_perplexity_increase", increase)
         if self.min_top1 is not None and top1 < self.min_top1:
-            return f"the most likely token is the same in {100 * top1:.0f} %, less than {100 * self.min_top1:.0f} %"
+            text = f"the most likely token is the same in {100 * top1:.0f} %, less than {100 * self.min_top1:.0f} %"
+            return Violation(text, "min_top1", top1)
         return None
 
     def doubt(self, found: Comparison) -> str | None:
@@ -90,12 +108,15 @@ def better_setting(step: ExportPass, provider: str) -> str:
     mixed = {"last_matmul", "mixed_layers"} <= set(step.other_bits)
     if step.precision == "int4" and provider == "DmlExecutionProvider" and not mixed:  # whose builder is older
         return 'keep the most sensitive weights in 8 bits: "int4_algo_config": "k_quant_mixed"'
-    if step.precision == "int4" and provider != "DmlExecutionProvider" and not (mixed and step.base_algorithm != "rtn"):
-        return (
-            "use the builder's default rounding and keep the most sensitive weights in 8 bits: "
-            '"int4_algo_config": null and '
-            '"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}'
-        )
+    if step.precision == "int4" and provider != "DmlExecutionProvider":
+        changes = []
+        if step.int4_algo_config not in (None, "default", "k_quant"):
+            changes.append('"int4_algo_config": null')
+        if not mixed:
+            changes.append('"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}')
+        if changes:
+            what = "use the builder's default rounding" if mixed else "keep the most sensitive weights in 8 bits"
+            return f"{what}: {' and '.join(changes)}"
     if step.precision == "int4" and step.int4_block_size not in (16, None):
         return 'let fewer weights share a scale: "int4_block_size": 16'
     order = ("int4", "int8", "bf16", "fp16", "fp32")

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from phi_runtime.data.tokenize import Encoder, Run
+from phi_runtime.models.load import load_tokenizer
+
 if TYPE_CHECKING:
     import numpy as np
 
-    from phi_runtime.data.dataset import Dataset
-    from phi_runtime.data.store import Store
+    from phi_runtime.data.dataset import Dataset, DataSplit
     from phi_runtime.models.reference import ModelRef
 
 ROW_TOKENS = 256  # of a long row; more rows are more informative than longer ones
@@ -53,34 +55,28 @@ def full_row(ids: list[int]) -> Row:
 def sample_rows(source: ModelRef) -> list[Row]:
     """Return the sample text as rows of `source`'s tokens, compared from the second token on."""
     from phi_runtime.export.gate_text import TEXT
-    from phi_runtime.models.load import load_tokenizer
 
     ids: list[int] = load_tokenizer(source)(TEXT).input_ids
     return [full_row(ids[i : i + ROW_TOKENS]) for i in range(0, len(ids), ROW_TOKENS)]
 
 
-def validation_rows(dataset: Dataset) -> list[Row]:
-    """Return validation rows, compared at the tokens that training would learn."""
-    import numpy as np
-
+def validation_rows(dataset: Dataset, source: ModelRef) -> list[Row]:
+    """Return validation rows as tokens of `source`, compared at the answers; at each token if there are no prompts."""
     known: list[Answer] = []
-    for index in dataset.training.first(_TRAINING_ROWS).chosen:
-        ids, trained = _tokens(dataset.training.store, int(index))
-        known += [tuple(ids[start:stop]) for start, stop in _runs(trained)]
-    validation = dataset.validation.sample(_ROWS)
+    for ids, runs in _encoded(dataset.training.first(_TRAINING_ROWS), source):
+        known += [tuple(ids[start:stop]) for start, stop in runs]
     found: dict[Answer, list[bool]] = {}
     rows = []
-    for index in validation.chosen:
-        ids, trained = _tokens(validation.store, int(index))
-        open_at: np.ndarray = np.zeros(len(ids), dtype=bool)
-        for start, stop in _runs(trained):
+    for ids, runs in _encoded(dataset.validation.sample(_ROWS), source):
+        first = max(0, len(ids) - ROW_TOKENS)  # the end of a long row has the answer
+        compared: dict[int, bool] = {}
+        for start, stop in runs:
             answer = tuple(ids[start:stop])
             if answer not in found:
                 found[answer] = decisions(answer, known)
-            open_at[start:stop] = found[answer]
-        first = max(0, len(ids) - ROW_TOKENS)  # the end of a long row has the answer
-        positions = [position for position in range(first + 1, len(ids)) if trained[position]]
-        rows.append(Row(ids[first:], [p - first for p in positions], open_at[positions].tolist()))
+            compared |= zip(range(start - first, stop - first), found[answer], strict=True)
+        compared = {position: is_open for position, is_open in compared.items() if position > 0}
+        rows.append(Row(ids[first:], list(compared), list(compared.values())))
     rows = [row for row in rows if row.positions]
     if any(any(row.decisions) for row in rows):
         return rows
@@ -118,14 +114,24 @@ def first_rows(rows: Sequence[Row], limit: int) -> list[Row]:
     return first
 
 
-def _tokens(store: Store, index: int) -> tuple[list[int], np.ndarray]:
-    ids, trained = store.row(index)
-    return ids.tolist(), trained.astype(bool)
+def _encoded(split: DataSplit, source: ModelRef) -> Iterator[tuple[list[int], list[Run]]]:
+    """Yield the tokens of each row and its answers, even if prompts are trained too."""
+    template = split.template
+    if split.completion_only or not template.has_prompt:
+        for index in split.chosen:
+            ids, trained = split.store.row(int(index))
+            yield ids.tolist(), _runs(trained)
+        return
+    tokenizer = load_tokenizer(source)
+    encoder = Encoder(tokenizer, end_token=split.settings.add_special_tokens, chat=not template.special)
+    pieces = [template.row(row, completion_only=True).pieces for row in split.values()]
+    for row in encoder.encode(pieces):
+        yield row.ids, row.runs
 
 
-def _runs(trained: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each run of trained tokens."""
+def _runs(trained: np.ndarray) -> list[Run]:
+    """Return start and end of each run of trained tokens."""
     import numpy as np
 
     borders = np.flatnonzero(np.diff(np.concatenate([[0], trained.astype(np.int8), [0]])))
-    return zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True)
+    return list(zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True))

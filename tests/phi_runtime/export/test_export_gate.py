@@ -11,13 +11,16 @@ import pytest
 
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import WorkFailed
+from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.export.gate import compare
 from phi_runtime.export.gate_comparison import Comparison, Predictions, compare_predictions
 from phi_runtime.export.gate_limits import GateLimits, better_setting
-from phi_runtime.export.gate_rows import Row, decisions, first_rows, full_row, sample_rows
+from phi_runtime.export.gate_rows import Row, decisions, first_rows, full_row, sample_rows, validation_rows
+from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
+from phi_runtime.pipeline.load import load_workflow
 from tests.conftest import Listener, MakeProject, edit_config, states
 from tests.phi_runtime.export.test_export_builder import exporting
 from tests.phi_runtime.export.tiny_adapters import build_graph
@@ -114,13 +117,29 @@ def figures(
     )
 
 
-def test_what_is_beyond_a_limit_is_named() -> None:
-    limits = GateLimits(max_kl=1.0, min_top1=0.5, max_perplexity_increase=0.4)
+def test_what_is_beyond_a_limit_is_named_with_the_limit_that_would_allow_it() -> None:
+    limits = GateLimits(max_kl=1.0, min_top1=0.5, max_perplexity_increase=0.4, max_lost_answers=0.05)
     assert limits.violation(figures()) is None
-    assert limits.violation(figures(kl=1.5)) == "KL 1.5 is above 1"
-    assert limits.violation(figures(increase=0.5)) == "the perplexity grew by 50 %, more than 40 %"
-    assert limits.violation(figures(top1=0.4)) == "the most likely token is the same in 40 %, less than 50 %"
-    assert limits.violation(figures(kl=float("nan"))) == "its logits are not numbers"
+
+    def named(found: Comparison) -> tuple[str, str]:
+        violation = limits.violation(found)
+        assert violation is not None
+        return violation.text, violation.relaxed_setting
+
+    assert named(figures(kl=1.5)) == ("KL 1.5 is above 1", '"gate": {"max_kl": 1.5}')
+    assert named(figures(increase=0.512)) == (
+        "the perplexity grew by 51 %, more than 40 %",
+        '"gate": {"max_perplexity_increase": 0.52}',
+    )
+    assert named(figures(top1=0.4)) == (
+        "the most likely token is the same in 40 %, less than 50 %",
+        '"gate": {"min_top1": 0.4}',
+    )
+    assert named(figures(kl=float("nan"))) == ("its logits are not numbers", "")
+    assert named(figures(rows=120, answers=119, lost=9, gained=1)) == (
+        "it loses 9 of 119 right answers and gains 1 (6.7 %, more than 5 %)",
+        '"gate": {"max_lost_answers": 0.07}',
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,6 +173,21 @@ def test_tokens_that_training_answers_leave_open_are_decisions() -> None:
     assert decisions((6, 9, end), labels) == [True, True, True]  # of no training answer
     assert decisions((5, 4, end), labels) == [True, True, True]
     assert decisions((5, end), [(5, end)]) == [False, False]
+
+
+def test_answers_are_compared_even_if_prompts_are_trained_too(make_project: MakeProject) -> None:
+    rows = {}
+    for only in (True, False):
+        project = make_project(f"completion {only}")
+        edit_config(project, lambda c, only=only: c["passes"]["finetune"].update(completion_only_loss=only))
+        workflow = load_workflow(project.config)
+        source = ModelRef(base_model_path(workflow.input_model, project), "hf", "base")
+        training = workflow.passes["finetune"].rows
+        assert training is not None
+        dataset = load_dataset(workflow, training, data_context(project, source), Listener(), "export")
+        rows[only] = validation_rows(dataset, source)
+    assert len(rows[True]) == 12
+    assert rows[True] == rows[False]
 
 
 def test_rows_are_read_up_to_a_number_of_decisions() -> None:
@@ -222,7 +256,9 @@ BEST = {"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_laye
 def test_the_next_better_setting_is_one_that_the_target_runs(
     precision: str, keys: dict[str, Any], provider: str, says: str
 ) -> None:
-    assert says in better_setting(step(precision, **keys), provider)
+    found = better_setting(step(precision, **keys), provider)
+    assert says in found
+    assert "matmul_mixed_precision" not in found or "extra_options" not in keys  # it is set already
 
 
 @pytest.mark.slow
@@ -263,6 +299,7 @@ def test_an_export_is_compared_on_validation_rows_and_its_folder_is_complete(tra
     with pytest.raises(WorkFailed, match="too far from its source model: KL") as failed:
         run(project, Listener(), until="export")
     assert '"precision": "int8"' in failed.value.fix
+    assert '"gate": {"max_kl": ' in failed.value.fix
     assert states(project)["export"] == "failed"
     assert read_manifest(folder) == manifest  # the last good one stays where it was
 

@@ -93,8 +93,8 @@ class BuilderOptions(Strict):
     )
 
 
-GATE_MAX_KL = {"fp32": 0.02, "fp16": 0.05, "bf16": 0.05, "int8": 0.05, "int4": 0.6}
-GATE_MAX_PERPLEXITY_INCREASE = {"fp32": 0.05, "fp16": 0.05, "bf16": 0.05, "int8": 0.08, "int4": 0.5}
+GATE_MAX_KL = {"fp32": 0.02, "fp16": 0.05, "bf16": 0.05, "int8": 0.05, "int4": 0.7}
+GATE_MAX_PERPLEXITY_INCREASE = {"fp32": 0.05, "fp16": 0.05, "bf16": 0.05, "int8": 0.08, "int4": 0.7}
 GATE_MAX_LOST_ANSWERS = {"fp32": 0.02, "fp16": 0.03, "bf16": 0.03, "int8": 0.03, "int4": 0.05}
 """Default limits of the gate, by precision, over the decisions of a row. `bench/gate.py` measures what they let through: models of
 135 million weights, which rounding hurts more than larger ones."""
