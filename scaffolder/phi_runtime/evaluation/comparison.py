@@ -43,6 +43,7 @@ def evaluate(
     *,
     rows_of: Literal["test", "validation"] = "validation",
     chosen_on: Sequence[str] = (),
+    context_tokens: int = 0,
 ) -> dict[str, Any]:
     """Measure `models` on rows of the pass `training`, each in a separate process.
 
@@ -57,6 +58,7 @@ def evaluate(
         stage: The stage in whose name events are emitted.
         rows_of: Side to measure on. For the test rows of a pass without any, its validation rows are used.
         chosen_on: Choices that were made on the validation rows.
+        context_tokens: Context to measure the memory with; by default that of a short answer.
 
     Returns:
         The content of evaluation.json, documented in docs/json.md.
@@ -93,6 +95,7 @@ def evaluate(
             pairs,
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
+            context_tokens=context_tokens,
         )
         results = work_apart(task, out / f"{name}.log", emit)
         measured[name] = _measured(results, questions, pairs, settings.task)

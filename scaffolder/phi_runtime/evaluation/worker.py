@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from phi_runtime.core.events import Emit
 from phi_runtime.core.wire import from_json, to_json
+from phi_runtime.hardware.machine import used_gpu_bytes
 from phi_runtime.hardware.process_memory import peak_of_process_bytes
 from phi_runtime.inference.generator import Generator, GeneratorOptions, TokenPair
-from phi_runtime.inference.loading import open_generator
+from phi_runtime.inference.loading import open_generator, uses_gpu
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workers.child import Parent
 from phi_runtime.workers.process import Worker, python
 
-SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 128, 32
+SPEED_RUNS, SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 5, 64, 8
+"""Measured answers, and the tokens of their prompt and of each: seconds for a small model on two cores."""
+
+_ANY_TOKEN = 5
+
+Range = tuple[float, float]
 _MEMORY_FIX = "free memory, or lower `batch_size` in evaluation.json"
 
 
@@ -35,6 +42,7 @@ class ModelTask:
         prompts: Prompts to answer greedily, in up to `max_new_tokens` each.
         pairs: Completions after their prompts, whose likelihood is measured.
         batch_size: Prompts or pairs that are computed at once.
+        context_tokens: Context to measure the memory with; that of the measurement of speed is the least.
     """
 
     name: str
@@ -45,21 +53,33 @@ class ModelTask:
     pairs: Sequence[TokenPair] = ()
     max_new_tokens: int = 1
     batch_size: int = 1
+    context_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class Performance:
-    """Speed and memory of a model that answers one prompt at a time.
+    """Speed and memory of a model that writes one answer at a time: the median of several answers, and their range.
 
     Attributes:
-        load_s: Seconds that loading took.
-        peak_rss_bytes: Largest resident set of the process up to the end of the measurement of speed.
+        time_to_first_token_s: Seconds for a prompt of `SPEED_PROMPT_TOKENS`.
+        prefill_tokens_per_s: Speed of reading the prompt, up to the first token.
+        decode_tokens_per_s: Speed of writing the answer after its first token.
+        load_s: Seconds until the model can answer, with the import of its libraries.
+        peak_rss_bytes: Peak memory of a process that only runs the model: its largest resident set.
+        gpu_memory_bytes: GPU memory that the model takes; None on a CPU.
+        memory_tokens: Context of both, prompt and answer together.
     """
 
+    time_to_first_token_s: float
+    time_to_first_token_s_range: Range
     prefill_tokens_per_s: float
+    prefill_tokens_per_s_range: Range
     decode_tokens_per_s: float
+    decode_tokens_per_s_range: Range
     load_s: float
     peak_rss_bytes: int
+    gpu_memory_bytes: int | None
+    memory_tokens: int
 
 
 @dataclass(frozen=True)
@@ -91,23 +111,43 @@ def work_apart(task: ModelTask, log: Path, emit: Emit) -> ModelResults:
 
 def load_and_work(task: ModelTask) -> ModelResults:
     """Load the model of `task` in this process and work on it."""
+    used_before = used_gpu_bytes()
     started = time.perf_counter()
     generator = open_generator(task.ref, task.device, task.options)
-    return work_on(generator, task, time.perf_counter() - started)
-
-
-def work_on(generator: Generator, task: ModelTask, load_s: float) -> ModelResults:
-    """Do everything that `task` asks of a loaded model: first its speed and memory, while nothing else has happened."""
+    load_s = time.perf_counter() - started
     speed = measure_speed(generator)
-    performance = Performance(**speed, load_s=load_s, peak_rss_bytes=peak_of_process_bytes())
+    tokens = SPEED_PROMPT_TOKENS + SPEED_NEW_TOKENS
+    if task.context_tokens > tokens:
+        tokens = min(task.context_tokens, generator.context_length)
+        generator.completion_losses([([_ANY_TOKEN] * (tokens - 1), [_ANY_TOKEN])], 1)
+    performance = Performance(
+        **speed,
+        load_s=load_s,
+        peak_rss_bytes=peak_of_process_bytes(),
+        gpu_memory_bytes=used_gpu_bytes() - used_before if uses_gpu(task.ref, task.device) else None,
+        memory_tokens=tokens,
+    )
+    return ModelResults(*work_on(generator, task), performance)
+
+
+def work_on(generator: Generator, task: ModelTask) -> tuple[list[str], list[float]]:
+    """Return the answers and the losses that `task` asks of a loaded model."""
     losses = generator.completion_losses(task.pairs, task.batch_size) if task.pairs else []
     answers = list(generator.answers(task.prompts, task.max_new_tokens, task.batch_size)) if task.prompts else []
-    return ModelResults(answers, losses, performance)
+    return answers, losses
 
 
-def measure_speed(generator: Generator) -> dict[str, float]:
-    """Return the tokens per second of reading a prompt and of writing an answer."""
-    return asdict(generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS))
+def measure_speed(generator: Generator) -> dict[str, Any]:
+    """Return the median of each figure of speed in `Performance`, and its range, over `SPEED_RUNS` answers after a warm-up."""
+    generator.speed(SPEED_PROMPT_TOKENS, 2)
+    runs = [generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS) for _ in range(SPEED_RUNS)]
+    figures = {
+        "time_to_first_token_s": [run.time_to_first_token_s for run in runs],
+        "prefill_tokens_per_s": [SPEED_PROMPT_TOKENS / run.time_to_first_token_s for run in runs],
+        "decode_tokens_per_s": [run.decode_tokens_per_s for run in runs],
+    }
+    medians = {name: median(values) for name, values in figures.items()}
+    return medians | {f"{name}_range": (min(values), max(values)) for name, values in figures.items()}
 
 
 def _subject(task: ModelTask) -> str:

@@ -74,6 +74,11 @@ def gpus() -> tuple[Gpu, ...]:
         pynvml.nvmlShutdown()
 
 
+def used_gpu_bytes() -> int:
+    """Return the memory in use on the first GPU, by all processes; 0 without a GPU."""
+    return next((card.memory_bytes - card.free_bytes for card in gpus()), 0)
+
+
 def _handle_of(pynvml: object, device: str, handles: list[object]) -> object:
     """Return the handle of an entry of CUDA_VISIBLE_DEVICES: an index, or a UUID."""
     if device.isdigit():

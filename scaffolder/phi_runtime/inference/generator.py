@@ -123,9 +123,9 @@ class Answer(Iterator[Piece], Protocol):
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second of one sequence, for reading a prompt (prefill) and for writing an answer (decode)."""
+    """Speed of one answer: seconds until its first token, and tokens per second from there on."""
 
-    prefill_tokens_per_s: float
+    time_to_first_token_s: float
     decode_tokens_per_s: float
 
 
@@ -199,7 +199,7 @@ class Generator(Protocol):
         ...
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
-        """Measure a prompt of `prompt_tokens` and an answer of exactly `new_tokens`: median of three runs after a warm-up."""
+        """Measure one answer of exactly `new_tokens`, at least 2, to a prompt of `prompt_tokens`."""
         ...
 
 

@@ -35,3 +35,12 @@ def context_length(ref: ModelRef) -> int:
     config = read_json(ref.full.path / "config.json")
     config |= config.get("text_config") or {}
     return int(config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize)
+
+
+def uses_gpu(ref: ModelRef, device: str) -> bool:
+    """Return True if the model of `ref` runs on a GPU: one that is not ONNX on the torch `device`, an ONNX model by its files."""
+    if ref.kind != "onnx":
+        return device != "cpu"
+    from phi_runtime.inference.onnx import runtime_providers
+
+    return bool(runtime_providers(read_json(ref.path / "genai_config.json")))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -261,19 +260,15 @@ class OnnxGenerator:
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         text = self.encode("The weather was fine and we went for a walk. ")
         ids = (text * (prompt_tokens // len(text) + 1))[:prompt_tokens]
-        prefill, decode = [], []
         length = prompt_tokens + new_tokens
-        for _ in range(4):
-            sequence = self._create_sequence(length, self.adapter, min_length=length)
-            start = time.perf_counter()
-            sequence.prefill(ids)
+        sequence = self._create_sequence(length, self.adapter, min_length=length)
+        start = time.perf_counter()
+        sequence.prefill(ids)
+        sequence.step()
+        first_token = time.perf_counter()
+        for _ in range(new_tokens - 1):
             sequence.step()
-            first_token = time.perf_counter()
-            for _ in range(new_tokens - 1):
-                sequence.step()
-            prefill.append(prompt_tokens / (first_token - start))
-            decode.append((new_tokens - 1) / (time.perf_counter() - first_token))
-        return Speed(statistics.median(prefill[1:]), statistics.median(decode[1:]))  # the first is the warm-up
+        return Speed(first_token - start, (new_tokens - 1) / (time.perf_counter() - first_token))
 
 
 def runtime() -> Any:
@@ -329,7 +324,7 @@ def _load(path: Path) -> tuple[Any, Any, dict[str, Any]]:
         ) from None
     except RuntimeError as e:
         for provider, name in PROVIDER_NAMES.items():
-            if name in _providers(genai_config) and not provider_available(provider):
+            if name in runtime_providers(genai_config) and not provider_available(provider):
                 raise MissingDependency(
                     f"{path} is built for {name}, which is not available here",
                     fix="build it for this machine (`target` in the config), or run it on a machine with that device",
@@ -340,7 +335,7 @@ def _load(path: Path) -> tuple[Any, Any, dict[str, Any]]:
         ) from None
 
 
-def _providers(genai_config: dict[str, Any]) -> list[str]:
+def runtime_providers(genai_config: dict[str, Any]) -> list[str]:
     """Return the providers of a model in the runtime's words (cuda, dml, webgpu); empty for the CPU."""
     options = genai_config.get("model", {}).get("decoder", {}).get("session_options", {}).get("provider_options", [])
     return [name.lower() for option in options for name in option]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -248,16 +247,6 @@ class TransformersGenerator:
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         import torch
-
-        text = self.tokenizer("The weather was fine and we went for a walk. ", add_special_tokens=False).input_ids
-        ids = torch.tensor([(text * prompt_tokens)[:prompt_tokens]], device=self.device)  # (1, T)
-        self._measure_speed(ids, 2)  # warm-up
-        runs = [self._measure_speed(ids, new_tokens) for _ in range(3)]
-        return Speed(*(statistics.median(values) for values in zip(*runs, strict=True)))
-
-    def _measure_speed(self, ids: Any, new_tokens: int) -> tuple[float, float]:
-        """Return tokens per second of reading the prompt `ids` (1, T), and of writing exactly `new_tokens`."""
-        import torch
         from transformers.generation.streamers import BaseStreamer
 
         class Clock(BaseStreamer):
@@ -272,6 +261,8 @@ class TransformersGenerator:
             def end(self) -> None:
                 pass
 
+        text = self.tokenizer("The weather was fine and we went for a walk. ", add_special_tokens=False).input_ids
+        ids = torch.tensor([(text * prompt_tokens)[:prompt_tokens]], device=self.device)  # (1, T)
         clock = Clock()
         self.model.generate(
             input_ids=ids,
@@ -283,7 +274,7 @@ class TransformersGenerator:
             pad_token_id=self.pad_id,
         )
         start, first_token, *_, last_token = clock.times
-        return ids.shape[1] / (first_token - start), (new_tokens - 1) / (last_token - first_token)
+        return Speed(first_token - start, (new_tokens - 1) / (last_token - first_token))
 
 
 def _batches(lengths: Sequence[int], batch_size: int, switch: int | None) -> Iterator[list[int]]:

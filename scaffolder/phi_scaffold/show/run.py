@@ -59,7 +59,7 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     metrics = [metric] if all(model["metrics"] for model in models) else []
     own = evaluation.get("own_metrics", [])  # records of older versions have none
     shown = [column for name in (*metrics, *own) for column in (name, "95 %")]
-    names = (*shown, "perplexity", "prompt tok/s", "answer tok/s", "size", "memory")
+    names = (*shown, "perplexity", "answer tok/s", "size", "memory")
     rows, total = evaluation["rows"], evaluation["total_rows"]
     chosen = ", ".join(evaluation.get("chosen_on", ()))
     title = f"{rows:,} of {total:,} {evaluation['rows_of']} rows{suffix}" + (
@@ -81,11 +81,14 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
 def _performance(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"{model['perplexity']:.2f}",
-        f"{model['prefill_tokens_per_s']:.0f}",
-        f"{model['decode_tokens_per_s']:.0f}",
+        _with_range(model["decode_tokens_per_s"], *model["decode_tokens_per_s_range"]),
         size(model["size_bytes"]),
-        size(model["peak_rss_bytes"]) if model["peak_rss_bytes"] else "",
+        size(model["gpu_memory_bytes"] or model["peak_rss_bytes"]),
     )
+
+
+def _with_range(median: float, low: float, high: float) -> str:
+    return f"{median:.0f} ({low:.0f}–{high:.0f})"
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:

@@ -15,8 +15,8 @@ from phi_runtime.config.schema import DataConfig, Evaluation, Workflow
 from phi_runtime.data.dataset import DataContext
 from phi_runtime.evaluation import comparison
 from phi_runtime.evaluation.row_results import Measured, read_rows
-from phi_runtime.evaluation.worker import work_on
-from phi_runtime.inference.generator import SamplingParams, Speed, TokenPair
+from phi_runtime.evaluation.worker import ModelResults, Performance, work_on
+from phi_runtime.inference.generator import SamplingParams, TokenPair
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LoRA
 from tests.conftest import Listener
@@ -40,14 +40,14 @@ class Recorder:
         self.measured += pairs
         return [float(len(completion)) for _, completion in pairs]
 
-    def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
-        return Speed(1.0, 1.0)
+
+PERFORMANCE = Performance(1, (1, 1), 1, (1, 1), 1, (1, 1), 1, 1, None, 72)
 
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     found = Recorder()
-    monkeypatch.setattr(comparison, "work_apart", lambda task, *_: work_on(found, task, 1.0))  # type: ignore[arg-type]
+    monkeypatch.setattr(comparison, "work_apart", lambda task, *_: ModelResults(*work_on(found, task), PERFORMANCE))  # type: ignore[arg-type]
     return found
 
 

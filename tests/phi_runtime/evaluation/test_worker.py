@@ -11,7 +11,8 @@ import pytest
 from phi_runtime.core.errors import OutOfResources, WorkFailed
 from phi_runtime.core.events import silent
 from phi_runtime.evaluation import worker
-from phi_runtime.evaluation.worker import ModelTask, load_and_work, work_apart
+from phi_runtime.evaluation.worker import ModelTask, load_and_work, measure_speed, work_apart
+from phi_runtime.inference.generator import Speed
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workers.process import python
 
@@ -23,6 +24,7 @@ def test_a_separate_process_answers_as_this_one_does(tiny_phi3: Path, tmp_path: 
     found, expected = work_apart(task, log, silent), load_and_work(task)
     assert (found.answers, found.losses) == (expected.answers, pytest.approx(expected.losses))
     assert found.performance.peak_rss_bytes > 0 < found.performance.load_s
+    assert (found.performance.gpu_memory_bytes, found.performance.memory_tokens) == (None, 72)
     assert not log.exists()
 
 
@@ -52,3 +54,28 @@ print(sorted({"torch", "transformers", "peft", "sklearn", "pandas", "datasets"} 
     command = [*python("unused")[:2], "-c", code]
     found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     assert found.stdout.strip() == "[]"
+
+
+class Runs:
+    """Answers in given seconds to the first token, and with given tokens per second, the warm-up first."""
+
+    def __init__(self, *runs: tuple[float, float]) -> None:
+        self.runs = iter(runs)
+        self.tokens: list[tuple[int, int]] = []
+
+    def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
+        self.tokens.append((prompt_tokens, new_tokens))
+        return Speed(*next(self.runs))
+
+
+def test_speed_is_the_median_of_five_answers_after_a_warm_up_with_their_range() -> None:
+    runs = Runs((9.0, 1.0), (0.5, 10.0), (0.25, 14.0), (2.0, 8.0), (0.32, 11.0), (0.4, 12.0))
+    assert measure_speed(runs) == {  # type: ignore[arg-type]
+        "time_to_first_token_s": 0.4,
+        "time_to_first_token_s_range": (0.25, 2.0),
+        "prefill_tokens_per_s": 160.0,
+        "prefill_tokens_per_s_range": (32.0, 256.0),
+        "decode_tokens_per_s": 11.0,
+        "decode_tokens_per_s_range": (8.0, 14.0),
+    }
+    assert runs.tokens == [(64, 2)] + 5 * [(64, 8)]

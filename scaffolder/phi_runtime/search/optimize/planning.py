@@ -34,7 +34,7 @@ from phi_runtime.search.optimize.task import CandidateSettings
 
 FOLDER = "optimize"
 TOKENS = 2048
-_FORM = 2  # of the measurements; figures of another form cannot be compared
+_FORM = 3  # of the measurements; figures of another form cannot be compared
 _SIZE_TOLERANCE = 1.05  # the expected size is exact to some percent
 
 

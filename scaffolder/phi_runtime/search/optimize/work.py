@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,19 +16,15 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import data_context
 from phi_runtime.evaluation.comparison import evaluate
 from phi_runtime.evaluation.metrics import headline
-from phi_runtime.evaluation.worker import measure_speed
+from phi_runtime.evaluation.worker import ModelTask, work_apart
 from phi_runtime.hardware.device import pick_device
-from phi_runtime.hardware.machine import gpus
-from phi_runtime.hardware.process_memory import peak_of_process_bytes
-from phi_runtime.inference.loading import open_generator
+from phi_runtime.inference.loading import context_length
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.artifact import make_stage
 from phi_runtime.pipeline.graph import ModelGraph, existing_models
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.optimize.task import ONNX, CandidateSettings, CandidateTask
-
-_ANY_TOKEN = 5
 
 
 def execute(settings: CandidateSettings, task: CandidateTask, emit: Emit) -> dict[str, Any]:
@@ -78,25 +74,22 @@ def _measure(job: _Job) -> dict[str, Any]:
     assert manifest is not None
     base = job.source.base or job.source
     ref = ModelRef(job.task.model, "onnx", manifest.content, base, job.source.trust_remote_code)
-    used_before = _gpu_bytes(job)
-    generator = open_generator(ref)
-    # A prompt that fills the context needs weights, key-value cache and activations; nothing else is loaded yet.
-    tokens = min(job.settings.tokens, generator.context_length)
-    generator.completion_losses([([_ANY_TOKEN] * (tokens - 1), [_ANY_TOKEN])], 1)
-    peak = peak_of_process_bytes() if used_before is None else (_gpu_bytes(job) or 0) - used_before
-    figures: dict[str, Any] = {"peak_memory_mb": round(peak / 1e6, 1) if peak else None, "context_tokens": tokens}
-    if job.settings.training is None:
-        return figures | measure_speed(generator)
-    del generator
-    gc.collect()
-    return figures | _evaluate(job, ref, "cpu")
+    context_tokens = min(job.settings.tokens, context_length(ref))
+    figures: dict[str, Any] = {"context_tokens": context_tokens}
+    if job.settings.training is not None:
+        return figures | _evaluate(job, ref, "cpu", context_tokens)
+    task = ModelTask(job.task.name, ref, context_tokens=context_tokens)
+    results = work_apart(task, job.task.folder / f"{task.name}.log", job.emit)
+    return figures | _performance(asdict(results.performance))
 
 
 def _measure_source(job: _Job) -> dict[str, Any]:
-    return _evaluate(job, job.source, pick_device(job.workflow.host_device))
+    figures = _evaluate(job, job.source, pick_device(job.workflow.host_device))
+    figures.pop("peak_memory_mb", None)  # with a short context, which is not that of the candidates
+    return figures
 
 
-def _evaluate(job: _Job, ref: ModelRef, device: str) -> dict[str, Any]:
+def _evaluate(job: _Job, ref: ModelRef, device: str, context_tokens: int = 0) -> dict[str, Any]:
     """Evaluate one model on the test rows; its answers are kept in the task's folder."""
     training, task = job.settings.training, job.task
     assert training is not None
@@ -109,7 +102,17 @@ def _evaluate(job: _Job, ref: ModelRef, device: str) -> dict[str, Any]:
         if event.event == "warning":
             job.emit(event)
 
-    content = evaluate(job.workflow, training, [(task.name, ref)], place, task.folder, device, emit_warnings, task.name)
+    content = evaluate(
+        job.workflow,
+        training,
+        [(task.name, ref)],
+        place,
+        task.folder,
+        device,
+        emit_warnings,
+        task.name,
+        context_tokens=context_tokens,
+    )
     result: dict[str, Any] = next(iter(content["models"]), {})
     metrics = result.get("metrics") or {}
     metric = headline(content["task"])
@@ -119,12 +122,12 @@ def _evaluate(job: _Job, ref: ModelRef, device: str) -> dict[str, Any]:
         "metric": metric if metrics else "perplexity",
         "score": metrics.get(metric, result.get("perplexity")),
         "perplexity": result.get("perplexity"),
-        "prefill_tokens_per_s": result.get("prefill_tokens_per_s"),
-        "decode_tokens_per_s": result.get("decode_tokens_per_s"),
+        **(_performance(result) if result else {}),
     }
 
 
-def _gpu_bytes(job: _Job) -> int | None:
-    """Return the memory in use on the GPU of the model, in bytes; None on a CPU."""
-    cards = gpus() if job.workflow.execution_provider == "CUDAExecutionProvider" else ()
-    return cards[0].memory_bytes - cards[0].free_bytes if cards else None
+def _performance(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of the speed and memory in `result`; a GPU's memory counts where the model is on one."""
+    peak = result["gpu_memory_bytes"] or result["peak_rss_bytes"]
+    speed = {name: result[name] for name in ("prefill_tokens_per_s", "decode_tokens_per_s")}
+    return {"peak_memory_mb": round(peak / 1e6, 1), **speed}
