@@ -61,9 +61,9 @@ def _means(sheet: Sheet, raters: Sequence[Ratings], rated: Sequence[int]) -> dic
 def _preference(raters: Sequence[Ratings], rated: Sequence[int]) -> dict[str, Any] | None:
     """Return in how many rows most raters prefer the second model, and the sign test over the rows that are no ties."""
     votes = [
-        sum(said)
+        sum(preferences)
         for row in rated
-        if (said := [r.preference for rater in raters if (r := rater.get(row)) and r.preference is not None])
+        if (preferences := [r.preference for rater in raters if (r := rater.get(row)) and r.preference is not None])
     ]
     if not votes:
         return None
