@@ -23,7 +23,8 @@ class ReportPage:
 
     def __init__(self, browser: Any, path: Path) -> None:
         self.browser, self.url = browser, path.as_uri()
-        self.requests()  # those of the empty tab
+        browser.get("about:blank")
+        self.requests()  # those of the first tab
         self.show()
 
     def show(self, size: tuple[int, int] = SCREEN, media: Media = "screen") -> None:

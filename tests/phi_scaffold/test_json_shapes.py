@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -113,6 +114,20 @@ def test_a_command_of_a_project(project: ProjectFolder, cli: Cli, title: str, ar
     result = cli(*arguments, "--json", "--project", project.root)
     assert result.code == 0, result.err
     documented(title).check(result.json)
+
+
+def test_ratings(project: ProjectFolder, cli: Cli, tmp_path: Path) -> None:
+    sheet = tmp_path / "rate.csv"
+    drawn = cli("report", "--sheet", sheet, "--json", "--project", project.root)
+    assert drawn.code == 0, drawn.err
+    documented("`report --sheet --json`").check(drawn.json)
+    rows = list(csv.reader(sheet.read_text(encoding="utf-8-sig").splitlines()))
+    rated = [[*row[:-4], "5", str(1 + i % 3), "", ""] for i, row in enumerate(rows[1:])]
+    with sheet.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([rows[0], *rated])
+    result = cli("report", "--json", "--project", project.root, "--ratings", sheet, sheet)
+    assert result.code == 0, result.err
+    documented("`report --ratings --json`").check(result.json)
 
 
 def test_a_turn_of_a_chat(project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

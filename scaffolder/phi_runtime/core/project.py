@@ -14,6 +14,7 @@ from phi_runtime.core.trust import is_own
 CONFIG = Path("fine-tuning/olive-config.json")
 _CONFIG_FOLDERS = (CONFIG.parent.name, "finetuning")  # the second in projects of AI Toolkit
 GEN_MODEL = "gen-model"
+RATINGS = "ratings"
 RESERVED = (
     "adapter",
     "input_adapter",
@@ -21,6 +22,7 @@ RESERVED = (
     "onnx",
     "evaluation",
     "runs",
+    RATINGS,
     "sweep",
     "optimize",
     "olive",

@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from phi_runtime.core.errors import UsageError
 from phi_scaffold.cli.options import MODEL, Flags, accepts
 
 
 @accepts("on", "data", *MODEL)
 def report(
     flags: Flags,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="With --ratings: filled sheets, one of each rater.")
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead, write a CSV sheet on which people rate two models, unnamed."),
+    ] = None,
+    between: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="MODEL MODEL", help="With --sheet: the models. Default: the last two of the comparison."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="With --sheet: rows, at most; those that differ come first.")] = 60,
+    ratings: Annotated[
+        bool, typer.Option("--ratings", help="Instead, evaluate sheets that people have filled in.")
+    ] = False,
 ) -> None:
     """Write the last run as one HTML page: verdict, models, losses, errors, slices, data, and how to repeat it.
 
     Example: phi-scaffold report --open
     """
     from phi_runtime.pipeline.load import load_workflow
+    from phi_runtime.report.project_facts import read_project
+    from phi_runtime.report.rating_files import evaluate_files, write_sheet
     from phi_runtime.report.write import write_report
+    from phi_scaffold.show import rating as show_ratings
     from phi_scaffold.show import report as show
 
+    files = [file.absolute() for file in files or ()]
+    if bool(files) != ratings:
+        fix = "phi-scaffold report --ratings FILE FILE …"
+        raise UsageError("--ratings needs filled sheets" if ratings else "a filled sheet needs --ratings", fix=fix)
+    sheet = sheet.absolute() if sheet else None
     project = flags.enter_project()
+    if ratings:
+        show_ratings.ratings(evaluate_files(project, files), as_json=flags.as_json)
+        return
     workflow = load_workflow(project.config, flags.overrides())
+    if sheet:
+        drawn = write_sheet(project, read_project(workflow, project), sheet, between, rows)
+        show_ratings.sheet(drawn, sheet, as_json=flags.as_json)
+        return
     path, content = write_report(workflow, project)
     show.report(path, content, project, as_json=flags.as_json, open_it=open_it)

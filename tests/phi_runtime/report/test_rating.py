@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phi_runtime.core.errors import DataError
+from phi_runtime.core.errors import Conflict, DataError, UsageError
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.evaluation.row_results import Measured, RowResult
 from phi_runtime.report.rating import _coincidences, _pairs, evaluate_ratings, ordinal_alpha, weighted_kappa
+from phi_runtime.report.rating_files import evaluate_files, write_sheet
 from phi_runtime.report.rating_sheet import Rating, Sheet, SheetRow, as_csv, draw_sheet, read_ratings, sheet_id
+from tests.phi_runtime.report.cases import project_of, rows_of, training_of
 
 MODELS = ("merged", "onnx-int4")
 
@@ -124,6 +127,50 @@ def test_another_table_is_not_a_sheet(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("name,value\nx,1\n", encoding="utf-8")
     with pytest.raises(DataError, match="not one sheet"):
         sheet_id(tmp_path / "a.csv")
+
+
+# -- files --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sheet_is_evaluated_with_the_key_that_stayed_in_the_project(tmp_path: Path) -> None:
+    project = ProjectFolder(tmp_path, tmp_path / "fine-tuning" / "olive-config.json")
+    answers = {"base": ["no"] * 4, "merged": ["no", "yes", "yes", "yes"], "onnx-int4": ["yes"] * 4}
+    rows = rows_of("classification", answers, ["yes"] * 4)
+    facts = project_of(training_of("classification", rows))
+    sheet = write_sheet(project, facts, tmp_path / "rate.csv", None, 60)
+    assert (sheet.models, sheet.differing, sheet.total) == (MODELS, 1, 4)
+    with pytest.raises(Conflict):
+        write_sheet(project, facts, tmp_path / "rate.csv", None, 60)
+    with (tmp_path / "rate.csv").open(encoding="utf-8-sig", newline="") as file:
+        filled_in = [
+            {**row, "better": "A" if row["answer B"] == "no" else "B" if row["answer A"] == "no" else "tie"}
+            for row in csv.DictReader(file)
+        ]
+    for name in ("a", "b"):
+        with (tmp_path / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, filled_in[0])
+            writer.writeheader()
+            writer.writerows(filled_in)
+    result = evaluate_files(project, [tmp_path / "a.csv", tmp_path / "b.csv"])
+    preference = result["preference"]
+    assert (preference["wins"], preference["losses"], preference["ties"]) == (1, 0, 3)
+    assert (result["agreement"]["alpha"], result["agreement"]["kappa"]) == (1, 1)
+    with pytest.raises(DataError, match="no row is rated"):
+        evaluate_files(project, [tmp_path / "rate.csv"])
+    (project.gen_model / "ratings" / f"{sheet.id}.json").unlink()
+    with pytest.raises(DataError, match="the key of the sheet is missing"):
+        evaluate_files(project, [tmp_path / "a.csv"])
+
+
+def test_models_that_are_not_compared_are_refused(tmp_path: Path) -> None:
+    project = ProjectFolder(tmp_path, tmp_path / "fine-tuning" / "olive-config.json")
+    rows = rows_of("classification", {"base": ["no"], "merged": ["yes"]}, ["yes"])
+    facts = project_of(training_of("classification", rows))
+    for models in (("base", "onnx"), ("base", "base")):
+        with pytest.raises(UsageError):
+            write_sheet(project, facts, tmp_path / "rate.csv", models, 60)
+    with pytest.raises(DataError, match="no comparison"):
+        write_sheet(project, project_of(), tmp_path / "rate.csv", None, 60)
 
 
 # -- figures ------------------------------------------------------------------------------------------------------------------

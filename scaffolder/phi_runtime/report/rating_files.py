@@ -1,0 +1,78 @@
+"""Sheets of ratings and their keys as files: a sheet goes to the raters, its key stays in gen-model/ratings/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from phi_runtime.core.artifacts import read_json, write_json, write_text
+from phi_runtime.core.errors import Conflict, DataError, Location, UsageError
+from phi_runtime.core.project import RATINGS, ProjectFolder
+from phi_runtime.report.project_facts import ProjectFacts, TrainingFacts
+from phi_runtime.report.rating import evaluate_ratings
+from phi_runtime.report.rating_sheet import Sheet, as_csv, draw_sheet, read_ratings, sheet_id
+
+
+def write_sheet(
+    project: ProjectFolder, facts: ProjectFacts, path: Path, models: tuple[str, str] | None, count: int
+) -> Sheet:
+    """Write a sheet of at most `count` rows to `path`, and its key.
+
+    Args:
+        models: Names of the models to compare; None: the last two of the comparison.
+
+    Raises:
+        PhiError: There is no comparison of such models.
+    """
+    if path.exists():
+        raise Conflict("the file exists and may be filled in", where=Location(path), fix="choose another name")
+    training, models = _compared(facts, models)
+    sheet = draw_sheet(training.rows, models, count)
+    key = _key(project, sheet.id)
+    key.parent.mkdir(parents=True, exist_ok=True)
+    write_json(key, sheet.as_dict())
+    write_text(path, f"\ufeff{as_csv(sheet)}")  # with the mark, Excel reads UTF-8
+    return sheet
+
+
+def _compared(facts: ProjectFacts, models: tuple[str, str] | None) -> tuple[TrainingFacts, tuple[str, str]]:
+    measured = [training for training in facts.trainings if training.rows and training.evaluation]
+    if not measured:
+        raise DataError("no comparison of models exists", fix="run `phi-scaffold evaluate`")
+    for training in measured:
+        names = [model["name"] for model in (training.evaluation or {})["models"]]
+        if models is None and len(names) >= 2:
+            return training, (names[-2], names[-1])
+        if models is not None and set(models) <= set(training.rows[0].models) and models[0] != models[1]:
+            return training, models
+    compared = ", ".join(f"`{name}`" for training in measured for name in training.rows[0].models)
+    raise UsageError("the comparison does not have two such models", fix=f"name two of {compared}")
+
+
+def evaluate_files(project: ProjectFolder, paths: Sequence[Path]) -> dict[str, Any]:
+    """Return what the people say who have filled in the sheets at `paths`, one file each.
+
+    Raises:
+        DataError: A file is not a sheet of this project, a cell is not a rating, or nothing is rated.
+    """
+    ids = {path: sheet_id(path) for path in paths}
+    first = ids[paths[0]]
+    if other := next((path for path in paths if ids[path] != first), None):
+        raise DataError(f"the sheet is not that of {paths[0]}", where=Location(other), fix="evaluate each sheet alone")
+    try:
+        sheet = Sheet.from_dict(read_json(_key(project, first)))
+    except (OSError, ValueError, KeyError, TypeError):
+        key = project.shown(_key(project, first))
+        fix = f"restore {key}, or draw a new sheet with `phi-scaffold report --sheet FILE`"
+        raise DataError("the key of the sheet is missing", where=Location(paths[0]), fix=fix) from None
+    raters = [read_ratings(path, sheet) for path in paths]
+    if empty := next((path for path, ratings in zip(paths, raters, strict=True) if not ratings), None):
+        raise DataError("no row is rated", where=Location(empty), fix="fill in `rating A` and `rating B`, or `better`")
+    return evaluate_ratings(sheet, raters)
+
+
+def _key(project: ProjectFolder, sheet: str) -> Path:
+    if not sheet.isalnum():
+        raise DataError("the id of the sheet is not valid", fix="keep the column `sheet`")
+    return project.gen_model / RATINGS / f"{sheet}.json"
