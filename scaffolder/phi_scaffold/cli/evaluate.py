@@ -28,6 +28,7 @@ def evaluate(
     from phi_runtime.report.finish import finish_run
     from phi_runtime.report.verdict import judge_trainings, with_verdicts
     from phi_scaffold.show import progress as show_progress
+    from phi_scaffold.show import report as show_report
     from phi_scaffold.show import run as show
     from phi_scaffold.show import verdict as show_verdict
 
@@ -37,10 +38,11 @@ def evaluate(
     only = stages_that_measure(model, workflow, project)
     with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
         outcome = run_workflow(project, emit, only=only, config=config)
-        finish_run(project, workflow, outcome, emit)
+        report = finish_run(project, workflow, outcome, emit)
     judged = judge_trainings(project, workflow, outcome.evaluation)
     if flags.as_json:
         print(json.dumps(with_verdicts(outcome.evaluation, judged)))
     elif outcome.evaluation:
         show.comparisons(outcome.evaluation)
         show_verdict.verdicts(judged)
+        show_report.report_of_run(report, project)

@@ -77,13 +77,15 @@ def run_stages(
 
     config = load_config(project.config, flags.overrides())
     judged: dict[str, Verdict] = {}
+    report: Path | None = None
 
     with show_progress.display(as_json=flags.as_json, quiet=flags.quiet) as emit:
 
         def conclude(outcome: Outcome) -> dict[str, Any]:
+            nonlocal report
             workflow = config.require_valid()
             judged.update(judge_trainings(project, workflow, outcome.evaluation, outcome.done))
-            finish_run(project, workflow, outcome, emit)
+            report = finish_run(project, workflow, outcome, emit)
             return as_json(judged)
 
         outcome = run_workflow(
@@ -91,8 +93,7 @@ def run_stages(
         )
     if not flags.as_json:
         show.outcome(outcome, project, judged)
-    if outcome.done:
-        show_report.report_of_run(config.require_valid(), project, as_json=flags.as_json)
+        show_report.report_of_run(report, project)
 
 
 def _dry_run(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from phi_scaffold.show.terminal import note
 
 if TYPE_CHECKING:
-    from phi_runtime.config.schema import Workflow
     from phi_runtime.core.project import ProjectFolder
 
 
@@ -26,17 +25,10 @@ def report(path: Path, content: dict[str, Any], project: ProjectFolder, *, as_js
         note(f"no browser was found; open {path}")
 
 
-def report_of_run(workflow: Workflow, project: ProjectFolder, *, as_json: bool) -> None:
-    """Write the report at the end of a run and print its path; a failure is a warning, since the run has succeeded."""
-    from phi_runtime.report.write import write_report
-
-    try:
-        path, _ = write_report(workflow, project)
-    except Exception as e:  # the models are there, whatever is wrong with the report
-        note(f"warning: the report cannot be written: {e}")
-    else:
-        if not as_json:
-            print(f"Report: {project.shown(path)}; `phi-scaffold report --open` shows it")
+def report_of_run(path: Path | None, project: ProjectFolder) -> None:
+    """Print the path of the report that a run has written."""
+    if path is not None:
+        print(f"Report: {project.shown(path)}; `phi-scaffold report --open` shows it")
 
 
 def _open(path: Path) -> bool:

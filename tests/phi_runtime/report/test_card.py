@@ -25,10 +25,10 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.signed_text import is_edited, signed
 from phi_runtime.pipeline.engine import Outcome
 from phi_runtime.pipeline.load import load_config, load_workflow
+from phi_runtime.report import finish
 from phi_runtime.report.card import BaseModel, CardModel, model_card
 from phi_runtime.report.cards import base_model, write_cards
 from phi_runtime.report.facts import Facts
-from phi_runtime.report.finish import finish_run
 from tests.conftest import Listener, MakeProject, edit_config, states
 
 HUB_FACTS = {"source": "hub:org/tiny", "commit": "c1", "license": "MIT"}
@@ -265,7 +265,7 @@ def test_an_edited_card_moves_to_the_next_artifact_and_a_generated_one_does_not(
 def finished(project: ProjectFolder) -> list[str]:
     listener = Listener()
     outcome = Outcome(("merge",), (), None, None)
-    finish_run(project, load_workflow(project.config), outcome, listener)
+    finish.finish_run(project, load_workflow(project.config), outcome, listener)
     return [event["message"] for event in listener.of("warning")]
 
 
@@ -281,6 +281,20 @@ def test_cards_leave_stages_cached_and_a_second_time_nothing_changes(trained_pro
     for card in cards:
         assert str(project.root) not in card.read_text()
         assert ModelCard.load(card).data.library_name in ("peft", "transformers")
+
+
+def test_a_description_that_cannot_be_written_is_a_warning(
+    trained_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no")
+
+    project = trained_project(until="merge")
+    monkeypatch.setattr(finish, "write_cards", fail)
+    assert len(finished(project)) == 1
+    assert (project.gen_model / "report.html").is_file()
+    monkeypatch.setattr(finish, "write_report", fail)
+    assert len(finished(project)) == 2
 
 
 def test_an_edited_card_is_kept_and_a_stale_model_gets_none(trained_project: MakeProject) -> None:
