@@ -36,6 +36,12 @@ _FORMS = 20  # data files whose form is examined
 _LONGEST_LABEL = 80  # characters
 
 
+def report_file(workflow: Workflow, training: str) -> str:
+    """Return the name, in the record of a run, of the report on the data of the pass `training`."""
+    first = next(iter(workflow.trainings), training)
+    return FILE if training == first else f"data_report-{training}.json"
+
+
 def examine(workflow: Workflow, training: FinetunePass, context: DataContext, emit: Emit) -> dict[str, Any]:
     """Return the report on the data that `training` reads; bad rows are counted.
 

@@ -13,7 +13,7 @@ from phi_runtime.config.schema import FinetunePass, Workflow
 from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
 from phi_runtime.core.artifacts import read_json, read_manifest
 from phi_runtime.core.project import CONFIG, ProjectFolder
-from phi_runtime.data.report import FILE as DATA_REPORT
+from phi_runtime.data.report import report_file
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.evaluation.row_results import ROWS, RowResult, read_rows
 from phi_runtime.evaluation.summary import DERIVED, UNTRAINED
@@ -111,14 +111,14 @@ def read_facts(
         project.shown(project.config),
         evaluation or {},
         rows,
-        _data_report(project.runs, counts),
+        _data_report(project.runs, report_file(workflow, training), counts),
         counts,
     )
 
 
-def _data_report(runs: Path, counts: Mapping[str, Any]) -> dict[str, Any]:
+def _data_report(runs: Path, name: str, counts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the newest data report with the rows that the training had; empty if there is none."""
-    for file in sorted(runs.glob(f"*/{DATA_REPORT}"), reverse=True):
+    for file in sorted(runs.glob(f"*/{name}"), reverse=True):
         with suppress(OSError, ValueError, KeyError, TypeError):
             report: dict[str, Any] = read_json(file)
             splits = report["splits"]

@@ -132,7 +132,7 @@ def _truncated(facts: Facts) -> Iterator[Diagnosis]:
     trained = facts.trained
     if trained is None or not facts.rows:
         return
-    cut = sum(getattr(row.models[trained["name"]], "finish", None) == "length" for row in facts.rows)
+    cut = sum(getattr(row.models[trained["name"]], "finish_reason", None) == "length" for row in facts.rows)
     rows = len(facts.rows)
     if cut < MUCH * rows:
         return
@@ -155,9 +155,9 @@ def _few_test_rows(facts: Facts) -> Iterator[Diagnosis]:
         ("test_data_config", "test_dataset_size") if side == "test" else ("eval_data_config", "eval_dataset_size")
     )
     every = rows + (facts.counts.get("rows") or 0)
-    size = value_at(facts.workflow, f"passes.{facts.training}.{key}")
-    larger = 0.2 if every >= FEW_TRAINING_ROWS else 0.3
-    if facts.step and not getattr(facts.step, own) and (size or 0) < larger:
+    size = value_at(facts.workflow, f"passes.{facts.training}.{key}") or 0
+    larger = 0.2 if every >= 10 * FEW_TRAINING_ROWS else 0.3
+    if facts.step and not getattr(facts.step, own) and (size if size < 1 else size / every) < larger:
         changes.append(Change({f"passes.{facts.training}.{key}": larger}))
     action = f"add {side} rows: 100 or more are needed to see a difference of 10 points"
     yield _finding(facts, "too few test rows", evidence, "check", action, changes, file=_rows_file(facts))
@@ -295,7 +295,11 @@ def _doubtful(facts: Facts) -> Iterator[Diagnosis]:
     if trained is None or facts.metric != "accuracy" or not facts.rows:
         return
     baselines = [b["name"] for b in facts.evaluation["baselines"] if not b["name"].startswith("majority")]
-    doubtful = [row for row in facts.rows if _is_doubtful(row, trained["name"], baselines)]
+    right, total = _right_by_label(facts.rows, trained["name"])
+    learned = {label for label, n in total.items() if 2 * right[label] > n}
+    doubtful = [
+        row for row in facts.rows if str(row.reference) in learned and _is_doubtful(row, trained["name"], baselines)
+    ]
     rows = len(facts.rows)
     if len(doubtful) < max(_DOUBTFUL, MUCH * rows):
         return
@@ -307,6 +311,15 @@ def _doubtful(facts: Facts) -> Iterator[Diagnosis]:
     )
     action = "check these labels, and those of the training rows; `phi-scaffold report` lists them"
     yield _finding(facts, "doubtful labels", evidence, "check", action, file=_rows_file(facts))
+
+
+def _right_by_label(rows: Iterable[RowResult], model: str) -> tuple[Counter[str], Counter[str]]:
+    """Return the right answers of a model, and the rows, by label."""
+    right, total = Counter[str](), Counter[str]()
+    for row in rows:
+        total[str(row.reference)] += 1
+        right[str(row.reference)] += row.models[model].answer == row.reference
+    return right, total
 
 
 def _is_doubtful(row: RowResult, model: str, baselines: Iterable[str]) -> bool:
@@ -322,8 +335,7 @@ def _imbalance(facts: Facts) -> Iterator[Diagnosis]:
     labels: dict[str, int] = (data or {}).get("labels") or {}
     if trained is None or facts.metric != "accuracy" or not facts.rows or len(labels) < 2 or not data:
         return
-    total = Counter(str(row.reference) for row in facts.rows)
-    right = Counter(str(row.reference) for row in facts.rows if row.models[trained["name"]].answer == row.reference)
+    right, total = _right_by_label(facts.rows, trained["name"])
     every, all_rows = sum(labels.values()), len(facts.rows)
     intervals = {label: wilson(right[label], n) for label, n in total.items() if n >= _ROWS_OF_A_LABEL}
     rare = [label for label in intervals if labels.get(label, 0) < every / len(labels) / 2]

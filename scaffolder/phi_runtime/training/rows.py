@@ -14,8 +14,7 @@ from phi_runtime.core.artifacts import write_json
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import Dataset, load_dataset
-from phi_runtime.data.report import FILE as REPORT
-from phi_runtime.data.report import report
+from phi_runtime.data.report import report, report_file
 from phi_runtime.inference.transformers import stop_ids
 from phi_runtime.training.process_group import is_main_process, rank
 
@@ -90,7 +89,7 @@ def _report(context: FinetuneContext, data: TrainingData) -> None:
     training, validation = data.training, data.validation
     data_report = report(data.dataset, {"training": training, "validation": validation}, context.project)
     if context.record:
-        write_json(context.record / REPORT, data_report)
+        write_json(context.record / report_file(context.workflow, context.name), data_report)
     warnings = list(data_report["warnings"])
     if training.endless:
         warnings.append(
