@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from phi_runtime.inference.generator import (
     TokenPair,
     unknown_adapter,
 )
+from phi_runtime.inference.guides import require_bounded, require_short
 from phi_runtime.inference.sequences import SequenceCache
 from phi_runtime.inference.stored_tokenizer import open_tokenizer
 from phi_runtime.inference.streaming import StreamedAnswer, check_context_length
@@ -80,6 +82,31 @@ class OnnxSequence:
         token = int(self.generator.get_next_tokens()[0])
         self.ids.append(token)
         return token
+
+
+class GuidedSequence(OnnxSequence):
+    """A sequence whose tokens a guide limits; some guides show only while they are followed that they are too complex."""
+
+    def __init__(self, sequence: OnnxSequence, guide: Guide) -> None:
+        super().__init__(sequence.generator, sequence.capacity, sequence.adapter)
+        self.guide = guide
+
+    def prefill(self, ids: Sequence[int]) -> None:
+        with self._explained():
+            super().prefill(ids)
+
+    def step(self, logits: np.ndarray | None = None) -> int:
+        with self._explained():
+            return super().step(logits)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as e:
+            if "Parser Error" not in str(e):
+                raise
+            raise _invalid_guide(self.guide, e) from None
 
 
 class OnnxGenerator:
@@ -206,14 +233,17 @@ class OnnxGenerator:
                 options["random_seed"] = sampling.seed % 2**31
         parameters = self.og.GeneratorParams(self.model)
         parameters.set_search_options(**options)
-        parameters.set_guidance(*self._guidance(sampling.guide))
+        guidance = self._guidance(sampling.guide)
         try:
-            return self._start(parameters, options["max_length"], adapter)
-        except RuntimeError as e:
+            parameters.set_guidance(*guidance)
+            sequence = self._start(parameters, options["max_length"], adapter)
+        except (RuntimeError, UnicodeEncodeError) as e:
             raise _invalid_guide(sampling.guide, e) from None
+        return GuidedSequence(sequence, sampling.guide)
 
     def _guidance(self, guide: Guide) -> tuple[str, str]:
         """Return the guide in the runtime's terms. Raises InvalidGuide."""
+        require_short(guide.text)
         if guide.kind == "json_schema":
             return "json_schema", _schema_guidance(guide.text)
         if guide.kind == "regex":
@@ -350,6 +380,7 @@ def _schema_guidance(text: str) -> str:
         schema = json.loads(text)
     except ValueError as e:
         raise InvalidGuide(f"the JSON schema is not valid JSON: {e}", fix="fix the JSON") from None
+    require_bounded(schema)
     if isinstance(schema, dict):
         schema = {"x-guidance": {"whitespace_flexible": False}, **schema}
     elif not isinstance(schema, bool):
@@ -359,7 +390,9 @@ def _schema_guidance(text: str) -> str:
 
 def _invalid_guide(guide: Guide, error: Exception) -> InvalidGuide:
     kind = "regular expression" if guide.kind == "regex" else "JSON schema"
-    reason = str(error).removeprefix("Error creating grammar: ")
+    reason = str(error).removeprefix("Error creating grammar: ").removeprefix("Error committing tokens: ")
+    if isinstance(error, UnicodeEncodeError):
+        reason = "it has half of a surrogate pair, which is no character"
     if guide.kind == "lark":  # without the place in the grammar
         reason = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", reason).partition("\n")[0]
     reason = " ".join(reason.split())

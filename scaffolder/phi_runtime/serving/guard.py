@@ -63,6 +63,10 @@ class Guard:
     def _admit(self, scope: Scope) -> None:
         """Raise ApiError unless the request may pass."""
         headers = dict(scope["headers"])
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            # A proxy in front may end the body elsewhere, and take the rest for another request (RFC 9112, 6.1).
+            what = "a request has Content-Length or Transfer-Encoding, not both"
+            raise ApiError(400, what, headers={"Connection": "close"})
         if self.key is None:
             host = headers.get(b"host", b"").decode("latin-1")
             name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

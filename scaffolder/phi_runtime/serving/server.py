@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -16,6 +17,7 @@ from phi_runtime.core.errors import Conflict, UsageError
 from phi_runtime.core.events import Emit
 from phi_runtime.serving.answering import AdmissionQueue
 from phi_runtime.serving.app import ServingLimits, build_app
+from phi_runtime.serving.connections import KEEP_ALIVE_S, BoundedProtocol, FaultReport, connection_limit
 from phi_runtime.serving.engine import KEY, Engine
 from phi_runtime.serving.guard import is_loopback
 from phi_runtime.serving.metrics import Metrics
@@ -143,6 +145,7 @@ async def _serve(
 ) -> int | None:
     """Return the signal that ended the server."""
     limits = settings.limits
+    asyncio.get_running_loop().set_exception_handler(FaultReport(emit))
     engine = Engine(settings.load, emit, lambda: on_ready(Ready(_url(listener), list(engine.models))))
     queue = AdmissionQueue(engine, Metrics(), limits.parallel + limits.queue, limits.timeout_s, emit)
     shutdown = _Shutdown(engine, queue, limits.stop_s)
@@ -153,7 +156,8 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=75,  # longer than clients keep a connection, so that they never use one that has just been closed
+        http=partial(BoundedProtocol, limit=connection_limit()),
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=5,
     )
     server = shutdown.server = _Server(config, shutdown.on_signal)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.inference.generator import Guide
+from phi_runtime.inference.generator import Guide, InvalidGuide
+from phi_runtime.inference.guides import require_bounded
 from phi_runtime.serving.errors import invalid
 from phi_runtime.serving.fields import check_keys
 from phi_runtime.serving.messages import NO_TOOLS, check_text
@@ -50,13 +51,17 @@ class Tools:
         return ToolCallParser(self.call_format, self.names, self.limit)
 
     def guide(self) -> Guide | None:
-        """Return the constraint on the answer; None if it may be anything."""
+        """Return the constraint on the answer; None if it may be anything. Raises ApiError if it is too large."""
         if not self.must_call and not self.strict:
             return None
         grammar = _Grammar(self.call_format)
         called = [
             tool["function"] for tool in self.definitions if tool["function"]["name"] in (self.must_call or self.names)
         ]
+        try:
+            require_bounded([function.get("parameters") for function in called])
+        except InvalidGuide as e:
+            raise invalid(f"{e.what}: {e.fix}", "tools", "invalid_schema") from None
         call = " | ".join(grammar.call(number, function) for number, function in enumerate(called))
         opener, separator = grammar.text(self.call_format.opener), self.call_format.separator
         more = "" if self.must_call or self.limit or separator is None else f"({grammar.text(separator)} call)*"

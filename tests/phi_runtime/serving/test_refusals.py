@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type":
 def still_answers(server: Server) -> bool:
     given: dict[str, Any] = {"model": "onnx", "messages": HELLO, "max_tokens": 2}
     return bool(server.client.chat.completions.create(**given).id)
+
+
+def of(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,19 @@ def still_answers(server: Server) -> bool:
         ({"response_format": {"type": "xml"}}, "response_format.type", None),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema", None),
         ({"response_format": SCHEMA}, "response_format", "invalid_schema"),
+        ({"response_format": of({"type": "array", "maxItems": 20_000_000})}, "response_format", "invalid_schema"),
+        ({"response_format": of({"type": "array", "minItems": 1e8})}, "response_format", "invalid_schema"),
+        ({"response_format": of({"enum": ["\ud800"]})}, "response_format.json_schema.schema", None),
+        (
+            {
+                "response_format": of(
+                    {"anyOf": [{"type": "object", "properties": {f"p{i}": {"enum": [i]}}} for i in range(3000)]}
+                )
+            },
+            "response_format",
+            "invalid_schema",
+        ),
+        ({"response_format": of({"enum": ["x" * 300_000]})}, "response_format", "invalid_schema"),
         ({"guided_regex": "(("}, "guided_regex", "invalid_schema"),
         ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "guided_regex", None),
         ({"guided_regex": "a", "model": "base"}, "guided_regex", "unsupported_parameter"),
@@ -144,6 +162,21 @@ def test_a_body_of_10_mb_is_too_large(server: Server, chunked: bool) -> None:
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
     assert still_answers(server)
+
+
+def test_a_body_with_two_lengths_is_refused(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").removesuffix("/v1").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX"
+        )
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_health_answers_a_head_request(server: Server) -> None:
+    assert httpx.head(server.url.removesuffix("/v1") + "/health").status_code == 200
 
 
 def test_unknown_paths_and_methods(server: Server) -> None:
