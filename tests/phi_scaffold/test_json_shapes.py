@@ -88,6 +88,14 @@ def test_events_of_a_run(ran: tuple[ProjectFolder, Listener], event: str) -> Non
     shape.check(*events)
 
 
+def test_the_verdict_is_the_same_at_the_end_of_run_and_of_evaluate(project: ProjectFolder, cli: Cli) -> None:
+    finished = cli("run", "--json", "--project", project.root).events[-1]
+    documented("`run --json`: `run-finished`").check(finished)
+    evaluation = cli("evaluate", "--json", "--project", project.root).json
+    assert finished["verdict"] == evaluation["verdict"] == finished["trainings"][0]["verdict"]
+    assert finished["verdict"]["findings"]  # twelve test rows
+
+
 def test_an_error_of_a_run(project: ProjectFolder, cli: Cli) -> None:
     result = cli("run", "nowhere", "--json", "--project", project.root)
     documented("`--json` with an error").check(json.loads(result.out.splitlines()[-1]))

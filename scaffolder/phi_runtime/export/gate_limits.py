@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from phi_runtime.config.schema.export import (
     GATE_MAX_KL,
@@ -103,26 +105,47 @@ def _is_shown(found: Comparison) -> bool:
     return interval is not None and interval.high < 0
 
 
-def better_setting(step: ExportPass, provider: str) -> str:
-    """Return the next more accurate setting or precision that `provider` runs, as advice."""
+class MoreExact(NamedTuple):
+    """New values of an export pass, by dotted key, that round less, and their purpose."""
+
+    values: dict[str, Any]
+    purpose: str
+
+
+def more_exact(step: ExportPass, provider: str) -> Iterator[MoreExact]:
+    """Yield the changes that make an export more accurate and that `provider` runs, the cheapest first.
+
+    None of them is made already.
+    """
     mixed = {"last_matmul", "mixed_layers"} <= set(step.other_bits)
     if step.precision == "int4" and provider == "DmlExecutionProvider" and not mixed:  # whose builder is older
-        return 'keep the most sensitive weights in 8 bits: "int4_algo_config": "k_quant_mixed"'
+        yield MoreExact({"int4_algo_config": "k_quant_mixed"}, "keep the most sensitive weights in 8 bits")
     if step.precision == "int4" and provider != "DmlExecutionProvider":
-        changes = []
+        values: dict[str, Any] = {}
         if step.int4_algo_config not in (None, "default", "k_quant"):
-            changes.append('"int4_algo_config": null')
-        if not mixed:
-            changes.append('"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}')
-        if changes:
-            what = "use the builder's default rounding" if mixed else "keep the most sensitive weights in 8 bits"
-            return f"{what}: {' and '.join(changes)}"
+            values["int4_algo_config"] = None
+        if not mixed or (values and not step.extra_options.matmul_mixed_precision):
+            values["extra_options.matmul_mixed_precision"] = "last_matmul:int8,mixed_layers:int8"
+        if values:
+            purpose = "use the builder's default rounding" if mixed else "keep the most sensitive weights in 8 bits"
+            yield MoreExact(values, purpose)
     if step.precision == "int4" and step.int4_block_size not in (16, None):
-        return 'let fewer weights share a scale: "int4_block_size": 16'
+        yield MoreExact({"int4_block_size": 16}, "let fewer weights share a scale")
     order = ("int4", "int8", "bf16", "fp16", "fp32")
-    better = next(
-        (name for name in order[order.index(step.precision) + 1 :] if name in SUPPORTED_PRECISIONS[provider]), None
-    )
-    if better:
-        return f'use the next higher precision: "precision": "{better}"'
-    return "use the source model through transformers, and report this to onnxruntime-genai"
+    for name in order[order.index(step.precision) + 1 :]:
+        if name in SUPPORTED_PRECISIONS[provider]:
+            yield MoreExact({"precision": name}, "use the next higher precision")
+            return
+
+
+def better_setting(step: ExportPass, provider: str) -> str:
+    """Return the first change of `more_exact` as advice."""
+    change = next(more_exact(step, provider), None)
+    if change is None:
+        return "use the source model through transformers, and report this to onnxruntime-genai"
+    return f"{change.purpose}: {' and '.join(_as_json(key, value) for key, value in change.values.items())}"
+
+
+def _as_json(key: str, value: Any) -> str:
+    outer, _, inner = key.partition(".")
+    return f'"{outer}": {json.dumps({inner: value} if inner else value)}'

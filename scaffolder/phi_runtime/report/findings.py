@@ -13,6 +13,7 @@ from typing import Any, get_args
 from phi_runtime.config.schema import ExportPass
 from phi_runtime.evaluation.intervals import wilson
 from phi_runtime.evaluation.row_results import RowResult
+from phi_runtime.export.gate_limits import more_exact
 from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.report.changes import EVALUATION, Change, as_text, open_changes, value_at
 from phi_runtime.report.facts import Facts
@@ -232,21 +233,15 @@ def _rounding(facts: Facts) -> Iterator[Diagnosis]:
 
 
 def _more_exact(facts: Facts, name: str) -> Iterator[Change]:
-    """Yield settings of the export `name` that round less, the cheapest first."""
+    """Yield changes by which the export `name` loses less, the cheapest first; a higher precision is the last."""
     step = facts.workflow.passes.get(name)
     if not isinstance(step, ExportPass):
         return
-    place, training = f"passes.{name}", facts.workflow.passes.get(facts.training)
-    if step.precision == "int4":
-        mixed = "last_matmul:int8,mixed_layers:int8"
-        if not {"last_matmul", "mixed_layers"} <= set(step.other_bits):
-            yield Change({f"{place}.extra_options.matmul_mixed_precision": mixed})
-        if step.base_algorithm == "rtn":
-            yield Change({f"{place}.int4_algo_config": None})
-        yield Change({f"{place}.int4_block_size": 16})
-        if training is not None and hasattr(training, "int4_aware"):
+    training = facts.workflow.passes.get(facts.training)
+    for change in more_exact(step, facts.workflow.execution_provider):
+        if "precision" in change.values and step.precision == "int4" and hasattr(training, "int4_aware"):
             yield Change({f"passes.{facts.training}.int4_aware": True})
-    yield Change({f"{place}.precision": {"int4": "int8"}.get(step.precision, "fp32")})
+        yield Change({f"passes.{name}.{key}": value for key, value in change.values.items()})
 
 
 def _mostly_wrong(facts: Facts) -> Iterator[Diagnosis]:

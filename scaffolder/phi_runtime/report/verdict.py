@@ -12,7 +12,7 @@ from phi_runtime.report.facts import Facts, Model, read_facts
 from phi_runtime.report.figures import quality, short_quality
 from phi_runtime.report.findings import find
 from phi_runtime.training.diagnosis import Diagnosis
-from phi_runtime.training.diagnosis.problem import Light
+from phi_runtime.training.diagnosis.problem import Light, ProblemKind
 
 SHOWN = 3
 """Findings that are shown; those after them matter less."""
@@ -23,6 +23,14 @@ RULES: dict[Light, str] = {
     "not ready": "no better than a simple baseline or the base model, or an exported model that lost at least 5 points",
 }
 _LEADS: dict[Light, str] = {"ready": "Ready to try", "check": "Check first", "not ready": "Not ready"}
+_IN_DATA: set[ProblemKind] = {  # that `data check` shows with their rows
+    "leakage",
+    "near duplicates",
+    "contradictory labels",
+    "inconsistent labels",
+    "rows too long",
+    "duplicate rows",
+}
 _NOTICEABLE = 1.2  # times faster or slower, smaller or larger
 
 
@@ -145,10 +153,12 @@ def _commands(facts: Facts, light: Light, findings: Sequence[Diagnosis]) -> tupl
     """Return the commands that make sense next."""
     if not facts.measured:
         return () if facts.evaluation else ("phi-scaffold evaluate",)
-    commands = ["phi-scaffold chat", "phi-scaffold serve"] if light != "not ready" else []
     found = {diagnosis.problem for diagnosis in findings}
-    if found & {"leakage", "near duplicates", "contradictory labels", "inconsistent labels", "duplicate rows"}:
-        commands.append("phi-scaffold data check")
-    if (light != "not ready" and not facts.exported) or "loss by rounding" in found:
-        commands.append("phi-scaffold optimize")
-    return tuple(commands)
+    commands = {
+        "phi-scaffold chat": light != "not ready",
+        "phi-scaffold serve": light == "ready",
+        "phi-scaffold data check": bool(found & _IN_DATA),
+        "phi-scaffold optimize": "loss by rounding" in found or (light == "ready" and not facts.exported),
+        "phi-scaffold report --open": True,
+    }
+    return tuple(command for command, makes_sense in commands.items() if makes_sense)

@@ -28,7 +28,7 @@ def report(path: Path, content: dict[str, Any], project: ProjectFolder, *, as_js
 def report_of_run(path: Path | None, project: ProjectFolder) -> None:
     """Print the path of the report that a run has written."""
     if path is not None:
-        print(f"Report: {project.shown(path)}; `phi-scaffold report --open` shows it")
+        print(f"Report: {project.shown(path)}")
 
 
 def _open(path: Path) -> bool:

@@ -244,6 +244,7 @@ BEST = {"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_laye
     [
         ("int4", {}, "CPUExecutionProvider", "matmul_mixed_precision"),
         ("int4", {**BEST, "int4_algo_config": "rtn"}, "CPUExecutionProvider", '"int4_algo_config": null'),
+        ("int4", {"int4_algo_config": "k_quant_mixed"}, "CPUExecutionProvider", "matmul_mixed_precision"),
         ("int4", {}, "DmlExecutionProvider", '"k_quant_mixed"'),
         ("int4", {**BEST, "int4_block_size": 128}, "CPUExecutionProvider", '"int4_block_size": 16'),
         ("int4", BEST, "CPUExecutionProvider", '"int8"'),

@@ -65,7 +65,7 @@ def test_a_good_project_is_ready_and_has_no_finding(build: Build) -> None:
         f"Ready to try: 116 of 120 right (92–99 %); simple baseline {baseline} %; "
         "int4 costs nothing measurable, is 4.7 × smaller"
     )
-    assert verdict.commands[:2] == ("phi-scaffold chat", "phi-scaffold serve")
+    assert verdict.commands == ("phi-scaffold chat", "phi-scaffold serve", "phi-scaffold report --open")
 
 
 def test_overfitting_comes_before_the_missing_gain_that_it_explains(build: Build) -> None:
@@ -161,9 +161,9 @@ def test_a_limit_of_the_training_rows_is_the_first_to_go(build: Build) -> None:
     ("export", "setting", "value"),
     [
         ({}, "extra_options.matmul_mixed_precision", MIXED["matmul_mixed_precision"]),
-        ({"extra_options": MIXED}, "int4_block_size", 16),
-        ({"extra_options": MIXED, "int4_block_size": 16}, "precision", "int8"),
-        ({"int4_algo_config": "k_quant_mixed", "int4_block_size": 16}, "precision", "int8"),
+        ({"extra_options": MIXED, "int4_block_size": 64}, "int4_block_size", 16),
+        ({"extra_options": MIXED}, "precision", "int8"),
+        ({"extra_options": MIXED, "int4_algo_config": "rtn"}, "int4_algo_config", None),
     ],
 )
 def test_a_ruined_int4_model_is_not_ready_and_gets_the_next_remedy(
@@ -176,7 +176,7 @@ def test_a_ruined_int4_model_is_not_ready_and_gets_the_next_remedy(
     verdict = build({"train.jsonl": phrases(600)}, models_of(right(0.97), right(0.5)), **settings)
     assert first(verdict) == ("not ready", "loss by rounding", f"passes.export.{setting}", value, CONFIG)
     assert verdict.findings[0].evidence.startswith("accuracy 97 % (merged), 50 % (onnx-int4); 56 lost, 0 gained of 120")
-    assert verdict.commands == ("phi-scaffold optimize",)
+    assert verdict.commands == ("phi-scaffold optimize", "phi-scaffold report --open")
     assert "int4 costs 47 points (56 rows lost, 0 gained)" in verdict.sentence
 
 
