@@ -24,7 +24,7 @@ from phi_runtime.core.events import Emit, Event, error_event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.data.dataset import data_context, load_dataset
+from phi_runtime.data.dataset import load_dataset
 from phi_runtime.data.fetch import fetch_data, hub_data
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
 from phi_runtime.models.exportable import check_base_model
@@ -32,12 +32,12 @@ from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.place import hub_name, input_adapter_path
 from phi_runtime.pipeline.artifact import FAILED, Work, interrupted_work, make_stage, work_folder, work_folders
+from phi_runtime.pipeline.compare import Comparison
 from phi_runtime.pipeline.graph import ModelGraph, PassNode
 from phi_runtime.pipeline.load import LoadedConfig, load_config
-from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.pipeline.plan import LOCK, fetch_stage, plan, unneeded_stages
 from phi_runtime.pipeline.run_record import RunRecord, without_secrets
-from phi_runtime.pipeline.stage import Stage, evaluation_stage, record_output, with_active_adapter
+from phi_runtime.pipeline.stage import Stage, evaluation_stage, record_output
 from phi_runtime.training.forecast import check_fits
 from phi_runtime.workers.failures import failure_from_exception
 
@@ -287,41 +287,19 @@ class _Run:
         if stage.state == "cached" and name not in self.force:
             self.report_cached(stage)
         else:
-            previous = stage.target if stage.has_measured_rows and name not in self.force else None
-            self.build(stage, "evaluation", lambda out: self.compare(stage, training, out, previous))
+            comparison = Comparison(
+                self.workflow, self.project, self.overrides, training, stage, self.graph.models, self.emit
+            )
+            self.build(stage, "evaluation", lambda out: self.compare(comparison, out))
         self.record.evaluation(stage.target)
         content: dict[str, Any] = read_json(stage.target / RESULTS)
         return [{"name": training, **content}]
 
-    def compare(self, stage: Stage, training: str, out: Path, previous: Path | None) -> dict[str, Any]:
-        """Measure the models, or compute the metrics of the `previous` evaluation again; return facts for the manifest."""
-        from phi_runtime.evaluation.comparison import evaluate, summarize_again
-        from phi_runtime.hardware.device import pick_device
-
-        chosen: list[str] = stage.inputs["chosen_on"]
-        if previous:
-            settings = self.workflow.evaluation.of(training)
-            return {"rows": summarize_again(settings, self.project.config, previous, out, chosen)["rows"]}
-        models = [
-            (name, with_active_adapter(self.workflow, training, step, self.graph.models[step]))
-            for name, step in comparison_models(self.workflow, training).items()
-        ]
-        start = self.graph.models[training] if training == INPUT_ADAPTER else self.graph.source_of(training)
-        source = start or self.graph.models[BASE]
-        place = data_context(self.project, source, self.overrides)
-        device = pick_device(self.workflow.host_device)
-        content = evaluate(
-            self.workflow,
-            training,
-            models,
-            place,
-            out,
-            device,
-            self.emit,
-            stage.name,
-            rows_of="test",
-            chosen_on=chosen,
-        )
+    def compare(self, comparison: Comparison, out: Path) -> dict[str, Any]:
+        """Measure the models, unless their rows are up to date; return facts for the manifest."""
+        stage = comparison.stage
+        again = stage.has_measured_rows and stage.name not in self.force
+        content = comparison.compute_again(out) if again else comparison.measure(out)
         if not content["total_rows"]:
             self.warn(stage.name, "there are no test rows, so nothing was measured; set `eval_dataset_size`")
         return {"rows": content["rows"]}

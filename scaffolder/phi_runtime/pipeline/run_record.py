@@ -31,7 +31,15 @@ from phi_runtime.config.paths import data_paths
 from phi_runtime.config.reading.source import read_source
 from phi_runtime.config.schema import Workflow, canonical
 from phi_runtime.config.sidecars import sidecar_path
-from phi_runtime.core.artifacts import file_digest, folder_bytes, read_manifest, versions, write_json, write_text
+from phi_runtime.core.artifacts import (
+    file_digest,
+    folder_bytes,
+    read_json,
+    read_manifest,
+    versions,
+    write_json,
+    write_text,
+)
 from phi_runtime.core.errors import Interrupted, PhiError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.hooks import FILE as HOOKS
@@ -295,3 +303,14 @@ def _functions(workflow: Workflow, project: ProjectFolder) -> list[dict[str, str
     scripts = [script_of(data, project.config)[0] for data in workflow.data_configs]
     files = [project.config.with_name(HOOKS), *(script for script in scripts if script)]
     return [{"file": project.shown(path), "sha256": file_digest(path)} for path in files if path.is_file()]
+
+
+def last_walls(project: ProjectFolder) -> dict[str, float]:
+    """Return the seconds that each stage took in its last run."""
+    walls: dict[str, float] = {}
+    for file in sorted(project.runs.glob("*/stages.json")):
+        try:
+            walls |= {entry["stage"]: entry["wall_s"] for entry in read_json(file)}
+        except (OSError, ValueError, KeyError):
+            continue
+    return walls

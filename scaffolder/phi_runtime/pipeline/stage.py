@@ -21,6 +21,7 @@ from phi_runtime.data.hooks import IN_TRAINING, hooks_key
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.changes import describe_changes, input_origins
 from phi_runtime.pipeline.chosen_on import chosen_on
+from phi_runtime.pipeline.seed_runs import seed_evaluations
 
 State = Literal["cached", "deleted", "stale", "failed", "missing", "running"]
 """`deleted`: the output is gone, but all that was built from it is up to date. Otherwise it is `missing`."""
@@ -29,7 +30,8 @@ MODEL_FOLDERS = {"adapter": "adapter", "hf": "merged", "onnx": "onnx"}
 EVALUATION_FOLDER = "evaluation"
 EVALUATION_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "onnxruntime-genai", "onnxruntime-genai-cuda")
 _EVALUATION_FORM = 5  # of evaluation.json; a result of another form is stale
-_NOT_MEASURED = ("own_metrics", "chosen_on")  # inputs of an evaluation after whose change no row is measured again
+# Inputs of an evaluation after whose change no row is measured again:
+_NOT_MEASURED = ("own_metrics", "chosen_on", "seeds")
 _NO_INPUT = "its input does not exist yet"
 
 
@@ -59,18 +61,23 @@ class Stage:
     origins: Callable[[], dict[str, str]] = dict
 
     @property
+    def measured_inputs(self) -> dict[str, Any]:
+        """The inputs of an evaluation that shape its rows."""
+        return _measured(self.inputs)
+
+    @property
     def has_measured_rows(self) -> bool:
         """True for an evaluation whose rows are up to date, so that its metrics can be computed from them."""
-
-        def measured(inputs: Mapping[str, Any]) -> dict[str, Any]:
-            return {key: value for key, value in inputs.items() if key not in _NOT_MEASURED}
-
-        return self.manifest is not None and measured(self.manifest.facts.get("inputs", {})) == measured(self.inputs)
+        return self.manifest is not None and _measured(self.manifest.facts.get("inputs", {})) == self.measured_inputs
 
     def changes_since(self, facts: Mapping[str, Any]) -> str:
         """Describe what differs from the inputs in `facts`, of a manifest or a work folder."""
         previous = facts.get("origins", {})
         return describe_changes(facts.get("inputs", {}), self.inputs, previous, self.origins() if previous else {})
+
+
+def _measured(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in inputs.items() if key not in _NOT_MEASURED}
 
 
 def model_folder(workflow: Workflow, project: ProjectFolder, name: str) -> Path:
@@ -161,6 +168,10 @@ def evaluation_stage(workflow: Workflow, project: ProjectFolder, name: str, mode
         **data_inputs(workflow, rows.measured_names, project),
         "own_metrics": settings.own_metrics,
         "chosen_on": chosen_on(workflow, project, training),
+    }
+    others = seed_evaluations(project, training, _measured(inputs))
+    inputs["seeds"] = {
+        str(seed): manifest.key for seed, folder in others.items() if (manifest := read_manifest(folder))
     }
     return _stage(name, "Evaluate", target, inputs)
 

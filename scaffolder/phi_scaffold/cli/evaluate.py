@@ -17,8 +17,16 @@ def evaluate(
         str | None,
         typer.Option(help="Evaluate only the adapter that this model or pass belongs to; default: all adapters."),
     ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Train with N - 1 more seeds on the same rows, and show the spread of the results."
+        ),
+    ] = 1,
 ) -> None:
     """Compare base, adapter, merged and ONNX model on the test rows; run missing stages first.
+
+    One training shows nothing of what chance does in it: with --seeds 3, two more are compared on the same rows.
 
     Example: phi-scaffold evaluate --json
     """
@@ -30,6 +38,7 @@ def evaluate(
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import report as show_report
     from phi_scaffold.show import run as show
+    from phi_scaffold.show import seeds as show_seeds
     from phi_scaffold.show import verdict as show_verdict
 
     project = flags.enter_project(runs_hooks=True)
@@ -39,6 +48,15 @@ def evaluate(
     with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
         outcome = run_workflow(project, emit, only=only, config=config)
         report = finish_run(project, workflow, outcome, emit)
+    if seeds > 1:
+        from phi_runtime.search.seeds import plan_seeds, run_seeds
+
+        planned = plan_seeds(config, project, only, seeds)
+        show_seeds.before(planned)
+        with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+            run_seeds(planned, emit)
+            outcome = run_workflow(project, emit, only=only, config=config)
+            report = finish_run(project, workflow, outcome, emit)
     judged = judge_trainings(project, workflow, outcome.evaluation)
     if flags.as_json:
         print(json.dumps(with_verdicts(outcome.evaluation, judged)))

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import tasks
 from phi_runtime.core.units import duration, size
 from phi_runtime.evaluation.metrics import headline
+from phi_runtime.pipeline.run_record import last_walls
 from phi_runtime.training.diagnosis.curve_statistics import curve
 from phi_runtime.training.diagnosis.run import read_loss_log, short
 from phi_scaffold.show import verdict as show_verdict
@@ -61,10 +61,10 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     shown = [column for name in (*metrics, *own) for column in (name, "95 %")]
     names = (*shown, "perplexity", "answer tok/s", "size", "memory")
     rows, total = evaluation["rows"], evaluation["total_rows"]
-    chosen = ", ".join(evaluation.get("chosen_on", ()))
-    title = f"{rows:,} of {total:,} {evaluation['rows_of']} rows{suffix}" + (
-        f"; chosen on these rows: {chosen}" * bool(chosen)
-    )
+    seeds, chosen = evaluation.get("seeds", ()), ", ".join(evaluation.get("chosen_on", ()))
+    title = f"{rows:,} of {total:,} {evaluation['rows_of']} rows{suffix}"
+    title += f"; {'one seed' if len(seeds) == 1 else f'{len(seeds)} seeds'}" if seeds else ""
+    title += f"; chosen on these rows: {chosen}" if chosen else ""
     lines = table("model", *(f">{name.replace('_', ' ')}" for name in names), title=title)
     for model in (*evaluation["baselines"], *models):
         quality = [
@@ -76,6 +76,11 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     for model in models:
         if model["versus"]:
             print(f"{model['name']}, compared with {_versus(model['versus'], rows)}{_own(model['versus'])}")
+    for model in models:
+        if model.get("seeds"):
+            print(
+                f"{model['name']}, with seeds {', '.join(map(str, seeds))}: {_spread(model['seeds'], is_share=bool(metrics))}"
+            )
 
 
 def _performance(model: dict[str, Any]) -> tuple[str, ...]:
@@ -89,6 +94,15 @@ def _performance(model: dict[str, Any]) -> tuple[str, ...]:
 
 def _with_range(median: float, low: float, high: float) -> str:
     return f"{median:.0f} ({low:.0f}–{high:.0f})"
+
+
+def _spread(spread: dict[str, Any], *, is_share: bool) -> str:
+    """Return mean, range and standard deviation of the main metric, or of the perplexity, over seeds."""
+    scale, digits, unit = (100, 1, " %") if is_share else (1, 2, "")
+    mean, low, high, deviation = (
+        f"{scale * spread[key]:.{digits}f}" for key in ("mean", "min", "max", "standard_deviation")
+    )
+    return f"{'mean' if is_share else 'mean perplexity'} {mean}{unit}, {low}–{high}, standard deviation {deviation}"
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:
@@ -128,7 +142,7 @@ def _versus(versus: dict[str, Any], rows: int) -> str:
 
 def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, quiet: bool) -> None:
     """Print the state of each stage; unless `quiet`, also the other tasks of the project."""
-    walls = _last_walls(project)
+    walls = last_walls(project)
     others = tasks(project)
     if as_json:
         rows = [
@@ -167,17 +181,6 @@ def _loss_curves(stages: Sequence[Stage]) -> None:
                 last = validation[-1]
                 text += f", validation loss {short(last.value)} (step {last.step:,})"
             console().print(f"\n{text}", markup=False)
-
-
-def _last_walls(project: ProjectFolder) -> dict[str, float]:
-    """Return the seconds that each stage took in its last run."""
-    walls: dict[str, float] = {}
-    for file in sorted(project.runs.glob("*/stages.json")):
-        try:
-            walls |= {entry["stage"]: entry["wall_s"] for entry in read_json(file)}
-        except (OSError, ValueError, KeyError):
-            continue
-    return walls
 
 
 def launch_command(launch: LaunchCommand, *, as_json: bool) -> None:
