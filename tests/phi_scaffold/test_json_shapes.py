@@ -15,6 +15,7 @@ import pytest
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Cli, Listener, tiny_project
+from tests.judge_server import judge_server
 
 DOCS = Path(__file__).parents[2] / "docs" / "json.md"
 ROW = re.compile(r"^\| `([^`]+)` \| ([^|]*) \|")
@@ -133,7 +134,12 @@ def test_ratings(project: ProjectFolder, cli: Cli, tmp_path: Path) -> None:
     rated = [[*row[:-4], "5", str(1 + i % 3), "", ""] for i, row in enumerate(rows[1:])]
     with sheet.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([rows[0], *rated])
-    result = cli("report", "--json", "--project", project.root, "--ratings", sheet, sheet)
+    with judge_server(lambda _: '{"better": "tie"}') as (url, questions):
+        judged = cli("report", "--json", "--project", project.root, "--judge", url, sheet)
+    assert judged.code == 0, judged.err
+    documented("`report --judge --json`").check(judged.json)
+    assert len(questions) == 2 * drawn.json["sheet_differing_rows"]
+    result = cli("report", "--json", "--project", project.root, "--ratings", sheet, sheet, judged.json["path"])
     assert result.code == 0, result.err
     documented("`report --ratings --json`").check(result.json)
 

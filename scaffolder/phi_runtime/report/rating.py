@@ -8,18 +8,27 @@ from typing import Any
 import numpy as np
 
 from phi_runtime.evaluation.intervals import Scores, bootstrap, compare, interval_of, mcnemar, wilson
-from phi_runtime.report.rating_sheet import SCALE, Rating, Sheet
+from phi_runtime.report.rating_sheet import SCALE, Judgment, Rating, Sheet
 
 LEAST_ALPHA = 0.667  # Krippendorff 2004, Content Analysis, p. 241: below it, no conclusion
+
+LEAST_KAPPA = 0.6  # of a judge and people: "substantial" of Landis and Koch 1977, doi:10.2307/2529310
+LEAST_HUMAN_ROWS = 30
 
 Ratings = Mapping[int, Rating]
 """Ratings of one person, by the index of the row."""
 
 
-def evaluate_ratings(sheet: Sheet, raters: Sequence[Ratings]) -> dict[str, Any]:
-    """Return what people say of the two models of a sheet, with intervals.
+def evaluate_ratings(
+    sheet: Sheet, raters: Sequence[Ratings], judges: Sequence[tuple[str, Mapping[int, Judgment]]] = ()
+) -> dict[str, Any]:
+    """Return what people say of the two models of a sheet, with intervals, and how a judge compares with them.
 
     Means weigh each row by the rows of the comparison that it represents, since rows whose answers differ are drawn first.
+
+    Args:
+        raters: Ratings of each person.
+        judges: Names and judgments of language models.
     """
     rated = sorted(set().union(*raters))
     return {
@@ -33,6 +42,7 @@ def evaluate_ratings(sheet: Sheet, raters: Sequence[Ratings]) -> dict[str, Any]:
         "ratings": _means(sheet, raters, rated),
         "preference": _preference(raters, rated),
         "agreement": _agreement(raters, rated),
+        "judges": [_judge(name, sheet, judgments, raters) for name, judgments in judges],
     }
 
 
@@ -60,13 +70,22 @@ def _means(sheet: Sheet, raters: Sequence[Ratings], rated: Sequence[int]) -> dic
 
 def _preference(raters: Sequence[Ratings], rated: Sequence[int]) -> dict[str, Any] | None:
     """Return in how many rows most raters prefer the second model, and the sign test over the rows that are no ties."""
-    votes = [
-        sum(preferences)
-        for row in rated
-        if (preferences := [r.preference for rater in raters if (r := rater.get(row)) and r.preference is not None])
-    ]
+    votes = list(_votes(raters, rated).values())
     if not votes:
         return None
+    return _sign_test(votes)
+
+
+def _votes(raters: Sequence[Ratings], rated: Sequence[int]) -> dict[int, int]:
+    """Return the sum of the preferences for each row that has any."""
+    return {
+        row: sum(preferences)
+        for row in rated
+        if (preferences := [r.preference for rater in raters if (r := rater.get(row)) and r.preference is not None])
+    }
+
+
+def _sign_test(votes: Sequence[int]) -> dict[str, Any]:
     wins, losses = sum(vote > 0 for vote in votes), sum(vote < 0 for vote in votes)
     decided = wins + losses
     p = mcnemar(losses, wins)
@@ -80,6 +99,35 @@ def _preference(raters: Sequence[Ratings], rated: Sequence[int]) -> dict[str, An
         "p": p,
         "outcome": "no difference seen" if p >= 0.05 else "better" if wins > losses else "worse",
     }
+
+
+def _judge(name: str, sheet: Sheet, judgments: Mapping[int, Judgment], raters: Sequence[Ratings]) -> dict[str, Any]:
+    """Return how a judge agrees with people and with itself; what it prefers only if it agrees with enough people."""
+    judged = {row: j.preference for row, j in judgments.items() if j.preference is not None}
+    differing = [j for row, j in judgments.items() if row in judged and len(set(sheet.rows[row].answers)) == 2]
+    positions = [p for j in differing for p in (j.first_as_a, j.first_as_b) if p != "tie"]
+    votes = _votes(raters, sorted(set().union(*raters) & set(judged)))
+    units = [((vote > 0) - (vote < 0) + 1, judged[row] + 1) for row, vote in votes.items()]
+    kappa, interval = _with_interval(_pairs(units, 3), weighted_kappa, list(votes)) if units else (None, None)
+    is_evidence = len(votes) >= LEAST_HUMAN_ROWS and kappa is not None and kappa >= LEAST_KAPPA
+    return {
+        "model": name,
+        "rows": len(judged),
+        "unanswered_rows": len(judgments) - len(judged),
+        "human_rows": len(votes),
+        "kappa": kappa,
+        "kappa_interval": interval,
+        "is_evidence": is_evidence,
+        "self_agreement": _share([j.is_consistent for j in differing]),
+        "position_a": _share([position == "A" for position in positions]),
+        "preference": _sign_test(list(judged.values())) if is_evidence else None,
+    }
+
+
+def _share(values: Sequence[bool]) -> dict[str, Any] | None:
+    if not values:
+        return None
+    return {"of": len(values), "share": sum(values) / len(values), "interval": wilson(sum(values), len(values))}
 
 
 # -- agreement ----------------------------------------------------------------------------------------------------------------

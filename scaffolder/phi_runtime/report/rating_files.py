@@ -9,9 +9,18 @@ from typing import Any
 from phi_runtime.core.artifacts import read_json, write_json, write_text
 from phi_runtime.core.errors import Conflict, DataError, Location, UsageError
 from phi_runtime.core.project import RATINGS, ProjectFolder
+from phi_runtime.report.judge import Ask, judge_sheet
 from phi_runtime.report.project_facts import ProjectFacts, TrainingFacts
 from phi_runtime.report.rating import evaluate_ratings
-from phi_runtime.report.rating_sheet import Sheet, as_csv, draw_sheet, read_ratings, sheet_id
+from phi_runtime.report.rating_sheet import (
+    Sheet,
+    as_csv,
+    draw_sheet,
+    judge_of,
+    read_judgments,
+    read_ratings,
+    sheet_id,
+)
 
 
 def write_sheet(
@@ -25,8 +34,7 @@ def write_sheet(
     Raises:
         PhiError: There is no comparison of such models.
     """
-    if path.exists():
-        raise Conflict("the file exists and may be filled in", where=Location(path), fix="choose another name")
+    _check_new(path)
     training, models = _compared(facts, models)
     sheet = draw_sheet(training.rows, models, count)
     key = _key(project, sheet.id)
@@ -34,6 +42,23 @@ def write_sheet(
     write_json(key, sheet.as_dict())
     write_text(path, f"\ufeff{as_csv(sheet)}")  # with the mark, Excel reads UTF-8
     return sheet
+
+
+def judged_path(path: Path) -> Path:
+    """Return the path of a sheet that a judge fills in: rate.csv → rate.judge.csv. Raises Conflict."""
+    out = path.with_suffix(".judge.csv")
+    _check_new(out)
+    return out
+
+
+def write_judged(sheet: Sheet, out: Path, judge: str, ask: Ask) -> None:
+    """Let a language model fill in a sheet. Raises PhiError."""
+    write_text(out, f"\ufeff{as_csv(sheet, judge, judge_sheet(sheet, ask))}")
+
+
+def _check_new(path: Path) -> None:
+    if path.exists():
+        raise Conflict("the file exists and may be filled in", where=Location(path), fix="choose another name")
 
 
 def _compared(facts: ProjectFacts, models: tuple[str, str] | None) -> tuple[TrainingFacts, tuple[str, str]]:
@@ -60,16 +85,23 @@ def evaluate_files(project: ProjectFolder, paths: Sequence[Path]) -> dict[str, A
     first = ids[paths[0]]
     if other := next((path for path in paths if ids[path] != first), None):
         raise DataError(f"the sheet is not that of {paths[0]}", where=Location(other), fix="evaluate each sheet alone")
-    try:
-        sheet = Sheet.from_dict(read_json(_key(project, first)))
-    except (OSError, ValueError, KeyError, TypeError):
-        key = project.shown(_key(project, first))
-        fix = f"restore {key}, or draw a new sheet with `phi-scaffold report --sheet FILE`"
-        raise DataError("the key of the sheet is missing", where=Location(paths[0]), fix=fix) from None
-    raters = [read_ratings(path, sheet) for path in paths]
-    if empty := next((path for path, ratings in zip(paths, raters, strict=True) if not ratings), None):
+    sheet = read_key(project, paths[0])
+    judges = {path: name for path in paths if (name := judge_of(path))}
+    people = {path: read_ratings(path, sheet) for path in paths if path not in judges}
+    if empty := next((path for path, ratings in people.items() if not ratings), None):
         raise DataError("no row is rated", where=Location(empty), fix="fill in `rating A` and `rating B`, or `better`")
-    return evaluate_ratings(sheet, raters)
+    judged = [(name, read_judgments(path, sheet)) for path, name in judges.items()]
+    return evaluate_ratings(sheet, list(people.values()), judged)
+
+
+def read_key(project: ProjectFolder, path: Path) -> Sheet:
+    """Return the sheet that was drawn for the file at `path`."""
+    key = _key(project, sheet_id(path))
+    try:
+        return Sheet.from_dict(read_json(key))
+    except (OSError, ValueError, KeyError, TypeError):
+        fix = f"restore {project.shown(key)}, or draw a new sheet with `phi-scaffold report --sheet FILE`"
+        raise DataError("the key of the sheet is missing", where=Location(path), fix=fix) from None
 
 
 def _key(project: ProjectFolder, sheet: str) -> Path:

@@ -30,8 +30,11 @@ _COLUMNS = (
     "better",
     "comment",
 )
+_JUDGE_COLUMNS = ("judge", "as shown", "swapped")
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what a spreadsheet takes for the start of a formula
 _WORDS = {"a": "A", "b": "B", "tie": "tie", "same": "tie", "=": "tie"}
+
+_SECOND_AS_B = {"A": -1, "B": 1, "tie": 0}
 
 Side = Literal["A", "B"]
 
@@ -55,6 +58,37 @@ class SheetRow:
 
 
 @dataclass(frozen=True)
+class Judgment:
+    """The position that a judge prefers, "A", "B" or "tie", in both orders; None where its reply names none.
+
+    Attributes:
+        first_as_a: With the answer of the first model as A.
+        first_as_b: With the answer of the first model as B.
+    """
+
+    first_as_a: str | None
+    first_as_b: str | None
+
+    @property
+    def preference(self) -> int | None:
+        """1 for the second model, -1 for the first; 0 for a tie, which is also where the orders contradict each other."""
+        if self.first_as_a is None or self.first_as_b is None:
+            return None
+        return _SECOND_AS_B[self.first_as_a] if self.is_consistent else 0
+
+    @property
+    def is_consistent(self) -> bool:
+        """True if both orders prefer the same answer."""
+        if self.first_as_a is None or self.first_as_b is None:
+            return False
+        return _SECOND_AS_B[self.first_as_a] == -_SECOND_AS_B[self.first_as_b]
+
+    def in_order_of(self, row: SheetRow) -> tuple[str | None, str | None]:
+        """Return the positions in the order of the row, and in the other."""
+        return (self.first_as_a, self.first_as_b) if row.first == "A" else (self.first_as_b, self.first_as_a)
+
+
+@dataclass(frozen=True)
 class Sheet:
     """The rows to rate, and the key to whose answers are whose, which the raters do not get.
 
@@ -71,6 +105,11 @@ class Sheet:
     @property
     def id(self) -> str:
         return digest(asdict(self))[:12]
+
+    @property
+    def differing_in_sheet(self) -> int:
+        """Rows of the sheet whose answers differ."""
+        return sum(row.answers[0] != row.answers[1] for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,16 +161,30 @@ def _sheet_row(row: RowResult, models: tuple[str, str], generator: random.Random
     return SheetRow(place, row.prompt or "", row.reference or "", (first, second), generator.choice(("A", "B")), weight)
 
 
-def as_csv(sheet: Sheet) -> str:
-    """Return the sheet without the names of its models; no cell is a formula."""
+def as_csv(sheet: Sheet, judge: str = "", judgments: Sequence[Judgment] = ()) -> str:
+    """Return the sheet without the names of its models; no cell is a formula.
+
+    Args:
+        judge: Name of the model that has filled it in.
+        judgments: Of each row.
+    """
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(_COLUMNS)
-    for number, row in enumerate(sheet.rows, 1):
+    writer.writerow((*_COLUMNS, *(_JUDGE_COLUMNS if judge else ())))
+    for index, row in enumerate(sheet.rows):
         answers = row.answers if row.first == "A" else row.answers[::-1]
         cells = map(_safe, (row.place, row.prompt, row.expected, *answers))
-        writer.writerow((f"sheet {sheet.id}", number, *cells, "", "", "", ""))
+        empty = ("", "", _better(row, judgments[index].preference) if judge else "", "")
+        replies = judgments[index].in_order_of(row) if judge else ()
+        judged = (_safe(judge), *(reply or "no answer" for reply in replies)) if judge else ()
+        writer.writerow((f"sheet {sheet.id}", index + 1, *cells, *empty, *judged))
     return out.getvalue()
+
+
+def _better(row: SheetRow, preference: int | None) -> str:
+    if not preference:
+        return "" if preference is None else "tie"
+    return row.first if preference < 0 else "B" if row.first == "A" else "A"
 
 
 def _safe(cell: str) -> str:
@@ -196,6 +249,27 @@ def read_ratings(path: Path, sheet: Sheet) -> dict[int, Rating]:
         if (one, other, preference) != (None, None, None):
             ratings[number - 1] = Rating(one, other, preference)
     return ratings
+
+
+def judge_of(path: Path) -> str:
+    """Return the name of the judge that has filled in a sheet; empty if people have."""
+    return next((name for row in _read(path) if (name := row.get("judge", "").strip())), "")
+
+
+def read_judgments(path: Path, sheet: Sheet) -> dict[int, Judgment]:
+    """Return what a judge has said in both orders, by the index of the row. Raises DataError."""
+    judgments = {}
+    for row in _read(path):
+        number = _integer(
+            path, f"row {row.get('number')}", "number", row.get("number", ""), range(1, len(sheet.rows) + 1)
+        )
+        if number is not None:
+            replies = [
+                reply if (reply := row.get(name, "").strip()) in _SECOND_AS_B else None for name in _JUDGE_COLUMNS[1:]
+            ]
+            first_as_a, first_as_b = replies if sheet.rows[number - 1].first == "A" else replies[::-1]
+            judgments[number - 1] = Judgment(first_as_a, first_as_b)
+    return judgments
 
 
 def _integer(path: Path, where: str, column: str, cell: str, allowed: range) -> int | None:

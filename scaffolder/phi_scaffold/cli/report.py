@@ -15,7 +15,10 @@ from phi_scaffold.cli.options import MODEL, Flags, accepts
 def report(
     flags: Flags,
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="With --ratings: filled sheets, one of each rater.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...", help="With --ratings: filled sheets, one of each rater. With --judge: one sheet."
+        ),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     sheet: Annotated[
@@ -27,6 +30,16 @@ def report(
         typer.Option(metavar="MODEL MODEL", help="With --sheet: the models. Default: the last two of the comparison."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="With --sheet: rows, at most; those that differ come first.")] = 60,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Instead, let the model of an OpenAI-compatible server fill in FILE, which is sent there.",
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --judge: the model. Default: the first of the server.")
+    ] = None,
     ratings: Annotated[
         bool, typer.Option("--ratings", help="Instead, evaluate sheets that people have filled in.")
     ] = False,
@@ -36,18 +49,29 @@ def report(
     Example: phi-scaffold report --open
     """
     from phi_runtime.pipeline.load import load_workflow
+    from phi_runtime.report.judge import connect
     from phi_runtime.report.project_facts import read_project
-    from phi_runtime.report.rating_files import evaluate_files, write_sheet
+    from phi_runtime.report.rating_files import evaluate_files, judged_path, read_key, write_judged, write_sheet
     from phi_runtime.report.write import write_report
     from phi_scaffold.show import rating as show_ratings
     from phi_scaffold.show import report as show
+    from phi_scaffold.show.terminal import note
 
     files = [file.absolute() for file in files or ()]
-    if bool(files) != ratings:
-        fix = "phi-scaffold report --ratings FILE FILE …"
-        raise UsageError("--ratings needs filled sheets" if ratings else "a filled sheet needs --ratings", fix=fix)
+    if bool(files) != (ratings or bool(judge)) or (judge and len(files) != 1):
+        fix = "phi-scaffold report --ratings FILE FILE …, or phi-scaffold report --judge URL FILE"
+        raise UsageError("the sheets do not fit the options", fix=fix)
     sheet = sheet.absolute() if sheet else None
     project = flags.enter_project()
+    if judge:
+        key, out = read_key(project, files[0]), judged_path(files[0])
+        name, ask = connect(judge, judge_model)
+        note(
+            f"sending prompts, references and answers of {key.differing_in_sheet:,} rows to {judge} ({name}), in both orders"
+        )
+        write_judged(key, out, name, ask)
+        show_ratings.judged(out, name, key, as_json=flags.as_json)
+        return
     if ratings:
         show_ratings.ratings(evaluate_files(project, files), as_json=flags.as_json)
         return
