@@ -209,6 +209,7 @@ def watch(command: list[str], list_checkpoints: Any, last_file: str, folder: Pat
 
 
 def score(model: Path, adapter: Path, test: list[dict[str, str]], side: str) -> float:
+    from phi_runtime.inference.generator import PromptTask
     from phi_runtime.inference.loading import open_generator
     from phi_runtime.models.reference import ModelRef
 
@@ -219,8 +220,8 @@ def score(model: Path, adapter: Path, test: list[dict[str, str]], side: str) -> 
     # Olive writes BOS and the end token into the text, separated by spaces.
     begin = f"{generator.tokenizer.bos_token} " if side == "olive" else ""
     prompts = [begin + TEMPLATE.partition("{tone}")[0].format(**row) for row in test]
-    answers = list(generator.answers(prompts, 6, 50))
-    return sum(a.strip() == row["tone"] for a, row in zip(answers, test, strict=True)) / len(test)
+    results = generator.run_prompts([PromptTask(generator.encode(prompt), max_new_tokens=6) for prompt in prompts], 50)
+    return sum(found.answer.strip() == row["tone"] for found, row in zip(results, test, strict=True)) / len(test)
 
 
 if __name__ == "__main__":

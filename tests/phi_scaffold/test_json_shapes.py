@@ -97,6 +97,14 @@ def test_the_verdict_is_the_same_at_the_end_of_run_and_of_evaluate(project: Proj
     assert finished["verdict"]["findings"]  # twelve test rows
 
 
+def test_the_rows_of_a_comparison(project: ProjectFolder) -> None:
+    lines = (project.root / "gen-model" / "evaluation" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    documented("`rows.jsonl`").check(*rows)
+    section = DOCS.read_text(encoding="utf-8").split("\nResults of a model:\n")[1].partition("\n##")[0]
+    assert set(rows[0]["models"]["base"]) <= set(re.findall(r"`(\w+)`", section))
+
+
 def test_an_error_of_a_run(project: ProjectFolder, cli: Cli) -> None:
     result = cli("run", "nowhere", "--json", "--project", project.root)
     documented("`--json` with an error").check(json.loads(result.out.splitlines()[-1]))

@@ -297,7 +297,7 @@ def test_the_comparison_has_baselines_intervals_and_differences_in_words(capsys:
     assert "100 of 1,402 test rows" in out
     cells = {line.split("  ")[0].strip(): line.split() for line in out.splitlines() if "%" in line}
     assert cells["majority label"][2:] == ["30.0", "%", "21.9–39.6"]
-    assert cells["adapter"][1:] == ["90.0", "%", "82.6–94.5", "1.65", "12", "(11–13)", "8.7", "MB", "1.0", "GB"]
+    assert cells["adapter"][1:] == ["90.0", "%", "82.6–94.5", "0.50", "12", "(11–13)", "8.7", "MB", "1.0", "GB"]
     assert "adapter, compared with base: better (0 rows lost, 40 gained)" in out
     show.comparisons({"trainings": [a_comparison(0.52)]})
     assert (

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,6 +78,7 @@ class ChatTemplate:
     closing: ClassVar[str] = ""
     ends_at_closing: ClassVar[bool] = False
     stop_tokens: ClassVar[tuple[str, ...]] = ()
+    next_example: ClassVar[str] = ""  # the end of its turn ends an answer
     has_prompt: ClassVar[bool] = True
     special: ClassVar[bool] = False  # the source contains them
 
@@ -98,6 +99,25 @@ class ChatTemplate:
         """Return the prompt of the last answer of the conversation."""
         chat, _ = self._read(values)
         return self.render(chat.messages[:-1], chat.tools, add_generation_prompt=True)
+
+    def completion_of(self, values: Mapping[str, Any], answer: str) -> str:
+        """Return the text that `answer` is trained as, after the prompt of a row. Raises RowError."""
+        chat, _ = self._read(values)
+        messages: list[Message] = [*chat.messages[:-1], {"role": "assistant", "content": answer}]
+        whole = self.render(messages, chat.tools, add_generation_prompt=False)
+        last = [False] * (len(messages) - 1) + [True]
+        spans = self._spans(replace(chat, messages=messages), whole, last)
+        if not spans:
+            raise RowError(_UNSHOWN)
+        return whole[slice(*spans[0])]
+
+    def few_shot_prompt(self, examples: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> str:
+        """Return the prompt of a row with `examples` as earlier turns, behind its system message. Raises RowError."""
+        chat, _ = self._read(values)
+        turns = [message for row in examples for message in self._read(row)[0].messages if message["role"] != "system"]
+        start = next((i for i, message in enumerate(chat.messages) if message["role"] != "system"), 0)
+        messages = [*chat.messages[:start], *turns, *chat.messages[start:-1]]
+        return self.render(messages, chat.tools, add_generation_prompt=True)
 
     def input_text(self, values: Mapping[str, Any]) -> str:
         """Return the question of a row: the prompt, since only the template separates turns."""

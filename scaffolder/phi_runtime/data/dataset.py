@@ -102,12 +102,14 @@ class DataSplit:
         return sample_evenly(self.store.rows[self.chosen], count, self.seed)
 
     def values(self) -> list[Values]:
-        """Read the files again, and return the columns of the chosen rows after the hooks."""
+        """Read the files again, and return the columns of the chosen rows after the hooks, with that of `group_by`."""
+        group_by = self.settings.group_by
         order = {int(number): i for i, number in enumerate(self.store.rows["number"][self.chosen])}
         values: dict[int, Values] = {}
         for item in select(self.data.load_dataset_config, self.files) if order else ():
             if not isinstance(item, BadRow) and item.number in order:
-                values[order[item.number]] = self.hooks(item.row.values) or {}
+                group = {group_by: item.row.values.get(group_by)} if group_by else {}
+                values[order[item.number]] = group | (self.hooks(item.row.values) or {})
                 if len(values) == len(order):
                     break
         return [values[i] for i in range(len(order))]

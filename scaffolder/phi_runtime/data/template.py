@@ -19,6 +19,8 @@ from phi_runtime.data.end_tokens import split_ends
 
 FILE = "prompt_template.json"
 
+_BETWEEN_EXAMPLES = "\n\n"
+
 Piece = tuple[str, bool]
 """A segment of a row's text, and True if it is trained."""
 
@@ -196,6 +198,20 @@ class PromptTemplate:
         if self.end_token:  # training adds the end; without it, the row's own end is the only one
             answer = split_ends(answer, self._ends)[0]
         return self.completion.format(**{self.answer: answer})
+
+    def completion_of(self, values: Mapping[str, Any], answer: str) -> str:
+        """Return the text that `answer` to the question of a row is trained as."""
+        return self.render_completion({**values, self.answer: answer})
+
+    def few_shot_prompt(self, examples: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> str:
+        """Return the prompt of a row after answered `examples`."""
+        answered = [self.render_prompt(row) + self.render_completion(row) for row in examples]
+        return _BETWEEN_EXAMPLES.join([*answered, self.render_prompt(values)])
+
+    @property
+    def next_example(self) -> str:
+        """Text with which a model that continues a few-shot prompt begins another example."""
+        return (_BETWEEN_EXAMPLES + self._prompt_parts[0][0]).rstrip(" ")
 
     @property
     def stop_tokens(self) -> tuple[str, ...]:

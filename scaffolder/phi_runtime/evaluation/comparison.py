@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.core.artifacts import folder_bytes, read_json, write_json
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.data.dataset import DataContext, DataSplit, load_dataset
-from phi_runtime.data.hooks import load_training_hooks
-from phi_runtime.data.tokenize import Encoder
+from phi_runtime.data.chat_template import Template
+from phi_runtime.data.dataset import DataContext, load_dataset
+from phi_runtime.data.hooks import Values, load_training_hooks
 from phi_runtime.evaluation.baselines import baselines
 from phi_runtime.evaluation.metrics import headline, headline_scores, row_scores
 from phi_runtime.evaluation.own_metrics import OwnMetrics
 from phi_runtime.evaluation.questions import Questions, sample_questions
 from phi_runtime.evaluation.row_results import ROWS, Measured, RowResult, read_rows, write_rows
-from phi_runtime.evaluation.summary import perplexity, summarize
+from phi_runtime.evaluation.row_tasks import (
+    MAX_LABELS,
+    ScoredRow,
+    few_shot_rows,
+    score_labels,
+    scored_labels,
+    scored_rows,
+)
+from phi_runtime.evaluation.summary import BASE, FEW_SHOT, LABELS_SCORED, perplexity, summarize
 from phi_runtime.evaluation.worker import ModelResults, ModelTask, work_apart
-from phi_runtime.inference.generator import GeneratorOptions, TokenPair
+from phi_runtime.inference.generator import GeneratorOptions
 from phi_runtime.inference.loading import context_length
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
@@ -73,35 +81,54 @@ def evaluate(
     if questions.too_long:
         emit(Event("warning", stage, {"message": questions.remark}))
     test, references = questions.rows, questions.references
+    training_rows = dataset.training.first(BASELINE_ROWS).values() if rows_of == "test" and references else []
+    template = test.template
+    answers = {*map(template.reference, training_rows), *references}
     own = OwnMetrics(settings, load_training_hooks(place.config).metrics, place.config)
     if references:
         own.check(references)
     if settings.cost and rows_of == "test":
-        labels = {split.template.reference(row) for row in dataset.training.first(BASELINE_ROWS).values()}
-        own.check_labels(labels.union(references))
-    pairs = _token_pairs(questions, place, limit)
-    measured: dict[str, list[Measured]] = {}
-    if rows_of == "test" and references:
-        measured = _baselines(settings.task, dataset.training.first(BASELINE_ROWS), questions)
+        own.check_labels(answers)
+    labels: list[str] = []
+    if training_rows and settings.task == "classification":
+        labels = scored_labels(answers)
+        if not labels:
+            message = f"labels are not scored: there are more than {MAX_LABELS}"
+            emit(Event("warning", stage, {"message": message}))
+    scored = scored_rows(questions, place, limit, labels)
+    measured = _baselines(settings.task, training_rows, questions)
     performance: dict[str, dict[str, Any]] = {}
     for number, (name, ref) in enumerate(models if len(test) else ()):
         emit(Event("progress", stage, {"done": number, "total": len(models), "unit": "models", "message": name}))
+        variants = {name: scored}
+        if name == BASE and training_rows:
+            length = context_length(ref) - settings.max_new_tokens
+            if few_shot := few_shot_rows(scored, questions, training_rows, place.tokenizer, length):
+                variants[FEW_SHOT] = few_shot
+            else:
+                emit(
+                    Event("warning", stage, {"message": "no few-shot prompt: no example fits the context of the base"})
+                )
         task = ModelTask(
             name,
             ref,
             device,
-            GeneratorOptions(test.template.special, stop_tokens=test.template.stop_tokens),
-            questions.prompts,
-            pairs,
+            GeneratorOptions(template.special, stop_tokens=template.stop_tokens),
+            {variant: [row.task for row in rows] for variant, rows in variants.items()},
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
             context_tokens=context_tokens,
         )
         results = work_apart(task, out / f"{name}.log", emit)
-        measured[name] = _measured(results, questions, pairs, settings.task)
-        performance[name] = {**asdict(results.performance), "size_bytes": model_bytes(ref)}
-        emit(Event("metric", stage, {"model": name, **_main_result(settings.task, measured[name], references)}))
-    rows = _rows(questions, measured, place.config.parent.parent)
+        found = _measured(results, variants, template, settings.task)
+        if name == BASE and labels:
+            scores = [score_labels(m, settings.task, r) for m, r in zip(found[name], references, strict=True)]
+            found = {name: found[name], LABELS_SCORED: scores, **found}
+        for variant in found:
+            performance[variant] = {**asdict(results.performance), "size_bytes": model_bytes(ref)}
+            emit(Event("metric", stage, {"model": variant, **_main_result(settings.task, found[variant], references)}))
+        measured |= found
+    rows = _rows(questions, scored, measured, place.config.parent.parent)
     summaries = summarize(settings.task, rows) if rows and measured else []
     own_metrics = own.add_to(summaries, rows)
     for summary in summaries:
@@ -142,18 +169,31 @@ def summarize_again(
     return content
 
 
-def _baselines(task: str, training: DataSplit, questions: Questions) -> dict[str, list[Measured]]:
-    """Return the answers of the baselines, which learn from the training rows, to the questions."""
-    rows = training.values()
-    inputs = [training.template.input_text(row) for row in rows]
-    answers = [training.template.reference(row) for row in rows]
-    test_inputs = [questions.rows.template.input_text(row) for row in questions.values]
+def _baselines(task: str, training_rows: Sequence[Values], questions: Questions) -> dict[str, list[Measured]]:
+    """Return the answers of the baselines, which learn from the training rows, to the questions; none without any."""
+    template = questions.rows.template
+    inputs = [template.input_text(row) for row in training_rows]
+    answers = [template.reference(row) for row in training_rows]
+    test_inputs = [template.input_text(row) for row in questions.values] if training_rows else []
     return {
         baseline.name: [
             Measured(answer, row_scores(task, answer, reference))
             for answer, reference in zip(baseline.answers, questions.references, strict=True)
         ]
         for baseline in baselines(task, inputs, answers, test_inputs)
+    }
+
+
+def _measured(
+    results: ModelResults, variants: dict[str, list[ScoredRow]], template: Template, task: str
+) -> dict[str, list[Measured]]:
+    """Return the results of a model by its prompts and by row."""
+    return {
+        name: [
+            row.measured(result, task, None if row.task.prompt is None else template.answer_of(result.answer))
+            for row, result in zip(rows, results.rows[name], strict=True)
+        ]
+        for name, rows in variants.items()
     }
 
 
@@ -164,13 +204,21 @@ def _main_result(task: str, measured: Sequence[Measured], references: Sequence[s
     return {headline(task): headline_scores(task, [m.answer or "" for m in measured], references).mean}
 
 
-def _rows(questions: Questions, measured: dict[str, list[Measured]], root: Path) -> list[RowResult]:
-    places = [(_shown(Path(where.path), root), where.line) for where in questions.rows.places()]
-    prompts: Sequence[str | None] = questions.prompts or [None] * len(places)
-    references: Sequence[str | None] = questions.references or [None] * len(places)
-    results = [{name: of_model[i] for name, of_model in measured.items()} for i in range(len(places))]
-    columns = zip(places, prompts, references, results, strict=True)
-    return [RowResult(*place, prompt, reference, models) for place, prompt, reference, models in columns]
+def _rows(
+    questions: Questions, scored: Sequence[ScoredRow], measured: dict[str, list[Measured]], root: Path
+) -> list[RowResult]:
+    return [
+        RowResult(
+            _shown(Path(where.path), root),
+            where.line,
+            row.task.prompt,
+            row.reference,
+            {name: of_model[i] for name, of_model in measured.items()},
+            group,
+            row.text_bytes,
+        )
+        for i, (where, row, group) in enumerate(zip(questions.rows.places(), scored, questions.groups, strict=True))
+    ]
 
 
 def model_bytes(ref: ModelRef) -> int:
@@ -183,34 +231,3 @@ def model_bytes(ref: ModelRef) -> int:
 
 def _shown(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-
-def _token_pairs(questions: Questions, place: DataContext, context_tokens: int | None) -> list[TokenPair]:
-    """Return the prompt and the completion whose likelihood is measured, of each row.
-
-    The last answer of each row given its prompt, whichever tokens are trained; for free text, the first
-    max_seq_len tokens of each row, given the first token.
-    """
-    test = questions.rows
-    settings, template, store = test.settings, test.template, test.store
-    if not template.has_prompt:
-        limit = min(settings.max_seq_len, context_tokens or settings.max_seq_len)
-        rows = (store.row(index)[0][:limit].tolist() for index in test.chosen)
-        return [(ids[:1], ids[1:]) for ids in rows]
-    encoder = Encoder(place.tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
-    pieces = [template.row(row, completion_only=True).pieces for row in questions.values]
-    answers = [(row.ids[:context_tokens], slice(*row.runs[-1])) for row in encoder.encode(pieces)]
-    return [(ids[: answer.start], ids[answer]) for ids, answer in answers]
-
-
-def _measured(results: ModelResults, questions: Questions, pairs: Sequence[TokenPair], task: str) -> list[Measured]:
-    """Return the results of a model by row."""
-    losses = zip(results.losses, pairs, strict=True)
-    measured = [Measured(loss=loss, tokens=len(completion)) for loss, (_, completion) in losses]
-    if not questions.prompts:
-        return measured
-    answers = map(questions.rows.template.answer_of, results.answers)
-    return [
-        replace(m, answer=answer, scores=row_scores(task, answer, reference))
-        for m, answer, reference in zip(measured, answers, questions.references, strict=True)
-    ]

@@ -35,7 +35,7 @@ class Difference:
         value: Mean of the second minus mean of the first.
         interval: Of `value`; None where the rows cannot give one.
         lost, gained: Rows that only the first, and only the second, has right; of a mean, rows with a lower and a higher score.
-        p: Two-sided p-value of the exact McNemar test; None for a mean.
+        p: Two-sided p-value of the exact McNemar test, of grouped rows over the groups; None for a mean.
         rows_needed: Rows that would show a difference of 2 points with a power of 80 %, at this share of differing rows.
     """
 
@@ -54,13 +54,43 @@ class Difference:
         return "better" if self.interval.low > 0 else "worse" if self.interval.high < 0 else "no difference seen"
 
 
-def wilson(right: int, rows: int) -> Interval:
+def wilson(right: float, rows: float) -> Interval:
     """Return the score interval of a share (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
     z = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
     share, scale = right / rows, 1 + z * z / rows
     center = (share + z * z / (2 * rows)) / scale
     half = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows)) / scale
     return Interval(max(0.0, center - half) if right else 0.0, min(1.0, center + half) if right < rows else 1.0)
+
+
+def wilson_of_groups(values: Sequence[float], groups: Sequence[int]) -> Interval | None:
+    """Return Wilson's interval of a share of grouped rows, for the number of independent rows that vary as much.
+
+    Source: Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts
+    estimated from survey data", Survey Methodology 24. Where no row differs, each group counts as one row.
+
+    Returns:
+        The interval; None with fewer than two groups.
+    """
+    right = np.asarray(values, dtype=np.float64)
+    _, which = np.unique(np.asarray(groups), return_inverse=True)
+    count, rows, share = int(which.max()) + 1, len(right), float(right.mean())
+    if count < 2:
+        return None
+    deviations = np.bincount(which, weights=right - share)  # (G,)
+    variance = count / (count - 1) * float((deviations**2).sum()) / rows**2
+    if not 0 < share < 1:
+        return wilson(share * count, count)
+    independent = share * (1 - share) / variance if variance else rows
+    independent *= (_NORMAL.inv_cdf((1 + CONFIDENCE) / 2) / _student(count - 1)) ** 2
+    independent = min(independent, rows)
+    return wilson(share * independent, independent)
+
+
+def _student(degrees: int) -> float:
+    """Return the quantile of Student's t of the confidence level (Abramowitz and Stegun 26.7.5)."""
+    z = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
 
 
 def mcnemar(lost: int, gained: int) -> float:
@@ -146,15 +176,16 @@ class Scores:
 
 
 def interval_of(scores: Scores, groups: Sequence[int] | None = None, seed: int = 0) -> Interval | None:
-    """Return the interval of a mean score: Wilson's where each score is 0 or 1, else that of the bootstrap.
+    """Return the interval of a mean score: Wilson's if each score is 0 or 1, else that of the bootstrap.
 
     Args:
         scores: Of N rows.
         groups: (N,) the group of each row, drawn together; None: each row is a group of its own.
         seed: Seed of the draws.
     """
-    if scores.is_share and groups is None:
-        return wilson(int(sum(scores.values)), len(scores.values))
+    if scores.is_share:
+        rows = len(scores.values)
+        return wilson(sum(scores.values), rows) if groups is None else wilson_of_groups(scores.values, groups)
     return bootstrap(scores.columns, _mean, groups, seed)
 
 
@@ -173,7 +204,15 @@ def compare(first: Scores, second: Scores, groups: Sequence[int] | None = None, 
         interval,
         int((pairs[1] < pairs[0]).sum()),
         int((pairs[1] > pairs[0]).sum()),
+        _sign_test(pairs[1] - pairs[0], groups) if first.is_share and second.is_share and groups is not None else None,
     )
+
+
+def _sign_test(differences: np.ndarray, groups: Sequence[int]) -> float:
+    """Return the p-value of the exact test over the groups in which two models differ: McNemar's if each has one row."""
+    _, which = np.unique(np.asarray(groups), return_inverse=True)
+    of_groups = np.bincount(which, weights=differences)
+    return mcnemar(int((of_groups < 0).sum()), int((of_groups > 0).sum()))
 
 
 def _mean(sums: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from phi_runtime.data.tokenize import prompt_ids
 
 @dataclass(frozen=True)
 class Questions:
-    """Questions with their expected answers; free text has rows only.
+    """Questions with their expected answers; free text has rows, and columns where they are grouped.
 
     Attributes:
         rows: The rows that they come from.
@@ -26,6 +26,15 @@ class Questions:
     prompts: list[str] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
     too_long: int = 0
+
+    @property
+    def groups(self) -> list[str | None]:
+        """The value of `group_by` of each row; None where there is none."""
+        column = self.rows.settings.group_by
+        if column is None:
+            return [None] * len(self.rows)
+        values = ("" if row.get(column) is None else str(row[column]) for row in self.values)
+        return [value if value.strip() else None for value in values]
 
     @property
     def remark(self) -> str:
@@ -41,7 +50,7 @@ def sample_questions(split: DataSplit, settings: Evaluation, tokenizer: Any, con
     """
     rows, template = split.sample(settings.max_rows), split.template
     if not template.has_prompt:
-        return Questions(rows)
+        return Questions(rows, rows.values() if rows.settings.group_by else [])
     values = rows.values()
     prompts = [template.render_prompt(row) for row in values]
     fitting = list(range(len(prompts)))

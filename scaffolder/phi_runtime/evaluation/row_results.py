@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.artifacts import write_text
+from phi_runtime.inference.generator import FinishReason
 
 ROWS = "rows.jsonl"
 
@@ -19,15 +20,29 @@ class Measured:
 
     Attributes:
         answer: Its greedy answer; None for free text.
+        finish_reason: `stop`: the model ended the answer; `length`: `max_new_tokens` did. None if nothing was generated.
         scores: Metrics of the answer by name, from 0 to 1.
         loss: Negative log-likelihood of the reference in nats, summed over `tokens`; None for a baseline.
-        tokens: Tokens of the reference, including the end token if it is trained.
+        tokens: Tokens of the reference, including its end if it is trained: the text of the template after it, and the end
+            token.
+        end_loss, end_tokens: The part of both that is the end.
+        label_logprobs: Log-probability (nats) of each label after the prompt, summed over its tokens; None where labels are
+            not scored.
     """
 
     answer: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     loss: float | None = None
     tokens: int = 0
+    end_loss: float = 0.0
+    end_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    label_logprobs: dict[str, float] | None = None
+
+    @property
+    def text_loss(self) -> float:
+        """Negative log-likelihood of the text of the reference, without its end."""
+        return (self.loss or 0.0) - self.end_loss
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,8 @@ class RowResult:
         file, line: Place of the row; the file as it is written in the config.
         prompt, reference: Rendered prompt and expected answer; None for free text.
         models: Results by name of the model, in the order of the comparison, baselines first.
+        group: Value of the column `group_by`; None without one.
+        text_bytes: UTF-8 bytes of the text whose likelihood is measured, without its end.
     """
 
     file: str
@@ -45,6 +62,8 @@ class RowResult:
     prompt: str | None
     reference: str | None
     models: dict[str, Measured]
+    group: str | None = None
+    text_bytes: int = 0
 
 
 def write_rows(path: Path, rows: Iterable[RowResult]) -> None:

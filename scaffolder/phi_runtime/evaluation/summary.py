@@ -11,10 +11,17 @@ from phi_runtime.evaluation.labels import label_results
 from phi_runtime.evaluation.metrics import headline_scores, score
 from phi_runtime.evaluation.row_results import Measured, RowResult
 
-UNTRAINED = ("base", "input_adapter")  # models that the training starts from
+BASE = "base"
+UNTRAINED = (BASE, "input_adapter")  # models that the training starts from
+LABELS_SCORED, FEW_SHOT = f"{BASE}, labels scored", f"{BASE}, few-shot"  # the base with other prompts or scores
 DERIVED = ("merged", "onnx")  # beginnings of the names of models that are made of the model before
 _MAX_LOG_PERPLEXITY = 50  # keeps exp() finite
 _SEED = 0
+
+
+def is_untrained(name: str) -> bool:
+    """Return True for a model that the training starts from, with any prompt: `base`, `base, few-shot`."""
+    return name.partition(",")[0] in UNTRAINED
 
 
 def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
@@ -29,6 +36,7 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
     """
     results = {name: [row.models[name] for row in rows] for name in rows[0].models}
     references = [row.reference for row in rows]
+    groups = _groups(rows)
     summaries: list[dict[str, Any]] = []
     scores = {name: comparable_scores(task, measured, references) for name, measured in results.items()}
     best = previous = ""  # names: of the untrained models, and of the model before
@@ -36,16 +44,16 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
         summary: dict[str, Any] = {"name": name, "metrics": {}, "interval": None}
         if references[0] is not None:
             summary["metrics"] = score(task, [m.answer or "" for m in measured], [str(r) for r in references])
-            summary["interval"] = interval_of(scores[name], seed=_SEED)
+            summary["interval"] = interval_of(scores[name], groups, seed=_SEED)
         if task == "classification" and references[0] is not None:
             summary |= label_results([m.answer or "" for m in measured], [str(r) for r in references])
-        untrained = measured[0].loss is None or name in UNTRAINED
+        untrained = measured[0].loss is None or is_untrained(name)
         other = "" if untrained else previous if name.startswith(DERIVED) else best
-        versus = _versus(other, scores, name) if other else None
-        summaries.append(summary | _likelihood(measured) | {"versus": versus})
+        versus = _versus(other, scores, name, groups) if other else None
+        summaries.append(summary | _likelihood(task, measured, rows, groups) | {"versus": versus})
         if untrained and (not best or scores[name].mean > scores[best].mean):
             best = name
-        previous = name
+        previous = name.partition(",")[0]
     return summaries
 
 
@@ -72,16 +80,50 @@ def comparable_scores(task: str, measured: Sequence[Measured], references: Seque
     return headline_scores(task, [m.answer or "" for m in measured], [str(r) for r in references])
 
 
-def _likelihood(measured: Sequence[Measured]) -> dict[str, Any]:
-    """Return the loss per reference, and the perplexity per token with its interval; None for a baseline."""
+def _groups(rows: Sequence[RowResult]) -> list[int] | None:
+    """Return the number of the group of each row; one without a group is a group of its own."""
+    if all(row.group is None for row in rows):
+        return None
+    numbers: dict[str | int, int] = {}
+    return [numbers.setdefault(i if row.group is None else row.group, len(numbers)) for i, row in enumerate(rows)]
+
+
+def _acc_norm(measured: Sequence[Measured], rows: Sequence[RowResult]) -> Scores:
+    """Return 1 where the label of the best log-probability per character is right (`acc_norm` of lm-evaluation-harness)."""
+
+    def best(logprobs: dict[str, float]) -> str:
+        return max(logprobs, key=lambda label: logprobs[label] / len(label))
+
+    return Scores([float(best(m.label_logprobs or {}) == row.reference) for m, row in zip(measured, rows, strict=True)])
+
+
+def _likelihood(
+    task: str, measured: Sequence[Measured], rows: Sequence[RowResult], groups: Sequence[int] | None
+) -> dict[str, Any]:
+    """Return losses with their intervals: per reference, per token, and of the label alone or per byte; None for a baseline."""
+    keys = ("perplexity", "label_loss", "bits_per_byte", "acc_norm")
+    empty = {name: None for key in keys for name in (key, f"{key}_interval")}
     if measured[0].loss is None:
-        return {"loss": None, "perplexity": None, "perplexity_interval": None}
-    interval = interval_of(_log_likelihoods(measured), seed=_SEED)
-    return {
+        return {"loss": None, **empty}
+    interval = interval_of(_log_likelihoods(measured), groups, seed=_SEED)
+    found = {
         "loss": sum(m.loss or 0.0 for m in measured) / len(measured),
+        **empty,
         "perplexity": perplexity(measured),
         "perplexity_interval": Interval(_exp(-interval.high), _exp(-interval.low)) if interval else None,
     }
+    if measured[0].label_logprobs:
+        found |= _mean("acc_norm", _acc_norm(measured, rows), groups)
+    losses = [m.text_loss for m in measured]
+    if task == "classification" and rows[0].reference is not None:
+        return found | _mean("label_loss", Scores(losses), groups)
+    sizes = [max(row.text_bytes, 1) for row in rows]
+    bits = [loss / math.log(2) / size for loss, size in zip(losses, sizes, strict=True)]
+    return found | _mean("bits_per_byte", Scores(bits, sizes), groups)
+
+
+def _mean(key: str, scores: Scores, groups: Sequence[int] | None) -> dict[str, Any]:
+    return {key: scores.mean, f"{key}_interval": interval_of(scores, groups, seed=_SEED)}
 
 
 def _log_likelihoods(measured: Sequence[Measured]) -> Scores:
@@ -100,8 +142,8 @@ def _exp(value: float) -> float:
     return math.exp(min(value, _MAX_LOG_PERPLEXITY))
 
 
-def _versus(model: str, scores: dict[str, Scores], name: str) -> dict[str, Any]:
-    difference: Difference = compare(scores[model], scores[name], seed=_SEED)
+def _versus(model: str, scores: dict[str, Scores], name: str, groups: Sequence[int] | None) -> dict[str, Any]:
+    difference: Difference = compare(scores[model], scores[name], groups, seed=_SEED)
     return {
         "model": model,
         "difference": difference.value,

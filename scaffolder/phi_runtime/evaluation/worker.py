@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +17,7 @@ from phi_runtime.core.events import Emit
 from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.hardware.machine import used_gpu_bytes
 from phi_runtime.hardware.process_memory import peak_of_process_bytes
-from phi_runtime.inference.generator import Generator, GeneratorOptions, TokenPair
+from phi_runtime.inference.generator import Generator, GeneratorOptions, PromptResult, PromptTask
 from phi_runtime.inference.loading import open_generator, uses_gpu
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workers.child import Parent
@@ -33,15 +33,32 @@ _MEMORY_FIX = "free memory, or lower `batch_size` in evaluation.json"
 
 
 @dataclass(frozen=True)
+class RowTask:
+    """Work on one row.
+
+    Attributes:
+        prompt: Prompt to answer greedily; None: free text, which has no answer.
+        ids: Tokens before the completions: those of the prompt.
+        completions: Token sequences whose likelihood is measured.
+        stop: Text that ends the answer.
+    """
+
+    prompt: str | None
+    ids: list[int]
+    completions: Sequence[list[int]]
+    stop: str = ""
+
+
+@dataclass(frozen=True)
 class ModelTask:
-    """Everything that a comparison asks of one model, which is loaded once.
+    """All work of a comparison on one model, which is loaded once.
 
     Attributes:
         name: Name of the model in the comparison.
         ref, device, options: The model, as for `open_generator`.
-        prompts: Prompts to answer greedily, in up to `max_new_tokens` each.
-        pairs: Completions after their prompts, whose likelihood is measured.
-        batch_size: Prompts or pairs that are computed at once.
+        rows: Rows to work on, by the name of the model with these prompts in the comparison.
+        max_new_tokens: Length limit of an answer.
+        batch_size: Prompts that are computed at once.
         context_tokens: Context to measure the memory with; that of the measurement of speed is the least.
     """
 
@@ -49,8 +66,7 @@ class ModelTask:
     ref: ModelRef
     device: str = "cpu"
     options: GeneratorOptions = field(default_factory=GeneratorOptions)
-    prompts: Sequence[str] = ()
-    pairs: Sequence[TokenPair] = ()
+    rows: dict[str, Sequence[RowTask]] = field(default_factory=dict)
     max_new_tokens: int = 1
     batch_size: int = 1
     context_tokens: int = 0
@@ -84,10 +100,9 @@ class Performance:
 
 @dataclass(frozen=True)
 class ModelResults:
-    """The answers to the prompts, the losses of the pairs, and the performance of the model."""
+    """The results of the rows, as in ModelTask, and the performance of the model."""
 
-    answers: list[str]
-    losses: list[float]
+    rows: dict[str, list[PromptResult]]
     performance: Performance
 
 
@@ -119,7 +134,7 @@ def load_and_work(task: ModelTask) -> ModelResults:
     tokens = SPEED_PROMPT_TOKENS + SPEED_NEW_TOKENS
     if task.context_tokens > tokens:
         tokens = min(task.context_tokens, generator.context_length)
-        generator.completion_losses([([_ANY_TOKEN] * (tokens - 1), [_ANY_TOKEN])], 1)
+        generator.run_prompts([PromptTask([_ANY_TOKEN] * (tokens - 1), [[_ANY_TOKEN]])], 1)
     performance = Performance(
         **speed,
         load_s=load_s,
@@ -127,14 +142,32 @@ def load_and_work(task: ModelTask) -> ModelResults:
         gpu_memory_bytes=used_gpu_bytes() - used_before if uses_gpu(task.ref, task.device) else None,
         memory_tokens=tokens,
     )
-    return ModelResults(*work_on(generator, task), performance)
+    return ModelResults(work_on(generator, task), performance)
 
 
-def work_on(generator: Generator, task: ModelTask) -> tuple[list[str], list[float]]:
-    """Return the answers and the losses that `task` asks of a loaded model."""
-    losses = generator.completion_losses(task.pairs, task.batch_size) if task.pairs else []
-    answers = list(generator.answers(task.prompts, task.max_new_tokens, task.batch_size)) if task.prompts else []
-    return answers, losses
+def work_on(generator: Generator, task: ModelTask) -> dict[str, list[PromptResult]]:
+    """Return the results of the rows of `task` with a loaded model."""
+    return {name: _work_on_rows(generator, rows, task) for name, rows in task.rows.items()}
+
+
+def _work_on_rows(generator: Generator, rows: Sequence[RowTask], task: ModelTask) -> list[PromptResult]:
+    """Return the results of the rows; a prompt is read once, unless the model has other tokens for it than the completions."""
+    tasks: list[PromptTask] = []
+    merged = []
+    for row in rows:
+        ids = row.ids if row.prompt is None else generator.encode(row.prompt)
+        length = 0 if row.prompt is None else task.max_new_tokens
+        merged.append(ids == row.ids)
+        if ids == row.ids:
+            tasks.append(PromptTask(ids, row.completions, length, row.stop))
+        else:
+            tasks += [PromptTask(row.ids, row.completions), PromptTask(ids, (), length, row.stop)]
+    results = iter(generator.run_prompts(tasks, task.batch_size))
+    found = []
+    for is_merged in merged:
+        result = next(results)
+        found.append(result if is_merged else replace(next(results), logprobs=result.logprobs))
+    return found
 
 
 def measure_speed(generator: Generator) -> dict[str, Any]:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from phi_runtime.data.chat_template import Template
 
 FinishReason = Literal["stop", "length"]
-TokenPair = tuple[list[int], list[int]]
-"""The tokens of a prompt, and those of a completion whose likelihood is measured."""
 
 
 class PromptTooLong(DataError):
@@ -122,6 +120,37 @@ class Answer(Iterator[Piece], Protocol):
 
 
 @dataclass(frozen=True)
+class PromptTask:
+    """Work on one prompt.
+
+    Attributes:
+        ids: Tokens of the prompt, at least one.
+        completions: Token sequences whose log-probability after the prompt is measured.
+        max_new_tokens: Length limit of a greedy answer; 0: no answer.
+        stop: Text that ends the answer, in addition to the model's stop tokens; empty: none.
+    """
+
+    ids: list[int]
+    completions: Sequence[list[int]] = ()
+    max_new_tokens: int = 0
+    stop: str = ""
+
+    @property
+    def longest_continuation(self) -> int:
+        """Tokens that may follow the prompt."""
+        return max(self.max_new_tokens, *map(len, self.completions), 0)
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """The greedy answer to a prompt, and the log-probabilities (nats) of the tokens of each completion."""
+
+    answer: str = ""
+    finish: FinishReason | None = None
+    logprobs: Sequence[Sequence[float]] = ()
+
+
+@dataclass(frozen=True)
 class Speed:
     """Speed of one answer: seconds until its first token, and tokens per second from there on."""
 
@@ -190,12 +219,12 @@ class Generator(Protocol):
         """Return the number of tokens of `text` as a prompt."""
         ...
 
-    def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> Iterator[str]:
-        """Yield greedy answers, in the order of the prompts."""
+    def encode(self, prompt: str, adapter: str | None = None) -> list[int]:
+        """Tokenize a prompt as in training."""
         ...
 
-    def completion_losses(self, pairs: Sequence[TokenPair], batch_size: int) -> list[float]:
-        """Return the negative log-probability of each completion after its prompt, summed over its tokens, in nats."""
+    def run_prompts(self, tasks: Sequence[PromptTask], batch_size: int) -> list[PromptResult]:
+        """Return the results of prompt tasks, in their order; up to `batch_size` prompts are computed at once."""
         ...
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
@@ -213,4 +242,5 @@ def short_answers(
     generator: Generator, prompts: Sequence[str], template: Template, max_new_tokens: int, batch_size: int
 ) -> list[str]:
     """Return greedy answers, without the text that the prompt template has after them and surrounding white space."""
-    return [template.answer_of(text) for text in generator.answers(prompts, max_new_tokens, batch_size)]
+    tasks = [PromptTask(generator.encode(prompt), max_new_tokens=max_new_tokens) for prompt in prompts]
+    return [template.answer_of(result.answer) for result in generator.run_prompts(tasks, batch_size)]

@@ -23,13 +23,15 @@ from phi_runtime.inference.generator import (
     GeneratorOptions,
     Guide,
     InvalidGuide,
+    PromptResult,
+    PromptTask,
     SamplingParams,
     Speed,
-    TokenPair,
     unknown_adapter,
 )
 from phi_runtime.inference.guides import require_bounded, require_short
-from phi_runtime.inference.sequences import SequenceCache
+from phi_runtime.inference.prompt_tasks import run_alone
+from phi_runtime.inference.sequences import SequenceCache, reusable_prefix
 from phi_runtime.inference.stored_tokenizer import open_tokenizer
 from phi_runtime.inference.streaming import StreamedAnswer, check_context_length
 from phi_runtime.models.onnx_adapters import adapter_files
@@ -170,11 +172,6 @@ class OnnxGenerator:
         stream = detokenizer(self.tokenizer)
         return StreamedAnswer(ids, sampling, self.stop_ids, stream, self.token_text, acquire, release)
 
-    def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> Iterator[str]:
-        # One at a time: the runtime masks padding by token id, and a chat prompt contains the padding token itself.
-        for prompt in prompts:
-            yield "".join(piece.text for piece in self.answer(prompt, SamplingParams(max_new_tokens=max_new_tokens)))
-
     def count(self, text: str, adapter: str | None = None) -> int:
         return len(self.encode(text, adapter))
 
@@ -272,20 +269,18 @@ class OnnxGenerator:
 
     # -- measurement ---------------------------------------------------------------------------------------------------
 
-    def completion_losses(self, pairs: Sequence[TokenPair], batch_size: int) -> list[float]:
-        return [self._completion_loss(*pair) for pair in pairs]  # one at a time, as in `answers`
-
-    def _completion_loss(self, prompt_ids: list[int], completion_ids: list[int]) -> float:
-        from phi_runtime.inference.sampler import log_softmax
-
-        sequence = self._create_sequence(len(prompt_ids) + len(completion_ids), self.adapter)
-        sequence.prefill(prompt_ids)
-        loss = 0.0
-        for position, token in enumerate(completion_ids):
-            loss -= float(log_softmax(sequence.logits())[token])
-            if position < len(completion_ids) - 1:
-                sequence.append(token)
-        return loss
+    def run_prompts(self, tasks: Sequence[PromptTask], batch_size: int) -> list[PromptResult]:
+        # One at a time: the runtime masks padding by token id, a chat prompt contains the padding token itself, and only a
+        # single sequence can be rewound (0.18). Neighbors in this order share most tokens, which are not read again.
+        results: dict[int, PromptResult] = {}
+        capacity = max((len(task.ids) + task.longest_continuation for task in tasks), default=0)
+        sequence = self._create_sequence(capacity, self.adapter) if tasks else None
+        for i in sorted(range(len(tasks)), key=lambda i: tasks[i].ids):
+            assert sequence
+            cached = reusable_prefix(sequence, tasks[i].ids)
+            sequence.rewind(cached)
+            results[i] = run_alone(sequence, tasks[i], cached, self.stop_ids, self.tokenizer)
+        return [results[i] for i in range(len(tasks))]
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         text = self.encode("The weather was fine and we went for a walk. ")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.data.tokenize import pad_id
 from phi_runtime.data.tokenize import prompt_ids as encode_prompt
-from phi_runtime.inference.detokenizer import decode, detokenizer
+from phi_runtime.inference.detokenizer import detokenizer
 from phi_runtime.inference.generator import (
     Answer,
     GeneratorOptions,
     InvalidGuide,
+    PromptResult,
+    PromptTask,
     SamplingParams,
     Speed,
-    TokenPair,
     unknown_adapter,
 )
 from phi_runtime.inference.sequences import SequenceCache
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 _UNLIMITED = 1 << 30  # tokens
-_BATCH_TOKENS = 8192  # of a batch whose likelihood is measured: bounds its logits
 
 
 class TorchSequence:
@@ -84,7 +84,8 @@ class TorchSequence:
         if switch is not None and 0 < self._cached <= switch < len(self.ids):
             self._cache, self._cached = None, 0
         if self._cached < len(self.ids):
-            self._logits, self._cache = self.generator.forward(self.ids[self._cached :], self._cache, self.adapter)
+            logits, self._cache = self.generator.forward([self.ids[self._cached :]], self._cache, self.adapter)
+            self._logits = logits[0, -1]
             self._cached = len(self.ids)
 
 
@@ -114,7 +115,7 @@ class TransformersGenerator:
         self._files = self.options.adapters
         self._active: str | None = None
         self._loaded: set[str] = set()
-        self._sequences = SequenceCache(self.options.conversations, lambda _, adapter: TorchSequence(self, adapter))
+        self._sequences = SequenceCache(self.options.conversations, lambda _, adapter: self.create_sequence(adapter))
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -165,85 +166,61 @@ class TransformersGenerator:
             self.model.set_adapter(adapter)
         self._active = adapter
 
-    def forward(self, ids: Sequence[int], cache: Any, adapter: str | None) -> tuple[Any, Any]:
-        """Run the model on `ids`, which follow the tokens in `cache`.
+    @property
+    def has_trained_prompt(self) -> bool:
+        config = getattr(self.model, "active_peft_config", None)
+        return config is not None and bool(config.is_prompt_learning)
 
-        Returns:
-            The logits (V,) of the next token, and the cache.
-        """
-        import torch
+    @property
+    def _language_model(self) -> Any:
+        """The model without a trained prompt, which peft would prepend in each call."""
+        return self.model.get_base_model() if self.has_trained_prompt else self.model
+
+    def create_cache(self) -> Any:
+        """Return an empty KV cache."""
         from transformers import DynamicCache
 
+        return DynamicCache(config=self._language_model.config)
+
+    def create_sequence(self, adapter: str | None = None) -> TorchSequence:
+        return TorchSequence(self, adapter)
+
+    def forward(
+        self, rows: Sequence[Sequence[int]], cache: Any, adapter: str | None = None, keep: int = 1, **padding: Any
+    ) -> tuple[Any, Any]:
+        """Run the model on tokens, (B, T), which follow those in `cache`; None: a trained prompt comes before them, if any.
+
+        Args:
+            rows: The tokens.
+            cache: KV cache of B rows, which is extended.
+            adapter: The adapter to use.
+            keep: Number of last tokens that logits are returned of.
+            padding: `attention_mask` (B, cached + T) and `position_ids` (B, T) of rows with padding.
+
+        Returns:
+            Logits (B, keep, V), and the cache.
+        """
+        import torch
+
         self._activate(adapter)
-        model, tokens = self.model, torch.tensor([list(ids)], device=self.device)  # (1, T)
+        model, tokens = self._language_model, torch.tensor(rows, dtype=torch.long, device=self.device)  # (B, T)
         inputs: dict[str, Any] = {"input_ids": tokens}
-        if _has_trained_prompt(model):
-            # peft prepends the trained prompt in each call; it belongs before the first tokens only.
-            peft_model, model = model, model.get_base_model()
-            if cache is None:
-                embeddings = model.get_input_embeddings()(tokens)  # (1, T, H)
-                prompt = peft_model.get_prompt(batch_size=1).to(embeddings.dtype)  # (1, virtual tokens, H)
-                inputs = {"inputs_embeds": torch.cat([prompt, embeddings], dim=1)}
+        if self.has_trained_prompt and cache is None:
+            embeddings = model.get_input_embeddings()(tokens)  # (B, T, H)
+            prompt = self.model.get_prompt(batch_size=len(tokens)).to(embeddings.dtype)  # (B, virtual tokens, H)
+            inputs = {"inputs_embeds": torch.cat([prompt, embeddings], dim=1)}
         if cache is None:
-            cache = DynamicCache(config=model.config)
+            cache = self.create_cache()
         with torch.inference_mode():
-            output = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return output.logits[0, -1], output.past_key_values
+            output = model(**inputs, **padding, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        return output.logits, output.past_key_values
 
     # -- batches and measurement ---------------------------------------------------------------------------------------
 
-    def _encode_batch(self, prompts: Sequence[str]) -> dict[str, Any]:
-        """Return ids and mask, (B, T) each, padded on the left so that all answers start at the same position."""
-        import torch
+    def run_prompts(self, tasks: Sequence[PromptTask], batch_size: int) -> list[PromptResult]:
+        from phi_runtime.inference.batches import run_batched
 
-        rows = [encode_prompt(self.tokenizer, p, special=self.options.add_special_tokens) for p in prompts]
-        longest = max(len(r) for r in rows)
-        ids = torch.tensor([[self.pad_id] * (longest - len(r)) + r for r in rows], device=self.device)  # (B, T)
-        mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=self.device)  # (B, T)
-        return {"input_ids": ids, "attention_mask": mask}
-
-    def answers(self, prompts: Sequence[str], max_new_tokens: int, batch_size: int) -> Iterator[str]:
-        # Prompts of similar length share a batch; the answers are put back into the order of the prompts.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        answers: dict[int, str] = {}
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            batch = self._encode_batch([prompts[i] for i in indices])
-            output = self.model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=self.pad_id,
-                eos_token_id=sorted(self.stop_ids) or None,
-            )  # (B, T + new tokens)
-            for index, ids in zip(indices, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-                answers[index] = decode(self.tokenizer, ids)
-        yield from (answers[i] for i in range(len(prompts)))
-
-    def completion_losses(self, pairs: Sequence[TokenPair], batch_size: int) -> list[float]:
-        losses: dict[int, float] = {}
-        lengths = [len(prompt) + len(completion) for prompt, completion in pairs]
-        for indices in _batches(lengths, batch_size, self.rope_switch):
-            losses |= zip(indices, self._batch_losses([pairs[i] for i in indices]), strict=True)
-        return [losses[i] for i in range(len(pairs))]
-
-    def _batch_losses(self, pairs: Sequence[TokenPair]) -> list[float]:
-        import torch
-
-        longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
-        # Padded on the right, where causal attention needs no mask.
-        rows = [[*prompt, *completion] for prompt, completion in pairs]
-        ids = torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows], device=self.device)  # (B, T)
-        kept = longest - min(len(prompt) for prompt, _ in pairs) + 1
-        with torch.no_grad():
-            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits  # (B, kept, V)
-        losses = []
-        for row, row_logits, (prompt, completion) in zip(ids, logits, pairs, strict=True):
-            start = len(prompt) - 1 - (longest - kept)  # of the logits of the first completion token
-            targets = row[len(prompt) : len(prompt) + len(completion)]
-            predicted = row_logits[start : start + len(completion)].float()  # (completion tokens, V)
-            losses.append(float(torch.nn.functional.cross_entropy(predicted, targets, reduction="sum")))
-        return losses
+        return run_batched(self, tasks, batch_size)
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         import torch
@@ -275,28 +252,6 @@ class TransformersGenerator:
         )
         start, first_token, *_, last_token = clock.times
         return Speed(first_token - start, (new_tokens - 1) / (last_token - first_token))
-
-
-def _batches(lengths: Sequence[int], batch_size: int, switch: int | None) -> Iterator[list[int]]:
-    """Yield indices of rows of similar length.
-
-    A batch has at most `batch_size` rows, `_BATCH_TOKENS` with padding, and one set of rotary factors, which the longest row
-    selects (`switch`).
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        crosses = batch and switch is not None and lengths[batch[0]] <= switch < lengths[index]
-        if crosses or len(batch) == batch_size or (batch and (len(batch) + 1) * lengths[index] > _BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _has_trained_prompt(model: Any) -> bool:
-    config = getattr(model, "active_peft_config", None)
-    return config is not None and bool(config.is_prompt_learning)
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:

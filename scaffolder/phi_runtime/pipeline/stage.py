@@ -29,7 +29,7 @@ State = Literal["cached", "deleted", "stale", "failed", "missing", "running"]
 MODEL_FOLDERS = {"adapter": "adapter", "hf": "merged", "onnx": "onnx"}
 EVALUATION_FOLDER = "evaluation"
 EVALUATION_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "onnxruntime-genai", "onnxruntime-genai-cuda")
-_EVALUATION_FORM = 5  # of evaluation.json; a result of another form is stale
+_EVALUATION_FORM = 6  # of evaluation.json; a result of another form is stale
 # Inputs of an evaluation after whose change no row is measured again:
 _NOT_MEASURED = ("own_metrics", "chosen_on", "seeds")
 _NO_INPUT = "its input does not exist yet"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from phi_runtime.report.verdict import Verdict
 
 _CURVE_WIDTH = 24
+_LIKELIHOODS = ("label_loss", "bits_per_byte", "perplexity")  # the first that was measured is shown
 _STATE_STYLES = {
     "cached": "green",
     "deleted": "green",
@@ -59,7 +60,8 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     metrics = [metric] if all(model["metrics"] for model in models) else []
     own = evaluation.get("own_metrics", [])  # records of older versions have none
     shown = [column for name in (*metrics, *own) for column in (name, "95 %")]
-    names = (*shown, "perplexity", "answer tok/s", "size", "memory")
+    likelihood = next(key for key in _LIKELIHOODS if models[0].get(key) is not None)
+    names = (*shown, f"{likelihood} (95 %)", "answer tok/s", "size", "memory")
     rows, total = evaluation["rows"], evaluation["total_rows"]
     seeds, chosen = evaluation.get("seeds", ()), ", ".join(evaluation.get("chosen_on", ()))
     title = f"{rows:,} of {total:,} {evaluation['rows_of']} rows{suffix}"
@@ -71,6 +73,7 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
             cell for name in metrics for cell in (_percent(model["metrics"][name]), _interval(model["interval"]))
         ]
         quality += [cell for name in own for cell in _number(model, name)]
+        quality.append(_likelihood(model, likelihood))
         lines.add_row(model["name"], *quality, *(_performance(model) if model in models else ()))
     console().print(lines)
     for model in models:
@@ -85,7 +88,6 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
 
 def _performance(model: dict[str, Any]) -> tuple[str, ...]:
     return (
-        f"{model['perplexity']:.2f}",
         _with_range(model["decode_tokens_per_s"], *model["decode_tokens_per_s_range"]),
         size(model["size_bytes"]),
         size(model["gpu_memory_bytes"] or model["peak_rss_bytes"]),
@@ -103,6 +105,15 @@ def _spread(spread: dict[str, Any], *, is_share: bool) -> str:
         f"{scale * spread[key]:.{digits}f}" for key in ("mean", "min", "max", "standard_deviation")
     )
     return f"{'mean' if is_share else 'mean perplexity'} {mean}{unit}, {low}–{high}, standard deviation {deviation}"
+
+
+def _likelihood(model: dict[str, Any], key: str) -> str:
+    """Return a figure of the likelihood of the references with its interval; nothing for a baseline."""
+    if model.get(key) is None:
+        return ""
+    bounds = model[f"{key}_interval"]
+    interval = f" ({bounds[0]:.2f}–{bounds[1]:.2f})" if bounds else ""
+    return f"{model[key]:.2f}{interval}"
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:

@@ -127,6 +127,36 @@ def test_grouped_shares_are_not_independent_rows() -> None:
     assert grouped.high - grouped.low > 2 * (wilson(50, 100).high - wilson(50, 100).low)
 
 
+def test_no_and_all_rows_of_groups_have_an_interval_of_the_groups() -> None:
+    groups = [i // 4 for i in range(120)]
+    assert interval_of(Scores([0.0] * 120), groups) == wilson(0, 30)
+    assert interval_of(Scores([1.0] * 120), groups) == wilson(30, 30)
+    assert interval_of(Scores([1.0] * 4), [0] * 4) is None
+
+
+def test_groups_of_one_row_are_almost_wilsons() -> None:
+    right = [1.0] * 90 + [0.0] * 30
+    found = interval_of(Scores(right), list(range(120)))
+    assert found == pytest.approx(wilson(90, 120), abs=0.005)
+
+
+def test_a_few_lost_groups_are_no_difference() -> None:
+    right = [1.0] * 40
+    four = compare(Scores(right), Scores([0.0] * 4 + [1.0] * 36), [i // 2 for i in range(40)])
+    assert (four.lost, four.p, four.outcome) == (4, 0.5, "no difference seen")
+    many = compare(Scores(right), Scores([0.0] * 14 + [1.0] * 26), [i // 2 for i in range(40)])
+    assert (many.p, many.outcome) == (2 / 2**7, "worse")
+
+
+def test_intervals_of_grouped_shares_cover_the_truth() -> None:
+    noise = np.random.default_rng(7)
+    groups, found = np.repeat(np.arange(40), 5).tolist(), []
+    for _ in range(1500):
+        shares = np.repeat(noise.beta(18, 2, 40), 5)  # mean 0.9, correlated within a group
+        found.append(interval_of(Scores((noise.uniform(size=200) < shares).astype(float).tolist()), groups))
+    assert 0.93 <= _covered(found, 0.9) <= 0.97
+
+
 def _covered(intervals: list[Interval | None], truth: float) -> float:
     return sum(i is not None and i.low <= truth <= i.high for i in intervals) / len(intervals)
 

@@ -103,3 +103,49 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", written)
     assert read_rows(tmp_path / "rows.jsonl") == written
     assert len((tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_the_loss_of_a_label_is_that_without_its_end() -> None:
+    measured = [Measured("joy", {}, 0.9, 3, 0.1 * i, 1) for i in range(1, 4)]
+    found = [RowResult("r.jsonl", i, "q", "joy", {"adapter": m}, None, 3) for i, m in enumerate(measured)]
+    [summary] = summarize("classification", found)
+    assert summary["label_loss"] == pytest.approx(0.9 - 0.2)
+    low, high = summary["label_loss_interval"]
+    assert low < 0.7 < high
+    assert summary["bits_per_byte"] is None
+
+
+def test_bits_per_byte_are_those_of_the_text_without_its_end() -> None:
+    losses, sizes = [8.0, 14.0, 3.0], [4, 10, 1]
+    rows_of_text = [
+        RowResult("t.txt", i, None, None, {"base": Measured(None, {}, loss + 1, 5, 1.0, 1)}, None, size)
+        for i, (loss, size) in enumerate(zip(losses, sizes, strict=True))
+    ]
+    [summary] = summarize("generation", rows_of_text)
+    assert summary["bits_per_byte"] == pytest.approx(25 / math.log(2) / 15)
+    assert summary["bits_per_byte_interval"][0] < 25 / math.log(2) / 15 < summary["bits_per_byte_interval"][1]
+    assert summary["label_loss"] is None
+
+
+def test_the_best_label_per_character_is_acc_norm_and_ways_to_ask_the_base_are_untrained() -> None:
+    def measured(answer: str, logprobs: dict[str, float] | None) -> Measured:
+        return Measured(answer, {}, 0.5, 2, label_logprobs=logprobs)
+
+    rows_of_labels = [
+        RowResult(
+            "r.jsonl",
+            i,
+            "q",
+            reference,
+            {
+                "base": measured("?", None),
+                "base, labels scored": measured("joy", {"joy": -3.0, "surprise": -4.0}),
+                "adapter": measured(reference, None),
+            },
+        )
+        for i, reference in enumerate(["joy"] * 10 + ["surprise"] * 30)
+    ]
+    base, scored, adapter = summarize("classification", rows_of_labels)
+    assert (scored["metrics"]["accuracy"], scored["acc_norm"], base["acc_norm"]) == (0.25, 0.75, None)
+    assert scored["acc_norm_interval"] == wilson(30, 40)
+    assert (scored["versus"], adapter["versus"]["model"]) == (None, "base, labels scored")

@@ -11,7 +11,7 @@ import pytest
 from phi_runtime.core.errors import OutOfResources, WorkFailed
 from phi_runtime.core.events import silent
 from phi_runtime.evaluation import worker
-from phi_runtime.evaluation.worker import ModelTask, load_and_work, measure_speed, work_apart
+from phi_runtime.evaluation.worker import ModelTask, RowTask, load_and_work, measure_speed, work_apart
 from phi_runtime.inference.generator import Speed
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workers.process import python
@@ -19,10 +19,14 @@ from phi_runtime.workers.process import python
 
 def test_a_separate_process_answers_as_this_one_does(tiny_phi3: Path, tmp_path: Path) -> None:
     ref = ModelRef(tiny_phi3, "hf", "tiny")
-    task = ModelTask("base", ref, prompts=["we won", "run away"], pairs=[([3, 4], [5, 6])], max_new_tokens=3)
+    rows = [RowTask("we won", [3, 4], [[5, 6]]), RowTask(None, [7], [[8]])]
+    task = ModelTask("base", ref, rows={"base": rows}, max_new_tokens=3)
     log = tmp_path / "base.log"
     found, expected = work_apart(task, log, silent), load_and_work(task)
-    assert (found.answers, found.losses) == (expected.answers, pytest.approx(expected.losses))
+    for result, same in zip(found.rows["base"], expected.rows["base"], strict=True):
+        assert (result.answer, result.finish) == (same.answer, same.finish)
+        assert result.logprobs[0] == pytest.approx(same.logprobs[0])
+    assert [bool(result.answer) for result in found.rows["base"]] == [True, False]
     assert found.performance.peak_rss_bytes > 0 < found.performance.load_s
     assert (found.performance.gpu_memory_bytes, found.performance.memory_tokens) == (None, 72)
     assert not log.exists()

@@ -15,12 +15,14 @@ from phi_runtime.inference.generator import (
     GeneratorOptions,
     Guide,
     InvalidGuide,
+    PromptTask,
     PromptTooLong,
     SamplingParams,
     UnknownAdapter,
 )
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.inference.onnx import OnnxGenerator
+from phi_runtime.inference.sampler import log_softmax
 from phi_runtime.inference.transformers import TransformersGenerator
 from phi_runtime.models.reference import ModelRef
 
@@ -106,10 +108,11 @@ def test_log_probabilities_are_those_of_the_tokens(model: Generator) -> None:
         assert one.logprob == pytest.approx(max(chance for _, chance in one.top))  # greedy: the most likely token
         assert len(one.top) == 3
         assert one.logprob < 0
-    ids = model.encode(PROMPT)  # type: ignore[attr-defined]
-    token = model.encode(PROMPT + found[0].token)[len(ids) :]  # type: ignore[attr-defined]
+    ids = model.encode(PROMPT)
+    token = model.encode(PROMPT + found[0].token)[len(ids) :]
     if len(token) == 1:
-        assert model.completion_losses([(ids, token)], 1) == pytest.approx([-found[0].logprob], abs=2e-2)
+        [result] = model.run_prompts([PromptTask(ids, [token])], 1)
+        assert result.logprobs == [pytest.approx([found[0].logprob], abs=2e-2)]
 
 
 def test_an_answer_ends_before_its_stop_string(model: Generator) -> None:
@@ -194,8 +197,19 @@ def test_a_corrupt_folder_is_an_error_with_a_fix(tiny_onnx: Path, tmp_path: Path
 
 
 def test_streamed_answers_equal_those_of_transformers_generate(torch_model: TransformersGenerator) -> None:
-    (expected,) = torch_model.answers([PROMPT], 12, 1)
-    assert said(torch_model) == expected
+    assert said(torch_model) == generated(torch_model, PROMPT, 12)
+
+
+def generated(model: TransformersGenerator, prompt: str, max_new_tokens: int) -> str:
+    """The greedy answer of transformers' `generate` to one prompt."""
+    import torch
+
+    ids = torch.tensor([model.encode(prompt)])
+    options = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": model.pad_id}
+    output = model.model.generate(
+        ids, attention_mask=torch.ones_like(ids), eos_token_id=list(model.stop_ids), **options
+    )
+    return str(model.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 def phi3(folder: Path, tokenizer: Any, **config: Any) -> TransformersGenerator:
@@ -218,24 +232,23 @@ def phi3(folder: Path, tokenizer: Any, **config: Any) -> TransformersGenerator:
     return generator
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"max_position_embeddings": 512, "original_max_position_embeddings": 512, "sliding_window": 16},
-        {
-            "max_position_embeddings": 128,
+CONFIGS: dict[str, dict[str, Any]] = {
+    "sliding window": {"max_position_embeddings": 512, "original_max_position_embeddings": 512, "sliding_window": 16},
+    "longrope": {
+        "max_position_embeddings": 128,
+        "original_max_position_embeddings": 32,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [4.0] * 8,
             "original_max_position_embeddings": 32,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "short_factor": [1.0] * 8,
-                "long_factor": [4.0] * 8,
-                "original_max_position_embeddings": 32,
-            },
         },
-    ],
-    ids=["sliding window", "longrope"],
-)
+    },
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_rewound_sequence_gives_the_answer_of_a_fresh_one(
     config: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -248,12 +261,89 @@ def test_a_rewound_sequence_gives_the_answer_of_a_fresh_one(
         "we won the game and",
     ]
     for prompt in prompts:
-        (fresh,) = model.answers([prompt], 24, 1)
-        assert said(model, prompt, max_new_tokens=24) == fresh
+        assert said(model, prompt, max_new_tokens=24) == generated(model, prompt, 24)
 
 
-def test_losses_of_a_batch_are_those_of_each_row_alone(torch_model: TransformersGenerator) -> None:
-    ids = torch_model.encode(PROMPT)
-    pairs = [(ids, ids[:3]), (ids[:2], ids[2:4]), (ids[:1], ids[1:]), (ids + ids, ids[:1])]
-    alone = [torch_model.completion_losses([pair], 1)[0] for pair in pairs]
-    assert torch_model.completion_losses(pairs, 16) == pytest.approx(alone, rel=1e-5)
+# -- prompt tasks --------------------------------------------------------------------------------------------------------------
+
+
+def tasks_of(model: Generator) -> list[PromptTask]:
+    """Prompts of several lengths, with completions that begin alike, and one that the model itself would write."""
+    tasks = []
+    for text in (
+        "we won",
+        "we won the game",
+        "we won the game and",
+        "we ran in the dark",
+        "we won the game and a lovely party",
+    ):
+        ids = model.encode(text)
+        own = model.encode(text + said(model, text, max_new_tokens=3))[len(ids) :] or [5]
+        tasks.append(PromptTask(ids, [[7], [7, 8, 9, 2], [7, 8, 10], own, [11, 12, 13, 14, 15, 16, 17]], 12))
+    return tasks
+
+
+def plain_logprobs(model: TransformersGenerator, task: PromptTask) -> list[list[float]]:
+    """Teacher forcing: the log-probabilities of each completion, in one call of the model each, without cache and padding."""
+    import torch
+
+    found = []
+    for completion in task.completions:
+        ids = torch.tensor([task.ids + completion])
+        with torch.no_grad():
+            logprobs = model.model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
+        found.append([float(logprobs[len(task.ids) + i - 1, token]) for i, token in enumerate(completion)])
+    return found
+
+
+def check_tasks(model: TransformersGenerator, tasks: list[PromptTask], batch_size: int) -> None:
+    results = model.run_prompts(tasks, batch_size)
+    for task, result in zip(tasks, results, strict=True):
+        assert result.answer == generated(model, model.tokenizer.decode(task.ids), task.max_new_tokens)
+        for values, expected in zip(result.logprobs, plain_logprobs(model, task), strict=True):
+            assert values == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_log_probabilities_and_answers_of_a_batch_are_those_of_each_prompt_alone(
+    torch_model: TransformersGenerator, batch_size: int
+) -> None:
+    check_tasks(torch_model, tasks_of(torch_model), batch_size)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_prompts_in_a_batch_keep_their_window_and_their_rotary_factors(
+    config: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = phi3(tmp_path / "model", tiny_tokenizer, **config)
+    texts = ["we won the game and a lovely party was there in the sun " * n for n in (1, 2, 3)]
+    longer = [PromptTask(model.encode(text), [[7, 8, 9, 10, 11, 12, 13, 14]], 8) for text in texts]
+    check_tasks(model, [*tasks_of(model), *longer], 16)
+
+
+def test_an_onnx_model_gives_what_the_same_prompts_give_one_by_one(onnx: OnnxGenerator) -> None:
+    tasks = tasks_of(onnx)
+    for task, result in zip(tasks, onnx.run_prompts(tasks, 16), strict=True):
+        assert onnx.run_prompts([task], 1) == [result]
+        assert result.answer == said(onnx, onnx.tokenizer.decode(task.ids), max_new_tokens=12)
+        first, *_, longest = result.logprobs
+        sequence = onnx._create_sequence(64, None)
+        sequence.prefill(task.ids)
+        for token, value in zip(task.completions[-1], longest, strict=True):
+            assert value == pytest.approx(float(log_softmax(sequence.logits())[token]), abs=1e-6)
+            sequence.append(token)
+        assert len(first) == 1
+
+
+def test_the_end_of_an_answer_is_told_by_stop_token_stop_text_and_length(model: Generator) -> None:
+    ids = model.encode(PROMPT)
+    [whole] = model.run_prompts([PromptTask(ids, max_new_tokens=12)], 1)
+    assert len(whole.answer) > 4
+    stop = whole.answer[2:4]
+    [cut, none] = model.run_prompts([PromptTask(ids, max_new_tokens=12, stop=stop), PromptTask(ids, [[3]])], 2)
+    assert (cut.answer, cut.finish) == (whole.answer.split(stop)[0], "stop")
+    assert (none.answer, none.finish, len(none.logprobs)) == ("", None, 1)
+    model.stop_ids.add(model.encode(PROMPT + whole.answer)[len(ids) + 1])  # type: ignore[attr-defined]
+    [ended] = model.run_prompts([PromptTask(ids, max_new_tokens=12)], 1)
+    assert (whole.finish, ended.finish) == ("length", "stop")
+    assert whole.answer.startswith(ended.answer)

@@ -1,0 +1,212 @@
+"""Prompt tasks in batches, through transformers: prompts of similar length share a batch, and what all begin with is read once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from phi_runtime.core.common_prefix import common_prefix
+from phi_runtime.inference.generator import PromptResult, PromptTask
+from phi_runtime.inference.prompt_tasks import GreedyAnswer, Path, run_alone
+
+if TYPE_CHECKING:
+    from phi_runtime.inference.transformers import TransformersGenerator
+
+_BATCH_TOKENS = 8192  # cached tokens of a batch, with padding
+_LOGIT_TOKENS = 2048  # tokens whose logits are in memory at once
+
+
+def run_batched(generator: TransformersGenerator, tasks: Sequence[PromptTask], batch_size: int) -> list[PromptResult]:
+    """Run `tasks` in batches of up to `batch_size` prompts.
+
+    A prompt whose continuation crosses the length at which LongRoPE changes its factors runs alone: what was computed with the
+    other factors is computed again there.
+    """
+    import torch
+
+    results: dict[int, PromptResult] = {}
+    switch = generator.rope_switch
+    with torch.inference_mode():
+        together = []
+        for i, task in enumerate(tasks):
+            if switch is not None and len(task.ids) <= switch < len(task.ids) + task.longest_continuation:
+                results[i] = run_alone(generator.create_sequence(), task, 0, generator.stop_ids, generator.tokenizer)
+            else:
+                together.append(i)
+        long = switch is not None and any(len(tasks[i].ids) > switch for i in together)
+        prefix = _Prefix.read(generator, [tasks[i].ids for i in together], share=not long) if together else None
+        for indices in _batches([tasks[i] for i in together], batch_size, switch):
+            assert prefix
+            chosen = [together[i] for i in indices]
+            results |= zip(chosen, _Batch(generator, [tasks[i] for i in chosen], prefix).run(), strict=True)
+    return [results[i] for i in range(len(tasks))]
+
+
+def _batches(tasks: Sequence[PromptTask], batch_size: int, switch: int | None) -> Iterator[list[int]]:
+    """Yield indices of tasks of similar length.
+
+    A batch has at most `batch_size` prompts, `_BATCH_TOKENS` with padding, and one set of rotary factors, which the longest
+    prompt selects (`switch`).
+    """
+    batch: list[int] = []
+    lengths = [len(task.ids) for task in tasks]
+    for index in sorted(range(len(tasks)), key=lambda i: (lengths[i], tasks[i].longest_continuation)):
+        crosses = batch and switch is not None and lengths[batch[0]] <= switch < lengths[index]
+        tokens = (len(batch) + 1) * (lengths[index] + tasks[index].longest_continuation)
+        if crosses or len(batch) == batch_size or (batch and tokens > _BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """The tokens that all prompts begin with, in a KV cache of one row.
+
+    Attributes:
+        tokens: Number of them.
+        cached: Tokens in the cache: with those of a trained prompt.
+        cache: The cache; None if it is empty.
+    """
+
+    tokens: int
+    cached: int
+    cache: Any
+
+    @classmethod
+    def read(cls, generator: TransformersGenerator, prompts: Sequence[list[int]], *, share: bool) -> _Prefix:
+        """Read the common prefix of `prompts`, if they may `share` one.
+
+        A sliding window counts padding, which would be between the prefix and the prompts.
+        """
+        cache = generator.create_cache()
+        tokens = 0
+        if share and not any(cache.is_sliding):
+            ends = min(prompts), max(prompts)
+            tokens = min(common_prefix(*ends), min(map(len, prompts)) - 1)
+        if not tokens and not generator.has_trained_prompt:
+            return cls(0, 0, None)
+        _, cache = generator.forward([prompts[0][:tokens]], None)
+        return cls(tokens, cache.get_seq_length(), cache)
+
+
+class _Batch:
+    """Tasks whose prompts are read together.
+
+    The rows of the cache are padded on the left of the prompts, behind the shared prefix, so that all continuations start at
+    the same place.
+    """
+
+    def __init__(self, generator: TransformersGenerator, tasks: Sequence[PromptTask], prefix: _Prefix) -> None:
+        import torch
+
+        self.generator, self.tasks = generator, tasks
+        rest = [list(task.ids[prefix.tokens :]) for task in tasks]
+        longest = max(map(len, rest))
+        padding = [longest - len(ids) for ids in rest]
+        places = torch.arange(prefix.cached + longest, device=generator.device)  # (K,)
+        gaps = torch.tensor(padding, device=generator.device)[:, None]  # (B, 1)
+        self.mask = (places < prefix.cached) | (places >= prefix.cached + gaps)  # (B, K)
+        self.lengths = torch.tensor([prefix.cached + len(ids) for ids in rest], device=generator.device)  # (B,)
+        self.padded = any(padding)
+        rows = [[generator.pad_id] * count + ids for count, ids in zip(padding, rest, strict=True)]
+        cache = _select(prefix.cache, [0] * len(tasks)) if prefix.cache else None
+        positions = (places[prefix.cached :] - gaps).clamp(min=0)  # (B, longest)
+        logits, self.cache = generator.forward(rows, cache, **self._placed(self.mask, positions))
+        self.first = logits[:, -1].float().log_softmax(-1)  # (B, V)
+
+    def _placed(self, mask: Any, positions: Any) -> dict[str, Any]:
+        """Return the attention mask and the positions, which rows of equal length do not need."""
+        return {"attention_mask": mask.long(), "position_ids": positions} if self.padded else {}
+
+    def run(self) -> list[PromptResult]:
+        """Return the results of the tasks."""
+        likeliest: list[dict[Path, int]] = [{(): int(token)} for token in self.first.argmax(-1)]
+        logprobs = self._completions(likeliest)
+        answers = [GreedyAnswer(task, self.generator.stop_ids, self.generator.tokenizer) for task in self.tasks]
+        self._answer(answers, likeliest)
+        return [answer.result(values) for answer, values in zip(answers, logprobs, strict=True)]
+
+    def _forward(self, rows: Sequence[int], tokens: Sequence[Sequence[int]], cache: Any, done: int, keep: int) -> Any:
+        """Run the model on `tokens` (R, T), which follow `done` tokens after the prompts `rows`; return logits and cache."""
+        import torch
+
+        mask = self.mask[list(rows)]
+        mask = torch.cat([mask, mask.new_ones(len(rows), done + len(tokens[0]))], dim=1)
+        offsets = torch.arange(done, done + len(tokens[0]), device=mask.device)
+        positions = self.lengths[list(rows)][:, None] + offsets
+        return self.generator.forward(tokens, cache, keep=keep, **self._placed(mask, positions))
+
+    # -- completions ---------------------------------------------------------------------------------------------------
+
+    def _completions(self, likeliest: list[dict[Path, int]]) -> list[list[list[float]]]:
+        """Return the log-probabilities of the tokens of each completion, and add the likeliest token after each path."""
+        found: list[list[list[float]]] = [
+            [[float(self.first[row, completion[0]])] if completion else [] for completion in task.completions]
+            for row, task in enumerate(self.tasks)
+        ]
+        longer = [
+            (row, number, completion)
+            for row, task in enumerate(self.tasks)
+            for number, completion in enumerate(task.completions)
+            if len(completion) > 1
+        ]
+        longer.sort(key=lambda item: len(item[2]))
+        for chunk in self._chunks(longer):
+            rows, longest = [row for row, _, _ in chunk], len(chunk[-1][2]) - 1
+            tokens = [ids[:-1] + [self.generator.pad_id] * (longest + 1 - len(ids)) for _, _, ids in chunk]
+            logits, _ = self._forward(rows, tokens, _select(self.cache, rows), 0, longest)
+            for (row, number, ids), of_row in zip(chunk, logits, strict=True):
+                values = of_row[: len(ids) - 1].float().log_softmax(-1)  # (tokens - 1, V)
+                places = range(len(ids) - 1)
+                found[row][number] += values[list(places), ids[1:]].tolist()
+                likeliest[row] |= zip((tuple(ids[: i + 1]) for i in places), values.argmax(-1).tolist(), strict=True)
+        return found
+
+    def _chunks(self, completions: Sequence[tuple[int, int, list[int]]]) -> Iterator[list[tuple[int, int, list[int]]]]:
+        """Split completions, which are sorted by length, to what is computed at once."""
+        chunk: list[tuple[int, int, list[int]]] = []
+        cached = self.mask.shape[1]
+        for item in completions:
+            rows, tokens = len(chunk) + 1, len(item[2]) - 1
+            if chunk and (rows * tokens > _LOGIT_TOKENS or rows * (cached + tokens) > _BATCH_TOKENS):
+                yield chunk
+                chunk = []
+            chunk.append(item)
+        if chunk:
+            yield chunk
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def _answer(self, answers: Sequence[GreedyAnswer], likeliest: Sequence[dict[Path, int]]) -> None:
+        """Continue the answers to their ends: along the completions, whose next tokens are known, without the model."""
+        for answer, known in zip(answers, likeliest, strict=True):
+            while answer.finish is None and (path := tuple(answer.tokens)) in known:
+                answer.push(known[path])
+        active = [row for row, answer in enumerate(answers) if answer.finish is None]
+        cache, done = self.cache, 0
+        rows = list(range(len(answers)))  # in the cache
+        while active:
+            if active != rows:
+                cache, rows = _select(cache, [rows.index(row) for row in active]), active
+            tokens = [[answers[row].tokens[done]] for row in active]
+            logits, cache = self._forward(active, tokens, cache, done, 1)
+            done += 1
+            for row, token in zip(active, logits[:, -1].argmax(-1).tolist(), strict=True):
+                if len(answers[row].tokens) == done:
+                    answers[row].push(token)
+            active = [row for row in active if answers[row].finish is None]
+
+
+def _select(cache: Any, rows: Sequence[int]) -> Any:
+    """Return a copy of a KV cache with these rows of it."""
+    import torch
+
+    selected = copy.copy(cache)
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    selected.batch_select_indices(torch.tensor(rows, device=cache.layers[0].keys.device))
+    return selected
