@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from phi_runtime.report.project_facts import ProjectFacts, StageFacts
-from phi_runtime.report.row_views import Comparison, RowList, Slice, TrainingView, confusion
+from phi_runtime.report.row_views import Comparison, RowList, Slice, TrainingView
 
 
 def as_json(facts: ProjectFacts, trainings: Sequence[TrainingView]) -> dict[str, Any]:
@@ -30,12 +30,13 @@ def _training(training: TrainingView) -> dict[str, Any]:
     facts, comparison = training.facts, training.comparison
     return {
         "name": facts.name,
+        "verdict": facts.verdict.as_dict() if facts.verdict else None,
         "settings": facts.settings,
         "results": facts.results,
         "curves": asdict(facts.curves),
         "evaluation": facts.evaluation,
         "note": facts.note,
-        "confusion": _confusion(comparison) if comparison else {},
+        "confusion": {name: asdict(matrix) for name, matrix in training.confusions.items()},
         "errors": [_row_list(found, comparison) for found in training.errors if comparison],
         "slices": [_slice(part) for parts in training.slices.values() for part in parts],
     }
@@ -45,12 +46,6 @@ def _stage(stage: StageFacts) -> dict[str, Any]:
     content = asdict(stage)
     figures = content.pop("figures")
     return {**content, "wall_s": None, "peak_rss_bytes": None, **figures}
-
-
-def _confusion(comparison: Comparison) -> dict[str, Any]:
-    if comparison.task != "classification":
-        return {}
-    return {name: asdict(confusion(comparison.rows, name)) for name in comparison.scores}
 
 
 def _row_list(found: RowList, comparison: Comparison) -> dict[str, Any]:

@@ -18,16 +18,17 @@ from phi_runtime.evaluation.metrics import headline
 from phi_runtime.report.charts import NARROW, WIDE, Estimate, bar_chart, both_widths, data_table, dot_chart, heat_map
 from phi_runtime.report.loss_chart import loss_chart
 from phi_runtime.report.project_facts import ProjectFacts
-from phi_runtime.report.row_views import TrainingView, confusion, slice_models
+from phi_runtime.report.row_views import TrainingView, slice_models
 from phi_runtime.report.scale import percent, short
 from phi_runtime.report.text import escaped, inert
+from phi_runtime.report.verdict import SHOWN
 from phi_runtime.training.diagnosis.run import rate_text
 
 MAX_BYTES = 2_000_000
 _FOLDER = Path(__file__).parent
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _CODE = re.compile(r"`([^`]+)`")
-_MATRIX, _FEW_LABELS = 280, 6  # width in pixels of a confusion matrix, and the columns that fit into it
+_MATRIX = 280  # pixels
 _TABLE_POINTS = 60  # of a curve, in the table behind its chart
 
 
@@ -81,6 +82,8 @@ def _environment() -> Environment:
         "style": Markup(
             "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "document.css"))
         ),
+        "lights": {"ready": "good", "check": "warn", "not ready": "bad"},
+        "most_findings": SHOWN,
         "scores_chart": scores_chart,
         "curves_chart": curves_chart,
         "confusion_charts": confusion_charts,
@@ -97,6 +100,7 @@ def _environment() -> Environment:
         "duration": duration,
         "day": _day,
         "interval": interval,
+        "points": points,
         "rate": rate_text,
         "cut": _cut,
         "prose": _prose,
@@ -137,6 +141,12 @@ def interval(bounds: Sequence[float] | None, *, as_percent: bool = True) -> str:
         return ""
     low, high = (f"{100 * end:.1f}" if as_percent else short(end) for end in bounds)
     return f"{low}–{high}"
+
+
+def points(bounds: Sequence[float], *, share: bool) -> str:
+    """Format the interval of a difference: -3.1 to +2.0 points; of free text, in nats per token."""
+    low, high = (f"{100 * end:+.1f}" if share else f"{end:+.3f}" for end in bounds)
+    return f"{low} to {high} {'points' if share else 'nats per token'}"
 
 
 def result(model: Mapping[str, Any], task: str) -> tuple[str, str]:
@@ -207,16 +217,9 @@ def curves_chart(training: TrainingView) -> Markup:
 
 def confusion_charts(training: TrainingView) -> list[tuple[str, Markup]]:
     """Return the confusion matrix of each model that is no baseline, by its name; none if the task has no labels."""
-    comparison = training.comparison
-    if comparison is None or comparison.task != "classification":
-        return []
     charts = []
-    for model in comparison.evaluation["models"]:
-        if (name := model["name"]) not in comparison.scores:
-            continue
-        matrix = confusion(comparison.rows, name)
-        width = _MATRIX if len(matrix.answers) <= _FEW_LABELS else WIDE
-        title = f"Confusion matrix of {name}"
+    for name, matrix in training.confusions.items():
+        title, width = f"Confusion matrix of {name}", WIDE if training.has_many_labels else _MATRIX
         image = Markup(heat_map(matrix.counts, matrix.expected, matrix.answers, title, width=width))
         rows = [(label, *row) for label, row in zip(matrix.expected, matrix.counts, strict=True)]
         charts.append((name, _figure(image, data_table(title, ("expected", *matrix.answers), rows))))

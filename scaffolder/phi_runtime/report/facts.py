@@ -103,7 +103,7 @@ def read_facts(
     folder = EVALUATION_FOLDER if stage == EVALUATE else f"{EVALUATION_FOLDER}-{training}"
     rows: list[RowResult] = []
     if evaluation:
-        with suppress(OSError, ValueError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             rows = read_rows(project.gen_model / folder / ROWS)
     return Facts(
         training,

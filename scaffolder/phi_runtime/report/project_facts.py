@@ -15,12 +15,14 @@ from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.report import FILE as DATA_REPORT
 from phi_runtime.evaluation.comparison import RESULTS
-from phi_runtime.evaluation.row_results import ROWS, RowResult, read_rows
+from phi_runtime.evaluation.row_results import ROWS, RowResult
 from phi_runtime.models.fetch import base_name
 from phi_runtime.models.place import base_model_path
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.run_record import ENVIRONMENT, RECORD, STAGES
 from phi_runtime.pipeline.stage import Stage
+from phi_runtime.report.facts import read_facts
+from phi_runtime.report.verdict import Verdict, judge
 from phi_runtime.training.diagnosis import curve_statistics
 
 LOSS_LOG = "loss_log.jsonl"
@@ -84,6 +86,7 @@ class TrainingFacts:
         results: ProjectFacts in the manifest of the trained model: steps, losses, rows, diagnosis.
         evaluation: evaluation.json; None without a comparison.
         rows: Its rows.jsonl.
+        verdict: The judgment of its models.
         note: Why the comparison, or a part of it, cannot be shown; empty if it is complete and up to date.
     """
 
@@ -92,8 +95,9 @@ class TrainingFacts:
     results: Mapping[str, Any]
     curves: Curves
     evaluation: dict[str, Any] | None = None
-    rows: list[RowResult] = field(default_factory=list)
+    rows: Sequence[RowResult] = ()
     note: str = ""
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def read_project(workflow: Workflow, project: ProjectFolder) -> ProjectFacts:
         time=run_time(last.name) if last else None,
         stages=[_stage(stage, project, *measured.get(stage.name, ("", {}))) for stage in stages.values()],
         trainings=[
-            _training(workflow, training, stages, stages[stage], records)
+            _training(workflow, project, training, stages, stages[stage], records)
             for stage, training in evaluation_stages(workflow).items()
             if training is not None
         ],
@@ -158,26 +162,14 @@ def run_time(run: str) -> datetime | None:
         return None
 
 
-def read_evaluation(folder: Path) -> tuple[dict[str, Any] | None, list[RowResult], str]:
-    """Return evaluation.json and rows.jsonl of `folder`, and a note on what of them cannot be used."""
+def _evaluation(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return evaluation.json of `folder`, and a note if it cannot be used."""
     content = _read_json(folder / RESULTS)
     if content is None:
-        return None, [], ""
+        return None, ""
     if not isinstance(content, dict) or any(key not in content for key in _REQUIRED):
-        return (
-            None,
-            [],
-            "The comparison is of another version of phi-scaffold; `phi-scaffold evaluate` builds it again.",
-        )
-    try:
-        rows = read_rows(folder / ROWS)
-    except (OSError, ValueError, KeyError, TypeError):
-        return (
-            content,
-            [],
-            f"{ROWS} cannot be read, so no single rows are shown; `phi-scaffold evaluate` writes it again.",
-        )
-    return content, rows, ""
+        return None, "The comparison is of another version of phi-scaffold; `phi-scaffold evaluate` builds it again."
+    return content, ""
 
 
 def _stage(stage: Stage, project: ProjectFolder, run: str, figures: Mapping[str, Any]) -> StageFacts:
@@ -197,12 +189,20 @@ def _stage(stage: Stage, project: ProjectFolder, run: str, figures: Mapping[str,
 
 
 def _training(
-    workflow: Workflow, name: str, stages: Mapping[str, Stage], measured: Stage, records: Sequence[Path]
+    workflow: Workflow,
+    project: ProjectFolder,
+    name: str,
+    stages: Mapping[str, Stage],
+    measured: Stage,
+    records: Sequence[Path],
 ) -> TrainingFacts:
     stage = stages[name]
     facts = stage.manifest.facts if stage.manifest else {}
-    evaluation, rows, note = read_evaluation(measured.target)
-    if evaluation is not None and not note and measured.state != "cached":
+    evaluation, note = _evaluation(measured.target)
+    judged = read_facts(project, workflow, name, evaluation)
+    if evaluation is not None and evaluation["rows"] and not judged.rows:
+        note = f"{ROWS} cannot be read, so no single rows are shown; `phi-scaffold evaluate` writes it again."
+    elif evaluation is not None and measured.state != "cached":
         note = f"The comparison is older than {_changed(stages, measured)}. `phi-scaffold run` updates it."
     return TrainingFacts(
         name,
@@ -210,8 +210,9 @@ def _training(
         {key: value for key, value in facts.items() if key not in ("inputs", "origins")},
         _curves(stage, facts, records),
         evaluation,
-        rows,
+        judged.rows,
         note,
+        judge(judged) if evaluation or stage.manifest else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from phi_runtime.evaluation.intervals import Interval, Scores, interval_of
@@ -18,6 +19,7 @@ SMALL_SLICE = 10  # rows below which a slice is shown in gray
 _SLICES = 30  # of a kind
 _SAMPLES = 12
 NO_LABEL = "no label"
+FEW_LABELS = 6
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,19 @@ class TrainingView:
     @property
     def baseline(self) -> Mapping[str, Any] | None:
         return best_baseline(self.facts.evaluation) if self.facts.evaluation else None
+
+    @cached_property
+    def confusions(self) -> dict[str, Confusion]:
+        """The confusion matrix of each model that is no baseline; empty if the task has no labels."""
+        comparison = self.comparison
+        if comparison is None or comparison.task != "classification" or comparison.is_free_text:
+            return {}
+        names = [model["name"] for model in comparison.evaluation["models"] if model["name"] in comparison.scores]
+        return {name: confusion(comparison.rows, name) for name in names}
+
+    @property
+    def has_many_labels(self) -> bool:
+        return any(len(matrix.answers) > FEW_LABELS for matrix in self.confusions.values())
 
     @property
     def is_free_text(self) -> bool:

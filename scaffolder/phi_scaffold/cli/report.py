@@ -21,6 +21,10 @@ def report(
         ),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="RUN RUN", help="Compare two runs of gen-model/runs instead; `latest` is the last one."),
+    ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Instead, write a CSV sheet on which people rate two models, unnamed."),
@@ -49,6 +53,7 @@ def report(
     Example: phi-scaffold report --open
     """
     from phi_runtime.pipeline.load import load_workflow
+    from phi_runtime.report.compare import write_comparison
     from phi_runtime.report.judge import connect
     from phi_runtime.report.project_facts import read_project
     from phi_runtime.report.rating_files import evaluate_files, judged_path, read_key, write_judged, write_sheet
@@ -80,5 +85,5 @@ def report(
         drawn = write_sheet(project, read_project(workflow, project), sheet, between, rows)
         show_ratings.sheet(drawn, sheet, as_json=flags.as_json)
         return
-    path, content = write_report(workflow, project)
+    path, content = write_comparison(project, *compare) if compare else write_report(workflow, project)
     show.report(path, content, project, as_json=flags.as_json, open_it=open_it)

@@ -13,6 +13,7 @@ from phi_runtime.evaluation.summary import summarize
 from phi_runtime.report.document import document
 from phi_runtime.report.project_facts import Curves, ProjectFacts, StageFacts, TrainingFacts
 from phi_runtime.report.row_views import view
+from phi_runtime.report.verdict import Verdict
 
 BASELINES = (
     "majority label",
@@ -77,6 +78,7 @@ def training_of(task: str, rows: Sequence[RowResult], name: str = "finetune", **
     results = {"steps": 10, "rows": 40, "tokens": 900, "trained_tokens": 80}
     evaluation = evaluation_of(task, rows) if rows else None
     values = {"settings": settings, "results": results, "curves": curves, "evaluation": evaluation, "rows": list(rows)}
+    values["verdict"] = Verdict("ready", "Ready to try: all right", "ready: no problem") if rows else None
     return TrainingFacts(name, **{**values, **facts})
 
 

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import unicodedata
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 
 from phi_runtime.config.tasks import TASKS
 from phi_runtime.report.document import MAX_BYTES
 from phi_runtime.report.project_facts import Curves, StageFacts
+from phi_runtime.report.verdict import Verdict
+from phi_runtime.training.diagnosis.problem import Diagnosis, ProblemKind
 from tests.phi_runtime.report.cases import Page, free_text, page_of, rows_of, training_of
 
 HOSTILE = (
@@ -62,6 +65,7 @@ def test_a_classification_has_each_section() -> None:
     sections = [text for level, text in page.headings if level == 2]
     assert sections == [
         "Models",
+        "Findings",
         "What was run",
         "Comparison",
         "Training",
@@ -76,6 +80,19 @@ def test_a_classification_has_each_section() -> None:
     assert "datasets/train.jsonl:20" in page.text  # lost by int4
     assert "one seed (42)" in page.text
     assert len(page.images) == 2 * 2 + 4  # models and losses for two widths, and a matrix of each model
+
+
+def test_the_verdict_is_first_with_its_light_rule_and_three_findings() -> None:
+    findings = [Diagnosis(kind, f"evidence {i}", "r", "r 8 → 16") for i, kind in enumerate(get_args(ProblemKind)[:5])]
+    verdict = Verdict("check", "Check first: `r`", "check: look at it", tuple(findings), ("phi-scaffold data check",))
+    page = page_of(training_of("classification", rows_of("classification", ANSWERS, LABELS), verdict=verdict))
+    check(page)
+    assert page.headings[0] == (1, "Check first: r")
+    assert ("class", "light warn") in page.attributes
+    before, more = page.text.split("2 more")
+    assert [f"evidence {i}" in before for i in range(5)] == [True, True, True, False, False]
+    assert "evidence 4" in more
+    assert "phi-scaffold data check" in page.text
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -109,7 +126,7 @@ def test_without_a_comparison_the_report_names_the_command_that_makes_one() -> N
         training_of("classification", []), stages=[StageFacts("merge", "Merge", "failed", why="disk is `full`")]
     )
     check(page)
-    assert page.headings[0] == (1, "Nothing is measured yet: run phi-scaffold run")
+    assert page.headings[0] == (1, "Nothing is trained yet: run phi-scaffold run")
     assert "disk is full" in page.text
 
 
@@ -159,6 +176,7 @@ def test_nothing_in_the_data_acts(text: str) -> None:
         name=text,
         note=text,
         results={"diagnosis": [dict.fromkeys(("problem", "evidence", "advice"), text)], "dtype": text},
+        verdict=Verdict("not ready", text, text, (Diagnosis("plateau", text, text, text, file=text),) * 5, (text,)),
     )
     page = page_of(training, data=data, stages=stages, record=record, environment=environment, **values)
     check(page)
