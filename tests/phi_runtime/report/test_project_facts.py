@@ -12,7 +12,6 @@ from phi_runtime.evaluation.row_results import write_rows
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.report.project_facts import ProjectFacts, TrainingFacts, read_project
 from phi_runtime.report.write import write_report
-from phi_scaffold.show.report import report_of_run
 from tests.factory import tiny_project
 from tests.phi_runtime.report.cases import evaluation_of, rows_of
 
@@ -167,21 +166,3 @@ def test_the_same_files_make_the_same_page(compared: ProjectFolder) -> None:
     assert path == compared.gen_model / "report.html"
     assert path.read_bytes() == page
     assert str(compared.root).encode() not in page
-
-
-def test_a_report_that_cannot_be_written_is_a_warning(
-    compared: ProjectFolder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (compared.gen_model / "report.html").mkdir()
-    report_of_run(load_workflow(compared.config), compared, as_json=False)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("warning: ")
-
-
-def test_a_run_ends_with_the_path_of_its_report(compared: ProjectFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    workflow = load_workflow(compared.config)
-    report_of_run(workflow, compared, as_json=True)
-    assert capsys.readouterr().out == ""
-    report_of_run(workflow, compared, as_json=False)
-    assert "gen-model/report.html" in capsys.readouterr().out
