@@ -356,3 +356,23 @@ def test_run_on_a_config_outside_of_a_project_names_the_command_that_creates_one
     assert f"  help: phi-scaffold new NAME --config {config}\n" in result.err
     assert "setup" not in result.err
     assert result.code == (3 if libraries else 5)  # 3: the data file is not next to it
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+@pytest.mark.parametrize("command", [["--help"], ["doctor"], ["models"]])
+def test_an_output_without_arrows_and_quotes_gets_question_marks(
+    tmp_path: Path, encoding: str, command: list[str]
+) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(
+        [sys.executable, "-m", "phi_scaffold", *command], cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert b"Error" not in done.stderr, done.stderr
+    assert done.stdout.decode(encoding, "replace").strip()  # typer writes UTF-8 where the encoding is ASCII
+
+
+def test_a_path_that_the_disk_refuses_is_no_bug_of_ours(cli: Cli) -> None:
+    result = cli("validate", "x" * 300)
+    assert result.code == 2
+    assert "too long" in result.err
+    assert "bug" not in result.err

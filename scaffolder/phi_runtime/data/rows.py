@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from phi_runtime.config.file_formats import SampleBy, format_of
 from phi_runtime.core.errors import DataError, Location, MissingDependency
@@ -163,7 +164,19 @@ def _joined(path: Path, start: int, parts: list[str], size: int) -> Row | BadRow
     return Row({"text": "".join(parts).rstrip("\r\n")}, start)
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _values(batch: Any) -> list[dict[str, Any] | None]:
+    """Return the rows of an Arrow batch; None for one with a text that is not UTF-8, which Arrow does not check."""
+    try:
+        rows: list[dict[str, Any] | None] = batch.to_pylist()
+    except UnicodeDecodeError:
+        if len(batch) == 1:
+            return [None]
+        half = len(batch) // 2
+        return _values(batch.slice(0, half)) + _values(batch.slice(half))
+    return rows
+
+
+def _parquet_rows(path: Path) -> Iterator[Row | BadRow]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -177,9 +190,10 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for values in batch.to_pylist():
+                for values in _values(batch):
                     number += 1
-                    yield Row(values, number)
+                    place = Location(path, number)
+                    yield BadRow(place, "a text is not UTF-8") if values is None else Row(values, number)
     except FileNotFoundError:
         raise missing_file(path) from None
     except (pyarrow.ArrowException, OSError) as e:

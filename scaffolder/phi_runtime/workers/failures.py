@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 
 from phi_runtime.core.errors import Interrupted, MissingDependency, OutOfResources, PhiError, WorkFailed
+from phi_runtime.core.os_failures import FREE_DISK, failure_from_os_error
 
 RUN_AGAIN = "run the same command again; completed steps are kept"
-FREE_DISK = f"free some disk space, then {RUN_AGAIN}"
 LESS_MEMORY = "lower per_device_train_batch_size and raise gradient_accumulation_steps, or train with QLoRA"
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def failure_from_exception(error: BaseException, subject: str, *, memory_fix: str = LESS_MEMORY) -> PhiError:
@@ -24,7 +22,9 @@ def failure_from_exception(error: BaseException, subject: str, *, memory_fix: st
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"{subject} was stopped", fix=RUN_AGAIN)
     message = str(error).strip()
-    if (isinstance(error, OSError) and error.errno in _DISK_FULL) or "No space left on device" in message:
+    if isinstance(error, OSError) and (failure := failure_from_os_error(error, subject)):
+        return failure
+    if "No space left on device" in message:  # of a library that raises its own class
         return OutOfResources(f"the disk is full ({subject}: {message})", fix=FREE_DISK, resource="disk")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own class
         return OutOfResources(f"{subject} ran out of memory", fix=memory_fix)

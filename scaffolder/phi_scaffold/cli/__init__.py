@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 
@@ -12,6 +13,11 @@ def main() -> None:
     # Imports allocate objects that stay. Collecting garbage every 700 allocations, and searching all installed packages for
     # pydantic plugins, would take a fifth of the time of `validate`.
     gc.set_threshold(100_000)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a file or pipe on Windows may have an encoding without arrows and quotes
+            stream.reconfigure(errors="replace")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from phi_scaffold.cli.app import command_line
     from phi_scaffold.cli.failure import guarded

@@ -11,6 +11,7 @@ from typing import Any
 
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import error_event
+from phi_runtime.core.os_failures import failure_from_os_error
 
 INTERRUPTED = 130
 
@@ -36,23 +37,26 @@ def guarded(app: Callable[..., Any]) -> int:
     except BrokenPipeError:
         _discard_stdout()
         return 0
-    except PhiError as e:
-        if output.debug:
-            raise
-        try:
-            print_failure(e, output.as_json)
-        except BrokenPipeError:
-            _discard_stdout()
-        return e.exit_code
     except Exception as e:
         if output.debug:
             raise
+        failure = e if isinstance(e, PhiError) else failure_from_os_error(e) if isinstance(e, OSError) else None
+        if failure:
+            return _printed(failure, output.as_json)
         print(f"error: {type(e).__name__}: {e}", file=sys.stderr)
         print(
             "  this is a bug in phi-scaffold: run the command again with --debug and report the output", file=sys.stderr
         )
         return 1
     return 0
+
+
+def _printed(failure: PhiError, as_json: bool) -> int:
+    try:
+        print_failure(failure, as_json)
+    except BrokenPipeError:
+        _discard_stdout()
+    return failure.exit_code
 
 
 def _discard_stdout() -> None:

@@ -62,6 +62,8 @@ def render(tree: Path, answers: dict[str, Any]) -> None:
         # Hide git: copier would query it for every file, and the tree is in no repository yet.
         with local.env(PATH=os.devnull):
             run_copy(str(template_root(tree.parent)), tree, data=answers, defaults=True, quiet=True, overwrite=True)
+    except OSError:
+        raise
     except Exception as e:  # copier raises ValueError, AssertionError and its own kinds
         raise WorkFailed(f"rendering the template failed: {e}", fix="report this with the command that you ran") from e
     finally:

@@ -104,3 +104,17 @@ def test_a_row_of_a_table_is_bounded_as_one_of_json_is(
     with pytest.raises(DataError) as refused:
         list(rows)
     assert str(refused.value.where).startswith(f"{file}:3")
+
+
+def test_a_parquet_text_that_is_not_utf_8_is_a_bad_row_and_the_others_are_read(tmp_path: Path) -> None:
+    """Arrow does not check: some writers put bytes of another encoding into text columns."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    offsets, texts = pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0\5\0\0\0"), pyarrow.py_buffer(b"ab\xff\xfec")
+    column = pyarrow.Array.from_buffers(pyarrow.string(), 3, [None, offsets, texts])
+    parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    first, second, third = scan(tmp_path / "a.parquet")
+    assert (first.values, third.values) == ({"text": "ab"}, {"text": "c"})
+    assert isinstance(second, BadRow)
+    assert second.where.line == 2

@@ -1,0 +1,68 @@
+"""Faults of disks and paths: what is wrong, which path, what to do, and the exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from phi_runtime.core.errors import OutOfResources
+from phi_runtime.core.os_failures import failure_from_os_error
+from phi_runtime.workers.failures import failure_from_exception
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (errno.ENOSPC, 8, "full"),
+        (errno.EDQUOT, 8, "full"),
+        (errno.EROFS, 1, "read-only"),
+        (errno.EACCES, 1, "permission"),
+        (errno.EPERM, 1, "permission"),
+        (errno.ENAMETOOLONG, 2, "too long"),
+        (errno.ENOENT, 2, "does not exist"),
+        (errno.EMFILE, 1, "ulimit"),
+        (errno.EIO, 1, "error"),
+    ],
+)
+def test_each_fault_has_its_path_its_code_and_what_to_do(number: int, code: int, word: str) -> None:
+    failure = failure_from_os_error(OSError(number, os.strerror(number), "/data/rows.jsonl"))
+    assert failure is not None
+    assert failure.exit_code == code
+    assert "/data/rows.jsonl" in failure.what
+    assert word in f"{failure.what} {failure.fix}"
+    assert failure.fix
+
+
+def test_real_faults_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path, word in ((tmp_path / ("x" * 300), "too long"), (loop, "circle"), (tmp_path / "none", "not exist")):
+        with pytest.raises(OSError) as raised:  # noqa: PT011
+            path.read_text()
+        failure = failure_from_os_error(raised.value)
+        assert failure is not None
+        assert word in failure.what
+        assert len(failure.what) < 350
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(OSError) as raised:  # noqa: PT011
+        Path.cwd()
+    failure = failure_from_os_error(raised.value)
+    assert failure is not None
+    assert failure.what == "the current folder was deleted"
+
+
+def test_other_faults_stay_what_they_are() -> None:
+    assert failure_from_os_error(OSError("a library's own")) is None
+    assert failure_from_os_error(ConnectionResetError(errno.ECONNRESET, "reset")) is None
+
+
+def test_a_stage_says_its_name() -> None:
+    failure = failure_from_exception(OSError(errno.ENOSPC, "full", "/models"), "`merge`")
+    assert isinstance(failure, OutOfResources)
+    assert failure.what == "`merge`: the disk is full at /models"
