@@ -1,4 +1,4 @@
-"""Charts as SVG text from plain numbers: dots with intervals, bars, a heat map and a sparkline; loss curves are in loss_chart.py.
+"""Charts as SVG text from plain numbers: dots with intervals, bars and a heat map; loss curves are in loss_chart.py.
 
 `width` is that of the page, in pixels: `WIDE` on a screen, `NARROW` on a phone; `both_widths` draws for both, and style.css
 shows the one that fits. Values that are not finite are named, not drawn.
@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from phi_runtime.report.scale import Scale, finite, is_wide, linear_ticks, percent, range_around, short, thinned
-from phi_runtime.report.svg import FONT, dots, element, image, line, polyline, text
+from phi_runtime.report.scale import Scale, finite, linear_ticks, percent, range_around, short
+from phi_runtime.report.svg import FONT, element, image, line, text
 from phi_runtime.report.text import escaped, width_em
 
 WIDE, NARROW = 600, 340
@@ -23,7 +23,6 @@ _LABEL_SHARE = 0.36  # of the width, at most, for the labels of rows
 _SHADES = 8  # of a heat map's cells
 _DARKEST = 0.5  # opacity of the darkest, on which numbers are still read
 _MAX_BARS = 60
-_SPARKLINE_POINTS = 120
 
 
 def both_widths(draw: Callable[[int], str]) -> str:
@@ -303,24 +302,6 @@ def _box(x: float, y: float, width: float, height: float) -> str:
     return f"M{x:.0f} {y:.0f}h{width:.0f}v{height:.0f}h-{width:.0f}z"
 
 
-# -- sparkline ----------------------------------------------------------------------------------------------------------------
-
-
-def sparkline(values: Sequence[float | None], title: str, *, width: int = 120, height: int = 24) -> str:
-    """Draw a line without axes; on a logarithmic scale where the values spread far."""
-    numbers = finite(values)
-    if not numbers:
-        return empty(title, width, height)
-    log = is_wide(numbers)
-    low, high = range_around(numbers, log=log)
-    y = Scale(low, high, height - 3, 3, log)
-    x = Scale(0, max(len(numbers) - 1, 1), 3, width - 5)
-    points = [(x.at(i), y.at(v)) for i, v in thinned(list(enumerate(numbers)), _SPARKLINE_POINTS)]
-    parts = [polyline(points, "line"), dots([(x.at(len(numbers) - 1), y.at(numbers[-1]))], "last")]
-    described = f"{len(numbers):,} values from {short(numbers[0])} to {short(numbers[-1])}"
-    return image(width, height, parts, title, described, "sparkline")
-
-
 # -- parts --------------------------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +309,6 @@ def _names_width(names: Sequence[str], width: float) -> float:
     return min(max(width_em(name[:100]) for name in names) * FONT + 8, width * _LABEL_SHARE)
 
 
-def empty(title: str, width: float, height: float = 40) -> str:
+def empty(title: str, width: float) -> str:
     """Return an image that says that there is nothing to draw."""
-    return image(width, height, [text(0, height / 2 + 4, "no data", "tick")], title, "no data", "no-data")
+    return image(width, 40, [text(0, 24, "no data", "tick")], title, "no data", "no-data")

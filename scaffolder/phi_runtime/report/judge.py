@@ -74,7 +74,7 @@ def _choice(reply: str) -> str | None:
 
 
 def connect(url: str, model: str | None) -> tuple[str, Ask]:
-    """Return the name of the judge behind an OpenAI-compatible `url`, and the function that asks it.
+    """Return the name of the judge behind an OpenAI-compatible `url`, and the function that sends it a question.
 
     Args:
         url: Ends before `/chat/completions`, such as `http://127.0.0.1:8000/v1`.

@@ -20,7 +20,6 @@ from phi_runtime.report.charts import (
     dot_chart,
     frequent_labels,
     heat_map,
-    sparkline,
 )
 from phi_runtime.report.loss_chart import loss_chart
 from phi_runtime.report.scale import Scale, is_wide, linear_ticks, percent, range_around, short, thinned
@@ -180,7 +179,7 @@ def test_many_long_labels_stay_a_small_image(labels: int, width: int) -> None:
     assert len(of_class(root, "diagonal")[0].get("d", "").split("M")) == 21
 
 
-# -- bars, sparkline ----------------------------------------------------------------------------------------------------------
+# -- bars ------------------------------------------------------------------------------------------------------------------
 
 
 def test_bars_start_at_zero_and_are_as_long_as_their_values() -> None:
@@ -194,14 +193,6 @@ def test_more_than_sixty_bars_are_counted() -> None:
     assert texts(parsed(bar_chart([(f"{i}", i) for i in range(100)], "many")), "tick") == ["and 40 more"]
 
 
-def test_a_sparkline_ends_with_a_dot_at_its_last_value() -> None:
-    root = parsed(sparkline([4.0, None, 2.0, 1.0], "loss"))
-    assert root[1].text == "3 values from 4 to 1"
-    line, last = (of_class(root, name)[0].get("d", "") for name in ("line", "last"))
-    assert last == f"M{line.rpartition('L')[2]}h0"
-    assert float(line[1:].split("L")[0].split()[1]) < float(line.rpartition(" ")[2])  # down the page
-
-
 # -- all ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +204,6 @@ def test_a_sparkline_ends_with_a_dot_at_its_last_value() -> None:
         lambda text, width: loss_chart([(1, 2.0)], text, width=width),
         lambda text, width: heat_map([[1]], [text], [text], text, width=width),
         lambda text, width: bar_chart([(text, 1.0)], text, width=width),
-        lambda text, width: sparkline([1.0], text, width=width),
     ],
 )
 def test_text_of_data_is_inert(draw, width: int) -> None:  # type: ignore[no-untyped-def]
@@ -231,7 +221,6 @@ def test_no_data_says_so(nothing: list[tuple[float, float | None]]) -> None:
         heat_map([], [], [], "t"),
         heat_map([[0]], ["a"], ["a"], "t"),
         loss_chart(nothing, "t", validation=nothing),
-        sparkline([value for _, value in nothing if value != 1], "t"),
     ]
     for svg in empty:
         assert texts(parsed(svg)) == ["no data"]
