@@ -146,6 +146,8 @@ def test_ratings(project: ProjectFolder, cli: Cli, tmp_path: Path) -> None:
         judged = cli("report", "--json", "--project", project.root, "--judge", url, sheet)
     assert judged.code == 0, judged.err
     documented("`report --judge --json`").check(judged.json)
+    remote = cli("report", "--json", "--project", project.root, "--judge", "https://judge.invalid/v1", sheet)
+    assert (remote.code, "--send" in json.loads(remote.out)["fix"]) == (2, True)
     assert len(questions) == 2 * drawn.json["sheet_differing_rows"]
     result = cli("report", "--json", "--project", project.root, "--ratings", sheet, sheet, judged.json["path"])
     assert result.code == 0, result.err

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from phi_runtime.core.errors import NetworkError, UsageError
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.report.rating_sheet import Judgment, Sheet, SheetRow
 
 KEY = "OPENAI_API_KEY"
@@ -70,7 +71,33 @@ def _choice(reply: str) -> str | None:
     return match[1] if match else reply.strip() if reply.strip() in _CHOICES else None
 
 
+def local_judge(project: ProjectFolder, model: str) -> Ask:
+    """Load an ONNX model of the project, or one in a folder, as the judge; nothing leaves this machine.
+
+    Raises:
+        UsageError: There is no such model, or its answers cannot be guided.
+    """
+    from phi_runtime.inference.generator import Guide, SamplingParams
+    from phi_runtime.pipeline.session import open_session
+
+    session = open_session(project, model)
+    if not session.generator.guides:
+        raise UsageError(f"the answers of `{model}` cannot be guided", fix="name an ONNX model, or its folder")
+    sampling = SamplingParams(max_new_tokens=8, temperature=0.0, guide=Guide("regex", "|".join(_CHOICES)))
+    return lambda question: "".join(piece.text for piece in session.answer(question, sampling))
+
+
 # -- server -------------------------------------------------------------------------------------------------------------------
+
+
+def is_url(judge: str) -> bool:
+    """Return True if `judge` is an address, not the name of a model or a folder."""
+    return "://" in judge
+
+
+def is_on_this_machine(url: str) -> bool:
+    """Return True if what is sent to `url` does not leave this machine."""
+    return urlsplit(url).hostname in _LOOPBACK
 
 
 def connect(url: str, model: str | None) -> tuple[str, Ask]:
@@ -89,7 +116,7 @@ def connect(url: str, model: str | None) -> tuple[str, Ask]:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"`{url}` is not the address of a server", fix="write it as http://127.0.0.1:8000/v1")
     key = os.environ.get(KEY, "")
-    if key and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+    if key and parts.scheme == "http" and not is_on_this_machine(url):
         raise UsageError(f"{KEY} would be sent unencrypted", fix="use https, or unset the variable")
     if model is None:
         listed = _request(f"{url}/models", key)

@@ -37,13 +37,16 @@ def report(
     judge: Annotated[
         str | None,
         typer.Option(
-            metavar="URL",
-            help="Instead, let the model of an OpenAI-compatible server fill in FILE, which is sent there.",
+            metavar="URL|MODEL",
+            help="Instead, let a model fill in FILE: one of an OpenAI-compatible server, or an ONNX model or folder here.",
         ),
     ] = None,
     judge_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="With --judge: the model. Default: the first of the server.")
     ] = None,
+    send: Annotated[
+        bool, typer.Option("--send", help="With --judge: send the rows to a server on another machine.")
+    ] = False,
     ratings: Annotated[
         bool, typer.Option("--ratings", help="Instead, evaluate sheets that people have filled in.")
     ] = False,
@@ -54,7 +57,7 @@ def report(
     """
     from phi_runtime.pipeline.load import load_workflow
     from phi_runtime.report.compare import write_comparison
-    from phi_runtime.report.judge import connect
+    from phi_runtime.report.judge import connect, is_on_this_machine, is_url, local_judge
     from phi_runtime.report.project_facts import read_project
     from phi_runtime.report.rating_files import evaluate_files, judged_path, read_key, write_judged, write_sheet
     from phi_runtime.report.write import write_report
@@ -70,10 +73,14 @@ def report(
     project = flags.enter_project()
     if judge:
         key, out = read_key(project, files[0]), judged_path(files[0])
-        name, ask = connect(judge, judge_model)
-        note(
-            f"sending prompts, references and answers of {key.differing_in_sheet:,} rows to {judge} ({name}), in both orders"
-        )
+        what = f"prompts, references and answers of {key.differing_in_sheet:,} rows"
+        if not is_url(judge):
+            name, ask = judge_model or judge, local_judge(project, judge)
+        elif send or is_on_this_machine(judge):
+            name, ask = connect(judge, judge_model)
+            note(f"sending {what} to {judge} ({name}), in both orders")
+        else:
+            raise UsageError(f"{what} would leave this machine, to {judge}", fix="add --send to send them")
         write_judged(key, out, name, ask)
         show_ratings.judged(out, name, key, as_json=flags.as_json)
         return

@@ -6,11 +6,14 @@ import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from phi_runtime.core.errors import NetworkError, PhiError, UsageError
-from phi_runtime.report.judge import KEY, connect, judge_sheet
+from phi_runtime.core.project import ProjectFolder
+from phi_runtime.report.judge import KEY, connect, is_on_this_machine, judge_sheet, local_judge
 from phi_runtime.report.rating import evaluate_ratings
 from phi_runtime.report.rating_sheet import Judgment, Rating, Sheet, SheetRow, as_csv, judge_of, read_judgments
 from tests.judge_server import judge_server
@@ -115,3 +118,37 @@ def test_a_key_is_sent_encrypted_and_to_a_server(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UsageError) as error:
         connect(url, "x")
     assert isinstance(error.value, PhiError)
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://localhost/v1", True),
+        ("http://127.0.0.1.example.org/v1", False),
+        ("https://localhost@example.org/v1", False),
+        ("http://10.0.0.7/v1", False),
+    ],
+)
+def test_rows_leave_this_machine_unless_the_address_is_its_own(url: str, here: bool) -> None:
+    assert is_on_this_machine(url) is here
+
+
+def test_a_local_model_is_guided_to_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samplings: list[Any] = []
+
+    def answer(question: str, sampling: Any) -> list[Any]:
+        samplings.append(sampling)
+        return [SimpleNamespace(text="A" if "<answer_A>\ngood" in question else "B")]
+
+    session = SimpleNamespace(generator=SimpleNamespace(guides=True), answer=answer)
+    monkeypatch.setattr("phi_runtime.pipeline.session.open_session", lambda *_: session)
+    project = ProjectFolder(tmp_path, tmp_path / "olive-config.json")
+    assert judge_sheet(sheet_of(1), local_judge(project, "onnx")) == [Judgment("B", "A")]
+    assert {(sampling.guide.kind, sampling.guide.text, sampling.temperature) for sampling in samplings} == {
+        ("regex", "A|B|tie", 0.0)
+    }
+    session.generator.guides = False
+    with pytest.raises(UsageError, match="cannot be guided"):
+        local_judge(project, "merged")
