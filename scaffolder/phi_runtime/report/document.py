@@ -90,11 +90,14 @@ def _environment() -> Environment:
         "label_chart": label_chart,
         "length_chart": length_chart,
         "result": result,
+        "likelihood": likelihood,
+        "metric_names": metric_names,
         "headline": headline,
         "slice_models": slice_models,
     }
     environment.filters |= {
         "percent": percent,
+        "fraction": fraction,
         "short": short,
         "size": size,
         "duration": duration,
@@ -156,6 +159,25 @@ def result(model: Mapping[str, Any], task: str) -> tuple[str, str]:
     if model["perplexity"] is None:
         return "", ""
     return short(model["perplexity"]), interval(model["perplexity_interval"], as_percent=False)
+
+
+def likelihood(training: TrainingView) -> tuple[str, str]:
+    """Return the title and the key of the likelihood next to the main metric: of the label, of a byte, or of a reference."""
+    keys = {"label_loss": "loss of the label", "bits_per_byte": "bits per byte"}
+    return next(
+        ((title, key) for key, title in keys.items() if any(model.get(key) is not None for model in training.models)),
+        ("loss", "loss"),
+    )
+
+
+def metric_names(training: TrainingView) -> list[str]:
+    """Return the names of all metrics of the models."""
+    return list(dict.fromkeys(name for model in training.models for name in model["metrics"]))
+
+
+def fraction(value: float) -> str:
+    """Format a metric: as percent if it is a fraction, else as a number, such as a cost."""
+    return percent(value) if 0 <= value <= 1 else short(value)
 
 
 # -- charts -------------------------------------------------------------------------------------------------------------------

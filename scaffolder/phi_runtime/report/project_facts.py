@@ -13,7 +13,6 @@ from phi_runtime.config.schema import Workflow, canonical
 from phi_runtime.config.stage_names import evaluation_stages
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.data.report import FILE as DATA_REPORT
 from phi_runtime.evaluation.comparison import RESULTS
 from phi_runtime.evaluation.row_results import ROWS, RowResult
 from phi_runtime.models.fetch import base_name
@@ -87,6 +86,7 @@ class TrainingFacts:
         evaluation: evaluation.json; None without a comparison.
         rows: Its rows.jsonl.
         verdict: The judgment of its models.
+        data: data_report.json of its rows; empty without one.
         note: Why the comparison, or a part of it, cannot be shown; empty if it is complete and up to date.
     """
 
@@ -96,6 +96,7 @@ class TrainingFacts:
     curves: Curves
     evaluation: dict[str, Any] | None = None
     rows: Sequence[RowResult] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     verdict: Verdict | None = None
 
@@ -111,7 +112,6 @@ class ProjectFacts:
         run, time: Id and time of the last run; empty and None if there is no record of one.
         environment: Of the last run: `python`, `platform`, `cores`, `versions`.
         record: Its run.json.
-        data: The last data_report.json; None without one.
     """
 
     project: str
@@ -123,7 +123,6 @@ class ProjectFacts:
     trainings: list[TrainingFacts]
     environment: Mapping[str, Any]
     record: Mapping[str, Any]
-    data: dict[str, Any] | None
 
     @property
     def failed(self) -> list[StageFacts]:
@@ -150,7 +149,6 @@ def read_project(workflow: Workflow, project: ProjectFolder) -> ProjectFacts:
         ],
         environment=_first_json(records, ENVIRONMENT) or {},
         record=(_read_json(last / RECORD) if last else None) or {},
-        data=_first_json(records, DATA_REPORT),
     )
 
 
@@ -211,6 +209,7 @@ def _training(
         _curves(stage, facts, records),
         evaluation,
         judged.rows,
+        judged.data,
         note,
         judge(judged) if evaluation or stage.manifest else None,
     )

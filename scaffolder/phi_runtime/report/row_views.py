@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from typing import Any
 
 from phi_runtime.evaluation.intervals import Interval, Scores, interval_of
 from phi_runtime.evaluation.metrics import headline
-from phi_runtime.evaluation.row_results import RowResult
-from phi_runtime.evaluation.summary import DERIVED, UNTRAINED, comparable_scores
+from phi_runtime.evaluation.row_results import Measured, RowResult
+from phi_runtime.evaluation.summary import DERIVED, comparable_scores, is_untrained
 from phi_runtime.report.charts import MAX_LABELS, OTHER
 from phi_runtime.report.project_facts import TrainingFacts
 
@@ -58,7 +59,8 @@ class Comparison:
     @property
     def trained(self) -> list[str]:
         """Models that training made, from the adapter to the last export."""
-        return [m["name"] for m in self.evaluation["models"] if m["name"] not in UNTRAINED and m["name"] in self.scores]
+        names = [model["name"] for model in self.evaluation["models"] if model["name"] in self.scores]
+        return [name for name in names if not is_untrained(name)]
 
     @property
     def shown(self) -> list[str]:
@@ -215,12 +217,28 @@ def _most_confident(comparison: Comparison) -> Iterable[RowList]:
     losses = [m.loss or 0.0 for m in measured]
     if comparison.counts_rows:
         wrong = [i for i, value in enumerate(values) if value == 0]
+        sure = {i: confidence(measured[i]) for i in wrong}
+        known = [share for share in sure.values() if share is not None]
         note = "By the loss of the expected answer, the highest first: the model is surest of another one."
-        yield RowList(f"Most confident errors of {name}", note, sorted(wrong, key=lambda i: (-losses[i], i)))
+        if wrong and len(known) == len(wrong):
+            note = "By the probability of the answer among the labels, the highest first."
+        else:
+            sure = {i: losses[i] for i in wrong}
+        yield RowList(f"Most confident errors of {name}", note, sorted(wrong, key=lambda i: (-(sure[i] or 0.0), i)))
         return
     worst = sorted(range(len(values)), key=lambda i: (values[i], -losses[i], i))[: max(len(values) // 4, 1)]
     kind = "Least likely rows" if comparison.is_free_text else "Lowest scores"
     yield RowList(f"{kind} of {name}", f"The lowest quarter by {comparison.metric}, the lowest first.", worst)
+
+
+def confidence(measured: Measured) -> float | None:
+    """Return the probability of the answer among the labels; None if labels were not scored, or if it is none of them."""
+    scores = measured.label_logprobs
+    if not scores or measured.answer not in scores:
+        return None
+    highest = max(scores.values())
+    shares = {label: math.exp(score - highest) for label, score in scores.items()}
+    return shares[measured.answer] / sum(shares.values())
 
 
 # -- slices -------------------------------------------------------------------------------------------------------------------
@@ -234,7 +252,7 @@ def slices(comparison: Comparison) -> dict[str, list[Slice]]:
     properties: dict[str, Callable[[RowResult], Hashable]] = {
         "expected answer": lambda row: row.reference if comparison.task == "classification" else None,
         "length": _length_quartile(comparison.rows),
-        "group": lambda row: getattr(row, "group", None),
+        "group": lambda row: row.group,
         "near duplicate": _near_duplicate,
         "file": lambda row: row.file,
     }

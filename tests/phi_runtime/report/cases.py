@@ -93,7 +93,6 @@ def project_of(*trainings: TrainingFacts, **facts: Any) -> ProjectFacts:
         "trainings": list(trainings),
         "environment": {"python": "3.11.7", "platform": "Linux", "cores": 2, "versions": {"torch": "2.13.0"}},
         "record": {},
-        "data": None,
     }
     return ProjectFacts(**{**values, **facts})
 

@@ -36,6 +36,7 @@ def check(page: Page) -> None:
     assert all(value.startswith("#") for name, value in page.attributes if name == "href")
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
+    assert {value[1:] for name, value in page.attributes if name == "href"} <= set(ids)
     levels = [level for level, _ in page.headings]
     assert levels.count(1) == 1
     assert levels[0] == 1
@@ -175,10 +176,11 @@ def test_nothing_in_the_data_acts(text: str) -> None:
         rows,
         name=text,
         note=text,
+        data=data,
         results={"diagnosis": [dict.fromkeys(("problem", "evidence", "advice"), text)], "dtype": text},
         verdict=Verdict("not ready", text, text, (Diagnosis("plateau", text, text, text, file=text),) * 5, (text,)),
     )
-    page = page_of(training, data=data, stages=stages, record=record, environment=environment, **values)
+    page = page_of(training, stages=stages, record=record, environment=environment, **values)
     check(page)
     assert "49" not in page.text.replace("1,402", "")
 

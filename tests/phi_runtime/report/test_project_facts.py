@@ -81,13 +81,7 @@ def compared(trained: ProjectFolder) -> ProjectFolder:
 
 def test_a_project_that_never_ran_has_no_facts(project: ProjectFolder) -> None:
     facts = facts_of(project)
-    assert (facts.project, facts.base_model, facts.run, facts.time, facts.data) == (
-        "tiny",
-        "org/tiny",
-        "",
-        None,
-        None,
-    )
+    assert (facts.project, facts.base_model, facts.run, facts.time) == ("tiny", "org/tiny", "", None)
     assert {stage.name: stage.state for stage in facts.stages}["finetune"] == "missing"
     assert training_of(project).evaluation is None
     assert training_of(project).verdict is None
@@ -113,9 +107,7 @@ def test_a_training_that_failed_has_the_curves_of_its_last_run(project: ProjectF
 
 def test_figures_of_a_stage_are_those_of_the_last_run_that_executed_it(project: ProjectFolder) -> None:
     first = [{"stage": "finetune", "state": "done", "wall_s": 9.0}, {"stage": "merge", "state": "done", "wall_s": 2.0}]
-    write_run(
-        project, "20260101-000000-000000", stages=first, environment={"python": "3.11"}, data_report={"datasets": []}
-    )
+    write_run(project, "20260101-000000-000000", stages=first, environment={"python": "3.11"})
     write_run(
         project,
         "20260102-030405-000000",
@@ -130,7 +122,6 @@ def test_figures_of_a_stage_are_those_of_the_last_run_that_executed_it(project: 
     assert (facts.run, facts.record, facts.environment) == ("20260102-030405-000000", {"id": "x"}, {"python": "3.11"})
     assert facts.time is not None
     assert facts.time.isoformat() == "2026-01-02T03:04:05"
-    assert facts.data == {"datasets": []}
 
 
 def test_a_comparison_has_its_rows_and_a_verdict(compared: ProjectFolder) -> None:

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import replace
 
 import pytest
 
 from phi_runtime.evaluation.intervals import wilson
 from phi_runtime.evaluation.row_results import RowResult
-from phi_runtime.report.row_views import Comparison, confusion, errors, read_comparison, samples, slice_models, slices
+from phi_runtime.report.row_views import (
+    Comparison,
+    confidence,
+    confusion,
+    errors,
+    read_comparison,
+    samples,
+    slice_models,
+    slices,
+)
 from tests.phi_runtime.report.cases import evaluation_of, free_text, rows_of
 
 
@@ -92,17 +102,10 @@ def test_quarters_of_length_have_as_many_rows() -> None:
     ]
 
 
-@dataclass(frozen=True)
-class GroupedRow(RowResult):
-    group: str | None = None
-
-
 def test_rows_with_groups_have_slices_of_them() -> None:
-    rows = [
-        GroupedRow(row.file, row.line, row.prompt, row.reference, row.models, group=group)
-        for row, group in zip(rows_of("classification", ANSWERS, TONES), "aabb", strict=True)
-    ]
-    assert [(part.name, part.rows) for part in slices(comparison_of("classification", rows))["group"]] == [
+    rows = rows_of("classification", ANSWERS, TONES)
+    grouped = [replace(row, group=group) for row, group in zip(rows, "aabb", strict=True)]
+    assert [(part.name, part.rows) for part in slices(comparison_of("classification", grouped))["group"]] == [
         ("a", 2),
         ("b", 2),
     ]
@@ -146,3 +149,21 @@ def test_a_model_without_results_on_each_row_is_not_compared() -> None:
     assert comparison is not None
     assert set(comparison.scores) == {"majority label", "base", "onnx-int4"}
     assert read_comparison(evaluation, []) is None
+
+
+def test_the_surest_error_is_the_one_with_the_most_probable_answer() -> None:
+    rows = rows_of("classification", ANSWERS, TONES)
+    for row, (joy, fear) in zip(rows, [(-3.0, -1.0), (-1.0, -2.0), (-2.0, -1.0), (-0.1, -4.0)], strict=True):
+        object.__setattr__(row.models["onnx-int4"], "label_logprobs", {"joy": joy, "fear": fear})
+    measured = rows[0].models["onnx-int4"]
+    assert confidence(measured) == pytest.approx(1 / (1 + math.exp(-2)))
+    object.__setattr__(measured, "loss", 9.0)
+    found = errors(comparison_of("classification", rows))[-1]
+    assert found.rows == [3, 0]
+    assert "probability" in found.note
+    assert confidence(rows[1].models["adapter"]) is None
+
+
+def test_untrained_variants_of_the_base_are_not_trained() -> None:
+    answers = {"base": ["?"] * 4, "base, labels scored": ["joy"] * 4, "base, few-shot": ["joy"] * 4, "adapter": TONES}
+    assert comparison_of("classification", rows_of("classification", answers, TONES)).trained == ["adapter"]
