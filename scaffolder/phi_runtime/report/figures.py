@@ -49,6 +49,11 @@ def short_quality(model: Model, metric: str) -> str:
     return f"{model['perplexity']:.2f}"
 
 
+def loss_is_open(versus: Mapping[str, Any]) -> bool:
+    """Return True if the rows do not exclude that a tenth of the main metric is lost."""
+    return versus["interval"] is not None and versus["interval"][0] < -0.1
+
+
 def difference(model: Model, other: Model, metric: str, rows: int) -> str:
     """Format how a model differs from another on the same rows."""
     versus = model["versus"]

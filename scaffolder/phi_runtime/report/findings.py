@@ -1,4 +1,4 @@
-"""Findings: what stands between a model and its use, from results, rows, data and training, a cause before its effects.
+"""Findings: problems of a model before its use, from results, rows, data and training, a cause before its effects.
 
 Each check yields the problems that it sees, with the numbers behind them and the first change that is not made yet.
 """
@@ -16,8 +16,8 @@ from phi_runtime.evaluation.row_results import RowResult
 from phi_runtime.export.gate_limits import more_exact
 from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.report.changes import EVALUATION, Change, as_text, open_changes, value_at
-from phi_runtime.report.facts import Facts
-from phi_runtime.report.figures import count, difference, percent, percents, quality
+from phi_runtime.report.facts import Facts, Model
+from phi_runtime.report.figures import count, difference, loss_is_open, percent, percents, quality
 from phi_runtime.training.diagnosis import Diagnosis
 from phi_runtime.training.diagnosis.problem import Light, ProblemKind
 
@@ -214,22 +214,28 @@ def _more_training(facts: Facts) -> Iterator[Change]:
 
 def _rounding(facts: Facts) -> Iterator[Diagnosis]:
     for model in facts.exported:
-        versus = model["versus"]
-        if not versus or versus["outcome"] != "worse":
+        light = _light_of_loss(model, facts)
+        if light == "ready":
             continue
-        other = facts.models[versus["model"]]
-        if model["metrics"]:
-            much = versus["difference"] <= -MUCH
-        elif model["perplexity"] > WORSE_PERPLEXITY * other["perplexity"]:
-            much = True
-        else:
-            continue
-        evidence = difference(model, other, facts.metric, facts.measured)
+        evidence = difference(model, facts.models[model["versus"]["model"]], facts.metric, facts.measured)
         step = comparison_models(facts.workflow, facts.training).get(model["name"], "")
         changes = list(_more_exact(facts, step))
-        light: Light = "not ready" if much else "check"
         action = "use the model before the export"
         yield _finding(facts, "loss by rounding", evidence, light, action, changes, file=facts.config)
+
+
+def _light_of_loss(model: Model, facts: Facts) -> Light:
+    """Return the light that the difference of an export from its source allows: one that is seen, or large and not excluded."""
+    versus = model["versus"]
+    if not versus or versus["outcome"] == "better":
+        return "ready"
+    worse, loss = versus["outcome"] == "worse", round(-versus["difference"], 6)  # 0.05, not 0.0499…
+    if not model["metrics"]:
+        noticeable = model["perplexity"] > WORSE_PERPLEXITY * facts.models[versus["model"]]["perplexity"]
+        return "not ready" if worse and noticeable else "ready"
+    if worse:
+        return "not ready" if loss >= MUCH else "check"
+    return "check" if loss >= MUCH and loss_is_open(versus) else "ready"
 
 
 def _more_exact(facts: Facts, name: str) -> Iterator[Change]:
@@ -285,27 +291,37 @@ def _labels(facts: Facts) -> Iterator[Diagnosis]:
 
 
 def _doubtful(facts: Facts) -> Iterator[Diagnosis]:
-    """Find rows on which a confident model and a baseline agree on another label than the row has."""
+    """Find rows on which a confident model and the best baseline agree on another label than the row has.
+
+    Two models that make errors for other reasons seldom make the same: agreement counts if it is the rule.
+    """
     trained = facts.trained
     if trained is None or facts.metric != "accuracy" or not facts.rows:
         return
-    baselines = [b["name"] for b in facts.evaluation["baselines"] if not b["name"].startswith("majority")]
+    learners = [model for model in facts.evaluation["baselines"] if not model["name"].startswith("majority")]
+    if not learners:
+        return
+    baseline = max(learners, key=lambda model: float(model["metrics"][facts.metric]))["name"]
     right, total = _right_by_label(facts.rows, trained["name"])
     learned = {label for label, n in total.items() if 2 * right[label] > n}
-    doubtful = [
-        row for row in facts.rows if str(row.reference) in learned and _is_doubtful(row, trained["name"], baselines)
-    ]
+    wrong = [row for row in facts.rows if str(row.reference) in learned and _is_surely_wrong(row, trained["name"])]
+    doubtful = [row for row in wrong if row.models[baseline].answer == row.models[trained["name"]].answer]
     rows = len(facts.rows)
-    if len(doubtful) < max(_DOUBTFUL, MUCH * rows):
+    if len(doubtful) < max(_DOUBTFUL, MUCH * rows) or 2 * len(doubtful) < len(wrong):
         return
     first = doubtful[0]
     answer = first.models[trained["name"]].answer
     evidence = (
-        f"in {len(doubtful)} of {count(rows, 'row')} ({percents(wilson(len(doubtful), rows))}) model and baseline agree on "
+        f"in {len(doubtful)} of {count(rows, 'row')} ({percents(wilson(len(doubtful), rows))}) model and {baseline} agree on "
         f"another label, such as {first.file}:{first.line} (`{answer}`, not `{first.reference}`)"
     )
     action = "check these labels, and those of the training rows; `phi-scaffold report` lists them"
     yield _finding(facts, "doubtful labels", evidence, "check", action, file=_rows_file(facts))
+
+
+def _is_surely_wrong(row: RowResult, model: str) -> bool:
+    measured = row.models[model]
+    return measured.answer != row.reference and (measured.loss or 0.0) >= CONFIDENT
 
 
 def _right_by_label(rows: Iterable[RowResult], model: str) -> tuple[Counter[str], Counter[str]]:
@@ -315,13 +331,6 @@ def _right_by_label(rows: Iterable[RowResult], model: str) -> tuple[Counter[str]
         total[str(row.reference)] += 1
         right[str(row.reference)] += row.models[model].answer == row.reference
     return right, total
-
-
-def _is_doubtful(row: RowResult, model: str, baselines: Iterable[str]) -> bool:
-    measured = row.models[model]
-    if measured.answer == row.reference or (measured.loss or 0.0) < CONFIDENT:
-        return False
-    return any(row.models[name].answer == measured.answer for name in baselines)
 
 
 def _imbalance(facts: Facts) -> Iterator[Diagnosis]:

@@ -9,7 +9,7 @@ from typing import Any
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.report.facts import Facts, Model, read_facts
-from phi_runtime.report.figures import quality, short_quality
+from phi_runtime.report.figures import loss_is_open, points, quality, short_quality
 from phi_runtime.report.findings import find
 from phi_runtime.training.diagnosis import Diagnosis
 from phi_runtime.training.diagnosis.problem import Light, ProblemKind
@@ -115,7 +115,9 @@ def _export(facts: Facts, model: Model) -> str:
     name, versus = model["name"].removeprefix("onnx-"), model["versus"]
     if not versus:
         return f"{name}: {quality(model, facts.metric, facts.measured)}"
-    if versus["outcome"] == "no difference seen":
+    if versus["outcome"] == "no difference seen" and model["metrics"] and loss_is_open(versus):
+        costs = f"shows no loss ({points(versus['interval'])} are possible)"
+    elif versus["outcome"] == "no difference seen":
         costs = "costs nothing measurable"
     elif versus["outcome"] == "better":
         costs = "is better"

@@ -279,8 +279,8 @@ def _measure(task: str, training: Any, questions: Any, models: Mapping[str, Answ
     values = training.values()
     inputs = [training.template.input_text(row) for row in values]
     answers = [training.template.reference(row) for row in values]
-    asked = [questions.rows.template.input_text(row) for row in questions.values]
-    simple = baselines(task, inputs, answers, asked)
+    inputs_of_test = [questions.rows.template.input_text(row) for row in questions.values]
+    simple = baselines(task, inputs, answers, inputs_of_test)
     rows = []
     for i, (where, prompt, reference) in enumerate(zip(places, questions.prompts, questions.references, strict=True)):
         measured = {

@@ -16,6 +16,7 @@ from tests.phi_runtime.report.projects import (
     LABELS,
     OVERFITTED,
     UNFINISHED,
+    Answer,
     Built,
     Question,
     Row,
@@ -178,6 +179,27 @@ def test_a_ruined_int4_model_is_not_ready_and_gets_the_next_remedy(
     assert verdict.findings[0].evidence.startswith("accuracy 97 % (merged), 50 % (onnx-int4); 56 lost, 0 gained of 120")
     assert verdict.commands == ("phi-scaffold optimize", "phi-scaffold report --open")
     assert "int4 costs 47 points (56 rows lost, 0 gained)" in verdict.sentence
+
+
+def wrong_in(*numbers: int) -> Answer:
+    def answer(question: Question) -> tuple[str, float]:
+        other = next(label for label in LABELS if label != question.reference)
+        return (other, 4.0) if question.number in numbers else (question.reference, 0.05)
+
+    return answer
+
+
+def test_a_large_loss_that_the_rows_do_not_exclude_is_to_be_checked(build: Build) -> None:
+    models = models_of(wrong_in(0, 1), wrong_in(*range(2, 10)))
+    verdict = build({"train.jsonl": phrases(600)}, models)
+    assert first(verdict)[:2] == ("check", "loss by rounding")
+    assert "8 lost, 2 gained of 120 rows; -11 to +0 points" in verdict.findings[0].evidence
+    assert "int4 shows no loss (-11 to +0 points are possible)" in verdict.sentence
+
+
+def test_a_baseline_that_errs_elsewhere_makes_no_label_doubtful(build: Build) -> None:
+    verdict = build({"train.jsonl": phrases(600)}, models_of(wrong_in(*range(14))))
+    assert (verdict.light, verdict.findings) == ("ready", ())
 
 
 def test_training_for_int4_is_a_remedy_where_it_is_not_set(build: Build) -> None:
