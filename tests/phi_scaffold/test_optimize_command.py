@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.project import ProjectFolder
-from phi_scaffold.show.optimize import options_text, verdict
+from phi_scaffold.show.optimize import options_text, result, verdict
 from tests.conftest import Cli, MakeProject, edit_config
 
 
@@ -139,6 +139,39 @@ def test_a_search_is_shown_told_to_machines_and_ends_with_1_where_none_holds(
     assert shown.err == ""
     assert "int4-block-32 is chosen; its options are in fine-tuning/olive-config.optimized.json" in shown.out
     assert "phi-scaffold optimize --for laptop-cpu --max-accuracy-drop 1 --apply" in shown.out
+
+
+def test_a_smaller_candidate_that_too_few_rows_refuse_comes_with_the_flag_that_accepts_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = {"prefill_tokens_per_s": 90.0, "decode_tokens_per_s": 80.0, "peak_memory_mb": 300.0, "perplexity": 1.02}
+
+    def row(name: str, size: float, lost: int, interval: list[float], *, shown: bool | None) -> dict[str, Any]:
+        drop = {"accuracy_drop": lost / 120, "accuracy_drop_interval": interval, "score": 0.99, "rows": 120}
+        missed = {"constraint": "max_accuracy_drop", "value": interval[1], "limit": 0.05, "excess": 0, "shown": shown}
+        violations = [] if shown is None else [missed]
+        state = {"state": "measured", "why": "", "fix": "", "violations": violations}
+        return {"name": name, "size_mb": size, **figures, **drop, **state}
+
+    facts = {
+        "metric": "accuracy",
+        "reference": None,
+        "candidates": [
+            row("int4-block-128", 80, 14, [0.0613, 0.1863], shown=True),
+            row("int4-block-32", 86, 2, [-0.0166, 0.0587], shown=False),
+            row("int8", 267, 0, [-0.031, 0.031], shown=None),
+        ],
+        "chosen": "int8",
+        "target": "laptop-cpu",
+        "constraints": {"max_size_mb": None, "max_accuracy_drop": 0.05},
+        **dict.fromkeys(("note", "unavailable", "previous_config", "backup", "nearest"), None),
+        **{"context_tokens": 2048, "applied": False, "config": "olive-config.optimized.json", "model": None},
+    }
+    result(facts)
+    shown = capsys.readouterr().out
+    assert "int4-block-32 is smaller" in shown
+    assert "phi-scaffold optimize --for laptop-cpu --max-accuracy-drop 0.0587\n" in shown
+    assert "int4-block-128 is smaller" not in shown
 
 
 def test_what_came_of_a_candidate_is_said_in_words() -> None:

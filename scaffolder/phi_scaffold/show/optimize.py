@@ -220,15 +220,34 @@ def _flags(constraints: dict[str, float | None]) -> list[str]:
 def _chosen(facts: dict[str, Any], task: str | None) -> None:
     if facts["unavailable"]:
         print(f"{facts['chosen']} is chosen only by its size: {facts['unavailable']}.")
+    if smaller := _smaller(facts):
+        accepted = facts["constraints"] | {"max_accuracy_drop": smaller["violations"][0]["value"]}
+        print(
+            f"{smaller['name']} is smaller, but {smaller['rows']} rows do not show that its drop is small. To accept it:"
+        )
+        print(f"  phi-scaffold optimize {' '.join(_own_flags(facts, accepted, task))}")
     if facts["previous_config"]:
         print(f"{facts['config']} was edited; the edited file is kept as {facts['previous_config']}")
     if not facts["applied"]:
         print(f"{facts['chosen']} is chosen; its options are in {facts['config']}. To install it in the project:")
-        flags = ["--for", facts["target"], *_flags(facts["constraints"]), *(["--task-name", task] if task else [])]
-        print(f"  phi-scaffold optimize {' '.join(flags)} --apply")
+        print(f"  phi-scaffold optimize {' '.join(_own_flags(facts, facts['constraints'], task))} --apply")
         return
     kept = f" (the previous config is {facts['backup']})" if facts["backup"] else ""
     print(f"{facts['chosen']} is installed in {facts['model']}, its options in the config{kept}.")
+
+
+def _own_flags(facts: dict[str, Any], constraints: dict[str, float | None], task: str | None) -> list[str]:
+    return ["--for", facts["target"], *_flags(constraints), *(["--task-name", task] if task else [])]
+
+
+def _smaller(facts: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the first candidate before the chosen one whose only fault is that too few rows were measured."""
+    for row in facts["candidates"]:
+        if row["name"] == facts["chosen"]:
+            return None
+        if [violation["shown"] for violation in row["violations"]] == [False]:
+            return dict(row)
+    return None
 
 
 def _figures(name: str, row: dict[str, Any], columns: list[str]) -> list[str]:
