@@ -53,8 +53,8 @@ class LowRankAdapter(LayeredAdapter):
     int4_aware: bool = Field(
         False,
         description="In every other step, compute with the base rounded to 4 bits as an export with the builder's default "
-        "rounding and mixed_layers:int8 would leave it, so that the adapter fits both. Default false. Costs the "
-        "memory of one more copy of the base. Olive ignores this key.",
+        "rounding, blocks of 32 and mixed_layers:int8 would leave it, so that the adapter fits both. Default false. Exports "
+        "with another int4_block_size lose more. Costs the memory of one more copy of the base. Olive ignores this key.",
     )
     init_lora_weights: bool | Literal["gaussian", "pissa", "pissa_niter_16", "olora", "loftq"] = Field(
         True,

@@ -162,7 +162,7 @@ def test_a_limit_of_the_training_rows_is_the_first_to_go(build: Build) -> None:
     ("export", "setting", "value"),
     [
         ({}, "extra_options.matmul_mixed_precision", MIXED["matmul_mixed_precision"]),
-        ({"extra_options": MIXED, "int4_block_size": 64}, "int4_block_size", 16),
+        ({"extra_options": MIXED, "int4_block_size": 64}, "int4_block_size", 32),
         ({"extra_options": MIXED}, "precision", "int8"),
         ({"extra_options": MIXED, "int4_algo_config": "rtn"}, "int4_algo_config", None),
     ],
