@@ -16,7 +16,7 @@ from phi_runtime.core.project import CONFIG, ProjectFolder
 from phi_runtime.data.report import report_file
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.evaluation.row_results import ROWS, RowResult, read_rows
-from phi_runtime.evaluation.summary import DERIVED, UNTRAINED
+from phi_runtime.evaluation.summary import DERIVED, is_untrained
 from phi_runtime.pipeline.stage import EVALUATION_FOLDER, model_folder
 from phi_runtime.training.diagnosis import Diagnosis
 
@@ -71,7 +71,9 @@ class Facts:
     def trained(self) -> Model | None:
         """The first model that was trained."""
         models = self.evaluation.get("models", ())
-        return next((model for model in models if not model["name"].startswith((*UNTRAINED, *DERIVED))), None)
+        return next(
+            (model for model in models if not (is_untrained(model["name"]) or model["name"].startswith(DERIVED))), None
+        )
 
     @property
     def exported(self) -> list[Model]:

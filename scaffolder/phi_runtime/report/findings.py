@@ -133,7 +133,7 @@ def _truncated(facts: Facts) -> Iterator[Diagnosis]:
     trained = facts.trained
     if trained is None or not facts.rows:
         return
-    cut = sum(getattr(row.models[trained["name"]], "finish_reason", None) == "length" for row in facts.rows)
+    cut = sum(row.models[trained["name"]].finish_reason == "length" for row in facts.rows)
     rows = len(facts.rows)
     if cut < MUCH * rows:
         return

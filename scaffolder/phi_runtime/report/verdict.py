@@ -8,6 +8,7 @@ from typing import Any
 
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.evaluation.summary import BASE, FEW_SHOT, LABELS_SCORED
 from phi_runtime.report.facts import Facts, Model, read_facts
 from phi_runtime.report.figures import loss_is_open, points, quality, short_quality
 from phi_runtime.report.findings import find
@@ -22,6 +23,7 @@ RULES: dict[Light, str] = {
     "check": "the rows cannot show that it is good enough, or something about them or the model needs a look first",
     "not ready": "no better than a simple baseline or the base model, or an exported model that lost at least 5 points",
 }
+_BASE_NAMES = {BASE: "base model", LABELS_SCORED: "base model, labels scored,", FEW_SHOT: "base model, few-shot,"}
 _LEADS: dict[Light, str] = {"ready": "Ready to try", "check": "Check first", "not ready": "Not ready"}
 _IN_DATA: set[ProblemKind] = {  # that `data check` shows with their rows
     "leakage",
@@ -104,7 +106,11 @@ def _sentence(facts: Facts, light: Light, decisive: Diagnosis | None) -> str:
     parts = [quality(model, facts.metric, facts.measured)]
     if versus := model["versus"]:
         other = facts.models[versus["model"]]
-        kind = "simple baseline" if other in facts.evaluation["baselines"] else "base model"
+        kind = (
+            "simple baseline"
+            if other in facts.evaluation["baselines"]
+            else _BASE_NAMES.get(other["name"], other["name"])
+        )
         parts.append(f"{kind} {short_quality(other, facts.metric)}")
     parts += [_export(facts, exported) for exported in facts.exported]
     return f"{lead}: {'; '.join(parts)}"

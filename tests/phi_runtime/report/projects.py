@@ -102,6 +102,8 @@ class Question(NamedTuple):
     reference: str
 
 
+CUT = "…"
+"""End of an answer that max_new_tokens has ended."""
 Answer = Callable[[Question], tuple[str, float]]
 """The answer of a model to a question, and its loss of the reference."""
 
@@ -289,6 +291,7 @@ def _measure(task: str, training: Any, questions: Any, models: Mapping[str, Answ
         }
         for name, answer in models.items():
             text, loss = answer(Question(i, questions.values[i], reference))
-            measured[name] = Measured(text, row_scores(task, text, reference), loss, 2)
+            finish: Any = "length" if text.endswith(CUT) else "stop"
+            measured[name] = Measured(text, row_scores(task, text, reference), loss, 2, finish_reason=finish)
         rows.append(RowResult("datasets/" + Path(where.path).name, where.line, prompt, reference, measured))
     return rows

@@ -13,6 +13,7 @@ from phi_runtime.report.verdict import Verdict
 from tests.phi_runtime.report.projects import (
     BASE,
     CONFIG,
+    CUT,
     LABELS,
     OVERFITTED,
     UNFINISHED,
@@ -257,6 +258,27 @@ def test_without_labels_the_main_metric_of_the_task_decides(build: Build) -> Non
     verdict = build({"train.jsonl": rows}, models_of(writes), evaluation={"task": "generation"})
     assert (verdict.light, verdict.findings) == ("ready", ())
     assert verdict.sentence.startswith("Ready to try: token f1 99.3 % (99–100 %) on 80 rows; simple baseline 77 %")
+
+
+def test_answers_that_end_at_the_limit_of_tokens_come_before_the_low_score_that_they_explain(build: Build) -> None:
+    rows = [{"phrase": row["phrase"], "tone": f"it is about {row['phrase']}"} for row in phrases(400, words=4)]
+
+    def writes(question: Question) -> tuple[str, float]:
+        return f"it is{CUT}" if question.number % 2 else question.reference, 2.0
+
+    evaluation = {"task": "generation", "max_new_tokens": 8}
+    verdict = build({"train.jsonl": rows}, models_of(writes), evaluation=evaluation)
+    evaluation_json = "fine-tuning/evaluation.json"
+    assert first(verdict)[1:] == ("truncated answers", "max_new_tokens", 16, evaluation_json)
+    assert verdict.light != "ready"
+    assert verdict.findings[0].evidence == "40 of 80 answers end at max_new_tokens, after 8 tokens"
+
+
+def test_the_base_with_examples_is_named_where_it_is_the_better_one(build: Build) -> None:
+    models = {"base": BASE, "base, few-shot": right(0.97), "adapter": right(0.8)}
+    verdict = build({"train.jsonl": phrases(600)}, models)
+    assert first(verdict)[:2] == ("not ready", "no better than the base model")
+    assert verdict.sentence.endswith("; base model, few-shot, 97 %")
 
 
 FREE = {

@@ -19,7 +19,7 @@ LEARNED = 0.05  # nats: below this loss there is nothing left to learn, and its 
 RATE = "training_args.learning_rate"
 
 
-class Change(NamedTuple):
+class Adjustment(NamedTuple):
     """A new value of a setting, None where it is not known, and the change as text."""
 
     setting: str
@@ -57,30 +57,30 @@ class RunRecord:
     def kind(self) -> str:
         return "full" if self.facts.get("type") == "FullFinetune" else "adapter"
 
-    def length_change(self, factor: float) -> Change:
+    def length_change(self, factor: float) -> Adjustment:
         """Return the change of the length of training by `factor`."""
         max_steps = self.facts.get("max_steps", -1)
         if max_steps > 0:
             steps = max(1, round(max_steps * factor))
-            return Change("training_args.max_steps", steps, f"max_steps {max_steps} → {steps}")
+            return Adjustment("training_args.max_steps", steps, f"max_steps {max_steps} → {steps}")
         key, epochs = "training_args.num_train_epochs", self.facts.get("num_train_epochs")
         if not epochs:
-            return Change(key, None, "fewer num_train_epochs" if factor < 1 else "more num_train_epochs")
+            return Adjustment(key, None, "fewer num_train_epochs" if factor < 1 else "more num_train_epochs")
         new_epochs = epochs * factor
         if new_epochs >= 1:  # an integer, and not the current one
             new_epochs = math.floor(new_epochs) if factor < 1 else math.ceil(new_epochs)
-        return Change(key, float(f"{new_epochs:.2g}"), f"num_train_epochs {epochs:g} → {new_epochs:.2g}")
+        return Adjustment(key, float(f"{new_epochs:.2g}"), f"num_train_epochs {epochs:g} → {new_epochs:.2g}")
 
-    def rate_change(self, factor: float) -> Change:
+    def rate_change(self, factor: float) -> Adjustment:
         """Return the change of the learning rate by `factor`."""
         rate = self.facts.get("learning_rate")
         if not rate:
-            return Change(RATE, None, "a lower learning_rate" if factor < 1 else "a higher learning_rate")
+            return Adjustment(RATE, None, "a lower learning_rate" if factor < 1 else "a higher learning_rate")
         return self.rate_set_to(float(f"{rate * factor:.2g}"))
 
-    def rate_set_to(self, rate: float) -> Change:
+    def rate_set_to(self, rate: float) -> Adjustment:
         """Return the change of the learning rate to `rate`."""
-        return Change(RATE, rate, f"learning_rate {rate_text(self.facts['learning_rate'])} → {rate_text(rate)}")
+        return Adjustment(RATE, rate, f"learning_rate {rate_text(self.facts['learning_rate'])} → {rate_text(rate)}")
 
 
 def read_loss_log(folder: Path) -> list[dict[str, Any]]:
