@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,12 +25,14 @@ class Leaks:
         near: Other rows with a near duplicate.
         begun: Other conversations that begin like a training conversation, up to an answer.
         examples: Pairs of all kinds.
+        repeated: Positions in the validation rows of the rows counted by `same` and `near`.
     """
 
     same: int
     near: int
     examples: tuple[Pair, ...] = ()
     begun: int = 0
+    repeated: frozenset[int] = field(default=frozenset(), compare=False)
 
 
 def find_leaks(training: Store, training_rows: np.ndarray, validation: Store, validation_rows: np.ndarray) -> Leaks:
@@ -49,7 +51,7 @@ def find_leaks(training: Store, training_rows: np.ndarray, validation: Store, va
     pairs = [
         (int(training_rows[t]), int(validation_rows[v])) for v, t in [*same.items(), *near.items(), *begun.items()]
     ]
-    return Leaks(len(same), len(near), tuple(pairs[:_SHOWN]), len(begun))
+    return Leaks(len(same), len(near), tuple(pairs[:_SHOWN]), len(begun), frozenset({*same, *near}))
 
 
 def _questions(store: Store, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

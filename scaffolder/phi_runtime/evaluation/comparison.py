@@ -11,8 +11,9 @@ from phi_runtime.config.schema import Evaluation, Workflow
 from phi_runtime.core.artifacts import folder_bytes, read_json, write_json
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.chat_template import Template
-from phi_runtime.data.dataset import DataContext, load_dataset
+from phi_runtime.data.dataset import DataContext, DataSplit, load_dataset
 from phi_runtime.data.hooks import Values, load_training_hooks
+from phi_runtime.data.leakage import find_leaks
 from phi_runtime.evaluation.baselines import baselines
 from phi_runtime.evaluation.metrics import headline, headline_scores, row_scores
 from phi_runtime.evaluation.own_metrics import OwnMetrics
@@ -128,7 +129,8 @@ def evaluate(
             performance[variant] = {**asdict(results.performance), "size_bytes": model_bytes(ref)}
             emit(Event("metric", stage, {"model": variant, **_main_result(settings.task, found[variant], references)}))
         measured |= found
-    rows = _rows(questions, scored, measured, place.config.parent.parent)
+    training_side = dataset.training if training_rows else None
+    rows = _rows(questions, scored, measured, place.config.parent.parent, training_side)
     summaries = summarize(settings.task, rows) if rows and measured else []
     own_metrics = own.add_to(summaries, rows)
     for summary in summaries:
@@ -205,8 +207,14 @@ def _main_result(task: str, measured: Sequence[Measured], references: Sequence[s
 
 
 def _rows(
-    questions: Questions, scored: Sequence[ScoredRow], measured: dict[str, list[Measured]], root: Path
+    questions: Questions,
+    scored: Sequence[ScoredRow],
+    measured: dict[str, list[Measured]],
+    root: Path,
+    training: DataSplit | None,
 ) -> list[RowResult]:
+    test = questions.rows
+    leaks = find_leaks(training.store, training.chosen, test.store, test.chosen) if training else None
     return [
         RowResult(
             _shown(Path(where.path), root),
@@ -216,8 +224,9 @@ def _rows(
             {name: of_model[i] for name, of_model in measured.items()},
             group,
             row.text_bytes,
+            i in leaks.repeated if leaks else None,
         )
-        for i, (where, row, group) in enumerate(zip(questions.rows.places(), scored, questions.groups, strict=True))
+        for i, (where, row, group) in enumerate(zip(test.places(), scored, questions.groups, strict=True))
     ]
 
 

@@ -54,6 +54,7 @@ class RowResult:
         prompt, reference: Rendered prompt and expected answer; None for free text.
         models: Results by name of the model, in the order of the comparison, baselines first.
         group: Value of the column `group_by`; None without one.
+        near_duplicate: True if training has its question, exactly or nearly; None if that is not known.
         text_bytes: UTF-8 bytes of the text whose likelihood is measured, without its end.
     """
 
@@ -64,6 +65,7 @@ class RowResult:
     models: dict[str, Measured]
     group: str | None = None
     text_bytes: int = 0
+    near_duplicate: bool | None = None
 
 
 def write_rows(path: Path, rows: Iterable[RowResult]) -> None:

@@ -304,8 +304,9 @@ def _length_quartile(rows: Sequence[RowResult]) -> Callable[[RowResult], str | N
 
 
 def _near_duplicate(row: RowResult) -> str | None:
-    near = getattr(row, "near_duplicate", None)
-    return None if near is None else "similar to a training row" if near else "not similar"
+    if row.near_duplicate is None:
+        return None
+    return "question also in training, exactly or nearly" if row.near_duplicate else "question not in training"
 
 
 # -- samples ------------------------------------------------------------------------------------------------------------------

@@ -108,6 +108,7 @@ def test_only_the_rows_that_are_chosen_count_and_are_named_by_their_places() -> 
     whole = store([*letters(20), *letters(3)])
     assert find_leaks(whole, np.arange(5, 20), whole, np.arange(20, 23)) == Leaks(0, 0)
     assert find_leaks(whole, np.arange(19, -1, -1), whole, np.array([22, 20])) == Leaks(2, 0, ((2, 22), (0, 20)))
+    assert find_leaks(whole, np.arange(19), whole, np.array([22, 19, 20])).repeated == {0, 2}
 
 
 def test_no_more_examples_are_named_than_can_be_looked_at() -> None:

@@ -214,6 +214,7 @@ def test_each_label_has_the_likelihood_of_its_tokens_without_the_end_token(
     tokens = {word: len(tiny_tokenizer(word, add_special_tokens=False).input_ids) for word in ("joy", "fear", "anger")}
     assert len(set(tokens.values())) > 1
     content, found = compared(tmp_path, tiny_phi3, tones(30))
+    assert [row.near_duplicate for row in found] == [False] * 6
     for row in found:
         base = row.models["base"]
         assert base.label_logprobs == {word: -float(count) for word, count in tokens.items()}

@@ -72,6 +72,19 @@ def evaluation_of(task: str, rows: Sequence[RowResult]) -> dict[str, Any]:
     }
 
 
+def full_evaluation(task: str, rows: Sequence[RowResult]) -> dict[str, Any]:
+    """Return an evaluation with all optional keys: own metrics, several seeds, medians of the speed."""
+    content = evaluation_of(task, rows)
+    for model in (*content["baselines"], *content["models"]):
+        model["metrics"]["mean_cost"] = 2.5
+        model["intervals"] = {name: [0.25, 0.75] for name in model["metrics"]} | {"mean_cost": [2.0, 3.0]}
+    for model in content["models"]:
+        model["seeds"] = {"values": [0.5, 0.75], "mean": 0.625, "min": 0.5, "max": 0.75, "standard_deviation": 0.18}
+        model |= {"time_to_first_token_s": 0.25, "time_to_first_token_s_range": [0.2, 0.3], "load_s": 1.5}
+        model |= {"prefill_tokens_per_s_range": [400.0, 600.0], "decode_tokens_per_s_range": [40.0, 60.0]}
+    return content | {"seeds": [42, 43], "chosen_on": ["early stopping"], "own_metrics": ["mean_cost"], "too_long": 3}
+
+
 def training_of(task: str, rows: Sequence[RowResult], name: str = "finetune", **facts: Any) -> TrainingFacts:
     curves = Curves([(5, 2.0), (10, 1.0)], [(10, 1.2)], [(5, 1e-4), (10, 5e-5)])
     settings = {"type": "LoRA", "r": 8, "training_args": {"learning_rate": 2e-4, "seed": 42, "data_seed": None}}

@@ -11,7 +11,7 @@ from phi_runtime.report.document import MAX_BYTES
 from phi_runtime.report.project_facts import Curves, StageFacts
 from phi_runtime.report.verdict import Verdict
 from phi_runtime.training.diagnosis.problem import Diagnosis, ProblemKind
-from tests.phi_runtime.report.cases import Page, free_text, page_of, rows_of, training_of
+from tests.phi_runtime.report.cases import Page, free_text, full_evaluation, page_of, rows_of, training_of
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -94,6 +94,24 @@ def test_the_verdict_is_first_with_its_light_rule_and_three_findings() -> None:
     assert [f"evidence {i}" in before for i in range(5)] == [True, True, True, False, False]
     assert "evidence 4" in more
     assert "phi-scaffold data check" in page.text
+
+
+def test_seeds_choices_medians_and_own_metrics_are_shown() -> None:
+    rows = rows_of("classification", ANSWERS, LABELS)
+    page = page_of(training_of("classification", rows, evaluation=full_evaluation("classification", rows)))
+    check(page)
+    for text in (
+        "42, 43",
+        "50.0–75.0",  # over seeds
+        "chosen on these rows: early stopping",
+        "3 exceed the context",
+        "250 ms",
+        "50 40–60",
+        "mean cost",
+        "2.5 2–3",
+    ):
+        assert text in page.text
+    assert "one seed" not in page.text
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -111,6 +111,15 @@ def test_rows_with_groups_have_slices_of_them() -> None:
     ]
 
 
+def test_rows_that_are_also_in_training_are_a_slice() -> None:
+    rows = rows_of("classification", ANSWERS, TONES)
+    marked = [replace(row, near_duplicate=i == 2) for i, row in enumerate(rows)]
+    parts = slices(comparison_of("classification", marked))["near duplicate"]
+    assert [part.rows for part in parts] == [3, 1]
+    assert parts[1].results["adapter"][0] == 1.0
+    assert "near duplicate" not in slices(comparison_of("classification", rows))
+
+
 def test_samples_have_each_label() -> None:
     references = ["joy"] * 90 + ["fear"] * 5 + ["calm"] * 5
     rows = rows_of("classification", {"adapter": references}, references)
