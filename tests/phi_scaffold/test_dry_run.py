@@ -18,6 +18,7 @@ def test_a_dry_run_estimates_what_would_be_trained_and_tries_a_step(make_project
     (estimate,) = result["estimates"]
     assert estimate["stage"] == "finetune"
     assert estimate["fits"] is True
+    assert estimate["row_tokens_known"]  # the step has tokenized the rows
     assert estimate["total_bytes"] == sum(
         estimate[f"{part}_bytes"]
         for part in ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "fixed")

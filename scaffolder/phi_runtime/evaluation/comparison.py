@@ -125,8 +125,10 @@ def evaluate(
         if name == BASE and labels:
             scores = [score_labels(m, settings.task, r) for m, r in zip(found[name], references, strict=True)]
             found = {name: found[name], LABELS_SCORED: scores, **found}
+        base_bytes = model_bytes(ref.full) if ref.kind == "adapter" else None
+        figures = {**asdict(results.performance), "size_bytes": model_bytes(ref), "base_bytes": base_bytes}
         for variant in found:
-            performance[variant] = {**asdict(results.performance), "size_bytes": model_bytes(ref)}
+            performance[variant] = figures
             emit(Event("metric", stage, {"model": variant, **_main_result(settings.task, found[variant], references)}))
         measured |= found
     training_side = dataset.training if training_rows else None

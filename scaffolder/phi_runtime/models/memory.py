@@ -1,7 +1,12 @@
-"""Estimate the memory that training and inference take, before anything is loaded.
+"""Estimate the memory that training and inference take, and the size of models, before anything is loaded.
 
-With P parameters, h hidden and i intermediate size, L layers, B rows of T tokens and e bytes for a number (2 in bfloat16
-and float16, 4 in float32), the parts of an `Estimate` are:
+Size and memory mean the same in estimates and in measurements:
+
+- size: all files of a model's folder, so weights and tokenizer; an adapter needs its base in addition
+- memory: peak of the resident set of a process that only runs this model, with a context of so many tokens; GPU memory on a GPU
+
+In training, with P parameters, h hidden and i intermediate size, L layers, B rows of T tokens and e bytes for a number
+(2 in bfloat16 and float16, 4 in float32), the parts of an `Estimate` are:
 
 - weights: eP under an adapter; 4P in full fine-tuning, and 2P for the 16-bit copies that autocast makes; in 4 bits half a
   byte a weight and a scale for every 64 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), the embeddings in e
@@ -19,11 +24,12 @@ again, or as much again with checkpointing. T is the longest row; most steps tak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from typing import Any, Literal
 
+from phi_runtime.models.builder_source import gets_8_bits
 from phi_runtime.models.shape import Linear, Shape
 
 Method = Literal["lora", "qlora", "full"]
@@ -31,6 +37,13 @@ Method = Literal["lora", "qlora", "full"]
 FIXED_CPU_BYTES = 550_000_000
 """Resident after importing torch 2.13, transformers 5.23, peft 0.21 and accelerate."""
 FIXED_GPU_BYTES = 1_000_000_000
+FIXED_ONNX_BYTES = 160_000_000
+"""Resident after importing onnxruntime-genai 0.18, with its thread pool and the session of a small model."""
+CONTEXT_TOKENS = 2048
+"""The context of memory figures, unless another is stated."""
+NEW_PROJECT_IN_8_BITS = ("last_matmul", "mixed_layers")  # of the int4 export in template/fine-tuning/olive-config.json
+_TOKEN_BYTES = 75  # of tokenizer.json, per token of the vocabulary
+_LAYER_BYTES = 7_000  # of model.onnx, the graph without its weights
 _HELD_CPU, _HELD_CPU_RECOMPUTING, _HELD_GPU = 1.5, 2.0, 1.1  # held by glibc's heaps and torch's cache, per byte in use
 _LOGIT_CHUNK_BYTES = 64_000_000  # training/loss.py
 _SHORTEST_TOKENS = 128
@@ -285,10 +298,20 @@ def lokr_weights(module: Linear, rank: int) -> int:
 # -- inference -----------------------------------------------------------------------------------------------------------
 
 
+def tokenizer_bytes(shape: Shape) -> int:
+    """Return the size of the tokenizer's files, estimated by the vocabulary if it is unknown."""
+    return shape.tokenizer_bytes or _TOKEN_BYTES * shape.vocabulary
+
+
 def onnx_bytes(
-    shape: Shape, precision: str = "int4", block_size: int = 32, *, in_8_bits: int = 0, gpu: bool = False
+    shape: Shape,
+    precision: str = "int4",
+    block_size: int = 32,
+    *,
+    in_8_bits: Collection[str] = (),
+    gpu: bool = False,
 ) -> int:
-    """Estimate the size on disk of an ONNX model (layout of onnxruntime-genai 0.18).
+    """Estimate the size of an ONNX model with its tokenizer (layout of onnxruntime-genai 0.18).
 
     A tied embedding shares the quantized output head, except in int8 models; a separate one has 4 bytes a number for a
     CPU and 2 for a GPU, like the scale of a block.
@@ -297,7 +320,7 @@ def onnx_bytes(
         shape: Shape of the model.
         precision: fp32, fp16, bf16, int8 or int4.
         block_size: Weights that share one scale.
-        in_8_bits: Weights of an int4 model that have 8 bits.
+        in_8_bits: Groups of weights of an int4 model that have 8 bits: last_matmul, mixed_layers.
         gpu: The model is for a GPU.
     """
     number = 2 if precision != "fp32" and (gpu or precision in ("fp16", "bf16")) else 4
@@ -309,14 +332,35 @@ def onnx_bytes(
         weights += -shape.hidden % block_size * shape.vocabulary
         weights += sum(-module.inputs % block_size * module.outputs for module in shape.linear)
     separate = 0 if shape.tied and precision != "int8" else embedding
-    return round(weights * weight + in_8_bits * 0.5 + separate * number)
+    wide = _weights_in_8_bits(shape, in_8_bits) if precision == "int4" else 0
+    data = round(weights * weight + wide * 0.5 + separate * number)
+    return data + _LAYER_BYTES * shape.layers + tokenizer_bytes(shape)
+
+
+def _weights_in_8_bits(shape: Shape, groups: Collection[str]) -> int:
+    """Count the weights of an int4 model that have 8 bits."""
+    count = shape.vocabulary * shape.hidden if "last_matmul" in groups else 0
+    if "mixed_layers" in groups:
+        for module in shape.linear:
+            layer = next((int(part) for part in module.name.split(".") if part.isdigit()), None)
+            if layer is not None and gets_8_bits(layer, shape.layers, module.name.rpartition(".")[2]):
+                count += module.inputs * module.outputs
+    return count
 
 
 def inference_bytes(shape: Shape, file_bytes: int, tokens: int, *, all_logits: bool = False) -> int:
-    """Estimate the memory of an ONNX model on a CPU: 1.25 times its file, and float32 keys and values of `tokens`.
+    """Estimate the memory of an ONNX model on a CPU that reads a prompt of `tokens`.
 
-    `all_logits`: the graph outputs float32 logits for every token.
+    These are 1.25 times its files, float32 keys and values, and the larger of what one layer computes, for which the runtime
+    allocates twice as much, and the logits.
+
+    Args:
+        shape: Shape of the model.
+        file_bytes: Size of the ONNX model.
+        tokens: The context.
+        all_logits: The graph outputs float32 logits for every token.
     """
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * 4
+    layer = 2 * 4 * (4 * shape.hidden + 3 * shape.intermediate)
     logits = 4 * shape.vocabulary if all_logits else 0
-    return round(150e6 + 1.25 * file_bytes + tokens * (cache + logits))
+    return round(FIXED_ONNX_BYTES + 1.25 * file_bytes + tokens * (cache + max(layer, logits)))

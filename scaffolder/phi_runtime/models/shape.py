@@ -28,7 +28,7 @@ class Shape:
     """Sizes of a decoder.
 
     `embeddings` counts the weights of the input embedding, and of the output head if it is not tied; `stored_bytes` is the
-    size of one weight in the model's files.
+    size of one weight in the model's files, `tokenizer_bytes` that of the tokenizer's files (0: unknown).
     """
 
     parameters: int
@@ -43,6 +43,7 @@ class Shape:
     tied: bool
     linear: tuple[Linear, ...]
     stored_bytes: int = 2
+    tokenizer_bytes: int = 0
 
     @property
     def linear_parameters(self) -> int:
@@ -80,6 +81,7 @@ def assembled(
     fused: bool,
     gated: bool,
     stored_bytes: int = 2,
+    tokenizer_bytes: int = 0,
 ) -> Shape:
     """Return the shape of a model from its main sizes.
 
@@ -108,6 +110,7 @@ def assembled(
         tied,
         tuple(linear),
         stored_bytes,
+        tokenizer_bytes,
     )
 
 
@@ -139,6 +142,7 @@ def shape_of(folder: Path) -> Shape | None:
         "kv_heads": size("num_key_value_heads", default=heads),
         "head_dim": size("head_dim", default=hidden // heads),
         "tied": bool(text.get("tie_word_embeddings", "n_embd" in text)),
+        "tokenizer_bytes": sum(file.stat().st_size for file in folder.glob("tokenizer*") if file.is_file()),
     }
     found = tensors(folder)
     if not found:

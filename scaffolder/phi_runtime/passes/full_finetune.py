@@ -9,7 +9,7 @@ from pydantic import Field
 from phi_runtime.config.schema.common import Kind
 from phi_runtime.config.schema.registry import register
 from phi_runtime.context import PassContext
-from phi_runtime.models.memory import Method
+from phi_runtime.models.memory import Method, tokenizer_bytes
 from phi_runtime.models.shape import Shape
 from phi_runtime.training.pass_bases import TrainingPass, attention_kernel
 
@@ -42,4 +42,4 @@ class FullFinetune(TrainingPass):
         return model, compute_dtype(self.torch_dtype, device)
 
     def output_bytes(self, shape: Shape, source_bytes: int) -> int:
-        return 4 * shape.parameters  # float32
+        return 4 * shape.parameters + tokenizer_bytes(shape)  # float32

@@ -13,7 +13,7 @@ from phi_runtime.config.schema.common import Count, Kind, Names, NamesOrPattern,
 from phi_runtime.config.schema.pass_base import FinetunePass, Pass
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import ConfigError
-from phi_runtime.models.memory import Job, Method
+from phi_runtime.models.memory import Job, Method, tokenizer_bytes
 from phi_runtime.models.peft_folder import read_peft_folder
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.models.shape import Linear, Shape
@@ -107,7 +107,7 @@ class AdapterPass(AdapterOutput, TrainingPass):
 
     def output_bytes(self, shape: Shape, source_bytes: int) -> int:
         job = self.memory_job(Job(self.memory_method, 1, 1), shape)
-        return 4 * (job.adapter + job.saved)  # float32
+        return 4 * (job.adapter + job.saved) + tokenizer_bytes(shape)  # float32
 
     def with_adapter(self, base: Any, source: ModelRef | None = None) -> Any:
         """Return `base` with the adapter of `source` on it, or with a new one, whose first weights follow from the seed."""

@@ -22,7 +22,7 @@ def optimize(
         ),
     ] = None,
     max_size_mb: Annotated[
-        float | None, typer.Option(help="Largest size of the model folder, in MB (1,000,000 bytes).")
+        float | None, typer.Option(help="Largest size: all files of the model's folder, in MB (1,000,000 bytes).")
     ] = None,
     max_accuracy_drop: Annotated[
         float | None,
@@ -36,7 +36,10 @@ def optimize(
     ] = None,
     max_memory_mb: Annotated[
         float | None,
-        typer.Option(help="Largest peak memory with a context of --context tokens, in MB; default for mobile: 3000."),
+        typer.Option(
+            help="Largest memory: the peak of a process that only runs the model with a context of --context tokens, in MB; "
+            "default for mobile: 3000."
+        ),
     ] = None,
     context: Annotated[
         int, typer.Option(min=16, metavar="TOKENS", help="Context length of the memory measurement.")

@@ -53,23 +53,23 @@ def dry_run(
         if trains and disk:
             needed, free = size(disk["checkpoints"]), size(free_disk_bytes(project))
             print(f"\nCheckpoints take up to {needed} during training; {free} are free on the disk.")
-    forecasts = {name: forecast(workflow, project, name, shape) for name in trains}
-    if not as_json:
-        for name, estimate in forecasts.items():
+    estimates, steps = [], []
+    for name in trains:
+        estimate = forecast(workflow, project, name, shape)
+        why = _why_skipped(project, workflow, estimate) if step else "--no-step"
+        result = {"stage": name, "skipped": why} if why else _try_step(project, overrides, name, quiet or as_json)
+        if not why:  # the step has tokenized the rows, so that the longest is known
+            estimate = forecast(workflow, project, name, shape)
+        estimates += [_as_dict(estimate)] if estimate else []
+        steps.append(result)
+        if not as_json:
             if estimate:
                 _print_forecast(estimate)
             else:
-                why = "the base model is not downloaded and not in the catalog; run `phi-scaffold fetch` first"
-                print(f"\n{name}: no estimate: {why}")
-    steps = []
-    for name, estimate in forecasts.items():
-        why = _why_skipped(project, workflow, estimate) if step else "--no-step"
-        result = {"stage": name, "skipped": why} if why else _try_step(project, overrides, name, quiet or as_json)
-        steps.append(result)
-        if not as_json:
+                reason = "the base model is not downloaded and not in the catalog; run `phi-scaffold fetch` first"
+                print(f"\n{name}: no estimate: {reason}")
             _print_step(result)
     if as_json:
-        estimates = [_as_dict(estimate) for estimate in forecasts.values() if estimate]
         sizes = {f"{name}_bytes": needed for name, needed in disk.items()} | {"free_bytes": free_disk_bytes(project)}
         tried = [s if isinstance(s, dict) else asdict(s) for s in steps]
         print(json.dumps({"stages": rows, "estimates": estimates, "disk": sizes, "steps": tried}))

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.units import size
 from phi_runtime.hardware.machine import gpus, has_bfloat16, memory_bytes
-from phi_runtime.models.memory import estimate, inference_bytes, longest_that_fits, onnx_bytes
+from phi_runtime.models.memory import (
+    CONTEXT_TOKENS,
+    NEW_PROJECT_IN_8_BITS,
+    estimate,
+    inference_bytes,
+    longest_that_fits,
+    onnx_bytes,
+)
 from phi_scaffold.show import terminal
 from phi_scaffold.show.terminal import console
 
@@ -73,6 +80,7 @@ def table(models: Sequence[CatalogModel], *, as_json: bool, quiet: bool) -> None
         out.print(
             f"\nMemory is estimated for this {trainer.name}, in {trainer.dtype}, one row of 2048 tokens a step{green}."
         )
+        out.print(f"int4 answers: memory of a process that only runs the int4 model, with {CONTEXT_TOKENS:,} tokens.")
         out.print("A `?` marks what is not verified.")
 
 
@@ -87,8 +95,10 @@ def single(model: CatalogModel, *, as_json: bool, quiet: bool) -> None:
     for key, value in facts.items():
         if key not in hidden and not key.endswith("_bytes"):
             print(f"{key.replace('_', ' '):18} {', '.join(value) if isinstance(value, list) else value}")
+    print(f"{'int4 size':18} {size(facts['int4_size_bytes'])} with its tokenizer")
+    tokens = min(CONTEXT_TOKENS, model.context)
     print(
-        f"{'int4 model':18} {size(facts['int4_size_bytes'])} on disk, {size(facts['int4_inference_bytes'])} to answer"
+        f"{'int4 memory':18} {size(facts['int4_inference_bytes'])} of a process that only runs it, with {tokens:,} tokens"
     )
     if quiet:
         return
@@ -106,7 +116,8 @@ def _facts(model: CatalogModel, trainer: _Trainer) -> dict[str, Any]:
     shape = model.shape
     jobs = {method: model.training(method, trainer.device, trainer.number_bytes) for method in _METHOD_NAMES}
     estimates = {method: estimate(shape, job) for method, job in jobs.items()}
-    inference = inference_bytes(shape, onnx_bytes(shape), min(4096, model.context))
+    int4_size = onnx_bytes(shape, in_8_bits=NEW_PROJECT_IN_8_BITS)
+    inference = inference_bytes(shape, int4_size, min(CONTEXT_TOKENS, model.context))
     fits = {method: needed.total_bytes <= trainer.memory_bytes for method, needed in estimates.items()}
     return {
         "id": model.id,
@@ -120,7 +131,7 @@ def _facts(model: CatalogModel, trainer: _Trainer) -> dict[str, Any]:
         "target_modules": list(model.target_modules),
         **{f"{method}_bytes": needed.total_bytes for method, needed in estimates.items()},
         "int4_inference_bytes": inference,
-        "int4_size_bytes": onnx_bytes(shape),
+        "int4_size_bytes": int4_size,
         "fits": {**fits, "int4_inference": inference <= memory_bytes()},
         "max_row_tokens": {
             method: longest_that_fits(shape, job, trainer.memory_bytes, model.context) for method, job in jobs.items()

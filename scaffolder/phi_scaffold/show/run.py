@@ -89,7 +89,7 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
 def _performance(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         _with_range(model["decode_tokens_per_s"], *model["decode_tokens_per_s_range"]),
-        size(model["size_bytes"]),
+        size(model["size_bytes"]) + (" + base" if model["base_bytes"] else ""),
         size(model["gpu_memory_bytes"] or model["peak_rss_bytes"]),
     )
 

@@ -11,6 +11,7 @@ import pytest
 from phi_runtime.models.memory import (
     FIXED_CPU_BYTES,
     FIXED_GPU_BYTES,
+    NEW_PROJECT_IN_8_BITS,
     Job,
     estimate,
     inference_bytes,
@@ -22,6 +23,18 @@ from phi_runtime.models.memory import (
 from phi_runtime.models.shape import Shape, assembled, shape_of
 
 # Phi-3-mini's: q, k, v and gate, up in one matrix each, embedding and head apart
+SMOL = assembled(  # SmolLM2-135M's weights as a Phi-3
+    parameters=134_515_008,
+    hidden=576,
+    intermediate=1536,
+    layers=30,
+    vocabulary=49152,
+    heads=9,
+    kv_heads=3,
+    tied=True,
+    fused=True,
+    gated=True,
+)
 MINI = assembled(
     parameters=3_821_079_552,
     hidden=3072,
@@ -170,10 +183,24 @@ def test_the_longest_rows_that_fit_just_fit() -> None:
 def test_the_known_figures_of_the_catalogue_stay() -> None:
     assert onnx_bytes(MINI) == pytest.approx(2.72e9, rel=0.01)  # measured on like models, within 2 %
     cache = inference_bytes(MINI, 0, 4096) - inference_bytes(MINI, 0, 0)
-    assert cache == 4096 * 2 * 32 * 32 * 96 * 4
+    layer = 2 * 4 * (4 * 3072 + 3 * 8192)
+    assert cache == 4096 * (2 * 32 * 32 * 96 * 4 + layer)
     # LLaMA-Factory's table: 2 bytes a parameter for LoRA, 0.5 for 4 bits, 18 for full, and what a step takes
     assert 8e9 < estimate(MINI, LORA).total_bytes < 11e9
     assert 62e9 < estimate(MINI, FULL).total_bytes < 75e9
+
+
+def test_the_int4_model_of_a_new_project_has_the_measured_size_and_memory() -> None:
+    size = onnx_bytes(SMOL, in_8_bits=NEW_PROJECT_IN_8_BITS)
+    assert size == pytest.approx(114.3e6, rel=0.02)
+    for tokens, measured in {72: 309e6, 512: 340e6, 2048: 497e6, 4096: 725e6}.items():
+        assert inference_bytes(SMOL, size, tokens) == pytest.approx(measured, rel=0.05)
+    assert onnx_bytes(replace(SMOL, tokenizer_bytes=3_523_167)) - onnx_bytes(SMOL) == 3_523_167 - 75 * 49_152
+
+
+def test_weights_in_8_bits_are_those_of_the_template() -> None:
+    template = Path(__file__).parents[3] / "template" / "fine-tuning" / "olive-config.json.jinja"
+    assert ",".join(f"{group}:int8" for group in NEW_PROJECT_IN_8_BITS) in template.read_text(encoding="utf-8")
 
 
 def test_the_fixed_part_is_that_of_the_device() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from phi_runtime.models.builder_source import gets_8_bits
 from phi_runtime.models.memory import inference_bytes, onnx_bytes
 from phi_runtime.models.shape import Shape
 from phi_runtime.search.optimize.targets import Target
@@ -84,12 +83,12 @@ def candidates_for(target: Target) -> tuple[Candidate, ...]:
 
 
 def expected_bytes(shape: Shape, candidate: Candidate, target: Target) -> int:
-    """Estimate the size of the weights in bytes, without the tokenizer."""
+    """Estimate the size of the model's folder, in bytes; see `memory.onnx_bytes`."""
     return onnx_bytes(
         shape,
         candidate.precision,
         candidate.block_size or 32,
-        in_8_bits=_in_8_bits(shape, candidate.mixed or ""),
+        in_8_bits=[pair.partition(":")[0] for pair in (candidate.mixed or "").split(",")],
         gpu=target.on_gpu,
     )
 
@@ -105,14 +104,3 @@ def expected_memory_bytes(
     if target.on_gpu:
         return None
     return inference_bytes(shape, expected_bytes(shape, candidate, target), tokens, all_logits=all_logits)
-
-
-def _in_8_bits(shape: Shape, mixed: str) -> int:
-    """Count the weights of an int4 model to which `mixed` gives 8 bits."""
-    weights = shape.vocabulary * shape.hidden if "last_matmul" in mixed else 0
-    if "mixed_layers" in mixed:
-        for module in shape.linear:
-            layer = next((int(part) for part in module.name.split(".") if part.isdigit()), None)
-            if layer is not None and gets_8_bits(layer, shape.layers, module.name.rpartition(".")[2]):
-                weights += module.inputs * module.outputs
-    return weights

@@ -20,6 +20,7 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.hardware.machine import memory_bytes
+from phi_runtime.models.memory import CONTEXT_TOKENS
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import Shape, shape_of
 from phi_runtime.pipeline.graph import CACHED, ModelGraph, existing_models
@@ -33,7 +34,6 @@ from phi_runtime.search.optimize.targets import Target, target_for, values_for, 
 from phi_runtime.search.optimize.task import CandidateSettings
 
 FOLDER = "optimize"
-TOKENS = 2048
 _FORM = 3  # of the measurements; figures of another form cannot be compared
 _SIZE_TOLERANCE = 1.05  # the expected size is exact to some percent
 
@@ -145,7 +145,7 @@ class OptimizePlan:
         return digest({"shared": inputs_key, **own})
 
     def expected_mb(self, candidate: Candidate) -> float | None:
-        """Estimate the size of the weights in MB; None if the shape is unknown."""
+        """Estimate the size in MB; None if the shape is unknown."""
         return round(expected_bytes(self.shape, candidate, self.target) / 1e6, 1) if self.shape else None
 
     def expected_memory_mb(self, candidate: Candidate) -> float | None:
@@ -172,7 +172,7 @@ def prepare(
     target: str | None = None,
     limits: Mapping[str, float | None] | None = None,
     stage: str | None = None,
-    tokens: int = TOKENS,
+    tokens: int = CONTEXT_TOKENS,
     apply: bool = False,
     shape: Shape | None = None,
 ) -> OptimizePlan:
