@@ -105,6 +105,11 @@ def test_the_rows_of_a_comparison(project: ProjectFolder) -> None:
     assert set(rows[0]["models"]["base"]) <= set(re.findall(r"`(\w+)`", section))
 
 
+def test_the_record_of_a_run(project: ProjectFolder) -> None:
+    (record,) = project.runs.glob("*/run.json")
+    documented("`run.json`").check(json.loads(record.read_text(encoding="utf-8")))
+
+
 def test_an_error_of_a_run(project: ProjectFolder, cli: Cli) -> None:
     result = cli("run", "nowhere", "--json", "--project", project.root)
     documented("`--json` with an error").check(json.loads(result.out.splitlines()[-1]))
@@ -142,12 +147,12 @@ def test_ratings(project: ProjectFolder, cli: Cli, tmp_path: Path) -> None:
     rated = [[*row[:-4], "5", str(1 + i % 3), "", ""] for i, row in enumerate(rows[1:])]
     with sheet.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([rows[0], *rated])
+    remote = cli("report", "--json", "--project", project.root, "--judge", "https://judge.invalid/v1", sheet)
+    assert (remote.code, "--send" in json.loads(remote.out)["fix"]) == (2, True)
     with judge_server(lambda _: '{"better": "tie"}') as (url, questions):
         judged = cli("report", "--json", "--project", project.root, "--judge", url, sheet)
     assert judged.code == 0, judged.err
     documented("`report --judge --json`").check(judged.json)
-    remote = cli("report", "--json", "--project", project.root, "--judge", "https://judge.invalid/v1", sheet)
-    assert (remote.code, "--send" in json.loads(remote.out)["fix"]) == (2, True)
     assert len(questions) == 2 * drawn.json["sheet_differing_rows"]
     result = cli("report", "--json", "--project", project.root, "--ratings", sheet, sheet, judged.json["path"])
     assert result.code == 0, result.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _STATE_STYLES = {"done": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
 _SHOWN_CHARACTERS = 60
+_DIGEST = re.compile(r"\b[0-9a-f]{40,64}\b")
+_DIGEST_CHARACTERS = 12
 
 
 def as_dict(run: RecordedRun) -> dict[str, Any]:
@@ -105,6 +108,8 @@ def details(run: RecordedRun) -> None:
     out.print(f"[bold]run {run.id}[/]: [{_STATE_STYLES[run.state]}]{run.state}[/], started {_minute(run.started)}")
     if failure := run.record.get("failure"):
         out.print(f"  `{failure['stage']}`: {failure['message']}", markup=False, soft_wrap=True)
+        if failure["fix"]:
+            out.print(f"  help: {failure['fix']}", markup=False, soft_wrap=True)
     out.print(f"base model {run.model or 'unknown'}; record in {run.project.shown(run.folder)}", markup=False)
     _outputs(run)
     for score in _scores(run):
@@ -191,7 +196,7 @@ def _section(title: str, lines: Sequence[str]) -> None:
 
 def _short(value: Any) -> str:
     text = "none" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = text.replace("\n", "\\n")
+    text = _DIGEST.sub(lambda match: match[0][:_DIGEST_CHARACTERS], text.replace("\n", "\\n"))
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
 
 
@@ -219,8 +224,10 @@ def reproduced(plan: Reproduction, outputs: Sequence[ReproducedOutput]) -> None:
     """Print if the reproduction has the same bytes as the run."""
     for output in outputs:
         same = "the same bytes" if output.is_same else "other bytes"
-        reproduced_content = (output.reproduced or "none")[:12]
-        print(f"{output.stage}: {same} (content {output.recorded[:12]} in the run, {reproduced_content} now)")
+        reproduced_content = (output.reproduced or "none")[:_DIGEST_CHARACTERS]
+        print(
+            f"{output.stage}: {same} (content {output.recorded[:_DIGEST_CHARACTERS]} in the run, {reproduced_content} now)"
+        )
     if not outputs:
         print("The record has no digest of an adapter, so the bytes cannot be compared.")
     print(f"Outputs are in {plan.project.shown(plan.project.gen_model)}/")
