@@ -12,6 +12,7 @@ from typing import Any
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import error_event
 from phi_runtime.core.os_failures import failure_from_os_error
+from phi_scaffold.show.inert import inert_output
 
 INTERRUPTED = 130
 
@@ -26,6 +27,11 @@ class ErrorOutput:
 
 def guarded(app: Callable[..., Any]) -> int:
     """Run a typer app and return its exit code; print an error instead of raising it, unless --debug is set."""
+    with inert_output():
+        return _guarded(app)
+
+
+def _guarded(app: Callable[..., Any]) -> int:
     output = ErrorOutput()
     try:
         app(obj=output)

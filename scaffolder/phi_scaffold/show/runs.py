@@ -13,7 +13,7 @@ from rich.markup import escape
 from phi_runtime.core.units import duration
 from phi_runtime.report.differences import Change, changes, chosen_config, flattened, inputs_of
 from phi_runtime.report.history import MainScore, run_before
-from phi_scaffold.show.terminal import SafeText, console, table
+from phi_scaffold.show.terminal import console, table
 
 if TYPE_CHECKING:
     from phi_runtime.report.differences import RunDifferences, ScoreChange
@@ -190,8 +190,7 @@ def _section(title: str, lines: Sequence[str]) -> None:
     out = console()
     out.print(f"[bold]{title}[/]")
     for line in lines:
-        safe = SafeText()
-        out.print(safe.push(line) + safe.flush(), markup=False, soft_wrap=True)
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def _short(value: Any) -> str:

@@ -7,6 +7,8 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from phi_scaffold.show.inert import raw
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -16,12 +18,14 @@ _PIPED_WIDTH = 240  # tables use as much of it as they need; a file or a pipe ha
 
 def console(stderr: bool = False) -> Console:
     """Return a console for results, or with `stderr` for progress and warnings."""
-    from rich.console import Console
+    from phi_scaffold.show.inert_console import InertConsole
 
-    if (sys.stderr if stderr else sys.stdout).isatty():
+    stream = raw(sys.stderr if stderr else sys.stdout)
+    if stream.isatty():
         # With NO_COLOR, rich (15) omits colors but not bold and dim.
-        return Console(stderr=stderr, highlight=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=_PIPED_WIDTH)
+        no_color = bool(os.environ.get("NO_COLOR"))
+        return InertConsole(file=stream, stderr=stderr, highlight=False, color_system=None if no_color else "auto")
+    return InertConsole(file=stream, stderr=stderr, highlight=False, soft_wrap=True, width=_PIPED_WIDTH)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
