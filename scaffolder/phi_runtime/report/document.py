@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,6 @@ from phi_runtime.training.diagnosis.run import rate_text
 
 MAX_BYTES = 2_000_000
 _FOLDER = Path(__file__).parent
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _CODE = re.compile(r"`([^`]+)`")
 _MATRIX = 280  # pixels
 _TABLE_POINTS = 60  # of a curve, in the table behind its chart
@@ -62,7 +63,7 @@ def render(page: str, **values: Any) -> str:
     """Return a page with the first of `_LIMITS` that keeps it within 2 MB."""
     template = _environment().get_template(page)
     for limits in _LIMITS:
-        html = template.render(limits=limits, policy=_POLICY, **values)
+        html = template.render(limits=limits, **values)
         if len(html.encode()) <= MAX_BYTES:
             break
     return html
@@ -70,6 +71,7 @@ def render(page: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
+    style = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "document.css"))
     environment = Environment(
         loader=FileSystemLoader(_FOLDER / "pages"),
         autoescape=True,
@@ -79,9 +81,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "style": Markup(
-            "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "document.css"))
-        ),
+        "style": Markup(style),
+        "policy": _policy(style),
         "lights": {"ready": "good", "check": "warn", "not ready": "bad"},
         "most_findings": SHOWN,
         "scores_chart": scores_chart,
@@ -111,6 +112,12 @@ def _environment() -> Environment:
         "digest": lambda value: value[:16],
     }
     return environment
+
+
+def _policy(style: str) -> str:
+    """Return the content security policy of a page: nothing is loaded or run, and only `style` is a style sheet."""
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
 def _shown(value: Any) -> Any:
@@ -207,7 +214,7 @@ def scores_chart(training: TrainingView) -> Markup:
         (e.label, *(None if v is None else short(v) if free else percent(v) for v in (e.value, e.low, e.high)))
         for e in estimates
     ]
-    return _figure(shown, data_table(title, ("model", metric, "95 % from", "to"), rows))
+    return _figure(shown, title, ("model", metric, "95 % from", "to"), rows)
 
 
 def _estimate(model: Mapping[str, Any], task: str, *, is_baseline: bool) -> Estimate:
@@ -234,7 +241,7 @@ def curves_chart(training: TrainingView) -> Markup:
     every = -(-len(steps) // _TABLE_POINTS) or 1
     rows = [(step, *(column.get(step) for column in columns)) for step in steps[::every]]
     caption = title if every == 1 else f"{title}: {len(rows)} of {len(steps):,} steps"
-    return _figure(shown, data_table(caption, ("step", "training loss", "validation loss", "learning rate"), rows))
+    return _figure(shown, caption, ("step", "training loss", "validation loss", "learning rate"), rows)
 
 
 def confusion_charts(training: TrainingView) -> list[tuple[str, Markup]]:
@@ -244,7 +251,7 @@ def confusion_charts(training: TrainingView) -> list[tuple[str, Markup]]:
         title, width = f"Confusion matrix of {name}", WIDE if training.has_many_labels else _MATRIX
         image = Markup(heat_map(matrix.counts, matrix.expected, matrix.answers, title, width=width))
         rows = [(label, *row) for label, row in zip(matrix.expected, matrix.counts, strict=True)]
-        charts.append((name, _figure(image, data_table(title, ("expected", *matrix.answers), rows))))
+        charts.append((name, _figure(image, title, ("expected", *matrix.answers), rows)))
     return charts
 
 
@@ -267,8 +274,8 @@ def _bars(bars: Sequence[tuple[str, float]], title: str) -> Markup:
     return Markup(bar_chart(bars, title, number=_count, width=NARROW))
 
 
-def _figure(shown: str, table: str) -> Markup:
-    """Return a chart with the table of its numbers; both are HTML whose texts are escaped."""
-    return Markup(
-        f'<figure>{shown}<details><summary>Numbers</summary><div class="scroll">{table}</div></details></figure>'
-    )
+def _figure(shown: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
+    """Return a chart, which is HTML already, with the table of its numbers."""
+    name = f'Numbers<span class="visually-hidden"> of {escaped(title)}</span>'
+    table = f'<div class="scroll">{data_table(title, columns, rows)}</div>'
+    return Markup(f"<figure>{shown}<details><summary>{name}</summary>{table}</details></figure>")

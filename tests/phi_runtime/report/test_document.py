@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import unicodedata
 from itertools import pairwise
 from typing import get_args
@@ -46,8 +48,9 @@ def check(page: Page) -> None:
     assert not acting
     policy = [value for name, value in page.attributes if name == "content" and "default-src" in value]
     assert len(policy) == 1
-    assert policy[0].startswith("default-src 'none'; style-src")
-    assert "script-src" not in policy[0]
+    style = page.html.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy[0] == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
 LABELS = ["joy", "fear", "joy", "fear"] * 5
