@@ -358,6 +358,12 @@ def test_a_run_of_several_trainings_has_a_verdict_on_each(capsys: pytest.Capture
     assert lines[3].startswith("style: Not ready, overfitting: ")
 
 
+def test_labels_in_a_finding_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    finding = replace(OVERFITTED, evidence="all rows have the label `\x1b[2Jjoy\u202e`")
+    (line,) = (text for text in ending(capsys, tmp_path, {"a": replace(VERDICT, findings=(finding,))}) if "joy" in text)
+    assert line == "    all rows have the label `␛[2Jjoy\\u{202e}`"
+
+
 def test_a_run_that_trains_nothing_has_no_verdict(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert ending(capsys, tmp_path, {}) == []
 

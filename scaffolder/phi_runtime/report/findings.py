@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from phi_runtime.config.schema import ExportPass
+from phi_runtime.data.labels import shortened
 from phi_runtime.evaluation.intervals import wilson
 from phi_runtime.evaluation.row_results import RowResult
 from phi_runtime.export.gate_limits import more_exact
@@ -269,14 +270,14 @@ def _labels(facts: Facts) -> Iterator[Diagnosis]:
         return
     files, rows = ", ".join(data["files"]), data["rows"]
     if len(labels) == 1:
-        evidence = f"all {count(rows['kept'], 'row')} have the label `{next(iter(labels))}`"
+        evidence = f"all {count(rows['kept'], 'row')} have the label `{shortened(next(iter(labels)))}`"
         yield _finding(facts, "one label", evidence, "not ready", "add rows with other labels", file=files)
     same: defaultdict[str, list[str]] = defaultdict(list)
     for label in labels:
         same["".join(label.casefold().split())].append(label)
     if groups := [group for group in same.values() if len(group) > 1]:
         evidence = "; ".join(
-            ", ".join(f"`{label}` {count(labels[label], 'row')}" for label in group) for group in groups
+            ", ".join(f"`{shortened(label)}` {count(labels[label], 'row')}" for label in group) for group in groups
         )
         yield _finding(facts, "inconsistent labels", evidence, "check", "write each label in one way", file=files)
     if rows["contradictory"] >= max(LITTLE * rows["kept"], 1):
@@ -313,7 +314,7 @@ def _doubtful(facts: Facts) -> Iterator[Diagnosis]:
     answer = first.models[trained["name"]].answer
     evidence = (
         f"in {len(doubtful)} of {count(rows, 'row')} ({percents(wilson(len(doubtful), rows))}) model and {baseline} agree on "
-        f"another label, such as {first.file}:{first.line} (`{answer}`, not `{first.reference}`)"
+        f"another label, such as {first.file}:{first.line} (`{shortened(str(answer))}`, not `{shortened(str(first.reference))}`)"
     )
     action = "check these labels, and those of the training rows; `phi-scaffold report` lists them"
     yield _finding(facts, "doubtful labels", evidence, "check", action, file=_rows_file(facts))
@@ -349,10 +350,10 @@ def _imbalance(facts: Facts) -> Iterator[Diagnosis]:
     if intervals[label].high >= wilson(right.total(), all_rows).low:
         return
     evidence = (
-        f"`{label}`: {right[label]} of {total[label]} right ({percents(intervals[label])}), all labels: "
+        f"`{shortened(label)}`: {right[label]} of {total[label]} right ({percents(intervals[label])}), all labels: "
         f"{percent(right.total() / all_rows)}; {labels.get(label, 0)} of {count(every, 'row')} have it"
     )
-    action = f"add rows with the label `{label}`, and compare by balanced accuracy"
+    action = f"add rows with the label `{shortened(label)}`, and compare by balanced accuracy"
     yield _finding(facts, "class imbalance", evidence, "check", action, file=", ".join(data["files"]))
 
 

@@ -20,11 +20,12 @@ _STYLES = {"ready": "bold green", "check": "bold yellow", "not ready": "bold red
 
 def verdicts(judged: Mapping[str, Verdict]) -> None:
     """Print the verdict on each training, by its name."""
+    from phi_runtime.report.text import inert
     from phi_runtime.report.verdict import SHOWN
 
     out = console()
     for name, verdict in judged.items():
-        lead, colon, result = verdict.sentence.partition(":")
+        lead, colon, result = inert(verdict.sentence).partition(":")
         of_training = f"{escape(name)}: " if len(judged) > 1 else ""
         out.print(f"\n{of_training}[{_STYLES[verdict.light]}]{escape(lead)}[/]{colon}{escape(result)}", soft_wrap=True)
         for finding in verdict.findings[:SHOWN]:
@@ -34,6 +35,8 @@ def verdicts(judged: Mapping[str, Verdict]) -> None:
 
 
 def _finding(finding: Diagnosis) -> None:
+    from phi_runtime.report.text import inert
+
     out = console()
     width = out.width if out.is_terminal else sys.maxsize
     mark = "!" if finding.light == "ready" else f"[{_STYLES[finding.light]}]![/]"
@@ -45,7 +48,7 @@ def _finding(finding: Diagnosis) -> None:
     )
     for text in filter(None, texts):
         lines = textwrap.fill(  # a key that is cut cannot be copied
-            text,
+            inert(text),  # labels and places come from data
             width,
             initial_indent="    ",
             subsequent_indent="    ",
