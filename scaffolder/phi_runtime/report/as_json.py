@@ -55,4 +55,4 @@ def _row_list(found: RowList, comparison: Comparison) -> dict[str, Any]:
 
 def _slice(part: Slice) -> dict[str, Any]:
     models = {name: {"value": mean, "interval": interval} for name, (mean, interval) in part.results.items()}
-    return {"kind": part.kind, "name": part.name, "rows": part.rows, "models": models}
+    return {"kind": part.kind, "name": part.name, "rows": part.rows, "slices": part.slices, "models": models}

@@ -93,12 +93,14 @@ class Slice:
         kind: Property, such as "label" or "length".
         name: Its value.
         results: By model: mean and interval; of free text, perplexities.
+        slices: Number of slices of this kind, with those that are not returned.
     """
 
     kind: str
     name: str
     rows: int
     results: dict[str, tuple[float, Interval | None]]
+    slices: int
 
     @property
     def is_small(self) -> bool:
@@ -268,7 +270,7 @@ def _slices_of(comparison: Comparison, kind: str, value: Callable[[RowResult], H
     largest = sorted(parts.items(), key=lambda part: (-len(part[1]), str(part[0])))[:_SLICES]
     names = slice_models(comparison)
     found = [
-        Slice(kind, str(key), len(chosen), {name: _result(comparison, name, chosen) for name in names})
+        Slice(kind, str(key), len(chosen), {name: _result(comparison, name, chosen) for name in names}, len(parts))
         for key, chosen in largest
     ]
     return sorted(found, key=lambda part: part.name) if kind == "length" else found
@@ -284,7 +286,10 @@ def slice_models(comparison: Comparison) -> list[str]:
 def _result(comparison: Comparison, model: str, chosen: Sequence[int]) -> tuple[float, Interval | None]:
     scores = comparison.scores[model]
     part = Scores([scores.values[i] for i in chosen], scores.weights and [scores.weights[i] for i in chosen])
-    return part.mean, interval_of(part)
+    mean, interval = part.mean, interval_of(part)
+    if not comparison.is_free_text:
+        return mean, interval
+    return math.exp(-mean), Interval(math.exp(-interval.high), math.exp(-interval.low)) if interval else None
 
 
 def _length_quartile(rows: Sequence[RowResult]) -> Callable[[RowResult], str | None]:

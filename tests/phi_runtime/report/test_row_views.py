@@ -90,6 +90,21 @@ def test_slices_have_their_rows_and_intervals() -> None:
     assert slice_models(comparison) == ["majority label", "adapter", "onnx-int4"]
 
 
+def test_of_many_slices_the_largest_are_returned_with_their_number() -> None:
+    references = [f"label {i}" for i in range(40)] + ["label 39"]
+    comparison = comparison_of("classification", rows_of("classification", {"adapter": references}, references))
+    parts = slices(comparison)["expected answer"]
+    assert (len(parts), parts[0].name, parts[0].slices) == (30, "label 39", 40)
+
+
+def test_slices_of_free_text_have_perplexities() -> None:
+    rows = free_text({"adapter": [10.0, 10.0, 20.0, 20.0]})
+    marked = [replace(row, file=f"{row.line > 2}.txt") for row in rows]
+    parts = {part.name: part for part in slices(comparison_of("generation", marked))["file"]}
+    assert parts["False.txt"].results["adapter"] == (pytest.approx(math.e), None)
+    assert parts["True.txt"].results["adapter"][0] == pytest.approx(math.e**2)
+
+
 def test_quarters_of_length_have_as_many_rows() -> None:
     prompts = ["x" * length for length in range(1, 41)]
     answers = {"base": ["?"] * 40, "adapter": ["joy"] * 40}
