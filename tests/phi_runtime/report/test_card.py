@@ -330,3 +330,16 @@ def test_the_card_of_an_evaluated_model_has_its_scores(trained_project: MakeProj
     assert scores["name"] == "onnx-int4"
     assert card.data.eval_results[0].metric_value == scores["metrics"]["accuracy"]
     assert "(this model)" in card.text
+
+
+@pytest.mark.slow
+def test_the_code_of_a_card_runs(
+    trained_project: MakeProject, tiny_phi3: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = trained_project(until="merge")
+    finished(project)
+    for folder in ("adapter", "merged"):
+        monkeypatch.chdir(project.gen_model / folder)
+        code = Path(CARD).read_text().split("```python\n")[1].split("\n```")[0]
+        exec(code.replace("FOLDER OF THE BASE MODEL", str(tiny_phi3)), {})
+        assert "generated_text" in capsys.readouterr().out
