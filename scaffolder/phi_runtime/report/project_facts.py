@@ -23,8 +23,8 @@ from phi_runtime.pipeline.stage import Stage
 from phi_runtime.report.facts import read_facts
 from phi_runtime.report.verdict import Verdict, judge
 from phi_runtime.training.diagnosis import curve_statistics
+from phi_runtime.training.diagnosis.run import read_loss_log
 
-LOSS_LOG = "loss_log.jsonl"
 _RUN_TIME = "%Y%m%d-%H%M%S-%f"  # name of a run's folder
 _REQUIRED = ("task", "rows", "rows_of", "total_rows", "baselines", "models")  # keys of evaluation.json
 
@@ -224,7 +224,7 @@ def _changed(stages: Mapping[str, Stage], measured: Stage) -> str:
 def _curves(stage: Stage, facts: Mapping[str, Any], records: Sequence[Path]) -> Curves:
     """Return the curves of the trained model; of a training that did not end, those in the record of its run."""
     if stage.manifest is not None:
-        log = list(_read_lines(stage.target / LOSS_LOG))
+        log = read_loss_log(stage.target)
         return replace(_read_curves(log, "eval_loss"), best_step=facts.get("best_step"))
     for record in reversed(records):
         log = [e for e in _read_lines(record / "metrics.jsonl") if e.get("stage") == stage.name and "step" in e]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,12 +85,16 @@ class RunRecord:
 
 
 def read_loss_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the entries of the log next to a trained model; none if there is no log."""
+    """Return the entries of the log next to a trained model; none if there is no log. A line that was cut off is skipped."""
     try:
         lines = (folder / LOSS_LOG).read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return []
-    return [json.loads(line) for line in lines]
+    entries = []
+    for line in lines:
+        with suppress(ValueError):
+            entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def short(value: float) -> str:
