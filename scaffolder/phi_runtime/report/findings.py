@@ -166,11 +166,8 @@ def _few_test_rows(facts: Facts) -> Iterator[Diagnosis]:
 
 
 def _too_few(facts: Facts) -> bool:
-    """Return True if the main metric is not known to 10 points."""
-    trained = facts.trained
-    if trained is None or not trained["metrics"]:
-        return False
-    ends = trained["interval"]
+    """Return True if the main metric is not known to 10 points, or the rows are only a few."""
+    ends = facts.trained["interval"] if facts.trained else None
     return facts.measured < FEWEST_ROWS or (ends is not None and ends[1] - ends[0] > WIDE)
 
 
@@ -321,8 +318,11 @@ def _doubtful(facts: Facts) -> Iterator[Diagnosis]:
 
 
 def _is_surely_wrong(row: RowResult, model: str) -> bool:
-    measured = row.models[model]
-    return measured.answer != row.reference and (measured.loss or 0.0) >= CONFIDENT
+    return not _is_right(row, model) and (row.models[model].loss or 0.0) >= CONFIDENT
+
+
+def _is_right(row: RowResult, model: str) -> bool:
+    return row.models[model].scores.get("accuracy") == 1
 
 
 def _right_by_label(rows: Iterable[RowResult], model: str) -> tuple[Counter[str], Counter[str]]:
@@ -330,7 +330,7 @@ def _right_by_label(rows: Iterable[RowResult], model: str) -> tuple[Counter[str]
     right, total = Counter[str](), Counter[str]()
     for row in rows:
         total[str(row.reference)] += 1
-        right[str(row.reference)] += row.models[model].answer == row.reference
+        right[str(row.reference)] += _is_right(row, model)
     return right, total
 
 

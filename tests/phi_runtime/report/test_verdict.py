@@ -308,6 +308,12 @@ def test_free_text_that_is_worse_is_not_ready(build: Build, models: Any, problem
     assert (verdict.light, verdict.findings[0].problem) == ("not ready", problem)
 
 
+def test_a_dozen_rows_of_free_text_cannot_tell_either(build: Build) -> None:
+    models = models_of(perplexity(20), base=perplexity(20))
+    verdict = build({"train.jsonl": phrases(60)}, models, **FREE)
+    assert first(verdict)[:4] == ("check", "too few test rows", "passes.finetune.eval_dataset_size", 0.3)
+
+
 # -- less to go by ----------------------------------------------------------------------------------------------------
 
 
