@@ -248,7 +248,8 @@ def source_predictions(model: Any, rows: Sequence[Row]) -> Iterator[Predictions]
     with torch.inference_mode():
         for row in rows:
             tokens = torch.tensor([row.ids[:-1]], device=model.device)
-            logits = model(input_ids=tokens, use_cache=False).logits[0, row.predicting].float()  # (P, V)
+            keep = torch.tensor(row.predicting, device=model.device)
+            logits = model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits[0].float()  # (P, V)
             yield Predictions.from_logits(logits.cpu().numpy(), row)
 
 
