@@ -282,6 +282,21 @@ class OnnxGenerator:
             results[i] = run_alone(sequence, tasks[i], cached, self.stop_ids, self.tokenizer)
         return [results[i] for i in range(len(tasks))]
 
+    def completion_score(self, prompt_ids: list[int], completion_ids: list[int]) -> tuple[float, bool]:
+        """Return the negative log-probability of a completion in nats, and True if each of its tokens is the likeliest."""
+        from phi_runtime.inference.sampler import log_softmax
+
+        sequence = self._create_sequence(len(prompt_ids) + len(completion_ids), self.adapter)
+        sequence.prefill(prompt_ids)
+        loss, greedy = 0.0, True
+        for position, token in enumerate(completion_ids):
+            logits = sequence.logits()
+            loss -= float(log_softmax(logits)[token])
+            greedy = greedy and int(logits.argmax()) == token
+            if position < len(completion_ids) - 1:
+                sequence.append(token)
+        return loss, greedy
+
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         text = self.encode("The weather was fine and we went for a walk. ")
         ids = (text * (prompt_tokens // len(text) + 1))[:prompt_tokens]

@@ -23,6 +23,13 @@ def evaluate(
             min=1, metavar="N", help="Train with N - 1 more seeds on the same rows, and show the spread of the results."
         ),
     ] = 1,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK",
+            help="Also measure this task of lm-evaluation-harness, or this task file (.yaml), with each model. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Compare base, adapter, merged and ONNX model on the test rows; run missing stages first.
 
@@ -35,6 +42,7 @@ def evaluate(
     from phi_runtime.pipeline.model_names import stages_that_measure
     from phi_runtime.report.finish import finish_run
     from phi_runtime.report.verdict import judge_trainings, with_verdicts
+    from phi_scaffold.show import benchmarks as show_benchmarks
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import report as show_report
     from phi_scaffold.show import run as show
@@ -45,6 +53,10 @@ def evaluate(
     config = load_config(project.config, flags.overrides())
     workflow = config.require_valid()
     only = stages_that_measure(model, workflow, project)
+    if benchmark:
+        from phi_runtime.evaluation.benchmarks import load_benchmarks
+
+        tasks = load_benchmarks(benchmark, workflow.evaluation.max_rows)  # an error in them shows before a training
     with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
         outcome = run_workflow(project, emit, only=only, config=config)
         report = finish_run(project, workflow, outcome, emit)
@@ -57,10 +69,18 @@ def evaluate(
             run_seeds(planned, emit)
             outcome = run_workflow(project, emit, only=only, config=config)
             report = finish_run(project, workflow, outcome, emit)
+    benchmarks = []
+    if benchmark:
+        from phi_runtime.pipeline.benchmarks import run_benchmarks
+
+        with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+            benchmarks = run_benchmarks(workflow, project, only, tasks, emit)
     judged = judge_trainings(project, workflow, outcome.evaluation)
     if flags.as_json:
-        print(json.dumps(with_verdicts(outcome.evaluation, judged)))
+        result = with_verdicts(outcome.evaluation, judged)
+        print(json.dumps({**(result or {}), "benchmarks": benchmarks} if benchmark else result))
     elif outcome.evaluation:
         show.comparisons(outcome.evaluation)
+        show_benchmarks.table_of(benchmarks)
         show_verdict.verdicts(judged)
         show_report.report_of_run(report, project)

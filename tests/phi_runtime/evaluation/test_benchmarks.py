@@ -1,0 +1,92 @@
+"""Benchmarks of lm-evaluation-harness: intervals and errors; with the harness, if it is installed, a local task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from phi_runtime.core.errors import DataError, NetworkError
+from phi_runtime.evaluation import benchmarks
+from phi_runtime.evaluation.intervals import wilson
+from tests.conftest import Cli, MakeProject
+
+TASK = """task: mood
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: TYPE
+doc_to_text: "### Text: {{text}}\\n### The tone is:\\n"
+doc_to_choice: ["joy", "fear"]
+doc_to_target: label
+target_delimiter: ""
+generation_kwargs: {until: ["\\n"], max_gen_toks: 4}
+metric_list: [{metric: METRIC}]
+metadata: {version: 1.0}
+"""
+
+
+def test_a_mean_over_rows_has_the_interval_of_all_metrics_and_others_that_of_the_standard_error() -> None:
+    assert benchmarks._interval(0.75, [1, 1, 1, 0], 0.25) == wilson(3, 4)
+    assert benchmarks._interval(20.0, [], 1.0) == pytest.approx((18.04, 21.96), abs=0.01)
+    assert benchmarks._interval(20.0, [3.0, 2.0], 1.0) == pytest.approx((18.04, 21.96), abs=0.01)  # exp of a mean
+    assert benchmarks._interval(20.0, [], None) is None
+
+
+class LocalEntryNotFoundError(Exception):
+    """As huggingface_hub names it."""
+
+
+def test_a_hub_that_cannot_be_reached_is_another_error_than_a_wrong_task_file(tmp_path: Path) -> None:
+    error = ValueError("Couldn't reach the Hub")
+    error.__cause__ = LocalEntryNotFoundError("no answer")
+    with pytest.raises(NetworkError) as offline, benchmarks._errors_of("arc_easy", None):
+        raise error
+    assert offline.value.exit_code == 7
+    with pytest.raises(DataError) as wrong, benchmarks._errors_of("x.yaml", tmp_path / "x.yaml"):
+        raise KeyError("task")
+    assert wrong.value.exit_code == 4
+    assert wrong.value.where is not None
+
+
+def test_without_the_harness_the_line_that_installs_it_is_shown(
+    make_project: MakeProject, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    result = cli("evaluate", "--benchmark", "arc_easy", "--project", make_project().root)
+    assert result.code == 5
+    assert "lm-eval==0.4.13" in result.err
+
+
+@pytest.mark.slow
+def test_a_local_task_is_measured_once_with_each_model(
+    trained_project: MakeProject, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval")
+    project, file = trained_project(), tmp_path / "rows.jsonl"
+    rows = [{"text": f"a lovely party {i}", "label": "joy" if i % 2 else "fear"} for i in range(30)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (project.config.with_name("evaluation.json")).write_text('{"task": "classification", "max_rows": 12}')
+    task = TASK.replace("FILE", str(file))
+    (tmp_path / "choice.yaml").write_text(task.replace("TYPE", "multiple_choice").replace("METRIC", "acc"))
+    written = task.replace("task: mood", "task: written").replace('doc_to_choice: ["joy", "fear"]\n', "")
+    text = written.replace("TYPE", "generate_until").replace("METRIC", "exact_match")
+    (tmp_path / "text.yaml").write_text(text)
+    arguments = [part for name in ("choice", "text") for part in ("--benchmark", str(tmp_path / f"{name}.yaml"))]
+    first = cli("evaluate", *arguments, "--json", "--project", project.root)
+    assert first.code == 0, first.err
+    entries = first.json["benchmarks"]
+    models = ["base", "adapter", "merged", "onnx-int4"]
+    assert [(e["task"], e["model"], e["metric"]) for e in entries] == [
+        *(("mood", model, "acc") for model in models),
+        *(("written", model, "exact_match") for model in models),
+    ]
+    for entry in entries:
+        assert (entry["rows"], entry["total_rows"]) == (12, 30)
+        assert entry["interval"] == pytest.approx(wilson(round(12 * entry["value"]), 12))
+    values = {(e["task"], e["model"]): e["value"] for e in entries}
+    assert values["mood", "adapter"] == values["mood", "merged"]
+    monkeypatch.setattr(benchmarks, "open_lm", None)  # nothing is measured again
+    assert cli("evaluate", *arguments, "--json", "--project", project.root).json["benchmarks"] == entries
