@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
@@ -15,7 +16,7 @@ from phi_runtime.core.events import silent
 from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.data.report import examine, report_file
-from phi_runtime.evaluation.baselines import baselines
+from phi_runtime.evaluation.baselines import Baseline, baselines
 from phi_runtime.evaluation.metrics import row_scores
 from phi_runtime.evaluation.questions import sample_questions
 from phi_runtime.evaluation.row_results import ROWS, Measured, RowResult, write_rows
@@ -265,6 +266,12 @@ class Built:
         return judged
 
 
+@functools.cache
+def _baselines(task: str, *texts: tuple[str, ...]) -> list[Baseline]:
+    """The answers of the baselines, which many projects share."""
+    return baselines(task, *texts)
+
+
 def _measure(task: str, training: Any, questions: Any, models: Mapping[str, Answer]) -> list[RowResult]:
     places = list(questions.rows.places())
     if not questions.references:  # free text
@@ -282,7 +289,7 @@ def _measure(task: str, training: Any, questions: Any, models: Mapping[str, Answ
     inputs = [training.template.input_text(row) for row in values]
     answers = [training.template.reference(row) for row in values]
     inputs_of_test = [questions.rows.template.input_text(row) for row in questions.values]
-    simple = baselines(task, inputs, answers, inputs_of_test)
+    simple = _baselines(task, tuple(inputs), tuple(answers), tuple(inputs_of_test))
     rows = []
     for i, (where, prompt, reference) in enumerate(zip(places, questions.prompts, questions.references, strict=True)):
         measured = {
