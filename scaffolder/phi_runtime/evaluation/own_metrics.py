@@ -18,10 +18,11 @@ from phi_runtime.core.suggestions import nearest
 from phi_runtime.data.hooks import MetricsHook
 from phi_runtime.evaluation.intervals import Interval
 from phi_runtime.evaluation.metrics import headline, score
-from phi_runtime.evaluation.row_results import RowResult
+from phi_runtime.evaluation.row_results import RowResult, groups_of
 from phi_runtime.evaluation.row_statistics import Statistic, mean_of, statistics_of, sum_of
 
 Texts = Sequence[str]
+Groups = Sequence[int] | None
 
 
 class Metric(NamedTuple):
@@ -32,10 +33,10 @@ class Metric(NamedTuple):
     statistic: Statistic | None = None
 
     @classmethod
-    def of_rows(cls, scores: Sequence[float]) -> Metric:
+    def of_rows(cls, scores: Sequence[float], groups: Groups) -> Metric:
         """Return the mean of the scores of rows."""
         statistic = mean_of(scores)
-        return cls(sum(scores) / len(scores), statistic.interval(), statistic)
+        return cls(sum(scores) / len(scores), statistic.interval(groups), statistic)
 
 
 @dataclass(frozen=True)
@@ -72,35 +73,38 @@ class OwnMetrics:
         """Add these metrics, and the interval of each metric, to the summaries of models; return the names of these metrics."""
         of_models: dict[str, dict[str, Metric]] = {}
         names: list[str] = []
+        groups = groups_of(rows)
         for summary in summaries:
             summary["intervals"] = {}
             if rows[0].reference is None:
                 continue
             answers = [row.models[summary["name"]].answer or "" for row in rows]
-            metrics = of_models[summary["name"]] = self.of(answers, [row.reference or "" for row in rows])
+            metrics = of_models[summary["name"]] = self.of(answers, [row.reference or "" for row in rows], groups)
             names = [name for name in metrics if name not in summary["metrics"]]
             summary["metrics"] |= {name: metric.value for name, metric in metrics.items()}
             main = {headline(self.settings.task): summary["interval"]}
             summary["intervals"] = {name: metric.interval for name, metric in metrics.items()} | main
             if summary["versus"]:
                 other = of_models[summary["versus"]["model"]]
-                summary["versus"]["metrics"] = {name: _difference(other[name], metrics[name]) for name in names}
+                summary["versus"]["metrics"] = {name: _difference(other[name], metrics[name], groups) for name in names}
         return names
 
-    def of(self, answers: Texts, references: Texts) -> dict[str, Metric]:
-        """Return the metrics of the task, then those of the project, by name."""
+    def of(self, answers: Texts, references: Texts, groups: Groups = None) -> dict[str, Metric]:
+        """Return the metrics of the task, then those of the project, by name; rows of one group count together in intervals."""
         task = self.settings.task
         statistics = statistics_of(task, answers, references)
         metrics = {
-            name: Metric(value, statistics[name].interval(), statistics[name]) if name in statistics else Metric(value)
+            name: Metric(value, statistics[name].interval(groups), statistics[name])
+            if name in statistics
+            else Metric(value)
             for name, value in score(task, answers, references).items()
         }
         if self.settings.cost:
-            metrics[MEAN_COST] = _mean_cost(self.settings.cost, answers, references)
-        metrics |= self._of_hook(answers, references, (*metrics, *self.settings.combined))
-        return metrics | {name: self._combined(name, metrics) for name in self.settings.combined}
+            metrics[MEAN_COST] = _mean_cost(self.settings.cost, answers, references, groups)
+        metrics |= self._of_hook(answers, references, (*metrics, *self.settings.combined), groups)
+        return metrics | {name: self._combined(name, metrics, groups) for name in self.settings.combined}
 
-    def _of_hook(self, answers: Texts, references: Texts, known: Sequence[str]) -> dict[str, Metric]:
+    def _of_hook(self, answers: Texts, references: Texts, known: Sequence[str], groups: Groups) -> dict[str, Metric]:
         metrics = {}
         for name, scores in (self.hook(list(answers), list(references)) if self.hook else {}).items():
             assert self.hook is not None
@@ -111,17 +115,17 @@ class OwnMetrics:
             if wrong := [value for value in values if not math.isfinite(value)]:
                 what = f"metrics returned `{name}`: {wrong[0]}"
                 raise DataError(what, where=self.hook.where, fix="return finite numbers")
-            metrics[name] = Metric(scores) if isinstance(scores, float) else Metric.of_rows(scores)
+            metrics[name] = Metric(scores) if isinstance(scores, float) else Metric.of_rows(scores, groups)
         return metrics
 
-    def _combined(self, name: str, metrics: dict[str, Metric]) -> Metric:
+    def _combined(self, name: str, metrics: dict[str, Metric], groups: Groups) -> Metric:
         weights = self.settings.combined[name]
         if unknown := next((part for part in weights if part not in metrics), None):
             raise self._unknown(name, unknown, list(metrics))
         parts = [(metrics[part], weight) for part, weight in weights.items()]
         statistic = sum_of([(metric.statistic, weight) for metric, weight in parts])
         value = sum(metric.value * weight for metric, weight in parts)
-        return Metric(value, statistic.interval() if statistic else None, statistic)
+        return Metric(value, statistic.interval(groups) if statistic else None, statistic)
 
     def _unknown(self, name: str, part: str, known: Sequence[str]) -> ConfigError:
         near = nearest(part, known)
@@ -140,12 +144,12 @@ class OwnMetrics:
         return read_source(path).locate((*at, key, *inner))
 
 
-def _difference(first: Metric, second: Metric) -> dict[str, Any]:
+def _difference(first: Metric, second: Metric, groups: Groups) -> dict[str, Any]:
     statistic = sum_of([(second.statistic, 1), (first.statistic, -1)])
-    return {"difference": second.value - first.value, "interval": statistic.interval() if statistic else None}
+    return {"difference": second.value - first.value, "interval": statistic.interval(groups) if statistic else None}
 
 
-def _mean_cost(costs: dict[str, float], answers: Texts, references: Texts) -> Metric:
+def _mean_cost(costs: dict[str, float], answers: Texts, references: Texts, groups: Groups) -> Metric:
     """Return the mean cost of an answer.
 
     Costs are resampled as shares of the highest one, so that the interval of a model without errors reaches to the errors that
@@ -157,6 +161,6 @@ def _mean_cost(costs: dict[str, float], answers: Texts, references: Texts) -> Me
         0.0 if answer == reference else of_confusion.get(Confusion(reference, answer), 1.0) / highest
         for answer, reference in zip(answers, references, strict=True)
     ]
-    mean = Metric.of_rows(shares)
+    mean = Metric.of_rows(shares, groups)
     interval = Interval(highest * mean.interval.low, highest * mean.interval.high) if mean.interval else None
     return Metric(highest * mean.value, interval, mean_of([highest * share for share in shares]))

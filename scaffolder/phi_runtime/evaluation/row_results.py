@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,14 @@ class RowResult:
     group: str | None = None
     text_bytes: int = 0
     near_duplicate: bool | None = None
+
+
+def groups_of(rows: Sequence[RowResult]) -> list[int] | None:
+    """Return the number of the group of each row; one without a group is a group of its own."""
+    if all(row.group is None for row in rows):
+        return None
+    numbers: dict[str | int, int] = {}
+    return [numbers.setdefault(i if row.group is None else row.group, len(numbers)) for i, row in enumerate(rows)]
 
 
 def write_rows(path: Path, rows: Iterable[RowResult]) -> None:

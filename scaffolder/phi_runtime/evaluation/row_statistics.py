@@ -31,11 +31,11 @@ class Statistic:
     value: Callable[[np.ndarray], np.ndarray]
     scores: Scores | None = None
 
-    def interval(self) -> Interval | None:
+    def interval(self, groups: Sequence[int] | None) -> Interval | None:
         """Return its interval: of a mean as `interval_of`, else of the bootstrap; None where no row differs from another."""
         if self.scores:
-            return interval_of(self.scores, seed=_SEED)
-        return bootstrap(self.columns, self.value, seed=_SEED)
+            return interval_of(self.scores, groups, seed=_SEED)
+        return bootstrap(self.columns, self.value, groups, seed=_SEED)
 
 
 def statistics_of(task: str, answers: Texts, references: Texts) -> dict[str, Statistic]:

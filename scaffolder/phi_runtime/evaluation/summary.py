@@ -9,7 +9,7 @@ from typing import Any
 from phi_runtime.evaluation.intervals import Difference, Interval, Scores, compare, interval_of
 from phi_runtime.evaluation.labels import label_results
 from phi_runtime.evaluation.metrics import headline_scores, score
-from phi_runtime.evaluation.row_results import Measured, RowResult
+from phi_runtime.evaluation.row_results import Measured, RowResult, groups_of
 
 BASE = "base"
 UNTRAINED = (BASE, "input_adapter")  # models that the training starts from
@@ -36,7 +36,7 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
     """
     results = {name: [row.models[name] for row in rows] for name in rows[0].models}
     references = [row.reference for row in rows]
-    groups = _groups(rows)
+    groups = groups_of(rows)
     summaries: list[dict[str, Any]] = []
     scores = {name: comparable_scores(task, measured, references) for name, measured in results.items()}
     best = previous = ""  # names: of the untrained models, and of the model before
@@ -78,14 +78,6 @@ def comparable_scores(task: str, measured: Sequence[Measured], references: Seque
     if references[0] is None:
         return _log_likelihoods(measured)
     return headline_scores(task, [m.answer or "" for m in measured], [str(r) for r in references])
-
-
-def _groups(rows: Sequence[RowResult]) -> list[int] | None:
-    """Return the number of the group of each row; one without a group is a group of its own."""
-    if all(row.group is None for row in rows):
-        return None
-    numbers: dict[str | int, int] = {}
-    return [numbers.setdefault(i if row.group is None else row.group, len(numbers)) for i, row in enumerate(rows)]
 
 
 def _acc_norm(measured: Sequence[Measured], rows: Sequence[RowResult]) -> Scores:

@@ -296,8 +296,10 @@ def test_rows_have_their_group_and_a_group_counts_as_one(tmp_path: Path, tiny_ph
     content, found, _ = evaluated(tmp_path, tiny_phi3, rows, group_by="speaker", **LABELED)
     assert [row.group for row in found] == [row["speaker"] for row in rows]
     alone, _, _ = evaluated(tmp_path, tiny_phi3, rows, **LABELED)
-    wide, narrow = (c["models"][0]["interval"] for c in (content, alone))
-    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+    for key in ("exact_match", "token_f1"):
+        wide, narrow = (c["models"][0]["intervals"][key] for c in (content, alone))
+        assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+    assert content["models"][0]["interval"] == content["models"][0]["intervals"]["token_f1"]
 
 
 CHAT = (

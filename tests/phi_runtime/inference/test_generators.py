@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.inference.sampler import log_softmax
 from phi_runtime.inference.transformers import TransformersGenerator
 from phi_runtime.models.reference import ModelRef
+from tests.phi_runtime.inference.conftest import build_onnx
 
 PROMPT = "we won the game 7 and a lovely party 9"
 
@@ -347,3 +349,15 @@ def test_the_end_of_an_answer_is_told_by_stop_token_stop_text_and_length(model: 
     [ended] = model.run_prompts([PromptTask(ids, max_new_tokens=12)], 1)
     assert (whole.finish, ended.finish) == ("length", "stop")
     assert whole.answer.startswith(ended.answer)
+
+
+@pytest.mark.slow
+def test_the_perplexity_of_a_fp32_export_is_that_of_torch(
+    torch_model: TransformersGenerator, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    exported = OnnxGenerator(build_onnx(tiny_phi3, tmp_path / "fp32"))
+    found = []
+    for model in (torch_model, exported):
+        logprobs = [values for result in model.run_prompts(tasks_of(torch_model), 4) for values in result.logprobs]
+        found.append(math.exp(-sum(map(sum, logprobs)) / sum(map(len, logprobs))))
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
