@@ -16,6 +16,8 @@ from phi_runtime.core.events import silent
 from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.pipeline.engine import run
 
+BASES = ("base", "base, labels scored", "base, few-shot")
+"""Names of the entries that a comparison of labels or short answers has for the base model."""
 TONES = {
     "joy": ["sunny happy song {}", "we won the game {}", "a lovely party {}"],
     "fear": ["dark cold noise {}", "something moved there {}", "run from the fire {}"],

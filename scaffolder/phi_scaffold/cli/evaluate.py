@@ -37,6 +37,7 @@ def evaluate(
 
     Example: phi-scaffold evaluate --json
     """
+    project = flags.enter_project(runs_hooks=True)
     from phi_runtime.pipeline.engine import run as run_workflow
     from phi_runtime.pipeline.load import load_config
     from phi_runtime.pipeline.model_names import stages_that_measure
@@ -49,7 +50,6 @@ def evaluate(
     from phi_scaffold.show import seeds as show_seeds
     from phi_scaffold.show import verdict as show_verdict
 
-    project = flags.enter_project(runs_hooks=True)
     config = load_config(project.config, flags.overrides())
     workflow = config.require_valid()
     only = stages_that_measure(model, workflow, project)

@@ -68,13 +68,13 @@ def optimize(
 
     Example: phi-scaffold optimize --for laptop-cpu --max-size-mb 3000 --apply
     """
+    project = flags.enter_project(runs_hooks=True)
     from phi_runtime.pipeline.load import load_config
     from phi_runtime.search.optimize.planning import plan_to_json, prepare
     from phi_runtime.search.optimize.search import optimize as search
     from phi_scaffold.new.catalog import catalog_shape
     from phi_scaffold.show import optimize as show_optimize
 
-    project = flags.enter_project(runs_hooks=True)
     config = load_config(project.config, flags.overrides())
     limits = {
         "max_size_mb": max_size_mb,

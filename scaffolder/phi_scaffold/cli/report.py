@@ -55,6 +55,12 @@ def report(
 
     Example: phi-scaffold report --open
     """
+    files = [file.absolute() for file in files or ()]
+    if bool(files) != (ratings or bool(judge)) or (judge and len(files) != 1):
+        fix = "phi-scaffold report --ratings FILE FILE …, or phi-scaffold report --judge URL FILE"
+        raise UsageError("the sheets do not fit the options", fix=fix)
+    sheet = sheet.absolute() if sheet else None
+    project = flags.enter_project()
     from phi_runtime.pipeline.load import load_workflow
     from phi_runtime.report.compare import write_comparison
     from phi_runtime.report.judge import connect, is_on_this_machine, is_url, local_judge
@@ -65,12 +71,6 @@ def report(
     from phi_scaffold.show import report as show
     from phi_scaffold.show.terminal import note
 
-    files = [file.absolute() for file in files or ()]
-    if bool(files) != (ratings or bool(judge)) or (judge and len(files) != 1):
-        fix = "phi-scaffold report --ratings FILE FILE …, or phi-scaffold report --judge URL FILE"
-        raise UsageError("the sheets do not fit the options", fix=fix)
-    sheet = sheet.absolute() if sheet else None
-    project = flags.enter_project()
     if judge:
         key, out = read_key(project, files[0]), judged_path(files[0])
         what = f"prompts, references and answers of {key.differing_in_sheet:,} rows"

@@ -35,15 +35,15 @@ def sweep(
 
     Example: phi-scaffold sweep --trials 20 --jobs 2
     """
-    from phi_runtime.search.sweep.planning import plan_to_json, prepare
-    from phi_runtime.search.sweep.search import search
-    from phi_scaffold.show import sweep as show_sweep
-
     overrides = flags.overrides()
     if flags.config and _is_search(flags.config):
         overrides = replace(overrides, search=flags.config.absolute())
         flags = replace(flags, config=None)
     project = flags.enter_project(runs_hooks=True)
+    from phi_runtime.search.sweep.planning import plan_to_json, prepare
+    from phi_runtime.search.sweep.search import search
+    from phi_scaffold.show import sweep as show_sweep
+
     planned = prepare(project, trials=trials, metric=metric, overrides=overrides)
     if dry_run:
         facts = plan_to_json(planned)

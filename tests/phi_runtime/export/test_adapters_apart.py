@@ -29,6 +29,7 @@ from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.pipeline.stage import with_active_adapter
 from tests.conftest import Cli, Listener, MakeProject, edit_config, states
+from tests.factory import BASES
 from tests.phi_runtime.export.tiny_adapters import furthest, onnx_logits, peft_logits
 
 SMALL_GATE = {"tokens": 32}
@@ -103,7 +104,7 @@ def test_two_adapters_share_one_graph_and_each_is_in_its_own_comparison(project:
     assert evaluation is not None
     for found in evaluation["trainings"]:
         by_name = {model["name"]: model for model in found["models"]}
-        assert list(by_name) == ["base", "adapter", "onnx-fp32"]
+        assert list(by_name) == [*BASES, "adapter", "onnx-fp32"]
         assert by_name["onnx-fp32"]["perplexity"] == pytest.approx(by_name["adapter"]["perplexity"], rel=1e-2)
         assert by_name["base"]["perplexity"] != pytest.approx(by_name["adapter"]["perplexity"], rel=1e-2)
     assert run(project, Listener()).done == ()
@@ -220,7 +221,7 @@ def test_two_adapters_merged_together_say_what_both_say_at_once_and_are_in_both_
     assert manifest.facts["adapters"] == ["tone", "style"]
     assert outcome.evaluation is not None
     assert [[r["name"] for r in e["models"]] for e in outcome.evaluation["trainings"]] == [
-        ["base", "adapter", "merged"]
+        [*BASES, "adapter", "merged"]
     ] * 2
 
 

@@ -64,7 +64,7 @@ def test_a_chat_is_trained_merged_built_and_prompted(project: ProjectFolder) -> 
     evaluation = run(project, listener).evaluation
     assert evaluation is not None
     assert evaluation["task"] == "chat"
-    base, adapter, merged, onnx = evaluation["models"]
+    base, *_, adapter, merged, onnx = evaluation["models"]
     assert adapter["perplexity"] < base["perplexity"]
     assert abs(merged["perplexity"] - adapter["perplexity"]) < 0.01 * adapter["perplexity"]
     assert onnx["metrics"]["token_f1"] >= 0

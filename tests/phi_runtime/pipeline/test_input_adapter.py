@@ -24,6 +24,7 @@ from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.session import open_session
 from phi_runtime.search.sweep.study import study_inputs
 from tests.conftest import Cli, Listener, MakeProject, edit_config, states, weights
+from tests.factory import BASES
 from tests.phi_runtime.export.tiny_adapters import edit_json, furthest, make_adapter, onnx_logits, peft_logits
 
 Change = Callable[[dict[str, Any]], None]
@@ -69,7 +70,7 @@ def test_an_adapter_trained_here_and_moved_gives_what_the_chain_that_trained_it_
     # The builder orders the nodes of a graph differently from process to process.
     assert np.array_equal(onnx_logits(project.gen_model / "onnx"), onnx_logits(trained.gen_model / "onnx"))
     assert outcome.evaluation is not None
-    assert [model["name"] for model in outcome.evaluation["models"]] == ["base", "adapter", "merged", "onnx-int4"]
+    assert [model["name"] for model in outcome.evaluation["models"]] == [*BASES, "adapter", "merged", "onnx-int4"]
     assert outcome.evaluation["rows"] == 60  # nothing is trained, so all rows are test rows
     assert set(states(project).values()) == {"cached"}
     assert run(project, Listener()).done == ()
@@ -156,7 +157,7 @@ def test_training_on_starts_at_the_weights_and_the_loss_of_the_adapter(
     if kind == "LoRA":
         assert then.facts["validation_loss"] == pytest.approx(first.facts["validation_loss"], rel=1e-4)
     assert outcome.evaluation is not None
-    assert [m["name"] for m in outcome.evaluation["models"]] == ["base", INPUT_ADAPTER, "adapter", "merged"]
+    assert [m["name"] for m in outcome.evaluation["models"]] == [*BASES, INPUT_ADAPTER, "adapter", "merged"]
     by_name = {m["name"]: m for m in outcome.evaluation["models"]}
     assert by_name["adapter"]["perplexity"] == by_name[INPUT_ADAPTER]["perplexity"] != by_name["base"]["perplexity"]
 

@@ -24,6 +24,7 @@ from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.session import open_session
 from tests.conftest import Cli, Listener, MakeProject, edit_config, states, weights, write_rows
+from tests.factory import BASES
 
 
 def steps(text: str) -> dict[str, Pass]:
@@ -139,8 +140,8 @@ def test_each_adapter_has_its_own_evaluation_and_the_first_is_that_of_the_run(
     }
     assert (of_tone["name"], of_tone["task"], of_tone["rows"]) == ("tone", "classification", 12)
     assert (of_style["name"], of_style["task"], of_style["rows"]) == ("style", "generation", 5)
-    assert [model["name"] for model in of_tone["models"]] == ["base", "adapter"]
-    assert [model["name"] for model in of_style["models"]] == ["base", "adapter", "merged"]
+    assert [model["name"] for model in of_tone["models"]] == [*BASES, "adapter"]
+    assert [model["name"] for model in of_style["models"]] == [*BASES, "adapter", "merged"]
     assert "accuracy" in of_tone["models"][0]["metrics"]
     assert "accuracy" not in of_style["models"][0]["metrics"]
     assert of_tone["models"][1]["perplexity"] < of_tone["models"][0]["perplexity"]
