@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import httpx
 import pytest
 
 from phi_runtime.core.project import ProjectFolder
@@ -69,6 +70,11 @@ def test_the_web_chat_answers_in_a_browser_and_changes_its_model(
         expected.append(letters(answer(several, "dark cold noise", whole, adapter="finetune")))
         page.wait(lambda: [letters(a) for a in page.answers()] == expected)
         page.keep("web-chat-tiny")
+
+        address = f"http://127.0.0.1:{port}"
+        assert httpx.get(address, headers={"Host": f"localhost:{port}"}).status_code == 200
+        assert httpx.get(address, headers={"Host": f"evil.example:{port}"}).status_code == 403
+        assert httpx.post(f"{address}/gradio_api/upload", files={"files": b"x"}).status_code == 403
 
         page.click("#clear")
         page.wait(lambda: not page.answers())

@@ -24,7 +24,7 @@ from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AzureMLSystem, ExportPass, FinetunePass, Kind, Pass, RegistryModel, Workflow
 from phi_runtime.config.stage_names import EVALUATE, FETCH
 from phi_runtime.core.errors import UsageError
-from phi_runtime.core.project import project_of
+from phi_runtime.core.project import WINDOWS_DEVICES, project_of
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.hardware.device import has_gpu
 from phi_runtime.models.exportable import why_not_loadable
@@ -237,6 +237,9 @@ def _passes(c: Checks) -> Iterator[Finding]:
             reserved = f"{', '.join(_RESERVED)} and {EVALUATE}-…"
             message = f"`{name}` is not a valid pass name: use letters, digits, - and _; {reserved} are reserved"
             yield c.error(at, "pass-name", message)
+        elif name.casefold() in WINDOWS_DEVICES:
+            message = f"`{name}` is a device on Windows, where its output folder could not be created"
+            yield c.error(at, "pass-name", message, f"my-{name}")
         if step is None:
             continue
         if c.host and (device := c.host.accelerators[0].device) not in step.devices:

@@ -31,6 +31,9 @@ RESERVED = (
     "wandb",
 )
 
+WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
+"""Names in lower case that no file or folder can have on Windows."""
+
 
 @dataclass(frozen=True)
 class ProjectFolder:
@@ -150,9 +153,11 @@ def for_task(project: ProjectFolder, name: str, *, config_given: bool = False) -
         UsageError: `name` cannot be a folder there.
     """
     kinds = "|".join(RESERVED)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or re.fullmatch(rf"({kinds})(-.*)?", name, re.IGNORECASE):
+    reserved = re.fullmatch(rf"({kinds})(-.*)?", name, re.IGNORECASE) or name.casefold() in WINDOWS_DEVICES
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or reserved:
         raise UsageError(
-            f"`{name}` is not a valid task name: use letters, digits, - and _, and none of {', '.join(RESERVED)}",
+            f"`{name}` is not a valid task name: use letters, digits, - and _, and none of {', '.join(RESERVED)}"
+            ", nor a device of Windows such as `con`",
             fix="choose another --task-name",
         )
     own = project.config.with_name(f"{name}.{CONFIG.name}")

@@ -9,6 +9,7 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import Outcome
 from phi_runtime.report.cards import write_cards
+from phi_runtime.report.verdict import Verdict, judge_trainings
 from phi_runtime.report.write import write_report
 
 
@@ -22,17 +23,26 @@ def finish_run(project: ProjectFolder, workflow: Workflow, outcome: Outcome, emi
     """
     if not outcome.done:
         return None
-
-    def warn(message: str) -> None:
-        emit(Event("warning", "", {"message": message}))
-
     try:
         for message in write_cards(project, workflow):
-            warn(message)
+            _warn(emit, message)
     except Exception as e:
-        warn(f"the model cards cannot be written: {e}")
+        _warn(emit, f"the model cards cannot be written: {e}")
     try:
         return write_report(workflow, project)[0]
     except Exception as e:
-        warn(f"the report cannot be written: {e}")
+        _warn(emit, f"the report cannot be written: {e}")
         return None
+
+
+def judge_run(project: ProjectFolder, workflow: Workflow, outcome: Outcome, emit: Emit) -> dict[str, Verdict]:
+    """Return the verdict of each training; a failure is a warning."""
+    try:
+        return judge_trainings(project, workflow, outcome.evaluation, outcome.done)
+    except Exception as e:
+        _warn(emit, f"there is no verdict: {type(e).__name__}: {e}")
+        return {}
+
+
+def _warn(emit: Emit, message: str) -> None:
+    emit(Event("warning", "", {"message": message}))

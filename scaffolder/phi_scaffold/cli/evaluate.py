@@ -41,8 +41,8 @@ def evaluate(
     from phi_runtime.pipeline.engine import run as run_workflow
     from phi_runtime.pipeline.load import load_config
     from phi_runtime.pipeline.model_names import stages_that_measure
-    from phi_runtime.report.finish import finish_run
-    from phi_runtime.report.verdict import judge_trainings, with_verdicts
+    from phi_runtime.report.finish import finish_run, judge_run
+    from phi_runtime.report.verdict import with_verdicts
     from phi_scaffold.show import benchmarks as show_benchmarks
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import report as show_report
@@ -75,7 +75,8 @@ def evaluate(
 
         with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
             benchmarks = run_benchmarks(workflow, project, only, tasks, emit)
-    judged = judge_trainings(project, workflow, outcome.evaluation)
+    with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+        judged = judge_run(project, workflow, outcome, emit)
     if flags.as_json:
         result = with_verdicts(outcome.evaluation, judged)
         print(json.dumps({**(result or {}), "benchmarks": benchmarks} if benchmark else result))

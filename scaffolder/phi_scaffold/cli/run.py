@@ -69,8 +69,8 @@ def run_stages(
     """Run stages of the workflow with live progress, and print their outcome."""
     from phi_runtime.pipeline.engine import run as run_workflow
     from phi_runtime.pipeline.load import load_config
-    from phi_runtime.report.finish import finish_run
-    from phi_runtime.report.verdict import Verdict, as_json, judge_trainings
+    from phi_runtime.report.finish import finish_run, judge_run
+    from phi_runtime.report.verdict import Verdict, as_json
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import report as show_report
     from phi_scaffold.show import run as show
@@ -84,7 +84,7 @@ def run_stages(
         def conclude(outcome: Outcome) -> dict[str, Any]:
             nonlocal report
             workflow = config.require_valid()
-            judged.update(judge_trainings(project, workflow, outcome.evaluation, outcome.done))
+            judged.update(judge_run(project, workflow, outcome, emit))
             report = finish_run(project, workflow, outcome, emit)
             return as_json(judged)
 

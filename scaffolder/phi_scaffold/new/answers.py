@@ -14,6 +14,7 @@ from typing import get_args
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.config.tasks import TASKS
 from phi_runtime.core.errors import UsageError
+from phi_runtime.core.project import WINDOWS_DEVICES
 from phi_runtime.data.columns import Columns
 from phi_runtime.data.other_purposes import as_flag
 from phi_runtime.models.memory import Method
@@ -26,7 +27,6 @@ PRECISIONS = {
 }  # smallest first
 PRECISION = "int4"  # the default
 
-_WINDOWS_DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
 _LONGEST_NAME = 64
 
 
@@ -94,13 +94,13 @@ def check_name(folder: Path) -> str:
         reason = "it starts with `-` or `.`, or ends with `.` or a space"
     elif not re.fullmatch(r"[\w .-]+", name):
         reason = "only letters, digits, spaces, `.`, `-` and `_` are allowed"
-    elif name.partition(".")[0].casefold() in _WINDOWS_DEVICES:
+    elif name.partition(".")[0].casefold() in WINDOWS_DEVICES:
         reason = "it is a device on Windows"
     elif len(name) > _LONGEST_NAME:
         reason = f"it is longer than {_LONGEST_NAME} characters"
     if reason:
         better = re.sub(r"[^\w.-]+", "-", name).strip("-. ")[:_LONGEST_NAME] or "my-model"
-        better = f"my-{better}" if better.partition(".")[0].casefold() in _WINDOWS_DEVICES else better
+        better = f"my-{better}" if better.partition(".")[0].casefold() in WINDOWS_DEVICES else better
         raise UsageError(f"`{name}` cannot be a project name: {reason}", fix=f"try `phi-scaffold new {better}`")
     return name
 

@@ -167,6 +167,7 @@ def test_evaluation_json_beside_it_is_read(write: Callable[[dict[str, Any]], Pat
         (lambda c: c["passes"]["lora"].update(train_data_config="trian"), "unknown-reference", '"trian"', "train"),
         (lambda c: c["passes"]["build"].update(precision="fp16"), "precision", '"fp16"', ""),
         (lambda c: c["passes"].update(fetch=c["passes"].pop("lora")), "pass-name", '"fetch"', ""),
+        (lambda c: c["passes"].update(Aux=c["passes"].pop("build")), "pass-name", '"Aux"', "my-Aux"),
         (lambda c: c["data_configs"].append(c["data_configs"][0]), "duplicate-name", None, ""),
         (
             lambda c: c["data_configs"][0]["pre_process_data_config"].update(text_template="{q} {anwser}"),

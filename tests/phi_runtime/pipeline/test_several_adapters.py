@@ -266,7 +266,9 @@ def test_a_task_without_a_config_of_its_own_takes_that_of_the_project(make_proje
     assert for_task(project, "other", config_given=True).config == project.config
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".data", "adapter", "Merged", "onnx-2", "evaluation-style", "runs"])
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "..", ".data", "adapter", "Merged", "onnx-2", "evaluation-style", "runs", "con"]
+)
 def test_a_task_cannot_take_the_name_of_another_folder_in_gen_model(make_project: MakeProject, name: str) -> None:
     with pytest.raises(UsageError, match="is not a valid task name"):
         for_task(make_project(), name)

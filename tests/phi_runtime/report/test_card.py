@@ -343,3 +343,17 @@ def test_the_code_of_a_card_runs(
         code = Path(CARD).read_text().split("```python\n")[1].split("\n```")[0]
         exec(code.replace("FOLDER OF THE BASE MODEL", str(tiny_phi3)), {})
         assert "generated_text" in capsys.readouterr().out
+
+
+def test_a_fault_of_the_verdict_leaves_a_finished_run_finished(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("n")
+
+    monkeypatch.setattr(finish, "judge_trainings", fail)
+    project, listener = make_project(), Listener()
+    outcome = Outcome(("merge",), (), None, None)
+    assert finish.judge_run(project, load_workflow(project.config), outcome, listener) == {}
+    (warning,) = listener.of("warning")
+    assert "KeyError" in warning["message"]
