@@ -109,6 +109,7 @@ REQUIRED = {
     "peft",
     "safetensors",
     "tokenizers",
+    "starlette",  # of gradio
     "torch",
     "tqdm",
     "transformers",

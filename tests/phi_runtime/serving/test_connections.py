@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from phi_runtime.core.events import Event
+from phi_runtime.serving import connections
 from phi_runtime.serving.connections import BoundedProtocol, FaultReport
 from phi_runtime.serving.server import listen
 
@@ -60,7 +61,7 @@ def test_a_connection_without_a_complete_request_is_closed(sent: bytes) -> None:
 
 
 def test_a_request_in_progress_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phi_runtime.serving.connections.KEEP_ALIVE_S", 0.2)
+    monkeypatch.setattr(connections, "KEEP_ALIVE_S", 0.2)
 
     async def main() -> None:
         async with served(head_s=0.1) as connect:
