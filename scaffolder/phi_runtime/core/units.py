@@ -1,6 +1,8 @@
-"""Formats of sizes and durations for people."""
+"""Formats of sizes, durations, shares and intervals for people."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def size(count: float) -> str:
@@ -19,3 +21,18 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def percent(share: float) -> str:
+    """Format a share: 0.9917 → 99.2 %."""
+    return f"{100 * share:.1f} %"
+
+
+def percents(ends: Sequence[float] | None) -> str:
+    """Format an interval of shares, without the unit: 95.4–99.9; nothing for None."""
+    return f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}" if ends else ""
+
+
+def interval(ends: Sequence[float] | None, digits: int = 2) -> str:
+    """Format an interval: 0.62–0.91; nothing for None."""
+    return f"{ends[0]:.{digits}f}–{ends[1]:.{digits}f}" if ends else ""

@@ -103,11 +103,9 @@ def _is_complete(path: Path, file: Any) -> bool:
         return file_digest(path) == file.lfs.sha256
     if file.blob_id is None:  # not announced by a mirror
         return True
-    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            blob.update(chunk)
-    return blob.hexdigest() == file.blob_id
+        blob = hashlib.file_digest(stream, lambda: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
+    return bool(blob.hexdigest() == file.blob_id)
 
 
 def _require_plain_name(file: Any, repo_id: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from phi_runtime.config.schema import DataConfig, FinetunePass
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.signed_text import signed
+from phi_runtime.core.units import interval, percent, percents
 from phi_runtime.report.differences import flattened
 from phi_runtime.report.facts import Facts, Model
 from phi_runtime.report.figures import count
@@ -198,14 +199,11 @@ def _words(name: str) -> str:
 
 
 def _number(metric: str, value: float) -> str:
-    return f"{value:.2f}" if metric == "perplexity" else f"{100 * value:.1f} %"
+    return f"{value:.2f}" if metric == "perplexity" else percent(value)
 
 
 def _interval(metric: str, ends: Sequence[float] | None) -> str:
-    if not ends:
-        return ""
-    low, high = (_number(metric, end).removesuffix(" %") for end in ends)
-    return f"{low}–{high}"
+    return interval(ends) if metric == "perplexity" else percents(ends)
 
 
 # -- sections ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from phi_runtime.report.scale import Scale, finite, linear_ticks, percent, range_around, short
+from phi_runtime.core.units import percent
+from phi_runtime.report.scale import Scale, finite, linear_ticks, range_around, short
 from phi_runtime.report.svg import FONT, element, image, line, text
 from phi_runtime.report.text import escaped, width_em
 

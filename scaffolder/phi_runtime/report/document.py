@@ -15,13 +15,13 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
-from phi_runtime.core.units import duration, size
+from phi_runtime.core.units import duration, percent, percents, size
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.report.charts import NARROW, WIDE, Estimate, bar_chart, both_widths, data_table, dot_chart, heat_map
 from phi_runtime.report.loss_chart import loss_chart
 from phi_runtime.report.project_facts import ProjectFacts
 from phi_runtime.report.row_views import TrainingView, slice_models
-from phi_runtime.report.scale import percent, short
+from phi_runtime.report.scale import short
 from phi_runtime.report.text import escaped, inert
 from phi_runtime.report.verdict import SHOWN
 from phi_runtime.training.diagnosis.run import rate_text
@@ -149,8 +149,7 @@ def interval(bounds: Sequence[float] | None, *, as_percent: bool = True) -> str:
     """Format an interval: 95.4–99.9."""
     if not bounds:
         return ""
-    low, high = (f"{100 * end:.1f}" if as_percent else short(end) for end in bounds)
-    return f"{low}–{high}"
+    return percents(bounds) if as_percent else f"{short(bounds[0])}–{short(bounds[1])}"
 
 
 def points(bounds: Sequence[float], *, share: bool) -> str:

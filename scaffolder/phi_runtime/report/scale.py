@@ -93,11 +93,6 @@ def thinned(points: Sequence[tuple[float, float]], limit: int) -> list[tuple[flo
     return [points[i] for i in sorted(kept)]
 
 
-def percent(share: float) -> str:
-    """Format a share: 0.9917 → 99.2 %."""
-    return f"{100 * share:.1f} %"
-
-
 def short(value: float) -> str:
     """Format a number with three digits: 5.57, 0.0156, 1,234, 6.1e-6."""
     if value and abs(value) < 1e-3:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.core.units import interval
 from phi_runtime.report.rating import LEAST_ALPHA, LEAST_HUMAN_ROWS, LEAST_KAPPA
 from phi_scaffold.show.terminal import console, table
 
@@ -48,11 +48,11 @@ def ratings(result: dict[str, Any], *, as_json: bool) -> None:
     if means := result["ratings"]:
         lines = table("model", ">mean rating", ">95 %", title=f"Ratings from 1 to 5, {means['rows']} rows")
         for model in means["means"]:
-            lines.add_row(model["model"], f"{model['mean']:.2f}", _interval(model["interval"]))
+            lines.add_row(model["model"], f"{model['mean']:.2f}", interval(model["interval"]))
         console().print(lines)
         difference = means["difference"]
-        interval = f", {_interval(difference['interval'])}" if difference["interval"] else ""
-        print(f"{second}, compared with {first}: {difference['outcome']} ({difference['value']:+.2f}{interval})")
+        ends = f", {interval(difference['interval'])}" if difference["interval"] else ""
+        print(f"{second}, compared with {first}: {difference['outcome']} ({difference['value']:+.2f}{ends})")
     if preference := result["preference"]:
         print(_preferred(preference, second, first))
     if agreement := result["agreement"]:
@@ -77,8 +77,8 @@ def _preferred(preference: dict[str, Any], second: str, first: str) -> str:
 def _judge(judge: dict[str, Any], second: str, first: str) -> list[str]:
     """Return the lines on a judge: its agreement with people and with itself, and its preference if it is evidence."""
     kappa = "not measured" if judge["kappa"] is None else f"{judge['kappa']:.2f}"
-    interval = f" ({_interval(judge['kappa_interval'])})" if judge["kappa_interval"] else ""
-    lines = [f"Judge {judge['model']}: kappa {kappa}{interval} with people in {judge['human_rows']} rows"]
+    ends = f" ({interval(judge['kappa_interval'])})" if judge["kappa_interval"] else ""
+    lines = [f"Judge {judge['model']}: kappa {kappa}{ends} with people in {judge['human_rows']} rows"]
     for key, text in (("self_agreement", "the same answer in both orders"), ("position_a", "the answer shown first")):
         if share := judge[key]:
             low, high = (100 * end for end in share["interval"])
@@ -97,7 +97,7 @@ def _agreement(agreement: dict[str, Any]) -> list[str]:
     if agreement["alpha"] is None:
         return [f"Agreement cannot be measured: all {agreement['of']} are the same."]
     texts = [
-        f"{name} {agreement[key]:.2f} ({_interval(agreement[f'{key}_interval']) or 'no interval'})"
+        f"{name} {agreement[key]:.2f} ({interval(agreement[f'{key}_interval']) or 'no interval'})"
         for key, name in (("alpha", "Krippendorff's alpha"), ("kappa", "Cohen's weighted kappa"))
         if agreement.get(key) is not None
     ]
@@ -105,7 +105,3 @@ def _agreement(agreement: dict[str, Any]) -> list[str]:
     if not agreement["agree"]:
         lines.append(f"The ratings do not agree (alpha below {LEAST_ALPHA:.2f}): they support no conclusion.")
     return lines
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return f"{bounds[0]:.2f}–{bounds[1]:.2f}" if bounds else ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.project import tasks
-from phi_runtime.core.units import duration, size
+from phi_runtime.core.units import duration, interval, percent, percents, size
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.pipeline.run_record import last_walls
 from phi_runtime.training.diagnosis.curve_statistics import curve
@@ -69,9 +69,7 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     title += f"; chosen on these rows: {chosen}" if chosen else ""
     lines = table("model", *(f">{name.replace('_', ' ')}" for name in names), title=title)
     for model in (*evaluation["baselines"], *models):
-        quality = [
-            cell for name in metrics for cell in (_percent(model["metrics"][name]), _interval(model["interval"]))
-        ]
+        quality = [cell for name in metrics for cell in (percent(model["metrics"][name]), percents(model["interval"]))]
         quality += [cell for name in own for cell in _number(model, name)]
         quality.append(_likelihood(model, likelihood))
         lines.add_row(model["name"], *quality, *(_performance(model) if model in models else ()))
@@ -112,22 +110,12 @@ def _likelihood(model: dict[str, Any], key: str) -> str:
     if model.get(key) is None:
         return ""
     bounds = model[f"{key}_interval"]
-    interval = f" ({bounds[0]:.2f}–{bounds[1]:.2f})" if bounds else ""
-    return f"{model[key]:.2f}{interval}"
-
-
-def _interval(bounds: tuple[float, float] | None) -> str:
-    return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}" if bounds else ""
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{model[key]:.2f}" + (f" ({interval(bounds)})" if bounds else "")
 
 
 def _number(model: dict[str, Any], name: str) -> tuple[str, str]:
     """Return a metric of the project, which may be of any size, and its interval."""
-    bounds = model["intervals"][name]
-    return f"{model['metrics'][name]:.3f}", f"{bounds[0]:.3f}–{bounds[1]:.3f}" if bounds else ""
+    return f"{model['metrics'][name]:.3f}", interval(model["intervals"][name], 3)
 
 
 def _own(versus: dict[str, Any]) -> str:
@@ -135,8 +123,8 @@ def _own(versus: dict[str, Any]) -> str:
     texts = []
     for name, difference in versus.get("metrics", {}).items():
         bounds = difference["interval"]
-        interval = f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})" if bounds else ""
-        texts.append(f"; {name.replace('_', ' ')} {difference['difference']:+.3f}{interval}")
+        ends = f" ({bounds[0]:+.3f} to {bounds[1]:+.3f})" if bounds else ""
+        texts.append(f"; {name.replace('_', ' ')} {difference['difference']:+.3f}{ends}")
     return "".join(texts)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from phi_runtime.core.units import duration
+from phi_runtime.core.units import duration, interval, percent, percents
 from phi_runtime.report.differences import Change, changes, chosen_config, flattened, inputs_of
 from phi_runtime.report.history import MainScore, run_before
 from phi_scaffold.show.terminal import console, table
@@ -65,14 +65,12 @@ def score_text(score: MainScore) -> str:
 
 def value_text(score: MainScore) -> str:
     """Format a score with its interval and rows."""
-    percent = score.metric != "perplexity"
-
-    def text(value: float) -> str:
-        return f"{100 * value:.1f}" if percent else f"{value:.2f}"
-
-    interval = f" ({text(score.interval[0])}–{text(score.interval[1])})" if score.interval else ""
+    if score.metric == "perplexity":
+        value, ends = f"{score.value:.2f}", interval(score.interval)
+    else:
+        value, ends = percent(score.value), percents(score.interval)
     total = f" of {score.total_rows:,}" if score.total_rows != score.rows else ""
-    return f"{text(score.value)}{' %' if percent else ''}{interval}, {score.rows:,}{total} rows"
+    return f"{value}{f' ({ends})' if ends else ''}, {score.rows:,}{total} rows"
 
 
 def details_as_dict(run: RecordedRun) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from phi_runtime.core.units import percent
 from phi_runtime.report.charts import (
     NARROW,
     OTHER,
@@ -22,7 +23,7 @@ from phi_runtime.report.charts import (
     heat_map,
 )
 from phi_runtime.report.loss_chart import loss_chart
-from phi_runtime.report.scale import Scale, is_wide, linear_ticks, percent, range_around, short, thinned
+from phi_runtime.report.scale import Scale, is_wide, linear_ticks, range_around, short, thinned
 from phi_runtime.report.text import escaped, fitted, inert, width_em
 
 NAN, INFINITY = float("nan"), float("inf")
