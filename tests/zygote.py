@@ -350,6 +350,8 @@ def run(command: Command) -> int:
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.modules["__main__"].__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.modules.pop(command.program, None)
+    if plan := command.environment.get("PHI_TEST_KILL"):
+        importlib.import_module("tests.kill_points").install(plan)
     code = 0
     interrupted = False
     try:

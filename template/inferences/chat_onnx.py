@@ -147,6 +147,8 @@ class OnnxChat(Chat):
         config, cores = og.Config(str(folder)), os.cpu_count()
         if hasattr(os, "sched_getaffinity"):  # more threads than usable cores are several times slower
             cores = len(os.sched_getaffinity(0))
+        if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+            cores = max(1, min(cores, int(os.environ["OMP_NUM_THREADS"])))
         config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": cores}}}}))
         self.og, self.model = og, og.Model(config)
         # Its ids are those of the training. The tokenizer in onnxruntime-genai reads some texts differently, and its BOS depends

@@ -112,7 +112,7 @@ def test_every_flag_that_a_command_accepts_is_used(call: tuple[str, ...]) -> Non
     assert own <= {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
     modules = [module, importlib.import_module("phi_scaffold.cli.run")] if call == ("fetch",) else [module]
     read = set().union(*(read_flags(ast.parse(inspect.getsource(m))) for m in modules))
-    assert shared <= read | {"debug"}  # --debug acts where it is parsed
+    assert shared <= read | {"debug", "threads"}  # which act where they are parsed
 
 
 def test_json_and_debug_count_only_where_they_are_flags(

@@ -227,8 +227,10 @@ def seal(folder: Path, *, key: str, kind: str, facts: dict[str, Any]) -> Manifes
 
 def put_in_place(folder: Path, target: Path) -> None:
     """Rename the sealed `folder` to `target`; a previous `target` is renamed first and removed last, but for an edited card."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = _previous(target)
+    if old.is_dir() and not target.exists():  # a process was killed between the two renames
+        old.replace(target)
+    discard_previous(target)
     if (target / KEEP).exists():
         (folder / KEEP).touch()
     previous = read_manifest(target)
@@ -239,7 +241,16 @@ def put_in_place(folder: Path, target: Path) -> None:
         target.replace(old)
     folder.replace(target)
     _fsync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    discard_previous(target)
+
+
+def discard_previous(target: Path) -> None:
+    """Remove the previous artifact of `target`, which is still there if `put_in_place` was killed."""
+    shutil.rmtree(_previous(target), ignore_errors=True)
+
+
+def _previous(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
 
 
 def require_free_space(folder: Path, needed_bytes: int, purpose: str) -> None:

@@ -32,7 +32,7 @@ from phi_runtime.data.files import missing_file
 from phi_runtime.data.hooks import Hooks
 from phi_runtime.data.rows import BadRow, original_names
 from phi_runtime.data.selection import SelectedRow, read_options, select
-from phi_runtime.data.store import ROW, Store, StoreWriter, discard_old_stores, open_store
+from phi_runtime.data.store import ROW, Store, StoreWriter, discard_old_stores, discard_parts, open_store
 from phi_runtime.data.survey import Survey
 from phi_runtime.data.template import Piece, Rendered, RowError
 from phi_runtime.data.tokenize import Encoded, Encoder
@@ -86,9 +86,13 @@ def prepare(recipe: Recipe, cache: Path, emit: Emit, stage: str) -> Store:
     folder = cache / key[:20]
     store = open_store(folder)
     if store is not None:
+        discard_parts(folder)
         return store
     tokenizer = recipe.tokenizer()
     with exclusive(cache.with_name(f"{cache.name}.lock")):
+        store = open_store(folder)
+        if store is not None:  # another process has written it meanwhile
+            return store
         writer = StoreWriter(folder)
         try:
             _fill(writer, recipe, tokenizer, emit, stage)

@@ -137,6 +137,15 @@ def _mapped(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
+def _parts(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.parts")
+
+
+def discard_parts(folder: Path) -> None:
+    """Remove the parts of the complete store in `folder`, which are still there if its writer was killed at its end."""
+    shutil.rmtree(_parts(folder), ignore_errors=True)
+
+
 class StoreWriter:
     """Write a store in batches, resuming from the parts of an interrupted run.
 
@@ -144,7 +153,7 @@ class StoreWriter:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.work = folder.with_name(f".{folder.name}.parts")
+        self.work = _parts(folder)
         self.folder = folder
         self.work.mkdir(parents=True, exist_ok=True)
         self.parts: list[Path] = []
@@ -190,7 +199,7 @@ class StoreWriter:
 
     def discard(self) -> None:
         """Remove all parts."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        discard_parts(self.folder)
 
     def finish(self, key: str, facts: dict[str, Any], find_clusters: Callable[[Store], Clusters]) -> Store:
         """Join the parts, find the clusters of their rows, and put the store in place."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +14,39 @@ from phi_runtime.core.errors import MissingDependency
 if TYPE_CHECKING:
     import torch
 
-CORES = "PHI_SCAFFOLD_CORES"
-"""Environment variable: the number of cores of a process that shares the machine with others."""
+CORES, OMP_THREADS = "PHI_SCAFFOLD_CORES", "OMP_NUM_THREADS"
+"""Environment variables: the number of cores of a process that shares the machine with others, and the user's for all programs."""
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may use: its affinity, or its share of them where `CORES` is set."""
+    """Return the cores that this process may use: those of `machine_cores`, fewer where `CORES` or else `OMP_THREADS` says so."""
+    limits = (os.environ.get(name, "").partition(",")[0].strip() for name in (CORES, OMP_THREADS))
+    limit = next((int(text) for text in limits if text.isdecimal() and int(text) > 0), None)
+    return min(machine_cores(), limit or machine_cores())
+
+
+def machine_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the cores that the system lets this process use: its affinity, and the limit of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    share = os.environ.get(CORES, "")
-    return min(cores, max(1, int(share))) if share.isdigit() else cores
+    with suppress(OSError, ValueError):  # version 2
+        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+        return min(cores, math.ceil(int(quota) / int(period)))
+    with suppress(OSError, ValueError):  # version 1; a quota of -1 is no limit
+        quota, period = (
+            (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
+        )
+        return min(cores, math.ceil(int(quota) / int(period))) if int(quota) > 0 else cores
+    return cores
+
+
+def share_of(cores: int) -> dict[str, str]:
+    """Return the environment variables that let a process compute with `cores` threads, in every library."""
+    return {name: str(cores) for name in (CORES, OMP_THREADS, "RAYON_NUM_THREADS")}
+
+
+def inherited_share() -> dict[str, str]:
+    """Return `share_of` this process if it has a share of the cores, for the processes that it starts."""
+    return share_of(usable_cores()) if CORES in os.environ else {}
 
 
 def has_gpu() -> bool:

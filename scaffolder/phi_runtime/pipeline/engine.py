@@ -17,7 +17,7 @@ from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, compared_models, 
 from phi_runtime.config.schema import FinetunePass, Pass, Workflow
 from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import read_json, read_manifest, write_json
+from phi_runtime.core.artifacts import discard_previous, read_json, read_manifest, write_json
 from phi_runtime.core.dotenv import read_dotenv
 from phi_runtime.core.errors import Interrupted, MissingDependency, PhiError, UsageError
 from phi_runtime.core.events import Emit, Event, error_event
@@ -323,6 +323,8 @@ class _Run:
         self.record.output(stage.name, "cached", stage.target)
         if stage.manifest and stage.name != FETCH:
             record_output(stage.target, stage.manifest)
+            discard_previous(stage.target)  # these two if the run that built it was killed at its end
+            shutil.rmtree(work_folder(self.project, stage), ignore_errors=True)
         self.emit(Event("stage-finished", stage.name, self.unchanged(stage)))
 
     def unchanged(self, stage: Stage) -> dict[str, Any]:

@@ -10,18 +10,18 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import Outcome
 from phi_runtime.report.cards import write_cards
 from phi_runtime.report.verdict import Verdict, judge_trainings
-from phi_runtime.report.write import write_report
+from phi_runtime.report.write import is_outdated, write_report
 
 
 def finish_run(project: ProjectFolder, workflow: Workflow, outcome: Outcome, emit: Emit) -> Path | None:
-    """Write the cards of the models and the report if a stage was run.
+    """Write the cards of the models and the report if a stage was run, now or by a run that was killed before it wrote them.
 
     A failure is a warning, since the models are complete, whatever is wrong with their description.
 
     Returns:
         The path of the report; None if it was not written.
     """
-    if not outcome.done:
+    if not outcome.done and not is_outdated(project):
         return None
     try:
         for message in write_cards(project, workflow):

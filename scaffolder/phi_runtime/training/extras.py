@@ -57,6 +57,8 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
         ConfigError: Answers are to be scored and the rows have no questions.
         DataError: hooks.py cannot be loaded.
     """
+    import torch
+
     from phi_runtime.training.adapter import virtual_tokens
     from phi_runtime.training.rounding import Int4AwareBase
 
@@ -71,7 +73,7 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
         int4_base=Int4AwareBase(model) if config.rounds_base else None,
         warn=context.warn,
         describe_rows=data.describe_rows,
-        checkpoint_facts={"processes": world_size()},
+        checkpoint_facts={"processes": world_size(), "threads": torch.get_num_threads()},
         batch_size=config.training_args.per_device_train_batch_size,
     )
 

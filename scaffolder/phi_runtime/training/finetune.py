@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,7 +198,18 @@ def _resume_point(context: FinetuneContext, trainer: SelectiveTrainer) -> Path |
         context.info(f"resuming from step {checkpoint.name.rpartition('-')[2]}")
         if (previous := facts.get("processes", 1)) != world_size():
             context.warn(f"resuming with {world_size()} processes (was {previous}): dropout masks will differ")
+        _warn_of_other_threads(context, trainer, facts)
     return checkpoint
+
+
+def _warn_of_other_threads(context: FinetuneContext, trainer: SelectiveTrainer, facts: Mapping[str, Any]) -> None:
+    """Warn if sums are now divided among another number of threads than before the checkpoint with `facts`."""
+    import torch
+
+    threads = torch.get_num_threads()
+    before = facts.get("threads", threads)
+    if trainer.args.device.type == "cpu" and world_size() == facts.get("processes", 1) and threads != before:
+        context.warn(f"resuming with {threads} threads (was {before}): the weights may differ in their last digits")
 
 
 def _restore_stopped_early(trainer: SelectiveTrainer, checkpoint: Path) -> bool:

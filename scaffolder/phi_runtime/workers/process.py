@@ -18,6 +18,8 @@ from typing import Any, Self
 
 from phi_runtime.core.errors import PhiError, WorkFailed, from_wire
 from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.locks import held_descriptors
+from phi_runtime.hardware.device import inherited_share
 from phi_runtime.workers.child import Message
 from phi_runtime.workers.failures import LESS_MEMORY, failure_from_exit_code
 
@@ -62,7 +64,7 @@ class Worker:
         self._inbox: SimpleQueue[Message | None] = SimpleQueue()
         self._outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self._deliver = deliver or self._inbox.put
-        variables = {**os.environ, **(environment or {})}
+        variables = {**os.environ, **inherited_share(), **(environment or {})}
         if log:
             log.parent.mkdir(parents=True, exist_ok=True)
         stderr = log.open("wb") if log and not output_messages else None
@@ -74,6 +76,7 @@ class Worker:
                 stderr=subprocess.PIPE if output_messages else stderr,
                 env={name: value for name, value in variables.items() if value is not None},
                 start_new_session=True,
+                pass_fds=held_descriptors(),
             )
         finally:
             if stderr is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from phi_runtime.core.errors import Location, MissingDependency, UsageError
 from phi_runtime.core.project import ProjectFolder, find_project, for_task, new_command, root_of
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.core.trust import is_trusted, trust
+from phi_runtime.hardware.device import machine_cores, share_of
 from phi_scaffold.cli.failure import ErrorOutput
 from phi_scaffold.environment import handed_over, use_project_environment
 
@@ -37,6 +39,17 @@ def _errors_as_json(ctx: typer.Context, value: bool) -> bool:
 def _errors_with_traceback(ctx: typer.Context, value: bool) -> bool:
     if value and (output := ctx.find_object(ErrorOutput)):
         output.debug = True
+    return value
+
+
+def _limit_threads(_: typer.Context, value: int | None) -> int | None:
+    """Make --threads hold for this process and those that it starts. Raises UsageError if there are not as many cores."""
+    if value is not None:
+        if value > (cores := machine_cores()):
+            raise UsageError(
+                f"--threads {value} exceeds the {cores} cores of this machine", fix=f"use at most --threads {cores}"
+            )
+        os.environ.update(share_of(value))
     return value
 
 
@@ -87,6 +100,16 @@ class Flags:
             help="Work in gen-model/NAME/, with fine-tuning/NAME.olive-config.json if it exists.",
         ),
     ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            min=1,
+            metavar="N",
+            callback=_limit_threads,
+            help="Compute with N threads on the CPU; default: OMP_NUM_THREADS if set, else all cores.",
+        ),
+    ] = None
     project_folder: Annotated[
         Path | None,
         typer.Option("--project", help="Project folder; default: the one that contains the current folder."),
@@ -129,10 +152,13 @@ class Flags:
     stop: Annotated[
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before this text; repeatable.")
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", callback=_errors_as_json, help="Print JSON on stdout.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", is_eager=True, callback=_errors_as_json, help="Print JSON on stdout.")
+    ] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")] = False
     debug: Annotated[
-        bool, typer.Option("--debug", callback=_errors_with_traceback, help="Show the traceback of an error.")
+        bool,
+        typer.Option("--debug", is_eager=True, callback=_errors_with_traceback, help="Show the traceback of an error."),
     ] = False
 
     def find_project(self) -> ProjectFolder:
@@ -260,7 +286,7 @@ def _setting(option: str) -> tuple[str, str]:
 
 OUTPUT = ("as_json", "quiet", "debug")
 SAMPLING = ("model", "adapter", "max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop")
-MODEL = ("settings", "trust_project", "trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
+MODEL = ("settings", "threads", "trust_project", "trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
 WORKFLOW = ("on", "data", "skip_bad_rows", *MODEL)
 
 

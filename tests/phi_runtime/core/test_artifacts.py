@@ -9,6 +9,7 @@ import pytest
 
 from phi_runtime.core import artifacts
 from phi_runtime.core.artifacts import (
+    CARD,
     digest,
     free_name,
     put_in_place,
@@ -109,3 +110,21 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path, link: str) -> None:
 def test_a_backup_never_goes_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "config.json.bak").symlink_to(tmp_path / "not there")
     assert free_name(tmp_path / "config.json") == tmp_path / "config.json.bak1"
+
+
+def test_a_kill_between_the_two_renames_loses_no_edited_card(tmp_path: Path) -> None:
+    target, old = tmp_path / "adapter", tmp_path / ".adapter.old"
+    put_in_place(sealed_model(tmp_path / "first", "1"), target)
+    (target / CARD).write_text("written by the user")
+    target.replace(old)  # and here the process is killed
+    put_in_place(sealed_model(tmp_path / "second", "2"), target)
+    assert (target / CARD).read_text() == "written by the user"
+    assert read_manifest(target).key == "2"  # type: ignore[union-attr]
+    assert not old.exists()
+
+
+def sealed_model(folder: Path, key: str) -> Path:
+    folder.mkdir()
+    (folder / "weights").write_text(key)
+    seal(folder, key=key, kind="adapter", facts={})
+    return folder

@@ -63,7 +63,9 @@ def test_a_signal_in_training_saves_and_the_next_run_ends_byte_identical(
     assert log == (whole.gen_model / "adapter" / "loss_log.jsonl").read_text()
 
 
-def test_a_kill_in_training_goes_on_from_the_last_whole_checkpoint(make_project: MakeProject) -> None:
+def test_a_kill_in_training_goes_on_from_the_last_whole_checkpoint(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = make_project(max_steps=30, save_steps=3)
     process = training(project, until_step=10)
     process.kill()
@@ -74,7 +76,12 @@ def test_a_kill_in_training_goes_on_from_the_last_whole_checkpoint(make_project:
     broken.mkdir()
     (broken / "trainer_state.json").write_text("{}")
     listener = Listener()
+    monkeypatch.setattr("phi_runtime.hardware.device.usable_cores", lambda: 2)
     run(project, listener, until="finetune")
+    said = [w["message"] for w in listener.of("warning")]
+    assert [s for s in said if "threads" in s] == [
+        "resuming with 2 threads (was 1): the weights may differ in their last digits"
+    ]
     assert any("ignored checkpoint-99: it is incomplete" in w["message"] for w in listener.of("warning"))
     step = checkpoints[-1].name.partition("-")[2]
     assert any(e.get("message") == f"resuming from step {step}" for e in listener.of("progress"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from phi_runtime.core.errors import Interrupted, OutOfResources, PhiError, WorkFailed, to_wire
 from phi_runtime.core.events import Emit
 from phi_runtime.core.wire import from_json, to_json
-from phi_runtime.hardware.device import CORES, usable_cores
+from phi_runtime.hardware.device import share_of, usable_cores
 from phi_runtime.hardware.machine import gpus
 from phi_runtime.search.sweep.trial import Judge, TrialResult, TrialSettings, TrialTask, run_trial
 from phi_runtime.workers.child import Message, Parent
@@ -28,8 +28,7 @@ def shares(jobs: int, device: str) -> list[dict[str, str]]:
 
     The cores are divided evenly. Each process gets one GPU; with fewer GPUs than processes, they share them.
     """
-    cores = str(max(1, usable_cores() // jobs))
-    share = {CORES: cores, "OMP_NUM_THREADS": cores, "RAYON_NUM_THREADS": cores}
+    share = share_of(max(1, usable_cores() // jobs))
     if device != "gpu":
         return [dict(share) for _ in range(jobs)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")

@@ -19,7 +19,7 @@ from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import write_text
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.core.signals import handled_by
-from phi_runtime.hardware.device import CORES, usable_cores
+from phi_runtime.hardware.device import CORES, share_of, usable_cores
 from phi_runtime.training.distributed.accelerate_config import accelerate_config, as_yaml
 from phi_runtime.training.distributed.request import errors_of, forget_errors, write_request
 from phi_runtime.training.distributed.shares import share
@@ -84,7 +84,7 @@ def _arguments(config: Path, request: Path) -> list[str]:
 
 def _environment(count: int) -> dict[str, str]:
     # PYTHONSAFEPATH: the project's folder `datasets/` must not shadow the library
-    return {CORES: str(_cores(count)), "OMP_NUM_THREADS": str(_cores(count)), WATCHED: "1", "PYTHONSAFEPATH": "1"}
+    return share_of(_cores(count)) | {WATCHED: "1", "PYTHONSAFEPATH": "1"}
 
 
 def _cores(count: int) -> int:
