@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,11 @@ from pathlib import Path
 import pytest
 
 from phi_runtime.core.trust import trust
+from phi_scaffold.cli import completion
 from phi_scaffold.cli.app import COMMANDS
 from phi_scaffold.cli.other_names import LINE_OF, OLIVE_COMMANDS
+from phi_scaffold.new.catalog import catalog
+from phi_scaffold.show import terminal
 from tests.conftest import Cli, MakeProject, edit_config
 
 CLI = Path(__file__).parents[2] / "scaffolder" / "phi_scaffold" / "cli"
@@ -134,7 +138,7 @@ def test_json_and_debug_count_only_where_they_are_flags(
         (["run", "--project", "nowhere"], 2, "no folder nowhere"),
         (["run", "--config", "nowhere.json"], 2, "no config"),
         (["validate", "nowhere.json"], 2, "no config"),
-        (["new"], 2, "Missing argument"),
+        (["new"], 2, "missing argument"),
         (["models", "smolm2-135m"], 2, "did you mean `smollm2-135m`"),
     ],
 )
@@ -253,6 +257,73 @@ def test_models_tells_sizes_in_bytes_and_what_fits(cli: Cli) -> None:
     assert mini["qlora_bytes"] < mini["lora_bytes"] < mini["full_bytes"]
     # 2.72 GB with all weights in blocks of 4 bits (the published model), and what a new project keeps in 8 bits
     assert mini["int4_size_bytes"] == pytest.approx(3.20e9, rel=0.01)
+
+
+def test_models_lists_those_whose_name_has_a_part(cli: Cli) -> None:
+    assert {m["id"] for m in cli("models", "qwen", "--json").json["models"]} == {
+        id_ for id_ in catalog().models if "Qwen" in id_
+    }
+    assert [m["id"] for m in cli("models", "phi-4-mini", "--json").json["models"]] == ["microsoft/Phi-4-mini-instruct"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_line_of_the_models_is_wider_than_the_terminal(width: int) -> None:
+    out = terminal.console()
+    out.width = width
+    columns = {"!id": ["microsoft/Phi-3-mini-128k-instruct"], ">size": ["3.82 B"], "LoRA": ["[red]19.7 GB ✗[/]"]}
+    columns |= {"QLoRA": ["8.5 GB ✓"], "full": ["61.7 GB ✗"], "license": ["MIT"]}
+    with out.capture() as captured:
+        out.print(terminal.fitting_table(columns, out))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) == 2
+    assert ("19.7 GB ✗" in lines[1]) is (width >= 60)
+
+
+def test_errors_of_usage_are_printed_as_all_others(cli: Cli) -> None:
+    for arguments in (["runn"], ["run", "--untl", "merge"], ["new"], ["run", "--nproc", "many"]):
+        result = cli(*arguments)
+        assert result.code == 2
+        first, second = result.err.splitlines()
+        assert first.startswith("error: ")
+        assert second.startswith("  help: ")
+        assert second.endswith("--help")
+    assert cli("run", "--json", "--untl", "merge").json["exit_code"] == 2
+
+
+def test_help_and_version_have_their_usual_names(cli: Cli) -> None:
+    assert cli("help").out == cli("--help").out
+    assert cli("help", "run").out == cli("run", "--help").out
+    assert cli("-V").out == cli("--version").out
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("data", "check"), ("runs", "diff")])
+def test_help_shows_values_in_words_and_whole_sentences(cli: Cli, command: tuple[str, ...]) -> None:
+    shown = cli(*command, "--help").out
+    assert re.findall(r"<(?:str|int|float|path|list)|[a-z]\.\.\.\n|\[\[|\{NAME", shown) == []
+
+
+@pytest.mark.parametrize(
+    ("complete", "typed", "values"),
+    [
+        (completion.tasks, "S", ["summarization"]),
+        (completion.methods, "q", ["qlora"]),
+        (completion.targets, "", ["cpu", "cuda", "directml"]),
+        (completion.model_ids, "smol", ["smollm2-135m"]),
+        (completion.schemas, "ev", ["evaluation"]),
+    ],
+)
+def test_the_shell_completes_values(complete: completion.Complete, typed: str, values: list[str]) -> None:
+    assert complete(typed) == values
+
+
+def test_the_shell_completes_the_stages_of_the_project(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert completion.stages("") == []
+    monkeypatch.chdir(make_project().root)
+    assert completion.stages("") == ["fetch", "finetune", "merge", "export", "evaluate"]
+    assert completion.project_models("m") == ["merged", "merge"]
 
 
 def test_doctor_reports_two_flavors_of_one_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -222,26 +221,25 @@ def test_without_a_terminal_it_never_asks(inside: Path) -> None:
     assert (inside / "p" / "README.md").is_file()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
-def test_on_a_terminal_it_asks_and_ctrl_c_leaves_nothing(inside: Path) -> None:
-    import pty
+@pytest.mark.parametrize(
+    ("flags", "key", "value"),
+    [
+        (["--target", "gpu"], "target", "cuda"),
+        (["--target", "DML"], "target", "directml"),
+        (["--task", "qa"], "task", "question-answering"),
+        (["--precision", "float32"], "precision", "fp32"),
+    ],
+)
+def test_values_have_their_other_usual_names(cli: Cli, inside: Path, flags: list[str], key: str, value: str) -> None:
+    assert cli("new", "p", "--yes", "--no-git", *flags).code == 0
+    assert f"{key}: {value}\n" in (inside / "p" / ".copier-answers.yml").read_text(encoding="utf-8")
 
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "phi_scaffold", "new", "p", "--no-git", "--model", "smollm2-135m"],
-        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True, env=os.environ | {"TERM": "dumb"},
-    )  # fmt: skip
-    os.close(terminal)
-    seen = b""
-    while b"Data file" not in seen:
-        seen += os.read(controller, 1000)
-    os.write(controller, b"\n")
-    while b"Task to learn" not in seen:
-        seen += os.read(controller, 1000)
-    os.write(controller, b"\x04")
-    assert process.wait(timeout=20) == 130
-    os.close(controller)
-    assert list(inside.iterdir()) == []
+
+@pytest.mark.parametrize("method", ["dora", "IA3", "LoKr"])
+def test_other_methods_are_named_with_the_key_that_sets_them(cli: Cli, method: str) -> None:
+    result = cli("new", "p", "--yes", "--json", "--method", method)
+    assert result.code == 2
+    assert f'"type": "{method}"'.casefold() in result.json["fix"].casefold()
 
 
 def loaded(project: Path) -> dict[str, object]:

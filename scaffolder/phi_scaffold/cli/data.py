@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phi_scaffold.cli.group import Group
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts, one_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ PassName = Annotated[
 DATA = ("data", "settings", "trust_project", "trust_remote_code", "project_folder", "config", *OUTPUT)
 
 data = typer.Typer(
+    cls=Group,
     help="Check the data, and preview what the model will see of it.",
     no_args_is_help=True,
 )

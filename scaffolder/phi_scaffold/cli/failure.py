@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from phi_runtime.core.errors import PhiError
+import typer
+from typer._click.exceptions import NoArgsIsHelpError
+from typer._click.exceptions import UsageError as ClickUsageError  # no public name; typer is pinned
+
+from phi_runtime.core.errors import PhiError, UsageError
 from phi_runtime.core.events import error_event
 from phi_runtime.core.os_failures import failure_from_os_error
 from phi_scaffold.show.inert import inert_output
@@ -34,10 +39,13 @@ def guarded(app: Callable[..., Any]) -> int:
 def _guarded(app: Callable[..., Any]) -> int:
     output = ErrorOutput()
     try:
-        app(obj=output)
+        code = app(obj=output, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except ClickUsageError as e:
+        return _wrong_usage(e, output.as_json or "--json" in sys.argv[1:])
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(bool(e.code))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -54,7 +62,16 @@ def _guarded(app: Callable[..., Any]) -> int:
             "  this is a bug in phi-scaffold: run the command again with --debug and report the output", file=sys.stderr
         )
         return 1
-    return 0
+
+
+def _wrong_usage(error: ClickUsageError, as_json: bool) -> int:
+    """Print an error that typer found while it parsed the command line, as all others are printed."""
+    if isinstance(error, NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    what = re.sub(r"'([^']*)'", r"`\1`", error.format_message()).rstrip(".")
+    command = error.ctx.command_path if error.ctx else "phi-scaffold"
+    return _printed(UsageError(what[:1].lower() + what[1:], fix=f"{command} --help"), as_json)
 
 
 def _printed(failure: PhiError, as_json: bool) -> int:

@@ -25,11 +25,12 @@ def generate(
     flags: Flags,
     prompt: Annotated[
         str | None,
-        typer.Option(
+        typer.Argument(
             help="Prompt; for a template with several columns, JSON: "
             '{"column": "text", …}. Without it, each line of stdin is a prompt.'
         ),
     ] = None,
+    prompt_option: Annotated[str | None, typer.Option("--prompt", metavar="PROMPT", help="The same as PROMPT.")] = None,
     raw: Annotated[bool, typer.Option(help="Pass the prompt unchanged, without the template of the training.")] = False,
     json_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Constrain the answer to JSON of this schema (ONNX models).")
@@ -40,13 +41,16 @@ def generate(
 ) -> None:
     """Answer a prompt, or each line of a file, with a model of the project.
 
-    Example: phi-scaffold generate --prompt "What a day!" --model onnx
+    Example: phi-scaffold generate "What a day!" --model onnx
     """
     from phi_scaffold.cli.chat import model_label
 
     guide = _guide(json_schema, regex)
+    if prompt is not None and prompt_option is not None:
+        raise UsageError("there are two prompts: PROMPT and --prompt", fix="remove one of them")
+    prompt = prompt_option if prompt is None else prompt
     if prompt is None and sys.stdin.isatty():
-        raise UsageError("there is no prompt", fix='add --prompt "…", or pipe prompts, one a line')
+        raise UsageError("there is no prompt", fix='add it: phi-scaffold generate "…", or pipe prompts, one a line')
     project = flags.enter_project()
     session, sampling = flags.open_session(project), flags.sampling(guide)
     label = "" if flags.quiet or flags.as_json else model_label(session, project)

@@ -23,7 +23,7 @@ def migrate(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CONFIG]",
+            metavar="CONFIG",
             help="Older config, or -- and a command line of Olive; default: fine-tuning/olive-config.json.",
         ),
     ] = None,

@@ -12,10 +12,13 @@ import typer
 
 from phi_runtime.core.errors import ConfigError, UsageError
 from phi_runtime.core.project import CONFIG
-from phi_scaffold.cli.options import OUTPUT, Flags, accepts, one_of
+from phi_scaffold.cli import completion
+from phi_scaffold.cli.failure import INTERRUPTED
+from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 if TYPE_CHECKING:
     from phi_runtime.config.diagnostics import Finding
+    from phi_scaffold.new.answers import Answers
     from phi_scaffold.new.existing import ExistingConfig
 
 
@@ -23,19 +26,33 @@ if TYPE_CHECKING:
 def new(
     flags: Flags,
     name: Annotated[
-        str, typer.Argument(help="Name of the project: a new folder here, or a path to one.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME", help="Name of the project: a new folder here, or a path to one.", show_default=False
+        ),
     ],
     model: Annotated[
-        str | None, typer.Option(help="Base model: an id of `phi-scaffold models`, or OWNER/NAME on the hub.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FOLDER",
+            help="Base model: a name of `phi-scaffold models`, an id or address of the Hugging Face Hub, or a model folder.",
+            autocompletion=completion.model_ids,
+        ),
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            help="classification, chat, question-answering, summarization, extraction or generation; default: from the data."
+            metavar="TASK",
+            help="classification, chat, question-answering, summarization, extraction or generation; default: from the data.",
+            autocompletion=completion.tasks,
         ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="lora, qlora or full.")] = None,
-    target: Annotated[str | None, typer.Option(help="cpu, cuda or directml.")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="lora, qlora or full.", autocompletion=completion.methods)
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="cpu, cuda or directml.", autocompletion=completion.targets)
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +83,12 @@ def new(
         str | None, typer.Option(help="plain, chat (the format of the model), or a text with {column} placeholders.")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Weights of the ONNX model: int4, int8, fp16, bf16 or fp32.")
+        str | None,
+        typer.Option(
+            metavar="PRECISION",
+            help="Weights of the ONNX model: int4, int8, fp16, bf16 or fp32.",
+            autocompletion=completion.precisions,
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -90,7 +112,7 @@ def new(
     """
     from phi_scaffold.new import generate
     from phi_scaffold.new.answers import check_name, command_line
-    from phi_scaffold.new.questions import ask, read_answers
+    from phi_scaffold.new.questions import answers_from, read_answers
     from phi_scaffold.show import new as show_new
     from phi_scaffold.show.findings import not_valid_yet, print_findings
 
@@ -115,7 +137,12 @@ def new(
     settings |= {key: value for key, value in values.items() if value is not None}
     existing = _existing(config, settings) if config else None
     interactive = not (yes or flags.as_json) and sys.stdin.isatty() and sys.stderr.isatty()
-    answers = existing.answers if existing else ask(settings, interactive=interactive, one_of=one_of)
+    if existing:
+        answers = existing.answers
+    elif interactive:
+        answers = _from_wizard(settings, folder)
+    else:
+        answers = answers_from(settings)
     project = generate.new(folder, answers, existing=existing, force=force, dry_run=dry_run)
     repository = git and not dry_run and generate.init_git(project.folder)
     command = command_line(folder, answers, config)
@@ -143,6 +170,16 @@ def new(
         print_findings(errors if flags.quiet else findings, stderr=True)
     if errors:
         raise typer.Exit(ConfigError.exit_code)
+
+
+def _from_wizard(settings: Mapping[str, Any], folder: Path) -> Answers:
+    from phi_scaffold.cli.wizard import Wizard
+
+    try:
+        return Wizard(settings, folder).answers()
+    except KeyboardInterrupt:
+        print("\nstopped, nothing is written", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _existing(config: Path, settings: Mapping[str, Any]) -> ExistingConfig:

@@ -27,7 +27,7 @@ def olive(
     context: typer.Context,
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="COMMAND FLAGS...", help="A command line of Olive; COMMAND --help lists its flags."),
+        typer.Argument(metavar="COMMAND FLAGS", help="A command line of Olive; COMMAND --help lists its flags."),
     ] = None,
 ) -> None:
     """Run a command line of Olive in a project at its --output_path, which is created; --dry_run only creates it.

@@ -21,6 +21,7 @@ from phi_runtime.core.project import ProjectFolder, find_project, for_task, new_
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.core.trust import is_trusted, trust
 from phi_runtime.hardware.device import machine_cores, share_of
+from phi_scaffold.cli import completion
 from phi_scaffold.cli.failure import ErrorOutput
 from phi_scaffold.environment import handed_over, use_project_environment
 
@@ -121,6 +122,8 @@ class Flags:
         str | None,
         typer.Option(
             "--model",
+            metavar="NAME|FOLDER",
+            autocompletion=completion.project_models,
             help="base, adapter, merged, onnx, the name of a pass, or a model folder; default: the last output of the workflow.",
         ),
     ] = None

@@ -6,10 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from typer.core import TyperGroup
-
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import setup_command
+from phi_scaffold.cli.group import Group
 from phi_scaffold.olive.flags import COMMANDS as OLIVE_COMMANDS
 
 _EXPORTS_OF_OLIVE = ("capture-onnx-graph", "generate-adapter", "convert-adapters", "extract-adapters")
@@ -36,19 +35,20 @@ _LINES = {
     "phi-scaffold validate": ("check", "lint", "verify"),
     "phi-scaffold migrate": ("upgrade", "convert-config"),
     "phi-scaffold doctor": ("info", "env", "environment", "system-info"),
-    "phi-scaffold --help": ("help",),
     "phi-scaffold --version": ("version",),
     setup_command(): ("setup", "install"),
 }
 LINE_OF: Mapping[str, str] = {name: line for line, names in _LINES.items() for name in names}
 
 
-class Commands(TyperGroup):
+class Commands(Group):
     """The commands; for a name of another tool, the error names the line that does the same here."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that `args` begin with. Raises UsageError for a name in `LINE_OF`."""
         name = args[0].casefold().replace("_", "-")
+        if name == "help":
+            return super().resolve_command(ctx, [*args[1:], "--help"]) if args[1:] else self._help(ctx)
         if len(args) > 1 and name in OLIVE_COMMANDS and name not in self.commands:
             line = shlex.join(["phi-scaffold", "olive", name, *args[1:]])
             raise UsageError(f"there is no command `{args[0]}`", fix=line)
@@ -58,3 +58,8 @@ class Commands(TyperGroup):
                 fix += f"; with Olive's flags: phi-scaffold olive {name} …"
             raise UsageError(f"there is no command `{args[0]}`", fix=fix)
         return super().resolve_command(ctx, args)
+
+    @staticmethod
+    def _help(ctx: Any) -> Any:
+        print(ctx.get_help())
+        ctx.exit()

@@ -17,7 +17,7 @@ def report(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE]...", help="With --ratings: filled sheets, one of each rater. With --judge: one sheet."
+            metavar="FILE", help="With --ratings: filled sheets, one of each rater. With --judge: one sheet."
         ),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,

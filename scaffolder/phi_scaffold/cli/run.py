@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phi_runtime.core.project import setup_command
+from phi_scaffold.cli import completion
 from phi_scaffold.cli.options import WORKFLOW, Flags, accepts
 
 if TYPE_CHECKING:
@@ -21,10 +22,22 @@ if TYPE_CHECKING:
 def run(
     flags: Flags,
     stages: Annotated[
-        list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages to bring up to date; default: all.")
+        list[str] | None,
+        typer.Argument(
+            metavar="STAGE",
+            help="Stages to bring up to date, such as finetune or export; default: all.",
+            autocompletion=completion.stages,
+        ),
     ] = None,
-    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
-    force: Annotated[list[str] | None, typer.Option(help="Run this stage even if it is cached; repeatable.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after this stage.", autocompletion=completion.stages)
+    ] = None,
+    force: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STAGE", help="Run this stage even if it is cached; repeatable.", autocompletion=completion.stages
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(help="Show the plan with memory and disk estimates, and try one training step; write nothing."),

@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from phi_scaffold.cli import completion
 from phi_scaffold.cli.options import Flags, accepts, one_of
 
 
 @accepts("debug")
 def schema(
     flags: Flags,  # noqa: ARG001 (--debug acts where it is parsed)
-    name: Annotated[str, typer.Argument(help="workflow, evaluation or sweep.")] = "workflow",
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="workflow, evaluation or sweep.", autocompletion=completion.schemas)
+    ] = "workflow",
 ) -> None:
     """Print the JSON Schema of the workflow config, of evaluation.json or of sweep.yaml.
 

@@ -26,6 +26,21 @@ PRECISIONS = {
     target: tuple(reversed(SUPPORTED_PRECISIONS[provider])) for target, provider in _PROVIDERS.items()
 }  # smallest first
 PRECISION = "int4"  # the default
+CHOICES = {"task": TASKS, "method": METHODS, "target": TARGETS, "precision": PRECISIONS["cuda"]}  # values by flag
+OTHER_WORDS = {  # usual names of these values
+    "task": {
+        "classify": "classification",
+        "conversation": "chat",
+        "qa": "question-answering",
+        "summary": "summarization",
+        "summarize": "summarization",
+        "extract": "extraction",
+        "generate": "generation",
+    },
+    "method": {"adapter": "lora", "full-finetune": "full", "fullfinetune": "full", "full-fine-tuning": "full"},
+    "target": {"gpu": "cuda", "nvidia": "cuda", "dml": "directml"},
+    "precision": {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32"},
+}
 
 _LONGEST_NAME = 64
 

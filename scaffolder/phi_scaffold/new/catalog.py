@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.errors import UsageError
-from phi_runtime.core.hub_id import HUB_ID
-from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.models.known import CATALOG, known_id
-from phi_runtime.models.memory import Job, Method, with_lora
+from phi_runtime.models.known import CATALOG
 from phi_runtime.models.shape import Shape, assembled
 
 if TYPE_CHECKING:
@@ -76,14 +72,6 @@ class CatalogModel:
             gated=self.architecture != "PhiForCausalLM",
         )
 
-    def training(self, method: Method, device: str, number_bytes: int) -> Job:
-        """Return the memory job of a training step on one row of 2048 tokens, with an adapter of rank 16 unless `full`."""
-        tokens = min(2048, self.context)
-        job = Job(method, 1, tokens, device=device, number_bytes=number_bytes, double_quant=method == "qlora")
-        if method == "full":
-            return job
-        return with_lora(job, self.shape.targets(None, all_linear=method == "qlora"), rank=16)
-
 
 @dataclass(frozen=True)
 class Catalog:
@@ -107,22 +95,6 @@ def catalog() -> Catalog:
     models = [CatalogModel(**entry) for entry in entries]
     formats = {name: PromptFormat(name, **entry) for name, entry in raw["prompt_format"].items()}
     return Catalog({m.id: m for m in models}, formats)
-
-
-def find_model(name: str) -> str:
-    """Return the id of a model: a catalog id in any case and with or without its owner, or a hub id unchanged.
-
-    Raises:
-        UsageError: `name` is neither; the message suggests the nearest.
-    """
-    if id_ := known_id(name):
-        return id_
-    if HUB_ID.fullmatch(name):
-        return name
-    raise UsageError(
-        f"unknown model `{name}`{did_you_mean(name, catalog().models)}",
-        fix="see `phi-scaffold models`, or use a hub id: OWNER/NAME",
-    )
 
 
 def catalog_shape(workflow: Workflow) -> Shape | None:

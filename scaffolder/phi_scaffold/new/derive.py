@@ -7,6 +7,7 @@ import string
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import UsageError
@@ -18,8 +19,10 @@ from phi_runtime.data.labels import few_rows
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold import __version__
 from phi_scaffold.new.answers import PRECISIONS, Answers
-from phi_scaffold.new.catalog import CatalogModel, PromptFormat, catalog
+from phi_scaffold.new.base_models import BaseModel, base_model
+from phi_scaffold.new.catalog import PromptFormat, catalog
 from phi_scaffold.new.data_source import HubData, LocalData, columns_of, data_source
+from phi_scaffold.new.fit import fit_notes
 from phi_scaffold.new.lengths import lengths_of
 from phi_scaffold.new.renaming import renamed
 from phi_scaffold.new.template_files import own_requirement
@@ -53,17 +56,18 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
             fix=f"choose --precision {', '.join(PRECISIONS[answers.target])}",
         )
     notes: list[str] = []
-    model = catalog().models.get(answers.model)
+    model = base_model(answers.model)
     if model is None:
         hint = did_you_mean(answers.model, catalog().models)
         notes.append(f"`{answers.model}` is not in the catalog: its settings are detected when it is loaded{hint}")
+    notes += fit_notes(answers, model)
     columns = answers.data_columns or SAMPLES[answers.task]
     source = data_source(answers.data, answers.form) if answers.data else None
     originals: Mapping[str, str] = {}
     load_options: dict[str, Any] = {}
     if source:
         columns = answers.data_columns or columns_of(source, answers.columns, answers.prompt_template)
-        notes += [_data_note(columns, source), *_unused_notes(columns), *columns.remarks]
+        notes += [data_note(columns, source), *_unused_notes(columns), *columns.remarks]
         notes += few_rows(round(EVAL_DATASET_SIZE * columns.questions))
         renaming = renamed(columns, source)
         columns, originals = renaming.columns, renaming.originals
@@ -87,6 +91,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     ]
     return {
         "model": answers.model,
+        "model_path": answers.model if Path(answers.model).is_absolute() else f"../model-cache/{answers.model}",
         "task": answers.task,
         "method": answers.method,
         "target": answers.target,
@@ -119,13 +124,13 @@ def _source_values(source: HubData | LocalData | None) -> dict[str, str]:
     return {"data_file": source.name, "data_name": source.format, "split": "train"}
 
 
-def _training_settings(answers: Answers, model: CatalogModel | None, columns: Columns) -> dict[str, Any]:
+def _training_settings(answers: Answers, model: BaseModel | None, columns: Columns) -> dict[str, Any]:
     small = model is not None and model.parameters < _SMALL_MODEL_PARAMETERS
     adapter_rate = model.learning_rate if model else 2e-4
     # A label is learned in one or two passes over the data, a style of writing in more.
     epochs = (1 if answers.task == "classification" else 2) * (1 if columns.rows > 1000 else 2)
     return {
-        "target_modules": list(model.target_modules) if model else None,
+        "target_modules": list(model.target_modules) if model and model.target_modules else None,
         "learning_rate": 5e-5 if answers.method == "full" else adapter_rate,
         "num_train_epochs": epochs,
         "batch_size": 8 if small else 2,
@@ -208,7 +213,8 @@ def _title(column: str, originals: Mapping[str, str]) -> str:
     return title if title[-1] in ":?!." else f"{title}:"
 
 
-def _data_note(columns: Columns, source: HubData | LocalData) -> str:
+def data_note(columns: Columns, source: HubData | LocalData) -> str:
+    """Return a line on what the data holds: rows, columns, labels."""
     if isinstance(source, HubData):
         shown = (
             " + ".join(columns.inputs) + f" → {columns.answer}" if columns.kind == "columns" else f"`{columns.answer}`"

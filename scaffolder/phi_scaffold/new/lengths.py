@@ -13,19 +13,18 @@ from phi_runtime.data.columns import Columns
 from phi_runtime.data.template import PromptTemplate
 from phi_runtime.models.embedded import EMBEDDED
 from phi_scaffold.new.answers import Answers
-from phi_scaffold.new.catalog import catalog
+from phi_scaffold.new.base_models import UNKNOWN_CONTEXT, base_model
 
 Counter = Callable[[str], int]
 
-_UNKNOWN_CONTEXT = 2048  # tokens assumed for a model that is not in the catalog
 _SPECIAL = 2  # tokens at the start and the end of a text
 _TURN, _CHAT = 10, 60  # tokens of a chat template around each message, and around a conversation
 
 
 def lengths_of(answers: Answers, columns: Columns, text_template: str, optional: list[str]) -> dict[str, int]:
     """Return `max_seq_len` and `max_new_tokens`, powers of two that the longest row and the longest answer fit into."""
-    model = catalog().models.get(answers.model)
-    most = min(2048, model.context if model else _UNKNOWN_CONTEXT)
+    model = base_model(answers.model)
+    most = min(2048, model.context if model else UNKNOWN_CONTEXT)
     # Two characters are at most a token of usual text.
     longest = (columns.longest + (200 if columns.kind == "chat" else len(text_template))) / 2
     longest_answer = columns.longest_answer / 2
@@ -64,7 +63,9 @@ def _counter(model: str) -> Counter | None:
 
 
 def _downloaded(model: str) -> list[Path]:
-    """Return the files of the tokenizer in the cache of the Hub."""
+    """Return the files of the tokenizer in the folder of the model, or in the cache of the Hub."""
+    if Path(model).is_absolute():
+        return [*Path(model).glob("tokenizer.json")]
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     return sorted(cache.glob(f"models--{model.replace('/', '--')}/snapshots/*/tokenizer.json"))

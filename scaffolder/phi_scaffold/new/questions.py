@@ -1,62 +1,79 @@
-"""The questions of `new`: validate what the flags answer; prompt for the rest on a terminal, or use the default."""
+"""The answers that the flags of `new`, or a file, give."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.hub_id import HUB_ID
+from phi_runtime.core.project import CONFIG
 from phi_runtime.core.suggestions import did_you_mean
-from phi_scaffold.new.answers import METHODS, PRECISION, PRECISIONS, TARGETS, TASKS, Answers, FormFlags
-from phi_scaffold.new.catalog import DEFAULT, catalog, find_model
+from phi_scaffold.new.answers import CHOICES, METHODS, OTHER_WORDS, PRECISION, TARGETS, TASKS, Answers, FormFlags
+from phi_scaffold.new.base_models import find_base_model
+from phi_scaffold.new.catalog import DEFAULT
 from phi_scaffold.new.data_source import columns_of, data_source
 from phi_scaffold.new.derive import task_of
 
-OneOf = Callable[[str, str, Iterable[str]], str]
 FORM_KEYS = tuple(field.name for field in fields(FormFlags))
 KEYS = ("model", "task", "method", "target", "precision", "data", "columns", "prompt_template", *FORM_KEYS)
 
 
-def ask(flags: dict[str, Any], *, interactive: bool, one_of: OneOf) -> Answers:
-    """Complete the answers.
+def answers_from(flags: Mapping[str, Any]) -> Answers:
+    """Return the answers that flags give, with defaults for the others.
 
     Args:
         flags: Answers by the name of their flag.
-        interactive: Prompt for the missing ones instead of using defaults.
-        one_of: Returns the choice that a value of a flag names.
 
     Raises:
         UsageError: A value is unknown.
         DataError: The data file is not usable.
     """
-    prompt = _prompt if interactive else _default
-
-    def choose(name: str, question: str, choices: Iterable[str], default: str, known: Iterable[str] = ()) -> str:
-        value = flags.get(name) or prompt(question, choices, default)
-        return one_of(f"--{name}", str(value), known or choices)
-
-    model = find_model(str(flags.get("model") or prompt("Base model", catalog().models, DEFAULT)))
-    data = flags.get("data")
-    if data is None and interactive and "data" not in flags:
-        data = _prompt("Data file, folder or Hub id (empty: sample data)", (), "") or None
+    model = find_base_model(str(flags.get("model") or DEFAULT))
+    data = flags.get("data") or None
     columns = _columns(flags.get("columns") or (), data)
     prompt_template = str(flags.get("prompt_template") or "plain")
     form = _form(flags, data)
     data_columns = columns_of(data_source(data, form), columns, prompt_template) if data else None
-    task = choose("task", "Task to learn", TASKS, task_of(data_columns) if data_columns else TASKS[0])
-    method = choose("method", "Training method", METHODS, METHODS[0])
-    target = choose("target", "Hardware to run on", TARGETS, TARGETS[0])
-    # An unsupported precision is refused later, with the ones that the target supports.
-    every_precision = PRECISIONS["cuda"]
-    precision = choose("precision", "Precision of the ONNX model", PRECISIONS[target], PRECISION, every_precision)
+    task = choice("task", flags.get("task") or (task_of(data_columns) if data_columns else TASKS[0]))
+    method = choice("method", flags.get("method") or METHODS[0])
+    target = choice("target", flags.get("target") or TARGETS[0])
+    precision = choice("precision", flags.get("precision") or PRECISION)
     return Answers(model, task, method, target, precision, data, columns, prompt_template, form, data_columns)
 
 
-def _form(flags: dict[str, Any], data: str | Path | None) -> FormFlags:
+def choice(name: str, value: Any) -> str:
+    """Return the value of the flag `name` that `value` means: in any case, or by another usual name.
+
+    Raises:
+        UsageError: There is no such value; the message suggests the nearest, or where to set it.
+    """
+    choices, word = CHOICES[name], str(value).strip().casefold()
+    word = OTHER_WORDS.get(name, {}).get(word, word)
+    for known in choices:
+        if known.casefold() == word:
+            return known
+    if name == "method" and (kind := _other_methods().get(word)):
+        raise UsageError(
+            f"`{kind}` is a setting of a project, not a method of `new`",
+            fix=f'use --method lora, then set "type": "{kind}" in the pass `finetune` of {CONFIG}',
+        )
+    raise UsageError(
+        f"unknown value `{value}` for --{name}{did_you_mean(word, choices)}", fix=f"choose one of {', '.join(choices)}"
+    )
+
+
+def _other_methods() -> dict[str, str]:
+    """Return the types of the passes that train, by their names in lower case."""
+    from phi_runtime.config.schema.registry import pass_types
+
+    return {name.casefold(): name for name, cls in pass_types().items() if "training_args" in cls.model_fields}
+
+
+def _form(flags: Mapping[str, Any], data: str | Path | None) -> FormFlags:
     form = FormFlags(**{key: flags[key] for key in FORM_KEYS if key in flags})
     if form.flags and not data:
         raise UsageError(f"{form.flags[0]} is for data of your own, and there is no --data", fix="add --data FILE")
@@ -108,19 +125,3 @@ def read_answers(path: Path) -> dict[str, Any]:
                 fix=f"the known answers are {', '.join(KEYS)}",
             )
     return values
-
-
-def _default(_question: str, _choices: Iterable[str], default: str) -> str:
-    return default
-
-
-def _prompt(question: str, choices: Iterable[str], default: str) -> str:
-    """Prompt on stderr; the end of input stops the command like Ctrl-C."""
-    from rich.console import Console
-    from rich.prompt import Prompt
-
-    shown = f"{question} [dim]({', '.join(choices)})[/dim]" if choices else question
-    try:
-        return Prompt.ask(shown, console=Console(stderr=True), default=default)
-    except EOFError:
-        raise KeyboardInterrupt from None

@@ -6,12 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from phi_scaffold.show.terminal import console
+from phi_scaffold.show.terminal import console, marks
 
 if TYPE_CHECKING:
     from phi_scaffold.doctor import Check
-
-_MARKS = {"good": "[green]✓[/]", "note": "[yellow]·[/]", "error": "[red]✗[/]"}
 
 
 def checks(results: Sequence[Check], *, as_json: bool, quiet: bool) -> None:
@@ -20,9 +18,11 @@ def checks(results: Sequence[Check], *, as_json: bool, quiet: bool) -> None:
         print(json.dumps({"findings": [check.as_dict() for check in results]}))
         return
     out = console()
+    yes, no = marks()
+    shown = {"good": f"[green]{yes}[/]", "note": "[yellow]![/]", "error": f"[red]{no}[/]"}
     for check in results:
         if quiet and check.level == "good":
             continue
-        out.print(f"{_MARKS[check.level]} {check.subject:12} {check.message}")
+        out.print(f"{shown[check.level]} {check.subject:12} {check.message}")
         if check.fix:
             out.print(f"{'':15}{check.fix}", markup=False)

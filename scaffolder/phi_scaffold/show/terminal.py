@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from phi_scaffold.show.inert import raw
@@ -38,6 +39,35 @@ def table(*columns: str, title: str | None = None) -> Table:
         flags = column.removesuffix(name)
         result.add_column(name, justify="right" if ">" in flags else "left", no_wrap="!" in flags)
     return result
+
+
+def fitting_table(columns: Mapping[str, Sequence[str]], out: Console) -> Table:
+    """Return a table of as many leading columns as fit on the console, and at least of the first two.
+
+    Args:
+        columns: Cells by the name of their column, as in `table`. Ids lose their owner if three columns do not fit.
+        out: The console that it is printed on.
+    """
+    short = {name: [c.rpartition("/")[2] if "!" in name else c for c in cells] for name, cells in columns.items()}
+    wide = out.options.update(width=1000)
+    for cells_of, least in ((columns, 3), (short, 2)):
+        for count in range(len(columns), least - 1, -1):
+            names = list(columns)[:count]
+            result = table(*names)
+            for cells in zip(*(cells_of[name] for name in names), strict=True):
+                result.add_row(*cells)
+            if out.measure(result, options=wide).maximum <= out.width:
+                return result
+    return result
+
+
+def marks() -> tuple[str, str]:
+    """Return the marks for yes and no, in characters that stdout can write."""
+    try:
+        "✓✗".encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return "+", "x"
+    return "✓", "✗"
 
 
 def note(text: str) -> None:

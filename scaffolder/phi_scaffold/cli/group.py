@@ -1,0 +1,36 @@
+"""A group of commands whose help shows values in words and whole sentences."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from typer.core import TyperGroup
+
+_METAVARS = {"str": "TEXT", "int": "N", "float": "NUMBER", "path": "PATH"}
+
+
+class Group(TyperGroup):
+    """A group of commands."""
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        """Return the command, with the help that this module describes; None if there is no such command."""
+        command = super().get_command(ctx, name)
+        if command is None:
+            return None
+        command.short_help = (command.help or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
+        params: list[Any] = command.params
+        for param in params:
+            if param.param_type_name == "argument":
+                _name_in_words(param)
+            elif param.metavar is None:
+                python_type = re.sub(r"list\[(.*)]|[<>]| range", r"\1", param.display_type(ctx)).lower()
+                param.metavar = _METAVARS.get(python_type)
+        return command
+
+
+def _name_in_words(argument: Any) -> None:
+    """Show an argument by its name, without the Python type that typer adds, and without braces if it is required."""
+    argument.display_type_rich = lambda **_: ""
+    if argument.required:
+        argument._usage_display_name = lambda: str(argument.display_name_raw)

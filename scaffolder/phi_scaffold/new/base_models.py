@@ -1,0 +1,124 @@
+"""Names of base models as people type them: ids, addresses of the Hub, folders, and parts of a name such as `phi-4-mini`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from phi_runtime.core.artifacts import read_json
+from phi_runtime.core.errors import UsageError
+from phi_runtime.core.hub_id import HUB_ID
+from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.models.known import known_id
+from phi_runtime.models.place import is_model_folder
+from phi_runtime.models.shape import Shape, shape_of
+from phi_scaffold.new.catalog import CatalogModel, catalog
+
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:[/?#].*)?", re.IGNORECASE
+)
+_PATH = re.compile(r"[./~\\]|[A-Za-z]:[\\/]|.*\\")
+UNKNOWN_CONTEXT = 2048  # tokens assumed for a model whose config.json does not say
+_VARIANTS = (["instruct"], ["it"], ["chat"])  # words that a name of the usual variant of a model may lack
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A base model in a folder of this machine, with the attributes of a CatalogModel that `new` uses.
+
+    Attributes:
+        id: Its absolute path.
+        base: It has no chat template.
+    """
+
+    id: str
+    shape: Shape
+    context: int
+    base: bool
+    gated: bool = False
+    learning_rate: float = 2e-4
+    prompt_format: str = "plain"
+    target_modules: tuple[str, ...] | None = None  # detected when the model is loaded
+
+    @property
+    def parameters(self) -> int:
+        return self.shape.parameters
+
+
+BaseModel = CatalogModel | LocalModel
+
+
+@cache
+def base_model(id_: str) -> BaseModel | None:
+    """Return what is known of a model that `find_base_model` returned; None for one of the Hub that is not in the catalog."""
+    folder = Path(id_)
+    shape = shape_of(folder) if folder.is_absolute() else None
+    if shape is None:
+        return catalog().models.get(id_)
+    config = read_json(folder / "config.json")
+    context = (config.get("text_config") or config).get("max_position_embeddings")
+    files = (folder / "chat_template.jinja", folder / "tokenizer_config.json")
+    has_template = files[0].is_file() or (files[1].is_file() and "chat_template" in read_json(files[1]))
+    return LocalModel(id_, shape, context if isinstance(context, int) else UNKNOWN_CONTEXT, base=not has_template)
+
+
+def find_base_model(name: str) -> str:
+    """Return the base model that `name` means: an id of the catalog or the Hub, or the absolute path of a folder.
+
+    Args:
+        name: A catalog id in any case and with or without its owner, an address or id of the Hub, a folder with a model, or
+            a part of one catalog id (`phi-4-mini`, `llama 3.2`).
+
+    Raises:
+        UsageError: `name` is none of these, or a part of several ids; the fix lists them.
+    """
+    name = name.strip()
+    if id_ := known_id(name):
+        return id_
+    if address := _ADDRESS.fullmatch(name):
+        return known_id(address[1]) or address[1]
+    folder = Path(name).expanduser()
+    if is_model_folder(folder):
+        return str(folder.resolve())
+    if _PATH.match(name):
+        raise UsageError(f"{folder} is not the folder of a model: it has no config.json", fix="check the path")
+    if HUB_ID.fullmatch(name):
+        return name
+    found = matching_models(name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"`{name}` is a part of {len(found)} model names", fix=f"choose one of {', '.join(found)}")
+    raise UsageError(
+        f"unknown model `{name}`{did_you_mean(name, catalog().models)}",
+        fix="see `phi-scaffold models`, or use a hub id: OWNER/NAME",
+    )
+
+
+def matching_models(name: str) -> list[str]:
+    """Return the catalog ids that `name` is a part of; only one if the rest of it says merely that it follows instructions.
+
+    Words and numbers are compared: `phi3` is a part of `Phi-3-mini-4k-instruct` and not of `Phi-3.5-mini-instruct`.
+    """
+    part = _words(name)
+    if not part:
+        return []
+    rests = {id_: _rest(part, _words(id_.rpartition("/")[2])) for id_ in catalog().models}
+    found = {id_: rest for id_, rest in rests.items() if rest is not None}
+    usual = [id_ for id_, rest in found.items() if rest in _VARIANTS]
+    return usual if len(usual) == 1 else list(found)
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"\d+(?:\.\d+)?|[a-z]+", name.casefold().replace("_", "."))
+
+
+def _rest(part: Sequence[str], words: list[str]) -> list[str] | None:
+    """Return the words that are not in `part`; None if its words do not follow one another in `words`."""
+    for start in range(len(words) - len(part) + 1):
+        if words[start : start + len(part)] == list(part):
+            return words[:start] + words[start + len(part) :]
+    return None

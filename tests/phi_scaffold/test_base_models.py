@@ -1,0 +1,93 @@
+"""The base model of `new`, as people name it, and whether this machine can train it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from phi_runtime.core.errors import UsageError
+from phi_runtime.hardware.machine import Gpu
+from phi_scaffold.new import fit
+from phi_scaffold.new.answers import Answers
+from phi_scaffold.new.base_models import base_model, find_base_model, matching_models
+from phi_scaffold.new.fit import fit_notes
+from tests.conftest import Cli
+
+MINI, REASONING = "microsoft/Phi-4-mini-instruct", "microsoft/Phi-4-mini-reasoning"
+PHI_3 = ["microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-instruct", "microsoft/Phi-3-medium-4k-instruct"]
+
+
+@pytest.mark.parametrize(
+    ("name", "id_"),
+    [
+        ("PHI-4", "microsoft/phi-4"),
+        ("phi-1.5", "microsoft/phi-1_5"),
+        ("phi4 mini", MINI),
+        ("phi-4-mini", MINI),
+        ("mini-reasoning", REASONING),
+        ("phi 3.5", "microsoft/Phi-3.5-mini-instruct"),
+        ("smollm", "smollm2-135m"),
+        ("https://huggingface.co/microsoft/Phi-4-mini-instruct", MINI),
+        ("huggingface.co/microsoft/phi-4/tree/main", "microsoft/phi-4"),
+        ("https://hf.co/org/own-model?library=transformers", "org/own-model"),
+        ("org/own-model", "org/own-model"),
+    ],
+)
+def test_a_model_has_the_names_that_people_type(name: str, id_: str) -> None:
+    assert find_base_model(name) == id_
+
+
+@pytest.mark.parametrize(("name", "ids"), [("phi3", PHI_3), ("Phi-3", PHI_3), ("qwen9", []), ("", [])])
+def test_a_part_of_several_names_is_not_guessed(name: str, ids: list[str]) -> None:
+    assert matching_models(name) == ids
+    with pytest.raises(UsageError) as caught:
+        find_base_model(name)
+    assert all(id_ in caught.value.fix for id_ in ids)
+
+
+@pytest.mark.parametrize("name", ["./none", "../none", "~/none", "/none/at/all", r"C:\models\none"])
+def test_a_path_without_a_model_is_not_taken_for_a_name(name: str) -> None:
+    with pytest.raises(UsageError, match=r"config\.json"):
+        find_base_model(name)
+
+
+def test_a_folder_is_a_base_model_with_the_facts_of_its_files(
+    cli: Cli, tiny_phi3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my model"
+    shutil.copytree(tiny_phi3, folder)
+    found = base_model(find_base_model("my model"))
+    assert found is not None
+    assert (found.id, found.context) == (
+        str(folder),
+        json.loads((folder / "config.json").read_text())["max_position_embeddings"],
+    )
+    assert cli("new", "p", "--yes", "--no-git", "--model", "my model").code == 0
+    config = json.loads((tmp_path / "p" / "fine-tuning" / "olive-config.json").read_text(encoding="utf-8"))
+    assert config["input_model"]["model_path"] == str(folder)
+    assert cli("validate", tmp_path / "p" / "fine-tuning" / "olive-config.json").code == 0
+
+
+def notes(monkeypatch: pytest.MonkeyPatch, memory: float, *cards: Gpu, **answers: str) -> list[str]:
+    monkeypatch.setattr(fit, "memory_bytes", lambda: int(memory))
+    monkeypatch.setattr(fit, "gpus", lambda: cards)
+    chosen = Answers(**{"model": "microsoft/phi-4", **answers})
+    return fit_notes(chosen, base_model(chosen.model))
+
+
+def test_a_method_that_does_not_fit_names_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--method qlora" in notes(monkeypatch, 25e9)[0]
+    assert notes(monkeypatch, 25e9, method="qlora") == []
+    assert "--model smollm2-135m" in notes(monkeypatch, 2.5e9)[0]
+    assert notes(monkeypatch, 2.5e9, model="smollm2-135m") == []
+
+
+def test_the_gpu_of_a_project_for_cuda_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Gpu("Test", int(80e9), int(80e9), 9.0)
+    assert "no NVIDIA GPU" in notes(monkeypatch, 500e9, target="cuda")[0]
+    assert notes(monkeypatch, 8e9, card, target="cuda") == []
+    assert "--method qlora" in notes(monkeypatch, 500e9, Gpu("Small", int(24e9), int(24e9), 8.0), target="cuda")[0]
