@@ -13,7 +13,9 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.core import project as folders
 from phi_runtime.core.events import Emit, silent
 from phi_runtime.core.signals import left_to_caller
+from phi_runtime.core.trust import is_trusted
 from phi_runtime.data.chat import Message
+from phi_runtime.data.hooks import require_trusted_hooks
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.engine import Outcome, run
 from phi_runtime.pipeline.load import load_config, load_workflow
@@ -45,6 +47,7 @@ class Project:
         on_local: bool = False,
         skip_bad_rows: bool = False,
         trust_remote_code: bool = False,
+        trust_project: bool = False,
     ) -> Project:
         """Open the project that contains `path`, which is a folder or a workflow config.
 
@@ -55,6 +58,8 @@ class Project:
             on_local: Run on this machine, whatever `host` and `target` the config names.
             skip_bad_rows: Skip rows that cannot be used, instead of raising DataError.
             trust_remote_code: Run Python code that comes with the model, if the config allows it too.
+            trust_project: Run the project's hooks.py and user_script. Default: only where its setup has run, or the
+                command line had --trust-project once.
 
         Raises:
             UsageError: There is no project or config at `path`.
@@ -71,6 +76,7 @@ class Project:
                 data={"": Path(data)} if data is not None else {},
                 trust_remote_code=trust_remote_code,
                 skip_bad_rows=skip_bad_rows,
+                run_user_script=trust_project or is_trusted(project.root),
             ),
         )
 
@@ -115,9 +121,11 @@ class Project:
             The stages that ran, those that were cached, and the evaluation.
 
         Raises:
-            PhiError: ConfigError, DataError, Conflict (another run is active), Interrupted, OutOfResources, or
+            PhiError: UsageError (hooks.py of a project that is not trusted), ConfigError, DataError,
+                Conflict (another run is active), Interrupted, OutOfResources, or
                 WorkFailed for a stage that failed.
         """
+        require_trusted_hooks(self.folders.config, trusted=self.overrides.run_user_script)
         config = load_config(self.folders.config, self.overrides)
         with nullcontext() if handle_signals else left_to_caller():
             outcome = run(self.folders, on_event, config=config, only=stages, until=until, force=force, nproc=processes)

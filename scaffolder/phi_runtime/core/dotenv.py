@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -55,6 +55,9 @@ def read_dotenv(root: Path, warn: Callable[[str], None] = lambda _: None) -> Non
     for server, credentials in _SERVERS.items():
         if server in found and server not in os.environ:
             value, line = found[server]
+            if server == "MLFLOW_TRACKING_URI" and _sends_login(value, found):
+                warn(f".env may not set `{server}`: MLflow would send your ~/.mlflow/credentials there")
+                continue
             _require_encryption(server, value, Location(file, line))
             _withhold(server, credentials, {name for name in credentials if name in found}, warn)
             os.environ[server] = value
@@ -98,6 +101,13 @@ def _require_encryption(name: str, value: str, where: Location) -> None:
         return
     if url.scheme != "https" and url.hostname not in _LOOPBACK:
         raise ConfigError(f"`{name}` must be an https address", where=where, fix=f"write {name}=https://…")
+
+
+def _sends_login(tracker: str, found: Collection[str]) -> bool:
+    """Return True if MLflow (3.17) would send the user's stored login to a server for which .env has none of its own."""
+    has_own = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"} <= set(found)
+    is_local = urlsplit(tracker).scheme in ("", "file", "sqlite")
+    return not is_local and not has_own and Path("~/.mlflow/credentials").expanduser().is_file()
 
 
 def _withhold(server: str, credentials: tuple[str, ...], own: set[str], warn: Callable[[str], None]) -> None:

@@ -6,9 +6,10 @@ import os
 import re
 import shlex
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
-from phi_runtime.core.errors import UsageError
+from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.trust import is_own
 
 CONFIG = Path("fine-tuning/olive-config.json")
@@ -169,6 +170,18 @@ def tasks(project: ProjectFolder) -> list[str]:
     """Return the names of the other tasks that have runs in gen-model/."""
     folders = (runs.parent for runs in (project.root / GEN_MODEL).glob("*/runs"))
     return sorted(folder.name for folder in folders if folder.name not in RESERVED and folder != project.gen_model)
+
+
+def refuse_links(project: ProjectFolder) -> None:
+    """Raise UsageError for a link in a folder of outputs: writing through it would replace files outside of the project."""
+    for top in (project.root / GEN_MODEL, project.model_cache):
+        below = (Path(folder, name) for folder, *names in os.walk(top) for name in (*names[0], *names[1]))
+        if link := next((path for path in chain([top], below) if path.is_symlink()), None):
+            raise UsageError(
+                f"{project.shown(link)} is a link, in a project that you have not set up here",
+                where=Location(link),
+                fix="remove it, or pass --trust-project once",
+            )
 
 
 def new_command(config: Path) -> str:

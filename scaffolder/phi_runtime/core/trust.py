@@ -8,6 +8,7 @@ in a file of the user's that no project can write.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -40,11 +41,12 @@ def trust(root: Path, by: By) -> None:
 def is_trusted(root: Path) -> bool:
     """Return True if code of the project in `root` may run.
 
-    A project that only its setup has recorded must also belong to this user: another owner can replace its files.
+    A project that only its setup has recorded must also belong to this user, and be writable by no others: they could
+    replace its files.
     """
     by = _folders().get(str(root.resolve()))
     parts = (root, root / ".venv", root / "fine-tuning")
-    return by == "user" or (by == "setup" and all(is_own(part) for part in parts if part.exists()))
+    return by == "user" or (by == "setup" and all(_is_closed(part) for part in parts if part.exists()))
 
 
 def is_own(path: Path) -> bool:
@@ -58,6 +60,11 @@ def is_own(path: Path) -> bool:
         return path.stat().st_uid in owners
     except OSError:
         return False
+
+
+def _is_closed(folder: Path) -> bool:
+    """Return True if the folder belongs to this user and only the owner and the group write in it (umask 002)."""
+    return is_own(folder) and (os.name == "nt" or not folder.stat().st_mode & stat.S_IWOTH)
 
 
 def _folders() -> dict[str, str]:

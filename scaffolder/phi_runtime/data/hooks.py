@@ -11,7 +11,7 @@ from typing import Any
 from phi_runtime.config.paths import resolve
 from phi_runtime.config.schema import DataConfig
 from phi_runtime.core.artifacts import digest, file_digest
-from phi_runtime.core.errors import DataError, Location
+from phi_runtime.core.errors import DataError, Location, UsageError
 from phi_runtime.data.template import RowError
 
 FILE = "hooks.py"
@@ -83,6 +83,16 @@ def hooks_file(config_path: Path, functions: tuple[str, ...] = ON_ROWS) -> Path 
     names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     names |= {n.asname or n.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for n in node.names}
     return path if names & {*functions, "*"} else None
+
+
+def require_trusted_hooks(config_path: Path, *, trusted: bool) -> None:
+    """Raise UsageError if the project has a hooks.py and is not `trusted`."""
+    if not trusted and (hooks := hooks_file(config_path, (*ON_ROWS, *IN_TRAINING))):
+        raise UsageError(
+            "the functions of hooks.py are code of a project that you have not set up here",
+            where=Location(hooks),
+            fix="read them, then pass --trust-project once",
+        )
 
 
 def hooks_key(config_path: Path, functions: tuple[str, ...] = ON_ROWS) -> str:

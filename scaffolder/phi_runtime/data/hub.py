@@ -94,11 +94,14 @@ def _library(name: str) -> Any:
     try:
         import datasets
         from huggingface_hub.utils import logging as hub_logging
+
+        from phi_runtime.models.hub_answers import bound_answers
     except ImportError as e:
         raise MissingDependency(
             f"reading {name} from the Hub needs the library datasets ({e})",
             fix=f"run `{INSTALL}` in the project's .venv, or use a local file",
         ) from e
+    bound_answers()
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a request to another host at every call
     datasets.config.TORCH_AVAILABLE = False  # or it imports torch for one class: 1.4 s and 180 MB
     datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = _TRIES

@@ -39,6 +39,9 @@ from phi_runtime.models.onnx_adapters import adapter_files
 if TYPE_CHECKING:
     import numpy as np
 
+_LOADS_OR_WRITES = re.compile(
+    r"(?i)library|profiling|backend_path|lib_paths|optimized_model|file_?path"
+)  # of a session
 # Capacities of the KV cache, in tokens: the smallest, doubled as often as needed; and up to which memory is used freely.
 _MIN_CAPACITY, _AMPLE_CAPACITY = 512, 4096
 
@@ -345,11 +348,37 @@ def provider_available(provider: str) -> bool:
 def open_model(path: Path) -> Any:
     """Load the model in the folder `path` with ONNX Runtime GenAI, whose errors (mostly RuntimeError) are raised."""
     og = runtime()
+    refuse_libraries(read_json(path / "genai_config.json"), path)
     config = og.Config(str(path))
     # By default the runtime uses fewer threads than this process may; more threads than that are four times slower.
     threads = {"session_options": {"intra_op_num_threads": usable_cores()}}
     config.overlay(json.dumps({"model": {"decoder": threads}}))
     return og.Model(config)
+
+
+def refuse_libraries(value: Any, path: Path) -> None:
+    """Raise WorkFailed if genai_config.json names a program library, a provider with its own, or a file elsewhere."""
+    if isinstance(value, list):
+        for item in value:
+            refuse_libraries(item, path)
+    elif isinstance(value, dict):
+        providers = [name for option in value.get("provider_options") or () for name in option]
+        unsafe = [f"provider `{name}`" for name in providers if name.lower() not in PROVIDER_NAMES.values()]
+        unsafe += [f"`{key}`" for key in value if _LOADS_OR_WRITES.search(key)]
+        unsafe += [f"`{key}`" for key, name in value.items() if key.endswith("filename") and _leaves_folder(name)]
+        if unsafe:
+            raise WorkFailed(
+                f"genai_config.json of {path} has {', '.join(unsafe)}, which a model may not name",
+                fix="remove it from that file, or use another model",
+            )
+        for item in value.values():
+            refuse_libraries(item, path)
+
+
+def _leaves_folder(name: Any) -> bool:
+    return isinstance(name, str) and (
+        ".." in re.split(r"[/\\]", name) or re.match(r"[/\\]|[A-Za-z]:", name) is not None
+    )
 
 
 def _load(path: Path) -> tuple[Any, Any, dict[str, Any]]:

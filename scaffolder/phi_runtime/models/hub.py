@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,16 @@ from typing import Any
 
 from phi_runtime.config.schema import LoadKwargs
 from phi_runtime.core.artifacts import file_digest, folder_bytes, require_free_space
-from phi_runtime.core.errors import NetworkError
+from phi_runtime.core.errors import NetworkError, PhiError
 from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.project import WINDOWS_DEVICES
+from phi_runtime.models.hub_answers import BoundedFile, bound_answers
 
 # Weights as safetensors only: a pickle can run code when it is loaded.
 INCLUDED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")
 EXCLUDED = ("onnx/*", "original/*", "*/*.safetensors")
 PARTIAL = ".partial"
+RESERVE_BYTES = 2**30  # of the disk, for a file whose size a mirror does not announce
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,22 @@ def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit, included: Se
     from huggingface_hub import HfApi
     from huggingface_hub.utils import filter_repo_objects
 
+    bound_answers()
     with _hub_errors(repo_id):
         info = HfApi().model_info(repo_id, revision=load.revision, files_metadata=True)
         siblings = {s.rfilename: s for s in info.siblings or []}
         patterns = [*included, "*.py"] if load.trust_remote_code else list(included)
-        names = filter_repo_objects(siblings, allow_patterns=patterns, ignore_patterns=list(EXCLUDED))
+        names = list(filter_repo_objects(siblings, allow_patterns=patterns, ignore_patterns=list(EXCLUDED)))
         files = [siblings[n] for n in names]
         for file in files:
             _require_plain_name(file, repo_id)
+            if not isinstance(file.size, int | None) or (file.size or 0) < 0:
+                raise ValueError(f"{file.rfilename} has the size {file.size!a}")
+        if len({name.casefold() for name in names}) < len(files):  # one file on Windows and macOS
+            raise NetworkError(
+                f"{repo_id} lists names that may not be written together: they differ in case alone",
+                fix="choose another repository",
+            )
         if included is INCLUDED and not any(f.rfilename.endswith(".safetensors") for f in files):
             raise NetworkError(
                 f"{repo_id} has no safetensors weights (pickled weights are not loaded)",
@@ -87,7 +99,9 @@ def _download_file(repo_id: str, commit: str, file: Any, out: Path) -> Path:
         partial.unlink()
     with partial.open("ab") as stream:
         url = hf_hub_url(repo_id, file.rfilename, revision=commit)
-        http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=file.size)
+        most = shutil.disk_usage(out).free - RESERVE_BYTES if file.size is None else file.size
+        bounded: Any = BoundedFile(stream, most, f"{file.rfilename} of {repo_id}")
+        http_get(url, bounded, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=file.size)
     if not _is_complete(partial, file):
         partial.unlink()
         raise NetworkError(f"{file.rfilename} of {repo_id} is corrupt", fix="run again to download it again")
@@ -112,7 +126,9 @@ def _require_plain_name(file: Any, repo_id: str) -> None:
     """Raise NetworkError for a name that would be written outside of the model's folder, or that Windows reads as another."""
     name, blob = str(file.rfilename), str(file.blob_id or "")
     parts = name.split("/")
-    unsafe = re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', name) or any(part in ("", ".", "..") for part in parts)
+    unsafe = re.search(r'[\\:*?"<>|]', name) or not name.isprintable()
+    unsafe = unsafe or any(not part or part[-1] in ". " for part in parts)  # Windows drops them; also `.` and `..`
+    unsafe = unsafe or any(part.partition(".")[0].casefold() in WINDOWS_DEVICES for part in parts)
     if unsafe or not re.fullmatch(r"[0-9a-f]*", blob):
         raise NetworkError(
             f"{repo_id} lists a file that may not be written: {name!a}",
@@ -146,6 +162,8 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
     site = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         yield
+    except PhiError:
+        raise
     except errors.GatedRepoError as e:
         raise NetworkError(
             f"{repo_id} is gated: its terms must be accepted first",
@@ -167,4 +185,15 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         raise NetworkError(
             f"cannot download {repo_id} from {site}: {reason}",
             fix="check the network; the next run resumes the download",
+        ) from e
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as e:  # of huggingface_hub, which trusts it
+        raise NetworkError(
+            f"the answer of {site} about {repo_id} cannot be read: {type(e).__name__}: {str(e)[:200]}",
+            fix="check HF_ENDPOINT, or choose another repository",
         ) from e

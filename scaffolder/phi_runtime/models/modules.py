@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -38,22 +39,17 @@ _LARGEST_HEADER_BYTES = 100_000_000
 def tensors(folder: Path, pattern: str = "*.safetensors") -> dict[str, tuple[list[int], str]]:
     """Return shape and number type (F32, BF16, …) of each tensor in the safetensors files of a model folder."""
     return {
-        name: (facts.get("shape", []), facts.get("dtype", ""))
+        name: (facts["shape"], facts["dtype"])
         for file in sorted(folder.glob(pattern))
         for name, facts in _header(file).items()
-        if isinstance(facts, dict) and name != "__metadata__"
     }
 
 
 def is_truncated(file: Path) -> bool:
     """Return True if a safetensors file is shorter than its header says."""
     with file.open("rb") as stream:
-        header_bytes = struct.unpack("<Q", stream.read(8))[0]
-    ends = [
-        facts["data_offsets"][1]
-        for facts in _header(file).values()
-        if isinstance(facts, dict) and "data_offsets" in facts
-    ]
+        header_bytes = int.from_bytes(stream.read(8), "little")
+    ends = [facts["data_offsets"][1] for facts in _header(file).values()]
     return file.stat().st_size < 8 + int(header_bytes) + max(ends, default=0)
 
 
@@ -62,8 +58,11 @@ def is_embedding(module: str) -> bool:
     return bool(_EMBEDDINGS.search(module))
 
 
-def _header(file: Path) -> dict[str, object]:
-    """Read a safetensors header: eight bytes of length, then JSON (https://huggingface.co/docs/safetensors)."""
+def _header(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the tensors of a safetensors header: eight bytes of length, then JSON (https://huggingface.co/docs/safetensors).
+
+    Empty if it is no such header, as of a file that somebody has prepared.
+    """
     with file.open("rb") as stream:
         start = stream.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -71,6 +70,16 @@ def _header(file: Path) -> dict[str, object]:
             return {}
         try:
             header = json.loads(stream.read(size))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
-    return header if isinstance(header, dict) else {}
+    tensors = {n: f for n, f in header.items() if n != "__metadata__"} if isinstance(header, dict) else {}
+    return tensors if all(map(_is_tensor, tensors.values())) else {}
+
+
+def _is_tensor(facts: Any) -> bool:
+    """Return True for facts of a tensor: its number type, shape, and the range of its bytes."""
+    if not isinstance(facts, dict) or not isinstance(facts.get("dtype"), str):
+        return False
+    shape, offsets = facts.get("shape"), facts.get("data_offsets")
+    numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [None]
+    return all(isinstance(number, int) and 0 <= number < 2**63 for number in numbers) and len(offsets or ()) == 2

@@ -117,10 +117,13 @@ def assembled(
 def shape_of(folder: Path) -> Shape | None:
     """Return the shape of the model in `folder`; None if its config.json lacks a size."""
     try:
-        config: dict[str, Any] = read_json(folder / "config.json")
+        config = read_json(folder / "config.json")
     except (OSError, ValueError):
         return None
-    text = {**config, **(config.get("text_config") or {})}
+    if not isinstance(config, dict):
+        return None
+    inner = config.get("text_config")
+    text = {**config, **(inner if isinstance(inner, dict) else {})}
 
     def size(*names: str, default: int = 0) -> int:
         return next((int(text[name]) for name in names if isinstance(text.get(name), int)), default)
@@ -131,7 +134,7 @@ def shape_of(folder: Path) -> Shape | None:
         size("num_attention_heads", "n_head"),
     )
     vocabulary = size("vocab_size")
-    if not (hidden and layers and heads and vocabulary):
+    if min(hidden, layers, heads, vocabulary) < 1:
         return None
     sizes: dict[str, Any] = {
         "vocabulary": vocabulary,
@@ -159,6 +162,7 @@ def shape_of(folder: Path) -> Shape | None:
     modules = {name.removesuffix(".weight"): shape for name, (shape, _) in found.items() if name.endswith(".weight")}
     linear = [Linear(n, s[1], s[0]) for n, s in modules.items() if len(s) == 2 and not is_embedding(n)]
     embeddings = sum(prod(shape) for name, shape in modules.items() if is_embedding(name))
-    parameters = sum(prod(shape) for shape, _ in found.values())
+    if not (parameters := sum(prod(shape) for shape, _ in found.values())):
+        return None
     stored = sum(prod(shape) * _BYTES.get(kind, 2) for shape, kind in found.values()) // parameters
     return Shape(**sizes, parameters=parameters, embeddings=embeddings, linear=tuple(linear), stored_bytes=stored)

@@ -42,6 +42,7 @@ from phi_runtime.core.artifacts import (
 )
 from phi_runtime.core.errors import Interrupted, PhiError
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.trust import is_trusted
 from phi_runtime.data.hooks import FILE as HOOKS
 from phi_runtime.data.hooks import script_of
 from phi_runtime.data.text_faults import without_api_keys
@@ -236,14 +237,21 @@ class RunRecord:
 
 
 def git_commit(folder: Path) -> dict[str, Any] | None:
-    """Return the git commit of `folder`, and if its files differ from it; None outside of a repository."""
+    """Return the git commit of `folder`, and if its files differ from it; None outside of a repository.
+
+    The second is None in a project that is not trusted: `git status` runs programs that the repository's config names.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
     try:
-        return {"commit": git("rev-parse", "HEAD").strip(), "changed": bool(git("status", "--porcelain", "--", "."))}
+        commit = git("rev-parse", "HEAD").strip()
+        return {
+            "commit": commit,
+            "changed": bool(git("status", "--porcelain", "--", ".")) if is_trusted(folder) else None,
+        }
     except (OSError, subprocess.SubprocessError):
         return None
 

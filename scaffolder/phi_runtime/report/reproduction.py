@@ -92,8 +92,12 @@ class ReproducedOutput:
         return self.recorded == self.reproduced
 
 
-def plan_reproduction(run: RecordedRun) -> Reproduction:
+def plan_reproduction(run: RecordedRun, allowed: Overrides) -> Reproduction:
     """Return the plan that reproduces `run`. Nothing is written.
+
+    Args:
+        run: The run, whose record may have come with the project.
+        allowed: Overrides of this command: code runs only if they allow it, whatever the record says.
 
     Raises:
         UsageError: The record has no config.
@@ -110,7 +114,7 @@ def plan_reproduction(run: RecordedRun) -> Reproduction:
     task = replace(task, config=next(iter(files)))
     recorded = run.record.get("request", {})
     request = {"only": recorded.get("only", []), "until": recorded.get("until"), "nproc": recorded.get("nproc", 1)}
-    return Reproduction(run, task, files, _overrides(run), request, _mismatches(run, files))
+    return Reproduction(run, task, files, _overrides(run, allowed), request, _mismatches(run, files))
 
 
 def compare_outputs(reproduction: Reproduction) -> list[ReproducedOutput]:
@@ -125,8 +129,9 @@ def compare_outputs(reproduction: Reproduction) -> list[ReproducedOutput]:
 
 
 def _config_folder(run: RecordedRun) -> Path:
-    recorded = run.record.get("config")
-    return (run.project.root / recorded).parent if recorded else run.project.config.parent
+    root = run.project.root
+    folder = (root / run.record.get("config", run.project.config)).parent
+    return folder if folder.resolve().is_relative_to(root.resolve()) else run.project.config.parent
 
 
 def _config_file(run: RecordedRun) -> Path | None:
@@ -148,10 +153,17 @@ def _text(value: object) -> str:
     return json.dumps(value, indent=4, ensure_ascii=False) + "\n"
 
 
-def _overrides(run: RecordedRun) -> Overrides:
-    recorded = dict(run.record.get("overrides", {}))
-    recorded["data"] = {name: Path(file) for name, file in recorded.get("data", {}).items()}
-    return Overrides(**recorded)
+def _overrides(run: RecordedRun, allowed: Overrides) -> Overrides:
+    recorded = run.record.get("overrides", {})
+    return Overrides(
+        on_local=bool(recorded.get("on_local")),
+        data={name: Path(file) for name, file in recorded.get("data", {}).items()},
+        trust_remote_code=bool(recorded.get("trust_remote_code")) and allowed.trust_remote_code,
+        skip_bad_rows=bool(recorded.get("skip_bad_rows")),
+        run_user_script=bool(recorded.get("run_user_script")) and allowed.run_user_script,
+        settings=dict(recorded.get("settings", {})),
+        values=dict(recorded.get("values", {})),
+    )
 
 
 def _stages(request: dict[str, Any]) -> list[str]:

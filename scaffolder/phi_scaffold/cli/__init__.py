@@ -22,6 +22,16 @@ def main() -> None:
     from phi_scaffold.cli.app import command_line
     from phi_scaffold.cli.failure import guarded
 
-    code = guarded(command_line(sys.argv[1:]))
+    try:
+        code = guarded(command_line(sys.argv[1:]))
+    except Exception:  # with --debug
+        import traceback
+
+        from phi_runtime.pipeline.run_record import without_secrets
+        from phi_scaffold.show.inert import inert_output
+
+        with inert_output():
+            print(without_secrets(traceback.format_exc()), file=sys.stderr, end="")
+        code = 1
     gc.freeze()  # nothing to collect at exit either
     sys.exit(code)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from phi_runtime.core.dotenv import read_dotenv
-from phi_runtime.core.errors import Location, MissingDependency, UsageError
-from phi_runtime.core.project import ProjectFolder, find_project, for_task, new_command, root_of
+from phi_runtime.core.errors import MissingDependency, UsageError
+from phi_runtime.core.project import ProjectFolder, find_project, for_task, new_command, refuse_links, root_of
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.core.trust import is_trusted, trust
 from phi_runtime.hardware.device import machine_cores, share_of
@@ -198,7 +198,7 @@ class Flags:
             runs_hooks: The command calls the functions of hooks.py.
 
         Raises:
-            UsageError: The project is not trusted and has a hooks.py.
+            UsageError: The project is not trusted and has a hooks.py, or links where outputs are written.
             MissingDependency: There are no ML libraries.
         """
         project = self.find_project()
@@ -206,8 +206,12 @@ class Flags:
             trust(project.root, "user")
         trusted = is_trusted(project.root)
         use_project_environment(project, trusted=trusted)
-        if runs_hooks and not trusted:
-            _refuse_hooks(project)
+        if not trusted:
+            refuse_links(project)
+        if runs_hooks:
+            from phi_runtime.data.hooks import require_trusted_hooks
+
+            require_trusted_hooks(project.config, trusted=trusted)
         if self.config is not None and root_of(self.config) is None and not (self.quiet or self.as_json):
             print(
                 f"note: {self.config} is not in a project; outputs are written next to it\n"
@@ -264,17 +268,6 @@ class Flags:
 
         stop = tuple(self.stop or ())
         return SamplingParams(self.max_new_tokens, self.temperature, self.top_p, self.top_k, self.seed, stop, guide)
-
-
-def _refuse_hooks(project: ProjectFolder) -> None:
-    from phi_runtime.data.hooks import IN_TRAINING, ON_ROWS, hooks_file
-
-    if hooks := hooks_file(project.config, (*ON_ROWS, *IN_TRAINING)):
-        raise UsageError(
-            "the functions of hooks.py are code of a project that you have not set up here",
-            where=Location(hooks),
-            fix="read them, then pass --trust-project once",
-        )
 
 
 def _setting(option: str) -> tuple[str, str]:

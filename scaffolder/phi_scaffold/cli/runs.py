@@ -75,7 +75,7 @@ def diff(flags: Flags, before: RunName, after: RunName) -> None:
 
 
 @runs.command(context_settings=_ACCEPTS_NUMBERS)
-@accepts(*HISTORY)
+@accepts("trust_project", "trust_remote_code", *HISTORY)
 def reproduce(
     flags: Flags,
     run: RunName,
@@ -93,7 +93,7 @@ def reproduce(
 
     Example: phi-scaffold runs reproduce latest --dry-run
     """
-    project = flags.enter_project()
+    project = flags.enter_project(runs_hooks=not dry_run)
     from phi_runtime.core.errors import Conflict
     from phi_runtime.pipeline.engine import run as run_workflow
     from phi_runtime.report.history import find_run
@@ -101,7 +101,7 @@ def reproduce(
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import runs as show_runs
 
-    plan = plan_reproduction(find_run(project, run))
+    plan = plan_reproduction(find_run(project, run), flags.overrides())
     changed = [mismatch for mismatch in plan.mismatches if mismatch.changes_result]
     if not flags.as_json:
         show_runs.reproduction(plan)

@@ -123,6 +123,11 @@ def _install(tree: Path, folder: Path, files: Sequence[str]) -> tuple[str, ...]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         tree.replace(folder)
         return ()
+    parents = {folder / parent for name in files for parent in Path(name).parents}
+    if link := next((parent for parent in sorted(parents) if parent != folder and parent.is_symlink()), None):
+        raise Conflict(
+            f"{link} is a link, and files are not written through it", fix="remove it, or choose another name"
+        )
     backed_up = []
     for name in files:
         source, target = tree / name, folder / name

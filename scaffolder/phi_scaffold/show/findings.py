@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import Location, PhiError
+from phi_scaffold.show.inert import inert
 from phi_scaffold.show.paths import short_path, with_short_paths
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _print_lines(lines: Sequence[Sequence[Part]], stderr: bool) -> None:
     stream = sys.stderr if stderr else sys.stdout
     if not stream.isatty():
         for line in lines:
-            print("".join(text for text, _ in line), file=stream)
+            print(inert("".join(text for text, _ in line)), file=stream)
         return
     from rich.text import Text
 

@@ -11,13 +11,16 @@ from typing import Any, TextIO
 _STYLE = r"\x1b\[[0-9;]*m"
 # Control characters but for tab and line breaks, and those that reorder text (https://trojansource.codes).
 _ACTIVE = "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)"
+# In names, and not in answers, whose languages may need them. Joiners (U+200C, U+200D) are part of words and emoji.
+_INVISIBLE = "[\u061c\u200b\u200e\u200f\u2028\u2029\u2060-\u2064\ufeff]"
+_ACTIVE_NAME = re.compile(f"{_ACTIVE}|{_INVISIBLE}")
 _ACTIVE_TEXT = re.compile(_ACTIVE)
 _ACTIVE_BUT_STYLES = re.compile(f"(?P<style>{_STYLE})|{_ACTIVE}")
 
 
 def inert(text: str) -> str:
-    r"""Return `text` with each control character as its code: `\x1b`, `\u202e`."""
-    return _ACTIVE_TEXT.sub(_code, text)
+    r"""Return `text` with each control and each invisible character as its code: `\x1b`, `\u202e`, `\u200b`."""
+    return _ACTIVE_NAME.sub(_code, text)
 
 
 def _code(match: re.Match[str]) -> str:

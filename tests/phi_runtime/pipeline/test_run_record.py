@@ -14,6 +14,7 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import Interrupted, OutOfResources
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.trust import trust
 from phi_runtime.pipeline import run_record
 from phi_runtime.pipeline.load import load_config
 from phi_runtime.pipeline.run_record import SECRET, RunRecord, without_secrets
@@ -114,6 +115,8 @@ def test_a_record_names_the_commit_and_if_files_differ_from_it(make_project: Mak
     assert run_record.git_commit(project.root) is None
     git("add", ".")
     git("commit", "--quiet", "-m", "first")
+    assert run_record.git_commit(project.root) == {"commit": git("rev-parse", "HEAD"), "changed": None}
+    trust(project.root, "setup")  # `git status` runs programs that the repository names
     assert run_record.git_commit(project.root) == {"commit": git("rev-parse", "HEAD"), "changed": False}
     project.config.write_text(project.config.read_text() + "\n")
     assert run_record.git_commit(project.root) == {"commit": git("rev-parse", "HEAD"), "changed": True}

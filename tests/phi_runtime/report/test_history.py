@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.schema import canonical
 from phi_runtime.core.artifacts import file_digest, seal, write_json
 from phi_runtime.core.errors import Conflict, UsageError
@@ -248,7 +249,7 @@ def recorded_run(project: ProjectFolder) -> RecordedRun:
 
 
 def test_a_reproduction_restores_the_config_as_a_task_with_the_flags_of_the_run(project: ProjectFolder) -> None:
-    plan = plan_reproduction(recorded_run(project))
+    plan = plan_reproduction(recorded_run(project), Overrides())
     assert plan.mismatches == []
     task = f"reproduce-{FIRST}"
     flags = "--on local --set passes.finetune.r=4 --nproc 2"
@@ -275,7 +276,7 @@ def test_a_reproduction_names_each_input_that_is_not_that_of_the_run(
     monkeypatch.setattr("phi_runtime.report.reproduction.usable_cores", lambda: 4)
     text = (run.folder / "config-files" / "olive-config.json").read_text()
     (run.folder / "config-files" / "olive-config.json").write_text(text.replace("{", '{"x": "<secret>", ', 1))
-    found = {m.subject: (m.current, m.changes_result) for m in plan_reproduction(run).mismatches}
+    found = {m.subject: (m.current, m.changes_result) for m in plan_reproduction(run, Overrides()).mismatches}
     assert found.keys() == {
         f"reproduce-{FIRST}.olive-config.json",
         "datasets/train.jsonl",
@@ -292,7 +293,7 @@ def test_a_reproduction_names_each_input_that_is_not_that_of_the_run(
 
 def test_an_older_record_is_reproduced_from_its_complete_config(project: ProjectFolder) -> None:
     write_run(project, FIRST, r=2)
-    plan = plan_reproduction(find_run(project, FIRST))
+    plan = plan_reproduction(find_run(project, FIRST), Overrides())
     assert [m.subject for m in plan.mismatches if m.recorded == "not recorded"] == ["data and base model"]
     plan.write()
     config = load_config(plan.project.config)
@@ -346,6 +347,6 @@ def test_a_reproduced_run_has_the_same_bytes(project: ProjectFolder, cli: Cli) -
     assert (output["stage"], output["same"]) == ("finetune", True)
     assert result.json["differences"] == []
     run = find_run(project, "latest")
-    (again,) = compare_outputs(plan_reproduction(run))
+    (again,) = compare_outputs(plan_reproduction(run, Overrides()))
     assert again.is_same
     assert run.is_current("finetune") is True
