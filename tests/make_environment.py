@@ -13,6 +13,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = "web,serve,sweep,qlora,data"
 
 
 def main(folder: Path) -> None:
@@ -22,17 +23,7 @@ def main(folder: Path) -> None:
     if not light.exists():
         venv.create(light, with_pip=True)
     pip(light / scripts / "python", "--editable", str(ROOT))
-    # QLoRA, so that bitsandbytes is among the requirements.
-    new = [
-        str(light / scripts / "phi-scaffold"),
-        "new",
-        str(project),
-        "--method",
-        "qlora",
-        "--yes",
-        "--no-git",
-        "--force",
-    ]
+    new = [str(light / scripts / "phi-scaffold"), "new", str(project), "--yes", "--no-git", "--force"]
     subprocess.run(new, check=True, stdout=subprocess.DEVNULL)
     if os.name == "nt":
         setup = [
@@ -42,12 +33,11 @@ def main(folder: Path) -> None:
             "-File",
             str(project / "setup" / "setup.ps1"),
             "-With",
-            "web,serve,sweep",
+            EXTRAS,
         ]
     else:
-        setup = ["bash", str(project / "setup" / "setup.sh"), "--with", "web,serve,sweep"]
-    # Python compiles what is imported; compiling all of it takes pip a minute.
-    subprocess.run(setup, check=True, env=os.environ | {"PYTHON": sys.executable, "PIP_NO_COMPILE": "1"})
+        setup = ["bash", str(project / "setup" / "setup.sh"), "--with", EXTRAS]
+    subprocess.run(setup, check=True, env=os.environ | {"PYTHON": sys.executable})
     if not folder.exists():
         folder.symlink_to(project.joinpath(".venv").resolve(), target_is_directory=True)
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]

@@ -13,10 +13,11 @@ from tests.e2e.conftest import sh
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]  # the project is set up and run in it
 
 
-def test_the_project_pins_the_wheel_that_made_it(project: Path) -> None:
-    requirement = (project / "setup" / "phi-scaffold.txt").read_text()
+def test_the_project_installs_the_wheel_that_made_it_and_pins_its_release(project: Path) -> None:
+    requirement = (project / "setup" / "phi-scaffold.local.txt").read_text()
     assert "phi-scaffold @ file://" in requirement
     assert ".whl" in requirement
+    assert "phi-scaffold==" in (project / "setup" / "phi-scaffold.txt").read_text()
     where = sh(project / ".venv" / "bin" / "python", "-P", "-c", "import phi_runtime; print(phi_runtime.__file__)")
     assert where.startswith(str(project / ".venv"))
 

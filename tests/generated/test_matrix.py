@@ -5,12 +5,11 @@ from __future__ import annotations
 import ast
 import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 
 from phi_runtime.config.stage_names import stage_order
 from phi_runtime.pipeline.load import check_file
+from phi_scaffold import __version__
 from phi_scaffold.new import derive, generate, template_files
 from phi_scaffold.new.answers import METHODS, PRECISIONS, TARGETS, TASKS, Answers
 
@@ -97,9 +97,12 @@ def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, targe
     assert stage_order(workflow) == expected
     folders = {p.name for p in folder.iterdir() if p.is_dir()}
     assert folders == {"datasets", "fine-tuning", "inferences", "model-cache", "gen-model", "setup", ".vscode"}
-    pins = (folder / "setup" / "requirements.txt").read_text()
-    assert pins.count("onnxruntime-genai") == (2 if target == "directml" else 1)
-    assert all("==" in line for line in pins.splitlines() if line and not line.startswith("#"))
+    setup = (folder / "setup" / "setup.py").read_text(encoding="utf-8")
+    assert f'TARGET = "{target}"' in setup
+    extras = (
+        ast.literal_eval(re.findall(r"PROJECT_EXTRAS = ({.+})", setup)[0]) if "PROJECT_EXTRAS = {" in setup else set()
+    )
+    assert extras == ({"qlora"} if method == "qlora" else set())
 
 
 REQUIRED = {
@@ -141,7 +144,7 @@ def test_the_columns_of_a_prompt_and_its_completion_are_one_conversation(tmp_pat
 
 def test_the_default_project_is_the_golden_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The emitted text, so that a change of the template is seen in review. Update: `python -m tests.generated.test_matrix`."""
-    monkeypatch.setattr(derive, "own_requirement", lambda: "phi-scaffold==0.1.0")
+    released(monkeypatch.setattr)
     assert golden_text(generate.new(tmp_path / "golden", Answers("smollm2-135m")).folder) == GOLDEN.read_text(
         encoding="utf-8"
     )
@@ -150,8 +153,14 @@ def test_the_default_project_is_the_golden_one(tmp_path: Path, monkeypatch: pyte
 GOLDEN = Path(__file__).parent / "golden.txt"
 
 
+def released(setattr: Callable[[Any, str, Any], None]) -> None:
+    """Let `new` act as the release, not as the checkout that the tests run."""
+    setattr(derive, "own_requirement", lambda: "phi-scaffold==0.1.0")
+    setattr(derive, "local_requirement", lambda: "")
+
+
 def golden_text(folder: Path) -> str:
-    """The whole tree as one text; of the sample data, the first two rows and the count, of the schemas the name alone."""
+    """The whole tree as one text; of the sample data, the first two rows and the count; no schemas and no hashes."""
     parts = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         text = path.read_text(encoding="utf-8")
@@ -160,6 +169,9 @@ def golden_text(folder: Path) -> str:
             text = "\n".join([*lines[:2], f"… {len(lines)} rows"]) + "\n"
         if path.name.endswith(".schema.json"):
             text = "…\n"
+        if path.match("setup/*.txt"):
+            text = text.replace(" \\\n", "")
+            text = re.sub(r"( +--hash=\S+)+", lambda found: f" {found[0].count('sha256')} hashes", text)
         parts.append(f"=== {path.relative_to(folder).as_posix()}\n{text}")
     return "".join(parts)
 
@@ -207,10 +219,11 @@ def test_the_sample_data_have_answers_in_the_form_of_their_task(tmp_path: Path, 
             assert len(row["summary"]) < 0.5 * len(row["text"])
 
 
-def test_plain_copier_makes_the_same_project_without_trust(tmp_path: Path) -> None:
+def test_plain_copier_makes_the_same_project_without_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`copier copy` of this repository, as somebody without phi-scaffold would."""
     from copier import run_copy
 
+    released(monkeypatch.setattr)
     source = tmp_path / "repository"
     template = template_files.template_root(source)
     run_copy(str(template), tmp_path / "project", defaults=True, quiet=True)
@@ -272,28 +285,67 @@ def test_the_help_of_new_lists_every_task_method_and_target() -> None:
         assert options[name].__metadata__[0].help.startswith(f"{', '.join(choices[:-1])} or {choices[-1]}")
 
 
-def test_a_project_says_how_its_phi_scaffold_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_says_how_its_phi_scaffold_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from importlib import metadata
 
     class Installed:
-        version = "1.2.3"
-
         def __init__(self, origin: str | None) -> None:
             self.origin = origin
 
         def read_text(self, _: str) -> str | None:
             return self.origin
 
+    here = tmp_path.as_uri()
+    release = f"phi-scaffold=={__version__}"
     expected = {
-        None: "phi-scaffold==1.2.3",
-        '{"url": "file:///a%20b/x.whl", "archive_info": {}}': "phi-scaffold @ file:///a%20b/x.whl",
-        '{"url": "file:///src", "dir_info": {}}': "phi-scaffold @ file:///src",
-        '{"url": "file:///src", "dir_info": {"editable": true}}': "-e file:///src",
-        '{"url": "https://h/r.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}': "phi-scaffold @ git+https://h/r.git@abc",
+        None: (release, ""),
+        f'{{"url": "{here}/x.whl", "archive_info": {{}}}}': (release, f"phi-scaffold @ {here}/x.whl"),
+        f'{{"url": "{here}", "dir_info": {{}}}}': (release, f"phi-scaffold @ {here}"),
+        f'{{"url": "{here}", "dir_info": {{"editable": true}}}}': (release, f"-e {here}"),
+        '{"url": "https://h/x.whl", "archive_info": {"hashes": {"sha256": "ab"}}}': (
+            "phi-scaffold @ https://h/x.whl#sha256=ab",
+            "",
+        ),
+        '{"url": "https://h/r.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}': (
+            "phi-scaffold @ git+https://h/r.git@abc",
+            "",
+        ),
     }
-    for origin, requirement in expected.items():
+    for origin, requirements in expected.items():
         monkeypatch.setattr(metadata, "distribution", lambda _, origin=origin: Installed(origin))
-        assert template_files.own_requirement() == requirement
+        assert (template_files.own_requirement(), template_files.local_requirement()) == requirements
+
+
+def test_a_project_of_a_checkout_pins_its_commit_if_the_remote_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    monkeypatch.setattr(template_files, "_origin", lambda: {"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "a")
+    commit = git("rev-parse", "HEAD")
+    git("remote", "add", "origin", "https://user:secret@example.com/o/r.git")
+    assert template_files.own_requirement() == f"phi-scaffold=={__version__}", "nobody else has the commit"
+    git("update-ref", "refs/remotes/origin/main", commit)
+    assert template_files.own_requirement() == f"phi-scaffold @ git+https://example.com/o/r.git@{commit}"
+    git("remote", "set-url", "origin", "git@example.com:o/r.git")
+    assert template_files.own_requirement() == f"phi-scaffold @ git+ssh://git@example.com/o/r.git@{commit}"
+    git("remote", "set-url", "origin", str(tmp_path))
+    assert template_files.own_requirement() == f"phi-scaffold=={__version__}", "a path is of this machine alone"
+
+
+def test_a_path_of_this_machine_is_in_a_file_that_git_ignores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(derive, "local_requirement", lambda: "-e file:///src/phi")
+    folder = generate.new(tmp_path / "p", Answers("smollm2-135m")).folder
+    naming = [
+        path.name for path in folder.rglob("*") if path.is_file() and "file:///src/phi" in path.read_text("utf-8")
+    ]
+    assert naming == ["phi-scaffold.local.txt"]
+    assert "/setup/phi-scaffold.local.txt" in (folder / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
 EMITTED = [("classification", "lora", "cpu"), ("extraction", "full", "cuda"), ("chat", "qlora", "directml")]
@@ -351,65 +403,10 @@ def test_a_config_has_no_key_that_changes_nothing(tmp_path: Path, task: str, met
             owner[key] = value
 
 
-# -- setup ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fresh(tmp_path: Path) -> Path:
-    return generate.new(tmp_path / "p", Answers("smollm2-135m")).folder
-
-
-@pytest.mark.skipif(os.name == "nt", reason="a shell script")
-def test_setup_without_python_says_so_and_exits_with_5(fresh: Path, tmp_path: Path) -> None:
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "dirname").symlink_to(shutil.which("dirname") or "dirname")
-    bash = shutil.which("bash") or "bash"
-    done = subprocess.run(
-        [bash, "setup/setup.sh"], cwd=fresh, env={"PATH": str(tools)}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 5
-    assert "no Python 3.11 or later" in done.stderr
-    assert "command not found" not in done.stderr
-
-
-@pytest.mark.skipif(os.name == "nt", reason="a shell script replaces Python")
-def test_setup_installs_extras_once_and_keeps_them(fresh: Path) -> None:
-    python, calls = fresh / ".venv" / "bin" / "python", fresh / "calls"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "$@" >> calls\n')
-    python.chmod(0o755)
-
-    def setup(*arguments: str) -> tuple[int, str, str]:
-        calls.write_text("")
-        command = [sys.executable, "-I", "-S", "setup/setup.py", *arguments]
-        done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout, calls.read_text()
-
-    code, _, installed = setup()
-    assert (code, "requirements.txt" in installed) == (0, True)
-    assert "requirements-web" not in installed
-    installs = [line for line in installed.splitlines() if " install " in line]
-    assert installs
-    assert all("--only-binary :all:" in line for line in installs), "no setup.py of a package runs"
-    assert "--extra-index-url" not in installed, "no other index can offer a package of the same name"
-    code, said, installed = setup()
-    assert (code, said) == (0, "setup: .venv is up to date\n")
-    (trusted,) = installed.splitlines()  # a project that an earlier version set up is recorded, too
-    assert trusted.endswith("trust(Path.cwd(), 'setup')")
-    assert "requirements-web.txt" in setup("--with", "web")[2]
-    installed = setup("--with", "serve,sweep")[2]
-    assert all(f"requirements-{extra}.txt" in installed for extra in ("web", "serve", "sweep"))
-    for arguments in ((), ("--with", "web"), ("--with", "serve,web")):
-        assert setup(*arguments)[:2] == (0, "setup: .venv is up to date\n")
-    assert "requirements-sweep.txt" in setup("--force")[2]
-    assert setup("--with", "wep")[0] == 2
-
-
 if __name__ == "__main__":
     import tempfile
 
-    derive.own_requirement = lambda: "phi-scaffold==0.1.0"
+    released(setattr)
     with tempfile.TemporaryDirectory() as temporary:
         GOLDEN.write_text(
             golden_text(generate.new(Path(temporary) / "golden", Answers("smollm2-135m")).folder), encoding="utf-8"

@@ -72,7 +72,7 @@ def test_a_workbook_is_read_as_it_is_and_olive_cannot(cli: Cli, inside: Path) ->
     assert load == {"data_name": "xlsx", "sheet": "Reviews"}
     assert process["text_template"] == "### Text: {text}\n### Label:\n{label}"
     assert sum("Olive" in note for note in notes) == 1
-    assert "pyarrow" not in (inside / "one/setup/requirements.txt").read_text(encoding="utf-8")
+    assert "PROJECT_EXTRAS = set()" in (inside / "one/setup/setup.py").read_text(encoding="utf-8")
     assert (inside / "one/datasets/a.xlsx").is_file()
 
 

@@ -103,10 +103,9 @@ def test_a_config_of_ai_toolkit_is_migrated_and_its_paths_start_at_its_root(cli:
     assert [f for f in result.json["findings"] if f["severity"] == "error"] == []
     assert created(Path("p"))["data_configs"][0]["load_dataset_config"]["data_files"] == "../datasets/rows.jsonl"
     assert created(Path("p"))["passes"]["qlora"]["r"] == 4
-    requirements = Path("p/setup/requirements.txt").read_text()
-    assert "bitsandbytes" in requirements
-    assert "onnxruntime-genai-cuda" in requirements
-    assert 'TARGET = "cuda"' in Path("p/setup/setup.py").read_text()
+    setup = Path("p/setup/setup.py").read_text()
+    assert 'TARGET = "cuda"' in setup
+    assert 'PROJECT_EXTRAS = {"qlora"}' in setup
 
 
 def test_scripts_and_files_next_to_the_config_come_along_and_models_stay_where_they_are(cli: Cli, old: Path) -> None:
@@ -153,7 +152,7 @@ def test_a_yaml_config_with_a_hub_data_set_keeps_its_comments_and_needs_datasets
     assert cli("new", "p", "--config", old / "a.yaml", "--no-git").code == 0
     text = Path("p/fine-tuning/olive-config.json").read_text()
     assert "// of spring" in text
-    assert "datasets==" in Path("p/setup/requirements.txt").read_text()
+    assert 'PROJECT_EXTRAS = {"data"}' in Path("p/setup/setup.py").read_text()
 
 
 def test_missing_data_is_an_error_of_the_new_project_and_a_faulty_config_creates_none(cli: Cli, old: Path) -> None:

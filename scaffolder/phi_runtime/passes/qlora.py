@@ -12,6 +12,7 @@ from phi_runtime.config.schema.common import Dtype, NamesOrPattern, no_effect
 from phi_runtime.config.schema.registry import register
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import MissingDependency
+from phi_runtime.core.project import setup_command
 from phi_runtime.models.memory import Job, Method
 from phi_runtime.models.shape import Shape
 from phi_runtime.passes.lora import LowRankAdapter
@@ -74,7 +75,9 @@ class QLoRA(LowRankAdapter):
         try:
             import bitsandbytes
         except ImportError as e:
-            raise MissingDependency("QLoRA needs bitsandbytes", fix="pip install 'phi-scaffold[qlora]' in .venv") from e
+            raise MissingDependency(
+                "QLoRA needs bitsandbytes", fix=f"run `{setup_command('qlora')}` in the project"
+            ) from e
         from transformers import BitsAndBytesConfig
 
         from phi_runtime.hardware.device import compute_dtype, pick_device

@@ -25,7 +25,7 @@ from phi_scaffold.new.data_source import HubData, LocalData, columns_of, data_so
 from phi_scaffold.new.fit import fit_notes
 from phi_scaffold.new.lengths import lengths_of
 from phi_scaffold.new.renaming import renamed
-from phi_scaffold.new.template_files import own_requirement
+from phi_scaffold.new.template_files import local_requirement, own_requirement
 
 SAMPLE_FILE = "train.jsonl"
 # The sample data of each task (samples/): columns, number of rows, and the longest row and answer in characters.
@@ -110,6 +110,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "made_by_new": True,
         "phi_scaffold_version": __version__,
         "phi_scaffold_requirement": own_requirement(),
+        "phi_scaffold_local": local_requirement(),
         **_training_settings(answers, model, columns),
         **lengths_of(answers, columns, text_template, optional),
     }, tuple(notes)

@@ -5,32 +5,70 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from phi_runtime.core.errors import WorkFailed
+from phi_scaffold import __version__
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def own_requirement() -> str:
-    """Return the pip requirement of the running phi-scaffold: a release, a commit, an archive or a checkout (PEP 610)."""
+    """Return the pip requirement of the running phi-scaffold that others can install, too: a release, a URL or a commit."""
+    origin = _origin()
+    if origin is None:
+        return f"phi-scaffold=={__version__}"
+    url: str = origin["url"]
+    if not url.startswith("file:"):
+        if vcs := origin.get("vcs_info"):
+            return f"phi-scaffold @ {vcs['vcs']}+{url}@{vcs['commit_id']}"
+        digest = origin.get("archive_info", {}).get("hashes", {}).get("sha256")
+        return f"phi-scaffold @ {url}" + (f"#sha256={digest}" if digest else "")
+    commit = _published_commit(Path(url2pathname(urlsplit(url).path))) if "dir_info" in origin else ""
+    return f"phi-scaffold @ {commit}" if commit else f"phi-scaffold=={__version__}"
+
+
+def local_requirement() -> str:
+    """Return the pip requirement of the checkout or file that the running phi-scaffold comes from; empty if it is from elsewhere."""
+    origin = _origin()
+    if origin is None or not origin["url"].startswith("file:") or "vcs_info" in origin:
+        return ""
+    editable = origin.get("dir_info", {}).get("editable")
+    return f"-e {origin['url']}" if editable else f"phi-scaffold @ {origin['url']}"
+
+
+def _origin() -> dict[str, Any] | None:
+    """Return where pip installed phi-scaffold from (direct_url.json, PEP 610), or None for a package index."""
     try:
-        distribution = metadata.distribution("phi-scaffold")
+        text = metadata.distribution("phi-scaffold").read_text("direct_url.json")
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return f"-e {_CHECKOUT.as_uri()}"
-    origin = distribution.read_text("direct_url.json")
-    if not origin:
-        return f"phi-scaffold=={distribution.version}"
-    direct = json.loads(origin)
-    url: str = direct["url"]
-    if "dir_info" in direct and direct["dir_info"].get("editable"):
-        return f"-e {url}"
-    if "vcs_info" in direct:
-        return f"phi-scaffold @ {direct['vcs_info']['vcs']}+{url}@{direct['vcs_info']['commit_id']}"
-    return f"phi-scaffold @ {url}"
+        return {"url": _CHECKOUT.as_uri(), "dir_info": {"editable": True}}
+    return json.loads(text) if text else None
+
+
+def _published_commit(checkout: Path) -> str:
+    """Return the URL of the commit that is checked out, or an empty string if its remote has no such commit."""
+    try:
+        remote = _git(checkout, "config", "--get", "remote.origin.url")
+        commit = _git(checkout, "rev-parse", "HEAD")
+        published = _git(checkout, "branch", "--remotes", "--contains", commit)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    remote = re.sub(r"^([\w.-]+@[\w.-]+):(?!//)", r"ssh://\1/", remote)  # git@host:owner/name
+    remote = re.sub(r"^https://[^/]*@", "https://", remote)  # a token in it stays here
+    return f"git+{remote}@{commit}" if published and remote.startswith(("https://", "ssh://")) else ""
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
 
 def template_root(temporary: Path) -> Path:
