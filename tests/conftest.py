@@ -35,6 +35,7 @@ _state = tempfile.TemporaryDirectory(
     prefix="phi-scaffold-state-"
 )  # projects that tests trust are not those of the user
 os.environ["XDG_STATE_HOME"] = _state.name
+os.fsync = zygote.no_fsync
 zygote.install()
 
 # Files by the CPU seconds of their longest test: these start first, so that no worker ends alone with one of them.

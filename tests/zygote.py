@@ -48,6 +48,12 @@ PRELOAD = (
     "phi_runtime.pipeline.engine",
     "phi_runtime.training.trainer",
 )
+LEAVES = (  # modules that start no Python process
+    "phi_runtime.evaluation.worker",
+    "phi_runtime.export.builder_process",
+    "phi_runtime.search.optimize.worker",
+    "phi_runtime.serving.worker",
+)
 FRESH: set[str] = set()  # modules that need an interpreter of their own; see `tests.conftest.fresh_processes`
 READ_AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "TOKENIZERS_", "CUDA_", "LD_", "XDG_", "HOME")
 RESERVED = 16_384  # bytes of the zygote's argv, into which its children write theirs
@@ -125,6 +131,10 @@ def install() -> None:
     if sys.platform == "linux" and os.environ.get("PHI_TEST_ZYGOTE") != "0":
         subprocess.Popen._execute_child = _execute_child  # type: ignore[attr-defined]
         util.spawnv_passfds = _spawnv_passfds  # type: ignore[attr-defined]
+
+
+def no_fsync(_descriptor: object) -> None:
+    """Take the place of `os.fsync`: what a killed process has written is kept without it, and no test cuts the power."""
 
 
 def default_interrupt() -> None:
@@ -219,9 +229,12 @@ def _spawnv_passfds(path: Any, args: Sequence[Any], passfds: Sequence[int]) -> i
 def main() -> None:
     """Import the libraries, then fork whatever the other end of the connection requests, until it closes."""
     connection = socket.socket(fileno=int(sys.argv[1]))
+    os.fsync = no_fsync
     for name in PRELOAD:
         with suppress(ImportError):
             importlib.import_module(name)
+    with suppress(ImportError):  # transformers compiles 900 patterns before it loads its first model: 0.2 s of CPU
+        importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("phi3")
     logging.basicConfig(handlers=[], level=logging.WARNING, force=True)  # some of them set it up
     own = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     sys.path[:] = [folder for folder in sys.path if folder not in own]
@@ -282,7 +295,7 @@ def become(command: Command, descriptors: Sequence[int], connection: socket.sock
         own = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE) for fd in descriptors]
         for fd in descriptors:
             os.close(fd)
-        _zygote = nested(command.environment, own)
+        _zygote = None if command.program in LEAVES else nested(command.environment, own)
         for source, target in zip(own, command.targets, strict=True):
             os.dup2(source, target, inheritable=True)
             os.close(source)
@@ -336,7 +349,8 @@ def run(command: Command) -> int:
     os.environ.clear()
     os.environ.update(command.environment)
     os.chdir(command.folder)
-    install()
+    if _zygote:
+        install()
     sys.argv = ["-c" if command.kind == "-c" else command.program, *command.arguments]
     sys.orig_argv = list(command.argv)
     first = {"-m": command.folder, "-c": "", "file": str(Path(command.program).absolute().parent)}[command.kind]

@@ -10,8 +10,10 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
+from jinja2 import Environment
 
 from phi_scaffold.new import hub_rows
 from tests.conftest import Cli
@@ -185,6 +187,22 @@ def test_force_fills_the_folder_in_and_keeps_what_was_in_the_way(cli: Cli, insid
 def test_an_empty_folder_or_a_fresh_repository_is_filled(cli: Cli, inside: Path) -> None:
     (inside / "p" / ".git").mkdir(parents=True)
     assert cli("new", "p", "--yes", "--no-git").code == 0
+
+
+def test_a_template_is_compiled_once(cli: Cli, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("new", "first", "--yes", "--no-git").code == 0
+    original, compiled = Environment.compile, []
+
+    def compile(self: Environment, source: Any, *arguments: str | None) -> Any:
+        compiled.extend([source] if isinstance(source, str) else [])  # copier tries other values too
+        return original(self, source, *arguments)
+
+    monkeypatch.setattr(Environment, "compile", compile)
+    assert cli("new", "second", "--yes", "--no-git").code == 0
+    assert compiled == [], "the templates of the first project, which are compiled already"
+    assert Environment.compile is compile
+    config = "fine-tuning/olive-config.json"
+    assert (inside / "first" / config).read_bytes() == (inside / "second" / config).read_bytes()
 
 
 def test_dry_run_shows_the_tree_and_writes_nothing(cli: Cli, inside: Path) -> None:

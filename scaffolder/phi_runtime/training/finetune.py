@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import CARD
 from phi_runtime.core.errors import Interrupted
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import GEN_MODEL
@@ -102,6 +101,8 @@ def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
     run = prepare(context, trainable)
     data, trainer, stop = run.data, run.trainer, run.stop
     checkpoint = _resume_point(context, trainer)
+    # peft would compile and write an empty card, with the path of the base model, at each save.
+    trainer.model.create_or_update_model_card = lambda _folder: None
     # Under autocast peft's own casts would only copy the inputs of an adapter back and forth.
     autocast = run.dtype != "float32"
     with handled_by(stop.on_signal), run.resources, disable_input_dtype_casting(trainer.model, active=autocast):
@@ -257,7 +258,6 @@ def _save(context: FinetuneContext, trainer: SelectiveTrainer, data: TrainingDat
     if is_main_process():
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.save_pretrained(context.out, state_dict=weights)
-        (context.out / CARD).unlink(missing_ok=True)  # an empty template of peft, with the path of the base model
         save_plain(model, context.out)
         template = data.dataset.training.template
         if isinstance(template, ChatTemplate):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import zipfile
 from collections.abc import Callable
@@ -53,13 +54,20 @@ def _counter(model: str) -> Counter | None:
     except ImportError:
         return None
     if model in EMBEDDED:
-        with files("phi_runtime.models").joinpath(EMBEDDED[model].tokenizer).open("rb") as packed:
-            tokenizer = Tokenizer.from_str(zipfile.ZipFile(packed).read("tokenizer.json").decode())
+        tokenizer = _embedded(model)
     elif file := next(iter(_downloaded(model)), None):
         tokenizer = Tokenizer.from_file(str(file))
     else:
         return None
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+@functools.cache
+def _embedded(model: str) -> Any:
+    from tokenizers import Tokenizer
+
+    with files("phi_runtime.models").joinpath(EMBEDDED[model].tokenizer).open("rb") as packed:
+        return Tokenizer.from_str(zipfile.ZipFile(packed).read("tokenizer.json").decode())
 
 
 def _downloaded(model: str) -> list[Path]:

@@ -72,6 +72,7 @@ def test_a_kill_in_training_goes_on_from_the_last_whole_checkpoint(
     process.communicate(timeout=60)
     work = next((project.gen_model / ".work").iterdir())
     checkpoints = sorted((work / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.partition("-")[2]))
+    assert not (checkpoints[-1] / "README.md").exists(), "peft has an empty card for each"
     broken = work / "checkpoints" / "checkpoint-99"
     broken.mkdir()
     (broken / "trainer_state.json").write_text("{}")
