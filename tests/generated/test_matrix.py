@@ -96,7 +96,8 @@ def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, targe
     expected = ["fetch", "finetune", *(["merge"] if method != "full" else []), "export", "evaluate"]
     assert stage_order(workflow) == expected
     folders = {p.name for p in folder.iterdir() if p.is_dir()}
-    assert folders == {"datasets", "fine-tuning", "inferences", "model-cache", "gen-model", "setup", ".vscode"}
+    for_editors = {".vscode", ".agents", *([".devcontainer"] if target != "directml" else [])}
+    assert folders == {"datasets", "fine-tuning", "inferences", "model-cache", "gen-model", "setup", *for_editors}
     setup = (folder / "setup" / "setup.py").read_text(encoding="utf-8")
     assert f'TARGET = "{target}"' in setup
     extras = (

@@ -43,7 +43,7 @@ def test_each_slip_repeats_its_question(monkeypatch: pytest.MonkeyPatch, capsys:
     found = answers(
         monkeypatch,
         "missing.csv", "moods.csv",
-        "9", "sumary", "1",
+        "9", "classifying", "1",
         "phi3", "phi-4-mini",
         "dora", "2",
         "gpu",
@@ -56,7 +56,7 @@ def test_each_slip_repeats_its_question(monkeypatch: pytest.MonkeyPatch, capsys:
     for part in (
         "missing.csv",
         "there is no choice 9",
-        "sumary",
+        "classifying",
         "3 model names",
         '"type": "DoRA"',
         "int3",

@@ -22,6 +22,8 @@ from phi_scaffold.new.template_files import render
 if TYPE_CHECKING:
     from phi_scaffold.new.existing import ExistingConfig
 
+_LARGEST_COMMIT = 50_000_000  # bytes; larger data hardly belongs into git
+
 
 @dataclass(frozen=True)
 class CreatedProject:
@@ -142,12 +144,17 @@ def _install(tree: Path, folder: Path, files: Sequence[str]) -> tuple[str, ...]:
 
 
 def init_git(folder: Path) -> bool:
-    """Create a git repository in `folder`; do nothing if git is not installed or `folder` is in a repository."""
-    if not shutil.which("git"):
+    """Create a git repository in `folder`, with a first commit if git knows its author and the files are small.
+
+    Does nothing if git is not installed or `folder` is in a repository.
+    """
+
+    def git(*arguments: str) -> bool:
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False).returncode == 0
+
+    if not shutil.which("git") or git("rev-parse", "--is-inside-work-tree") or not git("init", "--quiet"):
         return False
-    inside = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "--is-inside-work-tree"], capture_output=True, check=False
-    )
-    if inside.returncode == 0:
-        return False
-    return subprocess.run(["git", "init", "--quiet", str(folder)], capture_output=True, check=False).returncode == 0
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    if size <= _LARGEST_COMMIT and git("config", "user.email"):
+        git("add", "--all") and git("commit", "--quiet", "--message", "Create the project with phi-scaffold")
+    return True
