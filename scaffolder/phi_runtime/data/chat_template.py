@@ -1,22 +1,21 @@
 """Chat templates: Jinja over the messages of a conversation, from the model or from the config.
 
-transformers renders them (`render_jinja_template`), so a text is exactly the output of `apply_chat_template`.
+`template_engine` renders them, so that a text is exactly the output of `apply_chat_template`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.common_prefix import common_prefix
-from phi_runtime.core.errors import DataError
+from phi_runtime.core.errors import ConfigError, DataError, Location
 from phi_runtime.data.chat import Conversation, conversation_of, text_of
 from phi_runtime.data.end_tokens import end_tokens, split_ends
 from phi_runtime.data.messages import ChatError, Message
@@ -39,12 +38,14 @@ class ChatTemplate:
         column: Column with the messages, or several that follow one another; only answers in the last are trained.
         names: Special tokens that the source may use as variables (bos_token, eos_token, …).
         markers: All tokens of the vocabulary that are not text; one of them ends a turn.
+        origin: File of the source, for errors; empty: the config.
     """
 
     source: str
     column: str | tuple[str, ...]
     names: Mapping[str, str]
     markers: tuple[str, ...]
+    origin: str = field(default="", compare=False)
 
     @classmethod
     def from_config(cls, tokenizer: Any, setting: str | bool, column: str | Sequence[str]) -> ChatTemplate:
@@ -63,7 +64,8 @@ class ChatTemplate:
             )
         names = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
         markers = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()})
-        return cls(str(source), column if isinstance(column, str) else tuple(column), names, tuple(markers))
+        origin = _origin(Path(tokenizer.name_or_path)) if setting is True else ""
+        return cls(str(source), column if isinstance(column, str) else tuple(column), names, tuple(markers), origin)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -152,21 +154,26 @@ class ChatTemplate:
         return form_of(lambda messages, tools: self._render(messages, tools, add_generation_prompt=False), self.markers)
 
     def _render(self, messages: Sequence[Message], tools: list[Any] | None, *, add_generation_prompt: bool) -> str:
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from phi_runtime.data.template_engine import TemplateFault, compiled
 
         try:
-            texts, _ = render_jinja_template(
-                conversations=[list(messages)],
-                tools=tools,
-                chat_template=self.source,
-                add_generation_prompt=add_generation_prompt,
-                **self.names,
+            return compiled(self.source).render(
+                messages, tools, add_generation_prompt=add_generation_prompt, names=self.names
             )
-        except (TemplateError, TypeError, KeyError) as e:
+        except TemplateFault as e:
+            raise self._fault(e.what, e.line) from None
+        except MemoryError:
+            raise
+        except Exception as e:  # whatever a program from elsewhere raises
             raise RowError(f"the chat template rejects this conversation: {e}") from None
-        return str(texts[0])
+
+    def _fault(self, what: str, line: int) -> ConfigError:
+        """Return the error of a template that no conversation can use."""
+        fix = "set chat_template to shorter Jinja source, or use another model"
+        if self.origin.endswith(".jinja"):
+            return ConfigError(f"the chat template {what}", where=Location(self.origin, line), fix=fix)
+        place = f" (line {line})" if line else ""
+        return ConfigError(f"the chat template {what}{place}", where=Location(self.origin or "chat_template"), fix=fix)
 
     def row(self, values: Mapping[str, Any], *, completion_only: bool) -> Rendered:
         """Return a conversation for training; with `completion_only`, only the assistant's turns with their end tokens.
@@ -310,6 +317,12 @@ def _letters(text: str) -> str:
 Template = PromptTemplate | ChatTemplate
 
 
+def _origin(folder: Path) -> str:
+    """Return the file in the folder of a model that holds its chat template."""
+    names = ("chat_template.jinja", FILE, "tokenizer_config.json")
+    return next((str(folder / name) for name in names if (folder / name).is_file()), "")
+
+
 def default_template(tokenizer: Any) -> Template:
     """Return the template of a model that no data describes: the chat template of its tokenizer, or the text alone."""
     if tokenizer.chat_template:
@@ -326,7 +339,7 @@ def load_template(folder: Path) -> Template:
     raw = read_json(folder / FILE)
     if raw.get("kind") == "chat":
         column = raw["column"] if isinstance(raw["column"], str) else tuple(raw["column"])
-        return ChatTemplate(raw["chat_template"], column, raw["names"], tuple(raw["markers"]))
+        return ChatTemplate(raw["chat_template"], column, raw["names"], tuple(raw["markers"]), _origin(folder))
     # Models of earlier versions do not say if they end with an end token: that is the default.
     end_token, ends = raw.get("end_token", True), tuple(raw.get("ends", ()))
     names = (raw["prompt"], raw["completion"], tuple(raw["inputs"]), raw["answer"], raw["stop"])

@@ -217,7 +217,6 @@ def test_question_and_reference_are_those_of_the_last_answer() -> None:
         (ALTERNATING, chat("Hi", "Ho", system="Be brief."), "rejects this conversation: System role not supported"),
         (ALTERNATING, {"messages": [*TURNS["messages"], *TURNS["messages"][::-1]]}, "Roles must alternate"),
         ("{{ messages[0].content + 1 }}", chat("Hi", "Ho"), "the chat template rejects this conversation"),
-        ("{% for %}", chat("Hi", "Ho"), "the chat template rejects this conversation"),
         ("{{ messages[0].content }}", chat("Hi", "Ho"), "does not show where the answers"),
         (CHATML, {"messages": chat("Hi", "Ho")["messages"][1:]}, "does not show where the answers"),
         (CHATML, {"text": "x"}, "no column `messages`"),
