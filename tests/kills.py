@@ -235,7 +235,7 @@ class Kills:
         """Return what is wrong with the end of a command whose disk became full."""
         if end.code == 0:  # only files that describe the result were not written
             return [] if "warning:" in end.output else [f"nothing is said about the full disk:\n{end.output[-2000:]}"]
-        named = re.search(rf"the disk is full at {re.escape(str(self.folder / 'project'))}/\S+", end.output)
+        named = re.search(r"^(gen-model|model-cache|fine-tuning)\b\S*: error: .*the disk is full$", end.output, re.M)
         if end.code == 8 and (named or " GB free" in end.output):
             return []
         return [f"the full disk is not the reason ({end.code}):\n{end.output[-2000:]}"]

@@ -363,9 +363,9 @@ def run(command: Command) -> int:
         sys.modules["torch"].set_num_threads(threads)
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.modules["__main__"].__builtins__ = __builtins__  # type: ignore[attr-defined]
-    sys.modules.pop(command.program, None)
     if plan := command.environment.get("PHI_TEST_KILL"):
         importlib.import_module("tests.kill_points").install(plan)
+    sys.modules.pop(command.program, None)
     code = 0
     interrupted = False
     try:

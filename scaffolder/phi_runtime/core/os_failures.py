@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
-from phi_runtime.core.errors import OutOfResources, PhiError, UsageError, WorkFailed
+from phi_runtime.core.errors import Location, OutOfResources, PhiError, UsageError, WorkFailed
 
-FREE_DISK = "free some disk space, then run the same command again; completed steps are kept"
+FREE_DISK = "free some space on this disk, then run the same command again; completed steps are kept"
+_FULL_BYTES = 1_000_000  # a disk with fewer free bytes is full
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 _REASONS: dict[int, tuple[type[PhiError], str, str]] = {
     errno.ENOENT: (UsageError, "it does not exist", "check the path"),
@@ -27,24 +33,46 @@ _REASONS: dict[int, tuple[type[PhiError], str, str]] = {
 }
 
 
-def failure_from_os_error(error: OSError, subject: str = "") -> PhiError | None:
+def failure_from_os_error(error: OSError, subject: str = "", folder: Path | None = None) -> PhiError | None:
     """Return the error for a fault of the disk or of a path; None for another one.
 
     Args:
         error: The error of the operating system.
         subject: The work that it ended, if it has a name ("`finetune`").
+        folder: The folder that the work writes to, if it is known.
     """
     path = _shown(error.filename)
     prefix = f"{subject}: " if subject else ""
     if error.errno in _FULL:
-        at = f" at {path}" if path else ""
-        return OutOfResources(f"{prefix}the disk is full{at}", fix=FREE_DISK, resource="disk")
+        return full_disk(subject, Path(path) if path else folder)
     if error.errno == errno.ENOENT and not path and not _has_current_folder():
         return UsageError(f"{prefix}the current folder was deleted", fix="change into another folder")
     if error.errno is None or error.errno not in _REASONS or not path:
         return None
     kind, reason, fix = _REASONS[error.errno]
     return kind(f"{prefix}cannot use {path}: {reason}", fix=fix)
+
+
+def full_disk(subject: str, place: Path | None = None) -> OutOfResources:
+    """Return the error for a disk that became full in the work `subject`, at `place` unless another one is the full one."""
+    places = (*([place] if place else []), Path(), *_other_places())
+    where = next((other for other in places if _is_full(other)), place)
+    prefix = f"{subject}: " if subject else ""
+    location = Location(where.absolute()) if where else None
+    return OutOfResources(f"{prefix}the disk is full", where=location, fix=FREE_DISK, resource="disk")
+
+
+def _other_places() -> Iterator[Path]:
+    with suppress(OSError, RuntimeError):
+        yield Path(tempfile.gettempdir())
+        yield Path.home()
+
+
+def _is_full(place: Path) -> bool:
+    with suppress(OSError, StopIteration):
+        existing = next(path for path in (place, *place.absolute().parents) if path.exists())
+        return shutil.disk_usage(existing).free < _FULL_BYTES
+    return False
 
 
 def _shown(name: object) -> str:

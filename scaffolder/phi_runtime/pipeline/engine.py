@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import discard_previous, read_json, read_manifest, write_json
 from phi_runtime.core.dotenv import read_dotenv
-from phi_runtime.core.errors import Interrupted, MissingDependency, PhiError, UsageError
+from phi_runtime.core.errors import Interrupted, Location, MissingDependency, OutOfResources, PhiError, UsageError
 from phi_runtime.core.events import Emit, Event, error_event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
@@ -111,7 +111,11 @@ def run(
     with exclusive(project.gen_model / LOCK):
         request = {"only": list(only), "until": until, "force": list(force), "nproc": nproc, "stages": names}
         record = RunRecord(project, config, workflow, request)
-        return _Run(project, workflow, emit, force, config.overrides, nproc, record, unneeded).stages(names, conclude)
+        running = _Run(project, workflow, emit, force, config.overrides, nproc, record, unneeded)
+        try:
+            return running.stages(names, conclude)
+        except OSError as e:  # of the record
+            raise failure_from_exception(e, "the record of the run", folder=project.runs) from e
 
 
 def _warn_of_config(config: LoadedConfig, emit: Emit) -> None:
@@ -333,10 +337,10 @@ class _Run:
     @contextmanager
     def working(self, name: str, target: Path, work_dir: Path | None = None) -> Iterator[None]:
         """Time a stage, record its figures, and turn every exception into a PhiError."""
-        folder = self.record.open(name)
         started = time.monotonic()
         reset_peak()
         try:
+            self.record.open(name)
             quiet_libraries()
             yield
         except (KeyboardInterrupt, BrokenPipeError):  # the latter when the reader of our output has exited
@@ -344,10 +348,13 @@ class _Run:
         except Interrupted:
             raise
         except BaseException as e:
-            error = e if isinstance(e, PhiError) else _as_phi_error(name, e, folder)
+            error = e if isinstance(e, PhiError) else _as_phi_error(name, e, target, self.record.folder)
+            if isinstance(error, OutOfResources) and error.resource == "disk":
+                error.where = error.where or Location(target)  # a worker does not know it
             if work_dir:
-                work_dir.mkdir(parents=True, exist_ok=True)
-                write_json(work_dir / FAILED, {"message": error.what})
+                with suppress(OSError):  # the disk may be full
+                    work_dir.mkdir(parents=True, exist_ok=True)
+                    write_json(work_dir / FAILED, {"message": error.what})
             self.emit(error_event(error, name))
             raise error from e
         wall_s = round(time.monotonic() - started, 2)
@@ -358,11 +365,12 @@ class _Run:
         self.emit(Event("stage-finished", name, data))
 
 
-def _as_phi_error(name: str, error: BaseException, folder: Path) -> PhiError:
+def _as_phi_error(name: str, error: BaseException, target: Path, folder: Path | None) -> PhiError:
     """Return the error to show for `error`; the traceback of an unexpected one goes into the run folder."""
-    failure = failure_from_exception(error, f"`{name}`")
-    if not failure.fix:
+    failure = failure_from_exception(error, f"`{name}`", folder=target)
+    if folder and not failure.fix:
         log = folder / f"{name}.error.log"
-        log.write_text(without_secrets("".join(traceback.format_exception(error))), encoding="utf-8")
-        failure.fix = f"see the log: {log}"
+        with suppress(OSError):
+            log.write_text(without_secrets("".join(traceback.format_exception(error))), encoding="utf-8")
+            failure.fix = f"see the log: {log}"
     return failure

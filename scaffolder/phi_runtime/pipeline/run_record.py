@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -195,15 +195,17 @@ class RunRecord:
             yield
         except BaseException as e:
             is_stopped = isinstance(e, Interrupted | KeyboardInterrupt)
-            self._content["state"] = "interrupted" if is_stopped else "failed"
             error = e if isinstance(e, PhiError) else PhiError(f"{type(e).__name__}: {e}")
-            self._content["failure"] = {"stage": self._stage, "message": error.what, "fix": error.fix}
+            failure = {"stage": self._stage, "message": error.what, "fix": error.fix}
+            with suppress(OSError):  # the disk may be full
+                self._close("interrupted" if is_stopped else "failed", failure)
             raise
-        else:
-            self._content["state"] = "done"
-        finally:
-            self._content["ended"] = datetime.now().astimezone().isoformat(timespec="seconds")
-            self._save()
+        self._close("done")
+
+    def _close(self, state: RunState, failure: dict[str, str] | None = None) -> None:
+        ended = datetime.now().astimezone().isoformat(timespec="seconds")
+        self._content |= {"state": state, "failure": failure, "ended": ended}
+        self._save()
 
     def _save(self) -> None:
         if self.folder is None:

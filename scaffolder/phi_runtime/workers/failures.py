@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 from phi_runtime.core.errors import Interrupted, MissingDependency, OutOfResources, PhiError, WorkFailed
-from phi_runtime.core.os_failures import FREE_DISK, failure_from_os_error
+from phi_runtime.core.os_failures import failure_from_os_error, full_disk
 
 RUN_AGAIN = "run the same command again; completed steps are kept"
 LESS_MEMORY = "lower per_device_train_batch_size and raise gradient_accumulation_steps, or train with QLoRA"
 
 
-def failure_from_exception(error: BaseException, subject: str, *, memory_fix: str = LESS_MEMORY) -> PhiError:
+def failure_from_exception(
+    error: BaseException, subject: str, *, memory_fix: str = LESS_MEMORY, folder: Path | None = None
+) -> PhiError:
     """Return the error to show for `error`, raised by `subject` ("`finetune`", "the model builder").
 
     A PhiError is returned unchanged. A full disk, too little memory and a missing library get their own class and fix;
@@ -22,10 +25,10 @@ def failure_from_exception(error: BaseException, subject: str, *, memory_fix: st
     if isinstance(error, KeyboardInterrupt):
         return Interrupted(f"{subject} was stopped", fix=RUN_AGAIN)
     message = str(error).strip()
-    if isinstance(error, OSError) and (failure := failure_from_os_error(error, subject)):
+    if isinstance(error, OSError) and (failure := failure_from_os_error(error, subject, folder)):
         return failure
     if "No space left on device" in message:  # of a library that raises its own class
-        return OutOfResources(f"the disk is full ({subject}: {message})", fix=FREE_DISK, resource="disk")
+        return full_disk(subject, folder)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own class
         return OutOfResources(f"{subject} ran out of memory", fix=memory_fix)
     if isinstance(error, ImportError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from phi_runtime.core import os_failures
 from phi_runtime.core.errors import OutOfResources
 from phi_runtime.core.os_failures import failure_from_os_error
 from phi_runtime.workers.failures import failure_from_exception
@@ -31,7 +33,7 @@ def test_each_fault_has_its_path_its_code_and_what_to_do(number: int, code: int,
     failure = failure_from_os_error(OSError(number, os.strerror(number), "/data/rows.jsonl"))
     assert failure is not None
     assert failure.exit_code == code
-    assert "/data/rows.jsonl" in failure.what
+    assert "/data/rows.jsonl" in str(failure)
     assert word in f"{failure.what} {failure.fix}"
     assert failure.fix
 
@@ -65,4 +67,19 @@ def test_other_faults_stay_what_they_are() -> None:
 def test_a_stage_says_its_name() -> None:
     failure = failure_from_exception(OSError(errno.ENOSPC, "full", "/models"), "`merge`")
     assert isinstance(failure, OutOfResources)
-    assert failure.what == "`merge`: the disk is full at /models"
+    assert str(failure) == "/models: error: `merge`: the disk is full"
+
+
+def test_the_disk_that_is_full_is_named_and_not_the_one_that_the_work_writes_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(os_failures, "_is_full", lambda place: place.name in full)
+    without_path = OSError(errno.ENOSPC, "No space left on device")
+    found = {}
+    for full in (["models"], ["temporary"], []):
+        failure = failure_from_exception(without_path, "`merge`", folder=tmp_path / "models")
+        found[tuple(full)] = str(failure.where)
+    models, temporary = str(tmp_path / "models"), str(tmp_path / "temporary")
+    assert found == {("models",): models, ("temporary",): temporary, (): models}

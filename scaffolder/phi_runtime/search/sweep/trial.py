@@ -105,7 +105,7 @@ def run_trial(settings: TrialSettings, task: TrialTask, emit: Emit, judge: Judge
     except (Interrupted, *_FATAL):
         raise
     except PhiError as e:
-        if isinstance(e.__cause__, OSError):  # the disk
+        if isinstance(e.__cause__, OSError) or getattr(e, "resource", "") == "disk":
             raise
         result = TrialResult("failed", why=e.what)
     finally:
