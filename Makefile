@@ -8,6 +8,8 @@ ASK   ?= I cannot believe they threw me a party!
 
 .PHONY: demo test clean
 
+test: export PYTHONDONTWRITEBYTECODE := # the runs of pytest compile the tests once, whatever the shell says
+
 # From a new project to an answer of its int4 model. The second call finds everything cached.
 demo: $(LIGHT)/bin/phi-scaffold
 	test -d $(DEMO) || $(LIGHT)/bin/phi-scaffold new $(DEMO) --yes --no-git
@@ -25,7 +27,7 @@ test: $(TEST)/installed.txt
 	$(TEST)/bin/python -m slipcover --source scaffolder --fail-under 90 --out $(BUILD)/coverage.txt -m pytest -n 2 --dist worksteal
 	$(TEST)/bin/python -m pytest -n 2 --dist worksteal -m slow
 	$(TEST)/bin/python -m pytest -n 2 --dist loadfile -m olive tests/olive
-	$(TEST)/bin/python -m pytest -m e2e
+	$(TEST)/bin/python -m pytest -m e2e tests/e2e
 
 # The environment of a generated project at its pins, and the test tools.
 $(TEST)/installed.txt: pyproject.toml $(wildcard template/setup/*)

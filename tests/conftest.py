@@ -38,28 +38,40 @@ os.environ["XDG_STATE_HOME"] = _state.name
 os.fsync = zygote.no_fsync
 zygote.install()
 
-# Files by the CPU seconds of their longest test: these start first, so that no worker ends alone with one of them.
-LONGEST_FIRST = (
-    "search/test_optimize.py",
-    "phi_scaffold/test_sweep_command.py",
-    "distributed/test_processes.py",
-    "pipeline/test_several_adapters.py",
-    "pipeline/test_kills.py",
-    "pipeline/test_interruption.py",
-    "export/",
-    "serving/",
-    "generated/",
-    "search/",
-    "pipeline/",
-)
+# Files and folders that take long, and the seconds of all their tests: these start first, so that no worker ends alone with one of
+# them. The folder of the server has a server that all its tests share.
+LONGEST_FIRST = {
+    "search/test_optimize.py": 45,
+    "phi_runtime/serving/": 80,
+    "pipeline/test_engine.py": 33,
+    "generated/test_matrix.py": 37,
+    "search/test_sweep.py": 29,
+    "pipeline/test_several_adapters.py": 22,
+    "pipeline/test_input_adapter.py": 22,
+    "export/test_adapters_apart.py": 20,
+    "distributed/test_processes.py": 18,
+    "pipeline/test_kills.py": 14,
+    "phi_scaffold/test_sweep_command.py": 5,
+}
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the random order within each group of `LONGEST_FIRST`."""
-    last = len(LONGEST_FIRST)
-    items.sort(key=lambda item: next((n for n, part in enumerate(LONGEST_FIRST) if part in item.nodeid), last))
-    items[:] = items[::2] + items[1::2]  # `--dist worksteal` deals a half to each of two workers
+    """Deal whole files to the two halves that `--dist worksteal` gives to two workers: each fixture of a file is created once.
+
+    The order within a file stays random.
+    """
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        path = item.nodeid.partition("::")[0]
+        files.setdefault(next((part for part in LONGEST_FIRST if part in path), path), []).append(item)
+    long = [files.pop(part) for part in LONGEST_FIRST if part in files]
+    halves: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    for number, tests in enumerate(long):
+        halves[number % 2].extend(tests)
+    for tests in sorted(files.values(), key=len, reverse=True):  # the workers get the same number of tests
+        min(halves, key=len).extend(tests)
+    items[:] = halves[0] + halves[1]
 
 
 @pytest.fixture
