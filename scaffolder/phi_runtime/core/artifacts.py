@@ -71,15 +71,19 @@ def _file_digest(path: Path, *_: int) -> str:
 
 def versions(distributions: tuple[str, ...]) -> dict[str, str]:
     """Return the versions of `distributions`, without those that are not installed."""
-    import importlib.metadata
-
     found = {}
     for name in distributions:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        with suppress(ImportError):
+            found[name] = _version(name)
     return found
+
+
+@cache
+def _version(distribution: str) -> str:
+    """Return the version; one that is not installed, an ImportError, is not cached: it may be installed later."""
+    import importlib.metadata
+
+    return importlib.metadata.version(distribution)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -5,6 +5,7 @@ python -m tests.phi_runtime.config.test_json_schema        regenerates the copie
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from phi_runtime.config.dialects.json_schema import FILES, MODELS, Name, schema_of
+from phi_runtime.config.dialects import json_schema
+from phi_runtime.config.dialects.json_schema import FILES, MODELS, Name
 from phi_runtime.config.dialects.json_schema_completion import enums
 from phi_runtime.config.dialects.json_schema_forms import Schema
 from phi_runtime.config.dialects.json_schema_values import VALUES
@@ -24,6 +26,8 @@ from phi_runtime.config.schema.registry import pass_types
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "template" / ".vscode"
 CASES = Path(__file__).parent / "dialects"
+
+schema_of = functools.cache(json_schema.schema_of)
 
 
 def text_of(name: Name) -> str:

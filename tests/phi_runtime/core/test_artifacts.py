@@ -16,6 +16,7 @@ from phi_runtime.core.artifacts import (
     read_manifest,
     require_free_space,
     seal,
+    versions,
     write_text,
 )
 from phi_runtime.core.errors import Conflict, OutOfResources
@@ -128,3 +129,16 @@ def sealed_model(folder: Path, key: str) -> Path:
     (folder / "weights").write_text(key)
     seal(folder, key=key, kind="adapter", facts={})
     return folder
+
+
+def test_a_version_is_read_once_and_a_package_that_is_installed_later_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert versions(("pytest", "phi-later")) == {"pytest": pytest.__version__}
+    later = tmp_path / "phi_later-1.5.dist-info"
+    later.mkdir()
+    (later / "METADATA").write_text("Metadata-Version: 2.1\nName: phi-later\nVersion: 1.5\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert versions(("phi-later",)) == {"phi-later": "1.5"}
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "read again")
+    assert versions(("pytest", "phi-later")) == {"pytest": pytest.__version__, "phi-later": "1.5"}
