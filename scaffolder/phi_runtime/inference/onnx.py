@@ -46,6 +46,9 @@ _LOADS_OR_WRITES = re.compile(
 _MIN_CAPACITY, _AMPLE_CAPACITY = 512, 4096
 
 
+_GUIDE_ERRORS = ("Error creating grammar: ", "Error committing tokens: ", "Error computing mask: ")
+
+
 class OnnxSequence:
     """A sequence of the runtime; see sequences.CachedSequence."""
 
@@ -109,7 +112,7 @@ class GuidedSequence(OnnxSequence):
         try:
             yield
         except RuntimeError as e:
-            if "Parser Error" not in str(e):
+            if not str(e).startswith(_GUIDE_ERRORS):
                 raise
             raise _invalid_guide(self.guide, e) from None
 
@@ -429,7 +432,9 @@ def _schema_guidance(text: str) -> str:
 
 def _invalid_guide(guide: Guide, error: Exception) -> InvalidGuide:
     kind = "regular expression" if guide.kind == "regex" else "JSON schema"
-    reason = str(error).removeprefix("Error creating grammar: ").removeprefix("Error committing tokens: ")
+    reason = str(error).partition("\n<state>\n")[0]  # what follows describes the state of the parser
+    for prefix in _GUIDE_ERRORS:
+        reason = reason.removeprefix(prefix)
     if isinstance(error, UnicodeEncodeError):
         reason = "it has half of a surrogate pair, which is no character"
     if guide.kind == "lark":  # without the place in the grammar

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.responses import Response
 
+from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.serving.bodies import AnswerChoice, BodyWriter, dumps, error_event
 from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, from_worker
+from phi_runtime.serving.guide_check import Failure
 from phi_runtime.serving.metrics import Metrics
 from phi_runtime.serving.tool_calls import Delta
 from phi_runtime.serving.tools import Tools
@@ -78,9 +80,10 @@ class Reply(Response):
         stream: bool,
         with_usage: bool,
         tools: Tools | None = None,
+        check_guide: Callable[[], Awaitable[Failure | None]] | None = None,
     ) -> None:
         self.queue, self.writer, self.builders, self.fields = queue, writer, builders, fields
-        self.stream, self.with_usage = stream, with_usage
+        self.stream, self.with_usage, self.check_guide = stream, with_usage, check_guide
         self.choices = [AnswerChoice(tools.parser() if tools else None) for _ in builders]
         self.background = None
         self.started_s = time.monotonic()
@@ -96,6 +99,8 @@ class Reply(Response):
         disconnect = asyncio.create_task(self._watch_disconnect(receive))
         try:
             async with asyncio.timeout(queue.timeout_s):
+                if self.check_guide:
+                    await self._check_guide(self.check_guide(), disconnect)
                 for index, builder in enumerate(self.builders):
                     self._index[queue.engine.submit(builder, self._parts.put_nowait)] = index
                 await (self._send_stream(send) if self.stream else self._send_body(send))
@@ -113,6 +118,21 @@ class Reply(Response):
             for number in self._index:
                 queue.engine.cancel(number)
             self._count()
+
+    async def _check_guide(self, check: Awaitable[Failure | None], disconnect: asyncio.Task[None]) -> None:
+        """Wait until the guide was compiled in its own process. Raises ApiError, _ClientDisconnected."""
+        checking = asyncio.ensure_future(check)
+        try:
+            await asyncio.wait({checking, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+            if not checking.done():
+                raise _ClientDisconnected
+            if failure := checking.result():
+                raise from_worker(failure, self.fields.text, self.fields.guide)
+        except PhiError as e:
+            raise ApiError(500, e.what, code="internal_error") from None
+        finally:
+            checking.cancel()
+        self.queue.check_ready()  # it may have changed meanwhile
 
     async def _watch_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -176,6 +176,9 @@ class RequestHandler:
             for entry in inputs
             for choice_sampling in _sampling_of_choices(sampling, request.count)
         ]
+        check_guide = None
+        if sampling.guide:
+            check_guide = partial(self.engine.guides.failure, model.path, sampling.guide)
         head = ResponseHead(request.model, model.fingerprint)
         return Reply(
             self.queue,
@@ -185,6 +188,7 @@ class RequestHandler:
             stream=stream,
             with_usage=request.with_usage,
             tools=tools,
+            check_guide=check_guide,
         )
 
     def find(self, name: str) -> ServedModel:

@@ -11,6 +11,7 @@ from typing import Literal
 from phi_runtime.core.errors import PhiError, WorkFailed, from_wire
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.wire import from_json, to_json
+from phi_runtime.serving.guide_check import GuideCheck
 from phi_runtime.serving.wire import GenerationRequest, LoadRequest, Part, ServedModel
 from phi_runtime.workers.child import Message
 from phi_runtime.workers.failures import failure_from_exit_code
@@ -28,12 +29,14 @@ class Engine:
 
     Attributes:
         models: The served models by the names that clients use; filled once `state` is "ready".
+        guides: Checks guides before requests with them are sent.
     """
 
     def __init__(self, load: LoadRequest, emit: Emit, on_ready: Callable[[], None]) -> None:
         self.load, self.emit, self.on_ready = load, emit, on_ready
         self.models: dict[str, ServedModel] = {}
         self.state: State = "loading"
+        self.guides = GuideCheck({KEY: None})
         self.listeners: dict[int, Callable[[Part], None]] = {}
         self._numbers = count(1)
         self._worker: Worker | None = None
@@ -48,20 +51,10 @@ class Engine:
         Raises:
             PhiError: The worker cannot load its models.
         """
-        while True:
-            try:
-                await self._run_worker()
-            finally:
-                kind = "stopping" if self.state == "stopping" else ""
-                self._fail_all(kind, f"{_SUBJECT} ended before the answer was complete")
-                if self._worker:
-                    await asyncio.shield(asyncio.to_thread(self._worker.end, _STOP_S))
-            if self.state == "stopping":
-                return
-            if self.state == "loading":
-                raise self._death()
-            self.state = "loading"
-            self.emit(Event("warning", "", {"message": f"{self._death().what}; loading the models again"}))
+        try:
+            await self._run_workers()
+        finally:
+            await self.guides.stop()
 
     def submit(self, build: Callable[[int], GenerationRequest], listener: Callable[[Part], None]) -> int:
         """Send the request that `build` creates for a new id, and return the id; `listener` receives the parts of the answer."""
@@ -89,6 +82,22 @@ class Engine:
                 self._worker.process.terminate()  # does not wait for a computation, as the end of stdin may
 
     # -- the worker ----------------------------------------------------------------------------------------------------
+
+    async def _run_workers(self) -> None:
+        while True:
+            try:
+                await self._run_worker()
+            finally:
+                kind = "stopping" if self.state == "stopping" else ""
+                self._fail_all(kind, f"{_SUBJECT} ended before the answer was complete")
+                if self._worker:
+                    await asyncio.shield(asyncio.to_thread(self._worker.end, _STOP_S))
+            if self.state == "stopping":
+                return
+            if self.state == "loading":
+                raise self._death()
+            self.state = "loading"
+            self.emit(Event("warning", "", {"message": f"{self._death().what}; loading the models again"}))
 
     async def _run_worker(self) -> None:
         """Start a worker and handle its messages until it ends."""

@@ -48,6 +48,7 @@ class ServedModel:
         id: The name.
         model: The loaded model behind it.
         adapter: The adapter that is active on it.
+        path: Folder of the loaded model.
         context_length: Tokens of prompt and answer together.
         guides: True if it supports guided decoding.
         converses: True if it was trained on conversations.
@@ -60,6 +61,7 @@ class ServedModel:
     id: str
     model: str
     adapter: str | None
+    path: Path
     context_length: int
     guides: bool
     converses: bool

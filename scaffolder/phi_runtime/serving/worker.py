@@ -66,6 +66,7 @@ def _served_models(session: Session) -> list[ServedModel]:
                 name,
                 session.name,
                 adapter,
+                session.path,
                 generator.context_length,
                 generator.guides,
                 adapted.converses,

@@ -67,21 +67,29 @@ class Server:
 
     def worker(self) -> int:
         """The process of the models."""
+        return self._child("phi_runtime.serving.worker")
+
+    def guides(self) -> int:
+        """The process that compiles guides."""
+        return self._child("phi_runtime.serving.guide_worker")
+
+    def _child(self, module: str) -> int:
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.NoSuchProcess):
-                if any("phi_runtime.serving" in part for part in child.cmdline()):
+                if module in child.cmdline():
                     return child.pid
-        raise AssertionError("no worker runs")
+        raise AssertionError(f"no {module} runs")
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Stop the worker inside the block, so that an answer takes as long as a test needs."""
-        os.kill(self.first_worker, signal.SIGSTOP)
+    def frozen(self, process: int | None = None) -> Iterator[None]:
+        """Stop the worker (or another process) inside the block, so that an answer takes as long as a test needs."""
+        process = process or self.first_worker
+        os.kill(process, signal.SIGSTOP)
         try:
             yield
         finally:
             with suppress(ProcessLookupError):
-                os.kill(self.first_worker, signal.SIGCONT)
+                os.kill(process, signal.SIGCONT)
 
     def until(self, true: Callable[[], bool]) -> None:
         """Waits until something holds; fails after a minute."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,7 +201,7 @@ def test_calls_go_into_a_prompt_as_text_where_the_template_writes_none() -> None
     ],
 )
 def test_a_model_that_cannot_be_guided_refuses_calls_that_need_a_guide(choice: Any, strict: bool, param: str) -> None:
-    model = ServedModel("base", "base", None, 512, False, True, ["messages"], format_of("QWEN"), 0, "fp")
+    model = ServedModel("base", "base", None, Path("base"), 512, False, True, ["messages"], format_of("QWEN"), 0, "fp")
     tools = [{"type": "function", "function": {"name": "add", "strict": strict}}]
     with pytest.raises(ApiError, match="ONNX models do") as caught:
         read_tools(tools, choice, None, model)
