@@ -2,9 +2,9 @@
 
     python bench/soak.py ONNX_FOLDER [--clients 32] [--minutes 10] [--kills 3] [--json]
 
-The clients send chats, completions, streams and guided answers, and leave some of them at random points. In the first quarter the process
-of the models is killed; from then on the memory of each process is sampled, and its medians at the start and at the end are compared. At
-last SIGTERM must end the server after the answers that it accepted.
+The clients send chats, completions, streams and guided answers, and leave some of them at random points. The process of the
+models is killed a few times; in the second half the memory of each process is sampled, and its medians at the start and at the
+end of that half are compared. At last SIGTERM must end the server after the answers that it accepted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,20 @@ from typing import Any
 import httpx
 import psutil
 
-WORDS = ["fox", "river", "winter", "market", "sailor", "garden", "clock", "mountain", "letter", "bakery", "train", "lantern"]
+WORDS = [
+    "fox",
+    "river",
+    "winter",
+    "market",
+    "sailor",
+    "garden",
+    "clock",
+    "mountain",
+    "letter",
+    "bakery",
+    "train",
+    "lantern",
+]
 SAMPLE_S = 0.25
 
 
@@ -73,7 +86,11 @@ class Soak:
     def send(self, client: httpx.Client, rng: random.Random) -> str:
         """Send a request, and return its status: that of HTTP, 499 if the client left, or broken."""
         text = " ".join(rng.choices(WORDS, k=rng.choice([2, 10, 40])))
-        body: dict[str, Any] = {"model": str(self.model), "max_tokens": rng.choice([2, 8, 32]), "stream": rng.random() < 0.5}
+        body: dict[str, Any] = {
+            "model": str(self.model),
+            "max_tokens": rng.choice([2, 8, 32]),
+            "stream": rng.random() < 0.5,
+        }
         body["temperature"] = rng.choice([0, 0, 1])
         path = rng.choice(["/completions", "/chat/completions"])
         body |= {"prompt": text} if path == "/completions" else {"messages": [{"role": "user", "content": text}]}
