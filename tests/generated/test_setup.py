@@ -14,6 +14,7 @@ import pytest
 
 from phi_scaffold.new import derive, generate
 from phi_scaffold.new.answers import Answers
+from tests.zygote import default_interrupt
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="shell scripts replace Python and uv")
 
@@ -39,7 +40,13 @@ class Setup:
         self.calls.write_text("")
         command = [sys.executable, "-I", "-S", "setup/setup.py", *arguments]
         done = subprocess.run(
-            command, cwd=self.root, env={"PATH": f"{self.tools}:/bin"}, capture_output=True, text=True, check=False
+            command,
+            cwd=self.root,
+            env={"PATH": f"{self.tools}:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=default_interrupt,
         )
         return done.returncode, done.stdout + done.stderr, self.calls.read_text().splitlines()
 
@@ -112,6 +119,13 @@ def test_a_failed_installation_says_how_to_continue_and_is_not_taken_for_done(se
     assert "--pip" in said
     setup.script(setup.tools / "uv", "")
     assert "requirements.txt" in str(installs(setup()[2])), "it continues"
+
+
+def test_ctrl_c_ends_setup_without_a_traceback(setup: Setup) -> None:
+    setup.script(setup.tools / "uv", 'case "$*" in *requirements.txt*) kill -INT $PPID; /bin/sleep 1 ;; esac')
+    code, said, _ = setup()
+    assert code == 130
+    assert said.endswith("setup: interrupted; run setup again to continue\n")
 
 
 def test_a_package_whose_installation_was_interrupted_is_installed_again(setup: Setup) -> None:
