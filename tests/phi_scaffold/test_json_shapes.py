@@ -186,6 +186,11 @@ def test_migrate(cli: Cli, project: ProjectFolder, tmp_path: Path) -> None:
     documented("`migrate --json`").check(cli("migrate", older, "--dry-run", "--json").json)
 
 
+def test_clean(cli: Cli, project: ProjectFolder) -> None:
+    (project.model_cache / "org" / "unused").mkdir(parents=True)
+    documented("`clean --json`").check(cli("clean", "--json", "--project", project.root).json)
+
+
 def test_models_and_doctor(cli: Cli) -> None:
     documented("`models --json`").check(cli("models", "--json").json)
     documented("`doctor --json`").check(cli("doctor", "--json").json)

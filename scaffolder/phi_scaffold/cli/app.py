@@ -26,6 +26,7 @@ COMMANDS = (
     "generate",
     "serve",
     "models",
+    "clean",
     "validate",
     "migrate",
     "olive",

@@ -51,6 +51,12 @@ def _stages() -> Iterable[str]:
     return []
 
 
+def _removable() -> Iterable[str]:
+    from phi_runtime.pipeline.cleanup import LOSSES
+
+    return LOSSES
+
+
 def _project_models() -> Iterable[str]:
     from phi_runtime.config.pass_graph import BASE
     from phi_runtime.config.stage_names import FETCH
@@ -66,3 +72,4 @@ precisions = from_list(_answers("precision"))
 stages = from_list(_stages)
 project_models = from_list(_project_models)
 schemas = from_list(lambda: ("workflow", "evaluation", "sweep"))
+removable = from_list(_removable)

@@ -34,6 +34,7 @@ _LINES = {
     "phi-scaffold models": ("list", "catalog", "list-models"),
     "phi-scaffold validate": ("check", "lint", "verify"),
     "phi-scaffold migrate": ("upgrade", "convert-config"),
+    "phi-scaffold clean": ("prune", "purge", "gc", "cleanup", "clear", "rm"),
     "phi-scaffold doctor": ("info", "env", "environment", "system-info"),
     "phi-scaffold --version": ("version",),
     setup_command(): ("setup", "install"),

@@ -1,0 +1,146 @@
+"""Files of a project that can be deleted, with their sizes and what is lost. Imports no ML library."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from phi_runtime.config.overrides import Overrides
+from phi_runtime.config.pass_graph import BASE
+from phi_runtime.config.stage_names import FETCH
+from phi_runtime.core.errors import PhiError, UsageError
+from phi_runtime.core.locks import exclusive
+from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.models.place import base_model_path, input_adapter_path
+from phi_runtime.pipeline.artifact import work_folder
+from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.pipeline.plan import LOCK, plan
+from phi_runtime.pipeline.stage import Stage
+
+Group = Literal["unused", "stale", "base", "merged", "unfinished", "tokens", "sweep", "optimize", "seeds"]
+
+LOSSES: dict[Group, str] = {
+    "unused": "base models that no config of the project uses",
+    "stale": "unfinished work of earlier settings, which no run resumes",
+    "base": "base model; downloaded again by the next run",
+    "merged": "merged model; merged again for a chat with it, or for another export",
+    "unfinished": "checkpoints of unfinished stages; the next run starts over",
+    "tokens": "tokenized data; made again by the next training",
+    "sweep": "trials of sweeps; a stopped search starts over",
+    "optimize": "measured ONNX candidates; measured again by the next `optimize`",
+    "seeds": "trainings with other seeds, of `evaluate --seeds`",
+}
+WITHOUT_LOSS: tuple[Group, ...] = ("unused", "stale")
+_FOLDERS: dict[Group, str] = {"tokens": ".data", "sweep": "sweep", "optimize": "optimize*", "seeds": "seeds"}
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A folder that can be deleted; `group` says what is lost."""
+
+    group: Group
+    path: Path
+    size_bytes: int
+
+
+def removable(project: ProjectFolder, overrides: Overrides | None = None) -> list[Removable]:
+    """Return what can be deleted of model-cache/ and gen-model/, in the order of `LOSSES`. Never an adapter or ONNX model.
+
+    Raises:
+        ConfigError: The config is not valid, so that it is not known what its stages need.
+    """
+    workflow = load_workflow(project.config, overrides)
+    stages = plan(workflow, project)
+    found = [
+        *_unused_models(project),
+        *_work(project, stages),
+        *_not_needed(project, stages),
+        *((group, path) for group, pattern in _FOLDERS.items() for path in sorted(project.gen_model.glob(pattern))),
+    ]
+    order = list(LOSSES)
+    parts = [Removable(group, path, _size(path)) for group, path in found if path.is_dir() or path.is_symlink()]
+    return sorted(parts, key=lambda part: order.index(part.group))
+
+
+def remove(project: ProjectFolder, parts: Sequence[Removable]) -> None:
+    """Delete `parts`. What is deleted is complete or absent at any time; links are deleted, not what they lead to.
+
+    Raises:
+        Conflict: A run is active in the project.
+    """
+    with ExitStack() as locks:
+        locks.enter_context(exclusive(project.gen_model / LOCK))
+        locks.enter_context(exclusive(project.fetch_lock))
+        for part in parts:
+            if part.path.is_symlink():
+                part.path.unlink()
+                continue
+            doomed = part.path.with_name(f".deleted-{part.path.name}")
+            shutil.rmtree(doomed, ignore_errors=True)
+            part.path.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def groups(names: Collection[str]) -> list[Group]:
+    """Return the groups with these names. Raises UsageError for another name."""
+    for name in names:
+        if name not in LOSSES:
+            raise UsageError(
+                f"unknown name `{name}`{did_you_mean(name, LOSSES)}", fix=f"choose from {', '.join(LOSSES)}"
+            )
+    return [group for group in LOSSES if group in names]
+
+
+def _unused_models(project: ProjectFolder) -> Iterator[tuple[Group, Path]]:
+    used: set[Path] = set()
+    try:
+        for config in _configs(project):
+            model = load_workflow(config).input_model
+            task = ProjectFolder(project.root, config)
+            used |= {path for path in (base_model_path(model, task), input_adapter_path(model, task)) if path}
+    except PhiError:  # an unreadable config may use any of them
+        return
+    cache = project.model_cache
+    for path in sorted(cache.iterdir() if cache.is_dir() else ()):
+        below = sorted(path.iterdir()) if path.is_dir() and not (path / "config.json").is_file() else [path]
+        for folder in below:  # owner/name
+            if folder.is_dir() and not any(model == folder or folder in model.parents for model in used):
+                yield "unused", folder
+
+
+def _configs(project: ProjectFolder) -> list[Path]:
+    folder = project.config.parent
+    return sorted(
+        {project.config, *(path for path in folder.glob("*olive-config*") if path.suffix in (".json", ".yaml"))}
+    )
+
+
+def _work(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tuple[Group, Path]]:
+    current = {work_folder(project, stage) for stage in stages if stage.key}
+    folder = project.gen_model / ".work"
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+        yield "unfinished" if path in current else "stale", path
+
+
+def _not_needed(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tuple[Group, Path]]:
+    """Return the base and the merged models whose later stages are all up to date."""
+    states = {stage.name: stage.state for stage in stages}
+    for stage in stages:
+        later = [other.name for other in stages if stage.name in other.after]
+        if not later or any(states[name] not in ("cached", "deleted") for name in later):
+            continue
+        if stage.name == FETCH and stage.target.is_relative_to(project.model_cache):
+            yield "base", stage.target
+        elif stage.name not in (FETCH, BASE) and stage.target.name.partition("-")[0] == "merged":
+            yield "merged", stage.target
+
+
+def _size(path: Path) -> int:
+    if path.is_symlink():
+        return 0
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())

@@ -1,0 +1,100 @@
+"""`clean`: says what can go and what is lost, deletes only with --yes, and never what people made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from phi_runtime.core.locks import exclusive
+from phi_runtime.core.project import ProjectFolder
+from phi_runtime.pipeline.plan import LOCK
+from tests.conftest import Cli, MakeProject, edit_config
+
+
+def add(folder: Path, size: int = 1000) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes(b" " * size)
+    return folder
+
+
+def names(cli: Cli, project: ProjectFolder, *arguments: str) -> dict[str, bool]:
+    """Return the names that `clean --json` lists, each with whether it was deleted."""
+    return {
+        part["name"]: part["deleted"]
+        for part in cli("clean", *arguments, "--json", "--project", project.root).json["parts"]
+    }
+
+
+@pytest.fixture
+def project(make_project: MakeProject) -> ProjectFolder:
+    found: ProjectFolder = make_project()
+    add(found.model_cache / "org" / "unused")
+    add(found.gen_model / ".work" / f"finetune-{'0' * 16}", 2000)
+    add(found.token_cache)
+    return found
+
+
+def test_nothing_is_deleted_without_yes(cli: Cli, project: ProjectFolder) -> None:
+    before = sorted(project.root.rglob("*"))
+    result = cli("clean", "--project", project.root)
+    assert result.code == 0
+    for part in ("model-cache/org/unused", "1.0 kB", "2.0 kB", "Nothing is deleted", "clean --yes"):
+        assert part in result.out
+    assert sorted(project.root.rglob("*")) == before
+
+
+def test_yes_deletes_what_nothing_needs_and_a_name_what_it_names(cli: Cli, project: ProjectFolder) -> None:
+    assert names(cli, project, "--yes") == {"unused": True, "stale": True, "tokens": False}
+    assert names(cli, project) == {"tokens": False}
+    assert names(cli, project, "tokens", "--yes") == {"tokens": True}
+    assert not any(project.model_cache.rglob("config.json"))
+    assert not project.token_cache.exists()
+
+
+def test_a_model_that_any_config_of_the_project_uses_stays(cli: Cli, project: ProjectFolder) -> None:
+    other = project.config.with_name("other.olive-config.json")
+    config = json.loads(project.config.read_text(encoding="utf-8"))
+    config["input_model"]["model_path"] = "../model-cache/org/unused"
+    other.write_text(json.dumps(config), encoding="utf-8")
+    assert "unused" not in names(cli, project)
+    other.write_text("{", encoding="utf-8")  # it may use any
+    assert "unused" not in names(cli, project)
+
+
+def test_a_link_is_deleted_and_not_what_it_leads_to(cli: Cli, project: ProjectFolder, tmp_path: Path) -> None:
+    outside = add(tmp_path / "outside")
+    (project.model_cache / "linked").symlink_to(outside, target_is_directory=True)
+    assert names(cli, project, "--yes")["unused"] is True
+    assert (outside / "config.json").is_file()
+    assert not (project.model_cache / "linked").exists()
+
+
+def test_nothing_is_deleted_while_a_run_is_active(
+    cli: Cli, project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phi_runtime.core.locks.END_S", 0.0)
+    with exclusive(project.gen_model / LOCK):
+        assert cli("clean", "--yes", "--project", project.root).code == 6
+    assert (project.model_cache / "org" / "unused").is_dir()
+
+
+def test_an_invalid_config_deletes_nothing(cli: Cli, project: ProjectFolder) -> None:
+    edit_config(project, lambda config: config["passes"]["finetune"].update(alhpa=1))
+    assert cli("clean", "--yes", "--project", project.root).code == 3
+    assert (project.model_cache / "org" / "unused").is_dir()
+
+
+def test_the_merged_model_can_go_once_what_is_built_from_it_is_up_to_date(
+    cli: Cli, trained_project: MakeProject
+) -> None:
+    edited = trained_project(until="merge")
+    assert "merged" not in names(cli, edited)
+    assert "adapter" not in names(cli, edited)
+
+
+def test_an_unknown_name_is_refused(cli: Cli, project: ProjectFolder) -> None:
+    result = cli("clean", "merge", "--json", "--project", project.root)
+    assert result.code == 2
+    assert "did you mean `merged`" in result.json["message"]
