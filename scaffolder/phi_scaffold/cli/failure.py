@@ -44,6 +44,9 @@ def _guarded(app: Callable[..., Any]) -> int:
     except ClickUsageError as e:
         return _wrong_usage(e, output.as_json or "--json" in sys.argv[1:])
     except SystemExit as e:
+        if e.code == 1 and getattr(sys.stdout, "reader_left", False):  # click's code for it
+            _discard_stdout()
+            return 0
         return e.code if isinstance(e.code, int) else int(bool(e.code))
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted", file=sys.stderr)

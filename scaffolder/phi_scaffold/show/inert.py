@@ -38,11 +38,25 @@ class InertStream:
 
     def __init__(self, stream: TextIO) -> None:
         self.wrapped = stream
+        self.reader_left = False
 
     def write(self, text: str) -> int:
         active = _ACTIVE_BUT_STYLES if self.wrapped.isatty() else _ACTIVE_TEXT
-        self.wrapped.write(active.sub(_code, text))
+        with self._noting_who_left():
+            self.wrapped.write(active.sub(_code, text))
         return len(text)
+
+    def flush(self) -> None:
+        with self._noting_who_left():
+            self.wrapped.flush()
+
+    @contextmanager
+    def _noting_who_left(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            self.reader_left = True
+            raise
 
     def writelines(self, lines: list[str]) -> None:
         for line in lines:
@@ -65,7 +79,9 @@ def raw(stream: Any) -> TextIO:
 def inert_output() -> Iterator[None]:
     """Make stdout and stderr inert."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = InertStream(before[0]), InertStream(before[1])
+    for name in ("stdout", "stderr"):
+        if stream := getattr(sys, name):  # None if the shell closed it
+            setattr(sys, name, InertStream(stream))
     try:
         yield
     finally:
