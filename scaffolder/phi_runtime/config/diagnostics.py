@@ -19,6 +19,7 @@ from phi_runtime.config.reading.source import KeyPath, Source
 from phi_runtime.config.schema.pass_base import Pass
 from phi_runtime.config.schema.registry import known_names, pass_types
 from phi_runtime.core.errors import ConfigError, Location
+from phi_runtime.core.secrets import without_visible_secrets
 from phi_runtime.core.suggestions import nearest
 
 
@@ -42,6 +43,10 @@ class Finding:
     suggestion: str = ""
     fix: str = ""
     changes_result: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("message", "suggestion", "fix"):
+            object.__setattr__(self, name, without_visible_secrets(getattr(self, name)))
 
     @property
     def text(self) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from phi_runtime.core.secrets import without_visible_secrets
+
 
 @dataclass(frozen=True)
 class Location:
@@ -20,7 +22,7 @@ class Location:
 
 
 class PhiError(Exception):
-    """Base class of all errors that a user can act on.
+    """Base class of all errors that a user can act on. Passwords in URLs are not in its texts.
 
     Args:
         what: What is wrong, in the present tense.
@@ -31,10 +33,11 @@ class PhiError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: Location | None = None, fix: str = "") -> None:
+        what = without_visible_secrets(what)
         super().__init__(what)
         self.what = what
         self.where = where
-        self.fix = fix
+        self.fix = without_visible_secrets(fix)
 
     def __str__(self) -> str:
         return f"{self.where}: error: {self.what}" if self.where else self.what

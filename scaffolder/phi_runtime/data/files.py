@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +132,7 @@ def head(path: Path, encoding: str, size: int = 2**18) -> tuple[str, bool]:
 
 @contextmanager
 def _decompressed(path: Path) -> Iterator[io.BufferedReader]:
+    require_file(path)
     opener, errors = _opener(path)
     try:
         with opener(path) as raw:
@@ -142,14 +144,24 @@ def _decompressed(path: Path) -> Iterator[io.BufferedReader]:
             yield stream
     except FileNotFoundError:
         raise missing_file(path) from None
-    except IsADirectoryError:
-        raise DataError("this is a folder, not a data file", where=Location(path), fix="name a file") from None
     except errors as e:
         raise _corrupt(path, e) from None
     except OSError as e:
         if e.errno is None:  # gzip and bz2 raise it for corrupt data
             raise _corrupt(path, e) from None
         raise DataError(f"the data file cannot be read: {e.strerror}", where=Location(path)) from None
+
+
+def require_file(path: Path) -> None:
+    """Raise DataError for a folder, and for a pipe or a device, whose reading may never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # reported when it is opened
+        return
+    if stat.S_ISDIR(mode):
+        raise DataError("this is a folder, not a data file", where=Location(path), fix="name a file")
+    if not stat.S_ISREG(mode):
+        raise DataError("this is a pipe or a device, not a data file", where=Location(path), fix="write it to a file")
 
 
 def refuse_binary(path: Path, start: bytes) -> None:

@@ -15,7 +15,17 @@ from typing import Any
 from phi_runtime.config.file_formats import SampleBy, format_of
 from phi_runtime.core.errors import DataError, Location, MissingDependency
 from phi_runtime.data.encodings import UTF8
-from phi_runtime.data.files import LIMIT_BYTES, empty_file, encoding_of, first_byte, head, lines, missing_file, opened
+from phi_runtime.data.files import (
+    LIMIT_BYTES,
+    empty_file,
+    encoding_of,
+    first_byte,
+    head,
+    lines,
+    missing_file,
+    opened,
+    require_file,
+)
 from phi_runtime.data.json_rows import decoded, json_form, json_rows
 from phi_runtime.data.json_window import TOO_LONG
 from phi_runtime.data.row import BadRow, ReadOptions, Row
@@ -50,6 +60,7 @@ def scan(path: Path, reading: ReadOptions | None = None) -> Iterator[Row | BadRo
         DataError: the file is missing or empty, or cannot be read further.
         MissingDependency: a package for its format is not installed.
     """
+    require_file(path)
     reading = resolve(path, reading or ReadOptions(format_of(path)))
     rows = _rows(path, reading)
     yield from _renamed(path, rows, dict(reading.column_mapping)) if reading.column_mapping else rows

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import DataError, Location, MissingDependency
-from phi_runtime.data.files import missing_file, refuse_binary
+from phi_runtime.data.files import missing_file, refuse_binary, require_file
 from phi_runtime.data.row import BadRow
 from phi_runtime.data.tables import Record
 
+LIMIT_BYTES = 2**30  # of an unpacked workbook, whose texts are in memory
 _ZIP = b"PK"  # a workbook is a ZIP archive
 
 
@@ -78,6 +80,14 @@ def text_of_cell(cell: Any) -> str:
     return unescape(value) if isinstance(value, str) else str(value)
 
 
+def _unpacked_bytes(path: Path) -> int:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile:  # reported when it is opened
+        return 0
+
+
 @contextmanager
 def _workbook(path: Path, *, values: bool) -> Iterator[Any]:
     """Open a workbook for streaming, with the values or the formulas of its cells."""
@@ -91,8 +101,15 @@ def _workbook(path: Path, *, values: bool) -> Iterator[Any]:
         ) from None
     if not path.exists():
         raise missing_file(path)
+    require_file(path)
     with path.open("rb") as file:
         start = file.read(16)
+    if start.startswith(_ZIP) and (unpacked := _unpacked_bytes(path)) > LIMIT_BYTES:
+        raise DataError(
+            f"the workbook unpacks to {unpacked / 1e9:.1f} GB, more than {LIMIT_BYTES / 1e9:.0f} GB",
+            where=Location(path),
+            fix="save it as .csv",
+        )
     if not start.startswith(_ZIP):
         refuse_binary(path, start)
         raise DataError("the file is no workbook", where=Location(path), fix="save it as .xlsx, or name it .csv")

@@ -15,7 +15,6 @@ The files hold no passwords or API keys: they are replaced by `<secret>`.
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +41,7 @@ from phi_runtime.core.artifacts import (
 )
 from phi_runtime.core.errors import Interrupted, PhiError
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.secrets import NAME, SECRET, without_visible_secrets
 from phi_runtime.core.trust import is_trusted
 from phi_runtime.data.hooks import FILE as HOOKS
 from phi_runtime.data.hooks import script_of
@@ -58,7 +58,6 @@ RECORD, CONFIG, CONFIG_FILES, ENVIRONMENT, STAGES = (
     "environment.json",
     "stages.json",
 )
-SECRET = "<secret>"
 LARGE_EVALUATION_BYTES = 20_000_000  # a larger one is not copied; the record names its content
 
 RunState = Literal["running", "done", "failed", "interrupted"]
@@ -76,10 +75,6 @@ _LIBRARIES = (
     "onnxruntime-genai-cuda",
     "huggingface-hub",
 )
-_SECRET_KEY = re.compile(
-    r"(?i)(?:passw(?:or)?d|secret|credential|api_?key|access_?key|account_?key|connection_?string|(?:^|[._])token)$"
-)
-_SECRET_IN_URL = re.compile(r"(?i)(?<=://)[^/\s\"'@]+(?=@)|(?<=[?&]sig=)[^&\s\"']+|(?<=[?&]token=)[^&\s\"']+")
 
 
 def environment() -> dict[str, Any]:
@@ -100,11 +95,11 @@ def without_secrets(value: Any, key: str = "") -> Any:
         return [without_secrets(inner, key) for inner in value]
     if not isinstance(value, str):
         return value
-    return SECRET if value and _SECRET_KEY.search(key) else _without_visible_secrets(value)
+    return SECRET if value and NAME.search(key) else _without_visible_secrets(value)
 
 
 def _without_visible_secrets(text: str) -> str:
-    return without_api_keys(_SECRET_IN_URL.sub(SECRET, text), SECRET)
+    return without_api_keys(without_visible_secrets(text), SECRET)
 
 
 def _texts_of_secrets(value: Any, key: str = "") -> set[str]:
@@ -113,7 +108,7 @@ def _texts_of_secrets(value: Any, key: str = "") -> set[str]:
         return set().union(*(_texts_of_secrets(inner, str(name)) for name, inner in value.items()))
     if isinstance(value, list):
         return set().union(*(_texts_of_secrets(inner, key) for inner in value))
-    return {value} if isinstance(value, str) and value and _SECRET_KEY.search(key) else set()
+    return {value} if isinstance(value, str) and value and NAME.search(key) else set()
 
 
 @dataclass

@@ -16,8 +16,9 @@ from phi_runtime.core.artifacts import file_digest, read_manifest, versions, wri
 from phi_runtime.core.errors import Conflict, UsageError
 from phi_runtime.core.project import CONFIG as DEFAULT_CONFIG
 from phi_runtime.core.project import ProjectFolder, for_task
+from phi_runtime.core.secrets import SECRET
 from phi_runtime.hardware.device import usable_cores
-from phi_runtime.pipeline.run_record import CONFIG_FILES, SECRET, git_commit
+from phi_runtime.pipeline.run_record import CONFIG_FILES, git_commit
 from phi_runtime.report.differences import chosen_config
 from phi_runtime.report.history import RecordedRun
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from phi_runtime.core.errors import Location
+from phi_runtime.core.secrets import masked
 
 _TAB = 4
 _WORD = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|[^\s,:\[\]{}"']+|.""")
@@ -16,12 +17,12 @@ _HUB_TOKEN = re.compile(r"hf_\w+")
 def excerpt(where: Location, width: int) -> tuple[str, str] | None:
     """Return the line at `where`, cut around its column to `width` cells, and the line of carets below it.
 
-    None if `where` is a file as a whole, or the line cannot be read. Tokens of the Hub are masked.
+    None if `where` is a file as a whole, or the line cannot be read. Secrets are masked.
     """
     line = _line(where) if where.line else None
     if line is None:
         return None
-    line = _HUB_TOKEN.sub(lambda token: "*" * len(token.group()), line)
+    line = masked(_HUB_TOKEN.sub(lambda token: "*" * len(token.group()), line))
     start = max(where.column - 1, 0)
     match = _WORD.match(line, start)
     end = match.end() if match else start + 1

@@ -14,10 +14,11 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import Interrupted, OutOfResources
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.secrets import SECRET
 from phi_runtime.core.trust import trust
 from phi_runtime.pipeline import run_record
 from phi_runtime.pipeline.load import load_config
-from phi_runtime.pipeline.run_record import SECRET, RunRecord, without_secrets
+from phi_runtime.pipeline.run_record import RunRecord, without_secrets
 from tests.conftest import MakeProject
 
 HUB_TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789"  # not a token: the alphabet
