@@ -338,7 +338,7 @@ def hub_of(model: Path) -> Iterator[str]:
     files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file() and path.name != MANIFEST}
     server = HubServer(files)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that are killed
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

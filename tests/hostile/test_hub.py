@@ -105,7 +105,7 @@ def other_host() -> Iterator[tuple[str, list[dict[str, str]]]]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield f"http://localhost:{server.server_port}", received
     server.shutdown()
     server.server_close()

@@ -340,7 +340,7 @@ def test_without_columns_they_are_read_from_the_first_rows_on_the_hub(
         def log_message(self, *_: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Viewer) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         monkeypatch.setattr(hub_rows, "SERVER", f"http://127.0.0.1:{server.server_address[1]}")
         monkeypatch.delenv("HF_HUB_OFFLINE")
         assert cli("new", "p", "--yes", "--no-git", "--data", "org/rows").code == 0

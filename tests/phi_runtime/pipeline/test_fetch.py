@@ -117,7 +117,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         "modeling_phi3.py": b"raise SystemExit",
     }
     server = HubServer(files)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     from huggingface_hub import constants
 
     address = f"http://127.0.0.1:{server.server_port}"
