@@ -168,6 +168,8 @@ LORA: dict[str, Any] = {
     "target_modules": ["q_proj", "v_proj"],
     "use_rslora": True,
     "int4_aware": True,
+    "layers": "upper-half",
+    "activation_cache_gb": 1.5,
     "ephemeral_gpu_offload": False,
     "init_lora_weights": "gaussian",
     "layers_to_transform": [0, 2],

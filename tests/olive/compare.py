@@ -13,6 +13,7 @@ from phi_runtime.config.schema import Workflow
 
 OUR_KEYS = frozenset(
     {
+        "activation_cache_gb",
         "adapters",
         "eval_dataset_size",
         "test_data_config",
@@ -23,6 +24,7 @@ OUR_KEYS = frozenset(
         "completion_only_loss",
         "gate",
         "int4_aware",
+        "layers",
         "use_rslora",
         "early_stopping_patience",
         "early_stopping_threshold",

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from phi_runtime.checks.sections import Checks
 from phi_runtime.config.diagnostics import Finding
-from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, adapters_of, full_source, sources
+from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, adapters_of, full_source, int4_roundings, sources
 from phi_runtime.config.paths import resolve
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass, FinetunePass, Pass
@@ -18,7 +18,14 @@ from phi_runtime.core.suggestions import nearest
 from phi_runtime.models.peft_folder import problems, read_peft_folder
 from phi_runtime.models.place import hub_name
 from phi_runtime.passes.input_adapter import InputAdapter, base_of, differing
-from phi_runtime.training.pass_bases import MERGE_INSTEAD, AdapterOutput, AdapterPass, LinearAdapter
+from phi_runtime.training.pass_bases import (
+    MERGE_INSTEAD,
+    AdapterOutput,
+    AdapterPass,
+    LayeredAdapter,
+    LinearAdapter,
+    missing_layer,
+)
 
 _MODULES = {
     "target_modules": "linear module",
@@ -38,6 +45,10 @@ def check_adapter(c: Checks, at: KeyPath, step: AdapterPass) -> Iterator[Finding
     named = {key: names for key in _MODULES if isinstance(names := getattr(step, key, None), list)}
     if isinstance(step, LinearAdapter) and isinstance(step.target_modules, str):
         yield from _pattern(c, (*at, "target_modules"), step.target_modules)
+    if step.rounds_base:
+        yield from check_rounding(c, at, str(at[-1]))
+    if isinstance(step, LayeredAdapter):
+        yield from _missing_layers(c, (*at, "layers_to_transform"), step.layers_to_transform or ())
     if c.parts.input_model is None or not named or not isinstance(step, LinearAdapter):
         return
     from phi_runtime.models.modules import is_embedding, last_names, unknown_module
@@ -94,6 +105,30 @@ def check_input_adapter(c: Checks) -> Iterator[Finding]:
     if len(names) > 1 and not any(isinstance(other, FinetunePass) for other in c.steps.values()):
         message = f"no pass trains, so the rows of the first data config, `{names[0]}`, are the test rows"
         yield c.warning(("data_configs",), "test-rows", message)
+
+
+def check_rounding(c: Checks, at: KeyPath, name: str) -> Iterator[Finding]:
+    """Yield why the int4-aware training `name` cannot round as its exports do."""
+    names = list(c.steps)
+    if any(not set(adapters_of(c.steps, other)) <= set(names[:i]) for i, other in enumerate(names)):
+        return  # another check reports these
+    roundings = int4_roundings(c.steps, name)
+    first = next(iter(roundings), "")
+    for export, rounding in roundings.items():
+        if rounding.algorithm != "default":
+            message = f"`int4_aware` cannot round as `{rounding.algorithm}` does, which `{export}` uses"
+            yield c.error((*at, "int4_aware"), "contradiction", message, fix=f"remove int4_algo_config of `{export}`")
+        elif rounding != roundings[first]:
+            message = f"`int4_aware` rounds as one export, but `{first}` and `{export}` round differently"
+            yield c.error((*at, "int4_aware"), "contradiction", message, fix="set int4_aware to false, or change one")
+
+
+def _missing_layers(c: Checks, at: KeyPath, chosen: Sequence[int]) -> Iterator[Finding]:
+    """Yield the indices in `layers_to_transform` that the base model does not have, if its config is on this machine."""
+    layers = (c.stored.get("text_config") or c.stored).get("num_hidden_layers")
+    for i, layer in enumerate(chosen):
+        if isinstance(layers, int) and layer >= layers:
+            yield c.error((*at, i), "out-of-range", missing_layer(layer, layers))
 
 
 def _pattern(c: Checks, at: KeyPath, pattern: str) -> Iterator[Finding]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from phi_runtime.config.schema import FinetunePass, Pass
+from phi_runtime.config.schema import ExportPass, FinetunePass, Pass
+from phi_runtime.config.schema.export import Int4Rounding
 
 BASE = "base"
 INPUT_ADAPTER = "input_adapter"
@@ -98,6 +99,20 @@ def compared_models(passes: Mapping[str, Pass], training: str) -> list[str]:
     """
     start = sources(passes)[training] or BASE
     return list(dict.fromkeys([BASE, start, *(name for name in passes if training in trainings_of(passes, name))]))
+
+
+def int4_roundings(passes: Mapping[str, Pass], training: str) -> dict[str, Int4Rounding]:
+    """Return the roundings of the int4 models that are built from the output of the pass `training`, by their passes."""
+    return {
+        name: step.int4_rounding
+        for name, step in passes.items()
+        if isinstance(step, ExportPass) and step.precision == "int4" and training in trainings_of(passes, name)
+    }
+
+
+def trained_rounding(passes: Mapping[str, Pass], training: str) -> Int4Rounding:
+    """Return the rounding that the pass `training` is aware of: that of its int4 export, or the default without one."""
+    return next(iter(int4_roundings(passes, training).values()), Int4Rounding())
 
 
 def with_ancestors(passes: Mapping[str, Pass], name: str) -> set[str]:

@@ -67,6 +67,11 @@ class ProjectFolder:
         return self.root / GEN_MODEL / ".data"
 
     @property
+    def activation_cache(self) -> Path:
+        """Folder of the activations of frozen layers, shared by all runs of the project."""
+        return self.root / GEN_MODEL / ".activations"
+
+    @property
     def fetch_lock(self) -> Path:
         """Lock file held during downloads into model-cache/, which all runs of the project share."""
         return self.root / GEN_MODEL / ".fetch.lock"

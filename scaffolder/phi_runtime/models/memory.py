@@ -13,8 +13,9 @@ In training, with P parameters, h hidden and i intermediate size, L layers, B ro
 - adapter: 4 bytes a weight, always float32
 - gradients and optimizer: 4 bytes for each trained weight, and 8 for AdamW's two moments (16P in all: Rajbhandari et al.
   2020, https://arxiv.org/abs/1910.02054, §3.1). With one batch a step, gradients grow as activations shrink: the larger counts
-- activations: eBT(8h + 3i) a layer and 2eBT for each input of an adapter, or eBTh with gradient checkpointing; in addition
-  the layer that is computed (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, for Phi-3's layers and fused attention)
+- activations: eBT(8h + 3i) a layer, from the first adapted one on, and 2eBT for each input of an adapter, or eBTh with gradient
+  checkpointing; in addition the layer that is computed (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, for Phi-3's
+  layers and fused attention)
 - logits: two chunks of training/loss.py, never BTV
 - fixed: the imported libraries, and on a GPU the CUDA context
 
@@ -30,6 +31,7 @@ from math import sqrt
 from typing import Any, Literal
 
 from phi_runtime.models.builder_source import gets_8_bits
+from phi_runtime.models.modules import layer_of
 from phi_runtime.models.shape import Linear, Shape
 
 Method = Literal["lora", "qlora", "full"]
@@ -67,6 +69,7 @@ class Job:
         optimizer: Name in `training_args.optim`.
         adapter: Trained weights of the adapter.
         adapter_inputs: Sum of the input sizes of its modules.
+        frozen_layers: Layers below the first adapted one, which keep nothing for the backward pass.
         rebuilt: Weights that the adapter expands to full matrices in every step.
         saved: Weights of modules that are trained fully, in addition to the adapter.
         dropout: The adapter keeps its inputs before and after dropout.
@@ -87,6 +90,7 @@ class Job:
     optimizer: str = "adamw_torch_fused"
     adapter: int = 0
     adapter_inputs: int = 0
+    frozen_layers: int = 0
     rebuilt: int = 0
     saved: int = 0
     dropout: bool = True
@@ -159,7 +163,8 @@ def _moment_bytes(job: Job) -> float:
 
 
 def _activations(shape: Shape, job: Job) -> int:
-    h, i, layers, e = shape.hidden, shape.intermediate, shape.layers, job.number_bytes
+    h, i, e = shape.hidden, shape.intermediate, job.number_bytes
+    layers = max(1, shape.layers - job.frozen_layers)  # that the backward pass goes through
     positions = job.batch * job.tokens  # B·T
     norms = 2 * h if e == 2 else 0  # norms compute in float32
     kept = (
@@ -172,7 +177,7 @@ def _activations(shape: Shape, job: Job) -> int:
         layer += (2 * e + 4) * job.batch * shape.heads * job.tokens**2
     current = e * positions * (4 * h + 4 * i)  # the layer that is computed
     if job.method == "qlora":  # its weights, dequantized
-        current += e * shape.linear_parameters // layers
+        current += e * shape.linear_parameters // shape.layers
     recomputed = layers / job.every if job.checkpointing else 0
     saved = e * positions * h * recomputed + layer * (layers - recomputed + bool(recomputed))
     evaluation = e * job.evaluation_batch * job.tokens * (8 * h + 4 * i)
@@ -243,11 +248,13 @@ def _variants(shape: Shape, job: Job) -> Iterator[Job]:
     if job.int4_aware:
         yield replace(job, int4_aware=False)
     if job.method == "full":
-        yield with_lora(replace(job, method="lora"), shape.targets(None, all_linear=False), SUGGESTED_RANK)
+        yield with_lora(
+            replace(job, method="lora", frozen_layers=0), shape.targets(None, all_linear=False), SUGGESTED_RANK
+        )
     if job.method != "qlora":
         small = replace(job, method="qlora", int4_aware=False, double_quant=True, rebuilt=0)
         if job.method == "full" or job.rebuilt:
-            small = with_lora(small, shape.targets(None, all_linear=True), SUGGESTED_RANK)
+            small = with_lora(replace(small, frozen_layers=0), shape.targets(None, all_linear=True), SUGGESTED_RANK)
         yield small
 
 
@@ -342,7 +349,7 @@ def _weights_in_8_bits(shape: Shape, groups: Collection[str]) -> int:
     count = shape.vocabulary * shape.hidden if "last_matmul" in groups else 0
     if "mixed_layers" in groups:
         for module in shape.linear:
-            layer = next((int(part) for part in module.name.split(".") if part.isdigit()), None)
+            layer = layer_of(module.name)
             if layer is not None and gets_8_bits(layer, shape.layers, module.name.rpartition(".")[2]):
                 count += module.inputs * module.outputs
     return count

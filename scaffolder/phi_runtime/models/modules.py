@@ -27,6 +27,11 @@ def unknown_module(kind: str, end: str, known: Iterable[str]) -> str:
     return f"the model has no {kind} `{end}`; it has {', '.join(last_names(known))}"
 
 
+def layer_of(module: str) -> int | None:
+    """Return the index of the layer that the module with this full name is in; None for an embedding or the output head."""
+    return next((int(part) for part in module.split(".") if part.isdigit()), None)
+
+
 def last_names(known: Iterable[str]) -> list[str]:
     """Return the distinct last parts of full module names, sorted."""
     return sorted({name.rpartition(".")[2] for name in known})

@@ -52,9 +52,9 @@ class LowRankAdapter(LayeredAdapter):
     )
     int4_aware: bool = Field(
         False,
-        description="In every other step, compute with the base rounded to 4 bits as an export with the builder's default "
-        "rounding, blocks of 32 and mixed_layers:int8 would leave it, so that the adapter fits both. Default false. Exports "
-        "with another int4_block_size lose more. Costs the memory of one more copy of the base. Olive ignores this key.",
+        description="In every other step, compute with the base rounded to 4 bits as the int4 export of this "
+        "config leaves it (block size, zero points, layers in 8 bits), so that the adapter fits both. Default false. Without such "
+        "an export: blocks of 32 and mixed_layers:int8. Costs the memory of one more copy of the base. Olive ignores this key.",
     )
     init_lora_weights: bool | Literal["gaussian", "pissa", "pissa_niter_16", "olora", "loftq"] = Field(
         True,

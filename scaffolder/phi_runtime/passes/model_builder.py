@@ -43,4 +43,4 @@ class ModelBuilder(ExportPass):
 
     def output_bytes(self, shape: Shape, source_bytes: int) -> int:
         in_8_bits = [group for group, bits in self.other_bits.items() if bits == "int8"]
-        return onnx_bytes(shape, self.precision, self.int4_block_size or 32, in_8_bits=in_8_bits)
+        return onnx_bytes(shape, self.precision, self.int4_rounding.block_size, in_8_bits=in_8_bits)

@@ -18,6 +18,7 @@ _MESSAGES = {
     "chat_template": "the chat template changed",
     "hooks": "hooks.py changed",
     "base": "the base model changed",
+    "rounding": "the rounding of its int4 export changed",
 }
 _OTHER_VERSION = "built by another version of phi-scaffold"
 
@@ -64,9 +65,10 @@ def describe_changes(
         functions = origin_changed("functions")
         changes += ["the functions over the rows changed"] if functions else []
         changes += ["the data changed"] if origin_changed("files") or not functions else []
-    if previous.get("hooks", "") != current.get("hooks", ""):
-        changes.append(_MESSAGES["hooks"])
-    for part in current.keys() - {"input", "data", "hooks"}:
+    for part in ("hooks", "rounding"):  # absent if there are none
+        if previous.get(part, "") != current.get(part, ""):
+            changes.append(_MESSAGES[part])
+    for part in current.keys() - {"input", "data", "hooks", "rounding"}:
         changes += _differences(part, previous.get(part, current[part]), current[part])
     return "; ".join(sorted(changes)) or _OTHER_VERSION
 

@@ -6,13 +6,20 @@ Imports no ML library, so that a cached run costs nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from phi_runtime.config.pass_graph import INPUT_ADAPTER, adapters_of, compared_models, is_trained_further
+from phi_runtime.config.pass_graph import (
+    INPUT_ADAPTER,
+    adapters_of,
+    compared_models,
+    is_trained_further,
+    trained_rounding,
+)
 from phi_runtime.config.schema import FinetunePass, Workflow, canonical
+from phi_runtime.config.schema.export import Int4Rounding
 from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
 from phi_runtime.core.artifacts import Manifest, digest, is_deleted, read_json, read_manifest, versions, write_json
 from phi_runtime.core.project import ProjectFolder
@@ -94,6 +101,10 @@ def model_folder(workflow: Workflow, project: ProjectFolder, name: str) -> Path:
     return project.gen_model / (MODEL_FOLDERS[kind] if first == name else f"{MODEL_FOLDERS[kind]}-{name}")
 
 
+_ADDED = ("layers", "activation_cache_gb")
+"""Keys of later versions, absent if they are null, so that older results stay valid."""
+
+
 def pass_stage(
     workflow: Workflow,
     project: ProjectFolder,
@@ -130,8 +141,13 @@ def pass_stage(
     if not isinstance(step, FinetunePass):
         return _stage(name, step.type, target, inputs)
     inputs["config"].pop("test_data_config", None)  # read by the comparison only
+    for key in _ADDED:
+        if inputs["config"].get(key) is None:
+            inputs["config"].pop(key, None)
     inputs |= data_inputs(workflow, step.data_names, project)
     inputs["load"] = canonical(workflow.input_model.load_kwargs)
+    if step.rounds_base and (rounding := trained_rounding(workflow.passes, name)) != Int4Rounding():
+        inputs["rounding"] = asdict(rounding)
     if step.training_args.metric_for_best_model not in (None, "loss", "eval_loss"):  # measured on generated answers
         inputs["evaluation"] = canonical(workflow.evaluation.of(name))
     return _stage(name, step.type, target, inputs, partial(input_origins, workflow, step, project, source))

@@ -20,7 +20,7 @@ _SAMPLED_BATCHES = 200  # batches from which the layout is chosen
 _WORTH_PACKING = 0.97  # of the cost of padding: packing must be cheaper than this, as it has a mask to build
 # Largest difference of logits taken for rounding, in standard deviations of the logits: far above the rounding of bfloat16, far
 # below the effect of another row's tokens.
-_LEAK_TOLERANCE = 0.1
+LEAK_TOLERANCE = 0.1
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
@@ -199,15 +199,21 @@ def split_batch(batch: dict[str, torch.Tensor], parts: int) -> list[dict[str, to
 
 def _unpack_rows(batch: dict[str, torch.Tensor]) -> Iterator[Example]:
     """Yield the rows of a padded or packed batch, without padding."""
+    for i, start, end in row_borders(batch):
+        labels = batch["labels"][i, start:end].cpu().numpy()
+        if (labels != IGNORED).any():  # not the padding of a line
+            yield {"input_ids": batch["input_ids"][i, start:end].cpu().numpy(), "labels": labels}
+
+
+def row_borders(batch: dict[str, torch.Tensor]) -> Iterator[tuple[int, int, int]]:
+    """Yield line, start and stop of each row of a padded or packed batch, and of the padding of packed lines."""
     for i, ids in enumerate(batch["input_ids"]):  # (T,)
         if "attention_mask" in batch:
             borders = [0, int(batch["attention_mask"][i].sum())]
         else:
             borders = [*(batch["position_ids"][i] == 0).nonzero().flatten().tolist(), len(ids)]
         for start, end in pairwise(borders):
-            labels = batch["labels"][i, start:end].cpu().numpy()
-            if (labels != IGNORED).any():  # not the padding of a line
-                yield {"input_ids": ids[start:end].cpu().numpy(), "labels": labels}
+            yield i, start, end
 
 
 def isolates_packed_rows(model: Any, pad_id: int) -> bool:
@@ -229,4 +235,4 @@ def isolates_packed_rows(model: Any, pad_id: int) -> bool:
     model.train(was_training)
     expected = torch.cat(single)  # (9 + 7 + 6, V)
     difference = (packed[: len(expected)] - expected).abs().max()
-    return bool(difference <= _LEAK_TOLERANCE * expected.std())
+    return bool(difference <= LEAK_TOLERANCE * expected.std())

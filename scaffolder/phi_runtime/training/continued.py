@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DROPOUTS = ("lora_dropout", "rank_dropout", "module_dropout")
 """Settings that may differ from those of the adapter: they shape the training, not the weights."""
-_STARTS = ("init_weights", "init_lora_weights")  # of new adapters
+_STARTS = ("init_weights", "init_lora_weights", "layers")  # of new adapters
 _UNSET: tuple[Any, ...] = (None, False, [], {}, "")
 
 
@@ -36,7 +36,7 @@ def differences(step: AdapterPass, adapter: PeftFolder, linear: Iterable[str] | 
         yield "type", f"`{step.type}` cannot train the input adapter further, which is {kind}"
         return
     for key in _STARTS:
-        if key in step.model_fields_set and getattr(step, key) is not True:
+        if key in step.model_fields_set and getattr(step, key) not in (True, None):
             yield key, f"`{key}` is for a new adapter, but `{step.type}` trains the input adapter further"
     for key, name in _names(step, adapter).items():
         value, stored = getattr(step, key), adapter.config[name]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.config.pass_graph import trained_rounding
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import TrainingHooks, load_training_hooks
@@ -16,6 +17,7 @@ from phi_runtime.training.selection import VALIDATION_LOSS, ModelSelection
 if TYPE_CHECKING:
     import torch
 
+    from phi_runtime.training.frozen_layers import ActivationCache
     from phi_runtime.training.rounding import Int4AwareBase
 
 Batch = dict[str, "torch.Tensor"]
@@ -32,6 +34,7 @@ class TrainingExtras:
         virtual_tokens: Length of a trained prompt, in tokens (prompt tuning).
         split_on_oom: Split batches that do not fit into memory, instead of failing.
         int4_base: Base weights that alternate with their int4-rounded values from step to step.
+        activations: Activations that are supplied in place of the layers below the first trained one.
         warn: Shows a message to the user.
         describe_rows: Describes training sequences, given by index, in a message (file and line).
         checkpoint_facts: Facts to record in each checkpoint.
@@ -44,6 +47,7 @@ class TrainingExtras:
     virtual_tokens: int = 0
     split_on_oom: bool = False
     int4_base: Int4AwareBase | None = None
+    activations: ActivationCache | None = None
     warn: Callable[[str], None] = lambda _: None
     describe_rows: Callable[[Sequence[int]], str] = lambda indices: ", ".join(map(str, indices))
     checkpoint_facts: Mapping[str, Any] = field(default_factory=dict)
@@ -59,18 +63,22 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
     """
     import torch
 
+    from phi_runtime.training.activations import activation_cache
     from phi_runtime.training.adapter import virtual_tokens
     from phi_runtime.training.rounding import Int4AwareBase
 
+    passes = context.workflow.passes
     config, hooks = context.config, load_training_hooks(context.project.config)
     selection = ModelSelection.from_config(config)
+    int4_base = Int4AwareBase(model, trained_rounding(passes, context.name)) if config.rounds_base else None
     return TrainingExtras(
         loss=hooks.loss,
         score_answers=_answer_scorer(context, data, hooks, selection) if len(data.validation) else None,
         selection=selection,
         virtual_tokens=virtual_tokens(model),
         split_on_oom=config.training_args.auto_find_batch_size,
-        int4_base=Int4AwareBase(model) if config.rounds_base else None,
+        int4_base=int4_base,
+        activations=activation_cache(context, model, data, own_loss=hooks.loss is not None, int4_base=int4_base),
         warn=context.warn,
         describe_rows=data.describe_rows,
         checkpoint_facts={"processes": world_size(), "threads": torch.get_num_threads()},

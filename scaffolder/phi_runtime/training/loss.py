@@ -142,7 +142,7 @@ class TokenLoss:
             logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits
             logits = logits.float().view(-1, logits.shape[-1])  # (N, V)
             return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-        with _forward_replaced(self.head, lambda hidden: hidden):
+        with forward_replaced(self.head, lambda hidden: hidden):
             hidden = model(**inputs, logits_to_keep=keep, use_cache=False).logits  # (…, N, H)
         hidden = hidden.reshape(-1, hidden.shape[-1])  # (N, H)
         return linear_cross_entropy(hidden, self.head.weight, targets, smoothing, self.dtype)
@@ -155,7 +155,7 @@ class TokenLoss:
         model.eval()
         with (
             torch.no_grad(),
-            _forward_replaced(self.head, lambda hidden: probe.to(hidden.dtype).expand(*hidden.shape[:-1], -1)),
+            forward_replaced(self.head, lambda hidden: probe.to(hidden.dtype).expand(*hidden.shape[:-1], -1)),
         ):
             logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
         model.train(was_training)
@@ -184,14 +184,14 @@ def _is_plain_linear(head: Any) -> bool:
 
 
 @contextmanager
-def _forward_replaced(head: Any, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Replace the forward function of `head` within the context."""
-    previous = vars(head).get("forward")
-    head.forward = forward
+def forward_replaced(module: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Replace the forward function of `module` within the context."""
+    previous = vars(module).get("forward")
+    module.forward = forward
     try:
         yield
     finally:
         if previous is None:
-            del head.forward
+            del module.forward
         else:
-            head.forward = previous
+            module.forward = previous

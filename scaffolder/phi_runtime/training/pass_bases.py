@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from phi_runtime.config.schema.pass_base import FinetunePass, Pass
 from phi_runtime.context import PassContext
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.models.memory import Job, Method, tokenizer_bytes
+from phi_runtime.models.modules import layer_of
 from phi_runtime.models.peft_folder import read_peft_folder
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.models.shape import Linear, Shape
@@ -161,8 +162,14 @@ class LinearAdapter(AdapterPass):
         }
 
     def memory_job(self, job: Job, shape: Shape) -> Job:
-        targets = shape.targets(self.target_modules, all_linear=self.all_linear("phi3" if shape.fused else ""))
-        return self.adapter_memory(replace(job, saved=self._saved_weights(shape)), targets)
+        targets = self.placed(shape)
+        layers = [layer_of(module.name) for module in targets]
+        frozen = 0 if self.modules_to_save else min((layer or 0 for layer in layers), default=0)
+        return self.adapter_memory(replace(job, saved=self._saved_weights(shape), frozen_layers=frozen), targets)
+
+    def placed(self, shape: Shape) -> Sequence[Linear]:
+        """Return the modules of a model of this `shape` that get an adapter."""
+        return shape.targets(self.target_modules, all_linear=self.all_linear("phi3" if shape.fused else ""))
 
     @abstractmethod
     def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
@@ -179,8 +186,20 @@ class LinearAdapter(AdapterPass):
 class LayeredAdapter(LinearAdapter):
     """An adapter whose layers, ranks and scales can be chosen layer by layer."""
 
+    layers: Literal["upper-half", "upper-third"] | None = Field(
+        None,
+        description="Share of the layers that get adapters, counted from the output; adapter_config.json lists them as "
+        "layers_to_transform. Default null: all layers. Layers below the first adapted one are computed without a backward "
+        "pass, which is faster and takes less memory. With upper-third, use all linear modules. Olive ignores this key.",
+    )
     layers_to_transform: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)] | None = Field(
         None, description="Indices of the layers that get adapters, from 0. Default null: all layers."
+    )
+    activation_cache_gb: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="Disk space for the activations of the rows below the first adapted layer, in GB, which are computed once "
+        "for all epochs, resumed runs and trials. Default null: 4 on a CPU if there is more than one epoch, at most a tenth of "
+        "the free disk; 0: none. Rows that do not fit are computed again. Olive ignores this key.",
     )
     layers_pattern: Names | None = Field(
         None,
@@ -200,12 +219,41 @@ class LayeredAdapter(LinearAdapter):
         layers = base.config.get_text_config().num_hidden_layers
         for layer in self.layers_to_transform or ():
             if layer >= layers:
+                raise ConfigError(missing_layer(layer, layers), fix="fix layers_to_transform")
+        settings = super().module_settings(base)
+        chosen = self.adapted_layers(layers)
+        if chosen is not None and isinstance(self.target_modules, str):
+            # These are full names, which peft takes in all layers (seen in 0.21.2).
+            names = [name for name in settings["target_modules"] if layer_of(name) in chosen]
+            if not names:
                 raise ConfigError(
-                    f"layers_to_transform names layer {layer}, but the model has {layers} layers (from 0)",
-                    fix="fix layers_to_transform",
+                    f"no module that `{self.target_modules}` matches is in the layers {chosen}",
+                    fix="fix target_modules",
                 )
-        names = {"layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern"}
-        return {**self.model_dump(include=names), **super().module_settings(base)}
+            settings["target_modules"] = names
+        patterns = self.model_dump(include={"layers_pattern", "rank_pattern", "alpha_pattern"})
+        return {**patterns, "layers_to_transform": chosen, **settings}
+
+    def adapted_layers(self, count: int) -> list[int] | None:
+        """Return the indices of the layers of a model of `count` that get adapters; None for all of them."""
+        if self.layers is None:
+            return self.layers_to_transform
+        share = {"upper-half": 2, "upper-third": 3}[self.layers]
+        return list(range(count - -(-count // share), count))
+
+    def placed(self, shape: Shape) -> Sequence[Linear]:
+        targets, chosen = super().placed(shape), self.adapted_layers(shape.layers)
+        return targets if chosen is None else [module for module in targets if layer_of(module.name) in chosen]
+
+    def conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        yield from super().conflicts()
+        if self.layers and self.layers_to_transform:
+            yield ("layers",), "`layers` and `layers_to_transform` both choose the layers: remove one"
+
+
+def missing_layer(layer: int, layers: int) -> str:
+    """Return the error for an index in layers_to_transform that a model with this number of layers does not have."""
+    return f"layers_to_transform names layer {layer}, but the model has {layers} layers (from 0)"
 
 
 def attention_kernel(context: PassContext[Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,9 @@ class SelectiveTrainer(Trainer):
             total = self.extras.loss(output, inputs) * trained if trained else output.logits.sum() * 0
         else:
             smoothing = self.args.label_smoothing_factor if self.model.training else 0.0
-            total = self.token_loss.total(model, inputs, smoothing)
+            cache = self.extras.activations
+            with cache.supplied(inputs) if cache else nullcontext():
+                total = self.token_loss.total(model, inputs, smoothing)
         if num_items_in_batch is None:
             loss = total / trained_positions(inputs["labels"]).sum().clamp(min=1)
         else:

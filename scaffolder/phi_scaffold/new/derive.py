@@ -38,6 +38,7 @@ SAMPLES = {
     "generation": Columns(("note",), "message", 170, (), longest=141, longest_answer=100),
 }
 EVAL_DATASET_SIZE = 0.2  # of the config in template/
+_SMALL_CPU_LAYERS = ""  # `layers` of a LoRA on a small model on a CPU; "": adapters in all layers
 _SMALL_MODEL_PARAMETERS = 500e6  # trains with 8 rows a step, without checkpointing, in a few GB
 _LONGEST_LABEL = 40  # characters of a label that a note shows
 _TEMPLATE_FIX = "use plain, chat, or a text such as '{question}\\n{answer}'"
@@ -137,6 +138,7 @@ def _training_settings(answers: Answers, model: BaseModel | None, columns: Colum
         "batch_size": 8 if small else 2,
         "gradient_accumulation_steps": 1 if small else 8,
         "gradient_checkpointing": not small,
+        "layers": _SMALL_CPU_LAYERS if small and (answers.method, answers.target) == ("lora", "cpu") else "",
         # Needs a second copy of the base model; rounding costs small models most.
         "int4_aware": small and (answers.method, answers.precision, answers.target) == ("lora", "int4", "cpu"),
     }

@@ -29,7 +29,9 @@ def put_model(folder: Path, **config: Any) -> None:
     content = json.dumps(header).encode()
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(content)) + content)
-    (folder / "config.json").write_text(json.dumps({"model_type": "phi3", **config}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "phi3", "num_hidden_layers": 2, **config}), encoding="utf-8"
+    )
 
 
 def findings_on(
@@ -85,6 +87,8 @@ def test_any_other_adapter_is_merged_before_it_is_exported(tmp_path: Path, kind:
         ({"type": "PromptTuning", "packing": True}, "packing", "wrong-type"),
         ({"type": "LoHa", "rank_pattern": {"qkv_proj": 0}}, "rank_pattern.qkv_proj", "out-of-range"),
         ({"type": "LoKr", "layers_to_transform": [-1]}, "layers_to_transform.0", "out-of-range"),
+        ({"type": "LoRA", "layers_to_transform": [1, 2]}, "layers_to_transform.1", "out-of-range"),
+        ({"type": "DoRA", "layers": "upper-half", "layers_to_transform": [1]}, "layers", "contradiction"),
         ({"type": "QLoRA", "int4_aware": True}, "int4_aware", "contradiction"),
     ],
 )
@@ -93,6 +97,25 @@ def test_what_an_adapter_cannot_be_is_an_error_where_it_stands(
 ) -> None:
     found = [f for f in findings_on(tmp_path, {"tune": step}) if f.severity == "error"]
     assert [(f.key, f.rule) for f in found] == [(f"passes.tune.{key}", rule)]
+
+
+@pytest.mark.parametrize(
+    ("exports", "rules"),
+    [
+        ([{"int4_block_size": 128}], []),
+        ([{"int4_algo_config": "k_quant_mixed"}], ["int4_aware"]),
+        ([{"int4_algo_config": "rtn"}], ["int4_aware"]),
+        ([{"int4_block_size": 64}, {"int4_block_size": 128, "adapters": ["tune"]}], ["int4_aware"]),
+        ([{"int4_block_size": 64}, {"precision": "int8", "int4_block_size": 128, "adapters": ["tune"]}], []),
+    ],
+)
+def test_an_int4_aware_training_rounds_as_its_export_or_is_refused(
+    tmp_path: Path, exports: list[dict[str, Any]], rules: list[str]
+) -> None:
+    builders = {f"build{i}": {"type": "ModelBuilder", "precision": "int4", **step} for i, step in enumerate(exports)}
+    passes = {"tune": {"type": "LoRA", "int4_aware": True}, "merge": {"type": "MergeAdapterWeights"}, **builders}
+    found = [f for f in findings_on(tmp_path, passes) if f.severity == "error"]
+    assert [f.key for f in found] == [f"passes.tune.{rule}" for rule in rules]
 
 
 def test_a_wrong_name_lists_those_that_the_model_has(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from phi_runtime.models.memory import (
     with_lora,
 )
 from phi_runtime.models.shape import Shape, assembled, shape_of
+from phi_runtime.passes.lora import LoRA
 
 # Phi-3-mini's: q, k, v and gate, up in one matrix each, embedding and head apart
 SMOL = assembled(  # SmolLM2-135M's weights as a Phi-3
@@ -54,6 +55,15 @@ FULL = Job("full", 1, 2048, device="gpu", accumulation=2)
 def test_the_assembled_shape_has_the_parameters_of_the_model() -> None:
     norms = 2 * 32 * 3072 + 3072
     assert MINI.linear_parameters + MINI.embeddings + norms == MINI.parameters
+
+
+def test_only_layers_from_the_first_adapted_one_on_keep_activations() -> None:
+    step = LoRA.model_validate({"type": "LoRA", "train_data_config": "rows", "r": 16, "layers": "upper-third"})
+    job = step.memory_job(Job("lora", 1, 2048, device="gpu", checkpointing=False), MINI)
+    assert job.frozen_layers == 21
+    assert 32 * job.adapter == 11 * LORA.adapter
+    everything = estimate(MINI, replace(LORA, checkpointing=False))
+    assert estimate(MINI, job).activations < 0.4 * everything.activations
 
 
 def test_a_lora_holds_the_base_once_and_sixteen_bytes_for_each_weight_of_its_own() -> None:

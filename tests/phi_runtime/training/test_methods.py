@@ -194,6 +194,25 @@ def test_layers_ranks_and_exclusions_are_applied(tiny_phi3: Path) -> None:
         step_of("LoHa", layers_to_transform=[7]).with_adapter(base_model(tiny_phi3))
 
 
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [
+        ({"layers": "upper-half"}, [1]),
+        ({"layers": "upper-third", "target_modules": r".*\.self_attn\..*"}, [1]),
+        ({"layers_to_transform": [0], "target_modules": r".*_proj"}, [0]),
+    ],
+)
+def test_adapters_are_in_the_chosen_layers_alone(tiny_phi3: Path, options: dict[str, Any], layers: list[int]) -> None:
+    model = step_of("LoRA", **options).with_adapter(base_model(tiny_phi3))
+    assert {int(name.partition(".layers.")[2].partition(".")[0]) for name in trained_weights(model)} == set(layers)
+    assert model.peft_config["default"].layers_to_transform == layers  # as Olive and peft read it
+
+
+def test_a_pattern_that_matches_no_chosen_layer_is_refused(tiny_phi3: Path) -> None:
+    with pytest.raises(ConfigError, match="layers \\[1\\]"):
+        step_of("LoRA", layers="upper-half", target_modules=r".*\.0\.self_attn.*").with_adapter(base_model(tiny_phi3))
+
+
 def test_rslora_divides_by_the_root_of_the_rank(tiny_phi3: Path) -> None:
     def scale(**options: Any) -> float:
         model = step_of("LoRA", r=16, alpha=8, **options).with_adapter(base_model(tiny_phi3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,20 +12,34 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime_genai")
 
 from phi_runtime.models.builder_source import gets_8_bits  # noqa: E402
+from phi_runtime.models.fetch import present  # noqa: E402
+from phi_runtime.passes.model_builder import ModelBuilder  # noqa: E402
+from phi_runtime.pipeline.load import load_workflow  # noqa: E402
+from phi_runtime.pipeline.stage import pass_stage  # noqa: E402
 from phi_runtime.training.rounding import Int4AwareBase, round_to_int4  # noqa: E402
+from tests.conftest import MakeProject, edit_config  # noqa: E402
 
 MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
-def test_it_rounds_as_onnx_runtime_does() -> None:
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+def test_it_rounds_as_onnx_runtime_does(size: int, symmetric: bool) -> None:
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
     weight = torch.randn(48, 96, generator=torch.Generator().manual_seed(0))
-    quantizer = DefaultWeightOnlyQuantizer(DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, bits=4))
-    packed, scales, _ = quantizer.qbits_block_quant(weight.T.contiguous().numpy())  # (48, 3, 16), two codes in a byte
-    codes = torch.stack([torch.tensor(packed & 15), torch.tensor(packed >> 4)], dim=-1).view(48, 3, 32).int() - 8
-    read_back = codes * torch.tensor(scales).view(48, 3, 1)
-    torch.testing.assert_close(round_to_int4(weight), read_back.view(48, 96))
+    quantizer = DefaultWeightOnlyQuantizer(
+        DefaultWeightOnlyQuantConfig(block_size=size, is_symmetric=symmetric, bits=4)
+    )
+    packed, scales, points = (torch.tensor(part) for part in quantizer.qbits_block_quant(weight.T.contiguous().numpy()))
+    blocks = -(-96 // size)
+    codes = torch.stack([packed & 15, packed >> 4], dim=-1).view(48, blocks, size).int()  # two codes in a byte
+    zero = torch.full((48, blocks), 8)
+    if not symmetric:
+        zero = torch.stack([points & 15, points >> 4], dim=-1).view(48, -1)[:, :blocks].int()
+    read_back = (codes - zero[..., None]) * scales.view(48, blocks, 1)
+    expected = read_back.view(48, -1)[:, :96]
+    torch.testing.assert_close(round_to_int4(weight, size, symmetric=symmetric), expected)
 
 
 def test_rounding_is_exact_for_nothing_and_keeps_type_and_zeros() -> None:
@@ -37,6 +52,38 @@ def test_the_sensitive_layers_are_those_of_the_builder() -> None:
     chosen = [i for i in range(30) if gets_8_bits(i, 30, "qkv_proj")]
     assert chosen == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29]
     assert not any(gets_8_bits(i, 30, "o_proj") for i in range(30))
+
+
+@pytest.mark.parametrize(
+    ("options", "exact"),
+    [
+        ({"extra_options": {"matmul_mixed_precision": "mixed_layers:int8"}}, {(0, "qkv_proj"), (0, "down_proj")}),
+        ({"int4_algo_config": "rtn_last", "int4_is_symmetric": True}, set()),
+        (
+            {"int4_nodes_to_exclude": ["/model/layers.1/mlp/gate_up_proj/MatMul", "/lm_head/MatMul"]},
+            {(1, "gate_up_proj")},
+        ),
+        ({"int4_block_size": 64}, set()),
+    ],
+)
+def test_the_rounding_of_the_export_says_which_modules_stay_exact(
+    tiny_phi3: Path, options: dict[str, Any], exact: set[tuple[int, str]]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    step = ModelBuilder.model_validate({"type": "ModelBuilder", "precision": "int4", **options})
+    model = AutoModelForCausalLM.from_pretrained(tiny_phi3, dtype=torch.float32).requires_grad_(False)
+    base = Int4AwareBase(model, step.int4_rounding)
+    size = options.get("int4_block_size", 32)
+    names = {
+        (int(name.split(".")[2]), name.rpartition(".")[2]): module
+        for name, module in model.named_modules()
+        if name.endswith("_proj")
+    }
+    assert {place for place, module in names.items() if module not in base.layers} == exact
+    for weight, rounded in zip(base.exact, base.rounded, strict=True):
+        assert torch.equal(rounded, round_to_int4(weight, size))
+        assert (size == 32) == torch.equal(rounded, round_to_int4(weight, 32))
 
 
 def test_the_base_alternates_and_comes_back_exactly(tiny_phi3: Path) -> None:
@@ -55,3 +102,24 @@ def test_the_base_alternates_and_comes_back_exactly(tiny_phi3: Path) -> None:
     assert not any("lora" in n or "lm_head" in n or "embed" in n for n in changed)
     base.use_rounded(False)
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_another_rounding_of_the_export_makes_the_training_stale(make_project: MakeProject) -> None:
+    project = make_project()
+
+    def inputs(aware: bool, size: int | None) -> dict[str, Any]:
+        def change(config: dict[str, Any]) -> None:
+            config["passes"]["finetune"]["int4_aware"] = aware
+            config["passes"]["export"] = {"type": "ModelBuilder", "precision": "int4", "int4_block_size": size} | {
+                "extra_options": {"matmul_mixed_precision": "mixed_layers:int8"}
+            }
+
+        edit_config(project, change)
+        workflow = load_workflow(project.config)
+        source = present(workflow.input_model, project)
+        return pass_stage(workflow, project, "finetune", source).inputs
+
+    assert inputs(aware=True, size=64)["rounding"]["block_size"] == 64
+    for default in (inputs(aware=True, size=32), inputs(aware=True, size=None), inputs(aware=False, size=64)):
+        assert "rounding" not in default  # so that models of earlier versions stay valid
+        assert not {"layers", "activation_cache_gb"} & set(default["config"])

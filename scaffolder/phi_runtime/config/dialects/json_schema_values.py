@@ -83,6 +83,10 @@ VALUES: dict[str, dict[str | int, str]] = {
         "olora": "Orthonormal directions of each weight, by a QR decomposition.",
         "loftq": "QLoRA: what 4 bits lost of each weight.",
     },
+    "layers": {
+        "upper-half": "The half next to the output.",
+        "upper-third": "The third next to the output: the fastest.",
+    },
     "quant_type": {"nf4": "Normal float: the levels suit weights.", "fp4": "4-bit floating point."},
     "act_fn": {
         "relu": "max(0, x).",

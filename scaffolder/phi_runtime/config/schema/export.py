@@ -1,5 +1,6 @@
 """Settings of an ONNX export: Olive's keys, further options of the model builder, and the gate."""
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -137,6 +138,27 @@ class Gate(Strict):
     )
 
 
+@dataclass(frozen=True)
+class Int4Rounding:
+    """Rounding of the linear weights of an int4 model, for the export and for a training that is aware of it.
+
+    The defaults are those of the export in a new project.
+
+    Attributes:
+        block_size: Weights of a row that share one scale.
+        symmetric: Blocks have no zero points.
+        algorithm: default, rtn or k_quant.
+        sensitive_in_8_bits: The modules of `builder_source.gets_8_bits` have 8 bits.
+        excluded: Nodes of the graph that keep their precision.
+    """
+
+    block_size: int = 32
+    symmetric: bool = True
+    algorithm: str = "default"
+    sensitive_in_8_bits: bool = True
+    excluded: tuple[str, ...] = ()
+
+
 class ExportPass(Pass):
     """Settings of a pass that builds an ONNX model for ONNX Runtime GenAI."""
 
@@ -222,6 +244,18 @@ class ExportPass(Pass):
     def quantizes(self) -> bool:
         """True if the weights are rounded to 4 or 8 bits."""
         return self.precision in ("int4", "int8")
+
+    @property
+    def int4_rounding(self) -> Int4Rounding:
+        """Rounding of the linear weights, if `precision` is int4."""
+        algorithm = self.base_algorithm
+        return Int4Rounding(
+            self.int4_block_size or 32,
+            algorithm != "k_quant" and self.int4_is_symmetric is not False,
+            algorithm,
+            self.other_bits.get("mixed_layers") == "int8",
+            tuple(self.int4_nodes_to_exclude or ()),
+        )
 
     @property
     def base_algorithm(self) -> str:

@@ -108,7 +108,7 @@ class OptimizePlan:
         The key of a stage is empty while the source model does not exist. An error means that other options
         of the pass are invalid with those of the candidate.
         """
-        models = existing_models(self.workflow, self.project, accept=CACHED)
+        models = existing_models(self.config.require_valid(), self.project, accept=CACHED)
         stages: dict[str, Stage | ConfigError] = {}
         for candidate in self.candidates:
             overrides = self.overrides_for(candidate)

@@ -1,0 +1,88 @@
+"""The activation cache of a training pass: on, off with a reason, or refused, by its settings and its model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from phi_runtime.core.errors import ConfigError, Location
+from phi_runtime.core.events import Event
+from phi_runtime.training.rows import FinetuneContext, TrainingData
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from phi_runtime.training.activation_store import ActivationStore
+    from phi_runtime.training.frozen_layers import ActivationCache
+    from phi_runtime.training.rounding import Int4AwareBase
+
+KEY = "activation_cache_gb"
+DEFAULT_GB = 4
+_FREE_DISK_SHARE = 0.1
+
+
+def activation_cache(
+    context: FinetuneContext, model: Any, data: TrainingData, *, own_loss: bool, int4_base: Int4AwareBase | None
+) -> ActivationCache | None:
+    """Return the cache of the activations below the first adapted layer; None if it is off or would not pay.
+
+    Raises:
+        ConfigError: The config sets a size, and this training cannot have a cache.
+    """
+    from phi_runtime.training.frozen_layers import ActivationCache, FrozenLayers
+
+    size_gb = getattr(context.config, KEY, 0)
+    if size_gb == 0 or (size_gb is None and not _pays(context, data)):
+        return None
+    frozen = FrozenLayers(model)
+    reason = "no layer is below the first adapted one: set `layers`" if frozen.first == 0 else ""
+    reason = reason or _why_not(context, model, own_loss=own_loss) or frozen.why_not_skipped()
+    if reason and size_gb is not None:
+        raise ConfigError(
+            f"activations cannot be kept: {reason}", where=Location(context.project.config), fix=f"remove {KEY}"
+        )
+    if reason:
+        if frozen.first:
+            context.info(f"activations are not kept: {reason}")
+        return None
+    root = context.project.activation_cache
+    root.mkdir(parents=True, exist_ok=True)
+    limit_bytes = int((DEFAULT_GB if size_gb is None else size_gb) * 1e9)
+    limit_bytes = min(limit_bytes, int(_FREE_DISK_SHARE * shutil.disk_usage(root).free))
+
+    def rows() -> Iterator[np.ndarray]:
+        for sequences in (data.training, data.validation):
+            for start, stop, _ in sequences.spans:
+                yield sequences.tokens[start:stop]
+
+    def opened(store: ActivationStore) -> None:
+        facts = {"activation_cache_bytes": store.size_bytes, "activation_cache_rows": store.rows}
+        context.emit(Event("metric", context.name, facts))
+        size = f"{store.size_bytes / 1e6:,.0f} MB on disk for {store.rows} rows"
+        context.info(f"the layers below {frozen.first} are computed once for each row: {size}")
+
+    return ActivationCache(frozen, rows, root, limit_bytes, int4_base=int4_base, opened=opened, warn=context.warn)
+
+
+def _pays(context: FinetuneContext, data: TrainingData) -> bool:
+    """Return True for more than one epoch on a CPU; a GPU computes a batch as fast as the single rows of the cache."""
+    settings = context.config.training_args
+    rows_per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    epochs = settings.max_steps * rows_per_step / len(data.training) if settings.max_steps > 0 else None
+    return context.workflow.host_device == "cpu" and (epochs or settings.num_train_epochs) > 1
+
+
+def _why_not(context: FinetuneContext, model: Any, *, own_loss: bool) -> str:
+    """Return why the activations of a row are not the same in every epoch, or cannot be supplied; "" if they can."""
+    settings = context.config.training_args
+    for key in ("neftune_noise_alpha", "torch_compile", "fsdp", "deepspeed"):
+        if getattr(settings, key):
+            return f"training_args.{key} is set"
+    if own_loss:
+        return "the loss of hooks.py may read all hidden states"
+    config = model.config.get_text_config().to_dict()
+    for key, value in config.items():
+        if ("dropout" in key or "pdrop" in key) and isinstance(value, int | float) and value > 0:
+            return f"the model has dropout in its frozen layers (`{key}` is {value})"
+    return ""
