@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.events import Event
+from phi_runtime.training.pass_bases import ACTIVATION_CACHE_GB, LayeredAdapter
 from phi_runtime.training.rows import FinetuneContext, TrainingData
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from phi_runtime.training.rounding import Int4AwareBase
 
 KEY = "activation_cache_gb"
-DEFAULT_GB = 4
 _FREE_DISK_SHARE = 0.1
 
 
@@ -32,9 +32,12 @@ def activation_cache(
     """
     from phi_runtime.training.frozen_layers import ActivationCache, FrozenLayers
 
-    size_gb = getattr(context.config, KEY, 0)
-    if size_gb == 0 or (size_gb is None and not _pays(context, data)):
+    step = context.config
+    if not isinstance(step, LayeredAdapter) or not step.keeps_activations(
+        context.workflow.host_device, _epochs(step, len(data.training))
+    ):
         return None
+    size_gb = step.activation_cache_gb
     frozen = FrozenLayers(model)
     reason = "no layer is below the first adapted one: set `layers`" if frozen.first == 0 else ""
     reason = reason or _why_not(context, model, own_loss=own_loss) or frozen.why_not_skipped()
@@ -48,7 +51,7 @@ def activation_cache(
         return None
     root = context.project.activation_cache
     root.mkdir(parents=True, exist_ok=True)
-    limit_bytes = int((DEFAULT_GB if size_gb is None else size_gb) * 1e9)
+    limit_bytes = int((ACTIVATION_CACHE_GB if size_gb is None else size_gb) * 1e9)
     limit_bytes = min(limit_bytes, int(_FREE_DISK_SHARE * shutil.disk_usage(root).free))
 
     def rows() -> Iterator[np.ndarray]:
@@ -65,12 +68,10 @@ def activation_cache(
     return ActivationCache(frozen, rows, root, limit_bytes, int4_base=int4_base, opened=opened, warn=context.warn)
 
 
-def _pays(context: FinetuneContext, data: TrainingData) -> bool:
-    """Return True for more than one epoch on a CPU; a GPU computes a batch as fast as the single rows of the cache."""
-    settings = context.config.training_args
-    rows_per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    epochs = settings.max_steps * rows_per_step / len(data.training) if settings.max_steps > 0 else None
-    return context.workflow.host_device == "cpu" and (epochs or settings.num_train_epochs) > 1
+def _epochs(step: LayeredAdapter, sequences: int) -> float:
+    settings = step.training_args
+    rows = settings.max_steps * settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return rows / sequences if settings.max_steps > 0 else settings.num_train_epochs
 
 
 def _why_not(context: FinetuneContext, model: Any, *, own_loss: bool) -> str:

@@ -20,7 +20,7 @@ from phi_runtime.models.peft_folder import read_peft_folder
 from phi_runtime.models.place import base_model_path, input_adapter_path
 from phi_runtime.models.shape import Shape, shape_of
 from phi_runtime.training.continued import completed
-from phi_runtime.training.pass_bases import AdapterPass, TrainingPass
+from phi_runtime.training.pass_bases import ACTIVATION_CACHE_GB, AdapterPass, LayeredAdapter, TrainingPass
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def forecast(workflow: Workflow, project: ProjectFolder, stage: str, shape: Shap
         return None
     device = workflow.host_device
     number_bytes, dtype = _number(step, device)
-    tokens, longest = _longest_row(workflow.data_config(step.train_data_config), project)
+    tokens, longest, _ = _longest_row(workflow.data_config(step.train_data_config), project)
     eager = workflow.input_model.load_kwargs.attn_implementation == "eager"
     job = replace(job_of(step, shape, tokens), device=device, number_bytes=number_bytes, eager=eager)
     needed = estimate(shape, job)
@@ -150,12 +150,15 @@ def _number(step: FinetunePass, device: str) -> tuple[int, str]:
     return (2, dtype) if supported else (4, "float32")
 
 
-def _longest_row(data: DataConfig, project: ProjectFolder) -> tuple[int, bool]:
-    """Return the tokens of the longest row, and True if it is known: if the rows were tokenized since they last changed."""
+def _longest_row(data: DataConfig, project: ProjectFolder) -> tuple[int, bool, int]:
+    """Return the tokens of the longest row, True if it is known, and the tokens of all rows (0: unknown).
+
+    They are known if the rows were tokenized since they last changed.
+    """
     limit = data.pre_process_data_config.max_seq_len
     files = [file.path for file in data_paths(data, project.config)]
     if not files or not all(file.is_file() for file in files) or not project.token_cache.is_dir():
-        return limit, False
+        return limit, False, 0
     import numpy as np
 
     from phi_runtime.data.store import ROWS, SURVEY
@@ -170,12 +173,12 @@ def _longest_row(data: DataConfig, project: ProjectFolder) -> tuple[int, bool]:
         and manifest.facts.get("files") == [str(file) for file in files]
     ]
     if not stores:
-        return limit, False
+        return limit, False, 0
     newest = max(stores, key=lambda folder: (folder / SURVEY).stat().st_mtime)
     tokens = np.load(newest / ROWS, mmap_mode="r")["tokens"]
     if "join" in data.pre_process_data_config.strategy:
-        return min(limit, int(tokens.sum())), True
-    return min(limit, int(tokens.max(initial=0))) or limit, True
+        return min(limit, int(tokens.sum())), True, int(tokens.sum())
+    return min(limit, int(tokens.max(initial=0))) or limit, True, int(np.minimum(tokens, limit).sum())
 
 
 # -- config settings and disk space --------------------------------------------------------------------------------------
@@ -207,10 +210,13 @@ def _settings(stage: str, step: FinetunePass, fit: Fit) -> dict[str, Any]:
 
 
 def disk_bytes(workflow: Workflow, project: ProjectFolder, shape: Shape) -> dict[str, int]:
-    """Estimate the disk space of each stage in bytes, and of `checkpoints`: one is written before the oldest is removed."""
+    """Estimate the disk space of each stage in bytes, of `checkpoints`, and of the `activations` that are kept.
+
+    A checkpoint is written before the oldest is removed.
+    """
     base = base_model_path(workflow.input_model, project)
     sizes = {"fetch": folder_bytes(base) if base.is_dir() else shape.stored_bytes * shape.parameters}
-    stored, checkpoints = sizes["fetch"], 0
+    stored, checkpoints, activations = sizes["fetch"], 0, 0
     for name, step in workflow.passes.items():
         sizes[name] = step.output_bytes(shape, stored)
         stored = sizes[name] if step.produces == "hf" else stored
@@ -218,7 +224,20 @@ def disk_bytes(workflow: Workflow, project: ProjectFolder, shape: Shape) -> dict
             job = job_of(step, shape, 1)
             trained = shape.parameters if job.method == "full" else job.adapter + job.saved
             checkpoints = max(checkpoints, 12 * trained * (step.training_args.save_total_limit + 1))
-    return {**sizes, "checkpoints": checkpoints}
+            activations = max(activations, _kept_activations(workflow, project, step, job, shape))
+    return {**sizes, "checkpoints": checkpoints, "activations": activations}
+
+
+def _kept_activations(workflow: Workflow, project: ProjectFolder, step: TrainingPass, job: Job, shape: Shape) -> int:
+    """Estimate the size of the activation cache of `step`; its limit if the rows are not tokenized."""
+    epochs = 2 if step.training_args.max_steps > 0 else step.training_args.num_train_epochs
+    device = workflow.host_device
+    if not (job.frozen_layers and isinstance(step, LayeredAdapter) and step.keeps_activations(device, epochs)):
+        return 0
+    limit = (ACTIVATION_CACHE_GB if step.activation_cache_gb is None else step.activation_cache_gb) * 1e9
+    tokens = _longest_row(workflow.data_config(step.train_data_config), project)[2]
+    needed = tokens * shape.hidden * _number(step, device)[0] * (2 if step.rounds_base else 1)
+    return int(min(needed or limit, limit))
 
 
 def free_disk_bytes(project: ProjectFolder) -> int:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
 
+ACTIVATION_CACHE_GB = 4
+"""Largest activation cache, unless `activation_cache_gb` is set."""
 USE_UNMERGED = "remove this pass and use the adapter itself (`phi-scaffold chat --model adapter`)"
 MERGE_INSTEAD = "merge it instead: MergeAdapterWeights before its own ModelBuilder"
 
@@ -233,6 +235,10 @@ class LayeredAdapter(LinearAdapter):
             settings["target_modules"] = names
         patterns = self.model_dump(include={"layers_pattern", "rank_pattern", "alpha_pattern"})
         return {**patterns, "layers_to_transform": chosen, **settings}
+
+    def keeps_activations(self, device: str, epochs: float) -> bool:
+        """Return True if the cache is on, as far as settings tell; a GPU computes a batch as fast as the single rows of it."""
+        return device == "cpu" and epochs > 1 if self.activation_cache_gb is None else self.activation_cache_gb > 0
 
     def adapted_layers(self, count: int) -> list[int] | None:
         """Return the indices of the layers of a model of `count` that get adapters; None for all of them."""

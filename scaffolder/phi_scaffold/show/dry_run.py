@@ -52,7 +52,8 @@ def dry_run(
         _print_stages(rows, disk)
         if trains and disk:
             needed, free = size(disk["checkpoints"]), size(free_disk_bytes(project))
-            print(f"\nCheckpoints take up to {needed} during training; {free} are free on the disk.")
+            kept = f", kept activations up to {size(disk['activations'])}" if disk["activations"] else ""
+            print(f"\nCheckpoints take up to {needed} during training{kept}; {free} are free on the disk.")
     estimates, steps = [], []
     for name in trains:
         estimate = forecast(workflow, project, name, shape)

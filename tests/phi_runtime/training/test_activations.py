@@ -17,10 +17,14 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from phi_runtime.models.place import base_model_path  # noqa: E402
+from phi_runtime.models.shape import shape_of  # noqa: E402
 from phi_runtime.pipeline.engine import run  # noqa: E402
+from phi_runtime.pipeline.load import load_workflow  # noqa: E402
 from phi_runtime.training.activations import activation_cache  # noqa: E402
 from phi_runtime.training.batches import Layout  # noqa: E402
 from phi_runtime.training.extras import TrainingExtras  # noqa: E402
+from phi_runtime.training.forecast import disk_bytes  # noqa: E402
 from phi_runtime.training.frozen_layers import ActivationCache, FrozenLayers  # noqa: E402
 from phi_runtime.training.rounding import Int4AwareBase  # noqa: E402
 from phi_runtime.training.rows import load_training_data  # noqa: E402
@@ -209,8 +213,10 @@ def test_a_run_says_how_much_it_keeps(make_project: MakeProject) -> None:
     heard = Listener()
     run(project, heard, until="finetune")
     (facts,) = (m for m in heard.of("metric") if "activation_cache_bytes" in m)
+    kept = sum(file.stat().st_size for file in project.activation_cache.glob("*/states.bin"))
     assert facts["activation_cache_rows"] > 0
-    assert (
-        sum(file.stat().st_size for file in project.activation_cache.glob("*/states.bin"))
-        == facts["activation_cache_bytes"]
-    )
+    assert facts["activation_cache_bytes"] == kept
+    workflow = load_workflow(project.config)
+    shape = shape_of(base_model_path(workflow.input_model, project))
+    assert shape
+    assert disk_bytes(workflow, project, shape)["activations"] == pytest.approx(kept, rel=0.1)
