@@ -77,10 +77,10 @@ def fix_values(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
     """Write flags as true and false, and named values in their own case: Olive reads 1 as true and ignores case and blanks."""
     for key, field_ in model.model_fields.items():
         path = (*at, key)
-        if is_flag(field_) and type(draft.get(path)) is int and draft.get(path) in (0, 1):
-            value = bool(draft.get(path))
-            draft.replace(path, value, f"`{key}` is now `{str(value).lower()}`")
-        elif names := named_values(field_):
+        value = draft.get(path)
+        if type(value) is int and value in (0, 1) and is_flag(field_):
+            draft.replace(path, bool(value), f"`{key}` is now `{str(bool(value)).lower()}`")
+        elif isinstance(value, str) and (names := named_values(field_)):
             fix_case(draft, path, names)
 
 
