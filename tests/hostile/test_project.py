@@ -185,8 +185,9 @@ def test_an_environment_behind_a_link_belongs_to_its_owner(project: ProjectFolde
 
 @pytest.mark.parametrize("link", ["gen-model", "gen-model/adapter", "gen-model/runs", "model-cache", "model-cache/org"])
 @pytest.mark.parametrize("target", ["folder", "nothing"])
-def test_outputs_are_not_written_through_a_link(
-    project: ProjectFolder, tmp_path: Path, cli: Cli, link: str, target: str
+@pytest.mark.parametrize("command", ["run", "clean adapter --yes"])
+def test_outputs_are_not_written_or_deleted_through_a_link(
+    project: ProjectFolder, tmp_path: Path, cli: Cli, link: str, target: str, command: str
 ) -> None:
     outside = tmp_path / "documents"
     if target == "folder":
@@ -197,7 +198,7 @@ def test_outputs_are_not_written_through_a_link(
         shutil.rmtree(place)
     place.parent.mkdir(exist_ok=True)
     place.symlink_to(outside, target_is_directory=True)
-    refused = cli("run", "--project", project.root)
+    refused = cli(*command.split(), "--project", project.root)
     assert refused.code == 2
     assert f"{place}" in refused.err
     assert "--trust-project" in refused.err

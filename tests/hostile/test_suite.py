@@ -46,7 +46,7 @@ CASES = {
     "permissions in the record of a run": f"{PROJECT}::test_a_recorded_run_gives_itself_no_permission",
     "paths in the record of a run": f"{PROJECT}::test_a_recorded_run_writes_no_config_outside_of_the_project",
     "pickles in a checkpoint": f"{PROJECT}::test_a_planted_checkpoint_with_pickles_runs_no_code",
-    "links in folders of outputs": f"{PROJECT}::test_outputs_are_not_written_through_a_link",
+    "links in folders of outputs": f"{PROJECT}::test_outputs_are_not_written_or_deleted_through_a_link",
     "a link in the place of a lock": f"{PROJECT}::test_a_planted_lock_empties_no_file",
     "a link in the place of a new file": f"{ARTIFACTS}::test_a_link_is_replaced_and_not_followed",
     "a link in the place of a backup": f"{ARTIFACTS}::test_a_backup_never_goes_through_a_link",

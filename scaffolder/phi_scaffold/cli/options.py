@@ -206,8 +206,7 @@ class Flags:
             trust(project.root, "user")
         trusted = is_trusted(project.root)
         use_project_environment(project, trusted=trusted)
-        if not trusted:
-            refuse_links(project)
+        self.require_own_outputs(project)
         if runs_hooks:
             from phi_runtime.data.hooks import require_trusted_hooks
 
@@ -219,6 +218,13 @@ class Flags:
                 file=sys.stderr,
             )
         return project
+
+    def require_own_outputs(self, project: ProjectFolder) -> None:
+        """Raise UsageError if the project is not trusted and has links where outputs are written or deleted."""
+        if self.trust_project:
+            trust(project.root, "user")
+        if not is_trusted(project.root):
+            refuse_links(project)
 
     def overrides(self) -> Overrides:
         """Return the config overrides that these flags request.
