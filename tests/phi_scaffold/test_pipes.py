@@ -1,10 +1,11 @@
-"""Output into pipes and closed streams."""
+"""Output into pipes and closed streams, and a working folder that is gone."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,12 @@ def test_output_to_a_full_disk_is_an_error() -> None:
         )
     assert process.returncode == 8
     assert "the disk is full" in process.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder in use cannot be deleted there")
+def test_a_deleted_working_folder_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "phi_scaffold", "status"]
+    shell = ["sh", "-c", 'cd "$1" && rmdir "$1" && shift && exec "$@"', "sh", str(tmp_path), *command]
+    process = subprocess.run(shell, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr == "error: the current folder was deleted\n  help: change into another folder\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -122,7 +123,8 @@ def open_store(folder: Path) -> Store | None:
     """Return the store in `folder` and mark it as used; None if there is no complete one."""
     if read_manifest(folder) is None:
         return None
-    (folder / SURVEY).touch()
+    with suppress(OSError):  # a disk or folder to read only
+        (folder / SURVEY).touch()
     survey = from_json(Survey, read_json(folder / SURVEY))
     return replace(_mapped_store(folder), survey=survey, clusters=_mapped(folder / CLUSTERS))
 

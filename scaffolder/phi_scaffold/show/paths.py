@@ -13,13 +13,16 @@ def short_path(path: Path | str) -> str:
         return str(path)
     try:
         relative = os.path.relpath(path)
-    except ValueError:  # another drive of Windows
+    except (ValueError, OSError):  # another drive of Windows; the current folder was deleted
         return str(path)
     return min(relative, str(path), key=len)
 
 
 def with_short_paths(message: str) -> str:
     """Write the paths below the current folder in `message` relative to it."""
-    folder = Path.cwd()
+    try:
+        folder = Path.cwd()
+    except OSError:  # it was deleted
+        return message
     pattern = rf"(?<![\w./\\-]){re.escape(f'{folder}{os.sep}')}"
     return message if folder == folder.parent else re.sub(pattern, "", message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from phi_runtime.core.artifacts import (
     digest,
     free_name,
     put_in_place,
+    read_json,
     read_manifest,
     require_free_space,
     seal,
     versions,
+    write_json,
     write_text,
 )
 from phi_runtime.core.errors import Conflict, OutOfResources
@@ -142,3 +145,10 @@ def test_a_version_is_read_once_and_a_package_that_is_installed_later_is_found(
     assert versions(("phi-later",)) == {"phi-later": "1.5"}
     monkeypatch.setattr("importlib.metadata.version", lambda _: "read again")
     assert versions(("pytest", "phi-later")) == {"pytest": pytest.__version__, "phi-later": "1.5"}
+
+
+def test_names_of_files_that_are_not_utf_8_can_be_recorded(tmp_path: Path) -> None:
+    name = os.fsdecode(b"k\xffx")
+    write_json(tmp_path / "record.json", {"files": [name, "häuser"]})
+    assert read_json(tmp_path / "record.json") == {"files": [name, "häuser"]}
+    assert digest(name) != digest(os.fsdecode(b"k\xfex"))
