@@ -202,6 +202,18 @@ def test_setup_without_python_says_so_and_exits_with_5(setup: Setup) -> None:
     assert "command not found" not in done.stderr
 
 
+def test_without_python_uv_brings_one(setup: Setup) -> None:
+    setup.script(setup.tools / "uv", "")
+    (setup.tools / "dirname").symlink_to(shutil.which("dirname") or "dirname")
+    setup.calls.write_text("")
+    command = [shutil.which("bash") or "bash", "setup/setup.sh", "--device", "cpu"]
+    done = subprocess.run(command, cwd=setup.root, env={"PATH": str(setup.tools)}, capture_output=True, text=True)
+    assert (done.returncode, setup.calls.read_text()) == (
+        0,
+        "uv run --no-project --python >=3.11,<3.15 setup/setup.py --device cpu\n",
+    )
+
+
 def test_the_powershell_script_parses_and_passes_every_option(setup: Setup) -> None:
     """A parser takes the place of PowerShell, which is no package of a registry that tests can use."""
     grammar = pytest.importorskip("tree_sitter_powershell")
