@@ -185,9 +185,8 @@ def test_an_environment_behind_a_link_belongs_to_its_owner(project: ProjectFolde
 
 @pytest.mark.parametrize("link", ["gen-model", "gen-model/adapter", "gen-model/runs", "model-cache", "model-cache/org"])
 @pytest.mark.parametrize("target", ["folder", "nothing"])
-@pytest.mark.parametrize("command", ["run", "clean adapter --yes"])
-def test_outputs_are_not_written_or_deleted_through_a_link(
-    project: ProjectFolder, tmp_path: Path, cli: Cli, link: str, target: str, command: str
+def test_outputs_are_not_written_through_a_link(
+    project: ProjectFolder, tmp_path: Path, cli: Cli, link: str, target: str
 ) -> None:
     outside = tmp_path / "documents"
     if target == "folder":
@@ -198,12 +197,29 @@ def test_outputs_are_not_written_or_deleted_through_a_link(
         shutil.rmtree(place)
     place.parent.mkdir(exist_ok=True)
     place.symlink_to(outside, target_is_directory=True)
-    refused = cli(*command.split(), "--project", project.root)
+    refused = cli("run", "--project", project.root)
     assert refused.code == 2
     assert f"{place}" in refused.err
     assert "--trust-project" in refused.err
     assert outside.exists() == (target == "folder")
     assert target == "nothing" or (outside / "adapter" / "letter").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(("link", "part"), [("gen-model", "merged"), ("model-cache/org", "documents")])
+def test_clean_deletes_nothing_behind_a_link(
+    project: ProjectFolder, tmp_path: Path, cli: Cli, link: str, part: str
+) -> None:
+    letter = tmp_path / "outside" / part / "config.json"
+    letter.parent.mkdir(parents=True)
+    letter.write_text("{}", encoding="utf-8")
+    place = project.root / link
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(tmp_path / "outside", target_is_directory=True)
+    cleaned = cli("clean", "merged", "unused", "--yes", "--project", project.root)
+    assert cleaned.code in (0, 2), cleaned.err
+    assert letter.is_file()
 
 
 def test_a_project_without_links_writes_its_outputs(project: ProjectFolder) -> None:

@@ -16,6 +16,7 @@ from phi_runtime.core.errors import PhiError, UsageError
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.core.trust import is_trusted
 from phi_runtime.models.place import base_model_path, input_adapter_path
 from phi_runtime.pipeline.artifact import work_folder
 from phi_runtime.pipeline.load import load_workflow
@@ -63,6 +64,9 @@ def removable(project: ProjectFolder, overrides: Overrides | None = None) -> lis
         *((group, path) for group, pattern in _FOLDERS.items() for path in sorted(project.gen_model.glob(pattern))),
     ]
     order = list(LOSSES)
+    if not is_trusted(project.root):  # its links may lead to folders of the user's
+        root = project.root.resolve()
+        found = [(group, path) for group, path in found if path.parent.resolve().is_relative_to(root)]
     parts = [Removable(group, path, _size(path)) for group, path in found if path.is_dir() or path.is_symlink()]
     return sorted(parts, key=lambda part: order.index(part.group))
 

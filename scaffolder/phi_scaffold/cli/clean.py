@@ -31,7 +31,7 @@ def clean(
     from phi_scaffold.show import clean as show_clean
 
     project = flags.find_project()
-    flags.require_own_outputs(project)
+    flags.record_trust(project)
     groups = cleanup.groups(names or cleanup.WITHOUT_LOSS)
     found = cleanup.removable(project, flags.overrides())
     chosen = [part for part in found if part.group in groups]

@@ -202,11 +202,10 @@ class Flags:
             MissingDependency: There are no ML libraries.
         """
         project = self.find_project()
-        if self.trust_project:
-            trust(project.root, "user")
-        trusted = is_trusted(project.root)
+        trusted = self.record_trust(project)
         use_project_environment(project, trusted=trusted)
-        self.require_own_outputs(project)
+        if not trusted:
+            refuse_links(project)
         if runs_hooks:
             from phi_runtime.data.hooks import require_trusted_hooks
 
@@ -219,12 +218,11 @@ class Flags:
             )
         return project
 
-    def require_own_outputs(self, project: ProjectFolder) -> None:
-        """Raise UsageError if the project is not trusted and has links where outputs are written or deleted."""
+    def record_trust(self, project: ProjectFolder) -> bool:
+        """Record --trust-project, and return True if the project is trusted."""
         if self.trust_project:
             trust(project.root, "user")
-        if not is_trusted(project.root):
-            refuse_links(project)
+        return is_trusted(project.root)
 
     def overrides(self) -> Overrides:
         """Return the config overrides that these flags request.
