@@ -98,7 +98,8 @@ class _Batch:
     """Tasks whose prompts are read together.
 
     The rows of the cache are padded on the left of the prompts, behind the shared prefix, so that all continuations start at
-    the same place.
+    the same place. If the model can read trees, the completions are read in the same call: behind each prompt, those that begin
+    alike once, each token with a mask of the prompt and the tokens of its own completion before it.
     """
 
     def __init__(self, generator: TransformersGenerator, tasks: Sequence[PromptTask], prefix: _Prefix) -> None:
@@ -113,11 +114,44 @@ class _Batch:
         self.mask = (places < prefix.cached) | (places >= prefix.cached + gaps)  # (B, K)
         self.lengths = torch.tensor([prefix.cached + len(ids) for ids in rest], device=generator.device)  # (B,)
         self.padded = any(padding)
-        rows = [[generator.pad_id] * count + ids for count, ids in zip(padding, rest, strict=True)]
         cache = _select(prefix.cache, [0] * len(tasks)) if prefix.cache else None
         positions = (places[prefix.cached :] - gaps).clamp(min=0)  # (B, longest)
-        logits, self.cache = generator.forward(rows, cache, **self._placed(self.mask, positions))
-        self.first = logits[:, -1].float().log_softmax(-1)  # (B, V)
+        trees = [_inner_paths(task.completions) for task in tasks]
+        nodes = max(map(len, trees))
+        self.reads_trees = generator.reads_trees(prefix.cached + longest + nodes) and (
+            len(tasks) * (nodes + 1) <= _LOGIT_TOKENS
+            and len(tasks) * (prefix.cached + longest + nodes) <= _BATCH_TOKENS
+        )
+        if not self.reads_trees:
+            trees, nodes = [[] for _ in tasks], 0
+        rows = [
+            [generator.pad_id] * count + ids + [path[-1] for path in tree] + [generator.pad_id] * (nodes - len(tree))
+            for count, ids, tree in zip(padding, rest, trees, strict=True)
+        ]
+        placed = self._tree_placed(trees, nodes, positions) if nodes else self._placed(self.mask, positions)
+        logits, self.cache = generator.forward(rows, cache, keep=nodes + 1, **placed)
+        if nodes:
+            self.cache.crop(-nodes)
+        self.first = logits[:, 0].float().log_softmax(-1)  # (B, V)
+        self.inner = [dict(zip(tree, of_row[1:], strict=False)) for tree, of_row in zip(trees, logits, strict=True)]
+
+    def _tree_placed(self, trees: Sequence[list[Path]], nodes: int, positions: Any) -> dict[str, Any]:
+        """Return the attention mask (B, 1, T, K) and the positions (B, T) of prompts with `nodes` tokens of trees after each."""
+        import torch
+
+        count, start = self.mask.shape[1], positions.shape[1]
+        places = torch.arange(count + nodes, device=positions.device)  # (K,)
+        queries = places[count - start :, None]  # (T, 1)
+        seen = torch.cat([self.mask, self.mask.new_zeros(len(trees), nodes)], dim=1)
+        mask = (places <= queries) & seen[:, None] | (places == queries)  # (B, T, K); padding sees itself, for softmax
+        depths = torch.zeros(len(trees), nodes, dtype=torch.long)
+        for row, tree in enumerate(trees):
+            place = {path: i for i, path in enumerate(tree)}
+            for path, i in place.items():
+                mask[row, start + i, [count + place[path[:length]] for length in range(1, len(path) + 1)]] = True
+                depths[row, i] = len(path) - 1
+        after = self.lengths[:, None] + depths.to(positions.device)
+        return {"attention_mask": mask[:, None], "position_ids": torch.cat([positions, after], dim=1)}
 
     def _placed(self, mask: Any, positions: Any) -> dict[str, Any]:
         """Return the attention mask and the positions, which rows of equal length do not need."""
@@ -155,6 +189,14 @@ class _Batch:
             for number, completion in enumerate(task.completions)
             if len(completion) > 1
         ]
+        if self.reads_trees:
+            for row, inner in enumerate(self.inner):
+                values = {path: logits.float().log_softmax(-1) for path, logits in inner.items()}
+                likeliest[row] |= {path: int(logprobs.argmax()) for path, logprobs in values.items()}
+                for number, completion in enumerate(self.tasks[row].completions):
+                    paths = [tuple(completion[:i]) for i in range(1, len(completion))]
+                    found[row][number] += [float(values[path][completion[len(path)]]) for path in paths]
+            return found
         longer.sort(key=lambda item: len(item[2]))
         for chunk in self._chunks(longer):
             rows, longest = [row for row, _, _ in chunk], len(chunk[-1][2]) - 1
@@ -200,6 +242,12 @@ class _Batch:
                 if len(answers[row].tokens) == done:
                     answers[row].push(token)
             active = [row for row in active if answers[row].finish is None]
+
+
+def _inner_paths(completions: Sequence[list[int]]) -> list[Path]:
+    """Return the beginnings of completions that are followed by another token, each once, the shorter ones first."""
+    paths = {tuple(completion[:i]) for completion in completions for i in range(1, len(completion))}
+    return sorted(paths, key=lambda path: (len(path), path))
 
 
 def _select(cache: Any, rows: Sequence[int]) -> Any:

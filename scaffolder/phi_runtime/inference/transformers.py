@@ -182,6 +182,21 @@ class TransformersGenerator:
 
         return DynamicCache(config=self._language_model.config)
 
+    def reads_trees(self, tokens: int) -> bool:
+        """Return True if each token of a sequence of `tokens` can have a mask of its own.
+
+        Code of the model's own folder may ignore it; a layer that forgets tokens cannot apply it.
+        """
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        if model.config._attn_implementation != "sdpa" or not type(model).__module__.startswith("transformers.models."):
+            return False
+        return all(
+            type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and tokens < layer.sliding_window)
+            for layer in self.create_cache().layers
+        )
+
     def create_sequence(self, adapter: str | None = None) -> TorchSequence:
         return TorchSequence(self, adapter)
 

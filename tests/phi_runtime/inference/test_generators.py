@@ -313,6 +313,29 @@ def test_log_probabilities_and_answers_of_a_batch_are_those_of_each_prompt_alone
     check_tasks(torch_model, tasks_of(torch_model), batch_size)
 
 
+def test_completions_are_read_with_their_prompt_and_what_they_begin_with_once(
+    torch_model: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, forward = [], torch_model.forward
+
+    def count(rows: Any, *args: Any, **options: Any) -> Any:
+        calls.append((len(rows), len(rows[0])))
+        return forward(rows, *args, **options)
+
+    monkeypatch.setattr(torch_model, "forward", count)
+    ids = torch_model.encode("we won the game")
+    torch_model.run_prompts([PromptTask(ids, [[7], [7, 8, 9, 2], [7, 8, 10], [11, 12]])], 1)
+    assert calls == [(1, len(ids) - 1), (1, 1 + len([7, 8, 9, 11]))]
+
+
+def test_a_model_without_masks_for_each_token_reads_the_completions_after_the_prompts(
+    torch_model: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_model.model.config, "_attn_implementation", "eager")
+    assert not torch_model.reads_trees(1)
+    check_tasks(torch_model, tasks_of(torch_model), 16)
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_prompts_in_a_batch_keep_their_window_and_their_rotary_factors(
     config: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
