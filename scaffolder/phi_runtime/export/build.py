@@ -6,6 +6,7 @@ and prints at length (seen in onnxruntime-genai 0.18).
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,8 +41,16 @@ _OPTION_NAMES = {
 }
 """Keys of the pass → the builder's options, by the names of onnxruntime-genai 0.18."""
 
-# Offline, and unbuffered with progress bars: progress is parsed from what the builder prints.
-_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": None}
+# Offline, and unbuffered with progress bars: progress is parsed from what the builder prints. Without GIT_DIR, the builder
+# writes the commit of the git repository around its environment, which is the user's, into the model (seen in
+# onnxruntime-genai 0.18).
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONIOENCODING": "utf-8",
+    "PYTHONUNBUFFERED": "1",
+    "TQDM_DISABLE": None,
+    "GIT_DIR": os.devnull,
+}
 
 
 @dataclass(frozen=True)

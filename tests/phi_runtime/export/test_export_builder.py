@@ -17,7 +17,7 @@ from phi_runtime.config.schema import BuilderOptions
 from phi_runtime.core.errors import Interrupted, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.export.build import options_of
+from phi_runtime.export.build import _ENVIRONMENT, options_of
 from phi_runtime.export.builder_output import BuilderProgress
 from phi_runtime.export.builder_process import as_pairs, build, names_of_release
 from phi_runtime.models import builder_source
@@ -149,6 +149,37 @@ def test_a_build_that_fails_is_reported_with_its_reason_and_its_log(make_project
     assert str(log) in caught.value.fix
     assert "Traceback" in log.read_text()
     assert states(project)["export"] == "failed"
+
+
+def test_the_commit_of_the_users_repository_is_not_written_into_a_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import onnxruntime_genai
+    from onnxruntime_genai.models.builders import base
+
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    commit = [
+        "git",
+        "-C",
+        str(tmp_path),
+        "-c",
+        "user.name=u",
+        "-c",
+        "user.email=u@x",
+        "commit",
+        "-qm",
+        "c",
+        "--allow-empty",
+    ]
+    subprocess.run(commit, check=True)
+    monkeypatch.setattr(
+        base, "__file__", str(tmp_path / "lib" / "python" / "site-packages" / "genai" / "builders" / "base.py")
+    )
+    (tmp_path / "lib" / "python" / "site-packages" / "genai" / "builders").mkdir(parents=True)
+    own = onnxruntime_genai.__commit__ or None
+    assert base.Model.get_genai_commit() != own, "the builder no longer runs git: remove GIT_DIR from its environment"
+    monkeypatch.setenv("GIT_DIR", str(_ENVIRONMENT["GIT_DIR"]))
+    assert base.Model.get_genai_commit() == own
 
 
 # -- what is left of a build that does not end well ----------------------------------------------------------------------------
