@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -19,7 +20,7 @@ from phi_runtime.search.sweep.outcome import SweepResult, chart, importances_of,
 from phi_runtime.search.sweep.planning import plan_to_json, prepare
 from phi_runtime.search.sweep.search import search
 from phi_runtime.search.sweep.space import Space, grid, grid_size, sampler, suggest
-from phi_runtime.search.sweep.study import StudyFolder
+from phi_runtime.search.sweep.study import StudyFolder, find_study
 from phi_runtime.search.sweep.worker import shares
 from tests.conftest import Listener, MakeProject, edit_config
 
@@ -382,3 +383,12 @@ def test_jobs_get_a_gpu_each_or_a_share_of_the_cores(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PHI_SCAFFOLD_CORES", "1")
     assert [share["PHI_SCAFFOLD_CORES"] for share in shares(2, "cpu")] == ["1", "1"]
     assert all("CUDA_VISIBLE_DEVICES" not in share for share in shares(2, "cpu"))
+
+
+def test_a_study_whose_first_call_was_killed_before_it_began_is_begun_again(tmp_path: Path) -> None:
+    project = ProjectFolder(tmp_path, tmp_path / "olive-config.json")
+    folder = project.gen_model / "sweep" / "study-1"
+    folder.mkdir(parents=True)
+    assert find_study(project, {"metric": "validation_loss"}).name == "study-1"
+    (folder / "study.db").touch()
+    assert find_study(project, {"metric": "validation_loss"}).name == "study-2"

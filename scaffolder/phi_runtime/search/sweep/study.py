@@ -85,7 +85,8 @@ def find_study(project: ProjectFolder, inputs: Mapping[str, Any]) -> StudyFolder
     root = project.gen_model / FOLDER
     # A study that began before its base model was downloaded has no key of it.
     keys = {True: digest(inputs), False: digest({name: value for name, value in inputs.items() if name != "base"})}
-    studies = sorted((number, path) for path in root.glob("study-*") if (number := _number(path)))
+    begun = (path for path in root.glob("study-*") if any((path / name).exists() for name in (FACTS, STORAGE)))
+    studies = sorted((number, path) for path in begun if (number := _number(path)))
     known = [(path, _facts(path)) for _, path in studies]
     for path, facts in reversed(known):
         if facts and facts["key"] == keys["base" in facts["inputs"]]:
