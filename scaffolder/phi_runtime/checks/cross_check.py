@@ -104,7 +104,7 @@ def _references(c: Checks) -> Iterator[Finding]:
 
 
 def _systems(c: Checks) -> Iterator[Finding]:
-    named = (c.parts.host, c.parts.target)
+    named = [name for name in (c.parts.host, c.parts.target) if isinstance(name, str)]
     for name, system in c.parts.systems.items():
         if system is None or (name not in named and all(other in c.parts.systems for other in named)):
             continue  # invalid, or nothing runs on it

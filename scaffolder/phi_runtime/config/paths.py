@@ -34,11 +34,20 @@ class Resolved:
 
 def resolve(written: str, config_path: Path) -> Resolved:
     """Return the file or folder that `written` means; if it does not exist yet, relative to the config."""
+    written = _possible(written)
     in_folder = Path(config_path.parent, written)
     under_root = Path(config_path.parent.parent, written)
     if not _exists(in_folder) and _exists(under_root):
         return Resolved(_normal(under_root), from_root=True)
     return Resolved(_normal(in_folder))
+
+
+def _possible(written: str) -> str:
+    """Return a path that the system can look up: of names that are too long for it only the start, which names no file."""
+    cut = "/".join(
+        name if len(name.encode("utf-8", "replace")) < 256 else f"{name[:60]}…" for name in written.split("/")
+    )
+    return cut if len(cut.encode("utf-8", "replace")) < 3000 else f"{cut[:60]}…"
 
 
 def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:

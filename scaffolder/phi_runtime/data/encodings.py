@@ -74,6 +74,9 @@ class Recoded(io.RawIOBase):
     """The bytes of a text of any encoding as UTF-8. What cannot be decoded becomes a byte that is not UTF-8 either."""
 
     def __init__(self, stream: io.BufferedReader, encoding: str) -> None:
+        name = codecs.lookup(encoding).name
+        if name in ("utf-16", "utf-32") and not any(stream.peek(4).startswith(mark) for mark, _ in _MARKS):
+            encoding = f"{name}-le"  # as Python reads a whole text; its incremental decoder requires a mark
         self.stream, self.decoder = stream, codecs.getincrementaldecoder(encoding)(_INVALID)
         self.output = memoryview(b"")
         self.ended = False

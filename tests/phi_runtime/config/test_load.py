@@ -164,6 +164,13 @@ def test_evaluation_json_beside_it_is_read(write: Callable[[dict[str, Any]], Pat
         (lambda c: c["passes"]["build"].pop("precision"), "missing-key", '"build"', ""),
         (lambda c: c["passes"]["lora"].pop("type"), "missing-key", '"lora"', ""),
         (lambda c: c.update(host="locl"), "unknown-reference", '"locl"', "local"),
+        (lambda c: c.update(host=["local"]), "wrong-type", '"host"', ""),
+        (
+            lambda c: c["data_configs"][0]["load_dataset_config"].update(encoding="punycode"),
+            "out-of-range",
+            '"encoding"',
+            "",
+        ),
         (lambda c: c["passes"]["lora"].update(train_data_config="trian"), "unknown-reference", '"trian"', "train"),
         (lambda c: c["passes"]["build"].update(precision="fp16"), "precision", '"fp16"', ""),
         (lambda c: c["passes"].update(fetch=c["passes"].pop("lora")), "pass-name", '"fetch"', ""),

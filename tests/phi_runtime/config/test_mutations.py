@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,8 @@ from phi_runtime.config.dialects.json_schema import schema_of
 from phi_runtime.config.reading.source import KeyPath, read_source
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.pipeline.load import LoadedConfig, check_file
+from tests.mutations import CASES, damage, mutate, places
 
-CASES = Path(__file__).parent / "dialects"
-VALUES: list[Any] = [None, True, False, -1, 0, 1, 2.5, 1e9, "", "x", "16", [], ["x"], {}, {"x": 1}, [{}]]
-KEYS = ["config", "params", "type", "alpha", "engine", "lora_r", "x", "", "ä", "model_path", "training_args", "sweep"]
 # What the models say of the form of one value; other rules look at several, or at files.
 FORM = ("unknown-key", "unknown-value", "wrong-type", "out-of-range")
 
@@ -29,40 +26,6 @@ FORM = ("unknown-key", "unknown-value", "wrong-type", "out-of-range")
 def bases(without: str = "nothing") -> list[Any]:
     paths = sorted(p for p in CASES.iterdir() if p.suffix in (".json", ".yaml") and without not in p.name)
     return [read_source(p).value for p in paths]
-
-
-def places(value: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
-    yield at
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, member in inner:
-        yield from places(member, (*at, key))
-
-
-def mutate(value: Any, chance: random.Random) -> Any:
-    """One change: a member dropped, renamed or doubled under another name, or a value of another type."""
-    value = copy.deepcopy(value)
-    path = chance.choice([p for p in places(value) if p])
-    parent = value
-    for key in path[:-1]:
-        parent = parent[key]
-    kind = chance.choice(["drop", "rename", "double", "retype", "retype"])
-    if kind == "drop":
-        del parent[path[-1]]
-    elif kind == "retype" or isinstance(parent, list):
-        parent[path[-1]] = chance.choice(VALUES)
-    else:
-        name = chance.choice([*KEYS, f"{path[-1]}s", str(path[-1])[:-1], str(path[-1]).upper()])
-        parent[name] = parent.pop(path[-1]) if kind == "rename" else copy.deepcopy(parent[path[-1]])
-    return value
-
-
-def damage(text: str, chance: random.Random) -> str:
-    """A change to the text itself: the end lost, a line lost, a line twice."""
-    kind, lines = chance.choice(["truncate", "lose", "repeat"]), text.split("\n")
-    if kind == "truncate":
-        return text[: chance.randrange(len(text))]
-    i = chance.randrange(len(lines))
-    return "\n".join(lines[:i] + ([lines[i]] * 2 if kind == "repeat" else []) + lines[i + 1 :])
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.config import paths
-from phi_runtime.config.paths import data_paths
+from phi_runtime.config.paths import data_paths, resolve
 from phi_runtime.config.schema import DataConfig
 from phi_runtime.core.errors import ConfigError
 
@@ -64,3 +64,8 @@ def test_a_pattern_that_would_search_a_whole_disk_is_refused(
     (tmp_path / "few" / "a.jsonl").touch()
     (found,) = data_paths(data("few/**/*.jsonl"), tmp_path / "config.json")
     assert found.path == tmp_path / "few" / "a.jsonl"
+
+
+@pytest.mark.parametrize("written", ["a" * 300, "ä" * 200, "a/" * 4000, "\0", "\ud800", "[" * 500])
+def test_a_text_that_can_be_no_path_names_no_file(tmp_path: Path, written: str) -> None:
+    assert not resolve(written, tmp_path / "fine-tuning" / "olive-config.json").path.is_file()

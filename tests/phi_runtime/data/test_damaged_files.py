@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import zipfile
 from pathlib import Path
 from random import Random
 
-import openpyxl
 import pytest
 
 from phi_runtime.config.file_formats import format_of
@@ -17,65 +12,7 @@ from phi_runtime.core.errors import DataError
 from phi_runtime.data import tables
 from phi_runtime.data.file_form import file_form
 from phi_runtime.data.rows import BadRow, ReadOptions, scan
-
-LINES = [
-    ("text", "label"),
-    ("it rains, a lot", "cold"),
-    ("the «sun» é", "warm"),
-    ("猫 at home", "warm"),
-    ("frost", "cold"),
-]
-RECORDS = [dict(zip(LINES[0], line, strict=True)) for line in LINES[1:]]
-
-
-def _workbook() -> bytes:
-    book, file = openpyxl.Workbook(), io.BytesIO()
-    for line in [*LINES, ("=1+1", 3)]:
-        book.active.append(line)
-    book.save(file)
-    return file.getvalue()
-
-
-FILES = {
-    "a.csv": "\n".join(";".join(line) for line in LINES).encode(),
-    "b.csv": "\r\n".join("\t".join(line) for line in LINES).encode("utf-16"),
-    "c.csv": b'sep=|\na|b\n"x\ny"|"1 ""2"""\n',
-    "d.tsv": "\n".join("\t".join(line) for line in LINES).encode("cp1252", "replace"),
-    "a.jsonl": "\n".join(map(json.dumps, RECORDS)).encode(),
-    "b.jsonl": "\n".join(json.dumps(record, indent=1) for record in RECORDS).encode(),
-    "a.json": json.dumps(RECORDS, indent=1).encode(),
-    "b.json": json.dumps({"v": {"x": 1}, "rows": RECORDS}).encode(),
-    "c.json": json.dumps({key: {str(i): r[key] for i, r in enumerate(RECORDS)} for key in LINES[0]}).encode(),
-    "a.txt": "Größe\n\nnaïve\n".encode("cp1252"),
-    "a.jsonl.gz": gzip.compress(b'{"a": 1}\n' * 5, mtime=0),
-    "a.xlsx": _workbook(),
-}
-PIECES = [
-    b"\0", b"\xff", b"\xe9", b"\xef\xbb\xbf", b"\xff\xfe", b'"', b"'", b"\\", b"\n", b"\r", b",", b";", b"{", b"}", b"[", b"]",
-    b":", b"NaN", b"1e999", b"9" * 5000, b"\\ud800", b"\\N", b"[" * 100_000, b'{"a":' * 1000, b"sep=,\n", b"<f>1</f>", b"null",
-]  # fmt: skip
-ENCODINGS = ("utf-16", "utf-16-be", "utf-32", "cp1252", "gbk", "utf-8-sig")
-
-
-def damaged(random: Random, content: bytes) -> bytes:
-    for _ in range(random.choice((1, 1, 2, 4))):
-        start = random.randrange(len(content) + 1)
-        end = min(len(content), start + random.choice((0, 1, 5, 100)))
-        piece = random.choice((b"", random.choice(PIECES), random.randbytes(end - start), content[start:end] * 3))
-        content = random.choice((content[:start], content[start:], content[:start] + piece + content[end:]))
-        if random.random() < 0.1:
-            content = content.decode("utf-8", "replace").encode(random.choice(ENCODINGS), "replace")
-    return content
-
-
-def damaged_archive(random: Random, content: bytes) -> bytes:
-    """Damage one file inside a workbook."""
-    changed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(changed, "w") as new:
-        chosen = random.choice(old.namelist())
-        for name in old.namelist():
-            new.writestr(name, damaged(random, old.read(name)) if name == chosen else old.read(name))
-    return changed.getvalue()
+from tests.mutations import FILES, damaged, damaged_archive
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -232,6 +232,12 @@ def test_a_broken_file_is_refused_with_its_line(
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_the_encoding_of_the_config_needs_no_mark_in_the_file(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path, "a.csv", "q,a\nx,é\n".encode(f"{encoding}-le"))
+    assert [row.values for row in scan(path, ReadOptions("csv", encoding=encoding))] == [{"q": "x", "a": "é"}]
+
+
 @pytest.mark.parametrize("packing", PACKERS)
 @pytest.mark.parametrize("damage", ["cut off", "overwritten", "not packed at all"])
 def test_damage_in_a_packed_file_is_said_to_be_that(tmp_path: Path, packing: str, damage: str) -> None:

@@ -52,7 +52,8 @@ def _files_shape(value: Any) -> str:
 def _known_encoding(name: str) -> str:
     try:
         b"    ".decode(name, "ignore")  # refuses those that are not of text, too
-        codecs.getincrementaldecoder(name)
+        # The reader replaces what cannot be decoded, which punycode cannot. One byte: UTF-16 requires a mark after it.
+        codecs.getincrementaldecoder(name)("backslashreplace").decode(b" ")
     except (LookupError, ValueError):
         raise ValueError(f"unknown encoding `{name}`; use a name of Python, such as utf-8, cp1252 or utf-16") from None
     return name
