@@ -113,8 +113,8 @@ def _matches(pattern: Path) -> Iterator[Path]:
     fixed = next((i for i in range(1, len(parts)) if not Path(*parts[: i + 1]).exists()), len(parts))
     folder = Path(*parts[:fixed])
     pattern_in_it = str(Path(*parts[fixed:]))
-    if "**" in parts:
-        _require_few_files(Path(*parts[: parts.index("**")]))
+    if "**" in parts or sum(map(_is_pattern, map(Path, parts[fixed:]))) > 2:
+        _require_few_files(folder)
     return (folder / name for name in glob(pattern_in_it, root_dir=folder, recursive=True))  # noqa: PTH207 (Path.glob matches hidden files)
 
 

@@ -51,7 +51,7 @@ def test_each_file_may_lie_in_folder_the_config_or_under_the_projects_root(tmp_p
     assert (under_root.path, under_root.from_root) == (tmp_path / "datasets" / "b.jsonl", True)
 
 
-@pytest.mark.parametrize("files", ["/**/*.jsonl", "**/*.jsonl", "many/**/a.jsonl"])
+@pytest.mark.parametrize("files", ["*/**/*.jsonl", "*/*/*/*.jsonl", "/**/*.jsonl", "**/*.jsonl", "many/**/a.jsonl"])
 def test_a_pattern_that_would_search_a_whole_disk_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: str
 ) -> None:

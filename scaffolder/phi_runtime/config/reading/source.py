@@ -16,7 +16,7 @@ KeyPath = tuple[str | int, ...]
 
 DEEPEST = 100
 # Aliases let a YAML file of ten lines expand to billions of values (https://en.wikipedia.org/wiki/Billion_laughs_attack).
-MOST_VALUES = 100_000
+MOST_VALUES = 30_000
 MOST_BYTES = 4_000_000
 
 
