@@ -47,12 +47,12 @@ SAMPLE_S = 0.25
 class Soak:
     """A server, its clients, and the memory of its processes."""
 
-    def __init__(self, model: Path, project: Path, clients: int, seconds: float, kills: int) -> None:
+    def __init__(self, model: Path, project: Path, clients: int, seconds: float, kills: int, *flags: str) -> None:
         self.model, self.clients, self.seconds, self.kills = model, clients, seconds, kills
         command = [sys.executable, "-m", "phi_scaffold", "serve", "--project", project, "--model", model, "--port", "0"]
         environment = os.environ | {"PHI_SCAFFOLD_HANDED_OVER": "1"}
         self.process = subprocess.Popen(
-            [*map(str, command), "--json", "--quiet", "--max-queue", "16"],
+            [*map(str, command), "--json", "--quiet", "--max-queue", "16", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -177,6 +177,13 @@ class Soak:
         }
 
 
+def new_project(folder: Path) -> Path:
+    """Create a project, which the server needs."""
+    command = [sys.executable, "-m", "phi_scaffold", "new", str(folder / "project"), "--yes", "--no-git", "--quiet"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder / "project"
+
+
 def _quantiles(values: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(values, n=20) if len(values) > 1 else [0.0] * 19
     return {"median": round(cuts[9], 3), "p95": round(cuts[18], 3)}
@@ -198,9 +205,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="phi-bench-") as temporary:
-        project = Path(temporary) / "project"
-        new = [sys.executable, "-m", "phi_scaffold", "new", str(project), "--yes", "--no-git", "--quiet"]
-        subprocess.run(new, check=True, stdout=subprocess.DEVNULL)
+        project = new_project(Path(temporary))
         soak = Soak(arguments.model.absolute(), project, arguments.clients, arguments.minutes * 60, arguments.kills)
         try:
             figures = soak.run()

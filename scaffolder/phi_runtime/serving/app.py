@@ -93,7 +93,8 @@ def build_app(
     async def model(name: str) -> dict[str, Any]:
         return _model_entry(handler.find(name))
 
-    @app.api_route("/health", methods=["GET", "HEAD"])
+    @app.get("/health")
+    @app.head("/health")
     async def health() -> JSONResponse:
         return JSONResponse({"status": engine.state}, 200 if engine.state == "ready" else 503)
 
