@@ -83,10 +83,10 @@ def test_a_model_that_is_not_fetched_is_estimated_from_the_catalogue(make_projec
 
 
 def test_models_tells_what_would_fit(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    from phi_scaffold.show import models as show_models
+    from phi_scaffold.new import fit
 
-    monkeypatch.setattr(show_models, "gpus", tuple)
-    monkeypatch.setattr(show_models, "memory_bytes", lambda: 9 * 10**9)
+    monkeypatch.setattr(fit, "gpus", tuple)
+    monkeypatch.setattr(fit, "memory_bytes", lambda: 9 * 10**9)
     result = cli("models", "microsoft/Phi-3-mini-4k-instruct", "--json").json
     (mini,) = result["models"]
     assert result["device"] == "cpu"
@@ -101,4 +101,4 @@ def test_models_tells_what_would_fit(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_models_are_listed_for_this_machine_without_an_ml_library(cli: Cli, tmp_path: Path) -> None:
     assert not imported(["models", "smollm2-135m"], tmp_path) & {"torch", "transformers", "numpy"}
-    assert "Memory is estimated for this" in cli("models").out
+    assert "fits this" in cli("models").out
