@@ -17,6 +17,7 @@ from phi_runtime.core.project import project_of
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.models.peft_folder import problems, read_peft_folder
 from phi_runtime.models.place import hub_name
+from phi_runtime.models.shape import text_config
 from phi_runtime.passes.input_adapter import InputAdapter, base_of, differing
 from phi_runtime.training.pass_bases import (
     MERGE_INSTEAD,
@@ -125,7 +126,7 @@ def check_rounding(c: Checks, at: KeyPath, name: str) -> Iterator[Finding]:
 
 def _missing_layers(c: Checks, at: KeyPath, chosen: Sequence[int]) -> Iterator[Finding]:
     """Yield the indices in `layers_to_transform` that the base model does not have, if its config is on this machine."""
-    layers = (c.stored.get("text_config") or c.stored).get("num_hidden_layers")
+    layers = text_config(c.stored).get("num_hidden_layers")
     for i, layer in enumerate(chosen):
         if isinstance(layers, int) and layer >= layers:
             yield c.error((*at, i), "out-of-range", missing_layer(layer, layers))

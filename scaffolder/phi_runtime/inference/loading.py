@@ -7,6 +7,7 @@ import sys
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.inference.generator import Generator, GeneratorOptions
 from phi_runtime.models.reference import ModelRef
+from phi_runtime.models.shape import text_config
 
 
 def open_generator(ref: ModelRef, device: str = "cpu", options: GeneratorOptions | None = None) -> Generator:
@@ -32,8 +33,7 @@ def context_length(ref: ModelRef) -> int:
     """Return the tokens of prompt and answer together that the model of `ref` accepts, without loading it."""
     if ref.kind == "onnx":
         return int(read_json(ref.path / "genai_config.json")["model"]["context_length"])
-    config = read_json(ref.full.path / "config.json")
-    config |= config.get("text_config") or {}
+    config = text_config(read_json(ref.full.path / "config.json"))
     return int(config.get("max_position_embeddings") or config.get("n_positions") or sys.maxsize)
 
 

@@ -114,6 +114,12 @@ def assembled(
     )
 
 
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json with the settings of its language model, which models of several media have in `text_config`."""
+    inner = config.get("text_config")
+    return {**config, **(inner if isinstance(inner, dict) else {})}
+
+
 def shape_of(folder: Path) -> Shape | None:
     """Return the shape of the model in `folder`; None if its config.json lacks a size."""
     try:
@@ -122,8 +128,7 @@ def shape_of(folder: Path) -> Shape | None:
         return None
     if not isinstance(config, dict):
         return None
-    inner = config.get("text_config")
-    text = {**config, **(inner if isinstance(inner, dict) else {})}
+    text = text_config(config)
 
     def size(*names: str, default: int = 0) -> int:
         return next((int(text[name]) for name in names if isinstance(text.get(name), int)), default)

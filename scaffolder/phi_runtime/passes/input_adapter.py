@@ -29,6 +29,7 @@ from phi_runtime.models.peft_folder import (
 )
 from phi_runtime.models.peft_lora import CONFIG, why_not_low_rank
 from phi_runtime.models.place import base_model_path, input_adapter_path
+from phi_runtime.models.shape import text_config
 from phi_runtime.models.stored import known_modules, stored_config
 from phi_runtime.training.continued import differences
 from phi_runtime.training.pass_bases import MERGE_INSTEAD, USE_UNMERGED, AdapterOutput, AdapterPass
@@ -202,7 +203,7 @@ def _check_tokens(base: Mapping[str, int], own: Mapping[str, int], context: Pass
             fix="use it with the model that it was trained on, or remove the tokenizer from its folder",
         )
     config = read_json(context.source.path / "config.json")
-    rows = {**config, **(config.get("text_config") or {})}.get("vocab_size")
+    rows = text_config(config).get("vocab_size")
     if rows and max(own.values()) >= rows:
         raise ConfigError(
             f"the adapter has added tokens (up to number {max(own.values())}), but the model has {rows} embeddings",
