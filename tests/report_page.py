@@ -6,16 +6,13 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.web_chat import SCREENSHOTS, chromium
+from tests.web_chat import SCREENSHOTS, chromium, violations
 
 Media = Literal["screen", "dark", "print"]
 SCREEN, PHONE = (1280, 720), (360, 740)
-# Rules of axe-core whose violation keeps somebody from reading a page.
-AXE = "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(r => done(r.violations))"
 
 
 class ReportPage:
@@ -70,12 +67,7 @@ class ReportPage:
 
     def violations(self) -> list[str]:
         """What axe-core calls serious or critical, with the first element of each."""
-        self.browser.execute_script((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
-        return [
-            f"{violation['id']}: {violation['nodes'][0]['html']}"
-            for violation in self.browser.execute_async_script(AXE)
-            if violation["impact"] in ("serious", "critical")
-        ]
+        return violations(self.browser)
 
     def keep(self, name: str) -> None:
         """Save a screenshot of the whole page."""

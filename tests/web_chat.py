@@ -7,8 +7,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,6 +20,7 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --window-size=1280,900"
 )
+AXE = "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(r => done(r.violations))"
 # Each state of the last answer is kept: a test need not be quick to see it grow.
 WATCH = """
 window.seen = [];
@@ -52,6 +54,11 @@ class WebChat:
     def type(self, text: str) -> None:
         self.one(".ask textarea").send_keys(text)
 
+    def send(self) -> None:
+        """Click the button once the question enables it."""
+        self.wait(lambda: self.one("#send").is_enabled())
+        self.click("#send")
+
     def choose(self, box: str, name: str) -> None:
         """Takes `name` of the list that opens below `box`."""
         from selenium.common.exceptions import StaleElementReferenceException
@@ -59,18 +66,42 @@ class WebChat:
         def taken() -> bool:
             try:
                 options = self.browser.find_elements("css selector", "[role=option]")
-                next(option for option in options if name in option.text.split()).click()
+                next(option for option in options if option.text.split()[:1] == [name]).click()
             except StaleElementReferenceException:  # the list was drawn again
                 return False
             return True
 
         self.click(f"{box} input")
         self.wait(taken)
-        self.wait(lambda: self.one(f"{box} input").get_attribute("value") == name)
+        self.wait(lambda: str(self.one(f"{box} input").get_attribute("value")).split()[:1] == [name])
+
+    def texts(self, selector: str) -> list[str]:
+        script = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)"
+        return list(self.browser.execute_script(script, selector))
 
     def answers(self) -> list[str]:
-        script = "return [...document.querySelectorAll('[data-testid=bot]')].map(e => e.innerText)"
-        return list(self.browser.execute_script(script))
+        """The answers on the page, without the line below each."""
+        return [text.rpartition("\n\n")[0] for text in self.texts("[data-testid=bot]")]
+
+    def notes(self) -> list[str]:
+        """The line below each answer."""
+        return self.texts("[data-testid=bot] small")
+
+    def resize(self, width: int, height: int, scheme: Literal["light", "dark"] = "light") -> None:
+        device = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        self.browser.refresh()
+        self.one("#chat")
+
+    def sidebar_is_open(self) -> bool:
+        return bool(self.browser.find_elements("css selector", ".sidebar.open"))
+
+    def overflow(self) -> int:
+        """Pixels that the page is wider than its window."""
+        root = "document.documentElement"
+        return int(self.browser.execute_script(f"return {root}.scrollWidth - {root}.clientWidth"))
 
     def lengths(self) -> list[int]:
         """The different lengths that the answers had on their way."""
@@ -85,6 +116,16 @@ class WebChat:
     def keep(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         assert self.browser.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
+
+
+def violations(browser: Any) -> list[str]:
+    """What axe-core calls serious or critical in the page, with the first element of each."""
+    browser.execute_script((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8"))
+    return [
+        f"{violation['id']}: {violation['nodes'][0]['html']}"
+        for violation in browser.execute_async_script(AXE)
+        if violation["impact"] in ("serious", "critical")
+    ]
 
 
 @contextmanager

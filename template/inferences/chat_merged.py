@@ -93,7 +93,7 @@ class MergedChat(Chat):
             work = thread.submit(self.model.generate, **options)
             work.add_done_callback(lambda _: tokens.end())  # also after an error
             try:
-                yield from map(stream.push, tokens)
+                yield from (stream.push(token) for token in tokens if token not in self.ends)
                 yield stream.flush()
             finally:
                 closed.set()

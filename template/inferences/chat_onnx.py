@@ -88,6 +88,7 @@ class Chat:
     """A loaded model. Subclasses implement `render` and `generate`: here, in chat_merged.py and in chat_adapter.py."""
 
     adapters = ()  # names for the argument `adapter`
+    tokens = 0  # of the last answer
 
     def __init__(self, folder):
         self.template = Template(folder)
@@ -101,8 +102,12 @@ class Chat:
             prompt = self.render([*before, {"role": "user", "content": question["message"]}])
         else:
             prompt = self.template.fill(question)
-        pieces = self.generate(prompt, sampling, adapter)
+        pieces = self.counted(self.generate(prompt, sampling, adapter))
         return without(self.template.closing, pieces, first=self.template.ends_at_closing)
+
+    def counted(self, pieces):
+        for self.tokens, piece in enumerate(pieces):  # a piece for each token, and one for the rest of the text
+            yield piece
 
 
 class Detokenizer:

@@ -326,18 +326,6 @@ def test_the_shell_completes_the_stages_of_the_project(
     assert completion.project_models("m") == ["merged", "merge"]
 
 
-def test_doctor_reports_two_flavors_of_one_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    from phi_scaffold import doctor
-
-    monkeypatch.setattr(
-        doctor, "versions", lambda names: {n: "1.0" for n in names if n in ("onnxruntime", "onnxruntime-gpu")}
-    )
-    finding = doctor._flavors()
-    assert finding.level == "error"
-    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in finding.fix
-    assert "pip install onnxruntime-gpu==1.0" in finding.fix
-
-
 STEPS = "passes.finetune.training_args.max_steps"
 
 

@@ -1,0 +1,80 @@
+"""The result of a check, and the plan of the project that the checks are for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from phi_runtime.config.schema import Workflow
+from phi_runtime.core.errors import PhiError
+from phi_runtime.core.project import ProjectFolder
+
+Level = Literal["good", "note", "error"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The result of one check. An `error` stops `run`, a `note` may matter; `value` is its machine-readable result."""
+
+    level: Level
+    subject: str
+    message: str
+    fix: str = ""
+    value: Any = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Requirements of the next `run` of a project; none outside of a project.
+
+    Attributes:
+        gpu: The config's host has a GPU.
+        download: The base model must come from the hub: it is not on this machine, and in no package.
+        disk_bytes: Estimated size of what `run` would write; None if the base model is unknown.
+    """
+
+    gpu: bool = False
+    download: bool = False
+    disk_bytes: int | None = None
+
+
+def needs_of(project: ProjectFolder | Path) -> tuple[Needs, list[Check]]:
+    """Return the needs of a project, and a check of its config, without which they are unknown."""
+    from phi_runtime.models.embedded import EMBEDDED
+    from phi_runtime.models.fetch import present
+    from phi_runtime.models.place import download_id
+    from phi_runtime.pipeline.load import load_workflow
+
+    if isinstance(project, Path):
+        return Needs(), []
+    try:
+        workflow = load_workflow(project.config)
+        model = workflow.input_model
+        download = present(model, project) is None and download_id(model, project) not in EMBEDDED
+        needs = Needs(workflow.host_device == "gpu" and not workflow.remote, download, _disk_bytes(workflow, project))
+    except PhiError as e:
+        fix = f'phi-scaffold validate "{project.config}"'
+        return Needs(), [Check("error", "config", str(e).splitlines()[0], fix, False)]
+    return needs, [Check("good", "config", project.shown(project.config), value=True)]
+
+
+def _disk_bytes(workflow: Workflow, project: ProjectFolder) -> int | None:
+    """Estimate the size of the outputs and checkpoints that `run` would write now."""
+    from phi_runtime.models.place import base_model_path
+    from phi_runtime.models.shape import shape_of
+    from phi_runtime.pipeline.plan import plan
+    from phi_runtime.training.forecast import disk_bytes
+    from phi_scaffold.new.catalog import catalog_shape
+
+    shape = shape_of(base_model_path(workflow.input_model, project)) or catalog_shape(workflow)
+    if shape is None:
+        return None
+    sizes = disk_bytes(workflow, project, shape)
+    missing = {stage.name for stage in plan(workflow, project) if stage.state not in ("cached", "deleted")}
+    if not missing.isdisjoint(workflow.trainings):
+        missing |= {"checkpoints", "activations"}
+    return sum(size for name, size in sizes.items() if name in missing)

@@ -1,0 +1,138 @@
+"""Checks of this machine: Python, cores, memory, disk, folders, GPU, editor. Imports no ML library."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.units import size
+from phi_runtime.hardware.device import usable_cores
+from phi_runtime.hardware.machine import has_bfloat16, memory_bytes
+from phi_scaffold.doctor.check import Check, Needs
+
+_SMALL_MEMORY_BYTES = 4e9
+_SMALL_DISK_BYTES = 5e9
+
+
+@dataclass(frozen=True)
+class Card:
+    """An NVIDIA GPU, as nvidia-smi reports it."""
+
+    name: str
+    memory: str
+    driver: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.memory}, {self.driver}"
+
+
+def python() -> Check:
+    """Return the version and the path of this Python."""
+    text = f"{platform.python_version()} ({sys.executable})"
+    return Check("good", "python", text, value=platform.python_version())
+
+
+def cores() -> Check:
+    """Return the cores that this process may use, and whether they compute in bfloat16."""
+    count = usable_cores()
+    bf16 = has_bfloat16("cpu")
+    kind = "with" if bf16 else "without"
+    return Check(
+        "good",
+        "cores",
+        f"{count}, {kind} bfloat16 instructions{'' if bf16 else ' (computing in float32)'}",
+        value=count,
+    )
+
+
+def memory() -> Check:
+    """Return the memory that this process may use."""
+    total = memory_bytes()
+    if total < _SMALL_MEMORY_BYTES:
+        return Check(
+            "note",
+            "memory",
+            f"{total / 1e9:.1f} GB: only enough for the smallest models",
+            "see `phi-scaffold models`",
+            total,
+        )
+    return Check("good", "memory", f"{total / 1e9:.1f} GB", value=total)
+
+
+def disk(project: ProjectFolder | Path, needs: Needs) -> Check:
+    """Return the free disk space, against what the next run would write."""
+    folder = project if isinstance(project, Path) else project.root
+    free, where = shutil.disk_usage(folder).free, f"free at {folder}"
+    if needs.disk_bytes:
+        needed = f"`run` writes about {size(needs.disk_bytes)}"
+        if free < needs.disk_bytes:
+            fix = "phi-scaffold clean        (shows what can be deleted), or choose a smaller model"
+            return Check("error", "disk", f"{size(free)} {where}, and {needed}", fix, free)
+        return Check("good", "disk", f"{size(free)} {where}; {needed}", value=free)
+    if free < _SMALL_DISK_BYTES:
+        fix = "free some space: a project with the smallest model takes about 4 GB"
+        return Check("note", "disk", f"{size(free)} {where}", fix, free)
+    return Check("good", "disk", f"{size(free)} {where}", value=free)
+
+
+def folders(project: ProjectFolder | Path) -> list[Check]:
+    """Return the folder of models or outputs that cannot be written; nothing if there is none."""
+    if isinstance(project, Path):
+        return []
+    existing = {
+        next(p for p in (folder, *folder.parents) if p.exists()) for folder in (project.model_cache, project.gen_model)
+    }
+    refused = sorted(str(folder) for folder in existing if not os.access(folder, os.W_OK | os.X_OK))
+    if not refused:
+        return [Check("good", "folders", "model-cache and gen-model can be written", value=True)]
+    user, quoted = getpass.getuser(), " ".join(f'"{folder}"' for folder in refused)
+    fix = f"icacls {quoted} /grant {user}:M /T" if os.name == "nt" else f"sudo chown -R {user} {quoted}"
+    return [Check("error", "folders", f"not writable: {', '.join(refused)}", fix, False)]
+
+
+def wsl(project: ProjectFolder | Path) -> list[Check]:
+    """Return the version of WSL, and whether the project is on a Windows disk; nothing outside of it."""
+    release = platform.release()
+    if "microsoft" not in release.lower():
+        return []
+    folder = project if isinstance(project, Path) else project.root
+    if str(folder).startswith("/mnt/"):
+        fix = f'mv "{folder}" ~/'
+        return [Check("note", "wsl", f"{folder} is on a Windows disk, which is several times slower", fix, release)]
+    return [Check("good", "wsl", release, value=release)]
+
+
+def gpu() -> tuple[Check, list[Card]]:
+    """Return the NVIDIA GPUs, as their driver reports them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Check("note", "gpu", "no NVIDIA driver; using the CPU", value=[]), []
+    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return Check("note", "gpu", "nvidia-smi does not respond", "check the NVIDIA driver", []), []
+    lines = [line.strip() for line in result.stdout.splitlines() if line.strip()] if result.returncode == 0 else []
+    cards = [Card(*parts) for line in lines if len(parts := line.rsplit(", ", 2)) == 3]
+    if not cards:
+        output = (result.stdout or result.stderr).strip().splitlines()
+        message = f"nvidia-smi: {output[0] if output else 'no card'}"
+        return Check("note", "gpu", message, "check the NVIDIA driver", []), []
+    return Check("good", "gpu", "; ".join(map(str, cards)), value=list(map(str, cards))), cards
+
+
+def editor() -> Check:
+    """Return the editor that the tasks of a project are for."""
+    editor = next((name for name in ("code", "codium", "cursor") if shutil.which(name)), None)
+    if editor is None:
+        return Check(
+            "note", "editor", "VS Code is not on the PATH (the project has tasks and debug settings for it)", value=None
+        )
+    return Check("good", "editor", editor, value=editor)
