@@ -17,7 +17,7 @@ from phi_scaffold.new.fit import fit_notes
 from tests.conftest import Cli
 
 MINI, REASONING = "microsoft/Phi-4-mini-instruct", "microsoft/Phi-4-mini-reasoning"
-PHI_3 = ["microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-instruct", "microsoft/Phi-3-medium-4k-instruct"]
+PHI_3 = [f"microsoft/Phi-3-{size}-{length}-instruct" for size in ("mini", "medium") for length in ("4k", "128k")]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,8 @@ PHI_3 = ["microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-128k-instruct
         ("phi-4-mini", MINI),
         ("mini-reasoning", REASONING),
         ("phi 3.5", "microsoft/Phi-3.5-mini-instruct"),
-        ("smollm", "smollm2-135m"),
+        ("smollm2 135m", "smollm2-135m"),
+        ("gemma 3", "google/gemma-3-1b-it"),
         ("https://huggingface.co/microsoft/Phi-4-mini-instruct", MINI),
         ("huggingface.co/microsoft/phi-4/tree/main", "microsoft/phi-4"),
         ("https://hf.co/org/own-model?library=transformers", "org/own-model"),

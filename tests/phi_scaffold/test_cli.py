@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,10 @@ from phi_runtime.core.trust import trust
 from phi_scaffold.cli import completion
 from phi_scaffold.cli.app import COMMANDS
 from phi_scaffold.cli.other_names import LINE_OF, OLIVE_COMMANDS
+from phi_scaffold.new.answers import Answers
+from phi_scaffold.new.base_models import base_model
 from phi_scaffold.new.catalog import catalog
+from phi_scaffold.new.fit import fit_notes
 from phi_scaffold.show import terminal
 from tests.conftest import Cli, MakeProject, edit_config
 
@@ -264,6 +268,46 @@ def test_models_lists_those_whose_name_has_a_part(cli: Cli) -> None:
         id_ for id_ in catalog().models if "Qwen" in id_
     }
     assert [m["id"] for m in cli("models", "phi-4-mini", "--json").json["models"]] == ["microsoft/Phi-4-mini-instruct"]
+
+
+def test_the_parameters_of_the_catalog_are_those_of_its_sizes() -> None:
+    for model in catalog().models.values():
+        shape = model.shape
+        rest = model.parameters - shape.linear_parameters - shape.embeddings  # norms, biases and positions
+        assert 0 <= rest < 0.004 * model.parameters, model.id
+        assert model.source
+
+
+def test_models_shows_the_facts_of_models_on_this_machine(
+    cli: Cli, make_project: MakeProject, tiny_phi3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project()
+    shutil.copytree(tiny_phi3, project.model_cache / "org" / "own")
+    assert cli("models", "org/own", "--json").json["exit_code"] == 2
+    (facts,) = cli("models", "org/own", "--json", "--project", project.root).json["models"]
+    config = json.loads((tiny_phi3 / "config.json").read_text(encoding="utf-8"))
+    assert (facts["id"], facts["context_tokens"]) == ("org/own", config["max_position_embeddings"])
+    assert facts["architecture"] == "Phi3ForCausalLM"
+    assert facts["target_modules"] == ["o_proj", "qkv_proj"]
+    assert facts["exportable"] is True
+    monkeypatch.chdir(project.model_cache)
+    assert cli("models", "org/own", "--json").json["models"][0]["parameters"] == facts["parameters"]
+    assert cli("models", "./org/own", "--json").json["models"][0]["parameters"] == facts["parameters"]
+    (found,) = cli("models", "--cached", "--json").json["downloaded"]
+    assert found["id"] == "org/own"
+    assert found["size_bytes"] == sum(file.stat().st_size for file in tiny_phi3.iterdir())
+    assert cli("fetch", "--list").out == cli("models", "--cached").out
+
+
+def test_a_model_that_cannot_be_exported_says_so_in_models_and_new(cli: Cli) -> None:
+    models = {model["id"]: model for model in cli("models", "--json").json["models"]}
+    refused = [id_ for id_, model in models.items() if not model["exportable"]]
+    assert refused == ["google/gemma-3-1b-it", "HuggingFaceTB/SmolLM3-3B", "microsoft/DialoGPT-medium"]
+    assert not any(models[id_]["fits"]["int4_inference"] for id_ in refused)
+    for id_ in refused:
+        architecture = models[id_]["architecture"]
+        assert f"cannot export {architecture}" in models[id_]["note"]
+        assert any(f"cannot export {architecture}" in note for note in fit_notes(Answers(model=id_), base_model(id_)))
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])

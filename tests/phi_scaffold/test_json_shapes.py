@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
-from tests.conftest import Cli, Listener, tiny_project
+from tests.conftest import Cli, Listener, MakeProject, tiny_project
 from tests.judge_server import judge_server
 
 DOCS = Path(__file__).parents[2] / "docs" / "json.md"
@@ -191,8 +192,12 @@ def test_clean(cli: Cli, project: ProjectFolder) -> None:
     documented("`clean --json`").check(cli("clean", "--json", "--project", project.root).json)
 
 
-def test_models_and_doctor(cli: Cli) -> None:
+def test_models_and_doctor(cli: Cli, make_project: MakeProject, tiny_phi3: Path) -> None:
     documented("`models --json`").check(cli("models", "--json").json)
+    documented("`models --json`").check(cli("models", tiny_phi3, "--json").json)
+    project = make_project()
+    shutil.copytree(tiny_phi3, project.model_cache / "org" / "own")
+    documented("`models --cached --json`").check(cli("models", "--cached", "--json", "--project", project.root).json)
     documented("`doctor --json`").check(cli("doctor", "--json").json)
 
 

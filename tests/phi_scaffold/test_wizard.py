@@ -57,7 +57,7 @@ def test_each_slip_repeats_its_question(monkeypatch: pytest.MonkeyPatch, capsys:
         "missing.csv",
         "there is no choice 9",
         "classifying",
-        "3 model names",
+        "4 model names",
         '"type": "DoRA"',
         "int3",
         "perhaps",

@@ -17,6 +17,7 @@ from phi_runtime.models.stored import stored_config
 _BROKEN = {
     "Gemma3ForCausalLM": "it fails on the rope_parameters that transformers 5 writes",
     "PhiMoEForCausalLM": "transformers 5 saves this model under a name that it does not know",
+    "SmolLM3ForCausalLM": "it fails on the layers without rotary embeddings",
     "PhimoeForCausalLM": "it knows this model only by its name in older versions of transformers",
 }
 _INSTEAD = (

@@ -21,9 +21,20 @@ def nearest_id(name: str) -> str:
     return _ids_by_alias().get(nearest(last, _ids_by_alias()), "")
 
 
+def known_architecture(name: str) -> str | None:
+    """Return the architecture of the model that `known_id` finds."""
+    id_ = known_id(name)
+    return _architectures()[id_] if id_ else None
+
+
 @cache
-def _ids_by_alias() -> dict[str, str]:
+def _architectures() -> dict[str, str]:
     import tomllib
 
-    ids: list[str] = [model["id"] for model in tomllib.loads(CATALOG.read_text(encoding="utf-8"))["model"]]
-    return {alias.casefold(): id_ for id_ in ids for alias in (id_, id_.rpartition("/")[2])}
+    models = tomllib.loads(CATALOG.read_text(encoding="utf-8"))["model"]
+    return {model["id"]: model["architecture"] for model in models}
+
+
+@cache
+def _ids_by_alias() -> dict[str, str]:
+    return {alias.casefold(): id_ for id_ in _architectures() for alias in (id_, id_.rpartition("/")[2])}

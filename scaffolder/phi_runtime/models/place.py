@@ -51,6 +51,15 @@ def _folder(name: str, project: ProjectFolder, *, is_id: bool = False) -> Path:
     return path
 
 
+def model_folders(cache: Path) -> list[Path]:
+    """Return the folders of the models in a model-cache/, `name` and `owner/name`, complete or not."""
+    found = []
+    for path in sorted(cache.iterdir() if cache.is_dir() else ()):
+        below = sorted(path.iterdir()) if path.is_dir() and not is_model_folder(path) else [path]
+        found += [folder for folder in below if folder.is_dir()]
+    return found
+
+
 def is_model_folder(path: Path) -> bool:
     """Return True if there is a model of transformers at `path`."""
     return (path / "config.json").is_file()

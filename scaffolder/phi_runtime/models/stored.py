@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema import InputModel
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import project_of
-from phi_runtime.models.embedded import EMBEDDED
+from phi_runtime.models.known import known_architecture
 from phi_runtime.models.modules import Modules, is_embedding, tensors
 from phi_runtime.models.place import base_model_path
 
 _PHI3_LINEAR = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 PHI3 = Modules(
     _PHI3_LINEAR, (*_PHI3_LINEAR, "input_layernorm", "post_attention_layernorm", "embed_tokens", "norm", "lm_head")
-)
-# Known before the download: Hub ids of the Phi-3 architecture, which has these module names.
-_PHI3_IDS = re.compile(
-    r"microsoft/(phi-3-(mini|medium)-\w+-instruct|phi-3\.5-mini-instruct|phi-4(-mini)?(-instruct|-reasoning)?)", re.I
 )
 
 
@@ -42,7 +37,7 @@ def known_modules(model: InputModel, config_path: Path) -> Modules | None:
         all_names = {*names, "lm_head"}  # a tied head has no weight in the file
         return Modules(tuple(sorted(linear)), tuple(sorted(all_names)))
     name = model.name.rstrip("/").partition("model-cache/")[2] or model.name
-    return PHI3 if name in EMBEDDED or _PHI3_IDS.fullmatch(name) else None
+    return PHI3 if known_architecture(name) == "Phi3ForCausalLM" else None
 
 
 def rope_switch(config: dict[str, Any]) -> int | None:

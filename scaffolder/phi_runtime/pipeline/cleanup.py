@@ -17,7 +17,7 @@ from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.core.trust import is_trusted
-from phi_runtime.models.place import base_model_path, input_adapter_path
+from phi_runtime.models.place import base_model_path, input_adapter_path, model_folders
 from phi_runtime.pipeline.artifact import work_folder
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import LOCK, plan
@@ -109,12 +109,9 @@ def _unused_models(project: ProjectFolder) -> Iterator[tuple[Group, Path]]:
             used |= {path for path in (base_model_path(model, task), input_adapter_path(model, task)) if path}
     except PhiError:  # an unreadable config may use any of them
         return
-    cache = project.model_cache
-    for path in sorted(cache.iterdir() if cache.is_dir() else ()):
-        below = sorted(path.iterdir()) if path.is_dir() and not (path / "config.json").is_file() else [path]
-        for folder in below:  # owner/name
-            if folder.is_dir() and not any(model == folder or folder in model.parents for model in used):
-                yield "unused", folder
+    for folder in model_folders(project.model_cache):
+        if not any(model == folder or folder in model.parents for model in used):
+            yield "unused", folder
 
 
 def _configs(project: ProjectFolder) -> list[Path]:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from phi_runtime.core.artifacts import read_json
+from phi_runtime.core.artifacts import read_json, read_manifest
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.hub_id import HUB_ID
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.models.exportable import Reason, why_not_exportable, why_not_loadable
 from phi_runtime.models.known import known_id
 from phi_runtime.models.place import is_model_folder
 from phi_runtime.models.shape import Shape, shape_of
@@ -30,22 +32,33 @@ class LocalModel:
     """A base model in a folder of this machine, with the attributes of a CatalogModel that `new` uses.
 
     Attributes:
-        id: Its absolute path.
+        id: Its absolute path, or its Hub id if a project downloaded it.
         base: It has no chat template.
+        prompt_format: `own` is that of its chat template.
     """
 
     id: str
     shape: Shape
     context: int
     base: bool
+    license: str
+    architecture: str
+    source: str
+    why_not_exportable: Reason | None
+    about: str = "model on this machine"
     gated: bool = False
     learning_rate: float = 2e-4
-    prompt_format: str = "plain"
+    note: str = ""
+    unverified: tuple[str, ...] = ()
     target_modules: tuple[str, ...] | None = None  # detected when the model is loaded
 
     @property
     def parameters(self) -> int:
         return self.shape.parameters
+
+    @property
+    def prompt_format(self) -> str:
+        return "plain" if self.base else "own"
 
 
 BaseModel = CatalogModel | LocalModel
@@ -55,14 +68,37 @@ BaseModel = CatalogModel | LocalModel
 def base_model(id_: str) -> BaseModel | None:
     """Return what is known of a model that `find_base_model` returned; None for one of the Hub that is not in the catalog."""
     folder = Path(id_)
-    shape = shape_of(folder) if folder.is_absolute() else None
+    local = local_model(folder) if folder.is_absolute() else None
+    return local or catalog().models.get(id_)
+
+
+def local_model(folder: Path, id_: str = "") -> LocalModel | None:
+    """Return the facts of the model in `folder`, from its files; None if its config.json lacks a size."""
+    shape = shape_of(folder)
     if shape is None:
-        return catalog().models.get(id_)
+        return None
     config = read_json(folder / "config.json")
-    context = (config.get("text_config") or config).get("max_position_embeddings")
+    inner = config.get("text_config")
+    text = inner if isinstance(inner, dict) else config
+    contexts = (text.get(key) for key in ("max_position_embeddings", "n_positions"))
     files = (folder / "chat_template.jinja", folder / "tokenizer_config.json")
     has_template = files[0].is_file() or (files[1].is_file() and "chat_template" in read_json(files[1]))
-    return LocalModel(id_, shape, context if isinstance(context, int) else UNKNOWN_CONTEXT, base=not has_template)
+    manifest, named = read_manifest(folder), config.get("architectures")
+    return LocalModel(
+        id_ or str(folder),
+        shape,
+        next((context for context in contexts if isinstance(context, int)), UNKNOWN_CONTEXT),
+        base=not has_template,
+        license=str((manifest.facts.get("license") if manifest else "") or "unknown"),
+        architecture=str(named[0]) if isinstance(named, list) and named else "unknown",
+        source=str(folder / "config.json"),
+        why_not_exportable=why_not_loadable(config) or why_not_exportable(config),
+    )
+
+
+def downloaded_model(name: str, project: ProjectFolder) -> LocalModel | None:
+    """Return the facts of a model of the Hub that is in the model-cache/ of the project; None if it is not there."""
+    return local_model(project.model_cache / name, name) if HUB_ID.fullmatch(name) else None
 
 
 def find_base_model(name: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.models.exportable import Reason, why_not_exportable
 from phi_runtime.models.known import CATALOG
 from phi_runtime.models.shape import Shape, assembled
 
@@ -34,7 +35,13 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class CatalogModel:
-    """A base model, with the sizes of its configuration."""
+    """A base model, with the sizes of its configuration.
+
+    Attributes:
+        source: Origin of the sizes, and its date.
+        head_dim: Size of an attention head; 0 if it is hidden / heads.
+        note: A limit that a user must know.
+    """
 
     id: str
     about: str
@@ -50,11 +57,18 @@ class CatalogModel:
     architecture: str
     prompt_format: str
     target_modules: tuple[str, ...]
+    source: str
+    head_dim: int = 0
     tied: bool = False
     gated: bool = False
     base: bool = False
     learning_rate: float = 2e-4
+    note: str = ""
     unverified: tuple[str, ...] = ()
+
+    @property
+    def why_not_exportable(self) -> Reason | None:
+        return why_not_exportable({"architectures": [self.architecture]})
 
     @property
     def shape(self) -> Shape:
@@ -67,9 +81,10 @@ class CatalogModel:
             vocabulary=self.vocabulary,
             heads=self.heads,
             kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
             tied=self.tied,
             fused="qkv_proj" in self.target_modules,
-            gated=self.architecture != "PhiForCausalLM",
+            gated=self.architecture not in ("PhiForCausalLM", "GPT2LMHeadModel"),
         )
 
 

@@ -67,6 +67,10 @@ def fit_notes(answers: Answers, model: BaseModel | None) -> list[str]:
         )
     elif model and (warning := _memory_warning(answers, model)):
         notes.append(warning)
+    if model and model.why_not_exportable:
+        notes.append("warning: {}; {}".format(*model.why_not_exportable))
+    if model and model.note:
+        notes.append(f"{answers.model}: {model.note}")
     if model and model.gated:
         notes.append(f"accept the license of {answers.model} on huggingface.co, and set HF_TOKEN in .env")
     return notes
@@ -82,7 +86,8 @@ def _memory_warning(answers: Answers, model: BaseModel) -> str:
     if fitting:
         advice = f"--method {fitting[-1]} takes {size(needed[fitting[-1]])}"
     else:
-        smaller = [m for m in catalog().models.values() if trainer.needed_bytes(m, method) <= trainer.memory_bytes]
+        usable = (m for m in catalog().models.values() if m.why_not_exportable is None)
+        smaller = [m for m in usable if trainer.needed_bytes(m, method) <= trainer.memory_bytes]
         best = max(smaller, key=lambda m: m.parameters, default=None)
         advice = f"--model {best.id} fits" if best else "no model of the catalog fits"
     return (

@@ -6,6 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
+from phi_runtime.core.artifacts import folder_bytes
 from phi_runtime.core.units import size
 from phi_runtime.hardware.machine import memory_bytes
 from phi_runtime.models.memory import (
@@ -16,12 +19,31 @@ from phi_runtime.models.memory import (
     longest_that_fits,
     onnx_bytes,
 )
+from phi_runtime.models.place import model_folders
 from phi_scaffold.new.fit import METHOD_NAMES, ROW_TOKENS, Trainer, this_trainer
 from phi_scaffold.show import terminal
 from phi_scaffold.show.terminal import console, marks
 
 if TYPE_CHECKING:
+    from phi_runtime.core.project import ProjectFolder
+    from phi_scaffold.new.base_models import BaseModel
     from phi_scaffold.new.catalog import CatalogModel
+
+
+def downloaded(project: ProjectFolder, *, as_json: bool) -> None:
+    """Print the models in model-cache/, with their sizes and folders."""
+    folders = model_folders(project.model_cache)
+    names = [folder.relative_to(project.model_cache).as_posix() for folder in folders]
+    sizes = [folder_bytes(folder) for folder in folders]
+    if as_json:
+        found = zip(names, folders, sizes, strict=True)
+        print(json.dumps({"downloaded": [{"id": i, "path": str(p), "size_bytes": s} for i, p, s in found]}))
+    elif not folders:
+        print(f"There is no model in {project.model_cache}.")
+    else:
+        columns = {"!id": names, ">size": list(map(size, sizes)), "folder": list(map(str, folders))}
+        out = console()
+        out.print(terminal.fitting_table({name: list(map(escape, cells)) for name, cells in columns.items()}, out))
 
 
 def table(models: Sequence[CatalogModel], *, as_json: bool, quiet: bool) -> None:
@@ -50,16 +72,21 @@ def table(models: Sequence[CatalogModel], *, as_json: bool, quiet: bool) -> None
     )
     print(f"int4 answers: memory of a process that only runs the int4 model, with {CONTEXT_TOKENS:,} tokens.")
     if any(model.unverified for model in models):
-        print("Licenses are as of the model's announcement; read the page of the model.")
+        facts = dict.fromkeys(fact for model in models for fact in model.unverified)
+        print(
+            f"Not verified on the page of the model: {', '.join(facts)}. Sizes: `phi-scaffold models ID` names the source."
+        )
 
 
 def _estimate(row: dict[str, Any], key: str) -> str:
     """Return an estimate, and a mark and a color that say if it fits."""
+    if key == "int4_inference" and not row["exportable"]:
+        return "no export"
     fits = row["fits"][key]
     return f"[{'green' if fits else 'red'}]{size(row[f'{key}_bytes'])} {marks()[not fits]}[/]"
 
 
-def single(model: CatalogModel, *, as_json: bool, quiet: bool) -> None:
+def single(model: BaseModel, *, as_json: bool, quiet: bool) -> None:
     """Print all facts of one model; unless `quiet`, with the memory that training takes on this machine."""
     trainer = this_trainer()
     facts = _facts(model, trainer)
@@ -68,13 +95,12 @@ def single(model: CatalogModel, *, as_json: bool, quiet: bool) -> None:
         return
     hidden = ("fits", "max_row_tokens", "memory")
     for key, value in facts.items():
-        if key not in hidden and not key.endswith("_bytes"):
+        if key not in hidden and not key.endswith("_bytes") and value not in ("", []):
             print(f"{key.replace('_', ' '):18} {', '.join(value) if isinstance(value, list) else value}")
-    print(f"{'int4 size':18} {size(facts['int4_size_bytes'])} with its tokenizer")
-    tokens = min(CONTEXT_TOKENS, model.context)
-    print(
-        f"{'int4 memory':18} {size(facts['int4_inference_bytes'])} of a process that only runs it, with {tokens:,} tokens"
-    )
+    if model.why_not_exportable is None:
+        tokens, memory = min(CONTEXT_TOKENS, model.context), size(facts["int4_inference_bytes"])
+        print(f"{'int4 size':18} {size(facts['int4_size_bytes'])} with its tokenizer")
+        print(f"{'int4 memory':18} {memory} of a process that only runs it, with {tokens:,} tokens")
     if quiet:
         return
     print(f"\nTraining on this {trainer.name}, in {trainer.dtype}, one row of 2048 tokens a step (estimated):\n")
@@ -87,13 +113,15 @@ def single(model: CatalogModel, *, as_json: bool, quiet: bool) -> None:
         print("\nThis machine is too small to train it: `phi-scaffold models` shows smaller ones.")
 
 
-def _facts(model: CatalogModel, trainer: Trainer) -> dict[str, Any]:
+def _facts(model: BaseModel, trainer: Trainer) -> dict[str, Any]:
     shape = model.shape
     jobs = {method: trainer.job(shape, model.context, method) for method in METHOD_NAMES}
     estimates = {method: estimate(shape, job) for method, job in jobs.items()}
     int4_size = onnx_bytes(shape, in_8_bits=NEW_PROJECT_IN_8_BITS)
     inference = inference_bytes(shape, int4_size, min(CONTEXT_TOKENS, model.context))
     fits = {method: needed.total_bytes <= trainer.memory_bytes for method, needed in estimates.items()}
+    reason = model.why_not_exportable
+    modules = model.target_modules or {m.name.rpartition(".")[2] for m in shape.targets(None, all_linear=False)}
     return {
         "id": model.id,
         "description": model.about,
@@ -103,11 +131,14 @@ def _facts(model: CatalogModel, trainer: Trainer) -> dict[str, Any]:
         "gated": model.gated,
         "architecture": model.architecture,
         "prompt_format": model.prompt_format,
-        "target_modules": list(model.target_modules),
+        "target_modules": sorted(modules) if model.target_modules is None else list(modules),
+        "exportable": reason is None,
+        "note": "; ".join(part for part in (model.note, reason[0] if reason else "") if part),
+        "source": model.source,
         **{f"{method}_bytes": needed.total_bytes for method, needed in estimates.items()},
         "int4_inference_bytes": inference,
         "int4_size_bytes": int4_size,
-        "fits": {**fits, "int4_inference": inference <= memory_bytes()},
+        "fits": {**fits, "int4_inference": reason is None and inference <= memory_bytes()},
         "max_row_tokens": {
             method: longest_that_fits(shape, job, trainer.memory_bytes, model.context) for method, job in jobs.items()
         },

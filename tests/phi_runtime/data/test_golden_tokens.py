@@ -99,6 +99,42 @@ FAMILIES = {
         "<|im_start|>user\n2 + 2 = ?\nShow it.<|im_end|>\n<|im_start|>assistant\n4\nQ.E.D. é<|im_end|>\n",
         ("A model.<|im_end|>", "4\nQ.E.D. é<|im_end|>"),
     ),
+    "smollm2": Family(
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nHello, who are you?<|im_end|>\n<|im_start|>assistant\nA model.<|im_end|>\n"
+        "<|im_start|>user\n2 + 2 = ?\nShow it.<|im_end|>\n<|im_start|>assistant\n4\nQ.E.D. é<|im_end|>\n",
+        ("A model.<|im_end|>", "4\nQ.E.D. é<|im_end|>"),
+    ),
+    "smollm3": Family(  # with /no_think and /system_override in the system message
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"),
+        None,
+        "<|im_end|>",
+        "<|im_start|>system\n<|im_end|>\n"
+        "<|im_start|>user\nHello, who are you?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\nA model.<|im_end|>\n"
+        "<|im_start|>user\n2 + 2 = ?\nShow it.<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n4\nQ.E.D. é<|im_end|>\n",
+        ("A model.<|im_end|>", "4\nQ.E.D. é<|im_end|>"),
+    ),
+    "qwen3": Family(  # with enable_thinking=False; the published template has the tags in the last turn only
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"),
+        None,
+        "<|im_end|>",
+        "<|im_start|>user\nHello, who are you?<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\nA model.<|im_end|>\n"
+        "<|im_start|>user\n2 + 2 = ?\nShow it.<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n4\nQ.E.D. é<|im_end|>\n",
+        ("A model.<|im_end|>", "4\nQ.E.D. é<|im_end|>"),
+    ),
+    "dialogpt": Family(
+        ("<|endoftext|>",),
+        "<|endoftext|>",
+        "<|endoftext|>",
+        "Hello, who are you?<|endoftext|>A model.<|endoftext|>2 + 2 = ?\nShow it.<|endoftext|>4\nQ.E.D. é<|endoftext|>",
+        ("A model.<|endoftext|>", "4\nQ.E.D. é<|endoftext|>"),
+    ),
 }
 
 
@@ -192,3 +228,13 @@ def test_every_template_of_the_catalogue_ends_each_turn_once_and_takes_a_system_
     ends = [i for i, learned in zip(encoded.ids, encoded.trained, strict=True) if learned and i < len(family.specials)]
     expected = [t for stretch in family.trained for t in re.findall(r"<[^>]+>", stretch)]
     assert len(ends) == (len(expected) if name in FAMILIES else 2)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_prompt_of_a_format_is_its_chat_template_with_one_message(name: str) -> None:
+    tokenizer, used = tokenizer_of(FAMILIES[name]), catalog().prompt_formats[name]
+    tokenizer.chat_template = used.chat_template
+    rendered = tokenizer.apply_chat_template(CHAT[:1], add_generation_prompt=True, tokenize=False)
+    bos = FAMILIES[name].bos if FAMILIES[name].adds_bos else ""  # the tokenizer puts it before every text
+    assert f"{bos}{used.prompt.format(CHAT[0]['content'])}" == rendered
+    assert used.stop in FAMILIES[name].trained[0]
