@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.common_prefix import common_prefix
+from phi_runtime.inference.decoding import Decoder, StartedAnswers
 from phi_runtime.inference.generator import PromptResult, PromptTask
+from phi_runtime.inference.kv_cache import select_rows
 from phi_runtime.inference.prompt_tasks import GreedyAnswer, Path, run_alone
 
 if TYPE_CHECKING:
@@ -37,10 +38,19 @@ def run_batched(generator: TransformersGenerator, tasks: Sequence[PromptTask], b
                 together.append(i)
         long = switch is not None and any(len(tasks[i].ids) > switch for i in together)
         prefix = _Prefix.read(generator, [tasks[i].ids for i in together], share=not long) if together else None
+        decoder = Decoder(generator)
+        started: dict[int, tuple[GreedyAnswer, list[list[float]]]] = {}  # answers and log-probabilities
         for indices in _batches([tasks[i] for i in together], batch_size, switch):
             assert prefix
             chosen = [together[i] for i in indices]
-            results |= zip(chosen, _Batch(generator, [tasks[i] for i in chosen], prefix).run(), strict=True)
+            batch = _Batch(generator, [tasks[i] for i in chosen], prefix)
+            answers, logprobs = batch.start()
+            started |= zip(chosen, zip(answers, logprobs, strict=True), strict=True)
+            is_long = switch is not None and len(tasks[chosen[0]].ids) > switch
+            decoder.add(StartedAnswers(answers, batch.cache, batch.mask, batch.lengths, is_long))
+            del batch  # with its cache, before the next one is read
+        decoder.finish()
+    results |= {i: answer.result(values) for i, (answer, values) in started.items()}
     return [results[i] for i in range(len(tasks))]
 
 
@@ -114,7 +124,7 @@ class _Batch:
         self.mask = (places < prefix.cached) | (places >= prefix.cached + gaps)  # (B, K)
         self.lengths = torch.tensor([prefix.cached + len(ids) for ids in rest], device=generator.device)  # (B,)
         self.padded = any(padding)
-        cache = _select(prefix.cache, [0] * len(tasks)) if prefix.cache else None
+        cache = select_rows(prefix.cache, [0] * len(tasks)) if prefix.cache else None
         positions = (places[prefix.cached :] - gaps).clamp(min=0)  # (B, longest)
         trees = [_inner_paths(task.completions) for task in tasks]
         nodes = max(map(len, trees))
@@ -157,23 +167,28 @@ class _Batch:
         """Return the attention mask and the positions, which rows of equal length do not need."""
         return {"attention_mask": mask.long(), "position_ids": positions} if self.padded else {}
 
-    def run(self) -> list[PromptResult]:
-        """Return the results of the tasks."""
+    def start(self) -> tuple[list[GreedyAnswer], list[list[list[float]]]]:
+        """Return the answers and the log-probabilities of the completions.
+
+        Answers follow the completions, whose next tokens are known, as far as they go.
+        """
         likeliest: list[dict[Path, int]] = [{(): int(token)} for token in self.first.argmax(-1)]
         logprobs = self._completions(likeliest)
         answers = [GreedyAnswer(task, self.generator.stop_ids, self.generator.tokenizer) for task in self.tasks]
-        self._answer(answers, likeliest)
-        return [answer.result(values) for answer, values in zip(answers, logprobs, strict=True)]
+        for answer, known in zip(answers, likeliest, strict=True):
+            while answer.finish is None and (path := tuple(answer.tokens)) in known:
+                answer.push(known[path])
+        return answers, logprobs
 
-    def _forward(self, rows: Sequence[int], tokens: Sequence[Sequence[int]], cache: Any, done: int, keep: int) -> Any:
-        """Run the model on `tokens` (R, T), which follow `done` tokens after the prompts `rows`; return logits and cache."""
+    def _forward(self, rows: Sequence[int], tokens: Sequence[Sequence[int]], cache: Any) -> Any:
+        """Run the model on `tokens` (R, T), which follow the prompts `rows`; return the logits (R, T, V)."""
         import torch
 
-        mask = self.mask[list(rows)]
-        mask = torch.cat([mask, mask.new_ones(len(rows), done + len(tokens[0]))], dim=1)
-        offsets = torch.arange(done, done + len(tokens[0]), device=mask.device)
-        positions = self.lengths[list(rows)][:, None] + offsets
-        return self.generator.forward(tokens, cache, keep=keep, **self._placed(mask, positions))
+        mask, count = self.mask[list(rows)], len(tokens[0])
+        mask = torch.cat([mask, mask.new_ones(len(rows), count)], dim=1)
+        positions = self.lengths[list(rows)][:, None] + torch.arange(count, device=mask.device)
+        logits, _ = self.generator.forward(tokens, cache, keep=count, **self._placed(mask, positions))
+        return logits
 
     # -- completions ---------------------------------------------------------------------------------------------------
 
@@ -201,7 +216,7 @@ class _Batch:
         for chunk in self._chunks(longer):
             rows, longest = [row for row, _, _ in chunk], len(chunk[-1][2]) - 1
             tokens = [ids[:-1] + [self.generator.pad_id] * (longest + 1 - len(ids)) for _, _, ids in chunk]
-            logits, _ = self._forward(rows, tokens, _select(self.cache, rows), 0, longest)
+            logits = self._forward(rows, tokens, select_rows(self.cache, rows))
             for (row, number, ids), of_row in zip(chunk, logits, strict=True):
                 values = of_row[: len(ids) - 1].float().log_softmax(-1)  # (tokens - 1, V)
                 places = range(len(ids) - 1)
@@ -222,39 +237,8 @@ class _Batch:
         if chunk:
             yield chunk
 
-    # -- answers -------------------------------------------------------------------------------------------------------
-
-    def _answer(self, answers: Sequence[GreedyAnswer], likeliest: Sequence[dict[Path, int]]) -> None:
-        """Continue the answers to their ends: along the completions, whose next tokens are known, without the model."""
-        for answer, known in zip(answers, likeliest, strict=True):
-            while answer.finish is None and (path := tuple(answer.tokens)) in known:
-                answer.push(known[path])
-        active = [row for row, answer in enumerate(answers) if answer.finish is None]
-        cache, done = self.cache, 0
-        rows = list(range(len(answers)))  # in the cache
-        while active:
-            if active != rows:
-                cache, rows = _select(cache, [rows.index(row) for row in active]), active
-            tokens = [[answers[row].tokens[done]] for row in active]
-            logits, cache = self._forward(active, tokens, cache, done, 1)
-            done += 1
-            for row, token in zip(active, logits[:, -1].argmax(-1).tolist(), strict=True):
-                if len(answers[row].tokens) == done:
-                    answers[row].push(token)
-            active = [row for row in active if answers[row].finish is None]
-
 
 def _inner_paths(completions: Sequence[list[int]]) -> list[Path]:
     """Return the beginnings of completions that are followed by another token, each once, the shorter ones first."""
     paths = {tuple(completion[:i]) for completion in completions for i in range(1, len(completion))}
     return sorted(paths, key=lambda path: (len(path), path))
-
-
-def _select(cache: Any, rows: Sequence[int]) -> Any:
-    """Return a copy of a KV cache with these rows of it."""
-    import torch
-
-    selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]
-    selected.batch_select_indices(torch.tensor(rows, device=cache.layers[0].keys.device))
-    return selected

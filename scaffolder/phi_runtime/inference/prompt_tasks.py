@@ -28,6 +28,11 @@ class GreedyAnswer:
         self.text = ""
         self.finish: FinishReason | None = None if task.max_new_tokens else "length"
 
+    @property
+    def limit(self) -> int:
+        """Most tokens of the answer."""
+        return self._task.max_new_tokens
+
     def push(self, token: int) -> None:
         """Add the next token."""
         if token in self._stop_ids:

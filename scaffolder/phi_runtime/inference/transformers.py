@@ -187,11 +187,15 @@ class TransformersGenerator:
 
         Code of the model's own folder may ignore it; a layer that forgets tokens cannot apply it.
         """
-        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         if model.config._attn_implementation != "sdpa" or not type(model).__module__.startswith("transformers.models."):
             return False
+        return self.keeps_tokens(tokens)
+
+    def keeps_tokens(self, tokens: int) -> bool:
+        """Return True if the KV cache of a sequence of `tokens` keeps each of them, in all layers."""
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
         return all(
             type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and tokens < layer.sliding_window)
             for layer in self.create_cache().layers

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.errors import WorkFailed
+from phi_runtime.inference import decoding
 from phi_runtime.inference.generator import (
     Generator,
     GeneratorOptions,
@@ -336,14 +337,43 @@ def test_a_model_without_masks_for_each_token_reads_the_completions_after_the_pr
     check_tasks(torch_model, tasks_of(torch_model), 16)
 
 
+@pytest.mark.parametrize(("limit_bytes", "groups"), [(1 << 29, 1), (0, 5)])
+def test_answers_of_all_batches_are_continued_together_within_the_limit_of_the_cache(
+    torch_model: TransformersGenerator, monkeypatch: pytest.MonkeyPatch, limit_bytes: int, groups: int
+) -> None:
+    texts = [
+        "we won",
+        "we won the game",
+        "we won the game and",
+        "we ran in the dark",
+        "we won the game and a lovely party",
+    ]
+    tasks = [PromptTask(torch_model.encode(text), max_new_tokens=12) for text in texts]
+    monkeypatch.setattr(torch_model, "stop_ids", set())
+    monkeypatch.setattr(decoding, "_JOINED_BYTES", limit_bytes)
+    expected = [torch_model.run_prompts([task], 1) for task in tasks]
+    calls, forward = [], torch_model.forward
+
+    def count(rows: Any, *args: Any, **options: Any) -> Any:
+        calls.append(len(rows))
+        return forward(rows, *args, **options)
+
+    monkeypatch.setattr(torch_model, "forward", count)
+    assert [[result] for result in torch_model.run_prompts(tasks, 1)] == expected
+    prompts = 1 + len(tasks)  # with what all begin with
+    assert len(calls) == prompts + groups * 11
+    assert calls.count(len(tasks)) == (11 if groups == 1 else 0)
+
+
+@pytest.mark.parametrize("batch_size", [2, 16])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_prompts_in_a_batch_keep_their_window_and_their_rotary_factors(
-    config: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
+    config: dict[str, Any], batch_size: int, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     model = phi3(tmp_path / "model", tiny_tokenizer, **config)
     texts = ["we won the game and a lovely party was there in the sun " * n for n in (1, 2, 3)]
     longer = [PromptTask(model.encode(text), [[7, 8, 9, 10, 11, 12, 13, 14]], 8) for text in texts]
-    check_tasks(model, [*tasks_of(model), *longer], 16)
+    check_tasks(model, [*tasks_of(model), *longer], batch_size)
 
 
 def test_an_onnx_model_gives_what_the_same_prompts_give_one_by_one(onnx: OnnxGenerator) -> None:
