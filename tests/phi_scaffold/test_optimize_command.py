@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -138,7 +139,8 @@ def test_a_search_is_shown_told_to_machines_and_ends_with_1_where_none_holds(
     shown = cli("optimize", "--quiet", *at)
     assert shown.err == ""
     assert "int4-block-32 is chosen; its options are in fine-tuning/olive-config.optimized.json" in shown.out
-    assert "phi-scaffold optimize --for laptop-cpu --max-accuracy-drop 1 --apply" in shown.out
+    again = shlex.join(["--project", str(project.root)])
+    assert f"phi-scaffold optimize --for laptop-cpu --max-accuracy-drop 1 {again} --apply\n" in shown.out
 
 
 def test_a_smaller_candidate_that_too_few_rows_refuse_comes_with_the_flag_that_accepts_it(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,12 @@ from phi_runtime.pipeline.engine import Outcome
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.report.verdict import Verdict
 from phi_runtime.training.diagnosis import Diagnosis
+from phi_scaffold.cli.options import Flags
 from phi_scaffold.show import run as show
 from phi_scaffold.show import verdict as show_verdict
 from phi_scaffold.show.progress import bar_with_figures, display, figures, in_lines, shortened
 from phi_scaffold.show.sparkline import sparkline
+from tests.conftest import Cli
 
 STEP = {
     "done": 120,
@@ -382,3 +385,35 @@ def test_long_advice_is_indented_and_folded_on_a_terminal(monkeypatch: pytest.Mo
         "    passes.finetune.training_args.num_train_epochs",
         "    in fine-tuning/olive-config.json",
     ]
+
+
+NEXT = ("chat", "serve", "data check", "optimize", "report --open", "evaluate", "run")
+
+
+@pytest.mark.parametrize("command", NEXT)
+def test_a_next_command_takes_the_flags_that_named_the_project(cli: Cli, tmp_path: Path, command: str) -> None:
+    folder = tmp_path / "my p"
+    flags = Flags(
+        project_folder=folder, config=folder / "c.json", task_name="tone", settings=["passes.finetune.r=4"]
+    ).repeated()
+    words = shlex.split(f"{command} {flags}")
+    assert words[-8:] == [
+        *("--project", str(folder), "--config", str(folder / "c.json")),
+        *("--task-name", "tone", "--set", "passes.finetune.r=4"),
+    ]
+    assert cli(*words, "--help").code == 0
+    assert cli(*words, "--no-such-flag", "--help").code == 2
+
+
+def test_the_next_commands_are_at_most_three_and_name_the_project(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    commands = tuple(f"phi-scaffold {name}" for name in NEXT)
+    show_verdict.verdicts(
+        {"finetune": replace(VERDICT, findings=(), commands=commands)}, Flags(task_name="tone").repeated()
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == "next: " + ", ".join(
+        f"phi-scaffold {name} --task-name tone" for name in ("chat", "serve", "data check")
+    )
+    assert Flags().repeated() == ""
+    assert str(tmp_path) in Flags(project_folder=tmp_path).repeated()

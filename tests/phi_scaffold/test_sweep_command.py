@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def test_a_search_is_shown_and_told_to_machines(make_project: MakeProject, cli: 
     assert "trial 0: learning_rate=1e-06" in done.err
     assert "[2/2] trial 1: validation loss" in done.err
     assert "best" in done.out
-    assert "phi-scaffold run --config fine-tuning/olive-config.best.json" in done.out
+    best = project.config.with_name("olive-config.best.json")
+    assert f"phi-scaffold run {shlex.join(['--project', str(project.root), '--config', str(best)])}\n" in done.out
     assert "ptuna" not in done.err + done.out
 
     result = cli("sweep", "--json", "--jobs", "0", *at).json

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PassName = Annotated[
     str | None, typer.Option("--pass", help="Training pass whose data is read, if several train; default: the first.")
 ]
-DATA = ("data", "settings", "trust_project", "trust_remote_code", "project_folder", "config", *OUTPUT)
+DATA = ("data", "settings", "trust_project", "trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
 
 data = typer.Typer(
     cls=Group,

@@ -83,5 +83,5 @@ def evaluate(
     elif outcome.evaluation:
         show.comparisons(outcome.evaluation)
         show_benchmarks.table_of(benchmarks)
-        show_verdict.verdicts(judged)
+        show_verdict.verdicts(judged, flags.repeated())
         show_report.report_of_run(report, project)

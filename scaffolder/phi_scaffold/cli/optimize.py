@@ -103,6 +103,6 @@ def optimize(
     if flags.as_json:
         print(json.dumps(result.as_dict()))
     else:
-        show_optimize.result(result.as_dict(), flags.task_name)
+        show_optimize.result(result.as_dict(), flags.repeated())
     if result.chosen is None:
         raise typer.Exit(1)

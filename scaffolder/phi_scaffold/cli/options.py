@@ -6,6 +6,8 @@ import functools
 import inspect
 import os
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -223,6 +225,17 @@ class Flags:
         if self.trust_project:
             trust(project.root, "user")
         return is_trusted(project.root)
+
+    def repeated(self) -> str:
+        """Return the flags that name the project, config, task and settings of this call, for a command to be copied."""
+        named = (
+            ("--project", self.project_folder),
+            ("--config", self.config),
+            ("--task-name", self.task_name),
+            *(("--set", setting) for setting in self.settings or ()),
+        )
+        words = [word for flag, value in named if value is not None for word in (flag, str(value))]
+        return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
     def overrides(self) -> Overrides:
         """Return the config overrides that these flags request.

@@ -87,6 +87,7 @@ def run_stages(
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import report as show_report
     from phi_scaffold.show import run as show
+    from phi_scaffold.show import verdict as show_verdict
 
     config = load_config(project.config, flags.overrides())
     judged: dict[str, Verdict] = {}
@@ -105,7 +106,9 @@ def run_stages(
             project, emit, config=config, only=only, until=until, force=force, nproc=nproc, conclude=conclude
         )
     if not flags.as_json:
-        show.outcome(outcome, project, judged)
+        show.outcome(outcome, project, judged, flags.repeated())
+        if outcome.done and not judged:
+            show_verdict.next_commands(["phi-scaffold run" if only or until else "phi-scaffold chat"], flags.repeated())
         show_report.report_of_run(report, project)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -56,7 +57,8 @@ def sweep(
     if flags.as_json:
         print(json.dumps(result.as_dict(project)))
     else:
-        show_sweep.result(result, project, flags.task_name)
+        config = Path(os.path.relpath(result.config)) if result.config.is_relative_to(Path.cwd()) else result.config
+        show_sweep.result(result, project, replace(flags, config=config, settings=None).repeated())
 
 
 def _is_search(file: Path) -> bool:

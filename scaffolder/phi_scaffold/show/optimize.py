@@ -175,7 +175,7 @@ def constraints_text(constraints: dict[str, Any]) -> str:
     return f"constraints: {', '.join(limits)}" if limits else "no constraints"
 
 
-def result(facts: dict[str, Any], task: str | None = None) -> None:
+def result(facts: dict[str, Any], flags: str = "") -> None:
     """Print the candidates, the chosen or the nearest one, and the next command."""
     metric = facts["metric"] or ""
     accuracy = [metric.replace("_", " "), "drop"] if metric else []
@@ -195,9 +195,9 @@ def result(facts: dict[str, Any], task: str | None = None) -> None:
     if facts["note"]:
         print(f"Note: {facts['note']}.")
     if facts["chosen"]:
-        _chosen(facts, task)
+        _chosen(facts, flags)
     elif near := facts["nearest"]:
-        loosen = " ".join(_flags(near["relaxed_constraints"]))
+        loosen = " ".join([*_flags(near["relaxed_constraints"]), *filter(None, [flags])])
         print(
             f"No candidate meets the constraints. The nearest is {near['candidate']}. To accept it: phi-scaffold optimize {loosen}"
         )
@@ -217,7 +217,7 @@ def _flags(constraints: dict[str, float | None]) -> list[str]:
     return [f"--{name.replace('_', '-')} {value:g}" for name, value in constraints.items() if value is not None]
 
 
-def _chosen(facts: dict[str, Any], task: str | None) -> None:
+def _chosen(facts: dict[str, Any], flags: str) -> None:
     if facts["unavailable"]:
         print(f"{facts['chosen']} is chosen only by its size: {facts['unavailable']}.")
     if smaller := _smaller(facts):
@@ -225,19 +225,19 @@ def _chosen(facts: dict[str, Any], task: str | None) -> None:
         print(
             f"{smaller['name']} is smaller, but {smaller['rows']} rows do not show that its drop is small. To accept it:"
         )
-        print(f"  phi-scaffold optimize {' '.join(_own_flags(facts, accepted, task))}")
+        print(f"  phi-scaffold optimize {' '.join(_own_flags(facts, accepted, flags))}")
     if facts["previous_config"]:
         print(f"{facts['config']} was edited; the edited file is kept as {facts['previous_config']}")
     if not facts["applied"]:
         print(f"{facts['chosen']} is chosen; its options are in {facts['config']}. To install it in the project:")
-        print(f"  phi-scaffold optimize {' '.join(_own_flags(facts, facts['constraints'], task))} --apply")
+        print(f"  phi-scaffold optimize {' '.join(_own_flags(facts, facts['constraints'], flags))} --apply")
         return
     kept = f" (the previous config is {facts['backup']})" if facts["backup"] else ""
     print(f"{facts['chosen']} is installed in {facts['model']}, its options in the config{kept}.")
 
 
-def _own_flags(facts: dict[str, Any], constraints: dict[str, float | None], task: str | None) -> list[str]:
-    return ["--for", facts["target"], *_flags(constraints), *(["--task-name", task] if task else [])]
+def _own_flags(facts: dict[str, Any], constraints: dict[str, float | None], flags: str) -> list[str]:
+    return ["--for", facts["target"], *_flags(constraints), *filter(None, [flags])]
 
 
 def _smaller(facts: dict[str, Any]) -> dict[str, Any] | None:

@@ -36,15 +36,15 @@ _STATE_STYLES = {
 }
 
 
-def outcome(result: Outcome, project: ProjectFolder, judged: Mapping[str, Verdict]) -> None:
-    """Print the evaluation of a run, the folder of its record, and the verdict on each training."""
+def outcome(result: Outcome, project: ProjectFolder, judged: Mapping[str, Verdict], flags: str = "") -> None:
+    """Print the evaluation of a run, the folder of its record, and the verdict on each training; `flags` as in `verdicts`."""
     if result.evaluation:
         comparisons(result.evaluation)
     if not result.done:
         print("Nothing to do: everything is up to date.")
     elif result.run_folder:
         print(f"Done: {', '.join(result.done)}. The record of the run is in {project.shown(result.run_folder)}")
-    show_verdict.verdicts(judged)
+    show_verdict.verdicts(judged, flags)
 
 
 def comparisons(evaluation: dict[str, Any]) -> None:

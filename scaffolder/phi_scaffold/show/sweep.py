@@ -155,7 +155,7 @@ def _range(values: dict[str, Any]) -> str:
     return f"{value_text(values['low'])} to {value_text(values['high'])}{' (log)' if values['log'] else ''}{step}"
 
 
-def result(outcome: SweepResult, project: ProjectFolder, task: str | None = None) -> None:
+def result(outcome: SweepResult, project: ProjectFolder, flags: str = "") -> None:
     """Print the trials, best first, the importance of each key, and the next command."""
     out = console()
     keys = list(outcome.best.values)
@@ -184,7 +184,7 @@ def result(outcome: SweepResult, project: ProjectFolder, task: str | None = None
     if outcome.previous_config:
         print(f"{shown} was edited; the edited file is kept as {project.shown(outcome.previous_config)}")
     print(f"\nThe values of trial {outcome.best.number} are in {shown}. To run the whole workflow with them:")
-    print(f"  phi-scaffold run --config {shown}{f' --task-name {task}' if task else ''}")
+    print(f"  phi-scaffold run {flags}")
 
 
 def _importances(outcome: SweepResult) -> None:

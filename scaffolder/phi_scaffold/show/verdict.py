@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _STYLES = {"ready": "bold green", "check": "bold yellow", "not ready": "bold red"}
 
 
-def verdicts(judged: Mapping[str, Verdict]) -> None:
-    """Print the verdict on each training, by its name."""
+def verdicts(judged: Mapping[str, Verdict], flags: str = "") -> None:
+    """Print the verdict on each training, by its name; `flags` name the project in the next commands."""
     from phi_runtime.report.text import inert
     from phi_runtime.report.verdict import SHOWN
 
@@ -31,7 +31,13 @@ def verdicts(judged: Mapping[str, Verdict]) -> None:
         for finding in verdict.findings[:SHOWN]:
             _finding(finding)
         if verdict.commands:
-            out.print(f"next: {', '.join(verdict.commands)}", markup=False, soft_wrap=True)
+            next_commands(verdict.commands[:SHOWN], flags)
+
+
+def next_commands(commands: Sequence[str], flags: str) -> None:
+    """Print commands that can be copied: with the `flags` that named the project."""
+    shown = ", ".join(f"{command} {flags}".rstrip() for command in commands)
+    console().print(f"next: {shown}", markup=False, soft_wrap=True)
 
 
 def _finding(finding: Diagnosis) -> None:
