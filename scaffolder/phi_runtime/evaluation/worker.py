@@ -17,14 +17,16 @@ from phi_runtime.core.events import Emit
 from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.hardware.machine import used_gpu_bytes
 from phi_runtime.hardware.process_memory import peak_of_process_bytes
-from phi_runtime.inference.generator import Generator, GeneratorOptions, PromptResult, PromptTask
+from phi_runtime.inference.generator import Generator, GeneratorOptions, PromptResult, PromptTask, Speed
 from phi_runtime.inference.loading import open_generator, uses_gpu
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workers.child import Parent
 from phi_runtime.workers.process import Worker, python
 
-SPEED_RUNS, SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 5, 64, 8
-"""Measured answers, and the tokens of their prompt and of each: seconds for a small model on two cores."""
+SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS = 64, 8
+"""Tokens of the prompt and of each measured answer: seconds for a small model on two cores."""
+_FEWEST_RUNS, _MOST_RUNS = 3, 5
+_NARROW = 0.1  # range of a figure of speed, as a share of its median, that needs no more runs
 
 _ANY_TOKEN = 5
 
@@ -171,16 +173,26 @@ def _work_on_rows(generator: Generator, rows: Sequence[RowTask], task: ModelTask
 
 
 def measure_speed(generator: Generator) -> dict[str, Any]:
-    """Return the median of each figure of speed in `Performance`, and its range, over `SPEED_RUNS` answers after a warm-up."""
+    """Return the median of each figure of speed in `Performance`, and its range, over several answers after a warm-up.
+
+    Three answers are measured, and up to two more while the range of a figure exceeds 10 % of its median.
+    """
     generator.speed(SPEED_PROMPT_TOKENS, 2)
-    runs = [generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS) for _ in range(SPEED_RUNS)]
-    figures = {
-        "time_to_first_token_s": [run.time_to_first_token_s for run in runs],
-        "prefill_tokens_per_s": [SPEED_PROMPT_TOKENS / run.time_to_first_token_s for run in runs],
-        "decode_tokens_per_s": [run.decode_tokens_per_s for run in runs],
-    }
+    runs: list[Speed] = []
+    figures: dict[str, list[float]] = {}
+    while len(runs) < _FEWEST_RUNS or (len(runs) < _MOST_RUNS and not all(map(_is_narrow, figures.values()))):
+        runs.append(generator.speed(SPEED_PROMPT_TOKENS, SPEED_NEW_TOKENS))
+        figures = {
+            "time_to_first_token_s": [run.time_to_first_token_s for run in runs],
+            "prefill_tokens_per_s": [SPEED_PROMPT_TOKENS / run.time_to_first_token_s for run in runs],
+            "decode_tokens_per_s": [run.decode_tokens_per_s for run in runs],
+        }
     medians = {name: median(values) for name, values in figures.items()}
     return medians | {f"{name}_range": (min(values), max(values)) for name, values in figures.items()}
+
+
+def _is_narrow(values: Sequence[float]) -> bool:
+    return max(values) - min(values) <= _NARROW * median(values)
 
 
 def _subject(task: ModelTask) -> str:

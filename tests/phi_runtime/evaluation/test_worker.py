@@ -72,7 +72,7 @@ class Runs:
         return Speed(*next(self.runs))
 
 
-def test_speed_is_the_median_of_five_answers_after_a_warm_up_with_their_range() -> None:
+def test_speed_is_the_median_of_at_most_five_answers_after_a_warm_up_with_their_range() -> None:
     runs = Runs((9.0, 1.0), (0.5, 10.0), (0.25, 14.0), (2.0, 8.0), (0.32, 11.0), (0.4, 12.0))
     assert measure_speed(runs) == {  # type: ignore[arg-type]
         "time_to_first_token_s": 0.4,
@@ -83,3 +83,20 @@ def test_speed_is_the_median_of_five_answers_after_a_warm_up_with_their_range() 
         "decode_tokens_per_s_range": (8.0, 14.0),
     }
     assert runs.tokens == [(64, 2)] + 5 * [(64, 8)]
+
+
+@pytest.mark.parametrize(
+    ("runs", "answers"),
+    [
+        ([(0.5, 10.0), (0.52, 10.5), (0.51, 11.0)], 3),
+        ([(0.5, 10.0), (0.52, 10.5), (0.51, 11.5), (0.51, 10.5)], 5),
+        ([(0.7, 10.5), (0.52, 10.5), (0.51, 10.5), (0.52, 10.5)], 5),
+    ],
+    ids=["narrow", "decoding varies", "the first token varies"],
+)
+def test_more_than_three_answers_are_measured_while_the_range_of_a_figure_is_wide(
+    runs: list[tuple[float, float]], answers: int
+) -> None:
+    measured = Runs((9.0, 1.0), *runs, (0.5, 10.5))
+    measure_speed(measured)  # type: ignore[arg-type]
+    assert len(measured.tokens) == 1 + answers
