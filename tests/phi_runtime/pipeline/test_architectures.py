@@ -86,8 +86,8 @@ def test_a_twin_is_trained_exported_and_answers(
         refused = cli("run", "--project", project.root)
         assert refused.code == 3
         assert f"cannot export {architecture}" in refused.err
-        assert states(project)["finetune"] == "missing"
         edit_config(project, lambda c: c["passes"].pop("export"))
+        assert states(project)["finetune"] == "missing"
     finished = cli(
         "run", "--json", "--until", "merge" if architecture in REFUSED else "export", "--project", project.root
     )
