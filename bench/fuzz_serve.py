@@ -1,7 +1,6 @@
 """Bodies that schemathesis generates from the OpenAPI description of `phi-scaffold serve`, valid and invalid, sent to a server.
 
-    pip install --group fuzz --target build/fuzz
-    PYTHONPATH=scaffolder:build/fuzz python bench/fuzz_serve.py ONNX_FOLDER [--bodies 20000] [--seed 0] [--json]
+    python bench/fuzz_serve.py ONNX_FOLDER [--bodies 20000] [--seed 0] [--json]
 
 Prints the answers by status, the slowest, the bodies that got 500 or none, the tracebacks of the log and the memory of each process.
 """

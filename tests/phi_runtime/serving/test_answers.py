@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion
@@ -120,6 +121,18 @@ def test_completions_take_the_prompt_as_it_stands(server: Server, project: Proje
     for chunk in streamed:
         texts[chunk.choices[0].index] += chunk.choices[0].text
     assert texts == [choice.text for choice in both.choices]
+
+
+def test_completions_of_several_prompts_have_n_choices_each(server: Server) -> None:
+    drawn: dict[str, Any] = {"model": "talker", "temperature": 1.5, "top_p": 0.95, "seed": 1, "max_tokens": 6}
+    prompts = ["### Text: x", PROMPT]
+    several = server.client.completions.create(**drawn, prompt=prompts, n=2)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    for number, prompt in enumerate(prompts):
+        alone = server.client.completions.create(**drawn, prompt=prompt, n=2)
+        of_prompt = several.choices[2 * number : 2 * number + 2]
+        assert [choice.text for choice in of_prompt] == [choice.text for choice in alone.choices]
+        assert of_prompt[0].text != of_prompt[1].text
 
 
 def test_an_answer_ends_before_a_stop_text_and_at_its_length(server: Server) -> None:

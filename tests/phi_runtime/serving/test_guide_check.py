@@ -77,6 +77,13 @@ def test_a_guide_beyond_the_limits_is_refused_and_remembered(project: ProjectFol
     assert first != second
 
 
+@pytest.mark.parametrize(("length", "kinds"), [(10**9, [None]), (10**20, ["InvalidGuide"])])
+def test_a_length_is_not_expanded(project: ProjectFolder, length: int, kinds: list[str | None]) -> None:
+    check = GuideCheck({})
+    failure = check.failure(project.gen_model / "onnx", schema({"type": "string", "maxLength": length}))
+    assert [found and found["kind"] for found in [checked(failure, check)]] == kinds
+
+
 def test_a_process_that_was_killed_is_started_again(project: ProjectFolder) -> None:
     model = project.gen_model / "onnx"
     check = GuideCheck({})

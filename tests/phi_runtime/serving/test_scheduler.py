@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
 from phi_runtime.core.project import ProjectFolder
@@ -119,3 +122,30 @@ def test_a_fault_ends_one_answer_and_no_other(make: Make) -> None:
         3: "PromptTooLong",
         4: "",
     }
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_answers(make: Make) -> None:
+    at, parts = make(4)
+    rng = random.Random(0)
+    memory_mb: list[float] = []
+
+    def answer_some(first: int) -> None:
+        """Answer 100 requests: with new guides, drawn, of several lengths; cancel some while they wait or are active."""
+        for number in range(first, first + 100):
+            schema = {"type": "object", "properties": {f"k{number}": {"type": "integer"}}}
+            guide = Guide("json_schema", json.dumps(schema)) if number % 3 == 0 else None
+            sampling = SamplingParams(rng.choice([2, 8]), temperature=rng.choice([0, 1]), guide=guide)
+            prompt = " ".join(rng.choices("abcdefgh", k=rng.choice([2, 20, 200])))
+            request = GenerationRequest(number, "onnx", None, None, prompt, sampling, number % 2 == 0)
+            at.handle({"generate": to_json(request)})
+            at.turn()
+            if number % 4 == 0:
+                at.handle({"cancel": number - rng.randrange(3)})
+        work(at)
+        parts.clear()
+        memory_mb.append(psutil.Process().memory_info().rss / 1e6)
+
+    for first in range(0, 1500, 100):
+        answer_some(first)
+    assert memory_mb[-1] - memory_mb[4] < 3  # guided sequences that stayed would hold about 60 MB

@@ -32,7 +32,6 @@ def test_clients_that_leave_and_kills_leave_a_server_that_answers_and_ends(proje
 
 @pytest.mark.slow
 def test_generated_bodies_get_no_500_and_none_hangs(project: ProjectFolder) -> None:
-    pytest.importorskip("schemathesis")
     command = [sys.executable, SOAK.with_name("fuzz_serve.py"), project.gen_model / "onnx", "--bodies", "200", "--json"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=280, check=True)
     figures = json.loads(done.stdout)
