@@ -286,6 +286,7 @@ def become(command: Command, descriptors: Sequence[int], connection: socket.sock
     try:
         deadline = time.monotonic() + 30
         while os.getppid() != command.parent and time.monotonic() < deadline:
+            os.kill(command.parent, 0)  # a killed one must not leave a process that holds its locks until the deadline
             time.sleep(0.0005)
         if command.new_session:
             os.setsid()
@@ -300,6 +301,8 @@ def become(command: Command, descriptors: Sequence[int], connection: socket.sock
             os.dup2(source, target, inheritable=True)
             os.close(source)
         code = run(command)
+    except ProcessLookupError:
+        pass
     except BaseException:
         import traceback
 

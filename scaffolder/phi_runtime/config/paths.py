@@ -6,15 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 
 from phi_runtime.config.file_formats import Format, known_format, unpacked_name
+from phi_runtime.config.file_search import is_pattern, matches, require_few_files
 from phi_runtime.config.schema import DataConfig, Datastore, LoadDataset
-from phi_runtime.core.errors import ConfigError
 from phi_runtime.core.project import project_of
-
-MOST_FILES = 100_000  # below a folder that is searched
 
 # Words in file names by which Hugging Face's datasets assigns the files of a folder to splits.
 _SPLITS = {
@@ -88,42 +85,16 @@ def split_name(data: DataConfig) -> str:
     return data.load_dataset_config.split.partition("[")[0]
 
 
-def _require_few_files(folder: Path) -> None:
-    """Raise ConfigError if a search below `folder` would take long, as one of a whole disk."""
-    count = 0
-    for _, folders, files in os.walk(folder):
-        count += len(folders) + len(files)
-        if count > MOST_FILES:
-            raise ConfigError(
-                f"more than {MOST_FILES:,} files are below {folder}", fix="name the folder that holds the data"
-            )
-
-
 def _exists(path: Path) -> bool:
-    return path.exists() or (_is_pattern(path) and any(_matches(path)))
-
-
-def _is_pattern(path: Path) -> bool:
-    return any(c in str(path) for c in "*?[")
-
-
-def _matches(pattern: Path) -> Iterator[Path]:
-    """Yield the matches of a pattern without hidden files. A part that exists literally is no pattern, as in `data [1]/*.jsonl`."""
-    parts = pattern.parts
-    fixed = next((i for i in range(1, len(parts)) if not Path(*parts[: i + 1]).exists()), len(parts))
-    folder = Path(*parts[:fixed])
-    pattern_in_it = str(Path(*parts[fixed:]))
-    if "**" in parts or sum(map(_is_pattern, map(Path, parts[fixed:]))) > 2:
-        _require_few_files(folder)
-    return (folder / name for name in glob(pattern_in_it, root_dir=folder, recursive=True))  # noqa: PTH207 (Path.glob matches hidden files)
+    return path.exists() or (is_pattern(path) and any(matches(path)))
 
 
 def _expanded(resolved: Resolved, format: Format) -> Iterator[Resolved]:
     if resolved.path.is_dir():
         yield from _of_folder(resolved, format)
-    elif _is_pattern(resolved.path) and not resolved.path.exists():
-        matches = sorted(path for path in _matches(resolved.path) if path.is_file())
-        yield from [Resolved(path, resolved.from_root) for path in matches] or [resolved]
+    elif is_pattern(resolved.path) and not resolved.path.exists():
+        files = sorted(path for path in matches(resolved.path) if os.path.isfile(path))  # noqa: PTH113 (False if not permitted)
+        yield from [Resolved(path, resolved.from_root) for path in files] or [resolved]
     else:
         yield resolved
 
@@ -131,7 +102,7 @@ def _expanded(resolved: Resolved, format: Format) -> Iterator[Resolved]:
 def _of_folder(resolved: Resolved, format: Format) -> Iterator[Resolved]:
     """Yield the files of one format in a folder and below it, without hidden ones; the folder itself if there are none."""
     folder = resolved.path
-    _require_few_files(folder)
+    require_few_files(folder)
     paths = [path for path in sorted(folder.rglob("*")) if known_format(path) == format]
     visible = [
         path for path in paths if path.is_file() and not any(p[0] in "._" for p in path.relative_to(folder).parts)

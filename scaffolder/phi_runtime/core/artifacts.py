@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Manifest:
         content: Digest of the content of all files.
         files: Size of each file in bytes, by relative path.
         facts: Results of the stage.
+        states: Size, times and inode of each file when it was sealed; a copy has others.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Manifest:
     content: str
     files: dict[str, int]
     facts: dict[str, Any]
+    states: dict[str, list[int]] = field(default_factory=dict, compare=False)
 
 
 def digest(value: object) -> str:
@@ -60,7 +62,7 @@ def digest(value: object) -> str:
 def file_digest(path: Path) -> str:
     """Return the SHA-256 (hex) of a file's content, cached while its size and times stay the same."""
     state = path.stat()
-    if time.time_ns() - _changed_ns(state) < _RACY_NS:
+    if time.time_ns() - _changed_ns(state) < _RACY_NS:  # also after the clock went back
         return _file_digest.__wrapped__(path)
     return _file_digest(path, *_state(state))
 
@@ -92,7 +94,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a complete artifact; None if it is absent or unreadable, or a file is missing or has another size."""
     try:
         raw = read_json(folder / MANIFEST)
-        manifest = Manifest(raw["key"], raw["kind"], raw["content"], dict(raw["files"]), dict(raw["facts"]))
+        manifest = Manifest(
+            raw["key"], raw["kind"], raw["content"], dict(raw["files"]), dict(raw["facts"]), dict(raw.get("states", {}))
+        )
         complete = all((folder / name).stat().st_size == size for name, size in manifest.files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -103,15 +107,15 @@ def current_content(folder: Path, manifest: Manifest) -> str:
     """Return the digest of the content that the artifact in `folder` has now.
 
     It is that of the manifest, unless files were added or changed since, or the folder was copied. The digests of large files
-    are then cached next to it, so that a model is read once and not on each call.
+    are then cached next to it, so that a model is read once and not on each call. States are compared for equality, since a
+    clock can go back; the order of times in addition, since a file may change twice within one tick of the clock.
     """
     stats = {path.relative_to(folder).as_posix(): path.stat() for path in _files(folder)}
     if CARD not in manifest.files:
         stats.pop(CARD, None)
-    sealed = (folder / MANIFEST).stat()
-    if stats.keys() == manifest.files.keys() and all(
-        _changed_ns(stat) < _changed_ns(sealed) for stat in stats.values()
-    ):
+    sealed_ns = _changed_ns((folder / MANIFEST).stat())
+    unchanged = {name: _state(stat) for name, stat in stats.items() if _changed_ns(stat) < sealed_ns}
+    if unchanged.keys() == stats.keys() and unchanged == manifest.states:
         return manifest.content
     cache = folder.with_name(f".{folder.name}.digests.json")
     try:
@@ -136,7 +140,7 @@ def _changed_ns(state: os.stat_result) -> int:
 
 
 def _state(state: os.stat_result) -> list[int]:
-    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
 
 
 def _files(folder: Path) -> Iterable[Path]:
@@ -229,11 +233,12 @@ def replace_unless_edited(path: Path, text: str, known: str | None) -> Path | No
 
 def seal(folder: Path, *, key: str, kind: str, facts: dict[str, Any]) -> Manifest:
     """Turn `folder` into an artifact: sync every file to the disk, then write the manifest."""
-    files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in _files(folder)}
-    for name in files:
+    names = [p.relative_to(folder).as_posix() for p in _files(folder)]
+    for name in names:
         _fsync(folder / name)
-    content = digest([(name, file_digest(folder / name)) for name in files])
-    manifest = Manifest(key, kind, content, files, facts)
+    states = {name: _state((folder / name).stat()) for name in names}
+    content = digest([(name, file_digest(folder / name)) for name in names])
+    manifest = Manifest(key, kind, content, {name: state[0] for name, state in states.items()}, facts, states)
     write_json(folder / MANIFEST, asdict(manifest))
     _fsync(folder)
     return manifest

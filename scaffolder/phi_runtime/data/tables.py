@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ NULL = "\\N"  # an empty field in the dumps of MySQL and PostgreSQL
 _SEPARATORS = ",;\t|"
 _SEP_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # the first line of a CSV file for Excel
 _SPACED_QUOTE = re.compile(r' +"')
+MOST_COLUMNS = 100_000
 _SAMPLED = 100  # records that decide on the separator
 
 
@@ -86,7 +88,7 @@ def csv_records(path: Path, stream: io.BufferedReader, options: ReadOptions, *, 
     """
     csv.field_size_limit(LIMIT_BYTES)
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    lines = _bounded_lines(text)
+    lines = _Lines(text)
     skipped = 1 if skip_first and next(lines, "") else 0
     sep = options.sep or default_sep(path)
     reader = csv.reader(lines, delimiter=sep, skipinitialspace=bool(options.skipinitialspace), strict=True)
@@ -94,6 +96,7 @@ def csv_records(path: Path, stream: io.BufferedReader, options: ReadOptions, *, 
     try:
         for fields in reader:
             line, start = start + 1, reader.line_num + skipped
+            lines.size = 0
             if fields:
                 yield line, fields
     except csv.Error as e:
@@ -101,12 +104,24 @@ def csv_records(path: Path, stream: io.BufferedReader, options: ReadOptions, *, 
         raise DataError(what, where=Location(path, start + 1), fix="fix the quotes of this row") from None
 
 
-def _bounded_lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """Yield the lines. Raises csv.Error for a longer one: a file without line breaks must not fill the memory."""
-    while line := text.readline(LIMIT_BYTES + 1):
-        if len(line) > LIMIT_BYTES:
-            raise csv.Error(f"a line has more than {LIMIT_BYTES >> 20} MB")
-        yield line
+class _Lines:
+    """The lines of a table. Raises csv.Error in a record that is longer than the limit: it must not fill the memory."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self.text = text
+        self.size = 0  # of the current record
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self.text.readline(LIMIT_BYTES + 1)
+        self.size += len(line)
+        if self.size > LIMIT_BYTES:
+            raise csv.Error(f"it has more than {LIMIT_BYTES >> 20} MB")
+        if not line:
+            raise StopIteration
+        return line
 
 
 def table_rows(path: Path, records: Iterator[Record | BadRow], options: ReadOptions) -> Iterator[Row | BadRow]:
@@ -151,8 +166,7 @@ def _row(
     where: Location, fields: list[str], columns: Sequence[str], needed: int, repeated: list[str] | None
 ) -> Row | BadRow:
     if len(fields) != len(columns):
-        extra = fields[len(columns) :]
-        if (len(fields) < needed and any(fields)) or any(extra):
+        if (len(fields) < needed and any(fields)) or any(islice(fields, len(columns), None)):
             what = f"this row has {len(fields)} fields, but the header has {len(columns)}"
             return BadRow(where, what, "quote fields that contain the separator or a line break")
         fields = (fields + [""] * len(columns))[: len(columns)]
@@ -173,17 +187,23 @@ def _row(
 def column_names(header: Sequence[str]) -> list[str]:
     """Return a different name for each field of a header, as pandas does, without byte order marks."""
     plain = [name.replace("\ufeff", "") or f"Unnamed: {i}" for i, name in enumerate(header)]
-    names: list[str] = []
+    written, numbers = set(plain), Counter[str]()
+    names: dict[str, None] = {}
     for name in plain:
-        unique, n = name, 0
-        while unique in names or (n and unique in plain):
-            n += 1
-            unique = f"{name}.{n}"
-        names.append(unique)
-    return names
+        unique = name
+        while unique in names or (numbers[name] and unique in written):
+            numbers[name] += 1
+            unique = f"{name}.{numbers[name]}"
+        names[unique] = None
+    return list(names)
 
 
 def _check_header(where: Location, header: Sequence[str]) -> None:
+    if len(header) > MOST_COLUMNS:
+        what = f"the table has {len(header):,} columns; at most {MOST_COLUMNS:,} are read"
+        raise DataError(
+            what, where=where, fix="set `sep` to the separator of the file, or `header` to its row of names"
+        )
     if not all(is_text(name) for name in header):
         raise DataError("the header is not UTF-8 text", where=where, fix=ENCODING_FIX)
     if not any(header):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phi_runtime.config import paths
+from phi_runtime.config import file_search
+from phi_runtime.config.file_search import matches
 from phi_runtime.config.paths import data_paths, resolve
 from phi_runtime.config.schema import DataConfig
 from phi_runtime.core.errors import ConfigError
@@ -55,7 +57,7 @@ def test_each_file_may_lie_in_folder_the_config_or_under_the_projects_root(tmp_p
 def test_a_pattern_that_would_search_a_whole_disk_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: str
 ) -> None:
-    monkeypatch.setattr(paths, "MOST_FILES", 20)
+    monkeypatch.setattr(file_search, "MOST_FILES", 20)
     for number in range(21):
         (tmp_path / "many" / str(number)).mkdir(parents=True)
     with pytest.raises(ConfigError, match="more than 20 files"):
@@ -64,6 +66,51 @@ def test_a_pattern_that_would_search_a_whole_disk_is_refused(
     (tmp_path / "few" / "a.jsonl").touch()
     (found,) = data_paths(data("few/**/*.jsonl"), tmp_path / "config.json")
     assert found.path == tmp_path / "few" / "a.jsonl"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*",
+        "**",
+        "a/*.jsonl",
+        "**/*.jsonl",
+        "*/**/x.jsonl",
+        "**/b/**",
+        "[ab]/?/*",
+        ".hidden/*",
+        "**/.hidden/**",
+        "**/**/x*",
+    ],
+)
+def test_a_pattern_matches_what_glob_matches(tmp_path: Path, pattern: str) -> None:
+    for name in ("x.jsonl", "a/x.jsonl", "a/b/x.jsonl", "a/b/b/y.jsonl", "b/c/z.csv", ".hidden/x.jsonl", "a/.x.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [str(path) for path in matches(tmp_path / pattern) if path.is_file()]
+    assert sorted(found) == sorted(
+        {path for path in glob(f"{tmp_path}/{pattern}", recursive=True) if Path(path).is_file()}  # noqa: PTH207
+    )
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"), [("**/x.jsonl", ["x.jsonl"]), ("loop/**", []), ("**/**/**/x*", ["x.jsonl"])]
+)
+def test_links_that_lead_back_are_not_entered(tmp_path: Path, pattern: str, names: list[str]) -> None:
+    for name in ("loop", "again", "more"):
+        (tmp_path / name).symlink_to(".", target_is_directory=True)
+    (tmp_path / "x.jsonl").touch()
+    (found,) = data_paths(data(pattern), tmp_path / "config.json")
+    assert found.path == tmp_path / (names[0] if names else "loop/x.jsonl")
+
+
+def test_patterns_that_multiply_through_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_search, "MOST_FILES", 500)
+    for name in "abc":
+        (tmp_path / name).symlink_to(".", target_is_directory=True)
+    with pytest.raises(ConfigError, match="more than 500 files"):
+        data_paths(data("/".join("*" * 12) + "/x.jsonl"), tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("written", ["a" * 300, "ä" * 200, "a/" * 4000, "\0", "\ud800", "[" * 500])

@@ -18,6 +18,7 @@ import pytest
 
 from phi_runtime.config.file_formats import format_of, unpacked_name
 from phi_runtime.core.errors import DataError, MissingDependency
+from phi_runtime.data import tables
 from phi_runtime.data.files import LIMIT_BYTES
 from phi_runtime.data.json_window import Window
 from phi_runtime.data.rows import BadRow, ReadOptions, Row, original_names, read_rows, scan
@@ -326,8 +327,24 @@ def test_a_line_of_more_than_16_mb_is_broken_and_those_behind_it_are_read(
 def test_an_object_or_a_field_of_more_than_16_mb_ends_the_reading(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r":2:1: .* more than 16 MB"):
         values(write(tmp_path, "a.json", b'[{"q": 1},\n{"q": "' + LONG + LONG + b'"}]'))
-    with pytest.raises(DataError, match=r":3:1: .*a line has more than 16 MB"):
+    with pytest.raises(DataError, match=r":3:1: .*it has more than 16 MB"):
         values(write(tmp_path, "a.csv", b'q\nx\n"' + LONG + b'"\n'))
+
+
+@pytest.mark.parametrize("record", [b"x;" * 600, b"x\t" * 600, b"x|" * 600, b'"\n",' * 300, b'"' + b"x\n" * 600])
+def test_a_record_that_is_too_long_ends_the_reading_of_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: bytes
+) -> None:
+    monkeypatch.setattr(tables, "LIMIT_BYTES", 1000)
+    with pytest.raises(DataError, match=r":2:1: .* more than"):
+        values(write(tmp_path, "a.csv", b"q,r\n" + record))
+
+
+def test_a_table_of_more_columns_than_a_table_has_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.csv", b"x," * 100_000 + b"x\n1\n")
+    with pytest.raises(DataError, match=r":1:1: .*100,001 columns") as refused:
+        values(file)
+    assert "`sep`" in str(refused.value.fix)
 
 
 def test_a_paragraph_or_document_of_more_than_16_mb_is_broken_as_a_whole(tmp_path: Path) -> None:

@@ -118,6 +118,27 @@ def test_a_file_that_is_moved_here_with_its_old_time_is_noticed(tmp_path: Path) 
     assert current_content(tmp_path / "model", manifest) != manifest.content
 
 
+def test_an_edit_while_the_clock_is_back_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = sealed(tmp_path / "model")
+    edited = tmp_path / "model" / "a.bin"
+    edited.write_bytes(b"a.bix" * 10)
+    before = (
+        edited.stat().st_ctime_ns - 10**15
+    )  # nobody can set the ctime: the clock of this test goes back in its place
+    stat = Path.stat
+
+    def with_old_times(path: Path, **kwargs: bool) -> os.stat_result:
+        real = stat(path, **kwargs)
+        if path != edited:
+            return real
+        times = {"st_mtime": before / 1e9, "st_ctime": before / 1e9, "st_mtime_ns": before, "st_ctime_ns": before}
+        return os.stat_result(real[:], times)
+
+    monkeypatch.setattr(Path, "stat", with_old_times)
+    assert edited.stat().st_ctime_ns == before
+    assert current_content(tmp_path / "model", manifest) != manifest.content
+
+
 def test_a_search_starts_a_new_study_if_the_base_model_changes(project: ProjectFolder) -> None:
     (project.config.parent / "sweep.yaml").write_text(
         "search_space: {learning_rate: {type: choice, values: [0.01, 0.02]}}\nsearch_strategy: {type: grid}\n"

@@ -9,13 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from phi_runtime.config.schema import Choice, FloatRange, IntRange
+from phi_runtime.config.schema import Choice, FloatRange, IntRange, Sweep
 from phi_runtime.core.errors import ConfigError, Interrupted, UsageError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.search.sweep import planning
 from phi_runtime.search.sweep.outcome import SweepResult, chart, importances_of, trials_of
 from phi_runtime.search.sweep.planning import plan_to_json, prepare
 from phi_runtime.search.sweep.search import search
@@ -154,6 +155,20 @@ def test_each_sampler_draws_what_it_would_have_drawn_without_an_interruption() -
         assert len({v["rate"] for v in values}) == 14
         assert {v["rank"] % 3 for v in values} == {1}
         assert all(v["modules"] in (["a"], ["a", "b"], None) for v in values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"type": "int", "low": 0, "high": 10**12},
+        {"type": "float", "low": 0.1, "high": 0.9, "points": 10**9},
+        {"type": "choice", "values": list(range(400))},
+    ],
+)
+def test_a_grid_that_fills_the_memory_is_refused(values: dict[str, Any]) -> None:
+    raw = {"search_space": {"r": values, "lora_alpha": values}, "search_strategy": {"type": "grid", "num_trials": 3}}
+    with pytest.raises(ConfigError, match="more than 100,000 combinations"):
+        planning._count(Sweep.model_validate(raw), None)
 
 
 def test_a_grid_has_every_combination_in_its_order_or_by_chance() -> None:

@@ -109,6 +109,11 @@ def _count(sweep: Sweep, requested: int | None) -> int:
         return requested or strategy.num_trials
     configured = strategy.num_trials if "num_trials" in strategy.model_fields_set else None
     size = space.grid_size(sweep.search_space)
+    if size > space.MOST_COMBINATIONS:
+        raise ConfigError(
+            f"the grid has more than {space.MOST_COMBINATIONS:,} combinations",
+            fix="set `search_strategy.type` to random, or name fewer values",
+        )
     return min(requested or configured or size, size)
 
 
