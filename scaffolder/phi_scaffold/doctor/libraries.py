@@ -25,7 +25,7 @@ GENAI_FLAVORS = (
 ORT_FLAVORS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
 RUNTIME = ("torch", "transformers", "peft", "accelerate", "onnx", "huggingface-hub", "safetensors", "gguf")
 _COMPILED = ("torch", "onnx", "safetensors", "tokenizers", "numpy", *GENAI_FLAVORS, *ORT_FLAVORS)
-# First driver of each CUDA major version, which runs all of its minor versions (CUDA release notes, table 2, read 2026-11).
+# First driver of each CUDA major version, which runs all of its minor versions (CUDA release notes, minor version compatibility).
 _FIRST_DRIVERS = {11: 450, 12: 525, 13: 580}
 
 
