@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from phi_runtime.config.schema import DataConfig
+from phi_runtime.core.artifacts import MANIFEST
 from phi_runtime.core.errors import DataError
 from phi_runtime.data import prepare as module
 from phi_runtime.data import selection
@@ -74,8 +75,11 @@ def folders(cache: Path) -> set[str]:
     return {path.name for path in cache.iterdir()}
 
 
-def content(cache: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in next(cache.iterdir()).iterdir()}
+def content(cache: Path) -> dict[str, Any]:
+    """Return the files of the only store, the manifest without the times of the others."""
+    files: dict[str, Any] = {path.name: path.read_bytes() for path in next(cache.iterdir()).iterdir()}
+    manifest = json.loads(files.pop(MANIFEST))
+    return {**files, MANIFEST: {key: value for key, value in manifest.items() if key != "states"}}
 
 
 @pytest.fixture
