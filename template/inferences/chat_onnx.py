@@ -166,7 +166,8 @@ class OnnxChat(Chat):
         self.bos = bos["content"] if isinstance(bos, dict) else bos
         model = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
         ends, self.context = model["eos_token_id"], model["context_length"]
-        self.ends = {*(ends if isinstance(ends, list) else [ends]), *map(self.tokenizer.token_to_id, self.template.ends)}
+        written = map(self.tokenizer.token_to_id, self.template.ends)
+        self.ends = {*(ends if isinstance(ends, list) else [ends]), *written}
         self.files = {file.stem: file for file in sorted((folder / "adapters").glob("*.onnx_adapter"))}
         self.adapters, self.loaded = tuple(self.files), set()
         self.store = og.Adapters(self.model) if self.files else None
