@@ -203,7 +203,7 @@ class RunRecord:
         self._save()
 
     def _save(self) -> None:
-        if self.folder is None:
+        if self.folder is None or "id" not in self._content:  # or the disk became full before there was a record
             return
         if self._content["base_model"] is None:  # once it is downloaded, so are the files of data configs
             self._content["base_model"] = _base_model(self.workflow, self.project)

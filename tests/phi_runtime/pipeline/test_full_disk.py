@@ -37,6 +37,9 @@ def test_a_disk_that_becomes_full_in_a_stage_breaks_nothing(small_disk: Path, ti
         done = []
         for stage in STAGES:
             points = [p for p in kills.reference(stage).points if p.action in ("write", "mkdir") or p.reader == "gate"]
-            done.append(kills.kill_at(stage, chance.choice(points), "disk", 0.0))
-    assert all(kill.struck for kill in done)
-    assert [kill for kill in done if kill.problems] == []
+            for point in chance.sample(points, min(5, len(points))):  # not every run passes each
+                done.append(kills.kill_at(stage, point, "disk", 0.0))
+                if done[-1].struck:
+                    break
+    assert {kill.stage for kill in done if kill.struck} == {stage.name for stage in STAGES}
+    assert [problem for kill in done for problem in (kill.stage, *kill.problems) if kill.problems] == []
