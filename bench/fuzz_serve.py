@@ -21,7 +21,7 @@ import httpx
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.generation import GenerationMode
-from soak import Soak, new_project
+from soak import Soak, new_project, show
 
 from phi_runtime.serving.app import ServingLimits, build_app
 
@@ -119,11 +119,7 @@ def main() -> None:
         "tracebacks": sum("Traceback" in line for line in server.log),
         "memory_growth_mb": memory,
     }
-    if arguments.json:
-        print(json.dumps(figures))
-        return
-    for name, value in figures.items():
-        print(f"{name:18} {value}")
+    show(figures, as_json=arguments.json)
 
 
 if __name__ == "__main__":

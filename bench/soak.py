@@ -211,7 +211,12 @@ def main() -> None:
             figures = soak.run()
         finally:
             soak.process.kill()
-    if arguments.json:
+    show(figures, as_json=arguments.json)
+
+
+def show(figures: dict[str, Any], *, as_json: bool) -> None:
+    """Print the figures of a bench."""
+    if as_json:
         print(json.dumps(figures))
         return
     for name, value in figures.items():

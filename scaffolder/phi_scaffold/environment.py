@@ -16,9 +16,13 @@ _HANDED_OVER = "PHI_SCAFFOLD_HANDED_OVER"
 
 def project_python(project: ProjectFolder) -> Path | None:
     """Return the interpreter of the project's .venv, if setup has created it."""
-    name = "Scripts/python.exe" if os.name == "nt" else "bin/python"
-    python = project.root / ".venv" / name
+    python = venv_python(project)
     return python if python.exists() else None
+
+
+def venv_python(project: ProjectFolder) -> Path:
+    """Return the path of the interpreter of the project's .venv, which setup creates."""
+    return project.root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def use_project_environment(project: ProjectFolder, *, trusted: bool, required: bool = True) -> None:

@@ -41,9 +41,10 @@ def matches(pattern: Path) -> Iterator[Path]:
 
 def require_few_files(folder: Path) -> None:
     """Raise ConfigError if a search below `folder` would take long, as one of a whole disk."""
-    entries = _bounded(folder)
-    for path, _, _ in os.walk(folder):
-        entries(path)
+    count = 0
+    for _, folders, files in os.walk(folder):
+        count += len(folders) + len(files)
+        _require_few(count, folder)
 
 
 def _bounded(folder: Path) -> _Entries:
@@ -55,12 +56,16 @@ def _bounded(folder: Path) -> _Entries:
         nonlocal count
         content = _entries(path)
         count += len(content)
-        if count > MOST_FILES:
-            what = f"more than {MOST_FILES:,} files are below {folder}"
-            raise ConfigError(what, fix="name the folder that holds the data")
+        _require_few(count, folder)
         return content
 
     return entries
+
+
+def _require_few(count: int, folder: Path) -> None:
+    if count > MOST_FILES:
+        what = f"more than {MOST_FILES:,} files are below {folder}"
+        raise ConfigError(what, fix="name the folder that holds the data")
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:

@@ -85,6 +85,10 @@ class Columns:
     remarks: tuple[str, ...] = ()
 
 
+class UnknownAnswer(DataError):
+    """No column can be recognized as the answer; the user has to name it."""
+
+
 def column_names(path: Path, reading: ReadOptions | None = None) -> list[str]:
     """Return the columns of the first row. Raises DataError as `read_rows` does."""
     for row in read_rows(path, reading):
@@ -209,7 +213,7 @@ def _answer(files: _Files, names: Sequence[str], profiles: Mapping[str, Profile]
             fix=f"add {columns_flag(names)} if it is free text to train on",
         )
     suggested = [name for name in names if reasons[name] in ("", SCORE)]
-    raise DataError(
+    raise UnknownAnswer(
         f"cannot tell which of the columns `{'`, `'.join(names)}` is the answer",
         where=where,
         fix=f"list those to use, the answer last, such as {columns_flag(suggested or names)}",

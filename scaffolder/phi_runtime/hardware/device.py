@@ -22,7 +22,8 @@ def usable_cores() -> int:
     """Return the cores that this process may use: those of `machine_cores`, fewer where `CORES` or else `OMP_THREADS` says so."""
     limits = (os.environ.get(name, "").partition(",")[0].strip() for name in (CORES, OMP_THREADS))
     limit = next((int(text) for text in limits if text.isdecimal() and int(text) > 0), None)
-    return min(machine_cores(), limit or machine_cores())
+    cores = machine_cores()
+    return min(cores, limit or cores)
 
 
 def machine_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -43,6 +43,11 @@ class Guide:
     text: str
     tokens: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """Name of the kind that a user knows; grammars are made from JSON schemas."""
+        return "regular expression" if self.kind == "regex" else "JSON schema"
+
 
 @dataclass(frozen=True)
 class SamplingParams:

@@ -39,13 +39,10 @@ from phi_runtime.models.onnx_adapters import adapter_files
 if TYPE_CHECKING:
     import numpy as np
 
-_LOADS_OR_WRITES = re.compile(
-    r"(?i)library|profiling|backend_path|lib_paths|optimized_model|file_?path"
-)  # of a session
+# Keys of a session.
+_LOADS_OR_WRITES = re.compile(r"(?i)library|profiling|backend_path|lib_paths|optimized_model|file_?path")
 # Capacities of the KV cache, in tokens: the smallest, doubled as often as needed; and up to which memory is used freely.
 _MIN_CAPACITY, _AMPLE_CAPACITY = 512, 4096
-
-
 _GUIDE_ERRORS = ("Error creating grammar: ", "Error committing tokens: ", "Error computing mask: ")
 
 
@@ -431,7 +428,6 @@ def _schema_guidance(text: str) -> str:
 
 
 def _invalid_guide(guide: Guide, error: Exception) -> InvalidGuide:
-    kind = "regular expression" if guide.kind == "regex" else "JSON schema"
     reason = str(error).partition("\n<state>\n")[0]  # what follows describes the state of the parser
     for prefix in _GUIDE_ERRORS:
         reason = reason.removeprefix(prefix)
@@ -440,7 +436,7 @@ def _invalid_guide(guide: Guide, error: Exception) -> InvalidGuide:
     if guide.kind == "lark":  # without the place in the grammar
         reason = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", reason).partition("\n")[0]
     reason = " ".join(reason.split())
-    return InvalidGuide(f"unsupported {kind}: {reason}", fix=f"change the {kind}, or omit it")
+    return InvalidGuide(f"unsupported {guide.name}: {reason}", fix=f"change the {guide.name}, or omit it")
 
 
 def short_error(error: BaseException) -> str:

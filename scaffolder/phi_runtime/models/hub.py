@@ -17,6 +17,7 @@ from phi_runtime.config.schema import LoadKwargs
 from phi_runtime.core.artifacts import file_digest, folder_bytes, require_free_space
 from phi_runtime.core.errors import NetworkError, PhiError
 from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.hub_id import hub_address
 from phi_runtime.core.project import WINDOWS_DEVICES
 from phi_runtime.models.hub_answers import BoundedFile, bound_answers
 
@@ -159,7 +160,7 @@ def _progress(folder: Path, total_bytes: int, emit: Emit) -> Iterator[None]:
 def _hub_errors(repo_id: str) -> Iterator[None]:
     from huggingface_hub import errors
 
-    site = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    site = hub_address()
     try:
         yield
     except PhiError:

@@ -35,14 +35,19 @@ def make_stage(stage: Stage, kind: str, work_dir: Path, work: Work) -> None:
     record_output(stage.target, manifest)
 
 
+def work_root(project: ProjectFolder) -> Path:
+    """Return the folder of unfinished work."""
+    return project.gen_model / ".work"
+
+
 def work_folder(project: ProjectFolder, stage: Stage) -> Path:
     """Return the stage's work folder; its key is part of the name, so that only the same work resumes there."""
-    return project.gen_model / ".work" / f"{stage.name}-{stage.key[:16]}"
+    return work_root(project) / f"{stage.name}-{stage.key[:16]}"
 
 
 def work_folders(project: ProjectFolder, name: str) -> list[Path]:
     """Return all work folders of the stage `name`, for any inputs, the latest first."""
-    folders = (project.gen_model / ".work").glob(f"{name}-{'[0-9a-f]' * 16}")
+    folders = work_root(project).glob(f"{name}-{'[0-9a-f]' * 16}")
     return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
 
 

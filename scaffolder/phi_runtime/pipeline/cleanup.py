@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from phi_runtime.config.overrides import Overrides
-from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.errors import PhiError, UsageError
 from phi_runtime.core.locks import exclusive
@@ -18,10 +17,10 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.core.trust import is_trusted
 from phi_runtime.models.place import base_model_path, input_adapter_path, model_folders
-from phi_runtime.pipeline.artifact import work_folder
+from phi_runtime.pipeline.artifact import work_folder, work_root
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import LOCK, plan
-from phi_runtime.pipeline.stage import Stage
+from phi_runtime.pipeline.stage import MODEL_FOLDERS, Stage
 
 Group = Literal["unused", "stale", "base", "merged", "unfinished", "tokens", "sweep", "optimize", "seeds"]
 
@@ -123,7 +122,7 @@ def _configs(project: ProjectFolder) -> list[Path]:
 
 def _work(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tuple[Group, Path]]:
     current = {work_folder(project, stage) for stage in stages if stage.key}
-    folder = project.gen_model / ".work"
+    folder = work_root(project)
     for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         yield "unfinished" if path in current else "stale", path
 
@@ -137,7 +136,7 @@ def _not_needed(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tup
             continue
         if stage.name == FETCH and stage.target.is_relative_to(project.model_cache):
             yield "base", stage.target
-        elif stage.name not in (FETCH, BASE) and stage.target.name.partition("-")[0] == "merged":
+        elif stage.name != FETCH and stage.target.name.partition("-")[0] == MODEL_FOLDERS["hf"]:
             yield "merged", stage.target
 
 

@@ -20,6 +20,8 @@ from phi_runtime.workers.process import Worker, python
 
 COMPILE_S = 2.0
 """Seconds that the compilation of a guide may take."""
+MEMORY_BYTES = 256 * 1024**2
+"""Memory that it may take."""
 _LOAD_S = 60.0  # for the process to start and to read a tokenizer
 _REMEMBERED = 1000
 _SUBJECT = "the process that compiles guides"
@@ -108,6 +110,5 @@ class GuideCheck:
 
 
 def _too_large(guide: Guide, compile_s: float) -> Failure:
-    kind = "regular expression" if guide.kind == "regex" else "JSON schema"
-    message = f"the {kind} takes more than {compile_s:g} s or 256 MB to compile"
+    message = f"the {guide.name} takes more than {compile_s:g} s or {MEMORY_BYTES >> 20} MB to compile"
     return {"kind": "InvalidGuide", "message": message, "fix": "simplify it"}

@@ -6,7 +6,6 @@ the kind, message and fix of a guide that no answer can follow, or null.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import tempfile
@@ -14,15 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from phi_runtime.core.artifacts import digest, file_digest
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.wire import from_json
 from phi_runtime.inference.generator import Guide, InvalidGuide, SamplingParams
 from phi_runtime.inference.guide_model import tokenizer_files, write_guide_model
 from phi_runtime.inference.onnx import OnnxGenerator
+from phi_runtime.serving.guide_check import MEMORY_BYTES
 from phi_runtime.workers.child import Parent
 
-MEMORY_BYTES = 256 * 1024**2
-"""Memory that the compilation of a guide may take."""
 _FOLLOWED_TOKENS = 32  # some guides grow only while they are followed
 
 
@@ -34,7 +33,7 @@ def main() -> None:
     while True:
         request = parent.receive()
         folder = Path(request["model"])
-        tokenizer = hashlib.sha256(b"".join(file.read_bytes() for file in tokenizer_files(folder))).hexdigest()
+        tokenizer = digest([(file.name, file_digest(file)) for file in tokenizer_files(folder)])
         if loaded is None or loaded[0] != tokenizer:  # models of one base share it
             loaded = None
             loaded = tokenizer, _load(folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.events import Event
-from phi_runtime.training.pass_bases import ACTIVATION_CACHE_GB, LayeredAdapter
+from phi_runtime.training.pass_bases import LayeredAdapter
 from phi_runtime.training.rows import FinetuneContext, TrainingData
 
 if TYPE_CHECKING:
@@ -37,11 +37,10 @@ def activation_cache(
         context.workflow.host_device, _epochs(step, len(data.training))
     ):
         return None
-    size_gb = step.activation_cache_gb
     frozen = FrozenLayers(model)
     reason = "no layer is below the first adapted one: set `layers`" if frozen.first == 0 else ""
     reason = reason or _why_not(context, model, own_loss=own_loss) or frozen.why_not_skipped()
-    if reason and size_gb is not None:
+    if reason and step.activation_cache_gb is not None:
         raise ConfigError(
             f"activations cannot be kept: {reason}", where=Location(context.project.config), fix=f"remove {KEY}"
         )
@@ -51,8 +50,7 @@ def activation_cache(
         return None
     root = context.project.activation_cache
     root.mkdir(parents=True, exist_ok=True)
-    limit_bytes = int((ACTIVATION_CACHE_GB if size_gb is None else size_gb) * 1e9)
-    limit_bytes = min(limit_bytes, int(_FREE_DISK_SHARE * shutil.disk_usage(root).free))
+    limit_bytes = min(step.activation_limit_bytes, int(_FREE_DISK_SHARE * shutil.disk_usage(root).free))
 
     def rows() -> Iterator[np.ndarray]:
         for sequences in (data.training, data.validation):

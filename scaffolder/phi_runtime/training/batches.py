@@ -20,7 +20,7 @@ _SAMPLED_BATCHES = 200  # batches from which the layout is chosen
 _WORTH_PACKING = 0.97  # of the cost of padding: packing must be cheaper than this, as it has a mask to build
 # Largest difference of logits taken for rounding, in standard deviations of the logits: far above the rounding of bfloat16, far
 # below the effect of another row's tokens.
-LEAK_TOLERANCE = 0.1
+_LEAK_TOLERANCE = 0.1
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
@@ -234,5 +234,9 @@ def isolates_packed_rows(model: Any, pad_id: int) -> bool:
         ]
     model.train(was_training)
     expected = torch.cat(single)  # (9 + 7 + 6, V)
-    difference = (packed[: len(expected)] - expected).abs().max()
-    return bool(difference <= LEAK_TOLERANCE * expected.std())
+    return are_equal(packed[: len(expected)], expected)
+
+
+def are_equal(logits: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Return True if logits (N, V) differ from the expected ones by no more than rounding."""
+    return bool((logits - expected).abs().max() <= _LEAK_TOLERANCE * expected.std())

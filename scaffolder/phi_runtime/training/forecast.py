@@ -20,7 +20,7 @@ from phi_runtime.models.peft_folder import read_peft_folder
 from phi_runtime.models.place import base_model_path, input_adapter_path
 from phi_runtime.models.shape import Shape, shape_of
 from phi_runtime.training.continued import completed
-from phi_runtime.training.pass_bases import ACTIVATION_CACHE_GB, AdapterPass, LayeredAdapter, TrainingPass
+from phi_runtime.training.pass_bases import AdapterPass, LayeredAdapter, TrainingPass
 
 
 @dataclass(frozen=True)
@@ -234,10 +234,10 @@ def _kept_activations(workflow: Workflow, project: ProjectFolder, step: Training
     device = workflow.host_device
     if not (job.frozen_layers and isinstance(step, LayeredAdapter) and step.keeps_activations(device, epochs)):
         return 0
-    limit = (ACTIVATION_CACHE_GB if step.activation_cache_gb is None else step.activation_cache_gb) * 1e9
+    limit = step.activation_limit_bytes
     tokens = _longest_row(workflow.data_config(step.train_data_config), project)[2]
     needed = tokens * shape.hidden * _number(step, device)[0] * (2 if step.rounds_base else 1)
-    return int(min(needed or limit, limit))
+    return min(needed or limit, limit)
 
 
 def free_disk_bytes(project: ProjectFolder) -> int:

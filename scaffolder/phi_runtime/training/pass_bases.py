@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
 
-ACTIVATION_CACHE_GB = 4
+_ACTIVATION_CACHE_GB = 4
 """Largest activation cache, unless `activation_cache_gb` is set."""
 USE_UNMERGED = "remove this pass and use the adapter itself (`phi-scaffold chat --model adapter`)"
 MERGE_INSTEAD = "merge it instead: MergeAdapterWeights before its own ModelBuilder"
@@ -235,6 +235,12 @@ class LayeredAdapter(LinearAdapter):
             settings["target_modules"] = names
         patterns = self.model_dump(include={"layers_pattern", "rank_pattern", "alpha_pattern"})
         return {**patterns, "layers_to_transform": chosen, **settings}
+
+    @property
+    def activation_limit_bytes(self) -> int:
+        """Largest size of the activation cache."""
+        size_gb = self.activation_cache_gb
+        return int((_ACTIVATION_CACHE_GB if size_gb is None else size_gb) * 1e9)
 
     def keeps_activations(self, device: str, epochs: float) -> bool:
         """Return True if the cache is on, as far as settings tell; a GPU computes a batch as fast as the single rows of it."""

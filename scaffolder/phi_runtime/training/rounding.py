@@ -16,8 +16,6 @@ from phi_runtime.config.schema.export import Int4Rounding
 from phi_runtime.models.builder_source import gets_8_bits
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.(?:\w+\.)*?(\w+)(?:\.base_layer)?$")
-
-
 _NODE = re.compile(r"layers\.(\d+)/.*?(\w+)/MatMul")
 _PARTS = {
     "q_proj": "qkv_proj",

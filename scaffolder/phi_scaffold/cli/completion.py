@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phi_runtime.config.schema import Workflow
 
 Complete = Callable[[str], list[str]]
 
@@ -25,30 +29,30 @@ def _models() -> Iterable[str]:
 
 def _answers(name: str) -> Callable[[], Iterable[str]]:
     def values() -> Iterable[str]:
-        from phi_scaffold.new import answers
+        from phi_scaffold.new.answers import CHOICES
 
-        return {
-            "task": answers.TASKS,
-            "method": answers.METHODS,
-            "target": answers.TARGETS,
-            "precision": answers.PRECISIONS["cuda"],
-        }[name]
+        return CHOICES[name]
 
     return values
 
 
-def _stages() -> Iterable[str]:
-    """Return the stages of the project that contains the current folder."""
+def _workflow() -> Workflow | None:
+    """Return the workflow of the project that contains the current folder; None without a valid one."""
     from pathlib import Path
 
-    from phi_runtime.config.stage_names import FETCH, evaluation_stages
     from phi_runtime.core.project import find_project
     from phi_runtime.pipeline.load import load_workflow
 
     with suppress(Exception):  # a completion shows no error
-        workflow = load_workflow(find_project(Path.cwd()).config)
-        return [FETCH, *workflow.passes, *evaluation_stages(workflow)]
-    return []
+        return load_workflow(find_project(Path.cwd()).config)
+    return None
+
+
+def _stages() -> Iterable[str]:
+    from phi_runtime.config.stage_names import FETCH, evaluation_stages
+
+    workflow = _workflow()
+    return [FETCH, *workflow.passes, *evaluation_stages(workflow)] if workflow else []
 
 
 def _removable() -> Iterable[str]:
@@ -59,9 +63,9 @@ def _removable() -> Iterable[str]:
 
 def _project_models() -> Iterable[str]:
     from phi_runtime.config.pass_graph import BASE
-    from phi_runtime.config.stage_names import FETCH
 
-    return ["adapter", "merged", "onnx", BASE, *(name for name in _stages() if name not in (FETCH, "evaluate"))]
+    workflow = _workflow()
+    return ["adapter", "merged", "onnx", BASE, *(workflow.passes if workflow else ())]
 
 
 model_ids = from_list(_models)

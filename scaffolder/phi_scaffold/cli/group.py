@@ -18,7 +18,7 @@ class Group(TyperGroup):
         command = super().get_command(ctx, name)
         if command is None:
             return None
-        command.short_help = (command.help or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
+        command.short_help = summary(command).rstrip(".")
         params: list[Any] = command.params
         for param in params:
             if param.param_type_name == "argument":
@@ -27,6 +27,11 @@ class Group(TyperGroup):
                 python_type = re.sub(r"list\[(.*)]|[<>]| range", r"\1", param.display_type(ctx)).lower()
                 param.metavar = _METAVARS.get(python_type)
         return command
+
+
+def summary(command: Any) -> str:
+    """Return the first paragraph of a command's help."""
+    return " ".join((command.help or "").partition("\n\n")[0].split())
 
 
 def _name_in_words(argument: Any) -> None:

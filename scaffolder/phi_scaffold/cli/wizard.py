@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from phi_runtime.core.errors import DataError, PhiError, UsageError
+from phi_runtime.core.errors import PhiError, UsageError
 from phi_runtime.core.units import size
+from phi_runtime.data.columns import Columns, UnknownAnswer
 from phi_runtime.models.memory import Method
 from phi_scaffold.new.answers import PRECISIONS, TARGETS, TASKS, Answers
 from phi_scaffold.new.base_models import BaseModel, base_model, find_base_model
 from phi_scaffold.new.catalog import DEFAULT, catalog
 from phi_scaffold.new.data_source import data_source
-from phi_scaffold.new.derive import data_note, derive
+from phi_scaffold.new.derive import data_note
 from phi_scaffold.new.example import example_of
-from phi_scaffold.new.fit import METHOD_NAMES, this_trainer
+from phi_scaffold.new.fit import METHOD_NAMES, fit_notes, this_trainer
 from phi_scaffold.new.questions import answers_from, choice
 from phi_scaffold.show.terminal import console, fitting_table, marks
 
@@ -83,6 +84,7 @@ class Wizard:
     def __init__(self, flags: Mapping[str, Any], folder: Path) -> None:
         self._flags = dict(flags)
         self._folder = folder
+        self._columns: Columns | None = None  # of the user's data, which is read once
         self._out: Console = console(stderr=True)
         self._trainer = this_trainer()
 
@@ -93,7 +95,7 @@ class Wizard:
             PhiError: A flag has a value that is not usable.
             KeyboardInterrupt: The user stops.
         """
-        answers_from(self._flags)  # what is wrong with a flag is no answer to correct here
+        self._columns = self._answers().data_columns  # what is wrong with a flag is no answer to correct here
         with suppress(ImportError):
             import readline  # noqa: F401  # line editing in input()
         every = (
@@ -115,8 +117,8 @@ class Wizard:
                 if at < len(questions):
                     self._flags[questions[at].flag] = questions[at].ask()
                     at += 1
-                elif self._confirmed():
-                    return answers_from(self._flags)
+                elif self._confirmed(answers := self._answers()):
+                    return answers
                 else:
                     at = 0
             except _Back:
@@ -129,6 +131,7 @@ class Wizard:
     def _data(self) -> str | None:
         self._print("\n[bold]Data[/] to learn from: a file, folder or pattern, or OWNER/NAME on the Hugging Face Hub")
         self._flags.pop("columns", None)
+        self._columns = None
         return self._read("Data", "sample data", self._usable_data)
 
     def _usable_data(self, written: str) -> str | None:
@@ -136,9 +139,7 @@ class Wizard:
             return None
         try:
             self._show_data(written)
-        except DataError as e:
-            if "the answer last" not in e.fix:  # not about the choice of columns
-                raise
+        except UnknownAnswer as e:
             self._failed(e)
             self._read("Columns to use, the answer last", "", lambda columns: self._show_data(written, columns))
         return written
@@ -146,8 +147,9 @@ class Wizard:
     def _show_data(self, written: str, columns: str = "") -> None:
         chosen = {"columns": columns} if columns else {}
         answers = answers_from({**self._flags, "data": written, **chosen})
-        self._flags |= chosen
         assert answers.data_columns is not None
+        self._flags |= chosen
+        self._columns = answers.data_columns
         self._print(f"  {data_note(answers.data_columns, data_source(written, answers.form))}", markup=False)
         if example := example_of(answers):
             self._print("  A row as the model sees it:", style="dim")
@@ -155,7 +157,7 @@ class Wizard:
 
     def _task(self) -> str:
         self._print("\n[bold]Task[/] to learn")
-        return self._choose("task", {task: _TASKS[task] for task in TASKS}, answers_from(self._flags).task)
+        return self._choose("task", {task: _TASKS[task] for task in TASKS}, self._answers().task)
 
     def _model(self) -> str:
         self._print(f"\n[bold]Base model[/], and the methods that fit this {self._trainer.name}")
@@ -197,13 +199,14 @@ class Wizard:
         supported = PRECISIONS[choice("target", self._flags.get("target") or "cpu")]
         return self._choose("precision", {name: _PRECISIONS[name] for name in supported}, "int4")
 
-    def _confirmed(self) -> bool:
-        answers = answers_from(self._flags)
-        _, notes = derive(answers)
+    def _answers(self) -> Answers:
+        return answers_from(self._flags, self._columns)
+
+    def _confirmed(self, answers: Answers) -> bool:
         self._print(f"\n[bold]Create[/] {self._folder}")
         for name in ("data", "task", "model", "method", "target", "precision"):
             self._print(f"  {name:10} {getattr(answers, name) or 'sample data'}", markup=False)
-        for note in notes:
+        for note in fit_notes(answers, base_model(answers.model)):
             if note.startswith("warning"):
                 self._print(f"  {note}", style="yellow", markup=False)
         return self._read("Create it? yes, no (starts again) or back", "yes", _yes_or_no)

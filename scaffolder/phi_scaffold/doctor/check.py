@@ -64,13 +64,11 @@ def needs_of(project: ProjectFolder | Path) -> tuple[Needs, list[Check]]:
 
 def _disk_bytes(workflow: Workflow, project: ProjectFolder) -> int | None:
     """Estimate the size of the outputs and checkpoints that `run` would write now."""
-    from phi_runtime.models.place import base_model_path
-    from phi_runtime.models.shape import shape_of
     from phi_runtime.pipeline.plan import plan
     from phi_runtime.training.forecast import disk_bytes
-    from phi_scaffold.new.catalog import catalog_shape
+    from phi_scaffold.new.catalog import base_shape
 
-    shape = shape_of(base_model_path(workflow.input_model, project)) or catalog_shape(workflow)
+    shape = base_shape(workflow, project)
     if shape is None:
         return None
     sizes = disk_bytes(workflow, project, shape)

@@ -15,6 +15,7 @@ from phi_runtime.core.artifacts import versions
 from phi_runtime.core.project import ProjectFolder, setup_command
 from phi_scaffold.doctor.check import Check, Level, Needs
 from phi_scaffold.doctor.machine import Card
+from phi_scaffold.environment import venv_python
 
 GENAI_FLAVORS = (
     "onnxruntime-genai",
@@ -37,7 +38,7 @@ def runtime(project: ProjectFolder | Path) -> Check:
         return Check("good", "runtime", ", ".join(f"{n} {v}" for n, v in installed.items()), value=installed)
     if isinstance(project, Path):
         return Check("note", "runtime", "not in this environment; each project installs its own", value=installed)
-    python = project.root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = venv_python(project)
     if os.path.lexists(python) and not python.exists():
         what = f"the Python of .venv is gone: {os.path.realpath(python)}"
     else:

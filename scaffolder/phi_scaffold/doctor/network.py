@@ -7,24 +7,23 @@ import ssl
 import time
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
-from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, getproxies, proxy_bypass, urlopen
 
+from phi_runtime.core.hub_id import hub_address, hub_home, is_offline
 from phi_runtime.core.units import duration
 from phi_scaffold.doctor.check import Check, Level, Needs
 
-_HUB = "https://huggingface.co"
 _TIMEOUT_S = 5
 _CLOCK_OFF_S = 300  # signed requests and certificates tolerate minutes
 
 
 def network_checks(needs: Needs) -> list[Check]:
     """Request the address of the hub without a login; check that it answers, and the clock against its date."""
-    site = os.environ.get("HF_ENDPOINT") or _HUB
+    site = hub_address()
     host = urlsplit(site).hostname or site
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    if is_offline():
         fix = "unset HF_HUB_OFFLINE" if needs.download else ""
         message = "HF_HUB_OFFLINE is set, and the base model is not downloaded" if needs.download else "offline, as set"
         return [Check("error" if needs.download else "good", "hub", message, fix, False)]
@@ -77,10 +76,9 @@ def _clock(host: str, date: str | None) -> list[Check]:
 
 def token() -> Check:
     """Return where the login of the hub comes from."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     if os.environ.get("HF_TOKEN"):
         return Check("good", "hub token", "HF_TOKEN is set", value=True)
-    if (home / "token").is_file():
+    if (hub_home() / "token").is_file():
         return Check("good", "hub token", "logged in", value=True)
     return Check(
         "note",

@@ -16,7 +16,7 @@ from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.models.exportable import Reason, why_not_exportable, why_not_loadable
 from phi_runtime.models.known import known_id
 from phi_runtime.models.place import is_model_folder
-from phi_runtime.models.shape import Shape, shape_of
+from phi_runtime.models.shape import Shape, shape_of, text_config
 from phi_scaffold.new.catalog import CatalogModel, catalog
 
 _ADDRESS = re.compile(
@@ -78,9 +78,7 @@ def local_model(folder: Path, id_: str = "") -> LocalModel | None:
     if shape is None:
         return None
     config = read_json(folder / "config.json")
-    inner = config.get("text_config")
-    text = inner if isinstance(inner, dict) else config
-    contexts = (text.get(key) for key in ("max_position_embeddings", "n_positions"))
+    contexts = (text_config(config).get(key) for key in ("max_position_embeddings", "n_positions"))
     files = (folder / "chat_template.jinja", folder / "tokenizer_config.json")
     has_template = files[0].is_file() or (files[1].is_file() and "chat_template" in read_json(files[1]))
     manifest, named = read_manifest(folder), config.get("architectures")

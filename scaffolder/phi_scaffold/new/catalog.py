@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.models.exportable import Reason, why_not_exportable
 from phi_runtime.models.known import CATALOG
-from phi_runtime.models.shape import Shape, assembled
+from phi_runtime.models.place import base_model_path
+from phi_runtime.models.shape import Shape, assembled, shape_of
 
 if TYPE_CHECKING:
     from phi_runtime.config.schema import Workflow
+    from phi_runtime.core.project import ProjectFolder
 
 DEFAULT = "smollm2-135m"
 
@@ -110,6 +112,11 @@ def catalog() -> Catalog:
     models = [CatalogModel(**entry) for entry in entries]
     formats = {name: PromptFormat(name, **entry) for name, entry in raw["prompt_format"].items()}
     return Catalog({m.id: m for m in models}, formats)
+
+
+def base_shape(workflow: Workflow, project: ProjectFolder) -> Shape | None:
+    """Return the shape of the base model, from its files or else from the catalog."""
+    return shape_of(base_model_path(workflow.input_model, project)) or catalog_shape(workflow)
 
 
 def catalog_shape(workflow: Workflow) -> Shape | None:

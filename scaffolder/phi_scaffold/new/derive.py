@@ -38,7 +38,6 @@ SAMPLES = {
     "generation": Columns(("note",), "message", 170, (), longest=141, longest_answer=100),
 }
 EVAL_DATASET_SIZE = 0.2  # of the config in template/
-_SMALL_CPU_LAYERS = ""  # `layers` of a LoRA on a small model on a CPU; "": adapters in all layers
 _SMALL_MODEL_PARAMETERS = 500e6  # trains with 8 rows a step, without checkpointing, in a few GB
 _LONGEST_LABEL = 40  # characters of a label that a note shows
 _TEMPLATE_FIX = "use plain, chat, or a text such as '{question}\\n{answer}'"
@@ -128,20 +127,16 @@ def _source_values(source: HubData | LocalData | None) -> dict[str, str]:
 
 def _training_settings(answers: Answers, model: BaseModel | None, columns: Columns) -> dict[str, Any]:
     small = model is not None and model.parameters < _SMALL_MODEL_PARAMETERS
-    layers = _SMALL_CPU_LAYERS if small and (answers.method, answers.target) == ("lora", "cpu") else ""
-    # Few layers learn as much as all of them if all of their modules do.
-    modules = ["all-linear"] if layers else list(model.target_modules) if model and model.target_modules else None
     adapter_rate = model.learning_rate if model else 2e-4
     # A label is learned in one or two passes over the data, a style of writing in more.
     epochs = (1 if answers.task == "classification" else 2) * (1 if columns.rows > 1000 else 2)
     return {
-        "target_modules": modules,
+        "target_modules": list(model.target_modules) if model and model.target_modules else None,
         "learning_rate": 5e-5 if answers.method == "full" else adapter_rate,
         "num_train_epochs": epochs,
         "batch_size": 8 if small else 2,
         "gradient_accumulation_steps": 1 if small else 8,
         "gradient_checkpointing": not small,
-        "layers": layers,
         # Needs a second copy of the base model; rounding costs small models most.
         "int4_aware": small and (answers.method, answers.precision, answers.target) == ("lora", "int4", "cpu"),
     }

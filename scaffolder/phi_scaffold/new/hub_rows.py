@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import DataError, NetworkError
+from phi_runtime.core.hub_id import HUB, hub_address, is_offline
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.columns import Columns, find_columns
 
 SERVER = "https://datasets-server.huggingface.co"
-_HUB = "https://huggingface.co"
 _LIMIT_BYTES = 64 * 2**20  # of an answer
 _ROWS = 100
 _TIMEOUT_S = 10
@@ -46,12 +46,12 @@ def first_rows(name: str, split: str, chosen: Sequence[str] = ()) -> Columns:
 
 def _get(name: str, path: str, **query: str) -> Any:
     fix = "name them, the answer last: --columns question,answer"
-    if os.environ.get("HF_ENDPOINT", _HUB).rstrip("/") != _HUB:  # HF_TOKEN is for that server
+    if hub_address().rstrip("/") != HUB:  # HF_TOKEN is for that server
         raise NetworkError(f"the columns of {name} are unknown: HF_ENDPOINT names another hub", fix=fix)
     request = urllib.request.Request(f"{SERVER}/{path}?{urllib.parse.urlencode(query)}")
     if token := os.environ.get("HF_TOKEN"):
         request.add_unredirected_header("Authorization", f"Bearer {token}")
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
+    if is_offline():
         raise NetworkError(f"the columns of {name} are unknown: HF_HUB_OFFLINE is set", fix=fix)
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:

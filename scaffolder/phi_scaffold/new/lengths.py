@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.core.hub_id import hub_home
 from phi_runtime.data.columns import Columns
 from phi_runtime.data.template import PromptTemplate
 from phi_runtime.models.embedded import EMBEDDED
@@ -74,8 +75,7 @@ def _downloaded(model: str) -> list[Path]:
     """Return the files of the tokenizer in the folder of the model, or in the cache of the Hub."""
     if Path(model).is_absolute():
         return [*Path(model).glob("tokenizer.json")]
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or hub_home() / "hub")
     return sorted(cache.glob(f"models--{model.replace('/', '--')}/snapshots/*/tokenizer.json"))
 
 

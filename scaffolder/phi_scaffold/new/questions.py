@@ -12,6 +12,7 @@ from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.project import CONFIG
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.data.columns import Columns
 from phi_scaffold.new.answers import CHOICES, METHODS, OTHER_WORDS, PRECISION, TARGETS, TASKS, Answers, FormFlags
 from phi_scaffold.new.base_models import find_base_model
 from phi_scaffold.new.catalog import DEFAULT
@@ -22,11 +23,12 @@ FORM_KEYS = tuple(field.name for field in fields(FormFlags))
 KEYS = ("model", "task", "method", "target", "precision", "data", "columns", "prompt_template", *FORM_KEYS)
 
 
-def answers_from(flags: Mapping[str, Any]) -> Answers:
+def answers_from(flags: Mapping[str, Any], data_columns: Columns | None = None) -> Answers:
     """Return the answers that flags give, with defaults for the others.
 
     Args:
         flags: Answers by the name of their flag.
+        data_columns: Contents of the data, if it was read already.
 
     Raises:
         UsageError: A value is unknown.
@@ -37,7 +39,8 @@ def answers_from(flags: Mapping[str, Any]) -> Answers:
     columns = _columns(flags.get("columns") or (), data)
     prompt_template = str(flags.get("prompt_template") or "plain")
     form = _form(flags, data)
-    data_columns = columns_of(data_source(data, form), columns, prompt_template) if data else None
+    if data and data_columns is None:
+        data_columns = columns_of(data_source(data, form), columns, prompt_template)
     task = choice("task", flags.get("task") or (task_of(data_columns) if data_columns else TASKS[0]))
     method = choice("method", flags.get("method") or METHODS[0])
     target = choice("target", flags.get("target") or TARGETS[0])

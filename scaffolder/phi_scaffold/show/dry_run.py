@@ -13,13 +13,11 @@ from phi_runtime.core.events import Event, progress_message
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.units import duration, size
 from phi_runtime.models.fetch import adapter_is_present, present
-from phi_runtime.models.place import base_model_path
-from phi_runtime.models.shape import shape_of
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.rehearsal import Rehearsal, rehearse_apart
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.training.forecast import Forecast, disk_bytes, forecast, free_disk_bytes
-from phi_scaffold.new.catalog import catalog_shape
+from phi_scaffold.new.catalog import base_shape
 from phi_scaffold.show import progress as show_progress
 from phi_scaffold.show.terminal import console, table
 
@@ -46,7 +44,7 @@ def dry_run(
     """
     rows = planned_stages([s for s in plan(workflow, project) if s.name in names], project, force)
     trains = [row["name"] for row in rows if row["would_run"] and row["name"] in workflow.trainings]
-    shape = shape_of(base_model_path(workflow.input_model, project)) or catalog_shape(workflow)
+    shape = base_shape(workflow, project)
     disk = disk_bytes(workflow, project, shape) if shape else {}
     if not as_json:
         _print_stages(rows, disk)
