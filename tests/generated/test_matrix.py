@@ -264,7 +264,6 @@ def test_the_defaults_of_copier_yml_are_those_that_new_derives_for_its_samples(m
         "batch_size",
         "gradient_accumulation_steps",
         "gradient_checkpointing",
-        "layers",
         "int4_aware",
         "text_column",
         "max_seq_len",

@@ -11,7 +11,10 @@ from pathlib import Path
 from phi_runtime.config.file_formats import Format, known_format, unpacked_name
 from phi_runtime.config.file_search import is_pattern, matches, require_few_files
 from phi_runtime.config.schema import DataConfig, Datastore, LoadDataset
+from phi_runtime.core.artifacts import digest
 from phi_runtime.core.project import project_of
+
+_LONGEST_NAME = 200  # bytes; file systems take 255
 
 # Words in file names by which Hugging Face's datasets assigns the files of a folder to splits.
 _SPLITS = {
@@ -77,7 +80,10 @@ def hub_path(load: LoadDataset, config_path: Path) -> Path:
     parts = [load.data_name.replace("/", "--"), load.subset, load.data_dir, load.split.partition("[")[0]]
     name = "--".join(re.sub(r"[^\w.-]+", "-", part) for part in parts if part)
     revision = f"@{re.sub(r'[^A-Za-z0-9._-]+', '-', load.revision)}" if load.revision else ""
-    return project_of(config_path).model_cache / "datasets" / f"{name}{revision}.jsonl"
+    name += revision
+    if len(name.encode()) > _LONGEST_NAME:
+        name = f"{name[:60]}-{digest(name)[:16]}"
+    return project_of(config_path).model_cache / "datasets" / f"{name}.jsonl"
 
 
 def split_name(data: DataConfig) -> str:

@@ -75,8 +75,9 @@ class Recoded(io.RawIOBase):
 
     def __init__(self, stream: io.BufferedReader, encoding: str) -> None:
         name = codecs.lookup(encoding).name
-        if name in ("utf-16", "utf-32") and not any(stream.peek(4).startswith(mark) for mark, _ in _MARKS):
-            encoding = f"{name}-le"  # as Python reads a whole text; its incremental decoder requires a mark
+        marks = [mark for mark, of in _MARKS if of == name]
+        if name in ("utf-16", "utf-32") and not any(map(stream.peek(4).startswith, marks)):
+            encoding = f"{name}-le"  # as Python reads a complete text; its incremental decoder requires a mark
         self.stream, self.decoder = stream, codecs.getincrementaldecoder(encoding)(_INVALID)
         self.output = memoryview(b"")
         self.ended = False

@@ -10,8 +10,8 @@ import pytest
 
 from phi_runtime.config import file_search
 from phi_runtime.config.file_search import matches
-from phi_runtime.config.paths import data_paths, resolve
-from phi_runtime.config.schema import DataConfig
+from phi_runtime.config.paths import data_paths, hub_path, resolve
+from phi_runtime.config.schema import DataConfig, LoadDataset
 from phi_runtime.core.errors import ConfigError
 
 
@@ -116,3 +116,17 @@ def test_patterns_that_multiply_through_links_are_refused(tmp_path: Path, monkey
 @pytest.mark.parametrize("written", ["a" * 300, "ä" * 200, "a/" * 4000, "\0", "\ud800", "[" * 500])
 def test_a_text_that_can_be_no_path_names_no_file(tmp_path: Path, written: str) -> None:
     assert not resolve(written, tmp_path / "fine-tuning" / "olive-config.json").path.is_file()
+
+
+@pytest.mark.parametrize("long", ["a" * 5000, "é" * 120])
+def test_a_hub_data_set_with_a_long_name_has_a_path_that_the_system_can_look_up(tmp_path: Path, long: str) -> None:
+    paths = [
+        hub_path(LoadDataset(data_name="owner/rows", subset=long + end), tmp_path / "fine-tuning" / "c.json")
+        for end in ("a", "b", "a")
+    ]
+    assert not paths[0].is_file()
+    assert paths[0] == paths[2] != paths[1]
+    assert (
+        hub_path(LoadDataset(data_name="owner/rows", subset="de"), tmp_path / "c.json").name
+        == "owner--rows--de--train.jsonl"
+    )

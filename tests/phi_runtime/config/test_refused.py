@@ -130,6 +130,7 @@ def test_the_config_that_the_refused_ones_start_from_is_sound(tmp_path: Path) ->
         ),
         (lambda c: c.update(pass_flows=[["lora"], ["lora", "merge"]]), "not-supported", '"pass_flows"'),
         (lambda c: c.update(pass_flows=[["lora", "no_such_pass"]]), "not-supported", '"pass_flows"'),
+        (lambda c: c.update(pass_flows=[["lora", ["merge"]]]), "not-supported", '"pass_flows"'),
         (lambda c: c["passes"]["lora"]["training_args"].update(deepspeed=True), "not-supported", '"deepspeed"'),
         (lambda c: c["passes"]["lora"]["training_args"].update(optim="lomo"), "not-supported", '"optim"'),
         (lambda c: c["passes"]["lora"].update(r=16, lora_r=8), "contradiction", '"lora_r"'),

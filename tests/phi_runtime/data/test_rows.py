@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import json
 import lzma
@@ -231,6 +232,16 @@ def test_a_broken_file_is_refused_with_its_line(
     assert says in str(caught.value)
     assert caught.value.fix
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF8, b"", b"\x00"])
+def test_a_file_of_another_encoding_than_the_config_says_has_unusable_rows(
+    tmp_path: Path, encoding: str, mark: bytes
+) -> None:
+    path = write(tmp_path, "a.jsonl", mark + b'{"a": "it rains"}\n')
+    with pytest.raises(DataError):
+        list(read_rows(path, ReadOptions("json", encoding=encoding)))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])

@@ -106,7 +106,8 @@ def _flows(draft: Draft) -> None:
         return
     passes = draft.get(PASSES)
     for i, flow in enumerate(flows):
-        unknown = [n for n in flow if n not in passes] if isinstance(flow, list) else [flow]
+        is_list = isinstance(flow, list)
+        unknown = [n for n in flow if not isinstance(n, str) or n not in passes] if is_list else [flow]
         if unknown:
             draft.refuse(
                 at, f"`pass_flows` {i} names no pass: {short(unknown[0])}", nearest(str(unknown[0]), list(passes))
