@@ -53,7 +53,6 @@ class Stage:
     command: tuple[str, ...]
     points: str  # matches reader:path
     sweep: bool = False
-    worker_may_fail: bool = False  # a killed worker is a result: that trial or candidate does not work here
 
 
 _OUT = r":gen-model/\.work/{0}-[^/]+(/out|/inputs|$)|:gen-model/(\.outputs/)?\.?{1}\b"
@@ -68,8 +67,8 @@ STAGES = (
     Stage("evaluate", "export", ("run",), "evaluate:|" + _OUT.format("evaluate", "evaluation")),
     Stage("report", "export", ("run",), rf"report:|:gen-model/(\.?report|[a-z]+/\.?{re.escape(CARD)})"),
     Stage("record", "merge", ("run", "--until", "export"), ":gen-model/runs|:gen-model/[^/]*$"),
-    Stage("trial", "fetch", ("sweep", "--jobs", "1"), ":gen-model/sweep|:fine-tuning", True, True),
-    Stage("candidate", "merge", OPTIMIZE, ":gen-model/optimize|:fine-tuning", False, True),
+    Stage("trial", "fetch", ("sweep", "--jobs", "1"), ":gen-model/sweep|:fine-tuning", True),
+    Stage("candidate", "merge", OPTIMIZE, ":gen-model/optimize|:fine-tuning"),
 )
 
 
@@ -240,7 +239,7 @@ class Kills:
         if again.code != 0:
             problems.append(f"the next command ended with {again.code}:\n{again.output[-3000:]}")
         problems += broken_files(project)
-        if again.code == 0 and not (victims == "self" and stage.worker_may_fail):
+        if again.code == 0:
             content, files = content_of(project), files_of(project)
             problems += [f"{name} differs" for name, value in reference.content.items() if content.get(name) != value]
             problems += [f"{name} is left over" for name in sorted(files - reference.files)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -169,7 +170,7 @@ def count_rows(data: DataConfig, config_path: Path, limit: int) -> int:
     load = data.load_dataset_config
     rows = (row for file in files for row in scan(file, read_options(load, file)))
     try:
-        return sum(1 for _ in islice(rows, limit))
+        return sum(1 for _ in islice(rows, min(limit, sys.maxsize)))
     except (DataError, MissingDependency):
         return limit
 

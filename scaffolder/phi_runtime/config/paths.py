@@ -32,12 +32,17 @@ class Resolved:
     from_root: bool = False
 
 
-def resolve(written: str, config_path: Path) -> Resolved:
-    """Return the file or folder that `written` means; if it does not exist yet, relative to the config."""
+def resolve(written: str, config_path: Path, *, pattern: bool = False) -> Resolved:
+    """Return the file or folder that `written` means; if it does not exist yet, relative to the config.
+
+    Raises:
+        ConfigError: `written` may be a pattern, and would search too many files.
+    """
     written = _possible(written)
     in_folder = Path(config_path.parent, written)
     under_root = Path(config_path.parent.parent, written)
-    if not _exists(in_folder) and _exists(under_root):
+    exists = _matches_any if pattern else Path.exists
+    if not exists(in_folder) and exists(under_root):
         return Resolved(_normal(under_root), from_root=True)
     return Resolved(_normal(in_folder))
 
@@ -72,7 +77,9 @@ def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:
         return _of_split(resolved, split_name(data))
     written = [files] if isinstance(files, str) else files
     inside = f"{load.data_dir}/" if load.data_dir else ""
-    return [one for file in written for one in _expanded(resolve(inside + file, config_path), load.format)]
+    return [
+        one for file in written for one in _expanded(resolve(inside + file, config_path, pattern=True), load.format)
+    ]
 
 
 def hub_path(load: LoadDataset, config_path: Path) -> Path:
@@ -91,7 +98,7 @@ def split_name(data: DataConfig) -> str:
     return data.load_dataset_config.split.partition("[")[0]
 
 
-def _exists(path: Path) -> bool:
+def _matches_any(path: Path) -> bool:
     return path.exists() or (is_pattern(path) and any(matches(path)))
 
 

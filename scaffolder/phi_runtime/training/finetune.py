@@ -23,7 +23,7 @@ from phi_runtime.training.process_group import barrier, is_main_process, world_s
 from phi_runtime.training.resources import ResourceMonitor
 from phi_runtime.training.rows import FinetuneContext, TrainingData, check_stop_tokens, load_training_data
 from phi_runtime.training.starting_weights import save_plain
-from phi_runtime.training.trackers import configure_trackers, project_name, run_name
+from phi_runtime.training.trackers import configure_trackers, project_name, receiver, run_name
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,9 @@ def prepare(context: FinetuneContext, trainable: Trainable) -> PreparedTraining:
     settings = context.config.training_args
     gen_model = context.project.root / GEN_MODEL
     trackers = configure_trackers(settings.report_to, context.record, gen_model, settings.project)
+    for name in trackers:
+        if to := receiver(name, settings.trackio_space_id):
+            context.warn(f"training_args.report_to: `{name}` sends losses and settings to {to}")
     optimizer = resolve_optimizer(context)
     data = load_training_data(context)
     model, dtype = trainable(context)

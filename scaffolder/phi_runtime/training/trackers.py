@@ -53,6 +53,27 @@ def configure_trackers(
     return names
 
 
+def receiver(name: str, trackio_space: str | None) -> str | None:
+    """Return the host or Space that a configured tracker sends losses and settings to, or None if they stay here.
+
+    Args:
+        name: A tracker that `configure_trackers` returned.
+        trackio_space: `trackio_space_id` of the config.
+    """
+    match name:
+        case "mlflow":
+            address = os.environ["MLFLOW_TRACKING_URI"]
+            parts = urlsplit(address)
+            local = parts.scheme in ("", "file", "sqlite") and address != "databricks"
+            return None if local else parts.hostname or address
+        case "trackio":
+            return trackio_space or os.environ.get("TRACKIO_SPACE_ID") or None
+        case "wandb":
+            return _wandb_host() if os.environ.get("WANDB_MODE", "online") in ("online", "run", "shared") else None
+        case _:
+            return None
+
+
 def project_name(gen_model: Path) -> str:
     """Return the name of the project's folder, from its gen-model/."""
     return gen_model.absolute().parent.name
@@ -108,11 +129,15 @@ def _variables(name: str, record: Path, gen_model: Path, project: str) -> dict[s
             return {"WANDB_DIR": str(gen_model), "WANDB_PROJECT": project, **quiet, **offline}
 
 
+def _wandb_host() -> str:
+    return urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+
+
 def _logged_in() -> bool:
     """Return True if W&B finds an account without prompting: in the environment, or where `wandb login` writes it."""
     if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    host = _wandb_host()
     netrc_path = os.environ.get("NETRC")
     files = [Path(netrc_path).expanduser()] if netrc_path else [Path.home() / ".netrc", Path.home() / "_netrc"]
     for file in files:

@@ -12,6 +12,10 @@ RUN_AGAIN = "run the same command again; completed steps are kept"
 LESS_MEMORY = "lower per_device_train_batch_size and raise gradient_accumulation_steps, or train with QLoRA"
 
 
+class Killed(OutOfResources):
+    """A process was ended by SIGKILL. Linux does that to the largest one when memory runs out, but others may do it too."""
+
+
 def failure_from_exception(
     error: BaseException, subject: str, *, memory_fix: str = LESS_MEMORY, folder: Path | None = None
 ) -> PhiError:
@@ -42,8 +46,7 @@ def failure_from_exception(
 def failure_from_exit_code(code: int | None, subject: str, *, memory_fix: str = LESS_MEMORY) -> PhiError:
     """Return the error for a process that ended with `code` and without a result.
 
-    SIGKILL counts as too little memory, because Linux ends the largest process with it when memory runs out. SIGINT and
-    SIGTERM count as a request to stop, as at a system shutdown.
+    SIGKILL counts as too little memory. SIGINT and SIGTERM count as a request to stop, as at a system shutdown.
     """
     if code is None or code >= 0:
         return WorkFailed(f"{subject} ended with exit code {code}")
@@ -51,7 +54,7 @@ def failure_from_exit_code(code: int | None, subject: str, *, memory_fix: str = 
     if name in ("SIGINT", "SIGTERM"):
         return Interrupted(f"{subject} was stopped ({name})", fix=RUN_AGAIN)
     if name == "SIGKILL":
-        return OutOfResources(f"{subject} was killed (SIGKILL), most likely because memory ran out", fix=memory_fix)
+        return Killed(f"{subject} was killed (SIGKILL), most likely because memory ran out", fix=memory_fix)
     return WorkFailed(f"{subject} was killed ({name})")
 
 

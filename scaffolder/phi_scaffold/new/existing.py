@@ -149,7 +149,7 @@ class _Moved:
                 self._rewrite((*path, key), folder, prefix)
 
     def _moved(self, written: str, folder: str, prefix: str) -> str:
-        found = resolve(written, self.config).path
+        found = resolve(written, self.config, pattern=True).path
         is_pattern = any(c in found.name for c in "*?[") and not found.exists()
         if not found.exists() and not (is_pattern and found.parent.is_dir()):
             return written  # a Hub id, or a file that is missing

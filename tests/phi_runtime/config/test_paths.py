@@ -130,3 +130,12 @@ def test_a_hub_data_set_with_a_long_name_has_a_path_that_the_system_can_look_up(
         hub_path(LoadDataset(data_name="owner/rows", subset="de"), tmp_path / "c.json").name
         == "owner--rows--de--train.jsonl"
     )
+
+
+def test_a_path_that_may_be_no_pattern_is_not_searched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_search, "MOST_FILES", 20)
+    for number in range(21):
+        (tmp_path / str(number)).mkdir()
+    assert resolve("**/model", tmp_path / "config.json").path == tmp_path / "**" / "model"
+    with pytest.raises(ConfigError, match="more than 20 files"):
+        resolve("**/model", tmp_path / "config.json", pattern=True)

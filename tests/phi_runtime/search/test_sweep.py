@@ -391,6 +391,19 @@ def test_two_jobs_share_a_study_and_the_machine_and_one_that_is_killed_is_a_fail
     assert manifest["facts"]["torch_threads"] == max(1, usable_cores() // 2)
 
 
+def test_a_trial_whose_process_is_killed_once_is_resumed(make_project: MakeProject) -> None:
+    project = make_project(max_steps=1, per_device_eval_batch_size=12, passes={"finetune": {"packing": False}})
+    marker = project.root / "killed"
+    kill = f"open({str(marker)!r}, 'x'), os.kill(os.getpid(), signal.SIGKILL)"
+    fail_at(project, 3, how=f"None if os.path.exists({str(marker)!r}) else ({kill})")
+    write_sweep(project, {BATCH: choice(3)}, pruner="none")
+    listener = Listener()
+    found = sweep(project, listener, jobs=1)
+    assert marker.exists()
+    assert [t.state for t in found.trials] == ["complete"]
+    assert [e["stage"] for e in listener.of("warning") if "SIGKILL" in e["message"]] == ["trial-0000"]
+
+
 def test_jobs_get_a_gpu_each_or_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     given = shares(3, "gpu")

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.errors import ConfigError, MissingDependency
+from phi_runtime.core.errors import ConfigError, Interrupted, MissingDependency
+from phi_runtime.core.events import Event
 from phi_runtime.core.project import GEN_MODEL
+from phi_runtime.pipeline.engine import run
 from phi_runtime.training import trackers as module
-from phi_runtime.training.trackers import TRACKERS, configure_trackers, project_name, run_name
+from phi_runtime.training.trackers import TRACKERS, configure_trackers, project_name, receiver, run_name
+from tests.conftest import MakeProject
 
 
 @pytest.fixture(autouse=True)
@@ -227,3 +230,40 @@ def test_runs_are_grouped_by_project_and_named_apart(record: Path, gen_model: Pa
 def test_the_configs_own_name_for_the_project_is_taken(record: Path, gen_model: Path) -> None:
     configure_trackers(["mlflow", "wandb"], record, gen_model, project="feelings")
     assert os.environ["MLFLOW_EXPERIMENT_NAME"] == os.environ["WANDB_PROJECT"] == "feelings"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("variables", "space", "receivers"),
+    [
+        ({}, None, {}),
+        ({"WANDB_API_KEY": "k" * 40}, None, {"wandb": "api.wandb.ai"}),
+        ({"WANDB_API_KEY": "k" * 40, "WANDB_MODE": "offline"}, None, {}),
+        ({"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": "https://w.example:8080"}, None, {"wandb": "w.example"}),
+        ({"MLFLOW_TRACKING_URI": "http://user:secret@127.0.0.1:5000"}, None, {"mlflow": "127.0.0.1"}),
+        ({"MLFLOW_TRACKING_URI": "databricks"}, None, {"mlflow": "databricks"}),
+        ({"MLFLOW_TRACKING_URI": "runs"}, None, {}),
+        ({"TRACKIO_SPACE_ID": "me/runs"}, None, {"trackio": "me/runs"}),
+        ({}, "me/mood", {"trackio": "me/mood"}),
+    ],
+)
+def test_what_leaves_the_machine_has_a_receiver(
+    variables: dict[str, str], space: str | None, receivers: dict[str, str], record: Path, gen_model: Path
+) -> None:
+    os.environ.update(variables)
+    names = configure_trackers(list(TRACKERS), record, gen_model)
+    assert {name: to for name in names if (to := receiver(name, space))} == receivers
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_training_that_sends_its_losses_away_warns_before_it_starts(make_project: MakeProject) -> None:
+    os.environ["MLFLOW_TRACKING_URI"] = "https://tracking.example"
+    project = make_project(report_to=["mlflow"])
+
+    def stop(event: Event) -> None:
+        if event.event == "warning" and "tracking.example" in event.data["message"]:
+            raise Interrupted(event.stage)
+        assert event.event != "metric"  # of the rows, which are read next
+
+    with pytest.raises(Interrupted, match="finetune"):
+        run(project, stop, until="finetune")

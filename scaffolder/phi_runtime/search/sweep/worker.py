@@ -12,12 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from phi_runtime.core.errors import Interrupted, OutOfResources, PhiError, WorkFailed, to_wire
-from phi_runtime.core.events import Emit
+from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.hardware.device import share_of, usable_cores
 from phi_runtime.hardware.machine import gpus
 from phi_runtime.search.sweep.trial import Judge, TrialResult, TrialSettings, TrialTask, run_trial
 from phi_runtime.workers.child import Message, Parent
+from phi_runtime.workers.failures import Killed
 from phi_runtime.workers.process import Worker, python
 
 _LOG = "worker.log"
@@ -45,11 +46,22 @@ class TrialWorker:
         self.stopped = False
 
     def run(self, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
-        """Run `run_trial` in the process. A trial that ends its process is a failed trial.
+        """Run `run_trial` in the process. A trial that ends its process is a failed trial; a killed one is resumed once.
 
         Raises:
             PhiError: What would end any trial, as `run_trial` raises it.
         """
+        try:
+            return self._run(task, emit, judge)
+        except Killed as e:
+            emit(Event("warning", task.name, {"message": f"{e.what}; {task.name} is resumed once"}))
+        try:
+            return self._run(task, emit, judge)
+        except Killed as e:
+            return TrialResult("failed", why=f"{e.what}; {e.fix}")
+
+    def _run(self, task: TrialTask, emit: Emit, judge: Judge) -> TrialResult:
+        """Run the trial in the process, which is started if there is none. Raises Killed if someone ended it."""
         if self.worker is None or self.worker.process.poll() is not None:
             self.worker = self._started(task.folder)
         worker = self.worker
@@ -66,7 +78,7 @@ class TrialWorker:
             self.worker = None
             if self.stopped:
                 raise Interrupted("stopped") from None
-            if not isinstance(e, WorkFailed | OutOfResources):
+            if isinstance(e, Killed) or not isinstance(e, WorkFailed | OutOfResources):
                 raise
             return TrialResult("failed", why=f"{e.what}; see {worker.log}")
 
