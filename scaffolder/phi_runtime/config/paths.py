@@ -58,8 +58,8 @@ def _possible(written: str) -> str:
 def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:
     """Return the files of the split that `data` names, in reading order; folders and patterns are sorted by name.
 
-    A Hub dataset is one file in model-cache/, which `fetch` downloads. Empty if the split has no files or they are in an Azure ML
-    datastore.
+    A Hub dataset is one file in model-cache/, which `fetch` downloads, and so is a file of an Azure ML datastore, which a job there
+    has. Empty if the split has no files or they are in a datastore only.
 
     Raises:
         ConfigError: A folder or pattern would search too many files.
@@ -67,7 +67,8 @@ def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:
     load = data.load_dataset_config
     files = load.data_files
     if isinstance(files, Datastore):
-        return []
+        place = datastore_place(data, config_path)
+        return [Resolved(place)] if place.is_file() else []
     if load.format is None:
         return [Resolved(hub_path(load, config_path))]
     if isinstance(files, dict):
@@ -91,6 +92,14 @@ def hub_path(load: LoadDataset, config_path: Path) -> Path:
     if len(name.encode()) > _LONGEST_NAME:
         name = f"{name[:60]}-{digest(name)[:16]}"
     return project_of(config_path).model_cache / "datasets" / f"{name}.jsonl"
+
+
+def datastore_place(data: DataConfig, config_path: Path) -> Path:
+    """Return the path at which the file of an Azure ML datastore is looked for on this machine."""
+    files = data.load_dataset_config.data_files
+    assert isinstance(files, Datastore)
+    name = re.sub(r"[^\w.-]+", "-", files.address.rpartition("/")[2], flags=re.ASCII)[-60:]
+    return project_of(config_path).model_cache / "datasets" / f"azureml-{digest(files.address)[:12]}-{name}"
 
 
 def split_name(data: DataConfig) -> str:

@@ -44,6 +44,13 @@ class RegistryModel(Strict):
     registry_name: str = Field(min_length=1, description="Name of the registry.", examples=["azureml"])
     version: str | Whole = Field(description="Version of the model in the registry.", examples=["11"])
 
+    @property
+    def address(self) -> str:
+        """The address of the model. A name with a slash, as older documents have it, is no name there: its last part is."""
+        return (
+            f"azureml://registries/{self.registry_name}/models/{self.name.rpartition('/')[2]}/versions/{self.version}"
+        )
+
 
 def _path_shape(value: Any) -> str:
     return "a registry model" if isinstance(value, dict | RegistryModel) else "a path"

@@ -1,0 +1,86 @@
+"""The interface of a service that runs jobs: submit, status, logs from an offset, cancel, outputs.
+
+Each call is one question that can be put again: an engine has no state but its connection. `follow.py` and `download.py` do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from phi_runtime.remote.job import RemoteJob
+
+JobState = Literal["queued", "running", "done", "failed", "canceled"]
+ENDED: tuple[JobState, ...] = ("done", "failed", "canceled")
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a job; `word` is that of the service (`Preparing`, `PENDING`), `why` its reason for a failure."""
+
+    name: str
+    state: JobState
+    word: str
+    why: str = ""
+    page: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class LogChunk:
+    """New bytes of one log of a job: `offset` is that of its first byte."""
+
+    log: str
+    offset: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of an output, by its path below gen-model/."""
+
+    name: str
+    size_bytes: int
+
+
+class Engine(Protocol):
+    """A service that runs jobs. All methods raise NetworkError if it cannot be reached or refuses the request."""
+
+    name: str
+
+    def render(self, job: RemoteJob) -> dict[str, str]:
+        """Return the files that are submitted, by name. Needs no account, no network and no client."""
+        ...
+
+    def submit(self, job: RemoteJob, folder: Path) -> Status:
+        """Submit the files of `render`, and return the status; a job of this name that exists already is success.
+
+        Args:
+            folder: An empty folder for the files, which is there until the call returns.
+        """
+        ...
+
+    def status(self, name: str) -> Status | None:
+        """Return the status of a job; None if there is no job of this name."""
+        ...
+
+    def logs(self, name: str, offsets: Mapping[str, int]) -> Iterator[LogChunk]:
+        """Yield what the logs of a job have from `offsets` on, by name of the log; 0 for a log that is not in it."""
+        ...
+
+    def cancel(self, name: str) -> None:
+        """Cancel a job; nothing happens if it has ended."""
+        ...
+
+    def outputs(self, name: str) -> list[RemoteFile]:
+        """Return the files of the job's gen-model/, of which there are none before it ends."""
+        ...
+
+    def read(self, name: str, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        """Yield the content of an output from `offset` on."""
+        ...

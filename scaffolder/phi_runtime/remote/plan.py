@@ -1,0 +1,144 @@
+"""From a canonical workflow to a `RemoteJob`: no client, no network, no account."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from phi_runtime.config.paths import data_paths, datastore_place
+from phi_runtime.config.schema import Datastore, RegistryModel, Workflow
+from phi_runtime.config.schema.registry import pass_types
+from phi_runtime.core.errors import Location, UsageError
+from phi_runtime.core.project import GEN_MODEL, ProjectFolder
+from phi_runtime.models.place import base_model_path, download_id
+from phi_runtime.remote.job import Environment, Input, Machines, RemoteJob, Step, job_key
+from phi_runtime.remote.snapshot import Snapshot, SnapshotFile, project_files
+
+
+@dataclass(frozen=True)
+class Part:
+    """Stages that run on the same machines.
+
+    Attributes:
+        name: Identifier of the step.
+        stages: Stages of the workflow that the step brings up to date.
+        arguments: Arguments of `phi-scaffold` that do so, without `--nproc`.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    arguments: tuple[str, ...]
+    machines: Machines
+    environment: Environment
+
+
+def plan_job(
+    project: ProjectFolder,
+    workflow: Workflow,
+    parts: Sequence[Part],
+    *,
+    package: Sequence[SnapshotFile] = (),
+    secrets: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    upload: bool = False,
+    timeout_s: int | None = None,
+) -> RemoteJob:
+    """Return the job that runs `parts` in order, each on its machines.
+
+    Args:
+        parts: The commands; each after the first starts from the gen-model/ of the one before.
+        package: Files of phi-scaffold for machines that do not have it.
+        upload: Send local data and a local base model as inputs, and not in the snapshot.
+
+    Raises:
+        UsageError: A file may not be sent, or a pass is of a package that the job does not have.
+    """
+    _require_own_passes(project, workflow)
+    inputs = [*_data_inputs(project, workflow, upload=upload), *_model_inputs(project, workflow, upload=upload)]
+    skipped = frozenset(each.local for each in inputs if each.local)
+    snapshot = Snapshot((*project_files(project, workflow, skipped).files, *package))
+    steps: list[Step] = []
+    for part in parts:
+        processes = part.machines.processes
+        arguments = (*part.arguments, *(("--nproc", str(processes)) if processes > 1 else ()))
+        after = steps[-1].name if steps else ""
+        steps.append(Step(part.name, arguments, part.stages, part.machines, part.environment, tuple(inputs), after))
+    key = job_key(tuple(steps), snapshot)
+    title = project.root.name
+    label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "project"
+    output = project.gen_model.relative_to(project.root).as_posix() if project.output else GEN_MODEL
+    return RemoteJob(
+        f"phi-{label}-{key[:12]}",
+        project.root,
+        title,
+        tuple(steps),
+        snapshot,
+        output,
+        secrets or {},
+        {"phi-scaffold": key, **(tags or {})},
+        timeout_s,
+    )
+
+
+def another_attempt(job: RemoteJob, number: int) -> RemoteJob:
+    """Return `job` under the name of its attempt `number`, from 2 on: the names of failed jobs stay taken."""
+    return replace(job, name=f"{job.name}-{number}")
+
+
+def _data_inputs(project: ProjectFolder, workflow: Workflow, *, upload: bool) -> list[Input]:
+    inputs: list[Input] = []
+    for data in workflow.data_configs:
+        files = data.load_dataset_config.data_files
+        if isinstance(files, Datastore):
+            place = project.shown(datastore_place(data, project.config))
+            inputs.append(Input(_identifier(data.name), "file", files.address, place))
+        elif upload and data.load_dataset_config.format:
+            local = [found.path for found in data_paths(data, project.config) if found.path.is_file()]
+            for number, path in enumerate(local):
+                name = data.name if number == 0 else f"{data.name}_{number}"
+                _require_inside(path, project)
+                inputs.append(Input(_identifier(name), "file", "", project.shown(path), path))
+    return list({each.place: each for each in inputs}.values())
+
+
+def _model_inputs(project: ProjectFolder, workflow: Workflow, *, upload: bool) -> list[Input]:
+    model = workflow.input_model
+    path = base_model_path(model, project)
+    if isinstance(model.model_path, RegistryModel):
+        return [Input("base_model", "model", model.model_path.address, project.shown(path))]
+    if download_id(model, project) is not None:
+        return []  # the job downloads it
+    if not upload:
+        raise UsageError(
+            f"the base model `{model.name}` is in a folder of this machine, which the job does not have",
+            where=Location(project.config),
+            fix="pass --upload, or name a model of the Hub or of a registry in `model_path`",
+        )
+    _require_inside(path, project)
+    return [Input("base_model", "folder", "", project.shown(path), path)]
+
+
+def _require_inside(path: Path, project: ProjectFolder) -> None:
+    if not path.resolve().is_relative_to(project.root.resolve()):
+        raise UsageError(
+            f"`{path}` is outside of the project", where=Location(project.config), fix="move it into the project"
+        )
+
+
+def _require_own_passes(project: ProjectFolder, workflow: Workflow) -> None:
+    types = pass_types()
+    for name, step in workflow.passes.items():
+        if step.written and not types[step.type].__module__.startswith("phi_runtime."):
+            raise UsageError(
+                f"`{name}` is a pass of the package of `{types[step.type].__module__}`, which the job does not have",
+                where=Location(project.config),
+                fix="run this pass here: --until the stage before it",
+            )
+
+
+def _identifier(name: str) -> str:
+    """Return `name` as an identifier, which inputs of a job need."""
+    identifier = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return identifier if identifier[:1].isalpha() else f"data_{identifier}"

@@ -1,0 +1,124 @@
+"""From a workflow to a job: its name, inputs and steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phi_runtime.core.errors import UsageError
+from phi_runtime.core.project import ProjectFolder, find_project
+from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.remote.job import Environment, Machines, RemoteJob
+from phi_runtime.remote.plan import Part, another_attempt, plan_job
+
+MACHINES = Machines("aml", "gpu-cluster", "gpu", processes=2)
+PART = Part("run", ("finetune", "merge"), ("run", "--until", "merge"), MACHINES, Environment("image:1"))
+STORE = {"type": "azureml_datastore", "datastore_name": "workspaceblobstore", "relative_path": "data/train.json"}
+
+
+def job_of(project: ProjectFolder, *parts: Part, **options: Any) -> RemoteJob:
+    return plan_job(project, load_workflow(project.config), parts or (PART,), **options)
+
+
+def edit(project: ProjectFolder, change: Any) -> None:
+    config = json.loads(project.config.read_text())
+    change(config)
+    project.config.write_text(json.dumps(config))
+
+
+def use_datastore(config: dict[str, Any]) -> None:
+    machine = {"accelerators": [{"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]}]}
+    config["systems"] = {"aml": {"type": "AzureML", "aml_compute": "gpu-cluster", **machine}}
+    config["host"] = config["target"] = "aml"
+    config["data_configs"][0]["load_dataset_config"]["data_files"] = STORE
+
+
+def test_the_same_work_has_the_same_name_wherever_it_is_sent_from(
+    remote_project: ProjectFolder, tmp_path: Path
+) -> None:
+    job = job_of(remote_project)
+    (tmp_path / "other").mkdir()
+    moved = remote_project.root.rename(tmp_path / "other" / "tiny")
+    assert job_of(find_project(moved)).name == job.name
+    assert job.name.startswith("phi-tiny-")
+    assert len(job.name) == len("phi-tiny-") + 12
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        replace(PART, arguments=("run",)),
+        replace(PART, machines=replace(MACHINES, count=2)),
+        replace(PART, environment=Environment("image:2")),
+    ],
+)
+def test_other_work_has_another_name(remote_project: ProjectFolder, part: Part) -> None:
+    assert job_of(remote_project, part).name != job_of(remote_project).name
+
+
+def test_changed_data_is_other_work(remote_project: ProjectFolder) -> None:
+    name = job_of(remote_project).name
+    with (remote_project.root / "datasets" / "train.jsonl").open("a") as file:
+        file.write('{"phrase": "more", "tone": "joy"}\n')
+    assert job_of(remote_project).name != name
+
+
+def test_several_processes_are_an_argument_of_the_command(remote_project: ProjectFolder) -> None:
+    (step,) = job_of(remote_project).steps
+    assert step.arguments == ("run", "--until", "merge", "--nproc", "2")
+
+
+def test_later_steps_start_from_the_one_before(remote_project: ProjectFolder) -> None:
+    job = job_of(remote_project, PART, replace(PART, name="build", arguments=("run", "export")))
+    assert [(step.name, step.after) for step in job.steps] == [("run", ""), ("build", "run")]
+
+
+def test_a_datastore_is_an_input_with_its_place_in_model_cache(remote_project: ProjectFolder) -> None:
+    edit(remote_project, use_datastore)
+    job = job_of(remote_project)
+    (data,) = job.inputs
+    assert data.address == "azureml://datastores/workspaceblobstore/paths/data/train.json"
+    assert data.place.startswith("model-cache/datasets/azureml-")
+    assert data.place.endswith("-train.json")
+    assert "datasets/train.jsonl" not in job.snapshot.digests
+
+
+def test_uploaded_data_is_an_input_and_not_in_the_snapshot(remote_project: ProjectFolder) -> None:
+    job = job_of(remote_project, upload=True)
+    (data,) = job.inputs
+    assert (data.place, data.local) == ("datasets/train.jsonl", remote_project.root / "datasets" / "train.jsonl")
+    assert "datasets/train.jsonl" not in job.snapshot.digests
+
+
+def test_a_model_of_a_registry_is_an_input(remote_project: ProjectFolder) -> None:
+    model = {
+        "type": "azureml_registry_model",
+        "registry_name": "azureml",
+        "name": "microsoft/Phi-3-mini-4k-instruct",
+        "version": "11",
+    }
+    edit(remote_project, lambda config: config["input_model"].update(model_path=model))
+    (base,) = job_of(remote_project).inputs
+    assert base.address == "azureml://registries/azureml/models/Phi-3-mini-4k-instruct/versions/11"
+    assert base.place == "model-cache/microsoft/Phi-3-mini-4k-instruct"
+
+
+def test_a_model_of_this_machine_needs_upload(remote_project: ProjectFolder) -> None:
+    folder = remote_project.root / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    edit(remote_project, lambda config: config["input_model"].update(model_path="../my-model"))
+    with pytest.raises(UsageError) as failure:
+        job_of(remote_project)
+    assert "--upload" in failure.value.fix
+    (_, base) = job_of(remote_project, upload=True).inputs
+    assert (base.kind, base.place, base.local) == ("folder", "my-model", folder)
+
+
+def test_another_attempt_has_another_name(remote_project: ProjectFolder) -> None:
+    job = job_of(remote_project)
+    assert another_attempt(job, 2).name == f"{job.name}-2"
