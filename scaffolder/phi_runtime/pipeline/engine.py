@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, compared_models, with_ancestors
@@ -41,6 +41,9 @@ from phi_runtime.pipeline.stage import Stage, evaluation_stage, record_output
 from phi_runtime.training.forecast import check_fits
 from phi_runtime.workers.failures import failure_from_exception
 
+if TYPE_CHECKING:
+    from phi_runtime.training.distributed.nodes import Nodes
+
 _REPORTED_RULES = ("trust-remote-code", "azure", "found-under-root", "unknown-reference", "no-gpu")
 
 
@@ -67,6 +70,7 @@ def run(
     force: Sequence[str] = (),
     overrides: Overrides | None = None,
     nproc: int = 1,
+    nodes: Nodes | None = None,
     conclude: Conclude = lambda _: {},
 ) -> Outcome:
     """Bring the stages of the project's workflow up to date, in order.
@@ -78,7 +82,8 @@ def run(
         only: Run these stages with the stages that they need; default: all stages.
         until: Run the stages up to this one.
         force: Run these stages even if they are cached.
-        nproc: Number of processes that train together.
+        nproc: Number of processes that train together, on each machine.
+        nodes: The machines that train together, of which this is the first; None: this one.
         conclude: Called with the outcome; the facts that it returns are added to the event `run-finished`.
 
     Raises:
@@ -99,10 +104,10 @@ def run(
             f"`{workflow.remote}` is an Azure ML system; running there is not implemented yet",
             fix="run on this machine: phi-scaffold run --on local --data FILE",
         )
-    if nproc > 1:
+    if nproc > 1 or nodes:
         from phi_runtime.training.distributed.shares import check_processes
 
-        check_processes(workflow, nproc, emit)
+        check_processes(workflow, nproc, emit, nodes.count if nodes else 1)
     _warn_of_config(config, emit)
     project.gen_model.mkdir(parents=True, exist_ok=True)
     stages = plan(workflow, project)
@@ -111,7 +116,7 @@ def run(
     with exclusive(project.gen_model / LOCK):
         request = {"only": list(only), "until": until, "force": list(force), "nproc": nproc, "stages": names}
         record = RunRecord(project, config, workflow, request)
-        running = _Run(project, workflow, emit, force, config.overrides, nproc, record, unneeded)
+        running = _Run(project, workflow, emit, force, config.overrides, nproc, nodes, record, unneeded)
         try:
             return running.stages(names, conclude)
         except OSError as e:  # of the record
@@ -177,11 +182,13 @@ class _Run:
         force: Sequence[str],
         overrides: Overrides,
         nproc: int,
+        nodes: Nodes | None,
         record: RunRecord,
         unneeded: Collection[str] = (),
     ) -> None:
         self.project, self.workflow, self.listener, self.force = project, workflow, emit, set(force)
-        self.overrides, self.nproc, self.record, self.unneeded = overrides, nproc, record, unneeded
+        self.overrides, self.nproc, self.nodes = overrides, nproc, nodes
+        self.record, self.unneeded = record, unneeded
         self.graph = ModelGraph(workflow, project)
         self.done: list[str] = []
         self.cached: list[str] = []
@@ -262,10 +269,10 @@ class _Run:
         )
         if isinstance(node.config, FinetunePass):
             self.check_fits(context, node.config)
-            if self.nproc > 1:
+            if self.nproc > 1 or self.nodes:
                 from phi_runtime.training.distributed.launch import run_in_processes
 
-                return run_in_processes(context, self.nproc)
+                return run_in_processes(context, self.nproc, self.nodes)
         return node.config.run(context)
 
     def check_fits(self, context: PassContext[Pass], training: FinetunePass) -> None:

@@ -60,7 +60,9 @@ class ProgressEvents(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Stops training on a signal: the first finishes the step and saves it, the second stops at once.
+    """Stops training on a signal: the first finishes the step and saves it, a SIGINT after it stops at once.
+
+    A second SIGTERM is ignored: cluster managers send several.
 
     Attributes:
         caught: Number of the signal that stops the run; 0 if none.
@@ -70,9 +72,10 @@ class StopOnSignal(TrainerCallback):
         self.caught = 0
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
-        if self.caught:
+        if not self.caught:
+            self.caught = number
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.caught = number
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -16,6 +16,7 @@ from phi_scaffold.cli.options import WORKFLOW, Flags, accepts
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
     from phi_runtime.pipeline.engine import Outcome
+    from phi_runtime.training.distributed.nodes import Nodes
 
 
 @accepts(*WORKFLOW)
@@ -67,7 +68,26 @@ def run(
     elif emit_accelerate_config:
         _emit_accelerate_config(project, flags, stages or [], nproc, emit_accelerate_config)
     else:
-        run_stages(project, flags, only=stages or [], until=until, force=force or [], nproc=nproc)
+        _run_on_nodes(project, flags, stages or [], until, force or [], nproc)
+
+
+def _run_on_nodes(
+    project: ProjectFolder, flags: Flags, stages: Sequence[str], until: str | None, force: Sequence[str], nproc: int
+) -> None:
+    """Run the stages on the machines that torchrun's variables describe, of which the others only take part in trainings."""
+    from phi_runtime.training.distributed.nodes import Nodes, take_rendezvous
+
+    rendezvous = take_rendezvous()
+    if rendezvous is None:
+        run_stages(project, flags, only=stages, until=until, force=force, nproc=nproc)
+        return
+    with Nodes(rendezvous) as nodes:
+        if nodes.rank:
+            from phi_runtime.training.distributed.launch import join_trainings
+
+            join_trainings(nodes, project)
+        else:
+            run_stages(project, flags, only=stages, until=until, force=force, nproc=nproc, nodes=nodes)
 
 
 def run_stages(
@@ -78,6 +98,7 @@ def run_stages(
     until: str | None = None,
     force: Sequence[str] = (),
     nproc: int = 1,
+    nodes: Nodes | None = None,
 ) -> None:
     """Run stages of the workflow with live progress, and print their outcome."""
     from phi_runtime.pipeline.engine import run as run_workflow
@@ -103,7 +124,15 @@ def run_stages(
             return as_json(judged)
 
         outcome = run_workflow(
-            project, emit, config=config, only=only, until=until, force=force, nproc=nproc, conclude=conclude
+            project,
+            emit,
+            config=config,
+            only=only,
+            until=until,
+            force=force,
+            nproc=nproc,
+            nodes=nodes,
+            conclude=conclude,
         )
     if not flags.as_json:
         show.outcome(outcome, project, judged, flags.repeated())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -12,8 +13,20 @@ from phi_runtime.config.schema.training_args import FsdpConfig
 _HEAD = "# How accelerate starts the processes of a training: https://huggingface.co/docs/accelerate/package_reference/cli\n"
 
 
-def accelerate_config(workflow: Workflow, step: FinetunePass, processes: int) -> dict[str, Any]:
-    """Return the config that starts `processes` processes for `step`.
+@dataclass(frozen=True)
+class Machine:
+    """One of the `count` machines that train together, and the address at which their processes meet."""
+
+    rank: int
+    count: int
+    address: str
+    port: int
+
+
+def accelerate_config(
+    workflow: Workflow, step: FinetunePass, processes: int, machine: Machine | None = None
+) -> dict[str, Any]:
+    """Return the config that starts the processes of `step` on `machine`: `processes` on all machines together.
 
     The workers take all training settings, mixed precision too, from the workflow. FSDP is included because accelerate
     chooses the communication backend by it.
@@ -33,6 +46,9 @@ def accelerate_config(workflow: Workflow, step: FinetunePass, processes: int) ->
         "same_network": True,
         "debug": False,
     }
+    if machine:
+        meeting = {"main_process_ip": machine.address, "main_process_port": machine.port}
+        config |= {"num_machines": machine.count, "machine_rank": machine.rank, **meeting}
     if step.training_args.fsdp and not cpu:
         config |= {"distributed_type": "FSDP", "fsdp_config": _fsdp(step.training_args.fsdp_config or FsdpConfig())}
     return config

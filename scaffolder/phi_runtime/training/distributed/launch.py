@@ -1,7 +1,7 @@
 """Train on several processes: start them through accelerate, pass their events on, and end all of them in every case.
 
-SIGINT to the first process makes all of them finish the step, save and stop. They share one pipe as stdin; when its other
-end closes, as it also does when this process is killed, they end at once.
+SIGINT or SIGTERM to the first process of a machine makes all of them finish the step, save and stop. Those of a machine share
+one pipe as stdin; when its other end closes, as it also does when this process is killed, they end at once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import Any
 from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import write_text
 from phi_runtime.core.errors import PhiError, WorkFailed
-from phi_runtime.core.signals import handled_by
+from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.hardware.device import CORES, share_of, usable_cores
-from phi_runtime.training.distributed.accelerate_config import accelerate_config, as_yaml
-from phi_runtime.training.distributed.request import errors_of, forget_errors, write_request
+from phi_runtime.training.distributed.accelerate_config import Machine, accelerate_config, as_yaml
+from phi_runtime.training.distributed.nodes import Nodes, shared_request
+from phi_runtime.training.distributed.request import errors_of, forget_errors, read_request, write_request
 from phi_runtime.training.distributed.shares import share
 from phi_runtime.training.distributed.worker import WATCHED
 from phi_runtime.workers.failures import signal_name
@@ -33,28 +35,66 @@ _END_S = 30.0  # for the processes to end by themselves
 _KILLED = re.compile(r"^\s*rank\s*: (\d+) .*\n\s*exitcode\s*: -(\d+)", re.M)
 
 
-def run_in_processes(context: PassContext, count: int) -> dict[str, Any]:
+def run_in_processes(context: PassContext, count: int, nodes: Nodes | None = None) -> dict[str, Any]:
     """Run the training pass of `context` on `count` processes and return its facts.
+
+    Args:
+        context: The context of the pass.
+        count: Number of processes on each machine.
+        nodes: The machines that train together, of which this is the first; None: this one.
 
     Raises:
         PhiError: The first error of a process; WorkFailed if one was killed or ended without a result.
         KeyboardInterrupt: At the second Ctrl-C.
     """
     settings = context.config.training_args
-    rows, accumulation = share(settings.per_device_train_batch_size, settings.gradient_accumulation_steps, count)
-    message = (
-        f"{count} processes: {rows} rows × {accumulation} batches × {count} = {rows * accumulation * count} rows a step"
-    )
+    total = count * (nodes.count if nodes else 1)
+    rows, accumulation = share(settings.per_device_train_batch_size, settings.gradient_accumulation_steps, total)
+    where = f" on {nodes.count} machines" if nodes else ""
+    message = f"{total} processes{where}: {rows} rows × {accumulation} batches × {total} = {rows * accumulation * total} rows a step"
     context.info(message)
     folder = context.work / "processes"
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "accelerate.yaml"
-    write_text(config, as_yaml(accelerate_config(context.workflow, context.config, count)))
     request = write_request(context, folder)
     forget_errors(request)
+    machine = Machine(0, nodes.count, nodes.address, nodes.share_training(request, count)) if nodes else None
     log = (context.record or folder) / f"{context.name}.processes.log"
+    facts = _run_share(context, request, count, machine, log)
+    if facts is None:
+        raise _failure(request, log, total)
+    return {**facts, "processes": total}
+
+
+def join_trainings(nodes: Nodes, project: ProjectFolder) -> None:
+    """Take part in each training of the first machine, until its run ends.
+
+    Raises:
+        PhiError: The run of the first machine did not succeed, or this machine cannot take part in it.
+    """
+    with handled_by(interrupt):
+        while training := nodes.next_training():
+            request = shared_request(training, project)
+            context = read_request(request)
+            total = training.processes * nodes.count
+            log = (context.record or request.parent) / f"{context.name}.processes.{nodes.rank}.log"
+            machine = Machine(nodes.rank, nodes.count, nodes.address, training.port)
+            if _run_share(context, request, training.processes, machine, log) is None:
+                nodes.next_training(_END_S)  # the first machine knows best why it ended
+                raise _failure(request, log, total)
+
+
+def _run_share(
+    context: PassContext, request: Path, count: int, machine: Machine | None, log: Path
+) -> dict[str, Any] | None:
+    """Run the `count` processes of this machine; return what the first process found out, or None if it failed.
+
+    On the other machines, which have no facts, an empty dictionary is success.
+    """
+    rank, machines = (machine.rank, machine.count) if machine else (0, 1)
+    config = request.with_name(f"accelerate.{rank}.yaml" if rank else "accelerate.yaml")
+    write_text(config, as_yaml(accelerate_config(context.workflow, context.config, count * machines, machine)))
     command = [sys.executable, "-m", "accelerate.commands.launch", *_arguments(config, request)]
-    facts = None
+    facts: dict[str, Any] | None = None
     with Worker(command, f"`{context.name}`", log=log, environment=_environment(count)) as worker:
         try:
             signals = _Signals()
@@ -68,9 +108,7 @@ def run_in_processes(context: PassContext, count: int) -> dict[str, Any]:
                         worker.hang_up()
         finally:
             worker.end(_END_S)
-    if facts is None:
-        raise _failure(request, log, count)
-    return {**facts, "processes": count}
+    return {} if rank and worker.process.returncode == 0 else facts
 
 
 def command_line(config: Path, request: Path, count: int) -> str:
@@ -92,21 +130,24 @@ def _cores(count: int) -> int:
 
 
 class _Signals:
-    """Passes the first SIGINT or SIGTERM on to the first process as SIGINT.
+    """Passes the first SIGINT or SIGTERM on to the first process.
 
-    At the second, or while there is nothing to save yet, KeyboardInterrupt is raised here.
+    At the second SIGINT, or while there is nothing to save yet, KeyboardInterrupt is raised here. A second SIGTERM is ignored:
+    cluster managers send several.
     """
 
     def __init__(self) -> None:
         self.first_pid: int | None = None
         self.passed_on = False
 
-    def on_signal(self, *_: object) -> None:
+    def on_signal(self, number: int, _: object) -> None:
+        if self.passed_on and number == signal.SIGTERM:
+            return
         if self.passed_on or self.first_pid is None or os.name == "nt":  # Windows cannot interrupt another process
             raise KeyboardInterrupt
         self.passed_on = True
         with suppress(ProcessLookupError):
-            os.kill(self.first_pid, signal.SIGINT)
+            os.kill(self.first_pid, number)
 
 
 def _failure(request: Path, log: Path, count: int) -> PhiError:

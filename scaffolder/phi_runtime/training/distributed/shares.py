@@ -34,11 +34,14 @@ def share(rows: int, accumulation: int, processes: int) -> tuple[int, int]:
     return rows // row_split, accumulation // batch_split
 
 
-def check_processes(workflow: Workflow, count: int, emit: Emit) -> None:
-    """Raise UsageError if `count` processes cannot train `workflow` on this machine; warn if they only slow it down."""
+def check_processes(workflow: Workflow, count: int, emit: Emit, machines: int = 1) -> None:
+    """Raise UsageError if `count` processes on each of `machines` machines cannot train `workflow`.
+
+    Warns if this machine has fewer cores than processes.
+    """
     steps = {name: step for name, step in workflow.passes.items() if isinstance(step, FinetunePass)}
     for name, step in steps.items():
-        _check_step(name, step, count)
+        _check_step(name, step, count * machines)
     if count == 1:
         return
     if workflow.host_device == "gpu":

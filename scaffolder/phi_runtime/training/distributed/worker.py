@@ -1,18 +1,20 @@
 """One of the processes that train together: `accelerate launch … -m phi_runtime.training.distributed.worker REQUEST`.
 
-REQUEST is the file of `request.write_request`. The first process sends its pid, the events, and at the end the result. A
-process that fails keeps its error in a file next to REQUEST and sends {"failed": rank}. SIGINT to the first process makes
-all of them save and stop.
+REQUEST is the file of `request.write_request`. The first process of a machine sends its pid; the first of all sends the events
+too, and at the end the result. A process that fails keeps its error in a file next to REQUEST and sends {"failed": rank}.
+SIGINT or SIGTERM to one process makes all of them save and stop.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
 
+from phi_runtime.core.signals import interrupt
 from phi_runtime.training.distributed.request import keep_error, read_request
 from phi_runtime.workers.child import Parent
 
@@ -46,9 +48,10 @@ def train(request: Path, parent: Parent) -> None:
 def main() -> int:
     """Train this process's share of the request in argv."""
     parent = Parent(ends_with_stdin=WATCHED in os.environ)
+    signal.signal(signal.SIGTERM, interrupt)  # which cluster managers send to every process
     request, rank = Path(sys.argv[1]), os.environ.get("RANK", "0")
     try:
-        if rank == "0":
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             parent.send({"pid": os.getpid()})
         train(request, parent)
     except BaseException as error:
