@@ -14,7 +14,14 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = ROOT / "template" / "setup"
 DEVICES = ("cpu", "cuda", "directml")
-OPTIONAL = {"data": ["data"], "qlora": ["qlora"], "serve": ["serve", "client"], "sweep": ["sweep"], "web": ["web"]}
+OPTIONAL = {
+    "data": ["data"],
+    "keyvault": ["keyvault"],
+    "qlora": ["qlora"],
+    "serve": ["serve", "client"],
+    "sweep": ["sweep"],
+    "web": ["web"],
+}
 ENTRY = re.compile(r"([a-z0-9-]+)==([^\s;]+)( ; [^\\\n]+?)?((?: \\\n    --hash=sha256:[0-9a-f]{64})*)\n")
 
 

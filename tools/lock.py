@@ -29,7 +29,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SETUP = ROOT / "template" / "setup"
 DEVICES = ("cpu", "cuda", "directml")
 # Files by the extras of pyproject.toml that they hold, in addition to those of requirements.txt.
-OPTIONAL = {"data": ("data",), "qlora": ("qlora",), "serve": ("serve", "client"), "sweep": ("sweep",), "web": ("web",)}
+OPTIONAL = {
+    "data": ("data",),
+    "keyvault": ("keyvault",),
+    "qlora": ("qlora",),
+    "serve": ("serve", "client"),
+    "sweep": ("sweep",),
+    "web": ("web",),
+}
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
 # Supported platforms, and the platform tags of the wheels that they install.

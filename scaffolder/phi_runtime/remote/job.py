@@ -94,7 +94,7 @@ class Step:
     Attributes:
         name: Identifier, such as `train`.
         arguments: Arguments of `phi-scaffold`.
-        stages: Stages of the workflow that it brings up to date.
+        stages: Stages of the workflow that it updates.
         after: Name of the step whose gen-model/ it starts from; "" for none.
     """
 
@@ -118,7 +118,7 @@ class RemoteJob:
         title: Name for people.
         secrets: Addresses of secrets, by the environment variable that the worker sets to their value, such as
             `{"HF_TOKEN": "https://VAULT.vault.azure.net/secrets/hf-token"}`. A secret itself is in no field of a job.
-        output: Folder of the project that comes back: gen-model, or gen-model/TASK.
+        output: Folder of the project that is downloaded: gen-model, or gen-model/TASK.
         timeout_s: Time limit in seconds; None for that of the service.
     """
 

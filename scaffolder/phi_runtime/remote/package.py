@@ -15,7 +15,7 @@ FOLDER = ".phi-scaffold"
 """The folder of a job that the archive is unpacked in."""
 UNPACK = ("python", "-m", "tarfile", "-e", ARCHIVE, FOLDER)
 _NOT_RUN = frozenset(
-    {"__pycache__", "_template", "chat", "new", "olive", "search", "serving"}
+    {"__pycache__", "_template", "chat", "new", "search", "serving"}
 )  # folders that `run` never imports
 
 

@@ -23,7 +23,7 @@ class Part:
 
     Attributes:
         name: Identifier of the step.
-        stages: Stages of the workflow that the step brings up to date.
+        stages: Stages of the workflow that the step updates.
         arguments: Arguments of `phi-scaffold` that do so, without `--nproc`.
     """
 
