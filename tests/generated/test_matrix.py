@@ -248,7 +248,7 @@ def test_copier_yml_and_the_package_agree() -> None:
     assert questions["model"]["default"] == DEFAULT
     assert questions["phi_scaffold_version"]["default"] == __version__
     derived = derive.derive(Answers("smollm2-135m"))[0]
-    assert set(derived) == {q for q in questions if not q.startswith("_")} - {"project_name"}
+    assert set(derived) == {q for q in questions if not q.startswith("_")} - {"project_name", "recorded"}
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -29,6 +29,7 @@ PROJECT = f"{HOSTILE}/test_project.py"
 REFUSALS = f"{RUNTIME}/serving/test_refusals.py"
 SOURCE = f"{RUNTIME}/config/test_source.py"
 TRUST = f"{RUNTIME}/core/test_trust.py"
+UPDATE = f"{SCAFFOLD}/test_update.py"
 CASES = {
     # a project
     "a .venv that came with it": f"{CLI}::test_an_environment_that_came_with_the_project_runs_only_when_the_user_trusts_it",
@@ -43,6 +44,8 @@ CASES = {
     "user_script": f"{PROJECT}::test_a_user_script_runs_only_in_a_trusted_project",
     "sitecustomize, .pth and names of libraries": f"{PROJECT}::test_modules_of_the_project_do_not_replace_libraries",
     "programs of a git repository": f"{PROJECT}::test_programs_that_the_repository_names_do_not_run",
+    "programs of a git repository under update": f"{UPDATE}::test_a_project_of_others_runs_no_programs_of_its_repository",
+    "links under update": f"{UPDATE}::test_files_are_not_written_through_links",
     "permissions in the record of a run": f"{PROJECT}::test_a_recorded_run_gives_itself_no_permission",
     "paths in the record of a run": f"{PROJECT}::test_a_recorded_run_writes_no_config_outside_of_the_project",
     "pickles in a checkpoint": f"{PROJECT}::test_a_planted_checkpoint_with_pickles_runs_no_code",

@@ -27,6 +27,7 @@ COMMANDS = (
     "serve",
     "models",
     "clean",
+    "update",
     "validate",
     "migrate",
     "olive",

@@ -107,13 +107,24 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         "prompt_columns": [name for name in columns.inputs if columns.kind == "chat" and name != columns.answer],
         "sample_data": answers.data is None,
         "existing_config": "",
-        "made_by_new": True,
-        "phi_scaffold_version": __version__,
-        "phi_scaffold_requirement": own_requirement(),
-        "phi_scaffold_local": local_requirement(),
+        **of_this_version(),
         **_training_settings(answers, model, columns),
         **lengths_of(answers, columns, text_template, optional),
     }, tuple(notes)
+
+
+def of_this_version() -> dict[str, str]:
+    """Return the values that depend on the running phi-scaffold alone."""
+    return {
+        "phi_scaffold_version": __version__,
+        "phi_scaffold_requirement": own_requirement(),
+        "phi_scaffold_local": local_requirement(),
+    }
+
+
+def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that a project records in its answers file, for `update`: all but a path of this machine."""
+    return {name: value for name, value in values.items() if name != "phi_scaffold_local"}
 
 
 def _source_values(source: HubData | LocalData | None) -> dict[str, str]:

@@ -16,7 +16,7 @@ from phi_runtime.core.errors import Conflict, UsageError, WorkFailed
 from phi_runtime.core.project import CONFIG
 from phi_scaffold.new.answers import Answers, check_name
 from phi_scaffold.new.data_source import LocalData, data_source
-from phi_scaffold.new.derive import derive
+from phi_scaffold.new.derive import derive, recorded
 from phi_scaffold.new.template_files import render
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def new(
     _refuse_conflict(folder, force)
     with tempfile.TemporaryDirectory(prefix=".phi-scaffold-", dir=_existing_parent(folder)) as temporary:
         tree = Path(temporary) / "project"
-        render(tree, {"project_name": name, **values})
+        render(tree, {"project_name": name, **values, "recorded": recorded(values)})
         if existing:
             notes = existing.notes
             _write_existing(tree, existing)

@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 from phi_runtime.core.errors import WorkFailed
 from phi_scaffold import __version__
 
+LOCAL_REQUIREMENT = "setup/phi-scaffold.local.txt"  # of this machine; git ignores it
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _COMPILED: dict[tuple[Any, str | None], Any] = {}  # source and name to code
 
@@ -109,8 +110,13 @@ def _compiled_once() -> Iterator[None]:
         Environment.compile = original  # type: ignore[method-assign]
 
 
-def render(tree: Path, answers: dict[str, Any]) -> None:
-    """Render the template into the new folder `tree`, with values for the questions of copier.yml.
+def render(tree: Path, answers: dict[str, Any], template: Path | None = None) -> None:
+    """Render a template, by default that of this version, into the new folder `tree`.
+
+    Args:
+        tree: The new folder.
+        answers: Values for the questions of copier.yml.
+        template: Folder of copier.yml.
 
     Raises:
         WorkFailed: copier fails.
@@ -122,7 +128,8 @@ def render(tree: Path, answers: dict[str, Any]) -> None:
     try:
         # Hide git: copier would query it for every file, and the tree is in no repository yet.
         with local.env(PATH=os.devnull), _compiled_once():
-            run_copy(str(template_root(tree.parent)), tree, data=answers, defaults=True, quiet=True, overwrite=True)
+            source = str(template or template_root(tree.parent))
+            run_copy(source, tree, data=answers, defaults=True, quiet=True, overwrite=True)
     except OSError:
         raise
     except Exception as e:  # copier raises ValueError, AssertionError and its own kinds
