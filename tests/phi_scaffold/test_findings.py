@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from phi_runtime.config.diagnostics import Finding
 from phi_runtime.core.errors import Location
 from phi_scaffold.show.excerpt import excerpt
+from phi_scaffold.show.findings import print_findings
 from phi_scaffold.show.paths import short_path, with_short_paths
 from tests.conftest import Cli
 
@@ -31,6 +33,8 @@ CASES = Path(__file__).parents[1] / "phi_runtime" / "config" / "dialects"
         ("passes:", 8, 80, "passes:", "       ^"),
         ('{"key": "hf_abcdefgh"}', 2, 80, '{"key": "***********"}', " ^^^^^"),
         ("0123456789" * 9, 46, 28, "…901234567890123456…", "       ^^^^^^^^^^^^"),
+        (f"{'[' * 9000}12{']' * 9000}", 9001, 28, "…[[[[[[12]]]]]]]]]]…", "       ^^"),
+        ('{"k": "hf_' + "a" * 9000 + '"}', 7, 28, None, None),
         ("値" * 50, 20, 28, None, None),
     ],
 )  # fmt: skip
@@ -51,6 +55,14 @@ def test_the_carets_are_below_the_word(
     assert set(marks.strip(" |")) == {"^"}
     assert shown is None or text[8:] == shown
     assert carets is None or marks[8:] == carets
+
+
+def test_of_very_many_findings_the_first_are_printed_and_the_others_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings([Finding("error", Location("c.json"), "unknown-key", f"k{n}", f"no key {n}") for n in range(250)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 201
+    assert "no key 199" in lines[-2]
+    assert "50" in lines[-1]
 
 
 def test_a_file_without_that_line_has_no_excerpt(tmp_path: Path) -> None:

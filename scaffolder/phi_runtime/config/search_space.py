@@ -14,6 +14,7 @@ from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import nearest
 
 _CHECKED = 50  # values of one key: each takes a check of the whole config
+_MOST_ERRORS = 20
 
 PARTS = ("input_model", "data_configs", "passes")
 
@@ -65,10 +66,14 @@ def check_values(
     """Return the values of the search that make the config invalid; `errors_with` returns the errors with one value set.
 
     Of a long list, `_CHECKED` values are checked, with the smallest and the largest; each trial checks its own again.
+    After `_MOST_ERRORS` keys with an error the others are not checked, and the last finding says so.
     """
-    findings = []
-    for key, values in sweep.search_space.items():
+    findings: list[Finding] = []
+    for number, (key, values) in enumerate(sweep.search_space.items()):
         path = (*at, "search_space", key)
+        if len(findings) == _MOST_ERRORS:
+            left = len(sweep.search_space) - number
+            return [*findings, draft.finding(path, "too-many-errors", f"{left} more keys are not checked yet")]
         for value in _spread(values.values) if isinstance(values, Choice) else (values.low, values.high):
             try:
                 error = next(iter(errors_with(full_key(key, trained), value)), None)

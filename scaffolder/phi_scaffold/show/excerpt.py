@@ -10,6 +10,7 @@ from phi_runtime.core.errors import Location
 from phi_runtime.core.secrets import masked
 
 _TAB = 4
+_REACH = 2_000  # characters on each side of the column that are read: more than a terminal shows
 _WORD = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|[^\s,:\[\]{}"']+|.""")
 _HUB_TOKEN = re.compile(r"hf_\w+")
 
@@ -22,13 +23,15 @@ def excerpt(where: Location, width: int) -> tuple[str, str] | None:
     line = _line(where) if where.line else None
     if line is None:
         return None
-    line = masked(_HUB_TOKEN.sub(lambda token: "*" * len(token.group()), line))
     start = max(where.column - 1, 0)
+    skipped = max(start - _REACH, 0)
+    line, start, cut = line[skipped : start + _REACH], start - skipped, start + _REACH < len(line)
+    line = masked(_HUB_TOKEN.sub(lambda token: "*" * len(token.group()), line))
     match = _WORD.match(line, start)
     end = match.end() if match else start + 1
     gutter = f"{where.line:>5} | "
     first, last = _window(line, start, width - len(gutter))
-    left, right = "…" if first else "", "…" if last < len(line) else ""
+    left, right = "…" if first or skipped else "", "…" if last < len(line) or cut else ""
     text, carets_at, carets = left, len(left), 0
     for index in range(first, last):
         cells = _cells(line[index], carets_at + carets)

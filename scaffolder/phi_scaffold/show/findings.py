@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from phi_runtime.config.diagnostics import Finding
 
 _PIPED_WIDTH = 120
+_MOST = 200  # findings that are printed: nobody reads more at once
 _COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 Part = tuple[str, str]  # text and style
 
@@ -29,9 +30,13 @@ def print_findings(findings: Sequence[Finding], *, stderr: bool = False, verbose
     from phi_runtime.config.dialects.draft import is_respelling
 
     respellings = [f for f in findings if is_respelling(f)]
-    others = [f for f in findings if not is_respelling(f)]
-    for finding in sorted(others, key=lambda f: (f.severity != "error", not f.changes_result)):
+    others = sorted(
+        (f for f in findings if not is_respelling(f)), key=lambda f: (f.severity != "error", not f.changes_result)
+    )
+    for finding in others[:_MOST]:
         _print_finding(finding, stderr)
+    if (more := len(others) - _MOST) > 0:
+        _print_lines([[(f"and {more} more: `phi-scaffold validate --json` lists all", "")]], stderr)
     if verbose:
         for finding in respellings:
             _print_finding(finding, stderr)

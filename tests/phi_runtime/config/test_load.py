@@ -94,6 +94,17 @@ def test_a_long_list_of_values_is_checked_at_its_ends_and_between(write: Callabl
         assert bool([f for f in check_file(config).findings if f.severity == "error"]) is error
 
 
+def test_of_many_faulty_keys_of_a_search_the_first_are_listed_and_the_others_counted(
+    write: Callable[[dict[str, Any]], Path],
+) -> None:
+    config = write(CONFIG)
+    space = {f"passes.lora.no_such_key_{number}": [1] for number in range(60)}
+    config.with_name("sweep.yaml").write_text(json.dumps({"search_space": space}))
+    *faulty, last = [f for f in check_file(config).findings if f.severity == "error"]
+    assert [f.key for f in faulty] == [f"search_space.passes.lora.no_such_key_{number}" for number in range(20)]
+    assert last.message.startswith("40 more keys")
+
+
 def test_a_search_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("search_strategy:\n  sampler: tpe\n  type: grid\nsearch_space:\n  r: [8, 16]\n")
