@@ -51,6 +51,12 @@ def pack(root: Path) -> bytes:
     return buffer.getvalue()
 
 
+def _files(archive: bytes) -> dict[str, bytes]:
+    """Return the files of an archive: other versions of xz compress them to other bytes."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {entry.name: tar.extractfile(entry).read() for entry in tar}
+
+
 def prepare(root: Path, new: str, day: str) -> None:
     """Write the version, the heading of CHANGELOG.md and the archive of the template."""
     changelog = _read(root / "CHANGELOG.md")
@@ -83,7 +89,7 @@ def problems(root: Path) -> list[str]:
             f"CHANGELOG.md begins with {first[0]}, not {current}": first[0] != current,
             f"CHANGELOG.md has no date for {first[0]}": not re.fullmatch(r" - \d{4}-\d\d-\d\d", first[1]),
             f"CHANGELOG.md has lines under {_UNRELEASED}": bool(unreleased),
-            f"{archive.name} is not the template": not archive.is_file() or archive.read_bytes() != pack(root),
+            f"{archive.name} is not the template": not archive.is_file() or _files(archive.read_bytes()) != _files(pack(root)),
             f"the tag v{current} exists": bool(_git(root, "tag", "--list", f"v{current}")),
             "there are uncommitted changes": bool(_git(root, "status", "--porcelain")),
         }.items()
