@@ -89,7 +89,8 @@ def problems(root: Path) -> list[str]:
             f"CHANGELOG.md begins with {first[0]}, not {current}": first[0] != current,
             f"CHANGELOG.md has no date for {first[0]}": not re.fullmatch(r" - \d{4}-\d\d-\d\d", first[1]),
             f"CHANGELOG.md has lines under {_UNRELEASED}": bool(unreleased),
-            f"{archive.name} is not the template": not archive.is_file() or _files(archive.read_bytes()) != _files(pack(root)),
+            f"{archive.name} is not the template": not archive.is_file()
+            or _files(archive.read_bytes()) != _files(pack(root)),
             f"the tag v{current} exists": bool(_git(root, "tag", "--list", f"v{current}")),
             "there are uncommitted changes": bool(_git(root, "status", "--porcelain")),
         }.items()
