@@ -1,0 +1,1 @@
+"""Azure ML: systems of a config, job YAML, and the engine that submits it through Azure's client."""

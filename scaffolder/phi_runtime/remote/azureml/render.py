@@ -1,0 +1,150 @@
+"""A job as the YAML of Azure ML: what `--dry-run` prints is what is submitted."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from phi_runtime.core.artifacts import digest, file_digest
+from phi_runtime.core.remote_job import JOB
+from phi_runtime.remote.job import Environment, RemoteJob, Step
+from phi_runtime.remote.package import FOLDER, UNPACK
+from phi_runtime.remote.worker import SECRET_VARIABLES
+
+JOB_FILE, CONDA_FILE, SNAPSHOT = "job.yaml", "conda.yaml", "snapshot"
+OUTPUT = "gen_model"
+FROM = "gen_model_of_step_before"
+_SCHEMA = "https://azuremlschemas.azureedge.net/latest/{}Job.schema.json"
+_INPUT_TYPES = {"file": "uri_file", "folder": "uri_folder", "model": "custom_model"}
+
+
+def render(job: RemoteJob) -> dict[str, str]:
+    """Return the files of a job by name: job.yaml, and the conda file that it names."""
+    files = {JOB_FILE: as_yaml(job_document(job))}
+    for step in job.steps:
+        if step.environment.conda:
+            files[conda_name(job, step)] = as_yaml(step.environment.conda)
+    return files
+
+
+def conda_name(job: RemoteJob, step: Step) -> str:
+    """Return the name of the conda file of a step: `conda.yaml`, or `conda-STEP.yaml` where steps have different ones."""
+    same = all(other.environment.conda == step.environment.conda for other in job.steps if other.environment.conda)
+    return CONDA_FILE if same else f"conda-{step.name}.yaml"
+
+
+def job_document(job: RemoteJob) -> dict[str, Any]:
+    """Return the content of job.yaml: a command job, or a pipeline job if there are several steps."""
+    head = {"name": job.name, "display_name": job.title, "experiment_name": job.title}
+    tags = {"tags": dict(job.tags)}
+    if len(job.steps) == 1:
+        return {"$schema": _SCHEMA.format("command"), "type": "command", **head, **_step(job, job.steps[0]), **tags}
+    jobs = {step.name: {"type": "command", **_step(job, step)} for step in job.steps}
+    inputs = {each.name: _input(job, each.name) for each in job.inputs}
+    outputs = {OUTPUT: _output(job, job.steps[-1])}
+    content = {**({"inputs": inputs} if inputs else {}), "outputs": outputs, "jobs": jobs}
+    return {"$schema": _SCHEMA.format("pipeline"), "type": "pipeline", **head, **content, **tags}
+
+
+def as_yaml(content: Any) -> str:
+    """Return `content` as YAML, in its order, with long lines unbroken."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 100_000
+    yaml.default_flow_style = False
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    stream = io.StringIO()
+    yaml.dump(content, stream)
+    return stream.getvalue()
+
+
+def command_line(job: RemoteJob, step: Step) -> str:
+    """Return the command of a step: unpack phi-scaffold, and run its worker."""
+    words = ["python", "-m", "phi_runtime.remote.worker"]
+    for each in step.inputs:
+        words += ["--input", _in_quotes(f"{each.place}=${{{{inputs.{each.name}}}}}")]
+    if step.after:
+        words += ["--from", _in_quotes(f"${{{{inputs.{FROM}}}}}")]
+    words += ["--folder", shlex.quote(job.output), "--output", _in_quotes(f"${{{{outputs.{OUTPUT}}}}}")]
+    words += ["--", *map(shlex.quote, step.arguments)]
+    return f"{shlex.join(UNPACK)} && PYTHONPATH={FOLDER} {' '.join(words)}"
+
+
+def _in_quotes(text: str) -> str:
+    """Return `text` for a shell; Azure ML replaces `${{…}}` in it before a shell reads it."""
+    return '"' + "".join(f"\\{c}" if c in '"\\`' else c for c in text) + '"'
+
+
+def _step(job: RemoteJob, step: Step) -> dict[str, Any]:
+    is_pipeline = len(job.steps) > 1
+    machines = step.machines
+    inputs = {
+        each.name: f"${{{{parent.inputs.{each.name}}}}}" if is_pipeline else _input(job, each.name)
+        for each in step.inputs
+    }
+    if step.after:
+        inputs[FROM] = f"${{{{parent.jobs.{step.after}.outputs.{OUTPUT}}}}}"
+    is_last = step is job.steps[-1]
+    output = f"${{{{parent.outputs.{OUTPUT}}}}}" if is_pipeline and is_last else _output(job, step)
+    variables = {JOB: job.name, "PYTHONUNBUFFERED": "1"}
+    variables |= {SECRET_VARIABLES[name]: address for name, address in job.secrets.items()}
+    resources = {"instance_count": machines.count, **machines.resources}
+    document: dict[str, Any] = {
+        "code": SNAPSHOT,
+        "command": command_line(job, step),
+        "environment": _environment(job, step, step.environment),
+        "compute": f"azureml:{machines.compute}",
+        "resources": resources,
+    }
+    if (
+        machines.count > 1
+    ):  # the command starts once on each machine, and its processes find each other by these variables
+        document["distribution"] = {"type": "pytorch", "process_count_per_instance": 1}
+    if inputs:
+        document["inputs"] = inputs
+    document |= {"outputs": {OUTPUT: output}, "environment_variables": variables}
+    if job.secrets:
+        document["identity"] = {"type": "managed"}
+    if job.timeout_s:
+        document["limits"] = {"timeout": job.timeout_s}
+    return document
+
+
+def _input(job: RemoteJob, name: str) -> dict[str, str]:
+    each = next(each for each in job.inputs if each.name == name)
+    address = each.address or asset_address(job, name)
+    return {"type": _INPUT_TYPES[each.kind], "path": address, "mode": "download" if each.kind != "file" else "ro_mount"}
+
+
+def asset_address(job: RemoteJob, name: str) -> str:
+    """Return the address of the data asset that `--upload` makes of a local input."""
+    asset, version = asset_of(job, name)
+    return f"azureml:{asset}:{version}"
+
+
+def asset_of(job: RemoteJob, name: str) -> tuple[str, str]:
+    """Return name and version of the data asset of a local input: the version is its content."""
+    each = next(each for each in job.inputs if each.name == name)
+    assert each.local is not None
+    files = [each.local] if each.local.is_file() else sorted(path for path in each.local.rglob("*") if path.is_file())
+    content = digest([[path.name, file_digest(path)] for path in files])
+    return f"{job.name.rsplit('-', 1)[0]}-{name}".replace("_", "-"), content[:12]
+
+
+def _output(job: RemoteJob, step: Step) -> dict[str, str]:
+    folder = f"phi-scaffold/{job.name}/{step.name}" if len(job.steps) > 1 else f"phi-scaffold/{job.name}"
+    path = f"azureml://datastores/{step.machines.store}/paths/{folder}/{OUTPUT}/"
+    return {"type": "uri_folder", "path": path, "mode": "upload"}
+
+
+def _environment(job: RemoteJob, step: Step, environment: Environment) -> str | Mapping[str, Any]:
+    if environment.existing:
+        return f"azureml:{environment.existing}"
+    if environment.build:
+        folder, dockerfile = environment.build
+        return {"build": {"path": str(folder), "dockerfile_path": dockerfile}}
+    conda = {"conda_file": conda_name(job, step)} if environment.conda else {}
+    return {"image": environment.image, **conda}

@@ -1,0 +1,86 @@
+"""Sign-in to Azure: DefaultAzureCredential, then a device code; and a word on which of them was used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from phi_runtime.core.errors import NetworkError
+from phi_runtime.remote.azureml.systems import Workspace
+
+_SERVICE_PRINCIPAL = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID")
+_PROOFS = ("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE")
+_SECRET = re.compile(r"(?i)secret|password|assertion|certificate")
+_USED = re.compile(r"(?:Default\w+|Chained\w+) acquired a token from (\w+)")
+
+
+class SignIn:
+    """The credential for a workspace.
+
+    Attributes:
+        credential: What Azure's clients take.
+        used: Name of the kind of credential that gave the last token, such as `AzureCliCredential`; "" before the first.
+    """
+
+    def __init__(self, workspace: Workspace, say: Callable[[str], None]) -> None:
+        from azure.identity import ChainedTokenCredential, DefaultAzureCredential, DeviceCodeCredential
+
+        quiet_logs()
+        settings = {key: json.loads(value) for key, value in workspace.sign_in}
+        if secret := next((key for key in settings if _SECRET.search(key)), None):
+            raise NetworkError(f"`default_auth_params` has `{secret}`", fix="set it in your shell: AZURE_CLIENT_SECRET")
+        if half := half_set(os.environ):
+            say(half)
+        chain: list[Any] = [DefaultAzureCredential(**settings)]
+        if not os.environ.get("CI"):  # where nobody can enter a code
+            chain.append(
+                DeviceCodeCredential(
+                    prompt_callback=lambda uri, code, _: say(f"to sign in, open {uri} and enter {code}")
+                )
+            )
+        self.credential = ChainedTokenCredential(*chain)
+        self.used = ""
+        self._say = say
+        listener = _Listener(self._heard)
+        logger = logging.getLogger("azure.identity")
+        logger.handlers = [listener]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+    def _heard(self, message: str) -> None:
+        match = _USED.search(message)
+        if match and match[1] not in (self.used, "DefaultAzureCredential"):
+            self.used = match[1]
+            self._say(f"signed in to Azure with {self.used}")
+
+
+def half_set(environment: Mapping[str, str]) -> str:
+    """Return a warning if the variables of a service principal are set in part; "" otherwise."""
+    names = [name for name in (*_SERVICE_PRINCIPAL, *_PROOFS) if environment.get(name)]
+    missing = [name for name in _SERVICE_PRINCIPAL if name not in names]
+    if not set(_PROOFS) & set(names):
+        missing.append(_PROOFS[0])
+    used = [name for name in names if name != "AZURE_TENANT_ID"]
+    if not missing or not used or names == ["AZURE_CLIENT_ID"]:  # that alone names a managed identity
+        return ""
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} set, but not {' and '.join(missing)}"
+
+
+def quiet_logs() -> None:
+    """Keep the logs of Azure's clients out of ours: at DEBUG, urllib3 prints addresses with their signatures."""
+    logging.getLogger("azure").setLevel(logging.ERROR)
+    for name in ("urllib3", "msal"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Listener(logging.Handler):
+    def __init__(self, heard: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._heard = heard
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._heard(record.getMessage())

@@ -1,0 +1,91 @@
+"""Follow a job until it ends: its status, and its log by range. Events in the log are those of `run --json`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from phi_runtime.core.events import Emit, Event
+from phi_runtime.remote.engine import Engine, Status
+
+Say = Callable[[str], None]
+SHORTEST_S, LONGEST_S = 1.0, 15.0
+"""Seconds between two requests: short while there is something new, longer while there is not."""
+
+
+class LogReader:
+    """The log of a job as events and lines, each once.
+
+    Attributes:
+        failure: The last event of an error in the log.
+    """
+
+    def __init__(self, engine: Engine, name: str, emit: Emit, say: Say) -> None:
+        self.engine, self.name, self.emit, self.say = engine, name, emit, say
+        self.failure: Event | None = None
+        self._offsets: dict[str, int] = {}
+        self._rests: dict[str, bytes] = {}
+
+    def read(self) -> bool:
+        """Report what is new; return False if nothing is."""
+        news = False
+        for chunk in self.engine.logs(self.name, self._offsets):
+            news = True
+            self._offsets[chunk.log] = chunk.offset + len(chunk.data)
+            *lines, rest = (self._rests.get(chunk.log, b"") + chunk.data).split(b"\n")
+            self._rests[chunk.log] = rest
+            for line in lines:
+                self._report(line)
+        return news
+
+    def close(self) -> None:
+        """Report lines that have no end."""
+        for rest in self._rests.values():
+            self._report(rest)
+        self._rests.clear()
+
+    def _report(self, line: bytes) -> None:
+        text = line.decode("utf-8", "replace").rstrip("\r")
+        if text.startswith('{"event":'):
+            with suppress(ValueError, KeyError, TypeError):
+                event = Event.from_dict(json.loads(text))
+                if event.event == "error":
+                    self.failure = event
+                self.emit(event)
+                return
+        if text.strip():
+            self.say(text)
+
+
+def follow(engine: Engine, name: str, emit: Emit, say: Say, *, pause: Callable[[float], None] = time.sleep) -> Status:
+    """Report status and log of the job `name` until it ends, and return its last status.
+
+    Args:
+        engine: The engine of the job.
+        name: Name of the job.
+        emit: Receives the events of the run.
+        say: Receives changes of the status, and lines of the log that are no events.
+        pause: Waits for a number of seconds.
+    """
+    reader = LogReader(engine, name, emit, say)
+    word, wait = "", SHORTEST_S
+    while True:
+        status = engine.status(name)
+        assert status is not None
+        news = reader.read()  # after the status, so that the log of a job that has ended is complete
+        if status.word != word:
+            word, news = status.word, True
+            say(f"{name}: {word}")
+        if status.has_ended:
+            reader.close()
+            return status if status.why or not reader.failure else _with_reason(status, reader.failure)
+        wait = SHORTEST_S if news else min(wait * 1.5, LONGEST_S)
+        pause(wait)
+
+
+def _with_reason(status: Status, failure: Event) -> Status:
+    from dataclasses import replace
+
+    return replace(status, why=str(failure.data.get("message", "")))
