@@ -8,7 +8,15 @@ from pathlib import PurePosixPath
 
 from phi_runtime.checks.sections import Checks
 from phi_runtime.config.diagnostics import Finding
-from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, adapters_of, full_source, int4_roundings, sources
+from phi_runtime.config.pass_graph import (
+    BASE,
+    INPUT_ADAPTER,
+    adapters_of,
+    full_source,
+    int4_roundings,
+    sources,
+    trainings_of,
+)
 from phi_runtime.config.paths import resolve
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass, FinetunePass, Pass
@@ -48,6 +56,10 @@ def check_adapter(c: Checks, at: KeyPath, step: AdapterPass) -> Iterator[Finding
         yield from _pattern(c, (*at, "target_modules"), step.target_modules)
     if step.rounds_base:
         yield from check_rounding(c, at, str(at[-1]))
+        for key in ("quant_type", "double_quant"):
+            if key in step.model_fields_set and getattr(step, key) != type(step).model_fields[key].default:
+                message = f"`{key}` has no effect: with `int4_aware` the base is rounded as in the export"
+                yield c.warning((*at, key), "no-effect", message, fix=f"remove {key}, or set int4_aware to false")
     if isinstance(step, LayeredAdapter):
         yield from _missing_layers(c, (*at, "layers_to_transform"), step.layers_to_transform or ())
     if c.parts.input_model is None or not named or not isinstance(step, LinearAdapter):
@@ -115,10 +127,15 @@ def check_rounding(c: Checks, at: KeyPath, name: str) -> Iterator[Finding]:
         return  # another check reports these
     roundings = int4_roundings(c.steps, name)
     first = next(iter(roundings), "")
+    exports = {n: s for n, s in c.steps.items() if isinstance(s, ExportPass) and name in trainings_of(c.steps, n)}
+    if exports and not roundings:
+        other, export_step = next(iter(exports.items()))
+        message = f"`int4_aware` has no int4 export: `{other}` has precision {export_step.precision}"
+        yield c.warning((*at, "int4_aware"), "no-effect", message, fix="set int4_aware to false")
     for export, rounding in roundings.items():
-        if rounding.algorithm != "default":
-            message = f"`int4_aware` cannot round as `{rounding.algorithm}` does, which `{export}` uses"
-            yield c.error((*at, "int4_aware"), "contradiction", message, fix=f"remove int4_algo_config of `{export}`")
+        if key := exports[export].key_not_trained_for:
+            message = f"`int4_aware` cannot round as `{key}` of `{export}` does"
+            yield c.error((*at, "int4_aware"), "contradiction", message, fix=f"remove {key} of `{export}`")
         elif rounding != roundings[first]:
             message = f"`int4_aware` rounds as one export, but `{first}` and `{export}` round differently"
             yield c.error((*at, "int4_aware"), "contradiction", message, fix="set int4_aware to false, or change one")

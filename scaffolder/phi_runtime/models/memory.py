@@ -9,7 +9,8 @@ In training, with P parameters, h hidden and i intermediate size, L layers, B ro
 (2 in bfloat16 and float16, 4 in float32), the parts of an `Estimate` are:
 
 - weights: eP under an adapter; 4P in full fine-tuning, and 2P for the 16-bit copies that autocast makes; in 4 bits half a
-  byte a weight and a scale for every 64 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), the embeddings in e
+  byte a weight and a scale for every 64 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), or as in the export, for every
+  32 and with layers in 8 bits; the embeddings in e
 - adapter: 4 bytes a weight, always float32
 - gradients and optimizer: 4 bytes for each trained weight, and 8 for AdamW's two moments (16P in all: Rajbhandari et al.
   2020, https://arxiv.org/abs/1910.02054, §3.1). With one batch a step, gradients grow as activations shrink: the larger counts
@@ -44,6 +45,7 @@ FIXED_ONNX_BYTES = 160_000_000
 CONTEXT_TOKENS = 2048
 """The context of memory figures, unless another is stated."""
 NEW_PROJECT_IN_8_BITS = ("last_matmul", "mixed_layers")  # of the int4 export in template/fine-tuning/olive-config.json
+_BLOCK = 32  # weights that share a scale, unless the export says otherwise
 _TOKEN_BYTES = 75  # of tokenizer.json, per token of the vocabulary
 _LAYER_BYTES = 7_000  # of model.onnx, the graph without its weights
 _HELD_CPU, _HELD_CPU_RECOMPUTING, _HELD_GPU = 1.5, 2.0, 1.1  # held by glibc's heaps and torch's cache, per byte in use
@@ -74,7 +76,7 @@ class Job:
         saved: Weights of modules that are trained fully, in addition to the adapter.
         dropout: The adapter keeps its inputs before and after dropout.
         double_quant: The quantization constants are quantized too.
-        int4_aware: A rounded copy of the base is held.
+        int4_aware: The base is held as an int4 export rounds it: in QLoRA instead of bitsandbytes' codes, else as a copy.
         eager: Attention materializes its scores.
     """
 
@@ -141,11 +143,14 @@ def _weights(shape: Shape, job: Job) -> int:
     if job.method == "full":
         return (4 if job.number_bytes == 4 else 6) * shape.parameters
     linear = min(shape.linear_parameters, shape.parameters)
-    copy = job.number_bytes * linear if job.int4_aware else 0
     if job.method == "lora":
-        return job.number_bytes * shape.parameters + copy
+        return job.number_bytes * (shape.parameters + (linear if job.int4_aware else 0))
+    others = job.number_bytes * (shape.parameters - linear)
+    if job.int4_aware:
+        wide = _weights_in_8_bits(shape, ("mixed_layers",))
+        return round((0.5 + job.number_bytes / _BLOCK) * linear + 0.5 * wide) + others
     constant = 1 / 64 + 4 / (64 * 256) if job.double_quant else 4 / 64
-    return round((0.5 + constant) * linear) + job.number_bytes * (shape.parameters - linear) + copy
+    return round((0.5 + constant) * linear) + others
 
 
 def _moment_bytes(job: Job) -> float:

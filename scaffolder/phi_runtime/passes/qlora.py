@@ -1,13 +1,13 @@
-"""QLoRA: LoRA over a base whose weights bitsandbytes holds in 4 bits (https://arxiv.org/abs/2305.14314)."""
+"""QLoRA: LoRA over a base in 4 bits (https://arxiv.org/abs/2305.14314), of bitsandbytes or as the int4 export rounds it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from phi_runtime.config.pass_graph import trained_rounding
 from phi_runtime.config.schema.common import Dtype, NamesOrPattern, no_effect
 from phi_runtime.config.schema.registry import register
 from phi_runtime.context import PassContext
@@ -31,7 +31,8 @@ class QLoRA(LowRankAdapter):
     quantized_base: ClassVar[bool] = True
 
     type: Literal["QLoRA"] = Field(
-        description="LoRA over a base in 4 bits: a quarter of the memory for weights, slower steps. Needs bitsandbytes."
+        description="LoRA over a base in 4 bits: a quarter of the memory for weights, slower steps. Needs bitsandbytes, except with "
+        "int4_aware."
     )
     target_modules: NamesOrPattern = Field(
         None,
@@ -51,6 +52,13 @@ class QLoRA(LowRankAdapter):
     )
     save_quant_config: bool = no_effect(True, "No effect here: the adapter also fits the full-precision base.")
 
+    int4_aware: bool = Field(
+        False,
+        description="Hold the base in the codes of the int4 export of this config (block size, zero points, layers in 8 bits) "
+        "instead of those of quant_type, so that the adapter learns over the rounding that ships. Default false. Without such an "
+        "export: blocks of 32 and mixed_layers:int8. Does not need bitsandbytes. Olive ignores this key.",
+    )
+
     @property
     def compute_type(self) -> Dtype:
         return self.compute_dtype or self.torch_dtype
@@ -61,43 +69,57 @@ class QLoRA(LowRankAdapter):
     def memory_job(self, job: Job, shape: Shape) -> Job:
         return replace(super().memory_job(job, shape), double_quant=self.double_quant)
 
-    def conflicts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        yield from super().conflicts()
-        if self.int4_aware:
-            yield ("int4_aware",), "`int4_aware` is for LoRA: the base of QLoRA has 4 bits already"
-
     def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
         """Return the 4-bit base with its adapter on it, and the number type to compute in.
 
         Raises:
             MissingDependency: bitsandbytes is not installed.
         """
-        try:
-            import bitsandbytes
-        except ImportError as e:
-            raise MissingDependency(
-                "QLoRA needs bitsandbytes", fix=f"run `{setup_command('qlora')}` in the project"
-            ) from e
-        from transformers import BitsAndBytesConfig
-
         from phi_runtime.hardware.device import compute_dtype, pick_device
         from phi_runtime.models.load import load_model
         from phi_runtime.training.placement import placement
 
         device = pick_device(context.workflow.host_device)
         dtype = compute_dtype(self.compute_type, device)
-        quantization = BitsAndBytesConfig(
+        source = context.source.full
+        where = {"device_map": {"": device}, **placement(self, source, dtype, device)}
+        quantization = self._quantization(context, dtype)
+        base = load_model(source, dtype, quantization_config=quantization, **where, **attention_kernel(context))
+        if not self.int4_aware:
+            _keep_gradients(base)
+        return self.with_adapter(base, context.source), dtype
+
+    def _quantization(self, context: PassContext[Any], dtype: torch.dtype) -> Any:
+        """Return the quantization config for `from_pretrained`: of bitsandbytes, or with the rounding of the int4 export."""
+        if self.int4_aware:
+            from phi_runtime.training.rounded_base import RoundedBaseConfig
+
+            rounding = trained_rounding(context.workflow.passes, context.name)
+            return RoundedBaseConfig(rounding=rounding, skipped=tuple(self.modules_to_save or ()))
+        try:
+            import bitsandbytes  # noqa: F401
+        except ImportError as e:
+            raise MissingDependency(
+                "QLoRA needs bitsandbytes", fix=f"run `{setup_command('qlora')}` in the project"
+            ) from e
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=self.quant_type,
             bnb_4bit_use_double_quant=self.double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
-        source = context.source.full
-        where = {"device_map": {"": device}, **placement(self, source, dtype, device)}
-        base = load_model(source, dtype, quantization_config=quantization, **where, **attention_kernel(context))
-        for module in base.modules():
-            if isinstance(module, bitsandbytes.nn.Linear4bit):
-                # On CPUs with AVX512-BF16 the first evaluation repacks the weight for inference, and every later training
-                # step silently loses gradient (seen in 0.50.2, nn/modules.py).
-                module.support_avx512bf16_for_cpu = False
-        return self.with_adapter(base, context.source), dtype
+
+
+def _keep_gradients(base: Any) -> None:
+    """Keep bitsandbytes from repacking weights in an evaluation.
+
+    On CPUs with AVX512-BF16 the first evaluation repacks the weight for inference, and every later training step silently loses
+    gradient (seen in 0.50.2, nn/modules.py).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in base.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

@@ -70,7 +70,7 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
     passes = context.workflow.passes
     config, hooks = context.config, load_training_hooks(context.project.config)
     selection = ModelSelection.from_config(config)
-    int4_base = Int4AwareBase(model, trained_rounding(passes, context.name)) if config.rounds_base else None
+    int4_base = Int4AwareBase(model, trained_rounding(passes, context.name)) if config.alternates_bases else None
     return TrainingExtras(
         loss=hooks.loss,
         score_answers=_answer_scorer(context, data, hooks, selection) if len(data.validation) else None,

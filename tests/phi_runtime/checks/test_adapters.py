@@ -89,7 +89,6 @@ def test_any_other_adapter_is_merged_before_it_is_exported(tmp_path: Path, kind:
         ({"type": "LoKr", "layers_to_transform": [-1]}, "layers_to_transform.0", "out-of-range"),
         ({"type": "LoRA", "layers_to_transform": [1, 2]}, "layers_to_transform.1", "out-of-range"),
         ({"type": "DoRA", "layers": "upper-half", "layers_to_transform": [1]}, "layers", "contradiction"),
-        ({"type": "QLoRA", "int4_aware": True}, "int4_aware", "contradiction"),
     ],
 )
 def test_what_an_adapter_cannot_be_is_an_error_where_it_stands(
@@ -105,17 +104,40 @@ def test_what_an_adapter_cannot_be_is_an_error_where_it_stands(
         ([{"int4_block_size": 128}], []),
         ([{"int4_algo_config": "k_quant_mixed"}], ["int4_aware"]),
         ([{"int4_algo_config": "rtn"}], ["int4_aware"]),
+        ([{"int4_op_types_to_quantize": ["Gather"]}], ["int4_aware"]),
+        ([{"extra_options": {"matmul_mixed_precision": "linear_attn:int8"}}], ["int4_aware"]),
+        ([{"int4_accuracy_level": 1, "extra_options": {"matmul_mixed_precision": "mixed_layers:int8"}}], []),
         ([{"int4_block_size": 64}, {"int4_block_size": 128, "adapters": ["tune"]}], ["int4_aware"]),
         ([{"int4_block_size": 64}, {"precision": "int8", "int4_block_size": 128, "adapters": ["tune"]}], []),
     ],
 )
+@pytest.mark.parametrize("kind", ["LoRA", "QLoRA"])
 def test_an_int4_aware_training_rounds_as_its_export_or_is_refused(
-    tmp_path: Path, exports: list[dict[str, Any]], rules: list[str]
+    tmp_path: Path, kind: str, exports: list[dict[str, Any]], rules: list[str]
 ) -> None:
     builders = {f"build{i}": {"type": "ModelBuilder", "precision": "int4", **step} for i, step in enumerate(exports)}
-    passes = {"tune": {"type": "LoRA", "int4_aware": True}, "merge": {"type": "MergeAdapterWeights"}, **builders}
+    passes = {"tune": {"type": kind, "int4_aware": True}, "merge": {"type": "MergeAdapterWeights"}, **builders}
     found = [f for f in findings_on(tmp_path, passes) if f.severity == "error"]
     assert [f.key for f in found] == [f"passes.tune.{rule}" for rule in rules]
+
+
+@pytest.mark.parametrize(
+    ("step", "keys"),
+    [
+        ({"type": "LoRA", "int4_aware": True}, ["int4_aware"]),
+        (
+            {"type": "QLoRA", "int4_aware": True, "quant_type": "fp4", "double_quant": True},
+            ["double_quant", "quant_type"],
+        ),
+        ({"type": "QLoRA", "int4_aware": True, "quant_type": "nf4"}, []),
+        ({"type": "QLoRA", "quant_type": "fp4"}, []),
+    ],
+)
+def test_a_rounding_that_is_not_trained_for_is_a_warning(tmp_path: Path, step: dict[str, Any], keys: list[str]) -> None:
+    precision = "int8" if step["type"] == "LoRA" else "int4"
+    build = {"type": "ModelBuilder", "precision": precision}
+    found = findings_on(tmp_path, {"tune": step, "merge": {"type": "MergeAdapterWeights"}, "build": build})
+    assert sorted(f.key for f in found if f.rule == "no-effect") == [f"passes.tune.{key}" for key in keys]
 
 
 def test_a_wrong_name_lists_those_that_the_model_has(tmp_path: Path) -> None:

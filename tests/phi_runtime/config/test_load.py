@@ -206,7 +206,6 @@ def test_evaluation_json_beside_it_is_read(write: Callable[[dict[str, Any]], Pat
             '"no.jsonl"',
             "",
         ),
-        (lambda c: c["passes"]["lora"].update(type="QLoRA", int4_aware=True), "contradiction", '"int4_aware"', ""),
         (
             lambda c: c["passes"]["lora"].update(eval_dataset_size=5, eval_data_config="train"),
             "contradiction",

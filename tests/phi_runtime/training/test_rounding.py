@@ -16,30 +16,30 @@ from phi_runtime.models.fetch import present  # noqa: E402
 from phi_runtime.passes.model_builder import ModelBuilder  # noqa: E402
 from phi_runtime.pipeline.load import load_workflow  # noqa: E402
 from phi_runtime.pipeline.stage import pass_stage  # noqa: E402
-from phi_runtime.training.rounding import Int4AwareBase, round_to_int4  # noqa: E402
+from phi_runtime.training.rounding import Int4AwareBase, round_to_int4, rounded_modules  # noqa: E402
 from tests.conftest import MakeProject, edit_config  # noqa: E402
 
 MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("size", [16, 32, 64, 128])
-def test_it_rounds_as_onnx_runtime_does(size: int, symmetric: bool) -> None:
+@pytest.mark.parametrize(("size", "bits"), [(16, 4), (32, 4), (64, 4), (128, 4), (32, 8), (64, 8)])
+def test_it_rounds_as_onnx_runtime_does(size: int, bits: int, symmetric: bool) -> None:
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
     weight = torch.randn(48, 96, generator=torch.Generator().manual_seed(0))
     quantizer = DefaultWeightOnlyQuantizer(
-        DefaultWeightOnlyQuantConfig(block_size=size, is_symmetric=symmetric, bits=4)
+        DefaultWeightOnlyQuantConfig(block_size=size, is_symmetric=symmetric, bits=bits)
     )
     packed, scales, points = (torch.tensor(part) for part in quantizer.qbits_block_quant(weight.T.contiguous().numpy()))
     blocks = -(-96 // size)
-    codes = torch.stack([packed & 15, packed >> 4], dim=-1).view(48, blocks, size).int()  # two codes in a byte
-    zero = torch.full((48, blocks), 8)
-    if not symmetric:
-        zero = torch.stack([points & 15, points >> 4], dim=-1).view(48, -1)[:, :blocks].int()
+    if bits == 4:  # two codes in a byte
+        packed, points = (torch.stack([part & 15, part >> 4], dim=-1) for part in (packed, points))
+    codes = packed.view(48, blocks, size).int()
+    zero = torch.full((48, blocks), 2 ** (bits - 1)) if symmetric else points.view(48, -1)[:, :blocks].int()
     read_back = (codes - zero[..., None]) * scales.view(48, blocks, 1)
     expected = read_back.view(48, -1)[:, :96]
-    torch.testing.assert_close(round_to_int4(weight, size, symmetric=symmetric), expected)
+    torch.testing.assert_close(round_to_int4(weight, size, symmetric=symmetric, bits=bits), expected)
 
 
 def test_rounding_is_exact_for_nothing_and_keeps_type_and_zeros() -> None:
@@ -84,6 +84,20 @@ def test_the_rounding_of_the_export_says_which_modules_stay_exact(
     for weight, rounded in zip(base.exact, base.rounded, strict=True):
         assert torch.equal(rounded, round_to_int4(weight, size))
         assert (size == 32) == torch.equal(rounded, round_to_int4(weight, 32))
+
+
+@pytest.mark.parametrize(("fuse_qkv", "wide"), [(None, {"q_proj", "k_proj", "v_proj"}), (False, {"v_proj"})])
+def test_query_and_key_have_the_bits_of_the_node_that_holds_them(fuse_qkv: bool | None, wide: set[str]) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "vocab_size": 64}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1))
+    options = {"matmul_mixed_precision": "mixed_layers:int8", "fuse_qkv": fuse_qkv}
+    step = ModelBuilder.model_validate({"type": "ModelBuilder", "precision": "int4", "extra_options": options})
+    modules = {name.rpartition(".")[2]: bits for name, _, bits in rounded_modules(model, step.int4_rounding)}
+    assert len(modules) == 7
+    assert {name for name, bits in modules.items() if bits == 8} == {*wide, "down_proj"}
 
 
 def test_the_base_alternates_and_comes_back_exactly(tiny_phi3: Path) -> None:

@@ -150,6 +150,7 @@ class Int4Rounding:
         algorithm: default, rtn or k_quant.
         sensitive_in_8_bits: The modules of `builder_source.gets_8_bits` have 8 bits.
         excluded: Nodes of the graph that keep their precision.
+        packs_qkv: Query, key and value are one node, which matters to `sensitive_in_8_bits`.
     """
 
     block_size: int = 32
@@ -157,6 +158,7 @@ class Int4Rounding:
     algorithm: str = "default"
     sensitive_in_8_bits: bool = True
     excluded: tuple[str, ...] = ()
+    packs_qkv: bool = True
 
 
 class ExportPass(Pass):
@@ -249,13 +251,24 @@ class ExportPass(Pass):
     def int4_rounding(self) -> Int4Rounding:
         """Rounding of the linear weights, if `precision` is int4."""
         algorithm = self.base_algorithm
+        sensitive_in_8_bits = self.other_bits.get("mixed_layers") == "int8"
         return Int4Rounding(
             self.int4_block_size or 32,
             algorithm != "k_quant" and self.int4_is_symmetric is not False,
             algorithm,
-            self.other_bits.get("mixed_layers") == "int8",
+            sensitive_in_8_bits,
             tuple(self.int4_nodes_to_exclude or ()),
+            self.extra_options.fuse_qkv is not False or not sensitive_in_8_bits,
         )
+
+    @property
+    def key_not_trained_for(self) -> str:
+        """Key of a rounding that `int4_rounding` cannot express; "" if there is none."""
+        if self.base_algorithm != "default":
+            return "int4_algo_config"
+        if "MatMul" not in (self.int4_op_types_to_quantize or ["MatMul"]):
+            return "int4_op_types_to_quantize"
+        return "extra_options.matmul_mixed_precision" if "linear_attn" in self.other_bits else ""
 
     @property
     def base_algorithm(self) -> str:
