@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.olive.environment import NoOlive, ask, olive_python
+from tests.layered_environment import NoEnvironment
+from tests.olive.environment import ask, olive_python
 
 
 @pytest.fixture(scope="session")
@@ -16,5 +17,5 @@ def ask_olive() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Puts a request to Olive, see probe.py. Tests that need it are skipped, saying why, where Olive cannot be installed."""
     try:
         return partial(ask, olive_python())
-    except NoOlive as error:
+    except NoEnvironment as error:
         pytest.skip(str(error))
