@@ -1,12 +1,13 @@
-# The two commands of the README. Without make (Windows), run the commands of README.md.
+# The commands of the README. Without make (Windows), run the commands of docs/install.md.
 PYTHON ?= python3.11
 BUILD := build
 LIGHT := $(BUILD)/venv
 DEMO  := $(BUILD)/demo
 TEST  := $(BUILD)/test-venv
+DOCS  := $(BUILD)/docs-venv
 ASK   ?= I cannot believe they threw me a party!
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 test: export PYTHONDONTWRITEBYTECODE := # the runs of pytest compile the tests once, whatever the shell says
 
@@ -33,6 +34,16 @@ test: $(TEST)/installed.txt
 # The environment of a generated project at its pins, and the test tools.
 $(TEST)/installed.txt: pyproject.toml $(wildcard template/setup/*)
 	$(PYTHON) tests/make_environment.py $(TEST)
+
+# The documentation as a site; fails for a link to a page or heading that does not exist.
+docs: $(DOCS)/bin/zensical
+	$(DOCS)/bin/zensical build --strict
+
+$(DOCS)/bin/zensical: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(DOCS)/bin/python -m pip install --quiet --group docs
+	touch $@
 
 clean:
 	rm -rf $(BUILD)

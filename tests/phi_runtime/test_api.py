@@ -1,4 +1,4 @@
-"""The public API: README's example, and the promises to an application that uses the package as a library."""
+"""The public API: the example of the docs, and the promises to an application that uses the package as a library."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.conftest import MakeProject, edit_config
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_example_of_the_readme_runs(
+def test_the_example_of_the_docs_runs(
     make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Use it from Python")[2]
-    code = re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    code = re.search(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     assert code is not None
     monkeypatch.chdir(make_project("mood", max_steps=2).root.parent)
-    exec(compile(code[1], "README.md", "exec"), {})
+    exec(compile(code[1], "docs/python.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "('finetune', 'missing')" in printed
     assert "export stage-finished" in printed
