@@ -1,9 +1,9 @@
 """Start the Python processes of the tests by forking a process that has already imported torch, transformers and peft.
 
-These imports take 5 to 8 s of CPU, and about a hundred tests start a process that needs them. `install()` makes
-`subprocess.Popen` and the spawn method of `multiprocessing` fork `python -m MODULE` and `python FILE.py` off a zygote. The new
-process is a true child of the caller: it has its own pid, command line, standard streams, working folder, environment, signals
-and exit status, and it can start processes in the same way.
+These imports take 5 to 8 s of CPU. The workers of pytest-xdist need them, and about a hundred tests start a process that does.
+`install()` makes `subprocess.Popen` and the spawn method of `multiprocessing` fork `python -m MODULE`, `python FILE.py` and
+such a worker off a zygote. The new process is a true child of the caller: it has its own pid, command line, standard streams,
+working folder, environment, signals and exit status, and it can start processes in the same way.
 
 Everything else starts an interpreter as usual: other programs, other flags, `python -c` (tests of what is imported), other
 values of the variables that libraries read while they are imported. So do all commands with `PHI_TEST_ZYGOTE=0`, and on
@@ -48,14 +48,17 @@ PRELOAD = (
     "phi_runtime.pipeline.engine",
     "phi_runtime.training.trainer",
 )
-LEAVES = (  # modules that start no Python process
+LEAVES = (  # modules that start no Python process, which `_refuse_python` holds
     "phi_runtime.evaluation.worker",
     "phi_runtime.export.builder_process",
-    "phi_runtime.search.optimize.worker",
     "phi_runtime.serving.worker",
 )
 FRESH: set[str] = set()  # modules that need an interpreter of their own; see `tests.conftest.fresh_processes`
-READ_AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "TOKENIZERS_", "CUDA_", "LD_", "XDG_", "HOME")
+READ_AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "TOKENIZERS_", "CUDA_", "LD_", "XDG_CACHE_HOME", "HOME")
+FORKED_CODE = (  # `python -c` that starts so
+    "from multiprocessing",
+    WORKER_CODE := "import sys;exec(eval(sys.stdin.readline()))",  # execnet: a worker of pytest-xdist
+)
 RESERVED = 16_384  # bytes of the zygote's argv, into which its children write theirs
 FIRST_FREE = 256  # lower descriptors belong to the program that runs
 SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -168,7 +171,7 @@ def _fork(
     flags, rest = parts[1:start], parts[start:]
     if rest[:1] == ["-m"] and len(rest) > 1 and rest[1] not in FRESH:
         kind, program, arguments = "-m", rest[1], rest[2:]
-    elif rest[:1] == ["-c"] and rest[1].startswith("from multiprocessing"):
+    elif rest[:1] == ["-c"] and rest[1].startswith(FORKED_CODE):
         kind, program, arguments = "-c", rest[1], rest[2:]
     elif rest and rest[0].endswith(".py"):
         kind, program, arguments = "file", rest[0], rest[1:]
@@ -214,6 +217,13 @@ def _execute_child(self: Any, args: Any, executable: Any, preexec_fn: Any, close
     _interpreter(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
                  p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids, uid, umask,
                  start_new_session, process_group)  # fmt: skip
+
+
+def _refuse_python(self: Any, args: Any, *rest: Any) -> None:
+    """Take the place of `Popen._execute_child` in a process of `LEAVES`, which has no zygote for a child."""
+    if not isinstance(args, str | bytes | os.PathLike) and os.fsdecode(next(iter(args))) == sys.executable:
+        raise AssertionError(f"{sys.argv[0]} starts a Python process: remove it from LEAVES in tests/zygote.py")
+    _interpreter(self, args, *rest)
 
 
 def _spawnv_passfds(path: Any, args: Sequence[Any], passfds: Sequence[int]) -> int:
@@ -354,6 +364,11 @@ def run(command: Command) -> int:
     os.chdir(command.folder)
     if _zygote:
         install()
+    else:
+        subprocess.Popen._execute_child = _refuse_python  # type: ignore[attr-defined]
+    if command.program == WORKER_CODE:  # it imports our modules itself: slipcover instruments them then
+        for name in [name for name in sys.modules if name.startswith(("phi_runtime", "phi_scaffold"))]:
+            del sys.modules[name]
     sys.argv = ["-c" if command.kind == "-c" else command.program, *command.arguments]
     sys.orig_argv = list(command.argv)
     first = {"-m": command.folder, "-c": "", "file": str(Path(command.program).absolute().parent)}[command.kind]
