@@ -68,6 +68,13 @@ def read_dotenv(root: Path, warn: Callable[[str], None] = lambda _: None) -> Non
         warn(f".env may not set {', '.join(f'`{name}`' for name in ignored)}; set it in your shell if you need it")
 
 
+def environment_without_dotenv(root: Path) -> dict[str, str]:
+    """Return the environment of this process without what the project's .env has set in it."""
+    file = root / ".env"
+    found = {(name, value) for name, value, _ in _variables(file)} if file.is_file() else set()
+    return {name: value for name, value in os.environ.items() if (name, value) not in found}
+
+
 def _variables(file: Path) -> list[tuple[str, str, int]]:
     """Return the name, value and line of each assignment."""
     variables = []
