@@ -35,8 +35,8 @@ class RoundedLinear(torch.nn.Linear):
     """
 
     bits: int
-    scale: torch.Tensor
-    zero: torch.Tensor | None
+    scale: torch.nn.Parameter
+    zero: torch.nn.Parameter | None
 
     def hold(self, weight: torch.Tensor, rounding: Int4Rounding) -> torch.nn.Parameter:
         """Keep the scales and zero points of `weight` (N, K), and return its codes."""
@@ -46,15 +46,19 @@ class RoundedLinear(torch.nn.Linear):
         if self.bits == 4:
             low, high = codes.chunk(2, dim=-1)
             codes = low | (high << 4)
-        self.register_buffer("scale", scale.to(weight.dtype))
-        self.register_buffer("zero", None if symmetric else zero.to(torch.uint8))
-        return torch.nn.Parameter(codes, requires_grad=False)
+        self.scale = _frozen(scale.to(weight.dtype))
+        self.zero = None if symmetric else _frozen(zero.to(torch.uint8))
+        return _frozen(codes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x · weightᵀ + bias, in the type of the scales."""
         x = x.to(self.scale.dtype)
         output = _Product.apply(x, self.weight, self.scale, self.zero, self.bits, self.in_features)
         return output if self.bias is None else output + self.bias
+
+
+def _frozen(values: torch.Tensor) -> torch.nn.Parameter:
+    return torch.nn.Parameter(values, requires_grad=False)  # no buffer: several processes would send it in each step
 
 
 class _Product(torch.autograd.Function):

@@ -86,6 +86,7 @@ def rounded_modules(model: Any, rounding: Int4Rounding) -> Iterator[tuple[str, t
     """Yield name, module and bits of the linear modules of `model` that an int4 export rounds, but for the output head."""
     layer_count = model.config.get_text_config().num_hidden_layers
     excluded = {(int(layer), module) for node in rounding.excluded for layer, module in _NODE.findall(node)}
+    apart = {layer for layer, module in excluded if _PARTS.get(module) == "qkv_proj"}  # where the builder packs nothing
     for name, module in model.named_modules():
         match = _LAYER.search(name)
         if match is None or not isinstance(module, torch.nn.Linear):
@@ -93,7 +94,7 @@ def rounded_modules(model: Any, rounding: Int4Rounding) -> Iterator[tuple[str, t
         layer, own = int(match[1]), match[2]
         names = {own, _PARTS.get(own, own)}
         if excluded.isdisjoint((layer, node) for node in names):
-            nodes = names if rounding.packs_qkv else {own}
+            nodes = names if rounding.packs_qkv and layer not in apart else {own}
             wide = rounding.sensitive_in_8_bits and any(gets_8_bits(layer, layer_count, node) for node in nodes)
             yield name, module, 8 if wide else 4
 

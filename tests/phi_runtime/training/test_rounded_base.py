@@ -63,6 +63,8 @@ def test_two_codes_share_a_byte_and_what_is_trained_fully_stays_exact(tiny_phi3:
         assert module.weight.numel() == module.out_features * blocks * 32 * module.bits // 8
         assert module.weight.element_size() == 1
         assert module.scale.dtype == torch.bfloat16
+        assert not list(module.buffers())
+        assert not any(part.requires_grad for part in module.parameters())
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (8, True)])

@@ -86,17 +86,27 @@ def test_the_rounding_of_the_export_says_which_modules_stay_exact(
         assert (size == 32) == torch.equal(rounded, round_to_int4(weight, 32))
 
 
-@pytest.mark.parametrize(("fuse_qkv", "wide"), [(None, {"q_proj", "k_proj", "v_proj"}), (False, {"v_proj"})])
-def test_query_and_key_have_the_bits_of_the_node_that_holds_them(fuse_qkv: bool | None, wide: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("fuse_qkv", "excluded", "wide"),
+    [
+        (None, [], {"q_proj", "k_proj", "v_proj"}),
+        (False, [], {"v_proj"}),
+        (None, ["/model/layers.0/attn/q_proj/MatMul"], {"v_proj"}),
+    ],
+)
+def test_query_and_key_have_the_bits_of_the_node_that_holds_them(
+    fuse_qkv: bool | None, excluded: list[str], wide: set[str]
+) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "vocab_size": 64}
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1))
-    options = {"matmul_mixed_precision": "mixed_layers:int8", "fuse_qkv": fuse_qkv}
-    step = ModelBuilder.model_validate({"type": "ModelBuilder", "precision": "int4", "extra_options": options})
+    settings = {"extra_options": {"matmul_mixed_precision": "mixed_layers:int8", "fuse_qkv": fuse_qkv}}
+    settings |= {"int4_nodes_to_exclude": excluded or None}
+    step = ModelBuilder.model_validate({"type": "ModelBuilder", "precision": "int4", **settings})
     modules = {name.rpartition(".")[2]: bits for name, _, bits in rounded_modules(model, step.int4_rounding)}
-    assert len(modules) == 7
+    assert len(modules) == 7 - len(excluded)
     assert {name for name, bits in modules.items() if bits == 8} == {*wide, "down_proj"}
 
 
