@@ -3,7 +3,7 @@
 These imports take 5 to 8 s of CPU. The workers of pytest-xdist need them, and about a hundred tests start a process that does.
 `install()` makes `subprocess.Popen` and the spawn method of `multiprocessing` fork `python -m MODULE`, `python FILE.py` and
 such a worker off a zygote. The new process is a true child of the caller: it has its own pid, command line, standard streams,
-working folder, environment, signals and exit status, and it can start processes in the same way.
+working folder, environment, limits, signals and exit status, and it can start processes in the same way.
 
 Everything else starts an interpreter as usual: other programs, other flags, `python -c` (tests of what is imported), other
 values of the variables that libraries read while they are imported. So do all commands with `PHI_TEST_ZYGOTE=0`, and on
@@ -20,6 +20,7 @@ import importlib
 import logging
 import os
 import pickle
+import resource
 import runpy
 import signal
 import socket
@@ -59,6 +60,7 @@ FORKED_CODE = (  # `python -c` that starts so
     "from multiprocessing",
     WORKER_CODE := "import sys;exec(eval(sys.stdin.readline()))",  # execnet: a worker of pytest-xdist
 )
+LIMITS = (resource.RLIMIT_FSIZE,)  # that tests set for their children
 RESERVED = 16_384  # bytes of the zygote's argv, into which its children write theirs
 FIRST_FREE = 256  # lower descriptors belong to the program that runs
 SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -80,6 +82,7 @@ class Command:
     targets: tuple[int, ...]
     new_session: bool
     parent: int
+    limits: tuple[tuple[int, tuple[int, int]], ...]
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -186,8 +189,18 @@ def _fork(
     if sum(len(os.fsencode(part)) + 1 for part in parts) > RESERVED:
         return None
     _zygote = _zygote or Zygote.start()
+    limits = tuple((limit, resource.getrlimit(limit)) for limit in LIMITS)
     command = Command(
-        tuple(flags), kind, program, tuple(arguments), folder, environment, tuple(descriptors), new_session, os.getpid()
+        tuple(flags),
+        kind,
+        program,
+        tuple(arguments),
+        folder,
+        environment,
+        tuple(descriptors),
+        new_session,
+        os.getpid(),
+        limits,
     )
     with suppress(OSError):
         return _zygote.fork(command, list(descriptors.values()))
@@ -300,6 +313,8 @@ def become(command: Command, descriptors: Sequence[int], connection: socket.sock
             time.sleep(0.0005)
         if command.new_session:
             os.setsid()
+        for limit, values in command.limits:
+            resource.setrlimit(limit, values)
         for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             signal.signal(number, handler)
         connection.close()

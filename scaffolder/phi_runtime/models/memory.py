@@ -26,6 +26,7 @@ again, or as much again with checkpointing. T is the longest row; most steps tak
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
@@ -283,10 +284,15 @@ def _batches(job: Job) -> Iterator[tuple[int, int]]:
 
 
 def longest_that_fits(shape: Shape, job: Job, available_bytes: int, limit: int) -> int:
-    """Return the longest rows with which `job` fits, in tokens and at most `limit`; 0 if none fit."""
+    """Return the longest rows with which `job` fits, in tokens and at most `limit`; 0 if none fit.
+
+    The estimate never shrinks as rows grow, so that a binary search finds it.
+    """
     sizes = sorted({limit, *range(_SHORTEST_TOKENS, limit, _SHORTEST_TOKENS)})
-    fits = [size for size in sizes if estimate(shape, replace(job, tokens=size)).total_bytes <= available_bytes]
-    return max(fits, default=0)
+    fitting = bisect_right(
+        sizes, available_bytes, key=lambda size: estimate(shape, replace(job, tokens=size)).total_bytes
+    )
+    return sizes[fitting - 1] if fitting else 0
 
 
 # -- adapters ------------------------------------------------------------------------------------------------------------

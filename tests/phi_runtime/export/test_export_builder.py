@@ -185,13 +185,10 @@ def test_the_commit_of_the_users_repository_is_not_written_into_a_model(
 # -- what is left of a build that does not end well ----------------------------------------------------------------------------
 
 
-def test_a_disk_that_fills_up_during_an_export_is_said_and_leaves_no_model(
-    make_project: MakeProject, cli: Cli, fresh_processes: set[str]
-) -> None:
-    fresh_processes.add("phi_runtime.export.builder_process")  # which inherits the limit of this process
+def test_a_disk_that_fills_up_during_an_export_is_said_and_leaves_no_model(make_project: MakeProject, cli: Cli) -> None:
     project = exporting(make_project())
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # the model takes 640 kB
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # the model takes 640 kB; the builder inherits it
     try:
         result = cli("run", "--project", project.root)
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from phi_runtime.models import memory
 from phi_runtime.models.memory import (
     FIXED_CPU_BYTES,
     FIXED_GPU_BYTES,
@@ -190,6 +191,17 @@ def test_full_fine_tuning_that_does_not_fit_becomes_a_lora() -> None:
 def test_the_longest_rows_that_fit_just_fit() -> None:
     available = estimate(MINI, replace(LORA, tokens=1024)).total_bytes
     assert longest_that_fits(MINI, LORA, available, 4096) == 1024
+
+
+def test_longer_rows_never_take_less_memory_and_few_lengths_are_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = range(128, 4097, 128)
+    for job in (LORA, FULL, replace(LORA, method="qlora", eager=True), replace(FULL, accumulation=4)):
+        totals = [estimate(MINI, replace(job, tokens=length)).total_bytes for length in lengths]
+        assert totals == sorted(totals)
+    estimated: list[int] = []
+    monkeypatch.setattr(memory, "estimate", lambda shape, job: estimated.append(job.tokens) or estimate(shape, job))
+    longest_that_fits(MINI, LORA, totals[-1], 4096)
+    assert len(estimated) < 8
 
 
 def test_the_known_figures_of_the_catalogue_stay() -> None:
