@@ -98,7 +98,7 @@ def install(text: str) -> None:
         seen[action, name, reader] += 1
         point = Point(action, name, reader, in_worker, seen[action, name, reader])
         os.write(log, (json.dumps({"point": asdict(point)}) + "\n").encode())
-        if point == plan.at:
+        if point == plan.at and not read_log(Path(plan.log)).struck:  # the process may be started once more
             os.write(log, b'{"struck": true}\n')
             if plan.delay_s:
                 threading.Thread(target=lambda: (time.sleep(plan.delay_s), _kill(plan)), daemon=True).start()

@@ -268,6 +268,19 @@ def discard_previous(target: Path) -> None:
     shutil.rmtree(_previous(target), ignore_errors=True)
 
 
+def delete_folder(folder: Path) -> None:
+    """Delete a folder, which under its name is complete or absent at any time, and what a killed deletion of it left.
+
+    Raises:
+        OSError: A file cannot be deleted.
+    """
+    doomed = folder.with_name(f".deleted-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
 def _previous(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 

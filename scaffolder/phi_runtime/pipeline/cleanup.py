@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Literal
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.stage_names import FETCH
+from phi_runtime.core.artifacts import delete_folder
 from phi_runtime.core.errors import PhiError, UsageError
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
@@ -82,11 +82,8 @@ def remove(project: ProjectFolder, parts: Sequence[Removable]) -> None:
         for part in parts:
             if part.path.is_symlink():
                 part.path.unlink()
-                continue
-            doomed = part.path.with_name(f".deleted-{part.path.name}")
-            shutil.rmtree(doomed, ignore_errors=True)
-            part.path.rename(doomed)
-            shutil.rmtree(doomed)
+            else:
+                delete_folder(part.path)
 
 
 def groups(names: Collection[str]) -> list[Group]:

@@ -11,6 +11,7 @@ import pytest
 from phi_runtime.core import artifacts
 from phi_runtime.core.artifacts import (
     CARD,
+    delete_folder,
     digest,
     free_name,
     put_in_place,
@@ -152,3 +153,21 @@ def test_names_of_files_that_are_not_utf_8_can_be_recorded(tmp_path: Path) -> No
     write_json(tmp_path / "record.json", {"files": [name, "häuser"]})
     assert read_json(tmp_path / "record.json") == {"files": [name, "häuser"]}
     assert digest(name) != digest(os.fsdecode(b"k\xfex"))
+
+
+def test_a_folder_whose_deletion_was_killed_is_absent_and_its_rest_goes_with_the_next_one(
+    sealed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            (path / "weights.bin").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            delete_folder(sealed)
+    assert not sealed.exists()
+    assert list(sealed.parent.iterdir())
+    delete_folder(sealed)
+    assert not list(sealed.parent.iterdir())

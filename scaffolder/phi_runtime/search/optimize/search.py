@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.stage_names import FETCH
-from phi_runtime.core.artifacts import digest, folder_bytes, put_in_place, read_manifest
+from phi_runtime.core.artifacts import delete_folder, digest, folder_bytes, put_in_place, read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, Location, WorkFailed
 from phi_runtime.core.events import Emit, Event, progress_message
 from phi_runtime.core.locks import exclusive
@@ -240,7 +240,8 @@ class _OptimizeSearch:
         """Remove the model of `candidate`, unless all are kept; its figures and its record stay."""
         if not self.keep:
             for name in (ONNX, ".work"):
-                shutil.rmtree(self.plan.folder_of(candidate) / name, ignore_errors=True)
+                with suppress(OSError):
+                    delete_folder(self.plan.folder_of(candidate) / name)
 
     # -- the result ----------------------------------------------------------------------------------------------------
 

@@ -6,15 +6,15 @@ cannot be compared and a new study begins. Only the process that holds the proje
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.pass_graph import with_ancestors
 from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
-from phi_runtime.core.artifacts import digest, read_json, write_json
+from phi_runtime.core.artifacts import delete_folder, digest, read_json, write_json
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.core.project import ProjectFolder, setup_command
 from phi_runtime.models.fetch import present
@@ -162,4 +162,5 @@ def remove_leftovers(folder: Path, *, keep_model: bool = False) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         unfinished = path.name.startswith(".")
         if path.name != RECORD and (unfinished or not keep_model):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            with suppress(OSError):
+                delete_folder(path) if path.is_dir() else path.unlink()
