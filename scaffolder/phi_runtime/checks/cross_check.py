@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.checks.adapters import check_adapter, check_input_adapter, check_used_adapters, why_not_merged
+from phi_runtime.checks.azureml import check_azureml
 from phi_runtime.checks.data import KnownColumns, check_data, count_rows
 from phi_runtime.checks.export import check_export
-from phi_runtime.checks.sections import Checks, ConfigParts, config_parts, placeholders
+from phi_runtime.checks.sections import Checks, ConfigParts, config_parts
 from phi_runtime.checks.training import check_training
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.data import used_data_configs
@@ -25,6 +26,7 @@ from phi_runtime.config.schema import AzureMLSystem, ExportPass, FinetunePass, K
 from phi_runtime.config.stage_names import EVALUATE, FETCH
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import WINDOWS_DEVICES, project_of
+from phi_runtime.core.remote_job import in_job
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.hardware.device import has_gpu
 from phi_runtime.models.exportable import why_not_loadable
@@ -63,6 +65,7 @@ def cross_check(
     findings = [
         *_references(checks),
         *_systems(checks),
+        *check_azureml(checks),
         *_model(checks),
         *check_input_adapter(checks),
         *_order(checks),
@@ -114,26 +117,9 @@ def _systems(c: Checks) -> Iterator[Finding]:
             message = f"{accelerator.execution_providers[0]} does not run on a CPU"
             provider_at = (*at, "accelerators", 0, "execution_providers", 0)
             yield c.error(provider_at, "contradiction", message, "CPUExecutionProvider")
-        if isinstance(system, AzureMLSystem):
-            docker = system.aml_docker_config
-            if (
-                docker
-                and docker.conda_file_path
-                and not (conda := resolve(docker.conda_file_path, c.path).path).is_file()
-            ):
-                yield c.error(
-                    (*at, "aml_docker_config", "conda_file_path"), "file-not-found", f"no conda file at {conda}"
-                )
-            if name == c.parts.host:
-                message = (
-                    f"`{name}` is an Azure ML system, where `run` is not supported yet; "
-                    "`run --on local --data FILE` runs the passes on this machine"
-                )
-                yield c.warning(("host",), "azure", message)
-        elif name == c.parts.host and accelerator.device == "gpu" and not has_gpu():
+        is_local = not isinstance(system, AzureMLSystem)
+        if is_local and name == c.parts.host and accelerator.device == "gpu" and not c.azureml and not has_gpu():
             yield _no_gpu(c, name)
-    yield from placeholders(c, ("azureml_client",), c.draft.get(("azureml_client",)))
-    yield from placeholders(c, ("systems",), c.draft.get(("systems",)))
 
 
 def _no_gpu(c: Checks, host: str) -> Finding:
@@ -158,14 +144,8 @@ def _model(c: Checks) -> Iterator[Finding]:
     path = base_model_path(model, project)
     missing = not is_model_folder(path) and download_id(model, project) is None
     if isinstance(model.model_path, RegistryModel):
-        message = f"Azure ML registries are not supported yet: `{model.name}` is read from model-cache/ or the hub"
-        if missing:
-            message = (
-                f"Azure ML registries are not supported, and `{model.name}` is neither in model-cache/ nor a Hub id"
-            )
-            yield c.error(at, "model-not-found", message, nearest_id(model.name))
-        else:
-            yield c.warning(at, "azure", message)
+        if c.azureml is None and not in_job():
+            yield from _registry_model(c, at, model.model_path, missing=missing)
     elif missing:
         yield _no_model(c, at, model.model_path, path)
     elif resolve(model.model_path, c.path).from_root:
@@ -174,6 +154,18 @@ def _model(c: Checks) -> Iterator[Finding]:
     if reason := why_not_loadable(c.stored):
         what, fix = reason
         yield c.error(at, "quantized-base", what, fix=fix)
+
+
+def _registry_model(c: Checks, at: KeyPath, model: RegistryModel, *, missing: bool) -> Iterator[Finding]:
+    """Yield where a model of a registry is read from on this machine."""
+    if missing:
+        message = (
+            f"this machine cannot read Azure ML registries, and `{model.name}` is neither in model-cache/ nor a Hub id"
+        )
+        yield c.error(at, "model-not-found", message, nearest_id(model.name))
+    else:
+        message = f"this machine cannot read Azure ML registries: `{model.name}` is read from model-cache/ or the hub"
+        yield c.warning(at, "azure", message)
 
 
 def _no_model(c: Checks, at: KeyPath, written: str, path: Path) -> Finding:

@@ -11,10 +11,11 @@ from phi_runtime.checks.sections import Checks, placeholders
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import MISSING
 from phi_runtime.config.file_formats import FORMATS_OF_KEY, known_format
-from phi_runtime.config.paths import data_paths, resolve, split_name
+from phi_runtime.config.paths import data_paths, datastore_place, resolve, split_name
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import BUILDERS, AzureMLSystem, DataConfig, Datastore, PreProcess
+from phi_runtime.config.schema import BUILDERS, DataConfig, Datastore, PreProcess
 from phi_runtime.core.errors import ConfigError, DataError, MissingDependency
+from phi_runtime.core.remote_job import in_job
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.data.column_meanings import means
 from phi_runtime.data.columns import column_names
@@ -57,7 +58,7 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: KnownCol
             message = f"`{name}` is not in the prompt of `text_template`"
             yield c.error((*process_at, "optional_cols"), "unknown-reference", message, nearest(name, columns[:-1]))
     if isinstance(load.data_files, Datastore):
-        yield from _datastore(c, file_at, load.data_files)
+        yield from _datastore(c, file_at, data, load.data_files)
         return
     source_errors = list(_source(c, load_at, data))
     yield from source_errors
@@ -175,12 +176,13 @@ def count_rows(data: DataConfig, config_path: Path, limit: int) -> int:
         return limit
 
 
-def _datastore(c: Checks, at: KeyPath, store: Datastore) -> Iterator[Finding]:
+def _datastore(c: Checks, at: KeyPath, data: DataConfig, store: Datastore) -> Iterator[Finding]:
     if not store.datastore_url and not (store.datastore_name and store.relative_path):
         message = "a datastore needs `datastore_name` and `relative_path`, or `datastore_url`"
         yield c.error(at, "missing-key", message)
-    yield from placeholders(c, at, c.draft.get(at))
-    if c.host is not None and not isinstance(c.host, AzureMLSystem):
+    yield from placeholders(c, at, c.draft.get(at), errors=c.azureml is not None)
+    is_here = datastore_place(data, c.path).is_file()
+    if c.azureml is None and c.host is not None and not in_job() and not is_here:
         message = (
             f"{store.address} is an Azure ML datastore, which this machine cannot read: pass its rows with --data FILE"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -15,8 +16,10 @@ from phi_runtime.config.diagnostics import Finding, key_path_of, warning
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import AnyPass, AnySystem, DataConfig, InputModel, Pass, System, Workflow
+from phi_runtime.config.schema import AnyPass, AnySystem, AzureMLSystem, DataConfig, InputModel, Pass, System, Workflow
 from phi_runtime.config.schema.registry import pass_types
+from phi_runtime.config.schema.systems import AzureMLClient
+from phi_runtime.core.remote_job import in_job
 from phi_runtime.models.stored import stored_config
 
 
@@ -34,6 +37,7 @@ class ConfigParts:
     passes: dict[str, Pass | None]
     host: Any
     target: Any
+    azureml_client: AzureMLClient | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,17 @@ class Checks:
     def host(self) -> System | None:
         """The system that the passes run on, if it is valid."""
         return self._system(self.parts.host)
+
+    @property
+    def azureml(self) -> tuple[str, AzureMLSystem] | None:
+        """The Azure ML system that the passes run on, with its name: that of `host`, or of --on. None inside of a job."""
+        systems = {name: s for name, s in self.parts.systems.items() if isinstance(s, AzureMLSystem)}
+        if in_job():
+            return None
+        on = self.overrides.on_azureml
+        only = next(iter(systems)) if on and len(systems) == 1 else None
+        name = on if on in systems else self.parts.host if self.parts.host in systems else only
+        return (name, systems[name]) if name else None
 
     @property
     def provider(self) -> str | None:
@@ -93,6 +108,7 @@ def config_parts(value: dict[str, Any], workflow: Workflow | None) -> ConfigPart
             dict(workflow.passes),
             workflow.host,
             workflow.target,
+            workflow.azureml_client,
         )
     return ConfigParts(
         _valid_part("model", value.get("input_model")),
@@ -102,6 +118,7 @@ def config_parts(value: dict[str, Any], workflow: Workflow | None) -> ConfigPart
         _valid_members("pass", value.get("passes")),
         value.get("host"),
         value.get("target"),
+        _valid_part("client", value["azureml_client"]) if value.get("azureml_client") else None,
     )
 
 
@@ -125,6 +142,7 @@ def _valid_part(kind: str, part: Any) -> Any:
 @cache  # building a TypeAdapter takes longer than using it
 def _adapter(kind: str, _loaded_types: int) -> TypeAdapter[Any]:
     kinds: dict[str, Any] = {"model": InputModel, "system": AnySystem, "data": DataConfig, "pass": AnyPass}
+    kinds["client"] = AzureMLClient
     return TypeAdapter(kinds[kind])
 
 
@@ -145,9 +163,13 @@ def _without(part: Any, paths: list[KeyPath]) -> Any:
     return result
 
 
-def placeholders(c: Checks, at: KeyPath, value: Any) -> Iterator[Finding]:
-    """Yield a warning for each value that is still a placeholder of a template."""
-    if isinstance(value, str) and value.lower().startswith(("your ", "<your")):
-        yield c.warning(at, "placeholder", f"`{value}` is a placeholder: replace it")
+_PLACEHOLDER = re.compile(r"your\b.*|<.*>|\{.*\}", re.IGNORECASE | re.DOTALL)
+
+
+def placeholders(c: Checks, at: KeyPath, value: Any, *, errors: bool = False) -> Iterator[Finding]:
+    """Yield a finding for each value that is still a placeholder of a template: an error if it would be sent to Azure."""
+    if isinstance(value, str) and _PLACEHOLDER.fullmatch(value.strip()):
+        message = f"`{value}` is a placeholder: replace it"
+        yield (c.error if errors else c.warning)(at, "placeholder", message)
     for key, inner in value.items() if isinstance(value, dict) else ():
-        yield from placeholders(c, (*at, key), inner)
+        yield from placeholders(c, (*at, key), inner, errors=errors)

@@ -30,6 +30,7 @@ class Overrides:
 
     Attributes:
         on_local: Run on this machine, whatever `host` and `target` are.
+        on_azureml: Run on this Azure ML system, whatever `host` is; `azureml` for the one of `host`, or the only one.
         data: Data files by name of their data config; "" is the only one.
         skip_bad_rows: Skip rows that cannot be used instead of failing.
         run_user_script: Allow the user_script of the config to run.
@@ -39,6 +40,7 @@ class Overrides:
     """
 
     on_local: bool = False
+    on_azureml: str = ""
     data: Mapping[str, Path] = field(default_factory=dict)
     trust_remote_code: bool = False
     skip_bad_rows: bool = False

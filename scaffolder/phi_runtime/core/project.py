@@ -27,6 +27,7 @@ RESERVED = (
     "sweep",
     "optimize",
     "olive",
+    "remote",
     "mlflow",
     "trackio",
     "wandb",

@@ -101,8 +101,8 @@ def run(
     names = select_stages(workflow, only, until, force)
     if workflow.remote:
         raise MissingDependency(
-            f"`{workflow.remote}` is an Azure ML system; running there is not implemented yet",
-            fix="run on this machine: phi-scaffold run --on local --data FILE",
+            f"`{workflow.remote}` is an Azure ML system, and not this machine",
+            fix="submit a job there: phi-scaffold run --on azureml; or run here: --on local --data FILE",
         )
     if nproc > 1 or nodes:
         from phi_runtime.training.distributed.shares import check_processes

@@ -16,6 +16,7 @@ COMMANDS = (
     "data",
     "fetch",
     "run",
+    "remote",
     "status",
     "evaluate",
     "runs",

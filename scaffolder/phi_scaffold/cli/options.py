@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from phi_runtime.core.dotenv import read_dotenv
-from phi_runtime.core.errors import MissingDependency, UsageError
+from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import ProjectFolder, find_project, for_task, new_command, refuse_links, root_of
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.core.trust import is_trusted, trust
@@ -63,7 +63,9 @@ class Flags:
     on: Annotated[
         str | None,
         typer.Option(
-            "--on", metavar="local", help="Run on this machine and its device, whatever system the config names."
+            "--on",
+            metavar="SYSTEM",
+            help="local: this machine and its device, whatever system the config names; with `run` also azureml.",
         ),
     ] = None
     data: Annotated[
@@ -237,21 +239,20 @@ class Flags:
         words = [word for flag, value in named if value is not None for word in (flag, str(value))]
         return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
-    def overrides(self) -> Overrides:
+    def overrides(self, *, remote: bool = False) -> Overrides:
         """Return the config overrides that these flags request.
 
+        Args:
+            remote: --on may name another machine.
+
         Raises:
-            UsageError: --on names an unknown system.
-            MissingDependency: --on names a system that is not implemented.
+            UsageError: --on names another machine.
         """
         from phi_runtime.config.overrides import Overrides
 
-        if self.on == "azureml":
-            raise MissingDependency(
-                "running on Azure ML is not implemented", fix="run it on this machine: --on local --data FILE"
-            )
-        if self.on is not None and self.on != "local":
-            raise UsageError(f"unknown system `--on {self.on}`{did_you_mean(self.on, ['local'])}", fix="use --on local")
+        if self.on not in (None, "local") and not remote:
+            hint = did_you_mean(self.on or "", ["local"])
+            raise UsageError(f"this command runs on this machine, not on `{self.on}`{hint}", fix="use --on local")
         files = {}
         for value in self.data or ():
             name, equals, file = value.partition("=")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phi_runtime.core.project import setup_command
+from phi_runtime.data.hooks import require_trusted_hooks
 from phi_scaffold.cli import completion
 from phi_scaffold.cli.options import WORKFLOW, Flags, accepts
 
@@ -55,11 +56,29 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Write a config for `accelerate launch`, print the command and exit."),
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="With --on azureml: submit the job, and do not wait for it.")
+    ] = False,
+    upload: Annotated[
+        bool,
+        typer.Option("--upload", help="With --on azureml: store local data and a local base model as data assets."),
+    ] = False,
+    time_limit: Annotated[
+        str | None, typer.Option(metavar="TIME", help="With --on azureml: end the job after this time, such as 4h.")
+    ] = None,
 ) -> None:
     """Fetch, fine-tune, merge, export and evaluate; skip what is cached.
 
     Example: phi-scaffold run --until merge
     """
+    if on := _other_machine(flags):
+        from phi_scaffold.remote_run import Request, run_on_azureml
+
+        project = flags.find_project()
+        require_trusted_hooks(project.config, trusted=flags.record_trust(project))
+        parts = (stages or [], until, force or [], nproc)
+        run_on_azureml(project, flags, Request(on, *parts, dry_run, detach, upload, time_limit))
+        return
     project = flags.enter_project(runs_hooks=True)
     if setup:
         print(f"the libraries are installed, by `{setup_command()}`; nothing was run", file=sys.stderr)
@@ -88,6 +107,18 @@ def _run_on_nodes(
             join_trainings(nodes, project)
         else:
             run_stages(project, flags, only=stages, until=until, force=force, nproc=nproc, nodes=nodes)
+
+
+def _other_machine(flags: Flags) -> str:
+    """Return the Azure ML system to run on, as --on or the `host` of the config names it; "" for this machine."""
+    if flags.on is not None:
+        return "" if flags.on == "local" else flags.on
+    config = flags.find_project().config
+    if b"azureml" not in config.read_bytes().lower():  # most configs are of this machine, and are loaded once
+        return ""
+    from phi_runtime.pipeline.load import load_workflow
+
+    return load_workflow(config, flags.overrides()).remote or ""
 
 
 def run_stages(

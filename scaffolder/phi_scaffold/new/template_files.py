@@ -90,6 +90,12 @@ def template_root(temporary: Path) -> Path:
     return copy
 
 
+def setup_folder() -> Path:
+    """Return the folder with the requirements of phi-scaffold: in the installed package, or in a checkout."""
+    packed = Path(__file__).parents[1] / "_template" / "template" / "setup"
+    return packed if packed.is_dir() else _CHECKOUT / "template" / "setup"
+
+
 @contextmanager
 def _compiled_once() -> Iterator[None]:
     """Compile each template of copier once in this process: it does so 450 times a project, for 99 different ones."""

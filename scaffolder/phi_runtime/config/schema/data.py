@@ -16,7 +16,7 @@ class Datastore(Strict):
     """A file in an Azure ML datastore. Not in Olive, which removed it in 0.9.3."""
 
     type: Literal["azureml_datastore"] = Field(
-        description=("A file in an Azure ML datastore. It cannot be read here; use `run --data NAME=FILE`.")
+        description="A file in an Azure ML datastore, which a job there reads. On this machine, use `run --data NAME=FILE`."
     )
     azureml_client: AzureMLClient | None = Field(
         None, description=("Workspace of the datastore. Default null: `azureml_client` of the config.")

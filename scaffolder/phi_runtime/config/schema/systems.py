@@ -38,7 +38,7 @@ class RegistryModel(Strict):
     type: Literal["azureml_registry_model"] = Field(description="A model in an Azure ML registry.")
     name: str = Field(
         min_length=1,
-        description="Name of the model; it is read from model-cache/ or from the Hub under this name.",
+        description="Name of the model. A job on Azure ML has it as an input; this machine reads model-cache/ or the Hub.",
         examples=["Phi-3-mini-4k-instruct"],
     )
     registry_name: str = Field(min_length=1, description="Name of the registry.", examples=["azureml"])
@@ -132,73 +132,116 @@ class LocalSystem(System):
 
 
 class AzureMLClient(Strict):
-    """An Azure ML workspace. Running there is not implemented, so none of its keys has an effect."""
+    """An Azure ML workspace, and the way to it."""
 
-    subscription_id: str | None = no_effect(None, "Id of the Azure subscription. No effect yet.")
-    resource_group: str | None = no_effect(None, "Name of the resource group. No effect yet.")
-    workspace_name: str | None = no_effect(None, "Name of the workspace. No effect yet.")
-    aml_config_path: str | None = no_effect(
-        None, "Path of an Azure ML config.json, instead of subscription, group and workspace. No effect yet."
+    subscription_id: str | None = Field(
+        None,
+        description="Id of the Azure subscription, which `az account show --query id` prints. Default null: in `aml_config_path`.",
     )
-    keyvault_name: str | None = no_effect(
-        None, "Name of the key vault that holds the Hub token as `hf-token`. No effect yet."
+    resource_group: str | None = Field(
+        None, description="Name of the resource group. Default null: in `aml_config_path`."
     )
-    read_timeout: Count = no_effect(60, "Timeout of a request, in seconds. Default 60. No effect yet.")
-    max_operation_retries: Whole = no_effect(3, "Retries of a failed operation. Default 3. No effect yet.", ge=0)
-    operation_retry_interval: Whole = no_effect(
-        5, "Seconds before the first retry, doubled for each further one. Default 5. No effect yet.", ge=0
+    workspace_name: str | None = Field(None, description="Name of the workspace. Default null: in `aml_config_path`.")
+    aml_config_path: str | None = Field(
+        None,
+        description="config.json of an Azure ML workspace, relative to this file, instead of subscription, group and workspace: the "
+        "studio has it for download. Default null: none.",
     )
-    default_auth_params: dict[str, Any] | None = no_effect(
-        None, "Keyword arguments of DefaultAzureCredential; never write secrets here. No effect yet."
+    keyvault_name: str | None = Field(
+        None,
+        description="Name of the key vault that holds the Hub token as the secret `hf-token`, for systems with `hf_token`. A job has "
+        "its address only, and reads it as the identity of its compute. Default null: none.",
+    )
+    read_timeout: Count = Field(60, description="Timeout of a request, in seconds. Default 60.")
+    max_operation_retries: Whole = Field(
+        3, ge=0, description="Retries of a request that failed with 429, 5xx or without an answer. Default 3."
+    )
+    operation_retry_interval: Whole = Field(
+        5, ge=0, description="Tenths of a second before the first retry, doubled for each further one. Default 5."
+    )
+    default_auth_params: dict[str, Any] | None = Field(
+        None,
+        description="Keyword arguments of DefaultAzureCredential, such as `managed_identity_client_id`. Secrets are refused: they"
+        " are variables of the shell. Default null: none.",
     )
 
 
 class AzureMLDocker(Strict):
-    """The image of an Azure ML job. No effect yet, except that `conda_file_path` must exist."""
+    """The image of an Azure ML job."""
 
-    base_image: str | None = no_effect(None, "Base image of the job. No effect yet.")
-    dockerfile: str | None = no_effect(None, "Dockerfile in build_context_path. No effect yet.")
-    build_context_path: str | None = no_effect(None, "Folder of the Dockerfile. No effect yet.")
-    conda_file_path: str | None = Field(
-        None, description="Conda environment of the job, relative to this file; it must exist. Default null: none."
+    base_image: str | None = Field(
+        None,
+        description="Image of the job, in which the tested versions of all libraries are installed. Default null: an Ubuntu 22.04 of "
+        "Azure ML; CUDA comes with torch.",
     )
-    name: str | None = no_effect(None, "Name of the environment. No effect yet.")
-    version: str | None = no_effect(None, "Version of the environment. No effect yet.")
+    dockerfile: str | None = Field(
+        None,
+        description="Dockerfile in `build_context_path`, instead of `base_image`. It must install Python 3.11 and all libraries. "
+        "Default null: none.",
+    )
+    build_context_path: str | None = Field(
+        None,
+        description="Folder of the Dockerfile, relative to this file; all of it is uploaded. Default null: that of this file.",
+    )
+    conda_file_path: str | None = Field(
+        None,
+        description="Conda environment of the job, relative to this file; it must exist. One without exact versions, or with a Python"
+        " before 3.11, is replaced by the tested versions. Default null: the tested versions.",
+    )
+    name: str | None = no_effect(None, "No effect here: the environment is identified by its content.")
+    version: str | None = no_effect(None, "No effect here: the environment is identified by its content.")
 
 
 class AzureMLEnvironment(Strict):
-    """An existing environment of an Azure ML workspace. No effect yet."""
+    """An existing environment of an Azure ML workspace, with Python 3.11 and all libraries."""
 
-    name: str = no_effect(..., "Name of the environment. No effect yet.", examples=["phi-scaffold"])
-    version: str | None = no_effect(None, "Version of the environment. No effect yet.")
-    label: str | None = no_effect(None, "Label of the environment, such as `latest`. No effect yet.")
+    name: str = Field(description="Name of the environment.", examples=["phi-scaffold"])
+    version: str | None = Field(None, description="Version of the environment. Default null: the latest.")
+    label: str | None = Field(None, description="Label of the environment, such as `latest`. Default null: `version`.")
 
 
 class AzureMLSystem(System):
-    """An Azure ML compute target. Not in Olive, which removed it in 0.9.3.
+    """An Azure ML compute target: `run` submits a job there, and downloads its outputs. Not in Olive, which removed it in 0.9.3.
 
-    Running there is not implemented: `run --on local` runs such a config on this machine.
+    `run --on local` runs such a config on this machine.
     """
 
     type: Literal["AzureML"] = Field(
-        description="An Azure ML compute target. Running there is not implemented; use `run --on local --data FILE`."
+        description="An Azure ML compute target: `run` submits a job there. `run --on local --data FILE` runs here instead."
     )
-    aml_compute: str = no_effect(
-        ..., "Name of the compute cluster. No effect yet.", min_length=1, examples=["gpu-cluster"]
+    hf_token: bool | None = Field(
+        None,
+        description="Read the Hub token from the key vault of the workspace's settings, for gated models. Default null: no token.",
     )
-    aml_docker_config: AzureMLDocker | None = Field(None, description="Image of the job. Default null: none.")
-    aml_environment_config: AzureMLEnvironment | None = no_effect(
-        None, "Existing environment of the workspace, instead of an image. No effect yet."
+    aml_compute: str = Field(
+        min_length=1,
+        description="Name of the compute: a cluster, or an attached Kubernetes or Arc cluster.",
+        examples=["gpu-cluster"],
     )
-    azureml_client_config: AzureMLClient | None = no_effect(
-        None, "Workspace of this system. Default null: `azureml_client` of the config. No effect yet."
+    aml_docker_config: AzureMLDocker | None = Field(
+        None,
+        description="Image of the job. Default null: an image of Azure ML with the tested versions of all libraries.",
     )
-    datastores: str = no_effect(
-        "workspaceblobstore", "Datastore for inputs and outputs of the job. Default workspaceblobstore. No effect yet."
+    aml_environment_config: AzureMLEnvironment | None = Field(
+        None, description="Existing environment of the workspace, instead of an image. Default null: none."
     )
-    instance_count: Count = no_effect(1, "Number of machines. Default 1. No effect yet.")
-    tags: dict[str, str] | None = no_effect(None, "Tags of the job. No effect yet.")
-    resources: dict[str, Any] | None = no_effect(None, "Resources of the job, in Azure ML's format. No effect yet.")
+    azureml_client_config: AzureMLClient | None = Field(
+        None, description="Workspace of this system. Default null: `azureml_client` of the config."
+    )
+    datastores: str = Field(
+        "workspaceblobstore", description="Datastore for the outputs of the job. Default workspaceblobstore."
+    )
+    instance_count: Count = Field(1, description="Number of machines. Default 1.")
+    tags: dict[str, str] | None = Field(
+        None,
+        description="Tags of the job, which all users of the workspace see. Default null: that of phi-scaffold only.",
+    )
+    resources: dict[str, Any] | None = Field(
+        None,
+        description="Resources of the job in Azure ML's format, such as `instance_type` of a Kubernetes cluster, or `shm_size`. "
+        "Default null: those of the compute.",
+        examples=[{"instance_type": "gpu-large", "shm_size": "16g"}],
+    )
 
 
 AnySystem = Annotated[LocalSystem | AzureMLSystem, Field(discriminator="type")]

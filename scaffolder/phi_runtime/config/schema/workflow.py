@@ -11,14 +11,15 @@ from phi_runtime.config.schema.passes import AnyPass
 from phi_runtime.config.schema.registry import rebuild_on_load
 from phi_runtime.config.schema.sidecar_files import Evaluation, Sweep
 from phi_runtime.config.schema.systems import AnySystem, AzureMLClient, AzureMLSystem, InputModel
+from phi_runtime.core.remote_job import in_job
 
 
 class Workflow(Strict):
     """The complete config, flat as in Olive since 0.7."""
 
     input_model: InputModel = Field(description="The base model: where it is and how it is loaded.")
-    azureml_client: AzureMLClient | None = no_effect(
-        None, "Azure ML workspace. Running there is not implemented, so it has no effect yet."
+    azureml_client: AzureMLClient | None = Field(
+        None, description="Azure ML workspace of the systems of type AzureML. Default null: none."
     )
     systems: dict[str, AnySystem] = Field(
         min_length=1, description="Machines by name; `host` and `target` refer to them."
@@ -89,8 +90,8 @@ class Workflow(Strict):
 
     @property
     def remote(self) -> str | None:
-        """Name of `host` if it is an Azure ML system, else None."""
-        return self.host if isinstance(self.systems[self.host], AzureMLSystem) else None
+        """Name of `host` if it is an Azure ML system, else None; in a job there, that system is this machine."""
+        return self.host if isinstance(self.systems[self.host], AzureMLSystem) and not in_job() else None
 
 
 rebuild_on_load(Workflow)

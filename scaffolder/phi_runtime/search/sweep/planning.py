@@ -69,7 +69,7 @@ def prepare(
         )
     if workflow.remote:
         raise MissingDependency(
-            f"`{workflow.remote}` is an Azure ML system; searching there is not implemented yet",
+            f"`{workflow.remote}` is an Azure ML system, where a search cannot run",
             fix="search on this machine: phi-scaffold sweep --on local --data FILE",
         )
     sweep = workflow.sweep

@@ -1,0 +1,119 @@
+"""The commands `phi-scaffold remote`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phi_scaffold.cli.group import Group
+from phi_scaffold.cli.options import OUTPUT, Flags, accepts
+
+if TYPE_CHECKING:
+    from phi_runtime.core.project import ProjectFolder
+    from phi_runtime.remote.engine import Engine
+    from phi_runtime.remote.records import JobRecord
+
+PLACE = ("task_name", "project_folder", "config", *OUTPUT)
+JobName = Annotated[str | None, typer.Argument(metavar="[JOB]", help="Name of a job; default: the last one.")]
+
+remote = typer.Typer(
+    cls=Group, help="Status, logs, cancel and download of jobs that `run --on` submitted.", no_args_is_help=True
+)
+
+
+@remote.command()
+@accepts(*PLACE)
+def status(flags: Flags, job: JobName = None) -> None:
+    """Show the state of a job, or of all jobs of the project.
+
+    Example: phi-scaffold remote status
+    """
+    from phi_runtime.remote.records import find_record, read_records
+    from phi_scaffold.show import remote as show
+
+    project = flags.find_project()
+    records = [find_record(project, job)] if job else read_records(project) or [find_record(project)]
+    show.statuses([(record, _engine(record).status(record.name)) for record in records], as_json=flags.as_json)
+
+
+@remote.command()
+@accepts(*PLACE)
+def logs(
+    flags: Flags,
+    job: JobName = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for the end of the job, and download its outputs.")
+    ] = False,
+) -> None:
+    """Print the log of a job.
+
+    Example: phi-scaffold remote logs -f
+    """
+    from phi_runtime.remote.follow import LogReader
+    from phi_scaffold.remote_run import wait_and_download
+
+    project, record, engine = _found(flags, job)
+    if follow:
+        wait_and_download(project, flags, engine, record)
+        return
+    reader = LogReader(engine, record.name, lambda event: print(json.dumps(event.as_dict())), print)
+    reader.read()
+    reader.close()
+
+
+@remote.command()
+@accepts(*PLACE)
+def cancel(flags: Flags, job: JobName = None) -> None:
+    """Cancel a job.
+
+    Example: phi-scaffold remote cancel
+    """
+    from phi_scaffold.show import remote as show
+
+    _, record, engine = _found(flags, job)
+    engine.cancel(record.name)
+    show.statuses([(record, engine.status(record.name))], as_json=flags.as_json)
+
+
+@remote.command()
+@accepts(*PLACE)
+def download(
+    flags: Flags,
+    job: JobName = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="FOLDER", help="Only this folder of gen-model/; repeatable.")
+    ] = None,
+) -> None:
+    """Download the outputs of a job into gen-model/; an interrupted download continues.
+
+    Example: phi-scaffold remote download --only adapter
+    """
+    from phi_scaffold.remote_run import download_outputs
+    from phi_scaffold.show import progress as show_progress
+    from phi_scaffold.show import remote as show
+
+    project, record, engine = _found(flags, job)
+    with show_progress.display(as_json=flags.as_json, quiet=flags.quiet) as emit:
+        result = download_outputs(engine, record, project, emit, only or [])
+    show.downloaded(project, record.name, result, flags.repeated(), as_json=flags.as_json, quiet=flags.quiet)
+
+
+def _found(flags: Flags, name: str | None) -> tuple[ProjectFolder, JobRecord, Engine]:
+    from phi_runtime.remote.records import find_record
+
+    project = flags.find_project()
+    record = find_record(project, name)
+    return project, record, _engine(record)
+
+
+def _engine(record: JobRecord) -> Engine:
+    from phi_runtime.core.errors import UsageError
+
+    if record.engine == "azureml":
+        from phi_runtime.remote.azureml.build import engine_of
+
+        return engine_of(record.settings, lambda text: print(text, file=sys.stderr))
+    raise UsageError(f"the engine `{record.engine}` of {record.name} is unknown", fix="update phi-scaffold")

@@ -1,0 +1,107 @@
+"""Jobs on other machines: what is uploaded, states, and outputs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from phi_runtime.core.units import size
+
+if TYPE_CHECKING:
+    from phi_runtime.core.project import ProjectFolder
+    from phi_runtime.remote.download import Downloaded
+    from phi_runtime.remote.engine import Status
+    from phi_runtime.remote.job import RemoteJob
+    from phi_runtime.remote.records import JobRecord
+
+
+def what_is_sent(job: RemoteJob, place: str, say: Callable[[str], None]) -> None:
+    """Print all that leaves this machine for a job: files with their sizes, inputs, and names of secrets."""
+    for step in job.steps:
+        machines = step.machines
+        count = f"{machines.count} machine{'s' if machines.count > 1 else ''}"
+        say(f"{job.name}: {', '.join(step.stages)} on `{machines.compute}` ({count}) in {place}")
+    files = job.snapshot.files
+    say(f"uploads {len(files)} files, {size(job.snapshot.size_bytes)}:")
+    for file in files:
+        say(f"  {size(file.size_bytes):>9}  {file.name}")
+    for each in job.inputs:
+        say(f"input {each.name}: {each.address or f'{each.place}, uploaded as a data asset'}")
+    for name, address in job.secrets.items():
+        say(f"the job reads {name} from {address}; no token is sent")
+
+
+def dry_run(job: RemoteJob, files: Mapping[str, str], *, as_json: bool) -> None:
+    """Print a job as it would be submitted: job.yaml on stdout, the rest on stderr."""
+    if as_json:
+        sent = {file.name: file.size_bytes for file in job.snapshot.files}
+        print(json.dumps({"name": job.name, "files": files, "snapshot": sent, "bytes": job.snapshot.size_bytes}))
+        return
+    what_is_sent(job, "a dry run", lambda text: print(text, file=sys.stderr))
+    packages = {step.environment.image: sum(not p.startswith("-") for p in step.environment.pins) for step in job.steps}
+    for image, count in packages.items():
+        if count:
+            print(f"environment: {image} with {count} packages at tested versions, each with its hash", file=sys.stderr)
+    print("nothing was submitted\n", file=sys.stderr)
+    print(files["job.yaml"], end="")
+
+
+def detached(status: Status, flags: str, *, as_json: bool) -> None:
+    """Print how to return to a job."""
+    if as_json:
+        print(json.dumps(status_as_dict(status)))
+        return
+    rest = f" {flags}" if flags else ""
+    print(f"{status.name}: {status.word}")
+    print(f"  help: phi-scaffold remote logs {status.name} -f{rest}", file=sys.stderr)
+
+
+def downloaded(
+    project: ProjectFolder, name: str, result: Downloaded, flags: str, *, as_json: bool, quiet: bool
+) -> None:
+    """Print which artifacts of a job are here now."""
+    if as_json:
+        print(
+            json.dumps(
+                {"job": name, "downloaded": result.artifacts, "present": result.present, "bytes": result.size_bytes}
+            )
+        )
+        return
+    gen_model = project.shown(project.gen_model)
+    for artifact in result.artifacts:
+        print(f"{gen_model}/{artifact}")
+    for artifact in result.present:
+        print(f"{gen_model}/{artifact} (unchanged)")
+    if not quiet:
+        print(f"downloaded {size(result.size_bytes)}, checked against the hashes of the job", file=sys.stderr)
+        print(f"  help: phi-scaffold chat{f' {flags}' if flags else ''}", file=sys.stderr)
+
+
+def status_as_dict(status: Status) -> dict[str, Any]:
+    """Return the keys of a status in JSON."""
+    return {"job": status.name, "state": status.state, "word": status.word, "why": status.why, "page": status.page}
+
+
+def statuses(found: Sequence[tuple[JobRecord, Status | None]], *, as_json: bool) -> None:
+    """Print jobs with their states, the newest first."""
+    if as_json:
+        jobs = [
+            {"engine": record.engine, "submitted_at": record.submitted_at, "stages": record.stages}
+            | (
+                status_as_dict(status)
+                if status
+                else {"job": record.name, "state": "gone", "word": "", "why": "", "page": ""}
+            )
+            for record, status in found
+        ]
+        print(json.dumps({"jobs": jobs}))
+        return
+    for record, status in found:
+        state = "gone from the service" if status is None else f"{status.state} ({status.word})"
+        print(f"{record.name}  {record.submitted_at[:16].replace('T', ' ')}  {state}")
+        if status and status.why:
+            print(f"  {status.why}")
+        if status and status.page:
+            print(f"  {status.page}")
