@@ -71,7 +71,8 @@ class Checks:
             return None
         on = self.overrides.on_azureml
         only = next(iter(systems)) if on and len(systems) == 1 else None
-        name = on if on in systems else self.parts.host if self.parts.host in systems else only
+        host = self.parts.host if isinstance(self.parts.host, str) else ""
+        name = next((name for name in (on, host) if name in systems), only)
         return (name, systems[name]) if name else None
 
     @property

@@ -14,9 +14,8 @@ ARCHIVE = "phi-scaffold.tar.xz"
 FOLDER = ".phi-scaffold"
 """The folder of a job that the archive is unpacked in."""
 UNPACK = ("python", "-m", "tarfile", "-e", ARCHIVE, FOLDER)
-_NOT_RUN = frozenset(
-    {"__pycache__", "_template", "chat", "new", "search", "serving"}
-)  # folders that `run` never imports
+# Folders that `run` never imports:
+_NOT_RUN = frozenset({"__pycache__", "_template", "chat", "new", "search", "serving", "update"})
 
 
 def package(packages: Iterable[Path], version: str, *, without: Iterable[str] = ()) -> SnapshotFile:

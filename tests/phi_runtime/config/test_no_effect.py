@@ -42,7 +42,6 @@ def test_defaults_and_keys_that_are_not_set_are_not_reported(write: Callable[[di
 def test_the_json_schema_marks_them() -> None:
     properties = schema_of("workflow")["properties"]
     assert [key for key, field in properties.items() if field.get("noEffect")] == [
-        "azureml_client",
         "cache_dir",
         "output_dir",
         "log_severity_level",

@@ -20,8 +20,9 @@ from phi_runtime.pipeline.load import check_file, load_workflow
 from tests.conftest import Cli, Listener, write_rows
 from tests.phi_runtime.export.tiny_adapters import furthest, onnx_logits
 
+SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
 AZURE: dict[str, Any] = {
-    "azureml_client": {"subscription_id": "s", "resource_group": "g", "workspace_name": "w", "keyvault_name": "k"},
+    "azureml_client": {"subscription_id": SUBSCRIPTION, "resource_group": "g", "workspace_name": "w", "keyvault_name": "k"},
     "input_model": {
         "type": "PyTorchModel",
         "config": {"hf_config": {"model_name": "", "from_pretrained_args": {"trust_remote_code": True}}},
@@ -87,14 +88,14 @@ def azure(tmp_path: Path, tiny_phi3: Path) -> ProjectFolder:
     return find_project(path.parents[1])
 
 
-def test_an_azure_config_is_valid_and_run_says_that_it_cannot_go_there(azure: ProjectFolder, cli: Cli) -> None:
+def test_an_azure_config_is_valid_and_its_stages_run_in_a_job_only(azure: ProjectFolder, cli: Cli) -> None:
     checked = check_file(azure.config)
     assert checked.valid
-    assert "azure" in {f.rule for f in checked.findings}
     with pytest.raises(MissingDependency, match="`aml` is an Azure ML system") as caught:
         run(azure, Listener())
     assert "--on local" in caught.value.fix
-    assert cli("run", "--project", azure.root, "--on", "azureml").code == 5
+    job = cli("run", "--project", azure.root, "--dry-run")
+    assert (job.code, "--upload" in job.err) == (2, True)  # its model is in a folder here
     assert cli("run", "--project", azure.root, "--on", "locla").code == 2
 
 

@@ -34,6 +34,8 @@ def use_datastore(config: dict[str, Any]) -> None:
     machine = {"accelerators": [{"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]}]}
     config["systems"] = {"aml": {"type": "AzureML", "aml_compute": "gpu-cluster", **machine}}
     config["host"] = config["target"] = "aml"
+    config["azureml_client"] = {"subscription_id": "11111111-2222-3333-4444-555555555555"}
+    config["azureml_client"] |= {"resource_group": "rg", "workspace_name": "ws"}
     config["data_configs"][0]["load_dataset_config"]["data_files"] = STORE
 
 

@@ -11,6 +11,7 @@ from phi_runtime.config.schema import AzureMLSystem, Workflow
 from phi_runtime.config.schema.systems import AzureMLClient
 from phi_runtime.core.errors import ConfigError, Location, UsageError
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.remote.job import Environment, Machines
 from phi_runtime.remote.requirements import conda_file, pins, read_conda_file, why_not_installable
 
@@ -46,6 +47,11 @@ def system_name(workflow: Workflow, config: Path, requested: str = "azureml") ->
     systems = [name for name, system in workflow.systems.items() if isinstance(system, AzureMLSystem)]
     if requested in systems:
         return requested
+    if requested != "azureml":
+        known = ["azureml", "local", *systems]
+        raise UsageError(
+            f"no Azure ML system is called `{requested}`{did_you_mean(requested, known)}", fix=f"use one of {', '.join(known)}"
+        )
     if workflow.host in systems:
         return workflow.host
     if len(systems) == 1:
