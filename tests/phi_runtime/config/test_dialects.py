@@ -25,8 +25,8 @@ from phi_runtime.config.dialects.pass_names import CLASSIC_EXPORT
 from phi_runtime.config.dialects.training_keys import OPTIMIZERS
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.core.remote_job import JOB
 from phi_runtime.config.schema import AzureMLSystem, Datastore, RegistryModel, Workflow
+from phi_runtime.core.remote_job import JOB
 from phi_runtime.passes.lora import LowRankAdapter
 from phi_runtime.passes.qlora import QLoRA
 from phi_runtime.pipeline.load import check_file, load_workflow

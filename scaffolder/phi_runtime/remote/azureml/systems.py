@@ -50,7 +50,8 @@ def system_name(workflow: Workflow, config: Path, requested: str = "azureml") ->
     if requested != "azureml":
         known = ["azureml", "local", *systems]
         raise UsageError(
-            f"no Azure ML system is called `{requested}`{did_you_mean(requested, known)}", fix=f"use one of {', '.join(known)}"
+            f"no Azure ML system is called `{requested}`{did_you_mean(requested, known)}",
+            fix=f"use one of {', '.join(known)}",
         )
     if workflow.host in systems:
         return workflow.host
