@@ -258,7 +258,7 @@ def _variants(shape: Shape, job: Job) -> Iterator[Job]:
             replace(job, method="lora", frozen_layers=0), shape.targets(None, all_linear=False), SUGGESTED_RANK
         )
     if job.method != "qlora":
-        small = replace(job, method="qlora", int4_aware=False, double_quant=True, rebuilt=0)
+        small = replace(job, method="qlora", double_quant=not job.int4_aware, rebuilt=0)
         if job.method == "full" or job.rebuilt:
             small = with_lora(replace(small, frozen_layers=0), shape.targets(None, all_linear=True), SUGGESTED_RANK)
         yield small

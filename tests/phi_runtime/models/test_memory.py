@@ -159,6 +159,13 @@ def test_what_fits_takes_rows_out_of_the_evaluation_before_any_else() -> None:
     assert found.changes == {"evaluation_batch": 4}
 
 
+def test_an_int4_aware_training_that_does_not_fit_is_int4_aware_with_qlora_too() -> None:
+    job = replace(LORA, int4_aware=True)
+    found = what_fits(MINI, job, estimate(MINI, replace(job, int4_aware=False, tokens=128)).total_bytes - 1)
+    assert found
+    assert (found.changes["method"], found.job.int4_aware, found.job.double_quant) == ("qlora", True, False)
+
+
 def test_what_fits_goes_on_with_checkpointing_then_length_then_method() -> None:
     job = replace(LORA, batch=2, checkpointing=False)
     seen = []
