@@ -24,6 +24,8 @@ DEVCONTAINER = Path(__file__).parent / "schemas" / "devContainer.base.schema.jso
 TASK = {"label", "type", "command", "args", "windows", "group", "dependsOn", "isBackground", "problemMatcher"}
 MATCHER = {"owner", "fileLocation", "pattern"}
 PATTERN = {"regexp", "kind", "file", "line", "column", "severity", "message"}
+# Of a stdio server: https://code.visualstudio.com/docs/copilot/reference/mcp-configuration
+MCP_SERVER = {"type", "command", "args", "env", "envFile", "cwd"}
 FILES = {"cli": "docs/cli.md", "agents": "template/AGENTS.md", "skill": "template/.agents/skills/phi-scaffold/SKILL.md"}
 
 
@@ -81,6 +83,13 @@ def test_the_problem_matcher_finds_the_place_of_a_finding(project: Path, line: s
     patterns = [matcher["pattern"] for matcher in matchers]
     found = [match[pattern["file"]] for pattern in patterns if (match := re.match(pattern["regexp"], line))]
     assert found == ([file] if file else [])
+
+
+def test_the_mcp_server_is_one_that_vs_code_starts(project: Path) -> None:
+    (server,) = json.loads((project / ".vscode" / "mcp.json").read_text(encoding="utf-8"))["servers"].values()
+    assert set(server) <= MCP_SERVER
+    assert (server["type"], server["command"], server["args"][0]) == ("stdio", "phi-scaffold", "mcp")
+    assert server["args"][0] in COMMANDS
 
 
 @pytest.mark.parametrize(("target", "gpu"), [("cpu", "optional"), ("cuda", True)])

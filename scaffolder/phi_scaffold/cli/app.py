@@ -33,6 +33,7 @@ COMMANDS = (
     "migrate",
     "olive",
     "schema",
+    "mcp",
     "doctor",
 )
 

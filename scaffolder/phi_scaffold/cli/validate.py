@@ -13,7 +13,7 @@ from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 from phi_scaffold.show.paths import short_path
 
 
-@accepts("settings", *OUTPUT)
+@accepts("settings", "task_name", "project_folder", *OUTPUT)
 def validate(
     flags: Flags,
     config: Annotated[
@@ -33,6 +33,8 @@ def validate(
     from phi_runtime.pipeline.load import check_file
     from phi_scaffold.show.findings import print_findings
 
+    if config and flags.project_folder:
+        raise UsageError("CONFIG and --project exclude each other", fix="remove one of them")
     path = config or flags.find_project().config
     if not path.is_file():
         raise UsageError(f"no config at {path}", fix="give the path of an olive-config.json")

@@ -1,0 +1,1 @@
+"""Server of the Model Context Protocol over stdio: the commands of a project as tools of a coding agent."""
