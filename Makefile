@@ -28,7 +28,7 @@ test: $(TEST)/installed.txt
 	$(TEST)/bin/python -m slipcover --source scaffolder --fail-under 90 --out $(BUILD)/coverage.txt -m pytest -n 2 --dist worksteal
 	$(TEST)/bin/python -m pytest -n 2 --dist worksteal -m slow
 	$(TEST)/bin/python -m pytest -n 2 --dist loadfile -m olive tests/olive
-	$(TEST)/bin/python -m pytest -n 2 --dist loadgroup -m azure tests/azure
+	$(TEST)/bin/python -m pytest -n 2 --dist loadfile -m azure tests/azure
 	$(TEST)/bin/python -m pytest -m e2e tests/e2e
 
 # The environment of a generated project at its pins, and the test tools.

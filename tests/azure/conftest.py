@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 
 from tests.azure.environment import CLIENTS, azure_python
+from tests.azure.projects import HUB_MODEL, Shell
 from tests.azure.standin import Cloud, Standin
-from tests.azure.standin.cloud import GROUP, SUBSCRIPTION, WORKSPACE
+from tests.azure.standin.cloud import GROUP, HUB_TOKEN, SUBSCRIPTION, WORKSPACE
 from tests.layered_environment import NoEnvironment
+from tests.phi_runtime.pipeline.test_fetch import HubServer
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,7 @@ def python(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def standin(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
-    # Jobs have one core and no network: nothing but the stand-in can be reached.
-    machine = {"OMP_NUM_THREADS": "1", "PHI_SCAFFOLD_CORES": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    machine = {"OMP_NUM_THREADS": "1", "PHI_SCAFFOLD_CORES": "1", "CUDA_VISIBLE_DEVICES": ""}
     with Standin(tmp_path_factory.mktemp("azure"), python, machine) as running:
         yield running
 
@@ -84,3 +86,20 @@ def client_process(
 @pytest.fixture
 def client(client_process: subprocess.Popen[str], cloud: Cloud) -> Client:  # noqa: ARG001
     return Client(client_process)
+
+
+@pytest.fixture(scope="session")
+def hub(standin: Standin, tiny_phi3: Path) -> Iterator[HubServer]:
+    """The hub of the jobs, with the tiny model, which the token in the key vault opens."""
+    server = HubServer({path.name: path.read_bytes() for path in tiny_phi3.iterdir()}, HUB_MODEL, HUB_TOKEN)
+    server.gated = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    standin.cloud.machine["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def shell(python: Path, standin: Standin, hub: HubServer) -> Shell:  # noqa: ARG001
+    return Shell(python, standin.environment)

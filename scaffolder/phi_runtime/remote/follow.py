@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from phi_runtime.core.errors import NetworkError
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.remote.engine import Engine, Status
 
 Say = Callable[[str], None]
 SHORTEST_S, LONGEST_S = 1.0, 15.0
 """Seconds between two requests: short while there is something new, longer while there is not."""
+MOST_FAILURES = 20
+"""Failures of the network in a row, after the retries of the engine, that a job is followed through: minutes."""
 
 
 class LogReader:
@@ -70,17 +73,26 @@ def follow(engine: Engine, name: str, emit: Emit, say: Say, *, pause: Callable[[
         pause: Waits for a number of seconds.
     """
     reader = LogReader(engine, name, emit, say)
-    word, wait = "", SHORTEST_S
+    word, wait, failures = "", SHORTEST_S, 0
     while True:
-        status = engine.status(name)
-        assert status is not None
-        news = reader.read()  # after the status, so that the log of a job that has ended is complete
+        try:
+            status = engine.status(name)
+            assert status is not None
+            news = reader.read()  # after the status, so that the log of a job that has ended is complete
+        except NetworkError as error:
+            failures += 1
+            if not word or failures > MOST_FAILURES:
+                raise
+            say(f"warning: {error}; trying again")
+            pause(LONGEST_S)
+            continue
+        failures = 0
         if status.word != word:
             word, news = status.word, True
             say(f"{name}: {word}")
         if status.has_ended:
             reader.close()
-            return status if status.why or not reader.failure else _with_reason(status, reader.failure)
+            return _with_reason(status, reader.failure) if status.state == "failed" and reader.failure else status
         wait = SHORTEST_S if news else min(wait * 1.5, LONGEST_S)
         pause(wait)
 

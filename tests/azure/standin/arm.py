@@ -162,7 +162,10 @@ def _put_job(target: Target) -> Answer:
         if compute.rsplit("/", 1)[-1] not in target.cloud.computes:
             return refusal(400, "UserError", f"Unknown compute target '{compute.rsplit('/', 1)[-1]}'.")
     job = target.cloud.jobs[name] = Job(name, properties)
-    runner.start(target.cloud, job)
+    if target.cloud.has_machines:
+        runner.start(target.cloud, job)
+    else:
+        job.set_status("Queued")
     return as_json(_job(job), 201)
 
 
@@ -179,7 +182,7 @@ def _list_jobs(target: Target) -> Answer:
 def _cancel(target: Target) -> Answer:
     if (job := target.cloud.jobs.get(target.match[1])) is None:
         return refusal(404, "UserError", f"Run {target.match[1]} was not found")
-    job.set_status("CancelRequested")
+    job.set_status("CancelRequested" if target.cloud.has_machines else "Canceled")
     job.canceled.set()
     location = f"https://management.azure.com{ROOT}/jobs/{job.name}/cancelstatus?api-version=2023-04-01-preview"
     return Answer(202, headers={"Location": location, "Retry-After": "0"})

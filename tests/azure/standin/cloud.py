@@ -68,7 +68,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """One entry of the log; the signature of its query is not kept."""
+    """One entry of the log; the signature of its query is not kept. `at` is in seconds of the monotonic clock."""
 
     method: str
     host: str
@@ -78,6 +78,7 @@ class Request:
     status: int | str
     body: Any = None
     agent: str = ""
+    at: float = field(default_factory=time.monotonic)
 
     @property
     def address(self) -> str:
@@ -141,6 +142,8 @@ class Cloud:
         self.device_audience = ""
         self.token_seconds = 3600
         self.signature_seconds = 3600
+        self.has_machines = True
+        """False: jobs stay queued."""
         self.page = 5000
         """Blobs on one page of a list."""
         self._signatures: dict[str, tuple[str, float]] = {}

@@ -32,10 +32,10 @@ def git_blob_id(body: bytes) -> str:
 
 
 class HubServer(http.server.ThreadingHTTPServer):
-    """Serves the one model org/tiny as the Hugging Face Hub does: model info, tree, and files with ranges."""
+    """Serves one model as the Hugging Face Hub does: model info, tree, and files with ranges; `token` opens it when it is gated."""
 
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
+    def __init__(self, files: dict[str, bytes], name: str = "org/tiny", token: str = "hf_good") -> None:
+        self.files, self.name, self.token = files, name, token
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.break_after: int | None = None
         self.gated = False
@@ -76,21 +76,21 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
 
     def handle_any(self, send: bool) -> None:
         self.server.requests.append((self.command, self.path, dict(self.headers)))
-        path = self.path.partition("?")[0]
-        if self.server.gated and self.headers.get("Authorization") != "Bearer hf_good":
-            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model org/tiny is restricted"}
+        path, name = self.path.partition("?")[0], self.server.name
+        if self.server.gated and self.headers.get("Authorization") != f"Bearer {self.server.token}":
+            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to model {name} is restricted"}
             return self.answer(403, b"{}", headers, send)
-        if re.fullmatch(r"/api/models/org/tiny(/revision/[^/]+)?", path):
+        if re.fullmatch(rf"/api/models/{name}(/revision/[^/]+)?", path):
             siblings = [self.sibling(n, b) for n, b in self.server.files.items()]
             info = {
-                "id": "org/tiny",
-                "modelId": "org/tiny",
+                "id": name,
+                "modelId": name,
                 "sha": COMMIT,
                 "siblings": siblings,
                 "cardData": {"license": "mit"},
             }
             return self.answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"}, send)
-        if (match := re.fullmatch(rf"/org/tiny/resolve/{COMMIT}/(.+)", path)) and match[1] in self.server.files:
+        if (match := re.fullmatch(rf"/{name}/resolve/{COMMIT}/(.+)", path)) and match[1] in self.server.files:
             body = self.server.files[match[1]]
             headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
             if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):

@@ -67,7 +67,7 @@ class AzureML:
                 self.workspace.subscription,
                 self.workspace.group,
                 self.workspace.name,
-                show_progress=False,
+                show_progress=True,  # without it, 1.34.1 to 1.35.2 wait forever if the upload of a file fails
                 enable_telemetry=False,
             )
             for each in job.inputs:

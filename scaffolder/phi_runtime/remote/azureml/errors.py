@@ -52,9 +52,8 @@ def _not_signed_in(error: Exception) -> NetworkError:
     fix = "sign in with `az login`, or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
     if half := half_set(os.environ):
         return NetworkError(f"Azure refuses the sign-in: {half}", fix="set all of them, or none")
-    reason = next(
-        (line for line in str(error).splitlines() if "AADSTS" in line or "failed" in line), _first_line(error)
-    )
+    lines = str(error).splitlines()  # the reason is below the names of the credentials that were tried
+    reason = next((line for word in ("AADSTS", "failed") for line in lines if word in line), _first_line(error))
     return NetworkError(f"Azure refuses the sign-in: {reason.strip()}", fix=fix)
 
 

@@ -1,0 +1,72 @@
+"""Configs of public documents: filled in, they train on Azure ML; as they are, each placeholder is an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.azure.projects import CLIENT, DOCUMENTED, ROWS, Shell, documented_project, only_job, rows
+from tests.azure.standin import Cloud
+from tests.phi_runtime.pipeline.test_fetch import HubServer
+
+pytestmark = [
+    pytest.mark.azure,
+    pytest.mark.timeout(1800),
+    pytest.mark.parametrize("python", ["newest"], indirect=True, scope="session"),
+]
+PHI_3 = "microsoft/Phi-3-mini-4k-instruct"
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_a_documented_config_trains_once_it_is_filled_in(
+    name: str,
+    shell: Shell,
+    cloud: Cloud,
+    hub: HubServer,
+    tiny_phi3: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "name", PHI_3)
+    cloud.put("azureml-blobstore", ROWS, rows())
+    cloud.registry["azureml-msr", "Phi-3-mini-4k-instruct", "11"] = tiny_phi3
+    project = documented_project(tmp_path / "p", name)
+    last = "merge_adapter_weights" if name == "azureml-qlora" else "builder"
+    training = name.removeprefix("azureml-").removeprefix("registry-")
+    done = shell.run(project, "run", "--until", last, "--set", f"passes.{training}.max_steps=1")
+    assert done.code == 0, done.err
+    assert (project / "gen-model" / ("merged" if name == "azureml-qlora" else "onnx") / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_each_placeholder_of_a_documented_config_is_an_error_before_any_request(
+    name: str, shell: Shell, cloud: Cloud, tmp_path: Path
+) -> None:
+    project = documented_project(tmp_path / "p", name, filled=False)
+    done = shell.run(project, "run")
+    text = (project / "fine-tuning/olive-config.json").read_text(encoding="utf-8").splitlines()
+    lines = [number for number, line in enumerate(text, 1) if '"Your ' in line]
+    assert done.code == 3
+    assert [number for number in lines if f"olive-config.json:{number}:" not in done.err] == []
+    assert cloud.requests == []
+
+
+def test_a_documented_config_of_this_machine_trains_on_azureml_with_on(
+    shell: Shell, cloud: Cloud, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "name", "microsoft/phi-3-mini")
+    project = documented_project(tmp_path / "p", "local-lora")
+    data = project / "fine-tuning" / "dataset" / "dataset-classification.json"
+    data.parent.mkdir()
+    data.write_bytes(b"".join(json.dumps({"phrase": f"day {n}", "tone": "joy"}).encode() + b"\n" for n in range(40)))
+    path = project / "fine-tuning" / "olive-config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    system = {"type": "AzureML", "aml_compute": "gpu-cluster", "accelerators": [{"device": "cpu"}], "hf_token": True}
+    config["systems"]["aml"] = system
+    path.write_text(json.dumps({**config, "azureml_client": CLIENT}), encoding="utf-8")
+    done = shell.run(project, "run", "--on", "aml", "--until", "lora", "--set", "passes.lora.max_steps=1")
+    assert done.code == 0, done.err
+    assert "fine-tuning/dataset/dataset-classification.json" in cloud.snapshot(only_job(cloud))
+    assert (project / "gen-model/adapter/manifest.json").is_file()

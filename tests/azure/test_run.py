@@ -1,0 +1,153 @@
+"""`run --on azureml` trains at the stand-in with both releases of the client, and the artifacts come back through faults."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.azure.projects import PRIVATE, PUT_JOB, Shell, leaks, only_job, tiny_project
+from tests.azure.standin import Cloud, Fault, Standin
+from tests.azure.standin.cloud import HUB_TOKEN
+from tests.phi_runtime.pipeline.test_fetch import HubServer
+
+pytestmark = [pytest.mark.azure, pytest.mark.timeout(1800)]
+
+
+class Trained:
+    """A project whose stages until `merge` ran as a job, and what `run` printed."""
+
+    def __init__(self, folder: Path, shell: Shell, cloud: Cloud) -> None:
+        cloud.reset()
+        self.cloud, self.shell = cloud, shell
+        self.project = tiny_project(folder / "tiny")
+        self.outcome = shell.run(self.project, "run", "--on", "azureml", "--until", "merge")
+        self.requests = list(cloud.requests)
+        self.job = only_job(cloud)
+
+
+@pytest.fixture(scope="module")
+def trained(shell: Shell, standin: Standin, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return Trained(tmp_path_factory.mktemp("trained"), shell, standin.cloud)
+
+
+@pytest.fixture
+def again(trained: Trained) -> Trained:
+    """The same without its merged model, and without faults."""
+    shutil.rmtree(trained.project / "gen-model" / "merged", ignore_errors=True)
+    trained.cloud.faults.clear()
+    trained.cloud.requests.clear()
+    return trained
+
+
+def test_a_job_trains_and_its_artifacts_come_back(trained: Trained) -> None:
+    assert trained.outcome.code == 0, trained.outcome.err
+    assert (trained.project / "gen-model/adapter/adapter_model.safetensors").is_file()
+    assert (trained.project / "gen-model/merged/model.safetensors").is_file()
+    assert trained.job.status == "Completed"
+    assert trained.cloud.errors == []
+
+
+def test_a_snapshot_has_few_files_and_none_that_must_stay_here(trained: Trained) -> None:
+    snapshot = trained.cloud.snapshot(trained.job)
+    assert {"fine-tuning/olive-config.json", "datasets/train.jsonl"} <= snapshot.keys()
+    assert len(snapshot) <= 20
+    assert sum(map(len, snapshot.values())) <= 1_000_000
+    assert not {name for name in PRIVATE if name in snapshot}
+
+
+def test_no_secret_is_written_printed_or_sent(trained: Trained) -> None:
+    assert leaks(trained.cloud, trained.project.parent, trained.outcome) == []
+
+
+def test_local_stages_continue_from_a_job(trained: Trained, hub: HubServer) -> None:
+    address = f"http://127.0.0.1:{hub.server_port}"
+    done = trained.shell.run(
+        trained.project,
+        *("run", "--on", "local", "--until", "merge", "--json", "--trust-project"),
+        HF_ENDPOINT=address,
+        HF_HUB_OFFLINE="0",
+        HF_TOKEN=HUB_TOKEN,
+    )
+    assert done.code == 0, done.err
+    events = [json.loads(line) for line in done.out.splitlines()]
+    states = {event["stage"]: event["state"] for event in events if event["event"] == "stage-finished"}
+    assert states == {"fetch": "done", "finetune": "cached", "merge": "cached"}
+
+
+def test_the_same_run_is_not_submitted_twice(again: Trained) -> None:
+    done = again.shell.run(again.project, "run", "--on", "azureml", "--until", "merge")
+    assert done.code == 0, done.err
+    assert again.cloud.to(PUT_JOB) == []
+    assert (again.project / "gen-model/merged/model.safetensors").is_file()
+
+
+DOWNLOAD_FAULTS = {
+    "cut": Fault(r"^GET .*/merged/model.safetensors$", "cut", times=2),
+    "dropped": Fault(r"^GET .*/merged/", "drop", times=2),
+    "signature expired": Fault(r"^GET .*/merged/", 403, code="AuthenticationFailed"),
+    "unavailable": Fault(r"^GET .*blob.core", 503, times=2),
+    "too many requests": Fault(r"^GET https://management", 429, headers={"Retry-After": "1"}),
+}
+
+
+@pytest.mark.parametrize("fault", DOWNLOAD_FAULTS.values(), ids=DOWNLOAD_FAULTS)
+def test_a_download_survives(fault: Fault, again: Trained) -> None:
+    planted = replace(fault)
+    again.cloud.faults.append(planted)
+    done = again.shell.run(again.project, "remote", "download")
+    assert done.code == 0, done.err
+    assert planted.times == 0
+    assert leaks(again.cloud, again.project.parent, done) == []
+    assert (again.project / "gen-model/merged/model.safetensors").is_file()
+
+
+def test_a_damaged_output_is_not_put_in_place(again: Trained) -> None:
+    ((container, name),) = (
+        (container, name)
+        for container, blobs in again.cloud.blobs.items()
+        for name in blobs
+        if name.endswith("/merged/model.safetensors")
+    )
+    blob = again.cloud.blobs[container][name]
+    blob.data[100] ^= 1
+    try:
+        done = again.shell.run(again.project, "remote", "download")
+    finally:
+        blob.data[100] ^= 1
+    assert done.code == 7
+    assert not (again.project / "gen-model/merged").exists()
+
+
+def test_status_and_log_of_a_job_that_has_ended(again: Trained) -> None:
+    status = again.shell.run(again.project, "remote", "status", "--json").json["jobs"]
+    assert [(job["job"], job["state"]) for job in status] == [(again.job.name, "done")]
+    log = again.shell.run(again.project, "remote", "logs", "--json")
+    events = [json.loads(line) for line in log.out.splitlines() if line.startswith('{"event"')]
+    assert [event["stage"] for event in events if event["event"] == "stage-finished"] == ["fetch", "finetune", "merge"]
+
+
+LOG_FAULTS = {
+    "internal error": Fault(r"^GET https://eastus.*/details$", 500),
+    "unavailable": Fault(r"^GET .*/std_log.txt$", 503),
+    "dropped": Fault(r"^GET .*/std_log.txt$", "drop"),
+    "cut": Fault(r"^GET .*/std_log.txt$", "cut"),
+}
+
+
+@pytest.mark.parametrize("fault", LOG_FAULTS.values(), ids=LOG_FAULTS)
+def test_a_log_is_complete_after(fault: Fault, again: Trained) -> None:
+    planted = replace(fault)
+    again.cloud.faults.append(planted)
+    done = again.shell.run(again.project, "remote", "logs", "--json")
+    assert done.code == 0, done.err
+    assert planted.times == 0
+    assert done.out.splitlines() == again.cloud.log(again.job).splitlines()
+
+
+def test_the_code_of_a_job_is_the_archive_of_its_snapshot(trained: Trained) -> None:
+    assert "phi-scaffold.tar.xz" in trained.cloud.snapshot(trained.job)
+    assert "PYTHONPATH" not in trained.cloud.machine

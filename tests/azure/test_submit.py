@@ -1,0 +1,122 @@
+"""Submissions through Azure's client: each fault ends well or in one error, and nothing is submitted twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.azure.projects import PUT_JOB, Shell, finished, leaks, only_job, tiny_project, wait_for_log
+from tests.azure.standin import Cloud, Fault
+
+pytestmark = [pytest.mark.azure, pytest.mark.timeout(1800)]
+
+SUBMISSION_FAULTS = {
+    "too many requests": (Fault(PUT_JOB, 429, headers={"Retry-After": "1"}), 0, 1),
+    "internal error": (Fault(PUT_JOB, 500), 0, 1),
+    "unavailable": (Fault(PUT_JOB, 503), 0, 1),
+    "connection dropped": (Fault(PUT_JOB, "drop"), 0, 1),
+    "answer lost": (Fault(PUT_JOB, "lose"), 0, 1),
+    "no permission": (Fault(PUT_JOB, 403, code="AuthorizationFailed"), 7, 0),
+    "token refused": (Fault(PUT_JOB, 401, code="InvalidAuthenticationToken"), 7, 0),
+    "not found": (Fault(PUT_JOB, 404, code="ResourceNotFound"), 7, 0),
+    "upload not signed": (Fault(r"^PUT .*blob.core", 403, times=9, code="AuthenticationFailed"), 7, 0),
+    "unreachable": (Fault(r"https://management", "drop", times=99), 7, 0),
+}
+
+
+@pytest.mark.parametrize(("fault", "code", "jobs"), SUBMISSION_FAULTS.values(), ids=SUBMISSION_FAULTS)
+def test_a_fault_of_the_submission_ends_well_or_in_one_error(
+    fault: Fault, code: int, jobs: int, shell: Shell, cloud: Cloud, tmp_path: Path
+) -> None:
+    cloud.has_machines = False
+    cloud.faults.append(replace(fault))
+    done = shell.run(tiny_project(tmp_path / "tiny"), "run", "fetch", "--on", "azureml", "--detach")
+    assert done.code == code, done.err
+    assert sum(line.startswith("error: ") for line in done.err.splitlines()) == bool(code)
+    assert len(cloud.jobs) == jobs
+    assert "Traceback" not in done.err
+    assert leaks(cloud, tmp_path, done) == []
+
+
+def test_a_sign_in_that_is_refused_is_one_error(shell: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    cloud.client_secret = "another"
+    done = shell.run(tiny_project(tmp_path / "tiny"), "run", "--on", "azureml", "--detach")
+    assert done.code == 7
+    assert "AADSTS7000215" in done.err
+    assert cloud.jobs == {}
+
+
+def test_variables_that_are_set_in_part_are_named(shell: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    done = shell.run(tiny_project(tmp_path / "tiny"), "run", "--on", "azureml", "--detach", AZURE_CLIENT_SECRET="")
+    assert done.code == 7
+    assert "AZURE_CLIENT_SECRET" in done.err
+    assert cloud.jobs == {}
+
+
+def test_a_device_code_is_the_last_way_to_sign_in(shell: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    cloud.has_machines = False
+    nothing = dict.fromkeys(("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "CI"), "")
+    done = shell.run(tiny_project(tmp_path / "tiny"), "run", "fetch", "--on", "azureml", "--detach", **nothing)
+    assert done.code == 0, done.err
+    assert "ABCD1234" in done.err
+    assert len(cloud.jobs) == 1
+
+
+def test_a_secret_that_the_identity_may_not_read_fails_the_job_with_its_name(
+    shell: Shell, cloud: Cloud, tmp_path: Path
+) -> None:
+    cloud.faults.append(Fault("^GET .*vault.azure.net", 403, times=9, code="Forbidden"))
+    done = shell.run(tiny_project(tmp_path / "tiny"), "run", "fetch", "--on", "azureml")
+    assert done.code == 1
+    assert "hf-token" in done.err
+    assert only_job(cloud).status == "Failed"
+
+
+def test_the_error_of_a_failed_job_is_the_last_one_of_its_run(shell: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    project = tiny_project(tmp_path / "tiny", device="gpu")  # the machines of the stand-in have none
+    done = shell.run(project, "run", "finetune", "--on", "azureml")
+    (error,) = (line for line in done.err.splitlines() if line.startswith("error: "))
+    assert (done.code, only_job(cloud).status) == (1, "Failed")
+    assert "GPU" in error
+
+
+def test_ctrl_c_leaves_the_job_running_and_remote_cancels_it(shell: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    project = tiny_project(tmp_path / "tiny")
+    settings = ("--set", "passes.finetune.training_args.max_steps=100000")
+    process = shell.start(project, "run", "finetune", "--on", "azureml", *settings)
+    job = wait_for_log(process, cloud, '"stage-started", "stage": "finetune"')
+    os.kill(process.pid, signal.SIGINT)
+    done = finished(process)
+    assert (done.code, job.status) == (130, "Running")
+    assert f"phi-scaffold remote logs {job.name}" in done.err
+    assert shell.run(project, "remote", "status", "--json").json["jobs"][0]["state"] == "running"
+    assert shell.run(project, "remote", "cancel").code == 0
+    assert job.ended.wait(60)
+    assert shell.run(project, "remote", "status", "--json").json["jobs"][0]["state"] == "canceled"
+
+
+def test_tokens_that_expire_while_a_job_is_followed_are_renewed(shell: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    cloud.token_seconds = 2
+    done = shell.run(tiny_project(tmp_path / "tiny"), "run", "fetch", "--on", "azureml")
+    assert done.code == 0, done.err
+    assert len(cloud.to("^POST .*/token$")) > 2
+
+
+def test_data_and_a_base_model_of_this_machine_are_uploaded_on_request(
+    shell: Shell, cloud: Cloud, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    project = tiny_project(tmp_path / "tiny")
+    shutil.copytree(tiny_phi3, project / "base")
+    setting = ("--set", "input_model.model_path=../base")
+    refused = shell.run(project, "run", "finetune", "--on", "azureml", *setting)
+    assert (refused.code, cloud.requests) == (2, [])
+    done = shell.run(project, "run", "finetune", "--on", "azureml", "--upload", *setting)
+    assert done.code == 0, done.err
+    assert len(cloud.to("^PUT .*/data/[^/]+/versions/[^/]+$")) == 2
+    assert not any(name.startswith(("base/", "datasets/")) for name in cloud.snapshot(only_job(cloud)))
+    assert (project / "gen-model/adapter/manifest.json").is_file()
