@@ -13,6 +13,7 @@ from phi_runtime.hardware.machine import Gpu
 from phi_scaffold.new import fit
 from phi_scaffold.new.answers import Answers
 from phi_scaffold.new.base_models import base_model, find_base_model, matching_models
+from phi_scaffold.new.catalog import catalog
 from phi_scaffold.new.fit import fit_notes
 from tests.conftest import Cli
 
@@ -39,6 +40,13 @@ PHI_3 = [f"microsoft/Phi-3-{size}-{length}-instruct" for size in ("mini", "mediu
 )
 def test_a_model_has_the_names_that_people_type(name: str, id_: str) -> None:
     assert find_base_model(name) == id_
+
+
+@pytest.mark.parametrize("name", ["google", "microsoft", "meta", "Meta-Llama", "HuggingFaceTB"])
+def test_an_owner_means_all_its_models(name: str) -> None:
+    found = matching_models(name)
+    assert len(found) > 1
+    assert found == [id_ for id_ in catalog().models if id_.casefold().startswith(name.casefold())]
 
 
 @pytest.mark.parametrize(("name", "ids"), [("phi3", PHI_3), ("Phi-3", PHI_3), ("qwen9", []), ("", [])])

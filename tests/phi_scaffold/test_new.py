@@ -205,6 +205,19 @@ def test_a_template_is_compiled_once(cli: Cli, inside: Path, monkeypatch: pytest
     assert (inside / "first" / config).read_bytes() == (inside / "second" / config).read_bytes()
 
 
+def test_open_starts_vs_code_in_the_project(cli: Cli, inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = inside / "bin" / "code"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{inside}/opened'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert cli("new", "p q", "--yes", "--no-git", "--open", "--json").json["written"]
+    assert (inside / "opened").read_text() == str(inside / "p q")
+    program.unlink()
+    result = cli("new", "r", "--yes", "--no-git", "--open")
+    assert (result.code, "`code`" in result.err) == (0, True)
+
+
 def test_dry_run_shows_the_tree_and_writes_nothing(cli: Cli, inside: Path) -> None:
     result = cli("new", "p", "--yes", "--dry-run")
     assert "olive-config.json" in result.out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,6 +107,7 @@ def new(
         bool, typer.Option(help="Accept a folder that is not empty; files in the way are renamed to *.bak.")
     ] = False,
     git: Annotated[bool, typer.Option("--git/--no-git", help="Create a git repository.")] = True,
+    open_editor: Annotated[bool, typer.Option("--open", help="Open the project in VS Code.")] = False,
 ) -> None:
     """Create a project: data, config, setup and inference scripts.
 
@@ -145,6 +148,8 @@ def new(
         answers = answers_from(settings)
     project = generate.new(folder, answers, existing=existing, force=force, dry_run=dry_run)
     repository = git and not dry_run and generate.init_git(project.folder)
+    if open_editor and not dry_run:
+        _open_in_vs_code(project.folder)
     command = command_line(folder, answers, config)
     findings = _check(project.folder, existing) if existing and not dry_run else []
     errors = [f for f in findings if f.severity == "error"]
@@ -170,6 +175,13 @@ def new(
         print_findings(errors if flags.quiet else findings, stderr=True)
     if errors:
         raise typer.Exit(ConfigError.exit_code)
+
+
+def _open_in_vs_code(folder: Path) -> None:
+    if code := shutil.which("code"):
+        subprocess.run([code, str(folder)], check=False, stdout=subprocess.DEVNULL)  # it starts the editor and ends
+    else:
+        print("warning: VS Code is not opened: there is no command `code` on the PATH", file=sys.stderr)
 
 
 def _from_wizard(settings: Mapping[str, Any], folder: Path) -> Answers:

@@ -133,7 +133,9 @@ def find_base_model(name: str) -> str:
 
 
 def matching_models(name: str) -> list[str]:
-    """Return the catalog ids that `name` is a part of; only one if the rest of it says merely that it follows instructions.
+    """Return the catalog ids that `name` is a part of, or whose owner it names.
+
+    Only one of them is returned if the rest of it says merely that it follows instructions.
 
     Words and numbers are compared: `phi3` is a part of `Phi-3-mini-4k-instruct` and not of `Phi-3.5-mini-instruct`.
     """
@@ -142,8 +144,9 @@ def matching_models(name: str) -> list[str]:
         return []
     rests = {id_: _rest(part, _words(id_.rpartition("/")[2])) for id_ in catalog().models}
     found = {id_: rest for id_, rest in rests.items() if rest is not None}
+    owned = [id_ for id_ in rests if _rest(part, _words(id_.rpartition("/")[0])) is not None]
     usual = [id_ for id_, rest in found.items() if rest in _VARIANTS]
-    return usual if len(usual) == 1 else list(found)
+    return usual if len(usual) == 1 else [id_ for id_ in rests if id_ in found or id_ in owned]
 
 
 def _words(name: str) -> list[str]:
