@@ -123,6 +123,8 @@ def tiny_project(folder: Path, device: str = "cpu") -> Path:
     config["azureml_client"] = CLIENT
     system = {"type": "AzureML", "aml_compute": "gpu-cluster", "accelerators": [{"device": device}], "hf_token": True}
     config.setdefault("systems", {})["aml"] = system
+    if device == "gpu":
+        config |= {"host": "aml", "target": "aml"}  # a job checks the device of its host
     config["passes"]["finetune"]["training_args"] |= {"max_steps": 2, "per_device_train_batch_size": 2}
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
     for name, content in PRIVATE.items():

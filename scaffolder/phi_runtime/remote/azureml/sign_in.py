@@ -27,7 +27,7 @@ class SignIn:
     """
 
     def __init__(self, workspace: Workspace, say: Callable[[str], None]) -> None:
-        from azure.identity import ChainedTokenCredential, DefaultAzureCredential, DeviceCodeCredential
+        from azure.identity import DefaultAzureCredential, DeviceCodeCredential
 
         quiet_logs()
         settings = {key: json.loads(value) for key, value in workspace.sign_in}
@@ -38,14 +38,14 @@ class SignIn:
                 del os.environ[name]
         if half := half_set(os.environ):
             say(half)
-        chain: list[Any] = [DefaultAzureCredential(**settings)]
-        if not os.environ.get("CI"):  # where nobody can enter a code
-            chain.append(
-                DeviceCodeCredential(
-                    prompt_callback=lambda uri, code, _: say(f"to sign in, open {uri} and enter {code}")
-                )
+        self.credential: Any = DefaultAzureCredential(**settings)
+        is_named = any(os.environ.get(name) for name in ("AZURE_CLIENT_ID", *_PROOFS))
+        if not is_named and not os.environ.get("CI"):  # in CI, nobody can enter a code
+            tenant = {"tenant_id": os.environ["AZURE_TENANT_ID"]} if os.environ.get("AZURE_TENANT_ID") else {}
+            device = DeviceCodeCredential(
+                prompt_callback=lambda uri, code, _: say(f"to sign in, open {uri} and enter {code}"), **tenant
             )
-        self.credential = ChainedTokenCredential(*chain)
+            self.credential = _DefaultOrDeviceCode(self.credential, device)
         self.used = ""
         self._say = say
         listener = _Listener(self._heard)
@@ -78,6 +78,27 @@ def quiet_logs() -> None:
     logging.getLogger("azure").setLevel(logging.ERROR)
     for name in ("urllib3", "msal"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _DefaultOrDeviceCode:
+    """The default credential; a device code once that finds no way to sign in.
+
+    ChainedTokenCredential does not do this: it ends with the error of the default one, which is a failure and not an absence.
+    """
+
+    def __init__(self, default: Any, device: Any) -> None:
+        self._default, self._device, self._uses_device = default, device, False
+
+    def get_token(self, *scopes: str, **options: Any) -> Any:
+        """Return a token for the scopes."""
+        from azure.core.exceptions import ClientAuthenticationError
+
+        if not self._uses_device:
+            try:
+                return self._default.get_token(*scopes, **options)
+            except ClientAuthenticationError:
+                self._uses_device = True
+        return self._device.get_token(*scopes, **options)
 
 
 class _Listener(logging.Handler):
