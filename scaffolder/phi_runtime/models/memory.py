@@ -9,8 +9,8 @@ In training, with P parameters, h hidden and i intermediate size, L layers, B ro
 (2 in bfloat16 and float16, 4 in float32), the parts of an `Estimate` are:
 
 - weights: eP under an adapter; 4P in full fine-tuning, and 2P for the 16-bit copies that autocast makes; in 4 bits half a
-  byte a weight and a scale for every 64 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), or as in the export, for every
-  32 and with layers in 8 bits; the embeddings in e
+  byte a weight and a scale for every 64 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), or a byte and a scale for every
+  32 where QLoRA is int4-aware; the embeddings in e
 - adapter: 4 bytes a weight, always float32
 - gradients and optimizer: 4 bytes for each trained weight, and 8 for AdamW's two moments (16P in all: Rajbhandari et al.
   2020, https://arxiv.org/abs/1910.02054, §3.1). With one batch a step, gradients grow as activations shrink: the larger counts
@@ -77,7 +77,7 @@ class Job:
         saved: Weights of modules that are trained fully, in addition to the adapter.
         dropout: The adapter keeps its inputs before and after dropout.
         double_quant: The quantization constants are quantized too.
-        int4_aware: The base is held as an int4 export rounds it: in QLoRA instead of bitsandbytes' codes, else as a copy.
+        int4_aware: The base is held as an int4 export rounds it: in QLoRA in 8 bits, else as a copy.
         eager: Attention materializes its scores.
     """
 
@@ -148,8 +148,7 @@ def _weights(shape: Shape, job: Job) -> int:
         return job.number_bytes * (shape.parameters + (linear if job.int4_aware else 0))
     others = job.number_bytes * (shape.parameters - linear)
     if job.int4_aware:
-        wide = _weights_in_8_bits(shape, ("mixed_layers",))
-        return round((0.5 + job.number_bytes / _BLOCK) * linear + 0.5 * wide) + others
+        return round((1 + job.number_bytes / _BLOCK) * linear) + others
     constant = 1 / 64 + 4 / (64 * 256) if job.double_quant else 4 / 64
     return round((0.5 + constant) * linear) + others
 

@@ -1,4 +1,4 @@
-"""QLoRA: LoRA over a base in 4 bits (https://arxiv.org/abs/2305.14314), of bitsandbytes or as the int4 export rounds it."""
+"""QLoRA: LoRA over a base in 4 bits (https://arxiv.org/abs/2305.14314), or in 8 that hold those of the int4 export."""
 
 from __future__ import annotations
 
@@ -54,9 +54,10 @@ class QLoRA(LowRankAdapter):
 
     int4_aware: bool = Field(
         False,
-        description="Hold the base in the codes of the int4 export of this config (block size, zero points, layers in 8 bits) "
-        "instead of those of quant_type, so that the adapter learns over the rounding that ships. Default false. Without such an "
-        "export: blocks of 32 and mixed_layers:int8. Does not need bitsandbytes. Olive ignores this key.",
+        description="Hold the base in 8 bits instead of quant_type, and compute in every other step with four of them alone: the "
+        "codes of the int4 export of this config (block size, zero points, layers in 8 bits), so that the adapter fits both. "
+        "Default false. Without such an export: blocks of 32 and mixed_layers:int8. A byte a weight, twice the memory of "
+        "quant_type. Does not need bitsandbytes. Olive ignores this key.",
     )
 
     @property

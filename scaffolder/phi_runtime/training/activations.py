@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from phi_runtime.training.activation_store import ActivationStore
     from phi_runtime.training.frozen_layers import ActivationCache
-    from phi_runtime.training.rounding import Int4AwareBase
+    from phi_runtime.training.rounding import AlternatingBase
 
 KEY = "activation_cache_gb"
 _FREE_DISK_SHARE = 0.1
 
 
 def activation_cache(
-    context: FinetuneContext, model: Any, data: TrainingData, *, own_loss: bool, int4_base: Int4AwareBase | None
+    context: FinetuneContext, model: Any, data: TrainingData, *, own_loss: bool, int4_base: AlternatingBase | None
 ) -> ActivationCache | None:
     """Return the cache of the activations below the first adapted layer; None if it is off or would not pay.
 

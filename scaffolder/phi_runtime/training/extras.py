@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.pass_graph import trained_rounding
+from phi_runtime.config.schema import FinetunePass
+from phi_runtime.config.schema.export import Int4Rounding
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import TrainingHooks, load_training_hooks
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from phi_runtime.training.frozen_layers import ActivationCache
-    from phi_runtime.training.rounding import Int4AwareBase
+    from phi_runtime.training.rounding import AlternatingBase
 
 Batch = dict[str, "torch.Tensor"]
 
@@ -46,7 +48,7 @@ class TrainingExtras:
     selection: ModelSelection = field(default_factory=ModelSelection)
     virtual_tokens: int = 0
     split_on_oom: bool = False
-    int4_base: Int4AwareBase | None = None
+    int4_base: AlternatingBase | None = None
     activations: ActivationCache | None = None
     warn: Callable[[str], None] = lambda _: None
     describe_rows: Callable[[Sequence[int]], str] = lambda indices: ", ".join(map(str, indices))
@@ -65,12 +67,11 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
 
     from phi_runtime.training.activations import activation_cache
     from phi_runtime.training.adapter import virtual_tokens
-    from phi_runtime.training.rounding import Int4AwareBase
 
     passes = context.workflow.passes
     config, hooks = context.config, load_training_hooks(context.project.config)
     selection = ModelSelection.from_config(config)
-    int4_base = Int4AwareBase(model, trained_rounding(passes, context.name)) if config.alternates_bases else None
+    int4_base = _int4_base(model, config, trained_rounding(passes, context.name)) if config.rounds_base else None
     return TrainingExtras(
         loss=hooks.loss,
         score_answers=_answer_scorer(context, data, hooks, selection) if len(data.validation) else None,
@@ -84,6 +85,17 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
         checkpoint_facts={"processes": world_size(), "threads": torch.get_num_threads()},
         batch_size=config.training_args.per_device_train_batch_size,
     )
+
+
+def _int4_base(model: Any, config: FinetunePass, rounding: Int4Rounding) -> AlternatingBase:
+    """Return the base of `model`, to switch between exact and rounded weights."""
+    from phi_runtime.training.rounding import Int4AwareBase
+
+    if not config.quantized_base:
+        return Int4AwareBase(model, rounding)
+    from phi_runtime.training.rounded_base import RoundedBase
+
+    return RoundedBase(model)
 
 
 def _answer_scorer(

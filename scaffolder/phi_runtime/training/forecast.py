@@ -236,7 +236,7 @@ def _kept_activations(workflow: Workflow, project: ProjectFolder, step: Training
         return 0
     limit = step.activation_limit_bytes
     tokens = _longest_row(workflow.data_config(step.train_data_config), project)[2]
-    needed = tokens * shape.hidden * _number(step, device)[0] * (2 if step.alternates_bases else 1)
+    needed = tokens * shape.hidden * _number(step, device)[0] * (2 if step.rounds_base else 1)
     return min(needed or limit, limit)
 
 

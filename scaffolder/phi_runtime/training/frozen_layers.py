@@ -25,7 +25,7 @@ from phi_runtime.training.batches import are_equal, pad_batch, row_borders
 from phi_runtime.training.loss import forward_replaced, model_inputs
 
 if TYPE_CHECKING:
-    from phi_runtime.training.rounding import Int4AwareBase
+    from phi_runtime.training.rounding import AlternatingBase
 
 _FORMAT = 1  # increment if the states of the same row change
 
@@ -92,8 +92,12 @@ class FrozenLayers:
         real = batch["attention_mask"].bool()
         return "" if are_equal(logits[real], expected[real]) else "this model needs its lower layers"
 
-    def digest(self) -> str:
-        """Return a digest of everything that the states depend on but the tokens: weights, types, config, library versions."""
+    def digest(self, *, is_rounded: bool = False) -> str:
+        """Return a digest of everything that the states depend on but the tokens: weights, types, config, library versions.
+
+        Args:
+            is_rounded: The weights are rounded where they are used, as by `RoundedLinear`.
+        """
         others = [module for name, module in self._decoder.named_children() if name != self._name]
         content = blake2b(digest_size=16)
         for module in chain(others, self.below):
@@ -110,6 +114,7 @@ class FrozenLayers:
             "autocast": str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "",
             "libraries": versions(("torch", "transformers", "peft", "bitsandbytes")),
             "weights": content.hexdigest(),
+            **({"rounded": True} if is_rounded else {}),
         }
         return digest(facts)[:24]
 
@@ -130,7 +135,7 @@ class ActivationCache:
         root: Path,
         limit_bytes: int,
         *,
-        int4_base: Int4AwareBase | None = None,
+        int4_base: AlternatingBase | None = None,
         opened: Callable[[ActivationStore], None] = lambda _: None,
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -183,7 +188,9 @@ class ActivationCache:
         self._dtype = states.dtype
         limit_bytes = self._limit_bytes // (2 if self._int4_base else 1)
         token_bytes = states.shape[1] * states.element_size()
-        store = ActivationStore(self._root / self._frozen.digest(), self._rows(), token_bytes, limit_bytes)
+        store = ActivationStore(
+            self._root / self._frozen.digest(is_rounded=self._rounded), self._rows(), token_bytes, limit_bytes
+        )
         self._stores[self._rounded] = store
         remove_older(self._root, self._limit_bytes)
         self._opened(store)

@@ -39,8 +39,10 @@ def exceeds_one(cards: Sequence[int], needed_bytes: float) -> bool:
 def trained_bytes(step: FinetunePass, source: ModelRef, itemsize: int) -> float:
     """Return the memory of the weights of `source` while `step` trains; 0 if the shape is unknown.
 
-    Per weight: 16 bytes with gradients and Adam's moments where all are trained, 0.6 in 4 bits, `itemsize` otherwise.
+    Per weight: 16 bytes with gradients and Adam's moments where all are trained, 0.6 in 4 bits, 1.1 in 8, `itemsize` otherwise.
     """
     shape = shape_of(source.path)
-    weight_bytes = 0.6 if step.quantized_base else 16.0 if step.produces == "hf" else float(itemsize)
+    weight_bytes = 16.0 if step.produces == "hf" else float(itemsize)
+    if step.quantized_base:
+        weight_bytes = 1.1 if step.rounds_base else 0.6
     return shape.parameters * weight_bytes if shape else 0.0

@@ -1,6 +1,8 @@
-"""A base held in the codes of the int4 export, for QLoRA: it learns over the rounding that ships, not over another one.
+"""A base in 8 bits, of which four are the codes of the int4 export, for QLoRA: it learns over the rounding that ships.
 
-transformers rounds each weight as it reads it, so that the base is never in memory in full precision.
+An adapter over one rounding alone fits neither the exact base nor the rounding of the merged weights. As with LoRA, every other
+step sees the rounded base and the others the exact one, but for a tenth of a rounding error. transformers rounds each weight as it
+reads it, so that the base is never in memory in full precision.
 """
 
 from __future__ import annotations
@@ -22,38 +24,44 @@ from phi_runtime.training.rounding import quantize, rounded_modules
 _METHOD = "phi_int4_export"
 
 
-class RoundedLinear(torch.nn.Linear):
-    """A frozen linear module that holds its weight in codes and dequantizes it for each product.
+_RESIDUALS = 10
+"""Parts of a rounding step that the residual of a 4-bit code counts, from -5: up to a step, since codes are clamped."""
 
-    `weight` are the codes, as bytes: (N, blocks, block_size) in 8 bits; in 4 bits (N, blocks, block_size / 2), the second half of
-    a block in the upper bits.
+
+class RoundedLinear(torch.nn.Linear):
+    """A frozen linear module that holds its weight in bytes and dequantizes it for each product.
+
+    `weight` are the bytes (N, blocks, block_size): codes in 8 bits, or those in 4 bits and in the lower half their residuals.
 
     Attributes:
-        bits: 4 or 8.
+        bits: 4 or 8, of the export.
         scale: (N, blocks, 1).
         zero: Zero points as bytes, (N, blocks, 1); None if each is in the middle of the codes.
+        is_rounded: Compute without residuals.
     """
 
     bits: int
     scale: torch.nn.Parameter
     zero: torch.nn.Parameter | None
+    is_rounded = False
 
     def hold(self, weight: torch.Tensor, rounding: Int4Rounding) -> torch.nn.Parameter:
-        """Keep the scales and zero points of `weight` (N, K), and return its codes."""
+        """Keep the scales and zero points of `weight` (N, K), and return its bytes."""
         symmetric = rounding.symmetric
         values, zero, scale = quantize(weight, rounding.block_size, symmetric=symmetric, bits=self.bits)
         codes = (values + 2 ** (self.bits - 1) if symmetric else values).to(torch.uint8)
         if self.bits == 4:
-            low, high = codes.chunk(2, dim=-1)
-            codes = low | (high << 4)
+            exact = functional.pad(weight.float(), (0, codes[0].numel() - weight.shape[1])).view_as(values)
+            residual = torch.where(scale == 0, 0.0, exact / scale - (values - zero))
+            codes = (codes << 4) | (residual * _RESIDUALS + 5).round().clamp(0, 15).to(torch.uint8)
         self.scale = _frozen(scale.to(weight.dtype))
         self.zero = None if symmetric else _frozen(zero.to(torch.uint8))
         return _frozen(codes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return x · weightᵀ + bias, in the type of the scales."""
-        x = x.to(self.scale.dtype)
-        output = _Product.apply(x, self.weight, self.scale, self.zero, self.bits, self.in_features)
+        form = (self.bits, self.is_rounded, self.in_features)
+        output = _Product.apply(x.to(self.scale.dtype), self.weight, self.scale, self.zero, form)
         return output if self.bias is None else output + self.bias
 
 
@@ -65,25 +73,45 @@ class _Product(torch.autograd.Function):
     """x · weightᵀ that dequantizes the weight again for the gradient instead of keeping it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, codes: Any, scale: Any, zero: Any, bits: int, columns: int) -> torch.Tensor:
+    def forward(ctx: Any, x: Any, codes: Any, scale: Any, zero: Any, form: tuple[int, bool, int]) -> torch.Tensor:
         ctx.save_for_backward(codes, scale, zero)
-        ctx.form = (bits, columns)
-        return functional.linear(x, dequantize(codes, scale, zero, bits, columns))
+        ctx.form = form
+        return functional.linear(x, dequantize(codes, scale, zero, *form))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         weight = dequantize(*ctx.saved_tensors, *ctx.form)
-        return gradients[0].to(weight.dtype) @ weight, None, None, None, None, None
+        return gradients[0].to(weight.dtype) @ weight, None, None, None, None
 
 
 def dequantize(
-    codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, bits: int, columns: int
+    codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, bits: int, is_rounded: bool, columns: int
 ) -> torch.Tensor:
-    """Return the weight (N, K) of the codes of a `RoundedLinear`; K is `columns`."""
-    values = (torch.cat([codes & 15, codes >> 4], dim=-1) if bits == 4 else codes).to(scale.dtype)
+    """Return the weight (N, K) of the bytes of a `RoundedLinear`; K is `columns`."""
+    values = (codes >> 4 if bits == 4 else codes).to(scale.dtype)
     values -= 2 ** (bits - 1) if zero is None else zero.to(scale.dtype)
+    if bits == 4 and not is_rounded:
+        values += ((codes & 15).to(scale.dtype) - 5) / _RESIDUALS
     values *= scale
     return values.view(len(codes), -1)[:, :columns]  # (N, K)
+
+
+class RoundedBase:
+    """The rounded modules of a model, to switch between the codes of the export and the exact weights.
+
+    Attributes:
+        is_rounded: The model computes with the codes alone.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._modules = [module for module in model.modules() if isinstance(module, RoundedLinear)]
+        self.is_rounded = False
+
+    def use_rounded(self, rounded: bool) -> None:
+        """Compute with the codes alone, or with their residuals."""
+        self.is_rounded = rounded
+        for module in self._modules:
+            module.is_rounded = rounded
 
 
 @register_quantization_config(_METHOD)

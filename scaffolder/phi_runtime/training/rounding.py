@@ -1,4 +1,4 @@
-"""Int4-aware training: the base weights as the int4 export will round them, in every other step, or in QLoRA in every step.
+"""Int4-aware training: the base weights as the int4 export will round them, in every other step.
 
 An adapter that is fitted to the exact base alone, or to another rounding of it, relies on differences that the rounding of the
 export removes. Its own update is far smaller than a rounding step, so the rounded base used here is, but for a few weights, the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.nn import functional
@@ -97,6 +97,15 @@ def rounded_modules(model: Any, rounding: Int4Rounding) -> Iterator[tuple[str, t
             nodes = names if rounding.packs_qkv and layer not in apart else {own}
             wide = rounding.sensitive_in_8_bits and any(gets_8_bits(layer, layer_count, node) for node in nodes)
             yield name, module, 8 if wide else 4
+
+
+class AlternatingBase(Protocol):
+    """A base whose weights are exact or rounded."""
+
+    is_rounded: bool
+
+    def use_rounded(self, rounded: bool) -> None:
+        """Compute with the rounded or the exact weights."""
 
 
 class Int4AwareBase:

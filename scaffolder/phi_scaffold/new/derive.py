@@ -148,13 +148,11 @@ def _training_settings(answers: Answers, model: BaseModel | None, columns: Colum
         "batch_size": 8 if small else 2,
         "gradient_accumulation_steps": 1 if small else 8,
         "gradient_checkpointing": not small,
-        "int4_aware": answers.precision == "int4" and _int4_aware(answers, small=small),
+        # Rounding costs small models most. It needs more memory: a second copy of the base, with QLoRA twice its size.
+        "int4_aware": small
+        and answers.precision == "int4"
+        and (answers.method == "qlora" or (answers.method, answers.target) == ("lora", "cpu")),
     }
-
-
-def _int4_aware(answers: Answers, *, small: bool) -> bool:
-    # LoRA needs a second copy of the base for it, and rounding costs small models most; QLoRA holds a rounded base anyway.
-    return answers.method == "qlora" or (small and (answers.method, answers.target) == ("lora", "cpu"))
 
 
 def text_template_for(answers: Answers, columns: Columns, originals: Mapping[str, str]) -> str:

@@ -26,6 +26,7 @@ from phi_runtime.training.batches import Layout  # noqa: E402
 from phi_runtime.training.extras import TrainingExtras  # noqa: E402
 from phi_runtime.training.forecast import disk_bytes  # noqa: E402
 from phi_runtime.training.frozen_layers import ActivationCache, FrozenLayers  # noqa: E402
+from phi_runtime.training.rounded_base import RoundedBase, RoundedBaseConfig  # noqa: E402
 from phi_runtime.training.rounding import Int4AwareBase  # noqa: E402
 from phi_runtime.training.rows import load_training_data  # noqa: E402
 from tests.conftest import Listener  # noqa: E402
@@ -87,12 +88,17 @@ def test_kept_activations_change_no_bit(tiny_phi3: Path, tmp_path: Path, lines: 
     assert computed[3] == 1  # for the number type
 
 
-def test_an_int4_aware_training_keeps_the_states_over_both_bases(tiny_phi3: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["LoRA", "QLoRA"])
+def test_an_int4_aware_training_keeps_the_states_over_both_bases(tiny_phi3: Path, tmp_path: Path, kind: str) -> None:
     results = []
     for limit_bytes in (0, 2 * ALL_BYTES):
-        model = upper_half(tiny_phi3, target_modules=["all-linear"])
+        settings = {"quantization_config": RoundedBaseConfig()} if kind == "QLoRA" else {}
+        base = base_model(tiny_phi3, **settings)
+        step = step_of(kind, layers="upper-half", lora_dropout=0.1, target_modules=["all-linear"])
+        model = step.with_adapter(base)
+        int4_base = RoundedBase(model) if kind == "QLoRA" else Int4AwareBase(model)
         opened: list[ActivationStore] = []
-        cache = cache_of(model, tmp_path / "cache", limit_bytes, int4_base=Int4AwareBase(model), opened=opened.append)
+        cache = cache_of(model, tmp_path / "cache", limit_bytes, int4_base=int4_base, opened=opened.append)
         results.append(train(model, tmp_path, cache))
     assert results[0][0] == results[1][0]
     assert [store.rows for store in opened] == [len(ROWS), len(ROWS)]

@@ -37,8 +37,8 @@ OVER_THE_BASE = [name for name in ADAPTERS if name != "PromptTuning"]
 IDS = torch.arange(40, 64)[None]  # (1, T)
 
 
-def base_model(folder: Path, dtype: Any = torch.float32) -> Any:
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+def base_model(folder: Path, dtype: Any = torch.float32, **options: Any) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
 
 
 def step_of(kind: str, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A base in the codes of the int4 export: the weights that ship, gradients through them, and trainings over them."""
+"""A base in bytes that hold the codes of the int4 export: the weights that ship, gradients through them, and trainings over them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from phi_runtime.config.schema.export import Int4Rounding  # noqa: E402
 from phi_runtime.core.errors import ConfigError  # noqa: E402
 from phi_runtime.passes.qlora import QLoRA  # noqa: E402
 from phi_runtime.pipeline.engine import run  # noqa: E402
-from phi_runtime.training.rounded_base import RoundedBaseConfig, RoundedLinear, dequantize  # noqa: E402
+from phi_runtime.training.rounded_base import RoundedBase, RoundedBaseConfig, RoundedLinear, dequantize  # noqa: E402
 from phi_runtime.training.rounding import round_to_int4, rounded_modules  # noqa: E402
 from tests.conftest import Listener, MakeProject, edit_config  # noqa: E402
 
@@ -26,8 +26,8 @@ def loaded(folder: Path, rounding: Int4Rounding, dtype: Any = torch.float32, **o
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=config)
 
 
-def weight_of(module: Any) -> Any:
-    return dequantize(module.weight, module.scale, module.zero, module.bits, module.in_features)
+def weight_of(module: Any, *, is_rounded: bool) -> Any:
+    return dequantize(module.weight, module.scale, module.zero, module.bits, is_rounded, module.in_features)
 
 
 def held(model: Any) -> dict[str, Any]:
@@ -52,15 +52,17 @@ def test_it_holds_the_weights_that_the_export_rounds_to(tiny_phi3: Path, roundin
     }
     for name, (weight, bits) in expected.items():
         rounded = round_to_int4(weight, rounding.block_size, symmetric=rounding.symmetric, bits=bits)
-        assert torch.equal(weight_of(modules[name]), rounded), name
+        assert torch.equal(weight_of(modules[name], is_rounded=True), rounded), name
+        lost = (rounded - weight).abs().max() if bits == 4 else 10 * (rounded - weight).abs().max()
+        assert (weight_of(modules[name], is_rounded=False) - weight).abs().max() < 0.11 * lost, name
 
 
-def test_two_codes_share_a_byte_and_what_is_trained_fully_stays_exact(tiny_phi3: Path) -> None:
+def test_a_weight_takes_a_byte_and_what_is_trained_fully_stays_exact(tiny_phi3: Path) -> None:
     modules = held(loaded(tiny_phi3, Int4Rounding(), torch.bfloat16, skipped=("o_proj",)))
     assert not any(name.endswith("o_proj") for name in modules)
     for module in modules.values():
         blocks = -(-module.in_features // 32)
-        assert module.weight.numel() == module.out_features * blocks * 32 * module.bits // 8
+        assert module.weight.numel() == module.out_features * blocks * 32
         assert module.weight.element_size() == 1
         assert module.scale.dtype == torch.bfloat16
         assert not list(module.buffers())
@@ -74,6 +76,7 @@ def test_products_and_gradients_are_those_of_the_rounded_weight(bits: int, symme
     module = RoundedLinear(40, 12)
     module.bits = bits
     module.bias = linear.bias
+    module.is_rounded = True
     module.weight = module.hold(linear.weight.detach(), Int4Rounding(symmetric=symmetric))
     linear.weight.data = round_to_int4(linear.weight.detach(), symmetric=symmetric, bits=bits)
     x = torch.randn(2, 5, 40, generator=generator)
@@ -84,6 +87,21 @@ def test_products_and_gradients_are_those_of_the_rounded_weight(bits: int, symme
         output.square().sum().backward()
         results.append((output, inputs.grad))
     torch.testing.assert_close(results[1], results[0])
+
+
+def test_the_model_switches_between_its_exact_and_its_rounded_weights(tiny_phi3: Path) -> None:
+    exact = transformers.AutoModelForCausalLM.from_pretrained(tiny_phi3, dtype=torch.float32)
+    model = loaded(tiny_phi3, Int4Rounding())
+    base = RoundedBase(model)
+    ids = torch.arange(20, 40)[None]
+    with torch.no_grad():
+        expected = exact(ids).logits
+        differences = []
+        for rounded in (False, True, False):
+            base.use_rounded(rounded)
+            differences.append(float((model(ids).logits - expected).abs().max()))
+    assert differences[0] == differences[2]
+    assert differences[0] < 0.2 * differences[1]
 
 
 def test_a_base_without_known_layers_is_refused(tiny_phi3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,12 +128,15 @@ def test_a_qlora_pass_trains_over_the_rounding_of_its_export(
         return with_adapter(self, base, *sources)
 
     monkeypatch.setattr(QLoRA, "with_adapter", seen)
+    rounded = []
+    monkeypatch.setattr(RoundedBase, "use_rounded", lambda _, value: rounded.append(value))
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     heard = Listener()
     run(project, heard, until="finetune")
     modules = held(models[0])
     assert len(modules) == 8
     assert all(module.scale.shape[1] == -(-module.in_features // 16) for module in modules.values())
+    assert rounded[:3] == [False, True, False]
     norms = [m["grad_norm"] for m in heard.of("metric") if "grad_norm" in m]
     assert len(norms) == 3
     assert all(norm > 0 for norm in norms)

@@ -168,13 +168,8 @@ class FinetunePass(Pass):
 
     @property
     def rounds_base(self) -> bool:
-        """True if training sees the base as the int4 export rounds it."""
+        """True if every other step sees the base as the int4 export rounds it."""
         return False
-
-    @property
-    def alternates_bases(self) -> bool:
-        """True if only every other step sees the rounded base, and the others the exact one."""
-        return self.rounds_base and not self.quantized_base
 
     @property
     def virtual_tokens(self) -> int:

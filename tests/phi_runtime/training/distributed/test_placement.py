@@ -34,6 +34,8 @@ def test_what_a_method_needs_of_a_card_is_counted_from_the_weights_on_the_disk(t
         for step in (LoRA, QLoRA, FullFinetune)
     }
     assert needed == {LoRA: 2 * parameters, QLoRA: 0.6 * parameters, FullFinetune: 16 * parameters}
+    aware = QLoRA(type="QLoRA", int4_aware=True, train_data_config="rows")
+    assert trained_bytes(aware, source, torch.bfloat16.itemsize) == pytest.approx(1.1 * parameters)
     assert trained_bytes(LoRA(type="LoRA", train_data_config="rows"), ModelRef(tiny_phi3 / "absent", "hf", ""), 2) == 0
 
 
