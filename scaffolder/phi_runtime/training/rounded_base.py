@@ -1,8 +1,8 @@
 """A base in 8 bits, of which four are the codes of the int4 export, for QLoRA: it learns over the rounding that ships.
 
 An adapter over one rounding alone fits neither the exact base nor the rounding of the merged weights. As with LoRA, every other
-step sees the rounded base and the others the exact one, but for a tenth of a rounding error. transformers rounds each weight as it
-reads it, so that the base is never in memory in full precision.
+step sees the rounded base and the others the exact one, but for a tenth of the error of rounding. transformers rounds each
+weight as it reads it, so that the base is never in memory in full precision.
 """
 
 from __future__ import annotations
@@ -24,14 +24,11 @@ from phi_runtime.training.rounding import quantize, rounded_modules
 _METHOD = "phi_int4_export"
 
 
-_RESIDUALS = 10
-"""Parts of a rounding step that the residual of a 4-bit code counts, from -5: up to a step, since codes are clamped."""
-
-
 class RoundedLinear(torch.nn.Linear):
     """A frozen linear module that holds its weight in bytes and dequantizes it for each product.
 
-    `weight` are the bytes (N, blocks, block_size): codes in 8 bits, or those in 4 bits and in the lower half their residuals.
+    `weight` are the bytes (N, blocks, block_size): codes in 8 bits; or in the upper half those in 4, and in
+    the lower their residuals in sixteenths of a rounding step, from -8.
 
     Attributes:
         bits: 4 or 8, of the export.
@@ -53,7 +50,7 @@ class RoundedLinear(torch.nn.Linear):
         if self.bits == 4:
             exact = functional.pad(weight.float(), (0, codes[0].numel() - weight.shape[1])).view_as(values)
             residual = torch.where(scale == 0, 0.0, exact / scale - (values - zero))
-            codes = (codes << 4) | (residual * _RESIDUALS + 5).round().clamp(0, 15).to(torch.uint8)
+            codes = (codes << 4) | (16 * residual + 8).round().clamp(0, 15).to(torch.uint8)
         self.scale = _frozen(scale.to(weight.dtype))
         self.zero = None if symmetric else _frozen(zero.to(torch.uint8))
         return _frozen(codes)
@@ -88,10 +85,11 @@ def dequantize(
     codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor | None, bits: int, is_rounded: bool, columns: int
 ) -> torch.Tensor:
     """Return the weight (N, K) of the bytes of a `RoundedLinear`; K is `columns`."""
-    values = (codes >> 4 if bits == 4 else codes).to(scale.dtype)
-    values -= 2 ** (bits - 1) if zero is None else zero.to(scale.dtype)
+    values = (codes >> 4 if bits == 4 and is_rounded else codes).to(scale.dtype)
+    middle = 2 ** (bits - 1) if zero is None else zero.to(scale.dtype)
     if bits == 4 and not is_rounded:
-        values += ((codes & 15).to(scale.dtype) - 5) / _RESIDUALS
+        middle, scale = 16 * middle + 8, scale / 16
+    values -= middle
     values *= scale
     return values.view(len(codes), -1)[:, :columns]  # (N, K)
 
