@@ -98,3 +98,17 @@ def test_an_unknown_name_is_refused(cli: Cli, project: ProjectFolder) -> None:
     result = cli("clean", "merge", "--json", "--project", project.root)
     assert result.code == 2
     assert "did you mean `merged`" in result.json["message"]
+
+
+def test_it_works_in_the_environment_of_the_project(
+    cli: Cli, project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages depend on the versions of libraries: in another environment all of them would be stale."""
+    environments = []
+
+    def use(folder: ProjectFolder, *, trusted: bool) -> None:
+        environments.append((folder.root, trusted))
+
+    monkeypatch.setattr("phi_scaffold.cli.clean.use_project_environment", use)
+    names(cli, project, "--trust-project")
+    assert environments == [(project.root, True)]

@@ -8,6 +8,7 @@ import typer
 
 from phi_scaffold.cli import completion
 from phi_scaffold.cli.options import MODEL, Flags, accepts
+from phi_scaffold.environment import use_project_environment
 
 
 @accepts(*MODEL)
@@ -31,7 +32,7 @@ def clean(
     from phi_scaffold.show import clean as show_clean
 
     project = flags.find_project()
-    flags.record_trust(project)
+    use_project_environment(project, trusted=flags.record_trust(project))  # stages depend on the versions of libraries
     groups = cleanup.groups(names or cleanup.WITHOUT_LOSS)
     found = cleanup.removable(project, flags.overrides())
     chosen = [part for part in found if part.group in groups]
