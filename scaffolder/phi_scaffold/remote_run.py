@@ -23,7 +23,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True)
 class Request:
-    """What of `run` is to run on another machine, and the flags that concern the job.
+    """Stages of `run` for another machine, and the flags that concern the job.
 
     Attributes:
         on: Name of a system of the config, or `azureml`.

@@ -79,9 +79,13 @@ def test_local_stages_continue_from_a_job(trained: Trained, hub: HubServer) -> N
 
 
 def test_the_same_run_is_not_submitted_twice(again: Trained) -> None:
-    done = again.shell.run(again.project, "run", "--on", "azureml", "--until", "merge")
+    done = again.shell.run(again.project, "run", "--on", "azureml", "--until", "merge", "--json")
     assert done.code == 0, done.err
     assert again.cloud.to(PUT_JOB) == []
+    events = [json.loads(line) for line in done.out.splitlines()]
+    progress = [event for event in events if event.get("event") == "progress" and event["stage"] == "download"]
+    assert progress[-1]["done"] == progress[-1]["total"]
+    assert [event["state"] for event in events if event.get("stage") == "download" and "state" in event] == ["done"]
     assert (again.project / "gen-model/merged/model.safetensors").is_file()
 
 

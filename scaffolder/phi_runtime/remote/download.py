@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -54,6 +55,8 @@ def download(engine: Engine, name: str, project: ProjectFolder, emit: Emit, only
     parts = project.gen_model / PARTS / name
     parts.mkdir(parents=True, exist_ok=True)
     (parts / OUTPUT_MANIFEST).unlink(missing_ok=True)
+    started = time.monotonic()
+    emit(Event("stage-started", "download", {"index": 1, "count": 1}))
     loader = _Loader(engine, name, parts, emit)
     manifest = json.loads(loader.load(listed[OUTPUT_MANIFEST], "").read_bytes())
     described: dict[str, Any] = {
@@ -73,13 +76,16 @@ def download(engine: Engine, name: str, project: ProjectFolder, emit: Emit, only
             described = {file: facts for file, facts in described.items() if file.partition("/")[0] != folder}
             if not only or folder in only:
                 present.append(folder)
-    loader.total_bytes = sum(facts["bytes"] for facts in described.values())
+    missing = sum(facts["bytes"] - _size(parts / file) for file, facts in described.items())
+    loader.total_bytes = loader.loaded_bytes + missing
     for file, facts in described.items():
         loader.load(listed[file], facts["sha256"])
     loaded = [folder for folder in folders if f"{folder}/{MANIFEST}" in described]
     with exclusive(project.gen_model / LOCK):
         _put_in_place(project, parts, loaded, described)
     shutil.rmtree(parts, ignore_errors=True)
+    finished = {"state": "done", "output": project.shown(project.gen_model)}
+    emit(Event("stage-finished", "download", {**finished, "wall_s": round(time.monotonic() - started, 2)}))
     return Downloaded(tuple(loaded), tuple(present), loader.loaded_bytes, int(manifest["exit_code"]))
 
 
@@ -112,18 +118,13 @@ class _Loader:
         )
 
     def _continue(self, file: RemoteFile, path: Path) -> None:
-        start = path.stat().st_size if path.is_file() else 0
+        start = _size(path)
         with path.open("ab") as target:
             if start < file.size_bytes:
                 for data in self.engine.read(self.name, file, start):
                     target.write(data)
                     self.loaded_bytes += len(data)
-                    progress = {
-                        "done": self.loaded_bytes,
-                        "total": self.total_bytes or None,
-                        "unit": "bytes",
-                        "message": file.name,
-                    }
+                    progress = {"done": self.loaded_bytes, "total": self.total_bytes or None, "unit": "bytes"}
                     self.emit(Event("progress", "download", progress))
 
 
@@ -143,6 +144,10 @@ def _put_in_place(project: ProjectFolder, parts: Path, artifacts: Sequence[str],
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _is_safe(name: str) -> bool:
