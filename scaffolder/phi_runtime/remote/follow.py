@@ -78,7 +78,10 @@ def follow(engine: Engine, name: str, emit: Emit, say: Say, *, pause: Callable[[
         try:
             status = engine.status(name)
             assert status is not None
-            news = reader.read()  # after the status, so that the log of a job that has ended is complete
+            if changed := status.word != word:
+                word = status.word
+                say(f"{name}: {word}")
+            news = reader.read() or changed  # after the status, so that the log of a job that has ended is complete
         except NetworkError as error:
             failures += 1
             if not word or failures > MOST_FAILURES:
@@ -87,9 +90,6 @@ def follow(engine: Engine, name: str, emit: Emit, say: Say, *, pause: Callable[[
             pause(LONGEST_S)
             continue
         failures = 0
-        if status.word != word:
-            word, news = status.word, True
-            say(f"{name}: {word}")
         if status.has_ended:
             reader.close()
             return _with_reason(status, reader.failure) if status.state == "failed" and reader.failure else status

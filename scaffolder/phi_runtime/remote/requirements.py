@@ -78,17 +78,17 @@ def why_not_installable(conda: Mapping[str, Any]) -> list[str]:
     version = re.search(r"(\d+)\.(\d+)", python)
     if version and (int(version[1]), int(version[2])) < (3, 11):
         reasons.append(f"it has Python {version[0]}, and the libraries need 3.11")
-    wanted = [line for line in lines if not line.startswith("-")]
-    loose = [line for line in wanted if "==" not in line and "--hash" not in line]
+    pip_packages = [line for line in lines if not line.startswith("-")]
+    loose = [line for line in pip_packages if "==" not in line and "--hash" not in line]
     if loose:
         reasons.append(
-            f"{len(loose)} of {len(wanted)} packages have no exact version, such as `{loose[0].split('@')[0].strip()}`"
+            f"{len(loose)} of {len(pip_packages)} packages have no exact version, such as `{loose[0].split('@')[0].strip()}`"
         )
     if git := next((line for line in lines if "git+" in line), None):
         reasons.append(f"it installs a branch from {git.partition('git+')[2].split('@')[0]}")
-    names = {re.split(r"[\s=<>!~\[@;]", line, maxsplit=1)[0].lower() for line in wanted}
-    if lacking := [name for name in _NEEDED if name not in names]:
-        reasons.append(f"it lacks {', '.join(f'`{name}`' for name in lacking)}")
+    names = {re.split(r"[\s=<>!~\[@;]", line, maxsplit=1)[0].lower() for line in pip_packages}
+    if missing := [name for name in _NEEDED if name not in names]:
+        reasons.append(f"it lacks {', '.join(f'`{name}`' for name in missing)}")
     return reasons
 
 

@@ -113,9 +113,9 @@ class Connection:
                 f"the datastore {match['store']} is no blob storage", fix="set `datastores` of the system"
             )
         account, container = properties["accountName"], properties.get("containerName") or properties.get("filesystem")
-        asked = {"expirableSecret": True, "expireAfterHours": 1}
+        lifetime = {"expirableSecret": True, "expireAfterHours": 1}
         secrets = (
-            self.request("POST", f"/datastores/{match['store']}/listSecrets", version=DATASTORES, body=asked) or {}
+            self.request("POST", f"/datastores/{match['store']}/listSecrets", version=DATASTORES, body=lifetime) or {}
         )
         credential = secrets.get("sasToken") or secrets.get("key") or self.sign_in.credential
         host = f"https://{account}.blob.{properties.get('endpoint') or 'core.windows.net'}"
