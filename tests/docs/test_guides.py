@@ -10,7 +10,12 @@ from tests.conftest import Cli, MakeProject
 from tests.docs.pages import PAGES, command_lines
 
 LIGHT = {"status", "validate", "data", "runs", "models", "schema", "report", "generate", "migrate", "clean"}
-WITHOUT = {"--adapter", "-2", "--ratings"}  # adapters, a second run and filled sheets are not in this project
+WITHOUT = {
+    "--adapter",
+    "-2",
+    "--ratings",
+    "azureml",
+}  # adapters, a second run, filled sheets and a workspace: not in this project
 LINES = {line.arguments for page in PAGES for line in command_lines(page) if line.in_block}
 OLDER = {"lora": {"type": "LoRA", "config": {"lora_r": 64, "lora_alpha": 64, "train_data_config": "train_data"}}}
 

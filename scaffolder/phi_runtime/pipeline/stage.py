@@ -226,6 +226,16 @@ def _record_file(target: Path) -> Path:
     return target.parent / ".outputs" / f"{target.name}.json"
 
 
+def _without_builds(inputs: object) -> object:
+    """Return the inputs of a stage without the builds of its libraries: torch 2.13.0 of a job is 2.13.0+cpu elsewhere."""
+    if not isinstance(inputs, dict) or not isinstance(inputs.get("versions"), dict):
+        return inputs
+    return {
+        **inputs,
+        "versions": {name: str(version).partition("+")[0] for name, version in inputs["versions"].items()},
+    }
+
+
 def _stage(
     name: str,
     type_: str,
@@ -241,6 +251,6 @@ def _stage(
     if manifest is None:
         content = _record(target).get(stage.key) if is_deleted(target) else None
         return replace(stage, deleted=content, why="deleted") if content else stage
-    if manifest.key == stage.key:
+    if manifest.key == stage.key or _without_builds(manifest.facts.get("inputs")) == _without_builds(inputs):
         return replace(stage, state="cached")
     return replace(stage, state="stale", why=stage.changes_since(manifest.facts))

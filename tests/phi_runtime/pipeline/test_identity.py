@@ -164,3 +164,19 @@ def test_a_search_starts_a_new_study_if_the_base_model_changes(project: ProjectF
     flip_last_byte(base.path / "model.safetensors")
     place = find_study(project, inputs())
     assert (place.name, place.new, place.why) == ("study-2", True, "the base model changed")
+
+
+@pytest.mark.parametrize(("version", "state"), [("{}+cu130", "cached"), ("1.0", "stale")])
+def test_the_build_of_a_library_on_another_machine_makes_no_stage_stale(
+    trained_project: MakeProject, version: str, state: str
+) -> None:
+    """An adapter that a job trained on a GPU is up to date here: its torch has the same version and another build."""
+    project = trained_project(until="merge")
+    file = project.gen_model / "adapter" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    inputs = manifest["facts"]["inputs"]
+    inputs["versions"]["torch"] = version.format(inputs["versions"]["torch"].partition("+")[0])
+    manifest["key"] = artifacts.digest(inputs)
+    file.write_text(json.dumps(manifest))
+    assert states(project)["finetune"] == state
+    assert states(project)["merge"] == ("cached" if state == "cached" else "stale")
