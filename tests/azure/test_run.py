@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,12 +36,15 @@ def trained(shell: Shell, standin: Standin, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def again(trained: Trained) -> Trained:
-    """The same without its merged model, and without faults."""
-    shutil.rmtree(trained.project / "gen-model" / "merged", ignore_errors=True)
+def again(trained: Trained, tmp_path: Path) -> Iterator[Trained]:
+    """The same without its merged model, which returns after the test, and without faults."""
+    merged, kept = trained.project / "gen-model" / "merged", tmp_path / "merged"
+    merged.replace(kept)
     trained.cloud.faults.clear()
     trained.cloud.requests.clear()
-    return trained
+    yield trained
+    shutil.rmtree(merged, ignore_errors=True)
+    kept.replace(merged)
 
 
 def test_a_job_trains_and_its_artifacts_come_back(trained: Trained) -> None:
