@@ -26,9 +26,8 @@ def test_the_docs_have_the_commands_of_the_makefile(tmp_path: Path) -> None:
         pytest.skip("needs make")
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "template" / "setup").mkdir(parents=True)
-    printed = subprocess.run(
-        [make, "-n", "-f", ROOT / "Makefile", "demo", "test"], cwd=tmp_path, check=True, capture_output=True, text=True
-    )
+    command = [make, "-n", "--no-print-directory", "-f", ROOT / "Makefile", "demo", "test"]
+    printed = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     without = r'^(test -d \S+ \|\| |PYTHON="[^"]*" |touch .*)|--quiet |--disable-pip-version-check '
     made = {re.sub(without, "", line) for line in printed.stdout.splitlines()} - {""}
     section = (ROOT / "docs" / "install.md").read_text(encoding="utf-8").partition("## Without make")[2]

@@ -72,7 +72,11 @@ def test_help_imports_neither_copier_nor_pydantic_nor_rich(tmp_path: Path) -> No
     assert not imported(["--help"], tmp_path) & {"copier", "pydantic", "rich"}
 
 
-GROUPS = {"data": ("check", "preview"), "runs": ("list", "show", "diff", "reproduce")}
+GROUPS = {
+    "data": ("check", "preview"),
+    "runs": ("list", "show", "diff", "reproduce"),
+    "remote": ("status", "logs", "cancel", "download"),
+}
 CALLS = [(name, *sub) for name in COMMANDS for sub in ([(s,) for s in GROUPS[name]] if name in GROUPS else [()])]
 
 

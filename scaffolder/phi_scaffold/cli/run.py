@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phi_runtime.core.project import setup_command
-from phi_runtime.data.hooks import require_trusted_hooks
 from phi_scaffold.cli import completion
 from phi_scaffold.cli.options import WORKFLOW, Flags, accepts
 
@@ -72,6 +71,7 @@ def run(
     Example: phi-scaffold run --until merge
     """
     if on := _other_machine(flags):
+        from phi_runtime.data.hooks import require_trusted_hooks
         from phi_scaffold.remote_run import Request, run_on_azureml
 
         project = flags.find_project()

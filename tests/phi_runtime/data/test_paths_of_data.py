@@ -76,9 +76,10 @@ def test_a_folder_gives_the_files_of_its_format_packed_or_not_and_no_hidden_ones
 def test_what_is_not_beside_the_config_is_found_under_the_root(root: Path) -> None:
     config = root / "fine-tuning" / "olive-config.json"
     for written in ("datasets/b.jsonl", "datasets", "datasets/*.jsonl"):
-        assert resolve(written, config).from_root
+        assert resolve(written, config, pattern=True).from_root
     for written in ("local.jsonl", "../datasets/b.jsonl", "datasets/none.jsonl", "datasets/*.csv"):
-        assert not resolve(written, config).from_root
+        assert not resolve(written, config, pattern=True).from_root
+    assert not resolve("datasets/*.jsonl", config).from_root, "a path that may not be a pattern"
     assert found(root, "datasets/*.jsonl") == ["datasets/b.jsonl"]
     assert found(root, "datasets/none.jsonl") == ["fine-tuning/datasets/none.jsonl"]
 

@@ -24,6 +24,7 @@ from phi_runtime.core.errors import (
     to_wire,
 )
 from phi_runtime.core.events import Event, silent
+from phi_runtime.workers.failures import Killed
 from phi_runtime.workers.process import Worker
 from tests.conftest import Listener
 
@@ -117,7 +118,7 @@ def test_what_libraries_print_also_comes_as_messages(start: Start) -> None:
         ({"do": "fail"}, WorkFailed, "the echo failed: ValueError: odd value"),
         ({"do": "die", "value": signal.SIGINT}, Interrupted, "the echo was stopped"),
         ({"do": "die", "value": signal.SIGTERM}, Interrupted, "was stopped (SIGTERM)"),
-        ({"do": "die", "value": signal.SIGKILL}, OutOfResources, "was killed (SIGKILL)"),
+        ({"do": "die", "value": signal.SIGKILL}, Killed, "was killed (SIGKILL)"),
         ({"do": "die", "value": signal.SIGSEGV}, WorkFailed, "was killed (SIGSEGV)"),
         ({"do": "exit", "value": 3}, WorkFailed, "ended with exit code 3"),
     ],
