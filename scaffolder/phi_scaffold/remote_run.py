@@ -13,6 +13,7 @@ from phi_runtime.core.errors import Interrupted, UsageError, WorkFailed
 from phi_runtime.core.project import CONFIG, ProjectFolder
 
 if TYPE_CHECKING:
+    from phi_runtime.config.schema import Workflow
     from phi_runtime.core.events import Emit
     from phi_runtime.remote.engine import Engine, Status
     from phi_runtime.remote.records import JobRecord
@@ -53,12 +54,17 @@ def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> No
         raise UsageError("--data reads a file of this machine", fix="name the file in `data_files` of the config")
     overrides = replace(flags.overrides(remote=True), on_azureml=request.on)
     workflow = load_workflow(project.config, overrides)
+    stages = select_stages(workflow, request.stages, request.until, request.force)
+    if flags.on is None:
+        _require_no_pass_here(workflow, stages)
     planned = azureml_job(
         project,
         workflow,
         on=request.on,
-        arguments=_arguments(project, flags, request),
-        stages=select_stages(workflow, request.stages, request.until, request.force),
+        selection=[*request.stages, *(["--until", request.until] if request.until else ())],
+        stages=stages,
+        arguments=_arguments(project, flags),
+        force=request.force,
         package=own_package(workflow.input_model.name),
         template_setup=setup_folder(),
         processes=request.nproc,
@@ -74,6 +80,20 @@ def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> No
         return
     show.what_is_sent(planned.job, planned.workspace.name, say)
     _submit_and_wait(project, flags, engine, planned.job, settings_of(planned.workspace), request)
+
+
+def _require_no_pass_here(workflow: Workflow, stages: Sequence[str]) -> None:
+    """Raise UsageError if one of the stages runs on this machine, for which nobody has requested Azure ML."""
+    from phi_runtime.config.schema import AzureMLSystem
+
+    hosts = {name: workflow.host_of(name) for name in stages if name in workflow.passes}
+    here = [name for name, host in hosts.items() if not isinstance(workflow.systems[host], AzureMLSystem)]
+    if here:
+        there = next(name for name in workflow.passes if workflow.host_of(name) == workflow.remote)
+        raise UsageError(
+            f"`{here[0]}` runs on this machine, and `{there}` on `{workflow.remote}`",
+            fix=f"phi-scaffold run --on azureml --until {there}, then phi-scaffold run --on local",
+        )
 
 
 def own_package(base_model: str) -> Any:
@@ -156,13 +176,9 @@ def _follow(engine: Engine, record: JobRecord, emit: Emit, say: Callable[[str], 
     return status
 
 
-def _arguments(project: ProjectFolder, flags: Flags, request: Request) -> list[str]:
-    """Return the command line of the job: this one, without what concerns this machine."""
-    words = ["run", *request.stages]
-    if request.until:
-        words += ["--until", request.until]
-    for stage in request.force:
-        words += ["--force", stage]
+def _arguments(project: ProjectFolder, flags: Flags) -> list[str]:
+    """Return the arguments of this command that concern a job too, but for stages."""
+    words = []
     for setting in flags.settings or ():
         words += ["--set", setting]
     for name in ("skip_bad_rows", "trust_remote_code"):

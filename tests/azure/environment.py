@@ -11,12 +11,17 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.layered_environment import BUILD, named_or_made
 
 # The last release that follows a job, and the newest one, which does not (https://github.com/Azure/azure-sdk-for-python/issues/48941).
 CLIENTS = {"oldest": "1.34.1", "newest": "1.35.2"}
 # `six` is needed by the oldest and undeclared. azure-keyvault-secrets is what a job reads a hub token with.
 WITH_IT = ("azure-identity==1.27.0", "azure-keyvault-secrets==4.12.0", "six==1.17.0")
+
+
+EACH_CLIENT = pytest.mark.parametrize("python", CLIENTS, indirect=True, scope="session")
 
 
 def azure_python(client: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.azure.conftest import Client
+from tests.azure.environment import EACH_CLIENT
 from tests.azure.job_files import command_job, pipeline_job
 from tests.azure.standin import Cloud, Fault
 from tests.azure.standin.cloud import HUB_TOKEN, ROOT, VAULT, WORKSPACE
@@ -28,6 +29,7 @@ def ended(cloud: Cloud, name: str) -> str:
     return job.status
 
 
+@EACH_CLIENT
 def test_a_job_runs_its_command_with_the_code_and_inputs_that_were_submitted(
     client: Client, cloud: Cloud, tmp_path: Path
 ) -> None:
@@ -40,6 +42,7 @@ def test_a_job_runs_its_command_with_the_code_and_inputs_that_were_submitted(
     assert (tmp_path / "down/named-outputs/model/adapter.bin").read_bytes() == b"adapter of " + ROWS
 
 
+@EACH_CLIENT
 def test_the_nodes_of_a_pipeline_run_in_order_and_pass_their_outputs_on(
     client: Client, cloud: Cloud, tmp_path: Path
 ) -> None:
@@ -150,6 +153,7 @@ def test_signatures_that_have_expired_are_refused(client: Client, cloud: Cloud, 
     assert {request.status for request in cloud.to("^PUT .*blob")} <= {403}
 
 
+@EACH_CLIENT
 def test_the_newest_client_still_loses_outputs(client: Client, cloud: Cloud, tmp_path: Path, python: Path) -> None:
     """The downloader of phi-scaffold exists because of this: azure-sdk-for-python issue 48941."""
     client("submit", file=command_job(tmp_path, "train"))

@@ -12,11 +12,7 @@ from tests.azure.projects import CLIENT, DOCUMENTED, ROWS, Shell, documented_pro
 from tests.azure.standin import Cloud
 from tests.phi_runtime.pipeline.test_fetch import HubServer
 
-pytestmark = [
-    pytest.mark.azure,
-    pytest.mark.timeout(1800),
-    pytest.mark.parametrize("python", ["newest"], indirect=True, scope="session"),
-]
+pytestmark = [pytest.mark.azure, pytest.mark.timeout(1800)]
 PHI_3 = "microsoft/Phi-3-mini-4k-instruct"
 
 

@@ -19,19 +19,37 @@ _CLIENT: KeyPath = ("azureml_client",)
 
 
 def check_azureml(c: Checks) -> Iterator[Finding]:
-    """Yield what is wrong with the Azure ML system that the passes run on; warnings for placeholders of the others."""
+    """Yield what is wrong with the Azure ML systems that the passes run on; warnings for placeholders of the others."""
     used = c.azureml
-    found = list(placeholders(c, _CLIENT, c.draft.get(_CLIENT), errors=used is not None))
+    found = list(placeholders(c, _CLIENT, c.draft.get(_CLIENT), errors=bool(used)))
     for name in c.parts.systems:
-        found += placeholders(
-            c, ("systems", name), c.draft.get(("systems", name)), errors=used is not None and used[0] == name
-        )
+        found += placeholders(c, ("systems", name), c.draft.get(("systems", name)), errors=name in used)
     yield from found
-    if used is None:
-        return
-    name, system = used
     reported = {finding.where for finding in found}
-    yield from (finding for finding in _system(c, ("systems", name), system) if finding.where not in reported)
+    for name, system in used.items():
+        for finding in _system(c, ("systems", name), system):
+            if finding.where not in reported:
+                reported.add(finding.where)
+                yield finding
+    if any(system.hf_token for system in used.values()):
+        for name in (name for name, system in used.items() if system.hf_token is None):
+            message = f"`{name}` has no `hf_token`, and each step of a pipeline downloads the base model"
+            yield c.warning(("systems", name), "azureml", message)
+    if used and not c.overrides.on_azureml:
+        yield from _passes_here(c)
+
+
+def _passes_here(c: Checks) -> Iterator[Finding]:
+    """Yield the first pass of this machine in a config whose other passes run on Azure ML."""
+    hosts = {name: c.host_name(step) for name, step in c.steps.items()}
+    here = next((name for name, host in hosts.items() if host not in c.azureml), None)
+    if here is None:
+        return
+    there = next(name for name, host in hosts.items() if host in c.azureml)
+    at: KeyPath = ("passes", there, "host") if c.draft.has(("passes", there, "host")) else ("host",)
+    message = f"`{there}` runs on `{hosts[there]}` and `{here}` on this machine, which are two commands"
+    fix = f"phi-scaffold run --on azureml --until {there}, then phi-scaffold run --on local"
+    yield c.warning(at, "azureml-host", message, fix)
 
 
 def _system(c: Checks, at: KeyPath, system: AzureMLSystem) -> Iterator[Finding]:

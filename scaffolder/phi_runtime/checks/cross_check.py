@@ -107,7 +107,8 @@ def _references(c: Checks) -> Iterator[Finding]:
 
 
 def _systems(c: Checks) -> Iterator[Finding]:
-    named = [name for name in (c.parts.host, c.parts.target) if isinstance(name, str)]
+    hosts = (c.host_name(step) for step in c.steps.values())
+    named = [name for name in (c.parts.host, c.parts.target, *hosts) if isinstance(name, str)]
     for name, system in c.parts.systems.items():
         if system is None or (name not in named and all(other in c.parts.systems for other in named)):
             continue  # invalid, or nothing runs on it
@@ -144,7 +145,7 @@ def _model(c: Checks) -> Iterator[Finding]:
     path = base_model_path(model, project)
     missing = not is_model_folder(path) and download_id(model, project) is None
     if isinstance(model.model_path, RegistryModel):
-        if c.azureml is None and not in_job():
+        if not c.azureml and not in_job():
             yield from _registry_model(c, at, model.model_path, missing=missing)
     elif missing:
         yield _no_model(c, at, model.model_path, path)
@@ -234,7 +235,7 @@ def _passes(c: Checks) -> Iterator[Finding]:
             yield c.error(at, "pass-name", message, f"my-{name}")
         if step is None:
             continue
-        if c.host and (device := c.host.accelerators[0].device) not in step.devices:
+        if (host := c.host_of(step)) and (device := host.accelerators[0].device) not in step.devices:
             message = f"`{step.type}` runs on {' or '.join(step.devices)} only, but `host` has the device `{device}`"
             yield c.error((*at, "type"), "device", message)
         for place, message in step.conflicts():

@@ -180,9 +180,9 @@ def _datastore(c: Checks, at: KeyPath, data: DataConfig, store: Datastore) -> It
     if not store.datastore_url and not (store.datastore_name and store.relative_path):
         message = "a datastore needs `datastore_name` and `relative_path`, or `datastore_url`"
         yield c.error(at, "missing-key", message)
-    yield from placeholders(c, at, c.draft.get(at), errors=c.azureml is not None)
+    yield from placeholders(c, at, c.draft.get(at), errors=bool(c.azureml))
     is_here = datastore_place(data, c.path).is_file()
-    if c.azureml is None and c.host is not None and not in_job() and not is_here:
+    if not c.azureml and c.host is not None and not in_job() and not is_here:
         message = (
             f"{store.address} is an Azure ML datastore, which this machine cannot read: pass its rows with --data FILE"
         )

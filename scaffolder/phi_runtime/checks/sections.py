@@ -60,20 +60,29 @@ class Checks:
 
     @property
     def host(self) -> System | None:
-        """The system that the passes run on, if it is valid."""
+        """The system that passes without a `host` run on, if it is valid."""
         return self._system(self.parts.host)
 
-    @property
-    def azureml(self) -> tuple[str, AzureMLSystem] | None:
-        """The Azure ML system that the passes run on, with its name: that of `host`, or of --on. None inside of a job."""
+    def host_of(self, step: Pass) -> System | None:
+        """Return the system that a pass runs on, if it is valid."""
+        return self._system(self.host_name(step))
+
+    def host_name(self, step: Pass) -> object:
+        """Return the name of the system that a pass runs on; in a job, all run on `host`."""
+        return self.parts.host if in_job() or not step.host else step.host
+
+    @cached_property
+    def azureml(self) -> dict[str, AzureMLSystem]:
+        """The Azure ML systems that passes run on, by name: their hosts, or that of --on. None of them inside of a job."""
         systems = {name: s for name, s in self.parts.systems.items() if isinstance(s, AzureMLSystem)}
-        if in_job():
-            return None
         on = self.overrides.on_azureml
-        only = next(iter(systems)) if on and len(systems) == 1 else None
-        host = self.parts.host if isinstance(self.parts.host, str) else ""
-        name = next((name for name in (on, host) if name in systems), only)
-        return (name, systems[name]) if name else None
+        if in_job():
+            return {}
+        if on in systems:
+            return {on: systems[on]}
+        hosts = [self.host_name(step) for step in self.steps.values()] or [self.parts.host]
+        used = {name: systems[name] for name in hosts if isinstance(name, str) and name in systems}
+        return used or (systems if on and len(systems) == 1 else {})
 
     @property
     def provider(self) -> str | None:

@@ -59,6 +59,10 @@ def override(draft: Draft, overrides: Overrides) -> None:
         accelerator = {"device": device, "execution_providers": [PROVIDER_OF[device]]}
         draft.value["systems"] = {HERE: {"type": "LocalSystem", "accelerators": [accelerator]}}
         draft.value["host"] = draft.value["target"] = HERE
+        passes = draft.value.get("passes")
+        for step in passes.values() if isinstance(passes, dict) else ():
+            if isinstance(step, dict):
+                step.pop("host", None)
     for name, file in overrides.data.items():
         _read_from(draft, name, file)
     for key, text in overrides.settings.items():

@@ -1,11 +1,12 @@
 """A job for other machines as one plain value, which names no service and imports no client.
 
-    RemoteJob                    the job: name, steps, files, secrets by name, tags, time limit
+    RemoteJob                    the job: name, steps, files, tags, time limit
       steps: (Step, ...)         one command each, on one system; a later one starts from the gen-model/ of the step in `after`
         arguments                of `phi-scaffold`, in the folder of the project: ("run", "finetune", "--nproc", "2")
         environment              Environment: image, conda file or pip pins
         system                   Machines: name of the compute, number of machines, processes on each, device, resources
         inputs: (Input, ...)     data and models that are not in the snapshot, with their place in the project
+        secrets                  addresses of the secrets that the command reads
       snapshot                   snapshot.Snapshot: the files of the project that the job needs, and nothing else
 
 `plan.plan_job` creates it. An engine (engine.py) turns it into what its service reads: a YAML of Azure ML, an sbatch file. An engine
@@ -95,6 +96,8 @@ class Step:
         name: Identifier, such as `train`.
         arguments: Arguments of `phi-scaffold`.
         stages: Stages of the workflow that it updates.
+        secrets: Addresses of secrets, by the environment variable that the worker sets to their value, such as
+            `{"HF_TOKEN": "https://VAULT.vault.azure.net/secrets/hf-token"}`. A secret itself is in no field of a job.
         after: Name of the step whose gen-model/ it starts from; "" for none.
     """
 
@@ -104,6 +107,7 @@ class Step:
     machines: Machines
     environment: Environment
     inputs: tuple[Input, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict)
     after: str = ""
 
 
@@ -116,8 +120,6 @@ class RemoteJob:
             service that has a job of this name has done the work, or is doing it.
         project: Folder of the project.
         title: Name for people.
-        secrets: Addresses of secrets, by the environment variable that the worker sets to their value, such as
-            `{"HF_TOKEN": "https://VAULT.vault.azure.net/secrets/hf-token"}`. A secret itself is in no field of a job.
         output: Folder of the project that is downloaded: gen-model, or gen-model/TASK.
         timeout_s: Time limit in seconds; None for that of the service.
     """
@@ -128,7 +130,6 @@ class RemoteJob:
     steps: tuple[Step, ...]
     snapshot: Snapshot
     output: str = "gen-model"
-    secrets: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     timeout_s: int | None = None
 
@@ -136,6 +137,11 @@ class RemoteJob:
     def inputs(self) -> tuple[Input, ...]:
         """The inputs of all steps, each once."""
         return tuple(dict.fromkeys(each for step in self.steps for each in step.inputs))
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The addresses of the secrets that its steps read."""
+        return {name: address for step in self.steps for name, address in step.secrets.items()}
 
 
 def job_key(steps: tuple[Step, ...], snapshot: Snapshot) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import io
 import lzma
+import re
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,8 +16,23 @@ ARCHIVE = "phi-scaffold.tar.xz"
 FOLDER = ".phi-scaffold"
 """The folder of a job that the archive is unpacked in."""
 UNPACK = ("python", "-m", "tarfile", "-e", ARCHIVE, FOLDER)
-# Folders that `run` never imports:
-_NOT_RUN = frozenset({"__pycache__", "_template", "chat", "new", "search", "serving", "update"})
+# Nothing that `run` imports in a job: other commands, and what submits jobs.
+_NOT_RUN = (
+    "*/__pycache__/*",
+    *(f"phi_scaffold/{name}/*" for name in ("_template", "chat", "doctor", "mcp", "new", "update")),
+    *(f"phi_scaffold/show/{name}*" for name in ("doctor", "models", "new", "optimize", "rating", "remote", "sweep")),
+    "phi_scaffold/remote_run.py",
+    "phi_runtime/config/dialects/json_schema*",
+    "phi_runtime/remote/[!_w]*",
+    "phi_runtime/report/rating*",
+    "phi_runtime/search/*",
+    "phi_runtime/serving/*",
+)
+_COMMANDS = "phi_scaffold/cli/"
+_USED_COMMANDS = frozenset(
+    f"{_COMMANDS}{name}.py"
+    for name in ("__init__", "app", "completion", "failure", "group", "options", "other_names", "run")
+)
 
 
 def package(packages: Iterable[Path], version: str, *, without: Iterable[str] = ()) -> SnapshotFile:
@@ -26,12 +43,17 @@ def package(packages: Iterable[Path], version: str, *, without: Iterable[str] = 
         version: Version of phi-scaffold.
         without: Names of data files that the job does not read.
     """
-    skipped = _NOT_RUN.union(without)
-    files = {
-        path.relative_to(folder.parent).as_posix(): path.read_bytes()
+    skipped = re.compile("|".join(fnmatch.translate(pattern) for pattern in (*_NOT_RUN, *(f"*/{name}" for name in without))))
+    paths = {
+        path.relative_to(folder.parent).as_posix(): path
         for folder in packages
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not skipped.intersection(path.relative_to(folder).parts)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    files = {
+        name: path.read_bytes()
+        for name, path in paths.items()
+        if not skipped.match(name) and (name in _USED_COMMANDS or not name.startswith(_COMMANDS))
     }
     metadata = f"Metadata-Version: 2.1\nName: phi-scaffold\nVersion: {version}\n"
     files[f"phi_scaffold-{version}.dist-info/METADATA"] = metadata.encode()

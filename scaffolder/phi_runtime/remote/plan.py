@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from phi_runtime.config.paths import data_paths, datastore_place
@@ -25,6 +25,7 @@ class Part:
         name: Identifier of the step.
         stages: Stages of the workflow that the step updates.
         arguments: Arguments of `phi-scaffold` that do so, without `--nproc`.
+        secrets: Addresses of the secrets that it reads, see `job.Step`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Part:
     arguments: tuple[str, ...]
     machines: Machines
     environment: Environment
+    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_job(
@@ -40,7 +42,6 @@ def plan_job(
     parts: Sequence[Part],
     *,
     package: Sequence[SnapshotFile] = (),
-    secrets: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
     upload: bool = False,
     timeout_s: int | None = None,
@@ -64,7 +65,10 @@ def plan_job(
         processes = part.machines.processes
         arguments = (*part.arguments, *(("--nproc", str(processes)) if processes > 1 else ()))
         after = steps[-1].name if steps else ""
-        steps.append(Step(part.name, arguments, part.stages, part.machines, part.environment, tuple(inputs), after))
+        machines, environment = part.machines, part.environment
+        steps.append(
+            Step(part.name, arguments, part.stages, machines, environment, tuple(inputs), part.secrets, after)
+        )
     key = job_key(tuple(steps), snapshot)
     title = project.root.name
     label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "project"
@@ -76,7 +80,6 @@ def plan_job(
         tuple(steps),
         snapshot,
         output,
-        secrets or {},
         {"phi-scaffold": key, **(tags or {})},
         timeout_s,
     )

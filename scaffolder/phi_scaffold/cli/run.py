@@ -110,7 +110,7 @@ def _run_on_nodes(
 
 
 def _other_machine(flags: Flags) -> str:
-    """Return the Azure ML system to run on, as --on or the `host` of the config names it; "" for this machine."""
+    """Return where to run: --on, or `azureml` for a config whose passes run there; "" for this machine."""
     if flags.on is not None:
         return "" if flags.on == "local" else flags.on
     config = flags.find_project().config
@@ -118,7 +118,7 @@ def _other_machine(flags: Flags) -> str:
         return ""
     from phi_runtime.pipeline.load import load_workflow
 
-    return load_workflow(config, flags.overrides()).remote or ""
+    return "azureml" if load_workflow(config, flags.overrides()).remote else ""
 
 
 def run_stages(

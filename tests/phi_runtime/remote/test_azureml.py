@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from phi_runtime.config.diagnostics import Finding
+from phi_runtime.config.schema import canonical
+from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.load import check_file, load_workflow
 from phi_runtime.remote.azureml.build import AzureMLJob, azureml_job
@@ -59,7 +62,7 @@ def edit(project: ProjectFolder, system: dict[str, Any] | None = None, **client:
 def planned(project: ProjectFolder, **options: Any) -> AzureMLJob:
     workflow = load_workflow(project.config)
     package = SnapshotFile("phi-scaffold.tar.xz", content=b"x")
-    command = {"on": "azureml", "arguments": ["run", "--json"], "stages": ["fetch", "finetune"]}
+    command = {"on": "azureml", "selection": ["finetune"], "stages": ["fetch", "finetune"], "arguments": ["--json"]}
     return azureml_job(project, workflow, **{**command, "package": package, "template_setup": SETUP, **options})
 
 
@@ -122,6 +125,102 @@ def test_a_conda_file_with_exact_versions_is_used(azure_project: ProjectFolder) 
     result = planned(azure_project)
     assert result.notes == ()
     assert YAML(typ="safe").load(render(result.job)["conda.yaml"]) == conda
+
+
+BUILD: dict[str, Any] = {**SYSTEM, "aml_compute": "cpu-cluster", "instance_count": 1, "hf_token": None}
+BUILD |= {"resources": None, "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}]}
+
+
+@pytest.fixture
+def two_systems(azure_project: ProjectFolder) -> ProjectFolder:
+    """A config that trains on one system and builds on another."""
+    return change(azure_project, use_two_systems)
+
+
+def use_two_systems(config: dict[str, Any]) -> None:
+    config["systems"]["build"] = dict(BUILD)
+    config["passes"]["export"]["host"] = "build"
+
+
+def change(project: ProjectFolder, edit: Callable[[dict[str, Any]], None]) -> ProjectFolder:
+    config = json.loads(project.config.read_text())
+    edit(config)
+    project.config.write_text(json.dumps(config, indent=1))
+    return project
+
+
+ALL = {"selection": [], "stages": ["fetch", "finetune", "merge", "export", "evaluate"]}
+
+
+def test_passes_on_several_systems_are_a_pipeline(two_systems: ProjectFolder) -> None:
+    assert errors(two_systems) == []
+    job = document(two_systems, **ALL)
+    train, build = job["jobs"]["finetune"], job["jobs"]["export"]
+    assert (job["type"], train["compute"], build["compute"]) == (
+        "pipeline",
+        "azureml:gpu-cluster",
+        "azureml:cpu-cluster",
+    )
+    assert train["command"].endswith("-- run fetch finetune merge --json")
+    assert build["command"].endswith("-- run export evaluate --json --set host=build")
+    assert build["inputs"]["gen_model_of_step_before"] == "${{parent.jobs.finetune.outputs.gen_model}}"
+    assert build["outputs"]["gen_model"] == "${{parent.outputs.gen_model}}"
+    assert (train["environment"]["conda_file"], build["environment"]["conda_file"]) == (
+        "conda-finetune.yaml",
+        "conda-export.yaml",
+    )
+
+
+def test_only_the_steps_of_systems_with_a_token_read_one(two_systems: ProjectFolder) -> None:
+    train, build = document(two_systems, **ALL)["jobs"].values()
+    assert ("identity" in train, "identity" in build) == (True, False)
+    assert "PHI_HF_SECRET" not in build["environment_variables"]
+
+
+def test_stages_of_one_system_are_no_pipeline(two_systems: ProjectFolder) -> None:
+    job = document(two_systems)
+    assert (job["type"], job["compute"]) == ("command", "azureml:gpu-cluster")
+    assert job["command"].endswith("-- run finetune --json")
+
+
+def test_a_system_that_the_command_names_runs_all_passes(two_systems: ProjectFolder) -> None:
+    job = document(two_systems, on="build", **ALL)
+    assert (job["type"], job["compute"]) == ("command", "azureml:cpu-cluster")
+    assert job["command"].endswith("-- run --json --set host=build")
+
+
+def test_a_pipeline_is_in_one_workspace(two_systems: ProjectFolder) -> None:
+    other = {**CLIENT, "workspace_name": "other"}
+    change(two_systems, lambda config: config["systems"]["build"].update(azureml_client_config=other))
+    with pytest.raises(UsageError, match="different workspaces"):
+        planned(two_systems, **ALL)
+
+
+def test_a_step_without_a_token_is_a_warning_if_another_has_one(two_systems: ProjectFolder) -> None:
+    (warning,) = (f for f in check_file(two_systems.config).findings if f.rule == "azureml")
+    assert (warning.key, warning.severity) == ("systems.build", "warning")
+
+
+def test_what_would_fail_on_the_system_of_one_pass_is_an_error_too(two_systems: ProjectFolder) -> None:
+    change(two_systems, lambda config: config["systems"]["build"].update(aml_compute="Your Compute"))
+    (error,) = errors(two_systems)
+    assert (error.key, error.rule) == ("systems.build.aml_compute", "placeholder")
+
+
+def test_a_pass_of_this_machine_is_in_no_job(two_systems: ProjectFolder, cli: Cli) -> None:
+    local = {"type": "LocalSystem", "accelerators": BUILD["accelerators"]}
+    change(two_systems, lambda config: config["systems"].update(here=local))
+    change(two_systems, lambda config: config.update(host="here"))
+    loaded = check_file(two_systems.config)
+    assert [finding.key for finding in loaded.findings if finding.rule == "azureml-host"] == ["passes.export.host"]
+    done = cli("run", "--dry-run", "--trust-project", "--project", two_systems.root)
+    assert (done.code, "`finetune` runs on this machine" in done.err) == (2, True)
+
+
+def test_the_system_of_a_pass_is_not_part_of_its_result(two_systems: ProjectFolder) -> None:
+    workflow = load_workflow(two_systems.config)
+    assert workflow.host_of("export") == "build"
+    assert "host" not in canonical(workflow.passes["export"])
 
 
 @pytest.mark.parametrize(

@@ -290,9 +290,6 @@ def _passes(definitions: Schema) -> None:
                 first = {k: v for k, v in properties[key].items() if k not in ("description", "default", "examples")}
                 values = {"type": "array", "minItems": 1, "items": first}
                 either(properties, key, values, "Older form: configure the search in sweep.yaml.")
-    for name in pass_types():
-        properties = definitions[name]["properties"]
-        properties["host"] = older_key({"type": ["string", "null"]}, "Ignored: all passes run on `host` of the config.")
     properties = definitions["ModelBuilder"]["properties"]
     either(properties, "metadata_only", {"const": True}, "Ignored: the complete model is built.")
     inner = {old: reference("ModelBuilder", new) for old, new in BUILDER_NAMES.items()}

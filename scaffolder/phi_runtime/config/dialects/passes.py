@@ -129,10 +129,12 @@ def _own_host(draft: Draft, at: KeyPath) -> None:
     host = (*at, "host")
     if not draft.has(host):
         return
-    if draft.get(host) in (None, draft.get(("host",))):
+    name = draft.get(host)
+    if name in (None, draft.get(("host",))):
         draft.drop(host, "it is the `host` of the config")
-    else:
-        draft.refuse(host, "a host per pass is not supported: remove this key; all passes run on `host` of the config")
+    elif not isinstance(name, str) or draft.get(("systems", name, "type")) != "AzureML":
+        message = "only an Azure ML system can be the host of one pass: remove this key, to run it on `host` of the config"
+        draft.refuse(host, message)
 
 
 # -- training --------------------------------------------------------------------------------------------------------------

@@ -42,6 +42,13 @@ class Pass(Strict):
     """False if the config does not list it among its passes."""
 
     type: str
+    host: str | None = Field(
+        None,
+        exclude=True,  # the same model on every machine
+        description="Name of the Azure ML system that this pass runs on. Default null: `host` of the config. Passes on several "
+        "systems are one pipeline job.",
+        examples=["build_system"],
+    )
 
     def run(self, context: Any) -> dict[str, Any]:
         """Fill `context.out` (a `PassContext`) with the output model; return facts for its manifest."""

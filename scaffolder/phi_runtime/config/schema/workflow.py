@@ -90,8 +90,13 @@ class Workflow(Strict):
 
     @property
     def remote(self) -> str | None:
-        """Name of `host` if it is an Azure ML system, else None; in a job there, that system is this machine."""
-        return self.host if isinstance(self.systems[self.host], AzureMLSystem) and not in_job() else None
+        """Name of the first Azure ML system that a pass runs on, else None; in a job there, that system is this machine."""
+        hosts = dict.fromkeys(self.host_of(name) for name in self.passes)
+        return next((h for h in hosts if isinstance(self.systems[h], AzureMLSystem) and not in_job()), None)
+
+    def host_of(self, name: str) -> str:
+        """Return the name of the system that the pass `name` runs on."""
+        return self.passes[name].host or self.host
 
 
 rebuild_on_load(Workflow)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema import AzureMLSystem, Workflow
+from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.remote.azureml.engine import AzureML
 from phi_runtime.remote.azureml.systems import (
@@ -15,7 +17,7 @@ from phi_runtime.remote.azureml.systems import (
     environment_of,
     machines_of,
     secrets_of,
-    system_name,
+    systems_of,
     workspace_of,
 )
 from phi_runtime.remote.job import RemoteJob
@@ -37,53 +39,68 @@ def azureml_job(
     workflow: Workflow,
     *,
     on: str,
-    arguments: Sequence[str],
+    selection: Sequence[str],
     stages: Sequence[str],
+    arguments: Sequence[str],
     package: SnapshotFile,
     template_setup: Path,
+    force: Sequence[str] = (),
     processes: int = 1,
     upload: bool = False,
     timeout_s: int | None = None,
 ) -> AzureMLJob:
-    """Return the job that runs `phi-scaffold ARGUMENTS` on an Azure ML system.
+    """Return the job that runs stages on the Azure ML systems of their passes: of one step for each.
 
     Args:
         project: The project.
         workflow: Its workflow.
-        on: Name of a system of the config, or `azureml` for the one of `host`.
-        arguments: Arguments of the command.
-        stages: Stages that it updates.
+        on: Name of a system of the config that all stages run on, or `azureml` for those that the config names.
+        selection: Words of `phi-scaffold run` that select the stages, such as `--until merge`.
+        stages: The stages that they select.
+        arguments: Further arguments of `phi-scaffold run`.
         package: phi-scaffold itself.
         template_setup: Folder with the requirements of phi-scaffold.
+        force: Stages that run even if they are cached.
         processes: Processes that train together on each machine.
         upload: Store local data, and a local base model, as data assets.
-        timeout_s: Time limit.
+        timeout_s: Time limit of each step.
 
     Raises:
         ConfigError: The workspace is not named completely.
-        UsageError: There is no such system, or a file may not be sent.
+        UsageError: There is no such system, systems are in different workspaces, or a file may not be sent.
     """
-    name = system_name(workflow, project.config, on)
-    system = workflow.systems[name]
-    assert isinstance(system, AzureMLSystem)
-    workspace = workspace_of(project, workflow, name)
-    environment, reasons = environment_of(project, workflow, name, template_setup)
-    part = Part("run", tuple(stages), tuple(arguments), machines_of(system, name, processes), environment)
-    job = plan_job(
-        project,
-        workflow,
-        [part],
-        package=[package],
-        secrets=secrets_of(workflow, name),
-        tags=system.tags,
-        upload=upload,
-        timeout_s=timeout_s,
-    )
-    notes = []
-    if reasons and system.aml_docker_config:
-        file = system.aml_docker_config.conda_file_path
-        notes.append(f"{file} is replaced by the tested versions of phi-scaffold: {'; '.join(reasons)}")
-    return AzureMLJob(job, workspace, tuple(notes))
+    systems = systems_of(workflow, project.config, on, stages)
+    parts, notes = [], []
+    tags: dict[str, str] = {}
+    for name, names in systems:
+        system = workflow.systems[name]
+        assert isinstance(system, AzureMLSystem)
+        words = ["run", *(selection if len(systems) == 1 else names)]
+        for stage in force:
+            words += ["--force", stage] if stage in names else []
+        words += [*arguments, *(("--set", f"host={name}") if name != workflow.host else ())]
+        environment, reasons = environment_of(project, workflow, name, template_setup)
+        if reasons and system.aml_docker_config:
+            file = system.aml_docker_config.conda_file_path
+            notes.append(f"{file} is replaced by the tested versions of phi-scaffold: {'; '.join(reasons)}")
+        machines, secrets = machines_of(system, name, processes), secrets_of(workflow, name)
+        parts.append(Part(_step_name(names, workflow), names, tuple(words), machines, environment, secrets))
+        tags |= system.tags or {}
+    workspaces = list(dict.fromkeys(workspace_of(project, workflow, name) for name, _ in systems))
+    if len(workspaces) > 1:
+        raise UsageError(
+            f"`{systems[0][0]}` and `{systems[-1][0]}` are in different workspaces, and a job is in one",
+            where=Location(project.config),
+            fix="run one after the other: --on " + ", then --on ".join(dict.fromkeys(name for name, _ in systems)),
+        )
+    job = plan_job(project, workflow, parts, package=[package], tags=tags, upload=upload, timeout_s=timeout_s)
+    return AzureMLJob(job, workspaces[0], tuple(dict.fromkeys(notes)))
+
+
+def _step_name(stages: Sequence[str], workflow: Workflow) -> str:
+    """Return the name of a step, an identifier: that of its first pass, in lower case, as nodes of a pipeline need it."""
+    first = next((name for name in stages if name in workflow.passes), stages[0])
+    return f"{'' if first[0].isalpha() else 'step_'}{re.sub('[^a-z0-9]', '_', first.lower())}"
 
 
 def settings_of(workspace: Workspace) -> dict[str, Any]:

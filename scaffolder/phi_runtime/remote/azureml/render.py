@@ -90,7 +90,7 @@ def _step(job: RemoteJob, step: Step) -> dict[str, Any]:
     is_last = step is job.steps[-1]
     output = f"${{{{parent.outputs.{OUTPUT}}}}}" if is_pipeline and is_last else _output(job, step)
     variables = {JOB: job.name, "PYTHONUNBUFFERED": "1"}
-    variables |= {SECRET_VARIABLES[name]: address for name, address in job.secrets.items()}
+    variables |= {SECRET_VARIABLES[name]: address for name, address in step.secrets.items()}
     resources = {"instance_count": machines.count, **machines.resources}
     document: dict[str, Any] = {
         "code": SNAPSHOT,
@@ -106,7 +106,7 @@ def _step(job: RemoteJob, step: Step) -> dict[str, Any]:
     if inputs:
         document["inputs"] = inputs
     document |= {"outputs": {OUTPUT: output}, "environment_variables": variables}
-    if job.secrets:
+    if step.secrets:
         document["identity"] = {"type": "managed"}
     if job.timeout_s:
         document["limits"] = {"timeout": job.timeout_s}

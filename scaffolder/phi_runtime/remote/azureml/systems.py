@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,37 @@ def system_name(workflow: Workflow, config: Path, requested: str = "azureml") ->
         where=where,
         fix=f"name one: --on {' or --on '.join(systems)}",
     )
+
+
+def systems_of(
+    workflow: Workflow, config: Path, requested: str, stages: Sequence[str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the stages in order, by the Azure ML system that they run on: those of neighbors on one system together.
+
+    A pass runs on its `host`, or on that of the config; the download before, and the evaluation after, on the same system.
+
+    Args:
+        requested: Name of a system that all stages run on, or `azureml`.
+
+    Raises:
+        UsageError: There is no such system, or there are several.
+    """
+    if requested != "azureml":
+        return [(system_name(workflow, config, requested), tuple(stages))]
+    groups: list[tuple[str, tuple[str, ...]]] = []
+    waiting: tuple[str, ...] = ()
+    for stage in stages:
+        host = workflow.host_of(stage) if stage in workflow.passes else ""
+        if host and not isinstance(workflow.systems[host], AzureMLSystem):
+            host = system_name(workflow, config)
+        if not host and not groups:
+            waiting += (stage,)
+        elif groups and host in ("", groups[-1][0]):
+            groups[-1] = (groups[-1][0], (*groups[-1][1], stage))
+        else:
+            groups.append((host, (*waiting, stage)))
+            waiting = ()
+    return groups or [(system_name(workflow, config), waiting)]
 
 
 def client_of(workflow: Workflow, name: str) -> AzureMLClient | None:
