@@ -43,7 +43,9 @@ def package(packages: Iterable[Path], version: str, *, without: Iterable[str] = 
         version: Version of phi-scaffold.
         without: Names of data files that the job does not read.
     """
-    skipped = re.compile("|".join(fnmatch.translate(pattern) for pattern in (*_NOT_RUN, *(f"*/{name}" for name in without))))
+    skipped = re.compile(
+        "|".join(fnmatch.translate(pattern) for pattern in (*_NOT_RUN, *(f"*/{name}" for name in without)))
+    )
     paths = {
         path.relative_to(folder.parent).as_posix(): path
         for folder in packages

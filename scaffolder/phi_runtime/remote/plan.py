@@ -66,9 +66,7 @@ def plan_job(
         arguments = (*part.arguments, *(("--nproc", str(processes)) if processes > 1 else ()))
         after = steps[-1].name if steps else ""
         machines, environment = part.machines, part.environment
-        steps.append(
-            Step(part.name, arguments, part.stages, machines, environment, tuple(inputs), part.secrets, after)
-        )
+        steps.append(Step(part.name, arguments, part.stages, machines, environment, tuple(inputs), part.secrets, after))
     key = job_key(tuple(steps), snapshot)
     title = project.root.name
     label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "project"

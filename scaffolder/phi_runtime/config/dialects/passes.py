@@ -133,7 +133,9 @@ def _own_host(draft: Draft, at: KeyPath) -> None:
     if name in (None, draft.get(("host",))):
         draft.drop(host, "it is the `host` of the config")
     elif not isinstance(name, str) or draft.get(("systems", name, "type")) != "AzureML":
-        message = "only an Azure ML system can be the host of one pass: remove this key, to run it on `host` of the config"
+        message = (
+            "only an Azure ML system can be the host of one pass: remove this key, to run it on `host` of the config"
+        )
         draft.refuse(host, message)
 
 
