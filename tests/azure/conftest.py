@@ -57,7 +57,12 @@ def python(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def standin(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
-    machine = {"OMP_NUM_THREADS": "1", "PHI_SCAFFOLD_CORES": "1", "CUDA_VISIBLE_DEVICES": ""}
+    machine = {
+        "OMP_NUM_THREADS": "1",
+        "PHI_SCAFFOLD_CORES": "1",
+        "PHI_SCAFFOLD_BFLOAT16": "0",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     with Standin(tmp_path_factory.mktemp("azure"), python, machine) as running:
         yield running
 

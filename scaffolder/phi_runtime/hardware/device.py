@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import MissingDependency
+from phi_runtime.hardware.machine import chosen_bfloat16
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +94,7 @@ def best_device() -> str:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Return True if the torch device multiplies bfloat16 matrices in hardware.
+    """Return True if the torch device is to multiply bfloat16 matrices, which it has instructions for.
 
     `machine.has_bfloat16` answers the same without torch.
     """
@@ -102,6 +103,8 @@ def has_bfloat16(device: str) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == "cpu":
+        if (chosen := chosen_bfloat16()) is not None:
+            return chosen
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
 

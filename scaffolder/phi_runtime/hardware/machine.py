@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+BFLOAT16 = "PHI_SCAFFOLD_BFLOAT16"
+"""Environment variable: 0 computes in float32 on a CPU that has bfloat16 instructions; 1 in bfloat16 on one without them."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _LIMIT_FILES = (  # limit, usage and statistics of the kernel's control groups: version 2, then version 1
     ("memory.max", "memory.current", "memory.stat"),
@@ -95,8 +97,13 @@ def _describe(pynvml: object, handle: object) -> Gpu:
     return Gpu(text, int(memory.total), int(memory.free), major + minor / 10)
 
 
+def chosen_bfloat16() -> bool | None:
+    """Return the user's choice for the CPU, by `BFLOAT16`; None: as its instructions say."""
+    return {"0": False, "1": True}.get(os.environ.get(BFLOAT16, "").strip())
+
+
 def has_bfloat16(device: str) -> bool | None:
-    """Return True if `device` ("cpu" or "gpu") multiplies bfloat16 matrices in hardware; None if that is not known.
+    """Return True if `device` ("cpu" or "gpu") is to multiply bfloat16 matrices: it has instructions for it; None: not known.
 
     Without hardware support bfloat16 is several times slower than float32. `device.compute_dtype` uses torch's own
     answer, which agrees.
@@ -104,6 +111,8 @@ def has_bfloat16(device: str) -> bool | None:
     if device == "gpu":
         cards = gpus()
         return cards[0].capability >= 8.0 if cards else None
+    if (chosen := chosen_bfloat16()) is not None:
+        return chosen
     if sys.platform == "darwin":
         return False
     try:

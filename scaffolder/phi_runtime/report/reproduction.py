@@ -18,6 +18,7 @@ from phi_runtime.core.project import CONFIG as DEFAULT_CONFIG
 from phi_runtime.core.project import ProjectFolder, for_task
 from phi_runtime.core.secrets import SECRET
 from phi_runtime.hardware.device import usable_cores
+from phi_runtime.hardware.machine import BFLOAT16, gpus, has_bfloat16
 from phi_runtime.pipeline.run_record import CONFIG_FILES, git_commit
 from phi_runtime.report.differences import chosen_config
 from phi_runtime.report.history import RecordedRun
@@ -230,7 +231,7 @@ def _of_base_model(run: RecordedRun) -> list[Mismatch]:
 
 
 def _of_machine(run: RecordedRun) -> list[Mismatch]:
-    """Return versions and numbers of threads that differ: with those, a sum may round differently."""
+    """Return versions, numbers of threads and number types that differ."""
     recorded = run.environment.get("versions", {})
     current = versions(tuple(recorded))
     found = [
@@ -244,7 +245,25 @@ def _of_machine(run: RecordedRun) -> list[Mismatch]:
     for count in sorted(threads - {usable_cores()}):
         fix = f"limit the cores: PHI_SCAFFOLD_CORES={count}" if count < usable_cores() else "use a machine with as many"
         found.append(Mismatch("threads", str(count), str(usable_cores()), changes_result=False, fix=fix))
-    return found
+    return [*found, *_of_number_type(run)]
+
+
+def _of_number_type(run: RecordedRun) -> list[Mismatch]:
+    """Return the number type of training on the CPU if the one of the run is not what this machine computes in."""
+    supported = None if gpus() else has_bfloat16("cpu")
+    for name, output in run.outputs.items():
+        recorded = output["facts"].get("dtype")
+        chosen = run.config.get("passes", {}).get(name, {}).get("torch_dtype", "bfloat16")
+        if supported is None or chosen != "bfloat16" or recorded == (current := "bfloat16" if supported else "float32"):
+            continue
+        if recorded == "float32":
+            fix = f"compute in float32 too: {BFLOAT16}=0"
+        elif recorded == "bfloat16":
+            fix = f"use a machine with bfloat16 instructions, or compute without them, slowly: {BFLOAT16}=1"
+        else:
+            continue
+        return [Mismatch("number type", recorded, current, changes_result=True, fix=fix)]
+    return []
 
 
 def _of_commit(run: RecordedRun) -> Sequence[Mismatch]:

@@ -100,15 +100,18 @@ def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
     """
     import torch
     from peft.helpers import disable_input_dtype_casting
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     run = prepare(context, trainable)
     data, trainer, stop = run.data, run.trainer, run.stop
     checkpoint = _resume_point(context, trainer)
     # peft would compile and write an empty card, with the path of the base model, at each save.
     trainer.model.create_or_update_model_card = lambda _folder: None
-    # Under autocast peft's own casts would only copy the inputs of an adapter back and forth.
-    autocast = run.dtype != "float32"
-    with handled_by(stop.on_signal), run.resources, disable_input_dtype_casting(trainer.model, active=autocast):
+    # Under autocast peft's own casts would only copy the inputs of an adapter back and forth. Layers of IA3 and PEANuT have none,
+    # and peft 0.21.2 fails for them.
+    layers = [module for module in trainer.model.modules() if isinstance(module, BaseTunerLayer)]
+    casts = run.dtype != "float32" and all(hasattr(layer, "cast_input_dtype_enabled") for layer in layers)
+    with handled_by(stop.on_signal), run.resources, disable_input_dtype_casting(trainer.model, active=casts):
         if checkpoint is None or not _restore_stopped_early(trainer, checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.caught:

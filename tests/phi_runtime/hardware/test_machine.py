@@ -31,9 +31,13 @@ def test_a_container_has_the_memory_that_it_is_allowed(
     assert machine.memory_bytes() > 2_000_000
 
 
-def test_bfloat16_is_known_without_torch_as_torch_finds_it() -> None:
+def test_bfloat16_is_known_without_torch_as_torch_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from phi_runtime.hardware.device import has_bfloat16
 
+    for chosen in ("0", "1"):
+        monkeypatch.setenv("PHI_SCAFFOLD_BFLOAT16", chosen)
+        assert machine.has_bfloat16("cpu") is has_bfloat16("cpu") is (chosen == "1")
+    monkeypatch.delenv("PHI_SCAFFOLD_BFLOAT16")
     assert machine.has_bfloat16("cpu") in (None, has_bfloat16("cpu"))
 
 

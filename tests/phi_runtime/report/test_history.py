@@ -291,6 +291,34 @@ def test_a_reproduction_names_each_input_that_is_not_that_of_the_run(
     assert found["threads"] == ("4", False)
 
 
+@pytest.mark.parametrize(
+    ("here", "recorded", "config", "fix"),
+    [
+        ("1", "float32", {}, "PHI_SCAFFOLD_BFLOAT16=0"),
+        ("0", "bfloat16", {}, "PHI_SCAFFOLD_BFLOAT16=1"),
+        ("1", "bfloat16", {}, None),
+        ("1", "float32", {"torch_dtype": "float32"}, None),
+    ],
+)
+def test_a_reproduction_names_a_number_type_that_is_not_that_of_the_run(
+    project: ProjectFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    here: str,
+    recorded: str,
+    config: dict[str, str],
+    fix: str | None,
+) -> None:
+    monkeypatch.setenv("PHI_SCAFFOLD_BFLOAT16", here)
+    run = recorded_run(project)
+    run.record["outputs"]["finetune"]["facts"]["dtype"] = recorded
+    run.config["passes"]["finetune"] |= config
+    found = {m.subject: m for m in plan_reproduction(run, Overrides()).mismatches}
+    assert ("number type" in found) == bool(fix)
+    if fix:
+        assert found["number type"].changes_result
+        assert fix in found["number type"].fix
+
+
 def test_an_older_record_is_reproduced_from_its_complete_config(project: ProjectFolder) -> None:
     write_run(project, FIRST, r=2)
     plan = plan_reproduction(find_run(project, FIRST), Overrides())

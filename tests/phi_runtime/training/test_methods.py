@@ -93,8 +93,12 @@ def test_there_is_a_test_for_every_kind_of_adapter() -> None:
     assert kinds == {*ADAPTERS, "QLoRA"}
 
 
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [*ADAPTERS, "QLoRA", "FullFinetune"])
-def test_it_trains_from_the_config_to_the_artifact(make_project: MakeProject, kind: str) -> None:
+def test_it_trains_from_the_config_to_the_artifact(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str
+) -> None:
+    monkeypatch.setenv("PHI_SCAFFOLD_BFLOAT16", "1" if dtype == "bfloat16" else "0")
     project = make_project(max_steps=3)
     train_with(project, kind)
     heard = Listener()
@@ -102,6 +106,7 @@ def test_it_trains_from_the_config_to_the_artifact(make_project: MakeProject, ki
     facts = next(m for m in heard.of("metric") if "trainable_parameters" in m)
     norms = [m["grad_norm"] for m in heard.of("metric") if "grad_norm" in m]
     assert facts["trainable_parameters"] > 0
+    assert facts["dtype"] == dtype
     assert len(norms) == 3
     assert all(norm > 0 for norm in norms)
     made = project.gen_model / ("merged" if kind == "FullFinetune" else "adapter")
