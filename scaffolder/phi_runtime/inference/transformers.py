@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.data.tokenize import pad_id
 from phi_runtime.data.tokenize import prompt_ids as encode_prompt
+from phi_runtime.hardware.busy_cores import AdaptedThreads
 from phi_runtime.inference.detokenizer import detokenizer
 from phi_runtime.inference.generator import (
     Answer,
@@ -115,6 +116,7 @@ class TransformersGenerator:
         self._files = self.options.adapters
         self._active: str | None = None
         self._loaded: set[str] = set()
+        self._threads = AdaptedThreads() if device == "cpu" else None
         self._sequences = SequenceCache(self.options.conversations, lambda _, adapter: self.create_sequence(adapter))
 
     # -- answers -------------------------------------------------------------------------------------------------------
@@ -221,6 +223,8 @@ class TransformersGenerator:
         """
         import torch
 
+        if self._threads:
+            self._threads.adapt()
         self._activate(adapter)
         model, tokens = self._language_model, torch.tensor(rows, dtype=torch.long, device=self.device)  # (B, T)
         inputs: dict[str, Any] = {"input_ids": tokens}

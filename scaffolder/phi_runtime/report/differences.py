@@ -140,9 +140,10 @@ def _environment(run: RecordedRun) -> dict[str, Any]:
     versions = run.environment.get("versions", {})
     machine = {key: value for key, value in run.environment.items() if key != "versions"}
     threads = {
-        f"threads of {stage}": output["facts"]["torch_threads"]
+        f"{words} of {stage}": output["facts"][fact]
         for stage, output in run.outputs.items()
-        if output["facts"].get("torch_threads")
+        for fact, words in (("torch_threads", "threads"), ("fewest_threads", "fewest threads"))
+        if output["facts"].get(fact)
     }
     return {**machine, **threads, **versions}
 

@@ -245,6 +245,11 @@ def _of_machine(run: RecordedRun) -> list[Mismatch]:
     for count in sorted(threads - {usable_cores()}):
         fix = f"limit the cores: PHI_SCAFFOLD_CORES={count}" if count < usable_cores() else "use a machine with as many"
         found.append(Mismatch("threads", str(count), str(usable_cores()), changes_result=False, fix=fix))
+    if fewer := {
+        facts["fewest_threads"] for each in run.outputs.values() if "fewest_threads" in (facts := each["facts"])
+    }:
+        recorded, fix = f"{min(fewer)} at times, next to other programs", "--threads N fixes the number"
+        found.append(Mismatch("threads", recorded, str(usable_cores()), changes_result=False, fix=fix))
     return [*found, *_of_number_type(run)]
 
 

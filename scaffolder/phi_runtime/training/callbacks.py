@@ -1,4 +1,4 @@
-"""Trainer callbacks: progress events, a clean stop on a signal, and checkpoints that include their evaluation."""
+"""Trainer callbacks: progress events, threads for free cores, a clean stop on a signal, and checkpoints with their evaluation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from phi_runtime.core.events import Emit, Event
+from phi_runtime.hardware.busy_cores import AdaptedThreads
 from phi_runtime.training.process_group import any_process
 from phi_runtime.training.resources import ResourceMonitor
 
@@ -57,6 +58,19 @@ class ProgressEvents(TrainerCallback):
             if "validation_loss" in figures:
                 self.latest["validation_step"] = state.global_step
             self.emit(Event("metric", self.stage, {"step": state.global_step, "epoch": state.epoch, **figures}))
+
+
+class AdaptThreads(TrainerCallback):
+    """Computes each step with as many threads as other programs leave cores."""
+
+    def __init__(self, threads: AdaptedThreads) -> None:
+        self.threads = threads
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.threads.adapt()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.threads.close()
 
 
 class StopOnSignal(TrainerCallback):

@@ -15,6 +15,7 @@ from phi_runtime.core.project import GEN_MODEL
 from phi_runtime.core.signals import handled_by
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.tokenize import pad_id
+from phi_runtime.hardware.busy_cores import AdaptedThreads
 from phi_runtime.hardware.process_memory import peak_and_total
 from phi_runtime.training import checkpoints
 from phi_runtime.training.diagnosis import diagnose
@@ -48,6 +49,7 @@ class PreparedTraining:
     progress: ProgressEvents
     stop: StopOnSignal
     resources: ResourceMonitor
+    threads: AdaptedThreads | None
 
 
 def prepare(context: FinetuneContext, trainable: Trainable) -> PreparedTraining:
@@ -140,6 +142,7 @@ def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
         "validation_loss": validation_losses[-1] if validation_losses else None,
         "dtype": run.dtype,
         "torch_threads": torch.get_num_threads(),
+        **({"fewest_threads": run.threads.fewest} if run.threads and run.threads.fewest < run.threads.cores else {}),
         "diagnosis": _diagnose(context, run, log),
     }
 
@@ -170,7 +173,7 @@ def _build(
 ) -> PreparedTraining:
     from transformers import PrinterCallback
 
-    from phi_runtime.training.callbacks import ProgressEvents, SaveAfterEvaluation, StopOnSignal
+    from phi_runtime.training.callbacks import AdaptThreads, ProgressEvents, SaveAfterEvaluation, StopOnSignal
     from phi_runtime.training.extras import training_extras
     from phi_runtime.training.rank_sampler import SetSamplerEpoch
     from phi_runtime.training.trainer import SelectiveTrainer
@@ -178,17 +181,25 @@ def _build(
     padding, stop = pad_id(data.tokenizer), StopOnSignal()
     resources = ResourceMonitor(context.record, context.name)
     progress = ProgressEvents(context.name, context.emit, data.training.token_count, resources)
+    threads = AdaptedThreads(context.info) if arguments.device.type == "cpu" and world_size() == 1 else None
+    callbacks = [
+        progress,
+        stop,
+        SaveAfterEvaluation(),
+        SetSamplerEpoch(),
+        *([AdaptThreads(threads)] if threads else []),
+    ]
     trainer = SelectiveTrainer(
         model=model,
         args=arguments,
         train_dataset=data.training,
         eval_dataset=data.validation if len(data.validation) else None,
         data_collator=lambda examples: layout.collate(examples, padding),
-        callbacks=[progress, stop, SaveAfterEvaluation(), SetSamplerEpoch()],
+        callbacks=callbacks,
         extras=training_extras(context, model, data),
     )
     trainer.remove_callback(PrinterCallback)
-    return PreparedTraining(data, layout, trainer, dtype, progress, stop, resources)
+    return PreparedTraining(data, layout, trainer, dtype, progress, stop, resources, threads)
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------------

@@ -291,6 +291,14 @@ def test_a_reproduction_names_each_input_that_is_not_that_of_the_run(
     assert found["threads"] == ("4", False)
 
 
+def test_a_reproduction_says_that_the_threads_of_the_run_changed(project: ProjectFolder) -> None:
+    run = recorded_run(project)
+    run.record["outputs"]["finetune"]["facts"] |= {"torch_threads": 1, "fewest_threads": 1}
+    (found,) = plan_reproduction(run, Overrides()).mismatches
+    assert (found.subject, found.changes_result) == ("threads", False)
+    assert "--threads" in found.fix
+
+
 @pytest.mark.parametrize(
     ("here", "recorded", "config", "fix"),
     [

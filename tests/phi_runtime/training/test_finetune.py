@@ -11,6 +11,7 @@ import pytest
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import ConfigError, DataError, WorkFailed
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.hardware import busy_cores
 from phi_runtime.pipeline.engine import run
 from tests.conftest import Listener, MakeProject, edit_config, states, weights
 
@@ -46,6 +47,29 @@ def test_the_best_state_is_kept_and_is_that_of_a_run_of_as_many_steps(make_proje
     trained(short)
     long = short.root.parent / "long" / "gen-model" / "adapter"
     assert weights(long) == weights(short.gen_model / "adapter")
+
+
+def test_a_busy_core_is_reported_and_recorded(make_project: MakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load is made up here; `tests/phi_runtime/hardware/test_busy_cores.py` measures a real one."""
+    import torch
+
+    others = iter(
+        range(0, 2_000, 2)
+    )  # CPU seconds of other programs: both cores, however short the time between two looks
+    for name in (busy_cores.CORES, busy_cores.OMP_THREADS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(busy_cores, "usable_cores", lambda: 2)
+    monkeypatch.setattr(busy_cores, "_EVERY_S", 0.0)
+    monkeypatch.setattr(busy_cores, "_probe", lambda: lambda: (1e6 * next(others), 0.0, 2))
+    monkeypatch.setattr("phi_runtime.hardware.device.usable_cores", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        facts, listener = trained(make_project(max_steps=2))
+    finally:
+        torch.set_num_threads(before)
+    assert (facts["torch_threads"], facts["fewest_threads"]) == (2, 1)
+    lines = [e["message"] for e in listener.of("progress") if "other programs use" in e.get("message", "")]
+    assert len(lines) == 1
 
 
 def test_training_stops_without_progress(make_project: MakeProject) -> None:
