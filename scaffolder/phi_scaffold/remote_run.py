@@ -1,4 +1,7 @@
-"""`run` on another machine: plan the job, show what is uploaded, submit it once, follow it, and download its outputs."""
+"""`run` on other machines: plan the job, show what is sent, submit it once, follow it, and download its outputs.
+
+For clusters that this machine cannot submit to, `emit` writes their files instead.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.errors import Interrupted, UsageError, WorkFailed
+from phi_runtime.core.errors import Conflict, Interrupted, Location, UsageError, WorkFailed
 from phi_runtime.core.project import CONFIG, ProjectFolder
 
 if TYPE_CHECKING:
     from phi_runtime.config.schema import Workflow
-    from phi_runtime.core.events import Emit
+    from phi_runtime.core.events import Emit, Event
     from phi_runtime.remote.engine import Engine, Status
     from phi_runtime.remote.records import JobRecord
     from phi_scaffold.cli.options import Flags
@@ -27,11 +30,12 @@ class Request:
     """Stages of `run` for another machine, and the flags that concern the job.
 
     Attributes:
-        on: Name of a system of the config, or `azureml`.
+        on: `slurm`, `azureml`, or the name of an Azure ML system of the config.
         time_limit: Text such as `4h`.
+        sbatch: Options of sbatch, such as `partition=gpu`.
     """
 
-    on: str
+    on: str = ""
     stages: Sequence[str] = ()
     until: str | None = None
     force: Sequence[str] = ()
@@ -40,6 +44,7 @@ class Request:
     detach: bool = False
     upload: bool = False
     time_limit: str | None = None
+    sbatch: Sequence[str] = ()
 
 
 def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> None:
@@ -47,11 +52,12 @@ def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> No
     from phi_runtime.pipeline.engine import select_stages
     from phi_runtime.pipeline.load import load_workflow
     from phi_runtime.remote.azureml.build import azureml_job, engine_of, settings_of
+    from phi_runtime.remote.records import write_record
+    from phi_runtime.remote.submit import find_attempt, submit
     from phi_scaffold.new.template_files import setup_folder
     from phi_scaffold.show import remote as show
 
-    if flags.data:
-        raise UsageError("--data reads a file of this machine", fix="name the file in `data_files` of the config")
+    _refuse_data(flags)
     overrides = replace(flags.overrides(remote=True), on_azureml=request.on)
     workflow = load_workflow(project.config, overrides)
     stages = select_stages(workflow, request.stages, request.until, request.force)
@@ -76,10 +82,92 @@ def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> No
         say(f"warning: {note}")
     engine = engine_of(settings_of(planned.workspace), say)
     if request.dry_run:
-        show.dry_run(planned.job, engine.render(planned.job), as_json=flags.as_json)
+        show.azureml_dry_run(planned.job, engine.render(planned.job), as_json=flags.as_json)
         return
     show.what_is_sent(planned.job, planned.workspace.name, say)
-    _submit_and_wait(project, flags, engine, planned.job, settings_of(planned.workspace), request)
+    attempt = find_attempt(engine, planned.job, again=bool(request.force))
+    status = attempt.status or submit(engine, attempt.job)
+    _report_submission(status, say, is_new=attempt.status is None)
+    files = engine.render(attempt.job)
+    record = write_record(project, attempt.job, engine.name, settings_of(planned.workspace), files)
+    _wait(project, flags, engine, record, status, detach=request.detach)
+
+
+def run_on_slurm(project: ProjectFolder, flags: Flags, request: Request) -> None:
+    """Submit the stages as a job of the Slurm cluster, and wait for its end."""
+    from phi_runtime.core.signed_text import is_edited
+    from phi_runtime.pipeline.engine import select_stages
+    from phi_runtime.remote.records import write_record
+    from phi_runtime.remote.slurm import SCRIPT, Slurm, slurm_job
+    from phi_runtime.remote.submit import submit
+    from phi_runtime.training.distributed.shares import check_shares
+    from phi_scaffold.show import remote as show
+
+    workflow = _workflow_of_cluster(project, flags)
+    job = slurm_job(
+        project,
+        (*_command(request), *_arguments(project, flags), *_data(flags)),
+        tuple(select_stages(workflow, request.stages, request.until, request.force)),
+        workflow.host_device,
+        request.nproc,
+        list(request.sbatch),
+        _seconds(request.time_limit),
+    )
+    check_shares(workflow, job.steps[0].machines.count * request.nproc)
+    engine, say = Slurm(project), _say(flags)
+    if is_edited(project.root / SCRIPT):
+        say(f"{SCRIPT} was edited, and is submitted as it is")
+    if request.dry_run:
+        show.slurm_dry_run(job, engine.script(job), engine.command(job), as_json=flags.as_json)
+        return
+    active = engine.active(job)
+    status = active or submit(engine, job)
+    _report_submission(status, say, is_new=active is None)
+    record = write_record(project, replace(job, name=status.name), engine.name, {}, {SCRIPT.name: engine.script(job)})
+    _wait(project, flags, engine, record, status, detach=request.detach)
+
+
+def emit(project: ProjectFolder, flags: Flags, request: Request, kinds: Sequence[str]) -> None:
+    """Write the files of clusters that run the stages, and print the commands that submit them.
+
+    Raises:
+        UsageError: There is no such kind of cluster, or the run reads files that may not leave this machine.
+        Conflict: The user has edited one of the files.
+    """
+    from phi_runtime.core.signed_text import is_edited
+    from phi_runtime.pipeline.engine import select_stages
+    from phi_runtime.remote.cluster_files import KINDS, cluster_file, write_cluster_file
+    from phi_scaffold.cli.options import one_of
+    from phi_scaffold.show import remote as show
+
+    chosen = dict.fromkeys(one_of("--emit", kind, KINDS) for kind in kinds)
+    _refuse_data(flags)
+    workflow = _workflow_of_cluster(project, flags)
+    stages = tuple(select_stages(workflow, request.stages, request.until, request.force))
+    arguments = (*_command(request), *_arguments(project, flags))
+    files = [cluster_file(project, workflow, kind, arguments, stages, request.nproc) for kind in chosen]
+    for file in files:
+        if is_edited(project.root / file.path):  # before any of them is written
+            raise Conflict(f"{file.path} was edited", fix="delete it to write it again")
+    for file in files:
+        write_cluster_file(project, file)
+    show.emitted(files, as_json=flags.as_json)
+
+
+def _workflow_of_cluster(project: ProjectFolder, flags: Flags) -> Workflow:
+    """Load the workflow for machines that run it as this one would. Raises UsageError if its host is an Azure ML system."""
+    from phi_runtime.pipeline.load import load_workflow
+
+    workflow = load_workflow(project.config, flags.overrides(remote=True))
+    if workflow.remote:
+        fix = "set `host` to a system of type LocalSystem with the device of the cluster's nodes"
+        raise UsageError(f"`host` is the Azure ML system `{workflow.remote}`", where=Location(project.config), fix=fix)
+    return workflow
+
+
+def _refuse_data(flags: Flags) -> None:
+    if flags.data:
+        raise UsageError("--data reads a file of this machine", fix="name the file in `data_files` of the config")
 
 
 def _require_no_pass_here(workflow: Workflow, stages: Sequence[str]) -> None:
@@ -109,49 +197,61 @@ def own_package(base_model: str) -> Any:
     return package(folders, phi_scaffold.__version__, without=unused)
 
 
-def _submit_and_wait(
-    project: ProjectFolder, flags: Flags, engine: Engine, job: Any, settings: dict[str, Any], request: Request
+def _report_submission(status: Status, say: Callable[[str], None], *, is_new: bool) -> None:
+    if is_new:
+        say(f"submitted job {status.name}{f': {status.page}' if status.page else ''}")
+    else:
+        say(
+            f"job {status.name} is {'done' if status.state == 'done' else status.state} already, and was not submitted again"
+        )
+
+
+def _wait(
+    project: ProjectFolder, flags: Flags, engine: Engine, record: JobRecord, status: Status, *, detach: bool
 ) -> None:
-    from phi_runtime.remote.records import write_record
-    from phi_runtime.remote.submit import find_attempt, submit
     from phi_scaffold.show import remote as show
 
-    say = _say(flags)
-    attempt = find_attempt(engine, job, again=bool(request.force))
-    if attempt.status is None:
-        status = submit(engine, attempt.job)
-        say(f"submitted {status.name}{f': {status.page}' if status.page else ''}")
+    if detach:
+        show.detached(status, flags.repeated(settings=False), as_json=flags.as_json)
     else:
-        status = attempt.status
-        say(f"{status.name} is {'done' if status.state == 'done' else 'there'} already, and was not submitted again")
-    record = write_record(project, attempt.job, engine.name, settings, engine.render(attempt.job))
-    if request.detach:
-        show.detached(status, flags.repeated(), as_json=flags.as_json)
-        return
-    wait_and_download(project, flags, engine, record)
+        wait_and_download(project, flags, engine, record)
 
 
 def wait_and_download(project: ProjectFolder, flags: Flags, engine: Engine, record: JobRecord) -> None:
-    """Follow a job until it ends, and download its outputs into gen-model/.
+    """Follow a job until it ends, and download its outputs into gen-model/ if they are not there already.
 
     Raises:
-        WorkFailed: The job failed or was canceled.
+        PhiError: The job failed, with the exit code of its own error, or was canceled.
         Interrupted: The user stopped waiting; the job goes on.
     """
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import remote as show
 
-    again = f" {flags.repeated()}" if flags.repeated() else ""
+    again = f" {flags.repeated(settings=False)}".rstrip()
+    outputs: dict[str, None] = {}
+    verdict: dict[str, Any] = {}
     with show_progress.display(as_json=flags.as_json, quiet=flags.quiet) as emit:
+
+        def collect(event: Event) -> None:
+            if event.event == "stage-finished" and event.data.get("output"):
+                outputs[str(event.data["output"])] = None
+            if event.event == "run-finished":
+                verdict.update(event.data.get("verdict") or {})
+            emit(event)
+
         try:
-            _follow(engine, record, emit, _say(flags), again)
-            downloaded = download_outputs(engine, record, project, emit)
+            _follow(engine, record, collect, _say(flags), again)
+            downloaded = None if engine.shares_disk else download_outputs(engine, record, project, emit)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"no longer waiting for {record.name}, which continues",
+                f"no longer waiting for job {record.name}, which continues",
                 fix=f"phi-scaffold remote logs {record.name} -f{again}; to stop it: phi-scaffold remote cancel {record.name}{again}",
             ) from None
-    show.downloaded(project, record.name, downloaded, flags.repeated(), as_json=flags.as_json, quiet=flags.quiet)
+    repeated = flags.repeated()
+    if downloaded is None:
+        show.outputs_in_place(record.name, list(outputs), verdict, repeated, as_json=flags.as_json, quiet=flags.quiet)
+    else:
+        show.downloaded(project, record.name, downloaded, repeated, as_json=flags.as_json, quiet=flags.quiet)
 
 
 def download_outputs(
@@ -168,12 +268,24 @@ def _follow(engine: Engine, record: JobRecord, emit: Emit, say: Callable[[str], 
 
     status = follow(engine, record.name, emit, say)
     if status.state != "done":
-        what = f"the job {record.name} {'was canceled' if status.state == 'canceled' else 'failed'}"
-        raise WorkFailed(
-            f"{what}: {status.why}" if status.why else what,
-            fix=f"see its log: phi-scaffold remote logs {record.name}{again}",
-        )
+        what = f"job {record.name} {'was canceled' if status.state == 'canceled' else 'failed'}"
+        log = f"see its log: phi-scaffold remote logs {record.name}{again}"
+        where = Location(status.where) if status.where else None
+        fix = "; ".join(filter(None, [status.fix, log]))
+        error = WorkFailed(f"{what}: {status.why}" if status.why else what, where=where, fix=fix)
+        error.exit_code = status.exit_code
+        raise error
     return status
+
+
+def _command(request: Request) -> list[str]:
+    """Return the `run` of a job with its stages."""
+    words = ["run", *request.stages]
+    if request.until:
+        words += ["--until", request.until]
+    for stage in request.force:
+        words += ["--force", stage]
+    return words
 
 
 def _arguments(project: ProjectFolder, flags: Flags) -> list[str]:
@@ -189,6 +301,16 @@ def _arguments(project: ProjectFolder, flags: Flags) -> list[str]:
     if project.config.is_relative_to(project.root) and project.config != project.root / CONFIG and not flags.task_name:
         words += ["--config", project.shown(project.config)]
     return [*words, "--json"]
+
+
+def _data(flags: Flags) -> list[str]:
+    """Return --data of this command line for a job in the folder of the project."""
+    words = []
+    for value in flags.data or ():
+        name, equals, file = value.partition("=")
+        path = Path(file).absolute() if equals and not Path(value).exists() else Path(value).absolute()
+        words += ["--data", f"{name}={path}" if equals and not Path(value).exists() else str(path)]
+    return words
 
 
 def _seconds(text: str | None) -> int | None:

@@ -18,13 +18,24 @@ ENDED: tuple[JobState, ...] = ("done", "failed", "canceled")
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a job; `word` is that of the service (`Preparing`, `PENDING`), `why` its reason for a failure."""
+    """The state of a job.
+
+    Attributes:
+        word: Name of the state at the service, such as `Preparing` or `PENDING`.
+        why: Why the job failed, or is not running yet.
+        where: Place that the error of the job names, on its machine; "" for none.
+        fix: What to do about a failure; "" if the job did not print it.
+        exit_code: Exit code of the error that the job printed.
+    """
 
     name: str
     state: JobState
     word: str
     why: str = ""
     page: str = ""
+    where: str = ""
+    fix: str = ""
+    exit_code: int = 1
 
     @property
     def has_ended(self) -> bool:
@@ -49,9 +60,14 @@ class RemoteFile:
 
 
 class Engine(Protocol):
-    """A service that runs jobs. All methods raise NetworkError if it cannot be reached or refuses the request."""
+    """A service that runs jobs. All methods raise NetworkError if it cannot be reached or refuses the request.
+
+    Attributes:
+        shares_disk: Its machines work in the folder of the project, where the outputs of a job are without a download.
+    """
 
     name: str
+    shares_disk: bool
 
     def render(self, job: RemoteJob) -> dict[str, str]:
         """Return the files that are submitted, by name. Needs no account, no network and no client."""

@@ -6,8 +6,9 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
-from phi_runtime.core.errors import NetworkError
+from phi_runtime.core.errors import NetworkError, WorkFailed
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.remote.engine import Engine, Status
 
@@ -22,7 +23,7 @@ class LogReader:
     """The log of a job as events and lines, each once.
 
     Attributes:
-        failure: The last event of an error in the log.
+        failure: The error of the run in the log; of the last run if the job was queued again.
     """
 
     def __init__(self, engine: Engine, name: str, emit: Emit, say: Say) -> None:
@@ -56,6 +57,8 @@ class LogReader:
                 event = Event.from_dict(json.loads(text))
                 if event.event == "error":
                     self.failure = event
+                elif event.event == "stage-started":
+                    self.failure = None
                 self.emit(event)
                 return
         if text.strip():
@@ -71,16 +74,22 @@ def follow(engine: Engine, name: str, emit: Emit, say: Say, *, pause: Callable[[
         emit: Receives the events of the run.
         say: Receives changes of the status, and lines of the log that are no events.
         pause: Waits for a number of seconds.
+
+    Raises:
+        NetworkError: The service cannot be reached.
+        WorkFailed: It has no such job.
     """
     reader = LogReader(engine, name, emit, say)
     word, wait, failures = "", SHORTEST_S, 0
     while True:
         try:
             status = engine.status(name)
-            assert status is not None
-            if changed := status.word != word:
-                word = status.word
-                say(f"{name}: {word}")
+            if status is None:
+                raise WorkFailed(f"job {name} is gone from the service", fix="submit it again")
+            state = f"{status.word} ({status.why})" if status.why and not status.has_ended else status.word
+            if changed := state != word:
+                word = state
+                say(f"job {name}: {word}")
             news = reader.read() or changed  # after the status, so that the log of a job that has ended is complete
         except NetworkError as error:
             failures += 1
@@ -98,6 +107,7 @@ def follow(engine: Engine, name: str, emit: Emit, say: Say, *, pause: Callable[[
 
 
 def _with_reason(status: Status, failure: Event) -> Status:
-    from dataclasses import replace
-
-    return replace(status, why=str(failure.data.get("message", "")))
+    data = failure.data
+    why, where, fix = (str(data.get(key) or "") for key in ("message", "where", "fix"))
+    code = data.get("exit_code")
+    return replace(status, why=why, where=where, fix=fix, exit_code=code if isinstance(code, int) else 1)

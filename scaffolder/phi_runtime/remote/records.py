@@ -70,7 +70,9 @@ def find_record(project: ProjectFolder, name: str | None = None) -> JobRecord:
     """
     records = read_records(project)
     if not records:
-        raise UsageError("no job was submitted from this project", fix="submit one: phi-scaffold run --on azureml")
+        raise UsageError(
+            "no job was submitted from this project", fix="submit one: phi-scaffold run --on slurm, or --on azureml"
+        )
     if name is None:
         return records[0]
     for record in records:

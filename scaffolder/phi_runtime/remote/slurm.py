@@ -6,6 +6,7 @@ The name of a job is its number. Its log and its exit code are files of the proj
 from __future__ import annotations
 
 import getpass
+import math
 import re
 import shlex
 import subprocess
@@ -25,6 +26,7 @@ from phi_runtime.remote.snapshot import Snapshot
 SCRIPT = Path("remote/job.sbatch")
 _LOGS = Path(GEN_MODEL) / "remote"
 _TIMEOUT_S = 60.0
+_SHORTEST_S = 300
 _STATES: dict[str, JobState] = {
     **dict.fromkeys(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"), "queued"),
     **dict.fromkeys(("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"), "running"),
@@ -32,11 +34,13 @@ _STATES: dict[str, JobState] = {
     "CANCELLED": "canceled",
 }
 _OPTION = re.compile(r"[a-z][a-z-]*(=[\w.,:/@%+*&|()\[\]=-]+)?", re.ASCII)
+_CORES = frozenset(["cpus-per-task", "cpus-per-gpu", "mincpus", "exclusive"])
 # Options that the script depends on, and those with which sbatch prints or submits something else.
 _OURS = frozenset(
     [
         "array",
         "chdir",
+        "clusters",
         "error",
         "export-file",
         "help",
@@ -79,7 +83,9 @@ ended={logs}/slurm-$SLURM_JOB_ID.exit
 rm -f "$ended"
 export PHI_SCAFFOLD_JOB=$SLURM_JOB_ID
 export PHI_SCAFFOLD_CORES=${{PHI_SCAFFOLD_CORES:-$SLURM_CPUS_ON_NODE}}
-export MASTER_ADDR=${{MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}}
+# The machines meet at the address under which Slurm itself reaches the first one; its name may not be known to DNS.
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MASTER_ADDR=${{MASTER_ADDR:-$(scontrol show node "$first" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)}}
 export MASTER_PORT=${{MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}}
 
 # One process per node: the first one runs the workflow, the others take part in its trainings.
@@ -101,6 +107,7 @@ def slurm_job(
     device: str,
     processes: int,
     options: list[str],
+    time_limit_s: int | None = None,
 ) -> RemoteJob:
     """Return the job that runs `phi-scaffold ARGUMENTS` in the project.
 
@@ -109,13 +116,24 @@ def slurm_job(
         device: "gpu" or "cpu", of the config's host.
         processes: Processes that train together on each node; on GPUs, one for each.
         options: Options of sbatch, such as `partition=gpu`.
+        time_limit_s: Time limit; None for that of the partition.
 
     Raises:
-        UsageError: An option is not valid, or is one that the script needs.
+        UsageError: An option is not valid, or is one that the script needs; the time limit is too short.
     """
     chosen = dict(map(_option, options))
+    if time_limit_s is not None:
+        if "time" in chosen:
+            raise UsageError("--time-limit and `--sbatch time` are the same option", fix="omit one of them")
+        if time_limit_s < _SHORTEST_S:
+            fix = f"use --time-limit {_SHORTEST_S // 60}m or more"
+            what = f"a time limit of {time_limit_s} s is too short: a job saves its step and ends 120 s before it"
+            raise UsageError(what, fix=fix)
+        chosen["time"] = str(math.ceil(time_limit_s / 60))
     if device == "gpu" and processes > 1 and not any(name.startswith(("gpus", "gres")) for name in chosen):
         chosen["gpus-per-node"] = str(processes)
+    if device == "cpu" and processes > 1 and not chosen.keys() & _CORES:
+        chosen["cpus-per-task"] = str(processes)
     nodes = chosen.get("nodes", "1")
     machines = Machines(
         "slurm",
@@ -129,7 +147,7 @@ def slurm_job(
     label = re.sub(r"[^a-z0-9]+", "-", project.root.name.lower()).strip("-")[:40] or "project"
     name = f"phi-{label}-{digest([str(project.root), command])[:8]}"
     step = Step("run", command, stages, machines, Environment())
-    return RemoteJob(name, project.root, project.root.name, (step,), Snapshot(()))
+    return RemoteJob(name, project.root, project.root.name, (step,), Snapshot(()), timeout_s=time_limit_s)
 
 
 def _option(text: str) -> tuple[str, str]:
@@ -146,13 +164,16 @@ class Slurm:
     """The Slurm cluster that the programs on the PATH reach. An `engine.Engine`."""
 
     name = "slurm"
+    shares_disk = True
 
     def __init__(self, project: ProjectFolder) -> None:
         self.project = project
         self.logs_folder = project.root / _LOGS
 
     def render(self, job: RemoteJob) -> dict[str, str]:
-        gpus = f"{'#SBATCH' if job.steps[0].machines.device == 'gpu' else '##SBATCH'} --gpus-per-node=1"
+        machines = job.steps[0].machines
+        counted = any(name.startswith(("gpus", "gres")) for name in machines.resources)  # Slurm would add both up
+        gpus = f"{'#SBATCH' if machines.device == 'gpu' and not counted else '##SBATCH'} --gpus-per-node=1"
         python = Path(sys.executable)
         if python.is_relative_to(job.project):
             python = python.relative_to(job.project)
@@ -184,14 +205,20 @@ class Slurm:
             return script.read_text(encoding="utf-8")
         return signed(self.render(job)[SCRIPT.name], comment="#")
 
+    def active(self, job: RemoteJob) -> Status | None:
+        """Return the status of an equal job that is queued or running; None if there is none."""
+        names = [f"--user={getpass.getuser()}", f"--name={job.name}"]
+        listed = _call(["squeue", "--noheader", "--states=all", "--format=%i %T", *names], self.project.root)
+        for line in listed.splitlines():
+            number, _, word = line.strip().partition(" ")
+            if word != "COMPLETING" and _STATES.get(word) in ("queued", "running"):
+                return self._known(number)
+        return None
+
     def submit(self, job: RemoteJob, folder: Path) -> Status:
         """Submit the job and return its status; that of an equal one that is queued or running, if there is one."""
-        user = getpass.getuser()
-        active = _call(
-            ["squeue", "--noheader", "--format=%i", f"--user={user}", f"--name={job.name}"], self.project.root
-        )
-        if numbers := active.split():
-            return self._known(numbers[0])
+        if status := self.active(job):
+            return status
         script = job.project / SCRIPT
         script.parent.mkdir(exist_ok=True)
         write_text(script, self.script(job))

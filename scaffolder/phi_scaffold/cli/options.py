@@ -65,7 +65,7 @@ class Flags:
         typer.Option(
             "--on",
             metavar="SYSTEM",
-            help="local: this machine and its device, whatever system the config names; with `run` also azureml.",
+            help="local: this machine and its device, whatever system the config names; with `run` also azureml or slurm.",
         ),
     ] = None
     data: Annotated[
@@ -228,13 +228,17 @@ class Flags:
             trust(project.root, "user")
         return is_trusted(project.root)
 
-    def repeated(self) -> str:
-        """Return the flags that name the project, config, task and settings of this call, for a command to be copied."""
+    def repeated(self, *, settings: bool = True) -> str:
+        """Return the flags that name the project, config, task and settings of this call, for a command to be copied.
+
+        Args:
+            settings: Include the settings; a command that loads no config has no --set.
+        """
         named = (
             ("--project", self.project_folder),
             ("--config", self.config),
             ("--task-name", self.task_name),
-            *(("--set", setting) for setting in self.settings or ()),
+            *(("--set", setting) for setting in (self.settings if settings else None) or ()),
         )
         words = [word for flag, value in named if value is not None for word in (flag, str(value))]
         return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

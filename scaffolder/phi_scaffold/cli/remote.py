@@ -36,7 +36,8 @@ def status(flags: Flags, job: JobName = None) -> None:
 
     project = flags.find_project()
     records = [find_record(project, job)] if job else read_records(project) or [find_record(project)]
-    show.statuses([(record, _engine(record).status(record.name)) for record in records], as_json=flags.as_json)
+    found = [(record, _engine(project, record).status(record.name)) for record in records]
+    show.statuses(found, as_json=flags.as_json)
 
 
 @remote.command()
@@ -96,6 +97,9 @@ def download(
     from phi_scaffold.show import remote as show
 
     project, record, engine = _found(flags, job)
+    if engine.shares_disk:
+        show.outputs_in_place(record.name, [], {}, flags.repeated(), as_json=flags.as_json, quiet=flags.quiet)
+        return
     with show_progress.display(as_json=flags.as_json, quiet=flags.quiet) as emit:
         result = download_outputs(engine, record, project, emit, only or [])
     show.downloaded(project, record.name, result, flags.repeated(), as_json=flags.as_json, quiet=flags.quiet)
@@ -106,12 +110,16 @@ def _found(flags: Flags, name: str | None) -> tuple[ProjectFolder, JobRecord, En
 
     project = flags.find_project()
     record = find_record(project, name)
-    return project, record, _engine(record)
+    return project, record, _engine(project, record)
 
 
-def _engine(record: JobRecord) -> Engine:
+def _engine(project: ProjectFolder, record: JobRecord) -> Engine:
     from phi_runtime.core.errors import UsageError
 
+    if record.engine == "slurm":
+        from phi_runtime.remote.slurm import Slurm
+
+        return Slurm(project)
     if record.engine == "azureml":
         from phi_runtime.remote.azureml.build import engine_of
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import setup_command
 from phi_scaffold.cli import completion
 from phi_scaffold.cli.options import WORKFLOW, Flags, accepts
@@ -56,28 +57,54 @@ def run(
         typer.Option(metavar="FILE", help="Write a config for `accelerate launch`, print the command and exit."),
     ] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="With --on azureml: submit the job, and do not wait for it.")
+        bool, typer.Option("--detach", help="With --on azureml or slurm: submit the job, and do not wait for it.")
     ] = False,
     upload: Annotated[
         bool,
         typer.Option("--upload", help="With --on azureml: store local data and a local base model as data assets."),
     ] = False,
     time_limit: Annotated[
-        str | None, typer.Option(metavar="TIME", help="With --on azureml: end the job after this time, such as 4h.")
+        str | None,
+        typer.Option(metavar="TIME", help="With --on azureml or slurm: end the job after this time, such as 4h."),
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OPTION=VALUE", help="With --on slurm: an option of sbatch, such as partition=gpu; repeatable."
+        ),
+    ] = None,
+    emit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLUSTER",
+            help="Write the file with which sky, hf (Hugging Face Jobs) or k8s (Kubeflow) runs this, and exit; repeatable.",
+            autocompletion=completion.clusters,
+        ),
     ] = None,
 ) -> None:
     """Fetch, fine-tune, merge, export and evaluate; skip what is cached.
 
     Example: phi-scaffold run --until merge
     """
-    if on := _other_machine(flags):
+    on = _other_machine(flags) if not emit or flags.on else ""
+    here = {"--setup": setup, "--no-step": no_step, "--emit-accelerate-config": emit_accelerate_config is not None}
+    there = {"--detach": detach, "--upload": upload, "--time-limit": time_limit is not None, "--sbatch": bool(sbatch)}
+    _check_flags(flags.on, on, {"--emit": bool(emit), "--dry-run": dry_run, **here, **there})
+    if on or emit:
         from phi_runtime.data.hooks import require_trusted_hooks
-        from phi_scaffold.remote_run import Request, run_on_azureml
+        from phi_scaffold import remote_run
 
+        parts = (stages or [], until, force or [], nproc, dry_run, detach, upload, time_limit, sbatch or [])
+        request = remote_run.Request(on, *parts)
+        if on == "slurm":
+            remote_run.run_on_slurm(flags.enter_project(runs_hooks=True), flags, request)
+            return
         project = flags.find_project()
         require_trusted_hooks(project.config, trusted=flags.record_trust(project))
-        parts = (stages or [], until, force or [], nproc)
-        run_on_azureml(project, flags, Request(on, *parts, dry_run, detach, upload, time_limit))
+        if emit:
+            remote_run.emit(project, flags, request, emit)
+        else:
+            remote_run.run_on_azureml(project, flags, request)
         return
     project = flags.enter_project(runs_hooks=True)
     if setup:
@@ -88,6 +115,41 @@ def run(
         _emit_accelerate_config(project, flags, stages or [], nproc, emit_accelerate_config)
     else:
         _run_on_nodes(project, flags, stages or [], until, force or [], nproc)
+
+
+_ENGINES = {
+    "--detach": ("azureml", "slurm"),
+    "--time-limit": ("azureml", "slurm"),
+    "--upload": ("azureml",),
+    "--sbatch": ("slurm",),
+}
+"""Flags of jobs, with the values of --on that have them."""
+
+
+def _check_flags(on: str | None, machine: str, flags: Mapping[str, bool]) -> None:
+    """Raise UsageError if flags contradict each other.
+
+    Args:
+        on: Value of --on.
+        machine: The other machine to run on; "" for this one.
+        flags: Flags by name; True for those of this command line.
+    """
+    present = [name for name, is_given in flags.items() if is_given]
+    if "--emit" in present:
+        if others := [*(["--on"] if on else []), *(name for name in present if name != "--emit")]:
+            raise UsageError(f"--emit writes files only, and cannot be used with {others[0]}", fix=f"omit {others[0]}")
+        return
+    engine = "slurm" if machine == "slurm" else "azureml" if machine else ""
+    for name in present:
+        engines = _ENGINES.get(name)
+        if engines is None and engine and name != "--dry-run":
+            raise UsageError(f"{name} is for this machine, and the job runs on another one", fix=f"omit {name}")
+        if engines and not engine:
+            choices = " or ".join(f"--on {choice}" for choice in engines)
+            raise UsageError(f"{name} is for jobs on other machines", fix=f"add {choices}, or omit {name}")
+        if engines and engine not in engines:
+            why = ": the nodes read the files of the project where they are" if name == "--upload" else ""
+            raise UsageError(f"{name} is for --on {engines[0]}{why}", fix=f"omit {name}")
 
 
 def _run_on_nodes(

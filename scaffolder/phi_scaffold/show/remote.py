@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.units import size
+from phi_runtime.remote.slurm import SCRIPT
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
+    from phi_runtime.remote.cluster_files import ClusterFile
     from phi_runtime.remote.download import Downloaded
     from phi_runtime.remote.engine import Status
     from phi_runtime.remote.job import RemoteJob
@@ -33,7 +36,7 @@ def what_is_sent(job: RemoteJob, place: str, say: Callable[[str], None]) -> None
         say(f"the job reads {name} from {address}; no token is sent")
 
 
-def dry_run(job: RemoteJob, files: Mapping[str, str], *, as_json: bool) -> None:
+def azureml_dry_run(job: RemoteJob, files: Mapping[str, str], *, as_json: bool) -> None:
     """Print a job as it would be submitted: job.yaml on stdout, the rest on stderr."""
     if as_json:
         sent = {file.name: file.size_bytes for file in job.snapshot.files}
@@ -46,6 +49,43 @@ def dry_run(job: RemoteJob, files: Mapping[str, str], *, as_json: bool) -> None:
             print(f"environment: {image} with {count} packages at tested versions, each with its hash", file=sys.stderr)
     print("nothing was submitted\n", file=sys.stderr)
     print(files["job.yaml"], end="")
+
+
+def slurm_dry_run(job: RemoteJob, script: str, command: Sequence[str], *, as_json: bool) -> None:
+    """Print the script of a Slurm job on stdout, and the command that would submit it on stderr."""
+    if as_json:
+        print(json.dumps({"name": job.name, "files": {SCRIPT.name: script}, "command": list(command)}))
+        return
+    print(f"nothing was submitted; in {job.project}, this would be:\n  {shlex.join(command)}\n", file=sys.stderr)
+    print(script, end="")
+
+
+def emitted(files: Sequence[ClusterFile], *, as_json: bool) -> None:
+    """Print the paths of written files, and the commands that submit them."""
+    if as_json:
+        print(json.dumps({"files": [{"path": file.path.as_posix(), "commands": file.commands} for file in files]}))
+        return
+    for file in files:
+        print(f"Wrote {file.path.as_posix()}. In the folder of the project:\n")
+        print("".join(f"  {command}\n" for command in file.commands))
+
+
+def outputs_in_place(
+    name: str, outputs: Sequence[str], verdict: Mapping[str, Any], flags: str, *, as_json: bool, quiet: bool
+) -> None:
+    """Print the outputs of a job whose machines work in the folder of the project, and the verdict of its run."""
+    if as_json:
+        print(json.dumps({"job": name, "downloaded": [], "present": list(outputs), "bytes": 0}))
+        return
+    for output in outputs:
+        print(output)
+    if quiet:
+        return
+    print(f"job {name} works in the project, so its outputs need no download", file=sys.stderr)
+    if verdict:
+        print(verdict["sentence"], file=sys.stderr)
+    commands = verdict.get("commands") or ["phi-scaffold chat"]
+    print(f"  help: {'; '.join(f'{command} {flags}'.rstrip() for command in commands)}", file=sys.stderr)
 
 
 def detached(status: Status, flags: str, *, as_json: bool) -> None:

@@ -25,6 +25,7 @@ class FakeEngine:
     submitted: list[str] = field(default_factory=list)
     reads: list[tuple[str, int]] = field(default_factory=list)
     name: str = "fake"
+    shares_disk: bool = False
 
     def render(self, job: RemoteJob) -> dict[str, str]:
         return {"job.yaml": job.name}

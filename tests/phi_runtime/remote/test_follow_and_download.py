@@ -40,7 +40,7 @@ def test_a_log_is_reported_once_its_events_as_events(engine: FakeEngine) -> None
     status = follow(engine, "job", events.append, lines.append, pause=waits.append)
     assert status.state == "done"
     assert [(event.event, event.data) for event in events] == [("metric", {"loss": 1.5})]
-    assert lines == ["job: Queued", "installing", "job: Running", "job: Done", "no end of line"]
+    assert lines == ["job job: Queued", "installing", "job job: Running", "job job: Done", "no end of line"]
     assert len(waits) == 5
 
 

@@ -40,6 +40,7 @@ class AzureML:
     """
 
     name = "azureml"
+    shares_disk = False
 
     def __init__(self, workspace: Workspace, say: Callable[[str], None]) -> None:
         self.workspace = workspace

@@ -49,7 +49,7 @@ def system_name(workflow: Workflow, config: Path, requested: str = "azureml") ->
     if requested in systems:
         return requested
     if requested != "azureml":
-        known = ["azureml", "local", *systems]
+        known = ["azureml", "slurm", "local", *systems]
         raise UsageError(
             f"no Azure ML system is called `{requested}`{did_you_mean(requested, known)}",
             fix=f"use one of {', '.join(known)}",

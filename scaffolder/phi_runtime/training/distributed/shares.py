@@ -39,9 +39,7 @@ def check_processes(workflow: Workflow, count: int, emit: Emit, machines: int = 
 
     Warns if this machine has fewer cores than processes.
     """
-    steps = {name: step for name, step in workflow.passes.items() if isinstance(step, FinetunePass)}
-    for name, step in steps.items():
-        _check_step(name, step, count * machines)
+    check_shares(workflow, count * machines)
     if count == 1:
         return
     if workflow.host_device == "gpu":
@@ -55,6 +53,13 @@ def check_processes(workflow: Workflow, count: int, emit: Emit, machines: int = 
     elif count > (cores := usable_cores()):
         message = f"--nproc {count}: this machine has {cores} cores; more processes slow the training down"
         emit(Event("warning", "", {"message": message}))
+
+
+def check_shares(workflow: Workflow, count: int) -> None:
+    """Raise UsageError if the batches of `workflow` cannot be shared by `count` processes."""
+    for name, step in workflow.passes.items():
+        if isinstance(step, FinetunePass):
+            _check_step(name, step, count)
 
 
 def _check_step(name: str, step: FinetunePass, count: int) -> None:
