@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETUP = ROOT / "template" / "setup"
 DEVICES = ("cpu", "cuda", "directml")
 OPTIONAL = {
+    "azure": ["azure"],
     "data": ["data"],
     "keyvault": ["keyvault"],
     "qlora": ["qlora"],

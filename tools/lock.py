@@ -30,6 +30,7 @@ SETUP = ROOT / "template" / "setup"
 DEVICES = ("cpu", "cuda", "directml")
 # Files by the extras of pyproject.toml that they hold, in addition to those of requirements.txt.
 OPTIONAL = {
+    "azure": ("azure",),
     "data": ("data",),
     "keyvault": ("keyvault",),
     "qlora": ("qlora",),

@@ -84,6 +84,7 @@ def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> No
     if request.dry_run:
         show.azureml_dry_run(planned.job, engine.render(planned.job), as_json=flags.as_json)
         return
+    use_client(project, flags)
     show.what_is_sent(planned.job, planned.workspace.name, say)
     attempt = find_attempt(engine, planned.job, again=bool(request.force))
     status = attempt.status or submit(engine, attempt.job)
@@ -168,6 +169,16 @@ def _workflow_of_cluster(project: ProjectFolder, flags: Flags) -> Workflow:
 def _refuse_data(flags: Flags) -> None:
     if flags.data:
         raise UsageError("--data reads a file of this machine", fix="name the file in `data_files` of the config")
+
+
+def use_client(project: ProjectFolder, flags: Flags) -> None:
+    """Continue in the project's environment if Azure's client is not in this one. Does not return then."""
+    from importlib.util import find_spec
+
+    from phi_scaffold.environment import use_project_environment
+
+    if find_spec("azure") is None or find_spec("azure.ai") is None:
+        use_project_environment(project, trusted=flags.record_trust(project), required=False)
 
 
 def _require_no_pass_here(workflow: Workflow, stages: Sequence[str]) -> None:

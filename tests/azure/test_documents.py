@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,23 @@ def test_a_documented_config_trains_once_it_is_filled_in(
 ) -> None:
     monkeypatch.setattr(hub, "name", PHI_3)
     cloud.put("azureml-blobstore", ROWS, rows())
-    cloud.registry["azureml-msr", "Phi-3-mini-4k-instruct", "11"] = tiny_phi3
+    cloud.registry["azureml-msr", "Phi-3-mini-4k-instruct", "11"] = as_mlflow(tiny_phi3, tmp_path / "mlflow")
     project = documented_project(tmp_path / "p", name)
     last = "merge_adapter_weights" if name == "azureml-qlora" else "builder"
     training = name.removeprefix("azureml-").removeprefix("registry-")
     done = shell.run(project, "run", "--until", last, "--set", f"passes.{training}.max_steps=1")
     assert done.code == 0, done.err
     assert (project / "gen-model" / ("merged" if name == "azureml-qlora" else "onnx") / "manifest.json").is_file()
+
+
+def as_mlflow(model: Path, folder: Path) -> Path:
+    """Copy a model into `folder` in the format of MLflow."""
+    shutil.copytree(model, folder / "model")
+    (folder / "components" / "tokenizer").mkdir(parents=True)
+    for file in [*(folder / "model").glob("tokenizer*"), *(folder / "model").glob("*.jinja")]:
+        file.rename(folder / "components" / "tokenizer" / file.name)
+    (folder / "MLmodel").write_text("flavors:\n  transformers: {}\n", encoding="utf-8")
+    return folder
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)

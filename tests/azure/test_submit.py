@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -105,6 +106,20 @@ def test_tokens_that_expire_while_a_job_is_followed_are_renewed(shell: Shell, cl
     done = shell.run(tiny_project(tmp_path / "tiny"), "run", "fetch", "--on", "azureml")
     assert done.code == 0, done.err
     assert len(cloud.to("^POST .*/token$")) > 2
+
+
+def test_a_model_of_the_workspace_is_read_by_a_job(
+    shell: Shell, cloud: Cloud, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    cloud.registry["", "my-phi", "3"] = tiny_phi3
+    project = tiny_project(tmp_path / "tiny")
+    path = project / "fine-tuning" / "olive-config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["input_model"]["model_path"] = {"type": "azureml_model", "name": "my-phi", "version": "3"}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    done = shell.run(project, "run", "finetune", "--on", "azureml")
+    assert done.code == 0, done.err
+    assert (project / "gen-model/adapter/manifest.json").is_file()
 
 
 def test_data_and_a_base_model_of_this_machine_are_uploaded_on_request(

@@ -90,7 +90,12 @@ def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, targe
                 check_sample(path)
         elif path.suffix == ".sh":
             subprocess.run(["bash", "-n", str(path)], check=True)
-    checked = check_file(folder / "fine-tuning" / "olive-config.json")
+    config = folder / "fine-tuning" / "olive-config.json"
+    if target == "azureml":
+        found = {(finding.rule, finding.severity) for finding in check_file(config).findings}
+        assert found == {("placeholder", "error")}
+        fill_in(config)
+    checked = check_file(config)
     assert not checked.findings
     workflow = checked.workflow
     assert workflow is not None
@@ -100,13 +105,20 @@ def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, targe
     for_editors = {".vscode", ".agents", *([".devcontainer"] if target != "directml" else [])}
     assert folders == {"datasets", "fine-tuning", "inferences", "model-cache", "gen-model", "setup", *for_editors}
     setup = (folder / "setup" / "setup.py").read_text(encoding="utf-8")
-    assert f'TARGET = "{target}"' in setup
+    assert f'TARGET = "{"cpu" if target == "azureml" else target}"' in setup
+    assert (folder / ".amlignore").is_file() == (target == "azureml")
     extras = (
         ast.literal_eval(re.findall(r"PROJECT_EXTRAS = ({.+})", setup)[0]) if "PROJECT_EXTRAS = {" in setup else set()
     )
     assert workflow.finetune is not None
     needs_bitsandbytes = method == "qlora" and not workflow.finetune[1].rounds_base
-    assert extras == ({"qlora"} if needs_bitsandbytes else set())
+    assert extras == {*(["qlora"] if needs_bitsandbytes else ()), *(["azure"] if target == "azureml" else ())}
+
+
+def fill_in(config: Path) -> None:
+    """Replace the placeholders of a config for Azure ML."""
+    text = config.read_text(encoding="utf-8").replace("<subscription id>", "11111111-2222-3333-4444-555555555555")
+    config.write_text(re.sub(r"<([a-z]+) ?([a-z]*)>", r"my-\1-\2", text).replace('-"', '"'), encoding="utf-8")
 
 
 REQUIRED = {
@@ -352,7 +364,10 @@ def test_a_path_of_this_machine_is_in_a_file_that_git_ignores(monkeypatch: pytes
     assert "/setup/phi-scaffold.local.txt" in (folder / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
-EMITTED = [("classification", "lora", "cpu"), ("extraction", "full", "cuda"), ("chat", "qlora", "directml")]
+EMITTED = [
+    *(("classification", "lora", "cpu"), ("extraction", "full", "cuda"), ("chat", "qlora", "directml")),
+    ("generation", "lora", "azureml"),
+]
 
 
 @pytest.mark.parametrize(("task", "method", "target"), EMITTED)
@@ -391,6 +406,8 @@ WRITTEN_DEFAULTS = {
 def test_a_config_has_no_key_that_changes_nothing(tmp_path: Path, task: str, method: str, target: str) -> None:
     answers = Answers("smollm2-135m", task=task, method=method, target=target)
     file = generate.new(tmp_path / "p", answers).folder / "fine-tuning" / "olive-config.json"
+    if target == "azureml":
+        fill_in(file)
     expected, config = check_file(file).workflow, json.loads(file.read_text(encoding="utf-8"))
 
     def objects(value: Any) -> Iterator[dict[str, Any]]:

@@ -356,7 +356,7 @@ def test_help_shows_values_in_words_and_whole_sentences(cli: Cli, command: tuple
     [
         (completion.tasks, "S", ["summarization"]),
         (completion.methods, "q", ["qlora"]),
-        (completion.targets, "", ["cpu", "cuda", "directml"]),
+        (completion.targets, "", ["cpu", "cuda", "directml", "azureml"]),
         (completion.model_ids, "smol", ["smollm2-135m"]),
         (completion.schemas, "ev", ["evaluation"]),
     ],

@@ -181,7 +181,7 @@ def test_force_fills_the_folder_in_and_keeps_what_was_in_the_way(cli: Cli, insid
     assert (inside / "p" / "notes.txt").read_text() == "also mine"
     again = cli("new", "p", "--yes", "--no-git", "--force", "--json").json
     assert again["backed_up"] == []
-    assert len(set(again["files"]) - {"setup/phi-scaffold.local.txt"}) == 50
+    assert len(set(again["files"]) - {"setup/phi-scaffold.local.txt"}) == 51
 
 
 def test_an_empty_folder_or_a_fresh_repository_is_filled(cli: Cli, inside: Path) -> None:

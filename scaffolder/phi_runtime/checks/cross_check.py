@@ -22,7 +22,16 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, adapters_of, sources
 from phi_runtime.config.paths import resolve
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import AzureMLSystem, ExportPass, FinetunePass, Kind, Pass, RegistryModel, Workflow
+from phi_runtime.config.schema import (
+    AzureMLModel,
+    AzureMLSystem,
+    ExportPass,
+    FinetunePass,
+    Kind,
+    Pass,
+    RegistryModel,
+    Workflow,
+)
 from phi_runtime.config.stage_names import EVALUATE, FETCH
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import WINDOWS_DEVICES, project_of
@@ -144,9 +153,9 @@ def _model(c: Checks) -> Iterator[Finding]:
     project = project_of(c.path)
     path = base_model_path(model, project)
     missing = not is_model_folder(path) and download_id(model, project) is None
-    if isinstance(model.model_path, RegistryModel):
+    if not isinstance(model.model_path, str):
         if not c.azureml and not in_job():
-            yield from _registry_model(c, at, model.model_path, missing=missing)
+            yield from _azureml_model(c, at, model.model_path, missing=missing)
     elif missing:
         yield _no_model(c, at, model.model_path, path)
     elif resolve(model.model_path, c.path).from_root:
@@ -157,15 +166,16 @@ def _model(c: Checks) -> Iterator[Finding]:
         yield c.error(at, "quantized-base", what, fix=fix)
 
 
-def _registry_model(c: Checks, at: KeyPath, model: RegistryModel, *, missing: bool) -> Iterator[Finding]:
-    """Yield where a model of a registry is read from on this machine."""
+def _azureml_model(c: Checks, at: KeyPath, model: AzureMLModel, *, missing: bool) -> Iterator[Finding]:
+    """Yield where a model of Azure ML is read from on this machine."""
+    place = "Azure ML registries" if isinstance(model, RegistryModel) else "models of Azure ML"
     if missing:
         message = (
-            f"this machine cannot read Azure ML registries, and `{model.name}` is neither in model-cache/ nor a Hub id"
+            f"this machine cannot read {place}, and `{model.name}` is neither in model-cache/ nor a Hub id"
         )
         yield c.error(at, "model-not-found", message, nearest_id(model.name))
     else:
-        message = f"this machine cannot read Azure ML registries: `{model.name}` is read from model-cache/ or the hub"
+        message = f"this machine cannot read {place}: `{model.name}` is read from model-cache/ or the hub"
         yield c.warning(at, "azure", message)
 
 
@@ -177,6 +187,9 @@ def _no_model(c: Checks, at: KeyPath, written: str, path: Path) -> Finding:
         with suppress(UsageError):
             fix += f", {read_config(path).get('base_model_name_or_path') or 'which its config does not name'}"
         return c.error(at, "model-not-found", f"{path} is an adapter of peft, not a model", fix=fix)
+    if (path / "MLmodel").is_file():
+        fix = "copy its model/ and components/tokenizer/ into one folder, and set `model_path` to that"
+        return c.error(at, "model-not-found", f"{path} is a model in the format of MLflow", fix=fix)
     if "://" in written:
         message = f"`{written}` is an address that cannot be read: set `model_path` to a model folder or a Hub id"
         return c.error(at, "model-not-found", message)

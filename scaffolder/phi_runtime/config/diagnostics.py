@@ -254,7 +254,7 @@ def key_path_of(value: Any, loc: tuple[int | str, ...]) -> KeyPath:
 
 # Tags that unions put into an error path; none of them is a key.
 _TAG = re.compile(
-    r"a path|a registry model|one file|a list|a datastore|files by split"
+    r"a path|a registry model|a workspace model|one file|a list|a datastore|files by split"
     r"|str|int|float|bool|nullable|(literal|function-before|list|dict)\[.*|constrained-\w+"
 )
 

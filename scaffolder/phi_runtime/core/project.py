@@ -196,7 +196,7 @@ def new_command(config: Path) -> str:
 
 
 def setup_command(extra: str = "") -> str:
-    """Return the command that installs a project's libraries, and those of `extra` (web, serve, sweep, qlora or data)."""
+    """Return the command that installs a project's libraries, and those of `extra` (web, serve, sweep, qlora, data or azure)."""
     if os.name == "nt":
         return r"powershell -File setup\setup.ps1" + (f" -With {extra}" if extra else "")
     return "bash setup/setup.sh" + (f" --with {extra}" if extra else "")

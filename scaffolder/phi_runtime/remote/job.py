@@ -24,8 +24,8 @@ from typing import Any, Literal
 from phi_runtime.core.artifacts import digest
 from phi_runtime.remote.snapshot import Snapshot
 
-InputKind = Literal["file", "folder", "model"]
-"""`model` is one of a registry or workspace, perhaps in the format of MLflow, in which the weights are in a folder below it."""
+InputKind = Literal["file", "folder", "model", "mlflow"]
+"""`model` is one of a registry or workspace; `mlflow` one in the format of MLflow, in which the weights are in a folder below it."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from phi_runtime.config.paths import data_paths, datastore_place
-from phi_runtime.config.schema import Datastore, RegistryModel, Workflow
+from phi_runtime.config.schema import Datastore, Workflow
 from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import GEN_MODEL, ProjectFolder
 from phi_runtime.models.place import base_model_path, download_id
-from phi_runtime.remote.job import Environment, Input, Machines, RemoteJob, Step, job_key
+from phi_runtime.remote.job import Environment, Input, InputKind, Machines, RemoteJob, Step, job_key
 from phi_runtime.remote.snapshot import Snapshot, SnapshotFile, project_files
 
 
@@ -107,8 +107,9 @@ def _data_inputs(project: ProjectFolder, workflow: Workflow, *, upload: bool) ->
 def _model_inputs(project: ProjectFolder, workflow: Workflow, *, upload: bool) -> list[Input]:
     model = workflow.input_model
     path = base_model_path(model, project)
-    if isinstance(model.model_path, RegistryModel):
-        return [Input("base_model", "model", model.model_path.address, project.shown(path))]
+    if not isinstance(model.model_path, str):
+        kind: InputKind = "mlflow" if model.model_path.mlflow else "model"
+        return [Input("base_model", kind, model.model_path.address, project.shown(path))]
     if download_id(model, project) is not None:
         return []  # the job downloads it
     if not upload:

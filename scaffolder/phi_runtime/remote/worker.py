@@ -31,9 +31,11 @@ SECRET_VARIABLES = {"HF_TOKEN": "PHI_HF_SECRET"}
 """Variables of a job with the address of a secret, by the variable that is set to its value."""
 _KEPT = (".outputs", "runs", "report.html", "README.md")
 """What comes down in addition to artifacts."""
-_WEIGHTS = ("model", "data/model", "artifacts/model", "")
-_TOKENIZERS = ("components/tokenizer", "data/tokenizer", "tokenizer")
-"""Folders of a model in the format of MLflow."""
+_MLFLOW = (
+    *("model", "data/model", "artifacts/model"),
+    *("data/config", "components/tokenizer", "data/tokenizer", "tokenizer"),
+)
+"""Folders of a model in the format of MLflow, with weights, config and tokenizer: flavors `transformers` and `hftransformersv2`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,13 +74,13 @@ def is_first() -> bool:
 def place_input(place: Path, source: Path) -> None:
     """Make the input at `source` available at `place`: a link to it, or a folder of links for a model in the format of MLflow."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    weights = next((source / name for name in _WEIGHTS if (source / name / "config.json").is_file()), source)
-    tokenizers = [source / name for name in _TOKENIZERS if (source / name).is_dir()]
-    if weights == source or not tokenizers:
-        place.symlink_to((weights if weights.exists() else source).absolute())
+    described = [*source.glob("MLmodel"), *source.glob("*/MLmodel")]  # a download may have a folder around it
+    folders = [described[0].parent / name for name in _MLFLOW] if described else []
+    if not any(folder.is_dir() for folder in folders):
+        place.symlink_to(source.absolute())
         return
     place.mkdir()
-    for folder in (weights, *tokenizers):
+    for folder in filter(Path.is_dir, folders):
         for path in folder.iterdir():
             with suppress(FileExistsError):
                 (place / path.name).symlink_to(path.absolute())

@@ -36,7 +36,7 @@ def status(flags: Flags, job: JobName = None) -> None:
 
     project = flags.find_project()
     records = [find_record(project, job)] if job else read_records(project) or [find_record(project)]
-    found = [(record, _engine(project, record).status(record.name)) for record in records]
+    found = [(record, _engine(flags, project, record).status(record.name)) for record in records]
     show.statuses(found, as_json=flags.as_json)
 
 
@@ -110,10 +110,10 @@ def _found(flags: Flags, name: str | None) -> tuple[ProjectFolder, JobRecord, En
 
     project = flags.find_project()
     record = find_record(project, name)
-    return project, record, _engine(project, record)
+    return project, record, _engine(flags, project, record)
 
 
-def _engine(project: ProjectFolder, record: JobRecord) -> Engine:
+def _engine(flags: Flags, project: ProjectFolder, record: JobRecord) -> Engine:
     from phi_runtime.core.errors import UsageError
 
     if record.engine == "slurm":
@@ -122,6 +122,8 @@ def _engine(project: ProjectFolder, record: JobRecord) -> Engine:
         return Slurm(project)
     if record.engine == "azureml":
         from phi_runtime.remote.azureml.build import engine_of
+        from phi_scaffold.remote_run import use_client
 
+        use_client(project, flags)
         return engine_of(record.settings, lambda text: print(text, file=sys.stderr))
     raise UsageError(f"the engine `{record.engine}` of {record.name} is unknown", fix="update phi-scaffold")

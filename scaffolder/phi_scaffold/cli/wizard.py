@@ -46,6 +46,7 @@ _TARGETS = {
     "cpu": "any computer, without a GPU",
     "cuda": "an NVIDIA GPU",
     "directml": "any GPU on Windows",
+    "azureml": "trains on a GPU of Azure ML; the model is for the CPU of any computer",
 }
 _PRECISIONS = {
     "int4": "smallest and fastest",

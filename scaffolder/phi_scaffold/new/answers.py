@@ -20,7 +20,12 @@ from phi_runtime.data.other_purposes import as_flag
 from phi_runtime.models.memory import Method
 
 METHODS: tuple[Method, ...] = get_args(Method)
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "directml": "DmlExecutionProvider"}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "azureml": "CPUExecutionProvider",  # trains there, and the ONNX model is for this machine
+}
 TARGETS = tuple(_PROVIDERS)
 PRECISIONS = {
     target: tuple(reversed(SUPPORTED_PRECISIONS[provider])) for target, provider in _PROVIDERS.items()
@@ -38,7 +43,7 @@ OTHER_WORDS = {  # usual names of these values
         "generate": "generation",
     },
     "method": {"adapter": "lora", "full-finetune": "full", "fullfinetune": "full", "full-fine-tuning": "full"},
-    "target": {"gpu": "cuda", "nvidia": "cuda", "dml": "directml"},
+    "target": {"gpu": "cuda", "nvidia": "cuda", "dml": "directml", "azure": "azureml", "aml": "azureml"},
     "precision": {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32"},
 }
 

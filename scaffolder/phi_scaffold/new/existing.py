@@ -199,6 +199,7 @@ def _answers(workflow: Workflow, columns: Columns | None) -> Answers:
     types = {step.type for step in workflow.trainings.values()}
     method = "qlora" if "QLoRA" in types else "full" if types == {"FullFinetune"} else "lora"
     target = _TARGETS.get(workflow.execution_provider, "cuda" if workflow.host_device == "gpu" else "cpu")
+    target = "azureml" if workflow.remote else target
     name = workflow.input_model.name.rstrip("/").rpartition("model-cache/")[2]
     answers = Answers(known_id(name) or name, method=method, target=target)
     return replace(answers, task=task_of(columns) if columns else "generation", data_columns=columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from phi_runtime.core.project import CONFIG
 from phi_runtime.core.units import size
 from phi_runtime.hardware.machine import gpus, has_bfloat16, memory_bytes
 from phi_runtime.models.memory import Job, Method, estimate, with_lora
@@ -65,6 +66,10 @@ def fit_notes(answers: Answers, model: BaseModel | None) -> list[str]:
         notes.append(
             "warning: this machine has no NVIDIA GPU; `run` needs one, or create the project with --target cpu"
         )
+    elif answers.target == "azureml":
+        notes.append(
+            f"replace each `<…>` in {CONFIG} by the name of what is in your subscription; `phi-scaffold validate` lists them"
+        )
     elif model and (warning := _memory_warning(answers, model)):
         notes.append(warning)
     if model and model.why_not_exportable:
@@ -72,7 +77,8 @@ def fit_notes(answers: Answers, model: BaseModel | None) -> list[str]:
     if model and model.note:
         notes.append(f"{answers.model}: {model.note}")
     if model and model.gated:
-        notes.append(f"accept the license of {answers.model} on huggingface.co, and set HF_TOKEN in .env")
+        token = "set `hf_token` and `keyvault_name` in the config" if answers.target == "azureml" else "set HF_TOKEN in .env"
+        notes.append(f"accept the license of {answers.model} on huggingface.co, and {token}")
     return notes
 
 

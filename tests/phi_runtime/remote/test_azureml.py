@@ -263,6 +263,17 @@ def test_a_dry_run_prints_the_job_without_azure(
     assert "CANARY" not in result.out + result.err
 
 
+def test_a_job_is_submitted_in_the_environment_that_has_the_client(
+    azure_project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr("phi_scaffold.environment._hand_over", started.append)  # it would not return
+    monkeypatch.setitem(sys.modules, "azure", None)
+    done = cli("run", "--trust-project", "--project", azure_project.root)
+    assert started == [azure_project.root / ".venv" / "bin" / "python"]
+    assert (done.code, "--with azure" in done.err) == (5, True)
+
+
 def test_a_job_that_runs_or_is_done_is_not_submitted_again(azure_project: ProjectFolder) -> None:
     job = planned(azure_project).job
     for state in ("queued", "running", "done"):

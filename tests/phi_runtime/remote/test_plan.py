@@ -109,6 +109,15 @@ def test_a_model_of_a_registry_is_an_input(remote_project: ProjectFolder) -> Non
     assert base.place == "model-cache/microsoft/Phi-3-mini-4k-instruct"
 
 
+def test_a_model_of_the_workspace_is_an_input(remote_project: ProjectFolder) -> None:
+    edit(remote_project, use_datastore)
+    model = {"type": "azureml_model", "config": {"azureml_client": {}, "name": "my-phi", "version": 3}}
+    changed = {"type": "PyTorchModel", "config": {"model_path": model, "model_file_format": "PyTorch.MLflow"}}
+    edit(remote_project, lambda config: config.update(input_model=changed))
+    (base,) = (each for each in job_of(remote_project).inputs if each.name == "base_model")
+    assert (base.kind, base.address, base.place) == ("mlflow", "azureml:my-phi:3", "model-cache/my-phi")
+
+
 def test_a_model_of_this_machine_needs_upload(remote_project: ProjectFolder) -> None:
     folder = remote_project.root / "my-model"
     folder.mkdir()

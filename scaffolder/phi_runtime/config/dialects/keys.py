@@ -33,6 +33,7 @@ from phi_runtime.config.schema import (
     Strict,
     TrainingArgs,
     Workflow,
+    WorkspaceModel,
 )
 
 PASSES: KeyPath = ("passes",)
@@ -307,6 +308,7 @@ TABLES: dict[type[Strict], KeyTable] = {
     Workflow: WORKFLOW,
     InputModel: INPUT_MODEL,
     RegistryModel: KeyTable(nested="config", ignored={"azureml_client": "a registry does not belong to a workspace"}),
+    WorkspaceModel: KeyTable(nested="config", ignored={"azureml_client": "it is that of the system"}),
     LoadKwargs: LOAD_KWARGS,
     LocalSystem: LOCAL_SYSTEM,
     AzureMLSystem: AZUREML_SYSTEM,

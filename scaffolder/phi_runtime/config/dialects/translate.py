@@ -18,7 +18,7 @@ from phi_runtime.config.dialects.passes import translate_dataset_types, translat
 from phi_runtime.config.dialects.search import translate_search
 from phi_runtime.config.dialects.systems import translate_systems
 from phi_runtime.config.reading.source import KeyPath, Source
-from phi_runtime.config.schema import InputModel, LoadKwargs, RegistryModel, Workflow
+from phi_runtime.config.schema import AzureMLModel, InputModel, LoadKwargs, RegistryModel, Workflow, WorkspaceModel
 from phi_runtime.core.hub_id import HUB_ID
 
 HUB_ADDRESS = re.compile(
@@ -26,6 +26,8 @@ HUB_ADDRESS = re.compile(
     rf"(?P<id>{HUB_ID.pattern})(/(tree|resolve|blob)/(?P<revision>[^/]+))?/*"
 )
 """Addresses of a model on the Hub."""
+
+AZUREML_MODELS: dict[str, type[AzureMLModel]] = {"azureml_registry_model": RegistryModel, "azureml_model": WorkspaceModel}
 
 
 def translate(source: Source) -> Draft:
@@ -63,8 +65,12 @@ def _input_model(draft: Draft) -> bool:
             draft.drop((*hf, "model_name"), "`model_path` is used")
         HF_CONFIG.apply(draft, hf)
         draft.unnest(hf)
+    form = (*at, "model_file_format")
+    is_mlflow = draft.get(form) == "PyTorch.MLflow"
     translate_keys(draft, at, InputModel)
     _model_path(draft, (*at, "model_path"))
+    if is_mlflow and draft.get((*at, "model_path", "type")) in AZUREML_MODELS:
+        draft.set_default((*at, "model_path", "mlflow"), True, "`model_file_format` is that of MLflow", cause=form)
     _adapter_path(draft, (*at, "adapter_path"))
     arguments = (*at, "load_kwargs")
     if draft.has((*at, "trust_remote_code")):
@@ -110,7 +116,8 @@ def _model_path(draft: Draft, at: KeyPath) -> None:
             draft.set_default(revision, address["revision"], "it is in the address", cause=at)
     if not isinstance(path, dict):
         return
-    translate_keys(draft, at, RegistryModel)
+    fix_case(draft, (*at, "type"), (*AZUREML_MODELS, "folder", "string_name"))
+    translate_keys(draft, at, AZUREML_MODELS.get(str(draft.get((*at, "type"))), RegistryModel))
     _plain_path(draft, at)
 
 
@@ -128,7 +135,7 @@ def _adapter_path(draft: Draft, at: KeyPath) -> None:
 
 def _plain_path(draft: Draft, at: KeyPath) -> None:
     """Replace a path or name in an object of Olive by itself."""
-    fix_case(draft, (*at, "type"), ("azureml_registry_model", "folder", "string_name"))
+    fix_case(draft, (*at, "type"), (*AZUREML_MODELS, "folder", "string_name"))
     kind = draft.get((*at, "type"))
     if kind in ("folder", "string_name"):
         key = "path" if kind == "folder" else "name"

@@ -26,12 +26,14 @@ from phi_runtime.config.schema.sidecar_files import (
 )
 from phi_runtime.config.schema.systems import (
     AnySystem,
+    AzureMLModel,
     AzureMLSystem,
     InputModel,
     LoadKwargs,
     LocalSystem,
     RegistryModel,
     System,
+    WorkspaceModel,
 )
 from phi_runtime.config.schema.training_args import AcceleratorConfig, FsdpConfig, TrainingArgs
 from phi_runtime.config.schema.training_basics import GradientCheckpointing
@@ -42,6 +44,7 @@ __all__ = [
     "AcceleratorConfig",
     "AnyPass",
     "AnySystem",
+    "AzureMLModel",
     "AzureMLSystem",
     "BuilderOptions",
     "Choice",
@@ -70,6 +73,7 @@ __all__ = [
     "System",
     "TrainingArgs",
     "Workflow",
+    "WorkspaceModel",
     "canonical",
 ]
 

@@ -32,17 +32,37 @@ class LoadKwargs(Strict):
     )
 
 
-class RegistryModel(Strict):
-    """A model in an Azure ML registry."""
+class AzureMLModel(Strict):
+    """A model that is registered in Azure ML."""
 
-    type: Literal["azureml_registry_model"] = Field(description="A model in an Azure ML registry.")
+    type: str
     name: str = Field(
         min_length=1,
         description="Name of the model. A job on Azure ML has it as an input; this machine reads model-cache/ or the Hub.",
         examples=["Phi-3-mini-4k-instruct"],
     )
+    version: str | Whole = Field(description="Version of the model.", examples=["11"])
+    mlflow: bool = Field(
+        False,
+        description="The model is registered in the format of MLflow, as most of the registry `azureml` are. Default false.",
+    )
+
+
+class WorkspaceModel(AzureMLModel):
+    """A model in the Azure ML workspace."""
+
+    type: Literal["azureml_model"] = Field(description="A model in the Azure ML workspace.")
+
+    @property
+    def address(self) -> str:
+        return f"azureml:{self.name}:{self.version}"
+
+
+class RegistryModel(AzureMLModel):
+    """A model in an Azure ML registry."""
+
+    type: Literal["azureml_registry_model"] = Field(description="A model in an Azure ML registry.")
     registry_name: str = Field(min_length=1, description="Name of the registry.", examples=["azureml"])
-    version: str | Whole = Field(description="Version of the model in the registry.", examples=["11"])
 
     @property
     def address(self) -> str:
@@ -53,6 +73,8 @@ class RegistryModel(Strict):
 
 
 def _path_shape(value: Any) -> str:
+    if isinstance(value, WorkspaceModel) or (isinstance(value, dict) and value.get("type") == "azureml_model"):
+        return "a workspace model"
     return "a registry model" if isinstance(value, dict | RegistryModel) else "a path"
 
 
@@ -61,7 +83,9 @@ class InputModel(Strict):
 
     type: Literal["HfModel"] = Field(description="A Hugging Face model, the only kind that can be fine-tuned.")
     model_path: Annotated[
-        Annotated[str, Tag("a path"), Field(min_length=1)] | Annotated[RegistryModel, Tag("a registry model")],
+        Annotated[str, Tag("a path"), Field(min_length=1)]
+        | Annotated[RegistryModel, Tag("a registry model")]
+        | Annotated[WorkspaceModel, Tag("a workspace model")],
         Discriminator(_path_shape),
     ] = Field(
         description="Folder of the model, relative to this file, or a Hub id. A missing folder under model-cache/ is "
@@ -86,7 +110,7 @@ class InputModel(Strict):
 
     @property
     def name(self) -> str:
-        """The path or Hub id; for a registry model its name, which is its name on the Hub."""
+        """The path or Hub id; for a model of Azure ML its name, which may be its name on the Hub."""
         return self.model_path if isinstance(self.model_path, str) else self.model_path.name
 
 

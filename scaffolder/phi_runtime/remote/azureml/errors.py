@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from phi_runtime.core.errors import ConfigError, MissingDependency, NetworkError, PhiError
+from phi_runtime.core.project import setup_command
 from phi_runtime.remote.azureml.sign_in import half_set
 
 CLIENT = 'pip install "azure-ai-ml>=1.34.1,<2" "azure-identity>=1.25,<2" "azure-storage-blob>=12.26,<13" "six>=1.16,<2"'
@@ -45,7 +46,8 @@ def as_ours(action: str) -> Iterator[None]:
 
 def no_client(error: ImportError) -> MissingDependency:
     """Return the error for a missing or incomplete client."""
-    return MissingDependency(f"Azure's client is not installed here ({error.name or error})", fix=CLIENT)
+    fix = f"run `{setup_command('azure')}` in the project, or here: {CLIENT}"
+    return MissingDependency(f"Azure's client is not installed here ({error.name or error})", fix=fix)
 
 
 def _not_signed_in(error: Exception) -> NetworkError:

@@ -17,7 +17,7 @@ JOB_FILE, CONDA_FILE, SNAPSHOT = "job.yaml", "conda.yaml", "snapshot"
 OUTPUT = "gen_model"
 FROM = "gen_model_of_step_before"
 _SCHEMA = "https://azuremlschemas.azureedge.net/latest/{}Job.schema.json"
-_INPUT_TYPES = {"file": "uri_file", "folder": "uri_folder", "model": "custom_model"}
+_INPUT_TYPES = {"file": "uri_file", "folder": "uri_folder", "model": "custom_model", "mlflow": "mlflow_model"}
 
 
 def render(job: RemoteJob) -> dict[str, str]:
