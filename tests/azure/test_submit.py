@@ -108,9 +108,7 @@ def test_tokens_that_expire_while_a_job_is_followed_are_renewed(shell: Shell, cl
     assert len(cloud.to("^POST .*/token$")) > 2
 
 
-def test_a_model_of_the_workspace_is_read_by_a_job(
-    shell: Shell, cloud: Cloud, tiny_phi3: Path, tmp_path: Path
-) -> None:
+def test_a_model_of_the_workspace_is_read_by_a_job(shell: Shell, cloud: Cloud, tiny_phi3: Path, tmp_path: Path) -> None:
     cloud.registry["", "my-phi", "3"] = tiny_phi3
     project = tiny_project(tmp_path / "tiny")
     path = project / "fine-tuning" / "olive-config.json"

@@ -170,9 +170,7 @@ def _azureml_model(c: Checks, at: KeyPath, model: AzureMLModel, *, missing: bool
     """Yield where a model of Azure ML is read from on this machine."""
     place = "Azure ML registries" if isinstance(model, RegistryModel) else "models of Azure ML"
     if missing:
-        message = (
-            f"this machine cannot read {place}, and `{model.name}` is neither in model-cache/ nor a Hub id"
-        )
+        message = f"this machine cannot read {place}, and `{model.name}` is neither in model-cache/ nor a Hub id"
         yield c.error(at, "model-not-found", message, nearest_id(model.name))
     else:
         message = f"this machine cannot read {place}: `{model.name}` is read from model-cache/ or the hub"

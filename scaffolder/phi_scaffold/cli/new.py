@@ -53,7 +53,8 @@ def new(
         str | None, typer.Option(metavar="METHOD", help="lora, qlora or full.", autocompletion=completion.methods)
     ] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="TARGET", help="cpu, cuda, directml or azureml.", autocompletion=completion.targets)
+        str | None,
+        typer.Option(metavar="TARGET", help="cpu, cuda, directml or azureml.", autocompletion=completion.targets),
     ] = None,
     data: Annotated[
         str | None,

@@ -77,7 +77,11 @@ def fit_notes(answers: Answers, model: BaseModel | None) -> list[str]:
     if model and model.note:
         notes.append(f"{answers.model}: {model.note}")
     if model and model.gated:
-        token = "set `hf_token` and `keyvault_name` in the config" if answers.target == "azureml" else "set HF_TOKEN in .env"
+        token = (
+            "set `hf_token` and `keyvault_name` in the config"
+            if answers.target == "azureml"
+            else "set HF_TOKEN in .env"
+        )
         notes.append(f"accept the license of {answers.model} on huggingface.co, and {token}")
     return notes
 

@@ -27,7 +27,10 @@ HUB_ADDRESS = re.compile(
 )
 """Addresses of a model on the Hub."""
 
-AZUREML_MODELS: dict[str, type[AzureMLModel]] = {"azureml_registry_model": RegistryModel, "azureml_model": WorkspaceModel}
+AZUREML_MODELS: dict[str, type[AzureMLModel]] = {
+    "azureml_registry_model": RegistryModel,
+    "azureml_model": WorkspaceModel,
+}
 
 
 def translate(source: Source) -> Draft:
