@@ -109,6 +109,14 @@ def test_one_job_runs_at_a_time_and_is_canceled(make_project: MakeProject) -> No
     assert not is_held(project.gen_model / ".run.lock")
 
 
+def test_a_process_that_a_signal_ends_has_the_exit_code_of_a_shell() -> None:
+    code = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGINT)"
+    job = jobs.Jobs().start([sys.executable, "-c", code], ["run"])
+    job.process.wait(30)
+    assert job.process.returncode == -signal.SIGINT
+    assert job.as_dict()["exit_code"] == 130
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["close", signal.SIGINT, signal.SIGTERM])
 def test_the_end_of_the_server_ends_its_job_and_stdout_has_the_protocol_alone(

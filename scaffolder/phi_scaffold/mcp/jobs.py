@@ -52,10 +52,16 @@ class Job:
             return "running"
         return "done" if not self.process.returncode else "canceled" if self.is_canceled else "failed"
 
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code as a shell has it: 130 also for an interpreter that SIGINT ended before it handled signals."""
+        code = self.process.returncode
+        return 128 - code if code is not None and code < 0 else code
+
     def as_dict(self) -> dict[str, Any]:
         """Return its state; `output` is what it printed on stderr, if it failed."""
         state = self.state
-        facts = {"id": self.id, "command": self.command[0], "state": state, "exit_code": self.process.returncode}
+        facts = {"id": self.id, "command": self.command[0], "state": state, "exit_code": self.exit_code}
         output = list(self.lines) if state == "failed" else []
         return {**facts, "events": list(self.events), "result": self.result, "output": output}
 
