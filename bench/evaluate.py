@@ -3,8 +3,9 @@
     python bench/evaluate.py PROJECT [NAME …]
 
 PROJECT is one that `run` has finished; it is only read. The models of its comparison (or those with a NAME) are measured in turn,
-each in a separate process. An entry is a set of prompts of a model, such as `base, few-shot`. Calls of the model, and the tokens
-that they read with padding, are the same in each run; seconds of a busy machine say little.
+each in a separate process, a copy of this one where `evaluate` copies one. An entry is a set of prompts of a model, such as
+`base, few-shot`. Calls of the model, and the tokens that they read with padding, are the same in each run; seconds of a busy
+machine say little.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
 from phi_runtime.core.events import Emit, silent
 from phi_runtime.core.project import find_project
-from phi_runtime.evaluation import comparison, worker
+from phi_runtime.evaluation import comparison, model_processes, worker
 from phi_runtime.inference.onnx import OnnxSequence
 from phi_runtime.inference.transformers import TransformersGenerator
+from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.compare import Comparison
 from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.load import load_workflow
@@ -79,6 +81,27 @@ def measure(task: worker.ModelTask) -> worker.ModelResults:
     return worker.load_and_work(task)
 
 
+class Processes:
+    """ModelProcesses with copies of this process, in which calls are counted."""
+
+    def __init__(self, _models: list[ModelRef], device: str, _folder: Path) -> None:
+        self.device = device
+        started, cpu = time.perf_counter(), time.process_time()
+        model_processes.import_libraries()
+        print(f"| import | {time.perf_counter() - started:.1f} | {time.process_time() - cpu:.1f} | | |")
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def work(self, task: worker.ModelTask, _log: Path, _emit: Emit) -> worker.ModelResults:
+        method = "spawn" if task.ref.kind == "onnx" else "fork"
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            return pool.apply(measure, (task,))
+
+
 def main(folder: Path, names: list[str]) -> None:
     project = find_project(folder)
     workflow = load_workflow(project.config)
@@ -87,11 +110,7 @@ def main(folder: Path, names: list[str]) -> None:
     training = evaluation_stages(workflow)[EVALUATE]
     assert training
 
-    def in_process(task: worker.ModelTask, _log: Path, _emit: Emit) -> worker.ModelResults:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(measure, (task,))
-
-    comparison.work_apart = in_process
+    model_processes.ModelProcesses = Processes
     plain = comparison.evaluate
 
     def evaluate(workflow: Any, training: str, models: Any, *args: Any, **options: Any) -> dict[str, Any]:

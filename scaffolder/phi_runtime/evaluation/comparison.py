@@ -16,6 +16,7 @@ from phi_runtime.data.hooks import Values, load_training_hooks
 from phi_runtime.data.leakage import find_leaks
 from phi_runtime.evaluation.baselines import baselines
 from phi_runtime.evaluation.metrics import headline, headline_scores, row_scores
+from phi_runtime.evaluation.model_processes import ModelProcesses
 from phi_runtime.evaluation.own_metrics import OwnMetrics
 from phi_runtime.evaluation.questions import Questions, sample_questions
 from phi_runtime.evaluation.row_results import ROWS, Measured, RowResult, read_rows, write_rows
@@ -28,7 +29,7 @@ from phi_runtime.evaluation.row_tasks import (
     scored_rows,
 )
 from phi_runtime.evaluation.summary import BASE, FEW_SHOT, LABELS_SCORED, perplexity, summarize
-from phi_runtime.evaluation.worker import ModelResults, ModelTask, work_apart
+from phi_runtime.evaluation.worker import ModelResults, ModelTask
 from phi_runtime.inference.generator import GeneratorOptions
 from phi_runtime.inference.loading import context_length
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
@@ -46,7 +47,7 @@ def evaluate(
     models: Sequence[NamedModel],
     place: DataContext,
     out: Path,
-    device: str,
+    processes: ModelProcesses,
     emit: Emit,
     stage: str,
     *,
@@ -63,7 +64,7 @@ def evaluate(
     Args:
         models: The models by their names in the comparison.
         place: The data and the tokenizer to read the rows with.
-        device: torch device for the models that are not ONNX.
+        processes: The processes that measure them.
         stage: The stage in whose name events are emitted.
         rows_of: Side to measure on. For the test rows of a pass without any, its validation rows are used.
         chosen_on: Choices that were made on the validation rows.
@@ -113,14 +114,14 @@ def evaluate(
         task = ModelTask(
             name,
             ref,
-            device,
+            processes.device,
             GeneratorOptions(template.special, stop_tokens=template.stop_tokens),
             {variant: [row.task for row in rows] for variant, rows in variants.items()},
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
             context_tokens=context_tokens,
         )
-        results = work_apart(task, out / f"{name}.log", emit)
+        results = processes.work(task, out / f"{name}.log", emit)
         found = _measured(results, variants, template, settings.task)
         if name == BASE and labels:
             scores = [score_labels(m, settings.task, r) for m, r in zip(found[name], references, strict=True)]

@@ -16,7 +16,7 @@ from typing import Any
 from phi_runtime.core.events import Emit
 from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.hardware.machine import used_gpu_bytes
-from phi_runtime.hardware.process_memory import peak_of_process_bytes
+from phi_runtime.hardware.process_memory import mapped_bytes, peak_of_process_bytes
 from phi_runtime.inference.generator import Generator, GeneratorOptions, PromptResult, PromptTask, Speed
 from phi_runtime.inference.loading import open_generator, uses_gpu
 from phi_runtime.models.reference import ModelRef
@@ -31,7 +31,7 @@ _NARROW = 0.1  # range of a figure of speed, as a share of its median, that need
 _ANY_TOKEN = 5
 
 Range = tuple[float, float]
-_MEMORY_FIX = "free memory, or lower `batch_size` in evaluation.json"
+MEMORY_FIX = "free memory, or lower `batch_size` in evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -119,19 +119,37 @@ def work_apart(task: ModelTask, log: Path, emit: Emit) -> ModelResults:
     Raises:
         PhiError: The model cannot be loaded, its process crashed, or memory ran out.
     """
-    with Worker(python("phi_runtime.evaluation.worker"), _subject(task), log=log, memory_fix=_MEMORY_FIX) as worker:
+    with Worker(python("phi_runtime.evaluation.worker"), subject_of(task), log=log, memory_fix=MEMORY_FIX) as worker:
         worker.send(to_json(task))
         results = from_json(ModelResults, worker.result(emit))
     log.unlink(missing_ok=True)
     return results
 
 
-def load_and_work(task: ModelTask) -> ModelResults:
-    """Load the model of `task` in this process and work on it."""
+@dataclass(frozen=True)
+class Libraries:
+    """Libraries that the process had before it was copied.
+
+    Attributes:
+        import_s: Seconds that their import took.
+        mapped_bytes: Memory of their files (see `mapped_bytes`).
+    """
+
+    import_s: float
+    mapped_bytes: dict[str, int]
+
+    def unused_bytes(self) -> int:
+        """Return the bytes of their files that are not in the memory of this process, which is a copy."""
+        own = mapped_bytes()
+        return sum(max(0, count - own.get(file, 0)) for file, count in self.mapped_bytes.items())
+
+
+def load_and_work(task: ModelTask, libraries: Libraries | None = None) -> ModelResults:
+    """Load the model of `task` in this process and work on it; its figures include `libraries`, if it is a copy with these."""
     used_before = used_gpu_bytes()
     started = time.perf_counter()
     generator = open_generator(task.ref, task.device, task.options)
-    load_s = time.perf_counter() - started
+    load_s = time.perf_counter() - started + (libraries.import_s if libraries else 0)
     speed = measure_speed(generator)
     tokens = SPEED_PROMPT_TOKENS + SPEED_NEW_TOKENS
     if task.context_tokens > tokens:
@@ -140,7 +158,7 @@ def load_and_work(task: ModelTask) -> ModelResults:
     performance = Performance(
         **speed,
         load_s=load_s,
-        peak_rss_bytes=peak_of_process_bytes(),
+        peak_rss_bytes=peak_of_process_bytes() + (libraries.unused_bytes() if libraries else 0),
         gpu_memory_bytes=used_gpu_bytes() - used_before if uses_gpu(task.ref, task.device) else None,
         memory_tokens=tokens,
     )
@@ -195,7 +213,8 @@ def _is_narrow(values: Sequence[float]) -> bool:
     return max(values) - min(values) <= _NARROW * median(values)
 
 
-def _subject(task: ModelTask) -> str:
+def subject_of(task: ModelTask) -> str:
+    """Return the name of the work on a model in error messages."""
     return f"the model `{task.name}`"
 
 
@@ -208,7 +227,7 @@ def main() -> None:
         results: dict[str, Any] = to_json(load_and_work(task))
         return results
 
-    parent.reply(work, _subject(task), memory_fix=_MEMORY_FIX)
+    parent.reply(work, subject_of(task), memory_fix=MEMORY_FIX)
 
 
 if __name__ == "__main__":

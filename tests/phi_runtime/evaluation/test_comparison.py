@@ -15,8 +15,9 @@ from phi_runtime.config.schema import DataConfig, Evaluation, Workflow
 from phi_runtime.data.dataset import DataContext
 from phi_runtime.data.tokenize import prompt_ids
 from phi_runtime.evaluation import comparison
+from phi_runtime.evaluation.model_processes import ModelProcesses
 from phi_runtime.evaluation.row_results import Measured, read_rows
-from phi_runtime.evaluation.worker import ModelResults, Performance, work_on
+from phi_runtime.evaluation.worker import ModelResults, ModelTask, Performance, work_on
 from phi_runtime.inference.generator import PromptResult, PromptTask
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LoRA
@@ -50,7 +51,11 @@ PERFORMANCE = Performance(1, (1, 1), 1, (1, 1), 1, (1, 1), 1, 1, None, 72)
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: Any) -> Recorder:
     found = Recorder(tiny_tokenizer)
-    monkeypatch.setattr(comparison, "work_apart", lambda task, *_: ModelResults(work_on(found, task), PERFORMANCE))  # type: ignore[arg-type]
+
+    def results(_: ModelProcesses, task: ModelTask, *__: Any) -> ModelResults:
+        return ModelResults(work_on(found, task), PERFORMANCE)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ModelProcesses, "work", results)
     return found
 
 
@@ -82,9 +87,11 @@ def evaluated(
     listener = Listener()
     base = ModelRef(model, "hf", "key")
     place = DataContext(folder / "config.json", base, folder / "cache")
-    content = comparison.evaluate(
-        workflow, "finetune", [("base", base)], place, folder / "out", "cpu", listener, "evaluate", rows_of=rows_of
-    )
+    out = folder / "out"
+    with ModelProcesses([], "cpu", out) as processes:
+        content = comparison.evaluate(
+            workflow, "finetune", [("base", base)], place, out, processes, listener, "evaluate", rows_of=rows_of
+        )
     return content, read_rows(folder / "out" / "rows.jsonl"), listener
 
 

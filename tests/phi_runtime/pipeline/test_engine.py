@@ -95,7 +95,7 @@ def test_metrics_of_the_project_are_computed_from_the_measured_rows(
 ) -> None:
     project = trained_project()
     before = cli("evaluate", "--json", "--project", project.root).json
-    monkeypatch.setattr(comparison, "work_apart", None)  # nothing is measured again
+    monkeypatch.setattr(comparison, "evaluate", None)  # nothing is measured again
     path = project.config.with_name("evaluation.json")
     settings = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**settings, "cost": {"joy->fear": 3}, "combined": {"s": {"mean_cost": -2}}}))

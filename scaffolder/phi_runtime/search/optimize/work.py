@@ -16,6 +16,7 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import data_context
 from phi_runtime.evaluation.comparison import evaluate
 from phi_runtime.evaluation.metrics import headline
+from phi_runtime.evaluation.model_processes import ModelProcesses
 from phi_runtime.evaluation.worker import ModelTask, work_apart
 from phi_runtime.hardware.device import pick_device
 from phi_runtime.inference.loading import context_length
@@ -102,17 +103,18 @@ def _evaluate(job: _Job, ref: ModelRef, device: str, context_tokens: int = 0) ->
         if event.event == "warning":
             job.emit(event)
 
-    content = evaluate(
-        job.workflow,
-        training,
-        [(task.name, ref)],
-        place,
-        task.folder,
-        device,
-        emit_warnings,
-        task.name,
-        context_tokens=context_tokens,
-    )
+    with ModelProcesses([ref], device, task.folder) as processes:
+        content = evaluate(
+            job.workflow,
+            training,
+            [(task.name, ref)],
+            place,
+            task.folder,
+            processes,
+            emit_warnings,
+            task.name,
+            context_tokens=context_tokens,
+        )
     result: dict[str, Any] = next(iter(content["models"]), {})
     metrics = result.get("metrics") or {}
     metric = headline(content["task"])
