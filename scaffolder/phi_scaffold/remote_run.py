@@ -282,7 +282,8 @@ def _follow(engine: Engine, record: JobRecord, emit: Emit, say: Callable[[str], 
         what = f"job {record.name} {'was canceled' if status.state == 'canceled' else 'failed'}"
         log = f"see its log: phi-scaffold remote logs {record.name}{again}"
         where = Location(status.where) if status.where else None
-        fix = "; ".join(filter(None, [status.fix, log]))
+        resumes = engine.shares_disk and status.exit_code == Interrupted.exit_code
+        fix = "; ".join(filter(None, ["submit it again, and it resumes" if resumes else status.fix, log]))
         error = WorkFailed(f"{what}: {status.why}" if status.why else what, where=where, fix=fix)
         error.exit_code = status.exit_code
         raise error

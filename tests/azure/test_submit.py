@@ -82,7 +82,7 @@ def test_the_error_of_a_failed_job_is_the_last_one_of_its_run(shell: Shell, clou
     project = tiny_project(tmp_path / "tiny", device="gpu")  # the machines of the stand-in have none
     done = shell.run(project, "run", "finetune", "--on", "azureml")
     (error,) = (line for line in done.err.splitlines() if line.startswith("error: "))
-    assert (done.code, only_job(cloud).status) == (1, "Failed")
+    assert (done.code, only_job(cloud).status) == (5, "Failed")
     assert "GPU" in error
 
 

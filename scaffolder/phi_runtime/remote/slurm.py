@@ -93,8 +93,11 @@ srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpu-bind=none --kill-
     bash -c 'export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS; exec "$@"' phi-scaffold \\
     {python} -P -m phi_scaffold "$@" &
 running=$!
-trap 'scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+signaling=
+# In the background: if the job is being requeued, its steps have the signal already, and scancel would try for half a minute.
+trap 'scancel --signal=TERM "$SLURM_JOB_ID" & signaling=$!' TERM
 while wait "$running"; code=$?; kill -0 "$running" 2>/dev/null; do :; done
+[ -z "$signaling" ] || kill "$signaling" 2>/dev/null # or it would reach the next run of the job
 echo "$code" >"$ended"
 exit "$code"
 """
@@ -316,7 +319,8 @@ def _call(command: list[str], project: Path) -> str:
         raise NetworkError(f"`{command[0]}` did not answer within {_TIMEOUT_S:g} s", fix="try again later") from None
     if done.returncode == 0:
         return done.stdout
-    message = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+    lines = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
+    message = "; ".join(line.removeprefix(f"{command[0]}: error: ") for line in lines[-3:])
     if "contact" in done.stderr or "onnect" in done.stderr:
         raise NetworkError(f"Slurm cannot be reached: {message}", fix="try again later")
     raise WorkFailed(f"Slurm refused `{command[0]}`: {message}", fix="see the options: --sbatch, and remote/job.sbatch")
