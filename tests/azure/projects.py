@@ -66,16 +66,16 @@ class Shell:
             [str(self.python), "-m", "phi_scaffold", *arguments, "--project", str(project)],
             cwd=project.parent,
             env={**os.environ, **self.environment, **own, **variables},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
 
-    def run(self, project: Path, *arguments: str, **variables: str) -> Outcome:
-        """Run `phi-scaffold`."""
-        return finished(self.start(project, *arguments, **variables))
+    def run(self, project: Path, *arguments: str, said: str = "", **variables: str) -> Outcome:
+        """Run `phi-scaffold`, with `said` as its input."""
+        return finished(self.start(project, *arguments, **variables), said)
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def tiny_project(folder: Path, device: str = "cpu") -> Path:
     return folder
 
 
-def finished(process: subprocess.Popen[str]) -> Outcome:
-    """Wait for a command to end."""
-    out, err = process.communicate(timeout=600)
+def finished(process: subprocess.Popen[str], said: str = "") -> Outcome:
+    """Wait for a command to end, with `said` as its input."""
+    out, err = process.communicate(said, timeout=600)
     return Outcome(process.returncode, out, err)
 
 

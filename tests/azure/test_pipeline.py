@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.azure.environment import EACH_CLIENT
-from tests.azure.projects import PUT_JOB, Shell, leaks, only_job, tiny_project
-from tests.azure.standin import Cloud
+from tests.azure.projects import CLIENT, PUT_JOB, Shell, leaks, only_job, tiny_project
+from tests.azure.standin import Cloud, Fault
 
 pytestmark = [pytest.mark.azure, pytest.mark.timeout(1800)]
 
@@ -47,6 +47,22 @@ def test_a_pipeline_trains_on_one_system_and_builds_on_another(shell: Shell, clo
     assert leaks(cloud, tmp_path, done) == []
     answer = shell.run(project, "generate", "what a day", "--model", "onnx", "--max-new-tokens", "2", "--json")
     assert answer.code == 0, answer.err
+
+
+def test_the_artifacts_of_a_pipeline_whose_last_step_failed_come_back(
+    shell: Shell, cloud: Cloud, tmp_path: Path
+) -> None:
+    project = project_on_two_systems(tmp_path / "tiny")
+    path = project / "fine-tuning" / "olive-config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["systems"]["build"]["azureml_client_config"] = {**CLIENT, "keyvault_name": "othervault"}
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+    cloud.faults.append(Fault("^GET https://othervault", 403, times=9, code="Forbidden"))
+    done = shell.run(project, "run", "--until", "export")
+    train, build = cloud.children(only_job(cloud))
+    assert (done.code, train.status, build.status) == (1, "Completed", "Failed"), done.err
+    assert shell.run(project, "remote", "download").code == 0
+    assert (project / "gen-model" / "merged" / "manifest.json").is_file()
 
 
 @EACH_CLIENT

@@ -16,26 +16,24 @@ from tests.azure.standin import Cloud, Fault
 
 pytestmark = [pytest.mark.azure, pytest.mark.timeout(1800)]
 
-SUBMISSION_FAULTS = {
-    "too many requests": (Fault(PUT_JOB, 429, headers={"Retry-After": "1"}), 0, 1),
-    "internal error": (Fault(PUT_JOB, 500), 0, 1),
-    "unavailable": (Fault(PUT_JOB, 503), 0, 1),
-    "connection dropped": (Fault(PUT_JOB, "drop"), 0, 1),
-    "answer lost": (Fault(PUT_JOB, "lose"), 0, 1),
-    "no permission": (Fault(PUT_JOB, 403, code="AuthorizationFailed"), 7, 0),
-    "token refused": (Fault(PUT_JOB, 401, code="InvalidAuthenticationToken"), 7, 0),
-    "not found": (Fault(PUT_JOB, 404, code="ResourceNotFound"), 7, 0),
-    "upload not signed": (Fault(r"^PUT .*blob.core", 403, times=9, code="AuthenticationFailed"), 7, 0),
-    "unreachable": (Fault(r"https://management", "drop", times=99), 7, 0),
+# Each fault of the submission on its own is in test_client.py.
+SUBMISSION_FAULTS: dict[str, tuple[list[Fault], int, int]] = {
+    "busy": ([Fault(PUT_JOB, 429, headers={"Retry-After": "1"}), Fault(PUT_JOB, 503)], 0, 1),
+    "error, dropped, answer lost": ([Fault(PUT_JOB, 500), Fault(PUT_JOB, "drop"), Fault(PUT_JOB, "lose")], 0, 1),
+    "no permission": ([Fault(PUT_JOB, 403, code="AuthorizationFailed")], 7, 0),
+    "token refused": ([Fault(PUT_JOB, 401, code="InvalidAuthenticationToken")], 7, 0),
+    "not found": ([Fault(PUT_JOB, 404, code="ResourceNotFound")], 7, 0),
+    "upload not signed": ([Fault(r"^PUT .*blob.core", 403, times=9, code="AuthenticationFailed")], 7, 0),
+    "unreachable": ([Fault(r"https://management", "drop", times=99)], 7, 0),
 }
 
 
-@pytest.mark.parametrize(("fault", "code", "jobs"), SUBMISSION_FAULTS.values(), ids=SUBMISSION_FAULTS)
-def test_a_fault_of_the_submission_ends_well_or_in_one_error(
-    fault: Fault, code: int, jobs: int, shell: Shell, cloud: Cloud, tmp_path: Path
+@pytest.mark.parametrize(("faults", "code", "jobs"), SUBMISSION_FAULTS.values(), ids=SUBMISSION_FAULTS)
+def test_faults_of_the_submission_end_well_or_in_one_error(
+    faults: list[Fault], code: int, jobs: int, shell: Shell, cloud: Cloud, tmp_path: Path
 ) -> None:
     cloud.has_machines = False
-    cloud.faults.append(replace(fault))
+    cloud.faults.extend(map(replace, faults))
     done = shell.run(tiny_project(tmp_path / "tiny"), "run", "fetch", "--on", "azureml", "--detach")
     assert done.code == code, done.err
     assert sum(line.startswith("error: ") for line in done.err.splitlines()) == bool(code)

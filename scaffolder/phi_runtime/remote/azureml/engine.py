@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from phi_runtime.remote.azureml.systems import Workspace
 from phi_runtime.remote.engine import JobState, LogChunk, RemoteFile, Status
 from phi_runtime.remote.job import Input, RemoteJob
 from phi_runtime.remote.snapshot import NEVER
+from phi_runtime.remote.worker import OUTPUT_MANIFEST
 
 _STATES: dict[str, JobState] = {
     "Running": "running",
@@ -146,12 +148,19 @@ class AzureML:
         return self._connected
 
     def _output(self, name: str) -> BlobFolder:
+        """Return the folder of the output; that of the last step that has one in a pipeline that has failed."""
         found = self._connection.request("GET", f"/jobs/{name}", version=JOBS)
-        outputs = ((found or {}).get("properties") or {}).get("outputs") or {}
-        address = (outputs.get(OUTPUT) or {}).get("uri") or ""
+        properties = (found or {}).get("properties") or {}
+        address = ((properties.get("outputs") or {}).get(OUTPUT) or {}).get("uri") or ""
         if not ADDRESS.fullmatch(address):  # the address that the service chooses if the job names none
             address = f"azureml://datastores/workspaceblobstore/paths/azureml/{name}/{OUTPUT}/"
-        return self._connection.folder(address.replace("${{name}}", name))
+        address = address.replace("${{name}}", name)
+        folder = self._connection.folder(address)
+        if _STATES.get(properties.get("status") or "") not in ("failed", "canceled"):
+            return folder
+        steps = reversed(properties.get("jobs") or {})
+        earlier = (re.sub(rf"/{name}/[^/]+/{OUTPUT}/$", f"/{name}/{step}/{OUTPUT}/", address) for step in steps)
+        return next(filter(_exists, [folder, *map(self._connection.folder, earlier)]), folder)
 
     def _why(self, name: str) -> str:
         details = self._connection.run(name, "details") or {}
@@ -168,6 +177,11 @@ class AzureML:
         except ResourceNotFoundError:
             kind = "uri_file" if each.local and each.local.is_file() else "uri_folder"
             client.data.create_or_update(Data(name=name, version=version, path=str(each.local), type=kind))
+
+
+def _exists(folder: BlobFolder) -> bool:
+    """Return True if a job has completed an output in `folder`."""
+    return bool(folder.container.get_blob_client(folder.prefix + OUTPUT_MANIFEST).exists())
 
 
 def _read_from(blob: Any, offset: int) -> bytes:
