@@ -20,11 +20,15 @@ UNPACK = ("python", "-m", "tarfile", "-e", ARCHIVE, FOLDER)
 _NOT_RUN = (
     "*/__pycache__/*",
     *(f"phi_scaffold/{name}/*" for name in ("_template", "chat", "doctor", "mcp", "new", "update")),
-    *(f"phi_scaffold/show/{name}*" for name in ("doctor", "models", "new", "optimize", "rating", "remote", "sweep")),
+    *(f"phi_scaffold/show/{name}*" for name in ("benchmarks", "clean", "data", "doctor", "models", "new", "optimize")),
+    *(f"phi_scaffold/show/{name}*" for name in ("rating", "remote", "runs", "seeds", "sweep", "update")),
+    "phi_scaffold/olive/[ab]*",
     "phi_scaffold/remote_run.py",
-    "phi_runtime/config/dialects/json_schema*",
+    *(f"phi_runtime/config/{name}" for name in ("dialects/json_schema*", "dialects/migrate.py", "reference.py")),
+    *(f"phi_runtime/config/reading/{name}.py" for name in ("comments", "write")),
+    *(f"phi_runtime/pipeline/{name}.py" for name in ("benchmarks", "conversation")),
     "phi_runtime/remote/[!_w]*",
-    "phi_runtime/report/rating*",
+    *(f"phi_runtime/report/{name}*" for name in ("compare", "judge", "rating", "reproduction")),
     "phi_runtime/search/*",
     "phi_runtime/serving/*",
 )
