@@ -175,7 +175,7 @@ class Slurm:
 
     def render(self, job: RemoteJob) -> dict[str, str]:
         machines = job.steps[0].machines
-        counted = any(name.startswith(("gpus", "gres")) for name in machines.resources)  # Slurm would add both up
+        counted = any(name.startswith(("gpus", "gres")) for name in machines.resources)  # not in addition to it
         gpus = f"{'#SBATCH' if machines.device == 'gpu' and not counted else '##SBATCH'} --gpus-per-node=1"
         python = Path(sys.executable)
         if python.is_relative_to(job.project):

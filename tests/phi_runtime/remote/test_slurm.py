@@ -53,6 +53,7 @@ def test_arguments_reach_sbatch_as_they_are(tmp_path: Path) -> None:
         "a=$(id)",
         "-p",
         "array=1-9",
+        "clusters=other",
         "wrap=id",
         "output=x",
     ],
@@ -75,9 +76,22 @@ def test_each_process_on_gpus_gets_one(
     tmp_path: Path, device: str, processes: int, options: list[str], gpus: list[str]
 ) -> None:
     project = folder(tmp_path)
-    command = Slurm(project).command(job_of(project, *options, device=device, processes=processes))
+    job = job_of(project, *options, device=device, processes=processes)
+    command = Slurm(project).command(job)
     assert [word for word in command if word.startswith(("--gpus", "--gres"))] == gpus
     assert ("--nproc" in command) == (processes > 1)
+    # An option for GPUs replaces the one of the script.
+    assert ("\n#SBATCH --gpus" in Slurm(project).script(job)) == (device == "gpu" and not gpus)
+
+
+@pytest.mark.parametrize(
+    ("options", "cores"),
+    [([], ["--cpus-per-task=4"]), (["cpus-per-task=8"], ["--cpus-per-task=8"]), (["exclusive"], [])],
+)
+def test_each_process_on_cores_gets_one(tmp_path: Path, options: list[str], cores: list[str]) -> None:
+    project = folder(tmp_path)
+    command = Slurm(project).command(job_of(project, *options, processes=4))
+    assert [word for word in command if word.startswith("--cpus")] == cores
 
 
 def test_the_script_is_valid_bash_that_runs_the_interpreter_of_the_project(
