@@ -147,7 +147,10 @@ def _pairs(ours: Workflow, olive: Mapping[str, Any], folder: Path) -> Iterator[P
 def _input_model(ours: Workflow, olive: Mapping[str, Any]) -> Iterator[Pair]:
     model, config = ours.input_model.model_dump(mode="json"), olive["config"]
     yield ("input_model", "type"), model["type"].lower(), olive["type"]
-    yield ("input_model", "model_path"), model["model_path"], config["model_path"]
+    place = model["model_path"]
+    if isinstance(place, dict):  # a model of Azure ML, whose format Olive does not ask for
+        place = {key: value for key, value in place.items() if key != "mlflow"}
+    yield ("input_model", "model_path"), place, config["model_path"]
     yield ("input_model", "task"), model["task"], config["task"]
     given = config.get("load_kwargs") or {}
     for key, value in model["load_kwargs"].items():

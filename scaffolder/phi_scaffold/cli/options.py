@@ -112,7 +112,7 @@ class Flags:
             min=1,
             metavar="N",
             callback=_limit_threads,
-            help="Compute with N threads on the CPU; default: OMP_NUM_THREADS if set, else all cores.",
+            help="Compute with N threads on the CPU; default: OMP_NUM_THREADS if set, else all free cores.",
         ),
     ] = None
     project_folder: Annotated[
