@@ -119,5 +119,10 @@ def test_olive_still_refuses_modules_to_save(answers: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("model", EVERY_OPTION)
 def test_no_option_of_the_schema_is_left_out_of_the_comparison(model: type[Strict]) -> None:
-    other = {"modules_to_save", "host", *OF_A_FUNCTION, *NEED_MORE}  # `host` names a system of Azure ML, which Olive lacks
+    other = {
+        "modules_to_save",
+        "host",
+        *OF_A_FUNCTION,
+        *NEED_MORE,
+    }  # `host` names a system of Azure ML, which Olive lacks
     assert set(EVERY_OPTION[model]) == set(model.model_fields) - other
