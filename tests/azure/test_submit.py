@@ -113,9 +113,9 @@ def test_a_model_of_the_workspace_is_read_by_a_job(shell: Shell, cloud: Cloud, t
     config = json.loads(path.read_text(encoding="utf-8"))
     config["input_model"]["model_path"] = {"type": "azureml_model", "name": "my-phi", "version": "3"}
     path.write_text(json.dumps(config), encoding="utf-8")
-    done = shell.run(project, "run", "finetune", "--on", "azureml")
+    done = shell.run(project, "run", "fetch", "--on", "azureml")  # fails in a job without the model
     assert done.code == 0, done.err
-    assert (project / "gen-model/adapter/manifest.json").is_file()
+    assert only_job(cloud).properties["inputs"]["base_model"]["uri"].endswith("/models/my-phi/versions/3")
 
 
 def test_data_and_a_base_model_of_this_machine_are_uploaded_on_request(
