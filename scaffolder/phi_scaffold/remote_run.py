@@ -69,7 +69,7 @@ def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> No
         on=request.on,
         selection=[*request.stages, *(["--until", request.until] if request.until else ())],
         stages=stages,
-        arguments=_arguments(project, flags),
+        arguments=[*_arguments(project, flags), "--json"],
         force=request.force,
         package=own_package(workflow.input_model.name),
         template_setup=setup_folder(),
@@ -107,7 +107,7 @@ def run_on_slurm(project: ProjectFolder, flags: Flags, request: Request) -> None
     workflow = _workflow_of_cluster(project, flags)
     job = slurm_job(
         project,
-        (*_command(request), *_arguments(project, flags), *_data(flags)),
+        (*_command(request), *_arguments(project, flags), "--json", *_data(flags)),
         tuple(select_stages(workflow, request.stages, request.until, request.force)),
         workflow.host_device,
         request.nproc,
@@ -312,7 +312,7 @@ def _arguments(project: ProjectFolder, flags: Flags) -> list[str]:
         words += ["--task-name", flags.task_name]
     if project.config.is_relative_to(project.root) and project.config != project.root / CONFIG and not flags.task_name:
         words += ["--config", project.shown(project.config)]
-    return [*words, "--json"]
+    return words
 
 
 def _data(flags: Flags) -> list[str]:

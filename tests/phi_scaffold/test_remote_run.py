@@ -289,7 +289,7 @@ def test_emit_writes_files_and_prints_the_commands_that_submit_them(cli: Cli, re
     ):
         assert f"Wrote remote/{name}." in done.out
         assert f"\n  {command}" in done.out
-        assert (remote_project.root / "remote" / name).is_file()
+        assert "-m phi_scaffold run finetune\n" in (remote_project.root / "remote" / name).read_text()
     described = cli("run", "--emit", "HF", *there, "--json").json
     (file,) = described["files"]
     assert file["path"] == "remote/hf_job.py"
