@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,3 +103,21 @@ def test_models_tells_what_would_fit(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
 def test_the_models_are_listed_for_this_machine_without_an_ml_library(cli: Cli, tmp_path: Path) -> None:
     assert not imported(["models", "smollm2-135m"], tmp_path) & {"torch", "transformers", "numpy"}
     assert "fits this" in cli("models").out
+
+
+def test_memory_and_time_of_a_calibration_are_estimated(make_project: MakeProject, cli: Cli) -> None:
+    project = make_project()
+    name = "../model-cache/microsoft/Phi-3-mini-4k-instruct"
+
+    def change(config: dict[str, Any]) -> None:
+        config["input_model"].update(model_path=name)
+        config["passes"]["export"].update(int4_algo_config="gptq", int4_calibration={"tokens": 4096})
+
+    arguments = ("run", "--dry-run", "--no-step", "--project", project.root)
+    assert "calibrate" not in cli(*arguments).out
+    edit_config(project, change)
+    (calibration,) = cli(*arguments, "--json").json["calibrations"]
+    assert (calibration["stage"], calibration["tokens"]) == ("export", 4096)
+    assert 2 * 3.8e9 < calibration["total_bytes"] < 4 * 3.8e9  # the model in bfloat16, and one layer at a time
+    assert calibration["seconds"] > 600
+    assert "to calibrate the weights on up to 4,096 tokens, in roughly" in cli(*arguments).out

@@ -10,6 +10,7 @@ from typing import Any
 
 from phi_runtime.checks.sections import Checks
 from phi_runtime.config.diagnostics import Finding
+from phi_runtime.config.pass_graph import training_of
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
@@ -39,6 +40,7 @@ _ROUNDING = [
         "int4_op_types_to_quantize",
         "int4_nodes_to_exclude",
         "int4_algo_config",
+        "int4_calibration",
         "use_qdq",
         "use_cuda_bf16",
     )
@@ -73,6 +75,7 @@ def check_export(c: Checks, at: KeyPath, step: ExportPass) -> Iterator[Finding]:
     for place, message, suggestion in (
         *_excluded(step, provider),
         *_rounding(step),
+        *_calibration(step, has_rows=_has_training_rows(c, str(at[-1]))),
         *_tied(step, tied),
         *_blocks(step, stored),
         *_caches(step, provider),
@@ -99,7 +102,10 @@ def _ignored(step: ExportPass, provider: str | None) -> Iterator[tuple[tuple[str
         for place in _ROUNDING:
             if _value(step, place) is not None:
                 yield place, f"it is for weights of 4 or 8 bits, and the precision is {step.precision}"
-    elif same := [name for name, bits in step.other_bits.items() if bits == step.precision]:
+        return
+    if step.int4_calibration and not step.is_calibrated:
+        yield ("int4_calibration",), 'it is for `"int4_algo_config": "gptq"`'
+    if same := [name for name, bits in step.other_bits.items() if bits == step.precision]:
         yield _place_of_bits(step), f"{same[0]} has {step.precision[3:]} bits like all other weights"
 
 
@@ -125,6 +131,31 @@ def _rounding(step: ExportPass) -> Iterator[_Conflict]:
     elif step.use_qdq and step.quantizes and "int8" in step.other_bits.values():
         message = f"`use_qdq` has no 8-bit weights, which `{_key_of_bits(step)}` sets: remove one"
         yield ("use_qdq",), message, "false"
+
+
+def _calibration(step: ExportPass, *, has_rows: bool) -> Iterator[_Conflict]:
+    """Yield what excludes a calibration of the 4-bit weights."""
+    place = ("int4_algo_config",)
+    if step.base_algorithm != "gptq" or not step.quantizes:
+        return
+    if step.precision == "int8":
+        yield place, "`gptq` calibrates weights of 4 bits, and the precision is int8", "default"
+    elif step.adapters:
+        yield (
+            place,
+            "`gptq` calibrates a merged model, and `adapters` exports a base model with adapters: remove one",
+            "",
+        )
+    elif not has_rows:
+        yield place, "`gptq` calibrates on training rows, and no pass before this one trains", "k_quant_mixed"
+    elif step.int4_is_symmetric is False:
+        yield ("int4_is_symmetric",), "`gptq` has no zero points: remove `int4_is_symmetric`", "true"
+
+
+def _has_training_rows(c: Checks, name: str) -> bool:
+    """Return True if the model that the pass `name` exports was trained on rows of this config."""
+    training = training_of(c.steps, name)
+    return training is not None and training in c.steps and c.steps[training].rows is not None
 
 
 def _key_of_bits(step: ExportPass) -> str:

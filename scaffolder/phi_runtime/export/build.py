@@ -78,6 +78,8 @@ def options_of(step: ExportPass) -> dict[str, Any]:
     """Return the builder's options for the keys of the pass, by the names of onnxruntime-genai 0.18."""
     values = step.model_dump(include=set(_OPTION_NAMES), exclude_none=True)
     options = {_OPTION_NAMES[key]: value for key, value in values.items()}
+    if step.base_algorithm == "gptq":  # the builder rounds the calibrated weights to themselves
+        del options["algo_config"]
     if step.use_8bits_moe is not None:
         options["moe_quant_type"] = "int8" if step.use_8bits_moe else "int4"
     return options | step.extra_options.model_dump(exclude_none=True)
@@ -97,8 +99,18 @@ def build_request(context: PassContext[ExportPass]) -> BuildRequest:
 
 
 def build_pass(context: PassContext[ExportPass]) -> None:
-    """Build the model of the pass into `context.out`."""
+    """Build the model of the pass into `context.out`, from a calibrated copy of its source if the pass requests it."""
     request = build_request(context)
+    if not context.config.is_calibrated:
+        _build(context, request)
+        return
+    from phi_runtime.export.calibrated import calibrated
+
+    with calibrated(context, request) as copy:
+        _build(context, copy)
+
+
+def _build(context: PassContext[ExportPass], request: BuildRequest) -> None:
     if request.options.get("kv_cache_quant_scheme", "none") != "none":
         from phi_runtime.export.kv_cache import build_calibrated
 

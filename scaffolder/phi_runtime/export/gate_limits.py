@@ -124,7 +124,7 @@ def more_exact(step: ExportPass, provider: str) -> Iterator[MoreExact]:
         yield MoreExact({"int4_algo_config": "k_quant_mixed"}, "keep the most sensitive weights in 8 bits")
     if step.precision == "int4" and provider != "DmlExecutionProvider":
         values: dict[str, Any] = {}
-        if step.int4_algo_config not in (None, "default", "k_quant"):
+        if step.int4_algo_config not in (None, "default", "k_quant", "gptq"):
             values["int4_algo_config"] = None
         if not mixed or (values and not step.extra_options.matmul_mixed_precision):
             values["extra_options.matmul_mixed_precision"] = "last_matmul:int8,mixed_layers:int8"

@@ -234,8 +234,11 @@ class TransformersGenerator:
             inputs = {"inputs_embeds": torch.cat([prompt, embeddings], dim=1)}
         if cache is None:
             cache = self.create_cache()
+        # Positions, not their number: a slice of several rows is not contiguous, and with frozen weights torch multiplies it by a
+        # copy of the output head per row (2.13).
+        last = torch.arange(-keep, 0, device=self.device)  # (keep,)
         with torch.inference_mode():
-            output = model(**inputs, **padding, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+            output = model(**inputs, **padding, past_key_values=cache, use_cache=True, logits_to_keep=last)
         return output.logits, output.past_key_values
 
     # -- batches and measurement ---------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.config.schema import Workflow
+from phi_runtime.config.schema import ExportPass, Workflow
 from phi_runtime.core.errors import OutOfResources
 from phi_runtime.core.events import Event, progress_message
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.units import duration, size
+from phi_runtime.hardware.device import usable_cores
 from phi_runtime.models.fetch import adapter_is_present, present
+from phi_runtime.models.memory import calibration_bytes, calibration_s
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.rehearsal import Rehearsal, rehearse_apart
 from phi_runtime.pipeline.stage import Stage
@@ -23,6 +25,7 @@ from phi_scaffold.show.terminal import console, table
 
 if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides
+    from phi_runtime.models.shape import Shape
 
 _PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "fixed")
 
@@ -68,10 +71,15 @@ def dry_run(
                 reason = "the base model is not downloaded and not in the catalog; run `phi-scaffold fetch` first"
                 print(f"\n{name}: no estimate: {reason}")
             _print_step(result)
+    calibrations = _calibrations(workflow, rows, shape) if shape else []
+    if not as_json:
+        for calibration in calibrations:
+            _print_calibration(calibration)
     if as_json:
         sizes = {f"{name}_bytes": needed for name, needed in disk.items()} | {"free_bytes": free_disk_bytes(project)}
         tried = [s if isinstance(s, dict) else asdict(s) for s in steps]
-        print(json.dumps({"stages": rows, "estimates": estimates, "disk": sizes, "steps": tried}))
+        content = {"stages": rows, "estimates": estimates, "disk": sizes, "steps": tried}
+        print(json.dumps(content | ({"calibrations": calibrations} if calibrations else {})))
 
 
 def planned_stages(stages: Sequence[Stage], project: ProjectFolder, force: set[str]) -> list[dict[str, Any]]:
@@ -87,6 +95,23 @@ def planned_stages(stages: Sequence[Stage], project: ProjectFolder, force: set[s
         shown = project.shown(stage.target)
         rows.append({"name": stage.name, "type": stage.type, "would_run": runs, "why": why, "output": shown})
     return rows
+
+
+def _calibrations(workflow: Workflow, rows: Sequence[Mapping[str, Any]], shape: Shape) -> list[dict[str, Any]]:
+    """Estimate memory and time of the exports that would calibrate their weights."""
+    exports = {
+        name: step for name, step in workflow.passes.items() if isinstance(step, ExportPass) and step.is_calibrated
+    }
+    return [
+        {
+            "stage": row["name"],
+            "tokens": (tokens := exports[row["name"]].calibration.tokens),
+            "total_bytes": calibration_bytes(shape, tokens),
+            "seconds": round(calibration_s(shape, tokens, usable_cores())),
+        }
+        for row in rows
+        if row["would_run"] and row["name"] in exports
+    ]
 
 
 def _why_skipped(project: ProjectFolder, workflow: Workflow, estimate: Forecast | None) -> str:
@@ -162,6 +187,13 @@ def _print_forecast(estimate: Forecast) -> None:
     if estimate.available_bytes is not None:
         verdict = "it fits" if estimate.fits else f"it is not likely to fit; {estimate.advice}"
         print(f"  {size(estimate.available_bytes)} are free: {verdict}")
+
+
+def _print_calibration(calibration: Mapping[str, Any]) -> None:
+    """Print the estimated memory and time of a calibration."""
+    memory, time = size(calibration["total_bytes"]), duration(calibration["seconds"])
+    tokens = f"up to {calibration['tokens']:,} tokens"
+    print(f"\n{calibration['stage']}: about {memory} of memory to calibrate the weights on {tokens}, in roughly {time}")
 
 
 def _print_rehearsal(rehearsal: Rehearsal) -> None:

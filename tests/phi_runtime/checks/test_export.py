@@ -56,6 +56,15 @@ def findings(folder: Path, model: dict[str, Any] | None, provider: str, **keys: 
         (UNTIED, "CPU", {"extra_options": {"shared_embeddings": True}}, "shared_emb", "does not share", "false"),
         (SMOL, "CPU", {"int4_algo_config": "k_quant", "int4_block_size": 64}, "int4_block_size", "odd number", "32"),
         (None, "CPU", {"extra_options": {"moe_quant_type": "mxfp4"}}, "moe_quant_type", "is for CUDA", "int4"),
+        (None, "CPU", {"precision": "int8", "int4_algo_config": "gptq"}, "int4_algo_config", "4 bits", "default"),
+        (
+            None,
+            "CPU",
+            {"int4_algo_config": "gptq", "int4_is_symmetric": False},
+            "int4_is_symm",
+            "no zero points",
+            "true",
+        ),
         (
             None,
             "Dml",
@@ -160,3 +169,29 @@ def test_a_model_from_the_hub_that_cannot_be_exported_is_refused_before_training
         run(project, Listener())
     assert "remove the ModelBuilder pass" in refused.value.fix
     assert not (project.gen_model / "adapter" / "manifest.json").exists()
+
+
+def test_a_calibration_needs_rows_that_the_model_was_trained_on_and_a_merged_model(tmp_path: Path) -> None:
+    config = copy.deepcopy(CONFIG)
+    config["passes"]["build"]["int4_algo_config"] = "gptq"
+    path = tmp_path / "olive-config.json"
+
+    def messages(passes: dict[str, Any]) -> list[str]:
+        path.write_text(json.dumps({**config, "passes": passes}), encoding="utf-8")
+        return [f.message for f in check_file(path).findings if f.key.endswith("int4_algo_config")]
+
+    build = config["passes"]["build"]
+    assert messages(config["passes"]) == []
+    assert messages({"build": build}) == ["`gptq` calibrates on training rows, and no pass before this one trains"]
+    tune = next(step for step in config["passes"].values() if "train_data_config" in step)
+    (message,) = messages({"tune": tune, "build": {**build, "adapters": ["tune"]}})
+    assert "`adapters` exports a base model" in message
+
+
+def test_settings_of_a_calibration_without_one_have_no_effect(tmp_path: Path) -> None:
+    config = copy.deepcopy(CONFIG)
+    config["passes"]["build"]["int4_calibration"] = {"tokens": 4096}
+    path = tmp_path / "olive-config.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    (finding,) = [f for f in check_file(path).findings if f.rule == "no-effect" and "calibration" in f.key]
+    assert "int4_algo_config" in finding.message

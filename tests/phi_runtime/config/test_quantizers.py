@@ -167,6 +167,30 @@ def test_what_the_builder_does_not_do_becomes_the_nearest_and_is_marked(
 
 
 @pytest.mark.parametrize(
+    ("step", "options", "marked"),
+    [
+        ({"type": "GptqModel", "group_size": 32}, {}, []),
+        ({"type": "Gptq", "sym": True, "desc_act": True}, {"int4_block_size": 128}, []),
+        (
+            {"type": "Gptq", "sym": True, "group_size": 32, "damp_percent": 0.01},
+            {"int4_calibration": {"damp_percent": 0.01}},
+            [],
+        ),
+        ({"type": "Gptq", "group_size": 32}, {}, ["passes.p2"]),
+        ({"type": "Gptq", "sym": True, "group_size": 32, "data_config": "wikitext"}, {}, ["passes.p2"]),
+    ],
+)
+def test_gptq_of_a_trained_model_becomes_the_calibration_of_the_export(
+    step: dict[str, Any], options: dict[str, Any], marked: list[str], tmp_path: Path
+) -> None:
+    training = {"type": "LoRA", "train_data_config": "d"}
+    config = checked(tmp_path, training, {"type": "MergeAdapterWeights"}, step, BUILD)
+    export = list(config.draft.value["passes"].values())[-1]
+    assert export == {"type": "ModelBuilder", "precision": "int4", "int4_algo_config": "gptq", **options}
+    assert changed(config) == marked
+
+
+@pytest.mark.parametrize(
     ("steps", "at"),
     [
         ([{"type": "Gptq", "bits": 2}, BUILD], "passes.p0.bits"),

@@ -329,6 +329,20 @@ def test_completions_are_read_with_their_prompt_and_what_they_begin_with_once(
     assert calls == [(1, len(ids) - 1), (1, 1 + len([7, 8, 9, 11]))]
 
 
+def test_the_output_head_is_multiplied_once_for_all_rows_of_a_batch_when_its_weights_are_frozen(
+    torch_model: TransformersGenerator,
+) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    torch_model.model.requires_grad_(False)
+    tasks = [PromptTask(torch_model.encode(text), [[7, 8, 9]]) for text in ("we won the game", "dark cold noise now")]
+    with profile(activities=[ProfilerActivity.CPU]) as calls:
+        torch_model.run_prompts(tasks, 2)
+    products = {event.key: event.count for event in calls.key_averages()}
+    assert products["aten::mm"] > 0
+    assert "aten::bmm" not in products  # by a copy of the weights for each row
+
+
 def test_a_model_without_masks_for_each_token_reads_the_completions_after_the_prompts(
     torch_model: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ VALUES: dict[str, dict[str | int, str]] = {
         "k_quant_last": "k_quant; the output head keeps 8 bits.",
         "k_quant_mixed": "k_quant; the output head and sensitive layers keep 8 bits.",
         "k_quant_linear": "k_quant; the output head and linear attention keep 8 bits.",
+        "gptq": "Calibrated on training rows; the size and speed of default.",
     },
     "kv_cache_quant_scheme": {
         "none": "The cache keeps its precision.",

@@ -1,8 +1,8 @@
 """Translate passes that quantize weights, before or after a ModelBuilder, into options of that ModelBuilder.
 
-The builder rounds weights itself: to the nearest value (`rtn`) or by search (`k_quant`, after llama.cpp), in 4 or 8 bits. What
-needs calibration data (GPTQ, AWQ) or a rotation of the weights becomes the nearest of the two, and is recorded as a change of
-the result.
+The builder rounds weights itself: to the nearest value (`rtn`) or by search (`k_quant`, after llama.cpp), in 4 or 8 bits. GPTQ of a
+trained model becomes `gptq` of the export, which calibrates on training rows. What else needs calibration data (AWQ) or a rotation
+of the weights becomes the nearest of the two of the builder, and is recorded as a change of the result.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ SELECTION = "SelectiveMixedPrecision"
 
 QUANTIZER_PASSES = (*QUANTIZERS, *PREPARATIONS, SELECTION)
 
+_CALIBRATED = "gptq"
 _LAST = "last_matmul:int8"
 _SELECTIONS = {"k_quant_last": _LAST, "k_quant_mixed": f"{_LAST},mixed_layers:int8"}
 """Algorithms of SelectiveMixedPrecision that the builder has, as values of `matmul_mixed_precision`."""
@@ -92,7 +93,7 @@ def translate_quantizers(draft: Draft) -> None:
         return
     order = list(kinds)
     last_training = max((order.index(name) for name, kind in kinds.items() if _trains(kind)), default=-1)
-    options = _Options(draft, builder)
+    options = _Options(draft, builder, is_trained=last_training >= 0)
     for name in [name for name, kind in kinds.items() if kind in QUANTIZER_PASSES]:
         at = (*PASSES, name)
         draft.unnest((*at, "config"))
@@ -114,8 +115,9 @@ def translate_quantizers(draft: Draft) -> None:
 class _Options:
     """The options of a ModelBuilder that the passes around it amount to; each is recorded with the pass that it comes from."""
 
-    def __init__(self, draft: Draft, builder: str) -> None:
+    def __init__(self, draft: Draft, builder: str, *, is_trained: bool) -> None:
         self.draft = draft
+        self.is_trained = is_trained
         self.builder = builder
         self.at: KeyPath = (*PASSES, builder)
         self.bits = 0
@@ -144,13 +146,17 @@ class _Options:
         method = str(self._value(at, "algorithm")).upper()  # of OnnxMatMul4Quantizer
         if method in ("HQQ", "GPTQ"):
             quantizer = quantizer._replace(method=method, algorithm="")
+        if quantizer.method == "GPTQ" and self.is_trained and bits == 4:
+            quantizer = quantizer._replace(algorithm=_CALIBRATED)
         first = not self.bits
         if first:
             self.bits = bits
             self._rounding(at, quantizer)
         self._head(at, quantizer, bits)
         self._single_weights(at)
-        if quantizer.algorithm or not first:
+        if quantizer.algorithm == _CALIBRATED and first:
+            self._calibrated(at, quantizer)
+        elif quantizer.algorithm or not first:
             self.draft.drop(at, f"`{self.builder}` (ModelBuilder) quantizes the weights as it did")
         else:
             algorithm = self.values["int4_algo_config"][0]
@@ -173,22 +179,37 @@ class _Options:
 
     def _rounding(self, at: KeyPath, quantizer: Quantizer) -> None:
         symmetric_key = next((key for key in _SYMMETRIC_KEYS if isinstance(self._value(at, key), bool)), None)
-        symmetric = self._value(at, symmetric_key) if symmetric_key else quantizer.symmetric
-        if isinstance(zero_point := self._value(at, "zero_point"), bool):
-            symmetric = not zero_point
+        symmetric = self._is_symmetric(at, quantizer)
         algorithm = quantizer.algorithm or ("rtn" if symmetric else "k_quant")
         if algorithm == "default" and not symmetric:
             algorithm = "rtn"  # the default algorithm cannot share an embedding that has zero points
         self.values["int4_algo_config"] = algorithm, at
         self.values["int4_block_size"] = self._block_size(at, quantizer), at
-        if algorithm != "k_quant":
+        if algorithm not in ("k_quant", _CALIBRATED):
             self.values["int4_is_symmetric"] = symmetric, at
-        elif symmetric and symmetric_key:
+        elif algorithm == "k_quant" and symmetric and symmetric_key:
             reason = "`k_quant` of the builder always has zero points"
             self.draft.drop((*at, symmetric_key), reason, changes_result=True)
         for key in ("accuracy_level", "nodes_to_exclude"):
             if value := self._value(at, key):
                 self.values[f"int4_{key}"] = value, at
+
+    def _calibrated(self, at: KeyPath, quantizer: Quantizer) -> None:
+        """Drop a pass that becomes the calibration of the export."""
+        differences = []
+        if not self._is_symmetric(at, quantizer):
+            differences.append("without zero points")
+        if self._value(at, "data_config") is not None:
+            differences.append("on the training rows instead of `data_config`")
+        reason = f"`{self.builder}` calibrates the weights ({_CALIBRATED})"
+        if damping := self._value(at, "damp_percent"):
+            self.values["int4_calibration"] = {"damp_percent": damping}, at
+        self.draft.drop(at, ", ".join([reason, *differences]), changes_result=bool(differences))
+
+    def _is_symmetric(self, at: KeyPath, quantizer: Quantizer) -> bool:
+        value = next((v for key in _SYMMETRIC_KEYS if isinstance(v := self._value(at, key), bool)), quantizer.symmetric)
+        zero_point = self._value(at, "zero_point")
+        return not zero_point if isinstance(zero_point, bool) else value
 
     def _head(self, at: KeyPath, quantizer: Quantizer, bits: int) -> None:
         overrides = self._value(at, "overrides")
