@@ -2,7 +2,7 @@
 
     PHI_OLIVE_PYTHON=/path/to/python python bench/training.py DATA.jsonl MODEL_FOLDER [DTYPE …]
 
-Two workloads, each in every DTYPE (default: bfloat16 and float32; a CPU without bfloat16 instructions always computes in float32, and
+Two workloads, each in every DTYPE (default: bfloat16 and float32; a CPU without AMX instructions always computes in float32, and
 that is part of the comparison):
 
 - tokens: rows joined to four sequences of 512 tokens, all tokens trained, ten steps over all four, so that the order of the rows does

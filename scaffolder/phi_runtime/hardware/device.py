@@ -105,7 +105,7 @@ def has_bfloat16(device: str) -> bool:
     if device == "cpu":
         if (chosen := chosen_bfloat16()) is not None:
             return chosen
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return bool(torch.cpu._is_amx_tile_supported())
     return False
 
 

@@ -264,7 +264,7 @@ def _of_number_type(run: RecordedRun) -> list[Mismatch]:
         if recorded == "float32":
             fix = f"compute in float32 too: {BFLOAT16}=0"
         elif recorded == "bfloat16":
-            fix = f"use a machine with bfloat16 instructions, or compute without them, slowly: {BFLOAT16}=1"
+            fix = f"use a machine with AMX instructions, or compute without them, slowly: {BFLOAT16}=1"
         else:
             continue
         return [Mismatch("number type", recorded, current, changes_result=True, fix=fix)]

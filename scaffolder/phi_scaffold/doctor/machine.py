@@ -47,7 +47,7 @@ def cores() -> Check:
     return Check(
         "good",
         "cores",
-        f"{count}, {kind} bfloat16 instructions{'' if bf16 else ' (computing in float32)'}",
+        f"{count}, {kind} AMX instructions{'' if bf16 else ' (computing in float32)'}",
         value=count,
     )
 

@@ -83,7 +83,7 @@ class FinetunePass(Pass):
     torch_dtype: Dtype = Field(
         "bfloat16",
         description="Number type of the frozen weights. Default bfloat16: half the memory of float32 and the same range. A "
-        "CPU without bfloat16 instructions computes in float32 instead, and a warning says so.",
+        "CPU without AMX instructions computes in float32 instead, and a warning says so.",
     )
     device_map: Literal["auto", "current_device"] | None = Field(
         "auto",
