@@ -50,6 +50,7 @@ PRELOAD = (
     "phi_runtime.training.trainer",
 )
 LEAVES = (  # modules that start no Python process, which `_refuse_python` holds
+    "phi_runtime.evaluation.model_processes",
     "phi_runtime.evaluation.worker",
     "phi_runtime.export.builder_process",
     "phi_runtime.serving.worker",

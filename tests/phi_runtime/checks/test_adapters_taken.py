@@ -52,6 +52,12 @@ def test_adapters_of_one_base_are_taken_apart_together_and_merged(tmp_path: Path
 @pytest.mark.parametrize(
     ("passes", "key", "rule", "said"),
     [
+        (
+            {"tone": LORA, "merge": merge("tones"), "build": {**PLAIN, "int4_algo_config": "gptq"}},
+            "merge.adapters.0",
+            "unknown-reference",
+            "before this: tone",
+        ),
         ({"tone": LORA, "build": build("tones")}, "build.adapters.0", "unknown-reference", "before this: tone"),
         ({"tone": LORA, "build": build("tone", "tone")}, "build.adapters.1", "duplicate-name", "named twice"),
         ({"build": build("tone"), "tone": LORA}, "build.adapters.0", "pass-order", "comes after"),

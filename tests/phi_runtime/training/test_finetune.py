@@ -33,17 +33,17 @@ def hooks(project: ProjectFolder, text: str) -> None:
 
 
 def test_the_best_state_is_kept_and_is_that_of_a_run_of_as_many_steps(make_project: MakeProject) -> None:
-    # So high a learning rate spoils the model after a few steps.
+    # So high a learning rate spoils the model in the third step, on every CPU; later steps depend on how sums are rounded.
     facts, listener = trained(
-        make_project("long", max_steps=12, learning_rate=0.3, load_best_model_at_end=True, **STEADY)
+        make_project("long", max_steps=3, learning_rate=0.1, load_best_model_at_end=True, **STEADY)
     )
-    assert facts["steps"] == 12
+    assert facts["steps"] == 3
     losses = [e["validation_loss"] for e in listener.of("metric") if "validation_loss" in e]
     assert facts["validation_loss"] == min(losses)
     best = facts["best_step"]
-    assert best == losses.index(min(losses)) + 1 < 12
+    assert best == losses.index(min(losses)) + 1 < 3
     assert any(f"keeping the best state: step {best} of" in e.get("message", "") for e in listener.of("progress"))
-    short = make_project("short", max_steps=best, learning_rate=0.3, **STEADY)
+    short = make_project("short", max_steps=best, learning_rate=0.1, **STEADY)
     trained(short)
     long = short.root.parent / "long" / "gen-model" / "adapter"
     assert weights(long) == weights(short.gen_model / "adapter")
