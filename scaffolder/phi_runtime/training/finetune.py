@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.context import PassContext
-from phi_runtime.core.errors import Interrupted
+from phi_runtime.core.errors import Conflict, Interrupted, Location
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import GEN_MODEL
 from phi_runtime.core.signals import handled_by
@@ -206,12 +206,22 @@ def _build(
 
 
 def _resume_point(context: FinetuneContext, trainer: SelectiveTrainer) -> Path | None:
-    """Return the checkpoint to resume from, and restore what the trainer recorded in it."""
+    """Return the checkpoint to resume from, and restore what the trainer recorded in it.
+
+    Raises:
+        Conflict: Several processes have sharded the checkpoint, and this run has one, which cannot read it.
+    """
     checkpoint, incomplete = checkpoints.newest(Path(trainer.args.output_dir))
     for folder in incomplete:
         context.warn(f"ignored {folder.name}: it is incomplete")
     if checkpoint:
         facts = checkpoints.read_facts(checkpoint)
+        if not trainer.is_fsdp_enabled and next(checkpoint.glob("pytorch_model_fsdp*"), None):
+            raise Conflict(
+                f"step {checkpoint.name.rpartition('-')[2]} was saved in shards (fsdp), which one process cannot read",
+                where=Location(checkpoint),
+                fix=f"resume with --nproc {facts.get('processes', 2)} or more, or start over with --force {context.name}",
+            )
         trainer.restore(facts)
         context.info(f"resuming from step {checkpoint.name.rpartition('-')[2]}")
         if (previous := facts.get("processes", 1)) != world_size():

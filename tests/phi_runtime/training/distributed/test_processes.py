@@ -18,7 +18,7 @@ import pytest
 
 from phi_runtime.config.schema import FinetunePass
 from phi_runtime.core.artifacts import read_manifest
-from phi_runtime.core.errors import DataError, UsageError, WorkFailed
+from phi_runtime.core.errors import Conflict, DataError, UsageError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
@@ -143,6 +143,30 @@ def test_a_process_that_is_killed_is_named_and_the_next_run_ends_with_the_weight
     listener = Listener()
     run(project, listener, until="finetune", nproc=2)
     assert any("resuming from step" in e.get("message", "") for e in listener.of("progress"))
+    same_as_one_process(project, make, "full")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
+def test_a_sharded_training_resumes_with_more_processes_and_one_process_is_refused(
+    make: MakeProject, layout: str
+) -> None:
+    project = make("two", "full", fsdp=True, fsdp_config={"state_dict_type": layout})
+
+    class Killer(Listener):
+        def __call__(self, event: Event) -> None:
+            super().__call__(event)
+            if event.data.get("unit") == "steps" and event.data["done"] == 5:
+                os.kill(max(workers(project)), signal.SIGKILL)
+
+    with pytest.raises(WorkFailed, match="was killed"):
+        run(project, Killer(), until="finetune", nproc=2)
+    with pytest.raises(Conflict, match="step 4 was saved in shards") as refused:
+        run(project, Listener(), until="finetune")
+    assert "--nproc 2" in refused.value.fix
+    listener = Listener()
+    run(project, listener, until="finetune", nproc=3)
+    assert any("resuming from step 4" in e.get("message", "") for e in listener.of("progress"))
     same_as_one_process(project, make, "full")
 
 
