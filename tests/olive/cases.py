@@ -229,6 +229,7 @@ BUILDER: dict[str, Any] = {
     "int4_op_types_to_quantize": ["MatMul", "Gather"],
     "int4_nodes_to_exclude": ["/lm_head/MatMul"],
     "int4_algo_config": "k_quant_mixed",
+    "int4_calibration": {"tokens": 4096, "damp_percent": 0.05},
     "use_qdq": True,
     "use_8bits_moe": True,
     "use_webgpu_fp32": True,

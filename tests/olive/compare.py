@@ -24,6 +24,7 @@ OUR_KEYS = frozenset(
         "completion_only_loss",
         "gate",
         "int4_aware",
+        "int4_calibration",
         "layers",
         "use_rslora",
         "early_stopping_patience",
