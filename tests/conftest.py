@@ -103,10 +103,16 @@ Cli = Callable[..., Result]
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs `phi-scaffold …` in this process, through the same door as the console script."""
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    """Runs `phi-scaffold …` in this process, through the same door as the console script.
+
+    Variables that a command takes from a project's .env are removed after the test: with another HF_TOKEN no process of a later test
+    could be forked (tests/zygote.py).
+    """
     from phi_scaffold.cli.app import command_line
     from phi_scaffold.cli.failure import guarded
+
+    before = set(os.environ)
 
     def run(*arguments: str | Path) -> Result:
         monkeypatch.setattr(sys, "argv", ["phi-scaffold", *map(str, arguments)])
@@ -115,7 +121,9 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         printed = capsys.readouterr()
         return Result(code, printed.out, printed.err)
 
-    return run
+    yield run
+    for name in set(os.environ) - before:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,8 @@ def default_interrupt() -> None:
 
 
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
-    return {n: value for n, value in environment.items() if n.startswith(READ_AT_IMPORT) and "_DISABLE_" not in n}
+    names = {n for n in environment if n.startswith(READ_AT_IMPORT) and "_DISABLE_" not in n}
+    return {n: environment[n] for n in names - {"HF_TOKEN"}}  # the token is read for each request
 
 
 def _read(connection: socket.socket, count: int) -> bytes:
