@@ -127,7 +127,7 @@ def measured(merged: ModelRef, source: Path, folder: Path, step: ModelBuilder, r
     """How far the build is from the merged model; a pruned head has no logits to compare, so its twin is built."""
     if not step.extra_options.prune_lm_head:
         return compare(merged, folder, rows, "bench")
-    twin = Path(f"{folder}-whole")
+    twin = Path(f"{folder}-complete")
     if not twin.exists():
         made(source, twin, "int4", {**options_of(step), "prune_lm_head": False})
     return compare(merged, twin, rows, "bench")

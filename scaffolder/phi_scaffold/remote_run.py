@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.errors import Conflict, Interrupted, Location, UsageError, WorkFailed
+from phi_runtime.core.errors import Interrupted, Location, UsageError, WorkFailed
 from phi_runtime.core.project import CONFIG, ProjectFolder
 
 if TYPE_CHECKING:
@@ -135,9 +135,8 @@ def emit(project: ProjectFolder, flags: Flags, request: Request, kinds: Sequence
         UsageError: There is no such kind of cluster, or the run reads files that may not leave this machine.
         Conflict: The user has edited one of the files.
     """
-    from phi_runtime.core.signed_text import is_edited
     from phi_runtime.pipeline.engine import select_stages
-    from phi_runtime.remote.cluster_files import KINDS, cluster_file, write_cluster_file
+    from phi_runtime.remote.cluster_files import KINDS, cluster_file, write_cluster_files
     from phi_scaffold.cli.options import one_of
     from phi_scaffold.show import remote as show
 
@@ -147,11 +146,7 @@ def emit(project: ProjectFolder, flags: Flags, request: Request, kinds: Sequence
     stages = tuple(select_stages(workflow, request.stages, request.until, request.force))
     arguments = (*_command(request), *_arguments(project, flags))
     files = [cluster_file(project, workflow, kind, arguments, stages, request.nproc) for kind in chosen]
-    for file in files:
-        if is_edited(project.root / file.path):  # before any of them is written
-            raise Conflict(f"{file.path} was edited", fix="delete it to write it again")
-    for file in files:
-        write_cluster_file(project, file)
+    write_cluster_files(project, files)
     show.emitted(files, as_json=flags.as_json)
 
 
@@ -212,9 +207,7 @@ def _report_submission(status: Status, say: Callable[[str], None], *, is_new: bo
     if is_new:
         say(f"submitted job {status.name}{f': {status.page}' if status.page else ''}")
     else:
-        say(
-            f"job {status.name} is {'done' if status.state == 'done' else status.state} already, and was not submitted again"
-        )
+        say(f"job {status.name} is {status.state} already, and was not submitted again")
 
 
 def _wait(
@@ -317,12 +310,12 @@ def _arguments(project: ProjectFolder, flags: Flags) -> list[str]:
 
 def _data(flags: Flags) -> list[str]:
     """Return --data of this command line for a job in the folder of the project."""
-    words = []
-    for value in flags.data or ():
-        name, equals, file = value.partition("=")
-        path = Path(file).absolute() if equals and not Path(value).exists() else Path(value).absolute()
-        words += ["--data", f"{name}={path}" if equals and not Path(value).exists() else str(path)]
-    return words
+    files = flags.overrides(remote=True).data
+    return [
+        word
+        for name, file in files.items()
+        for word in ("--data", f"{name}={file.absolute()}" if name else str(file.absolute()))
+    ]
 
 
 def _seconds(text: str | None) -> int | None:

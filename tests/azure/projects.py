@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.azure.standin import Cloud, Job
 from tests.azure.standin.cloud import CANARIES, GROUP, SUBSCRIPTION, VAULT, WORKSPACE
+from tests.conftest import Result
 from tests.factory import rendered
 
 DATA = Path(__file__).with_name("data")
@@ -73,22 +73,9 @@ class Shell:
             start_new_session=True,
         )
 
-    def run(self, project: Path, *arguments: str, said: str = "", **variables: str) -> Outcome:
+    def run(self, project: Path, *arguments: str, said: str = "", **variables: str) -> Result:
         """Run `phi-scaffold`, with `said` as its input."""
         return finished(self.start(project, *arguments, **variables), said)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command of the black box ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 def documented_project(folder: Path, name: str, *, filled: bool = True) -> Path:
@@ -133,10 +120,10 @@ def tiny_project(folder: Path, device: str = "cpu") -> Path:
     return folder
 
 
-def finished(process: subprocess.Popen[str], said: str = "") -> Outcome:
+def finished(process: subprocess.Popen[str], said: str = "") -> Result:
     """Wait for a command to end, with `said` as its input."""
     out, err = process.communicate(said, timeout=600)
-    return Outcome(process.returncode, out, err)
+    return Result(process.returncode, out, err)
 
 
 def only_job(cloud: Cloud) -> Job:
@@ -155,7 +142,7 @@ def wait_for_log(process: subprocess.Popen[str], cloud: Cloud, text: str) -> Job
         time.sleep(0.1)
 
 
-def leaks(cloud: Cloud, folder: Path, *outcomes: Outcome) -> list[str]:
+def leaks(cloud: Cloud, folder: Path, *outcomes: Result) -> list[str]:
     """Return where a secret of the stand-in is, among all that was written, printed and sent."""
     texts = {f"output {number}": outcome.out + outcome.err for number, outcome in enumerate(outcomes)}
     texts |= {f"request {request.path}": json.dumps(request.body) for request in cloud.requests if request.body}

@@ -13,6 +13,8 @@ import pytest
 
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.signed_text import is_edited
+from phi_runtime.remote.cluster_files import KINDS
+from phi_scaffold.cli import completion
 from tests.conftest import Cli, MakeProject, edit_config
 from tests.phi_runtime.remote.conftest import remote_project as remote_project
 
@@ -312,3 +314,7 @@ def test_an_edited_file_is_kept_and_none_is_written(cli: Cli, remote_project: Pr
     assert "delete it" in done.err
     assert sky.read_text() == edited
     assert not (remote_project.root / "remote" / "hf_job.py").exists()
+
+
+def test_completion_offers_all_clusters() -> None:
+    assert completion.clusters("") == list(KINDS)

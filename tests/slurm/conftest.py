@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Result
 from tests.factory import tiny_project
 from tests.slurm.cluster import Cluster, missing, running
 
@@ -32,19 +32,6 @@ def cluster() -> Iterator[Cluster]:
         (pytest.fail if os.environ.get(MUST) else pytest.skip)(reason)
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, running(Path(folder)) as started:
         yield started
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 @dataclass(frozen=True)
@@ -66,7 +53,7 @@ class Project:
             text=True,
         )
 
-    def run(self, *arguments: str) -> Outcome:
+    def run(self, *arguments: str) -> Result:
         """Run `phi-scaffold` in the project."""
         return finished(self.start(*arguments))
 
@@ -83,13 +70,13 @@ class Project:
         return max((path.parent.name for path in self.folder.glob("gen-model/remote/*/record.json")), key=int)
 
 
-def finished(process: subprocess.Popen[str]) -> Outcome:
+def finished(process: subprocess.Popen[str]) -> Result:
     """Wait for the end of a command."""
     try:
         out, err = process.communicate(timeout=LIMIT_S)
     finally:
         process.kill()
-    return Outcome(process.returncode, out, err)
+    return Result(process.returncode, out, err)
 
 
 def wait(ready: Callable[[], bool], cluster: Cluster) -> None:

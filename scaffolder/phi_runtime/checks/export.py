@@ -156,7 +156,7 @@ def _has_training_rows(c: Checks, name: str) -> bool:
     """Return True if the model that the pass `name` exports was trained on rows of this config, or if that cannot be known."""
     try:
         training = training_of(c.steps, name)
-    except KeyError:  # a pass before it does not exist or is not valid, which is an error of its own
+    except KeyError:  # a pass before it does not exist or is not valid, which has its own error
         return True
     return training is not None and training in c.steps and c.steps[training].rows is not None
 

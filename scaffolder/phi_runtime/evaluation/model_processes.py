@@ -68,7 +68,7 @@ class ModelProcesses:
             self._log.unlink(missing_ok=True)
 
     def work(self, task: ModelTask, log: Path, emit: Emit) -> ModelResults:
-        """Do the work of `task` in a process of its own, and return its results; arguments and errors as for `work_apart`."""
+        """Do the work of `task` in a separate process, and return its results; arguments and errors as for `work_apart`."""
         if self._copied is None or task.ref.kind == "onnx":
             return work_apart(task, log, emit)
         self._copied.subject, self._copied.log = subject_of(task), log

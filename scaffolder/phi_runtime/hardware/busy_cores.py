@@ -35,7 +35,6 @@ class AdaptedThreads:
     def __init__(self, report: Callable[[str], None] = lambda _: None) -> None:
         self.report, self.cores = report, usable_cores()
         self.fewest = self.cores
-        self._reported = False
         self._probe: Callable[[], tuple[float, float, int]] | None = None
         if self.cores > 1 and not any(os.environ.get(name) for name in (CORES, OMP_THREADS)):
             self._probe = _probe()
@@ -56,9 +55,9 @@ class AdaptedThreads:
         if threads == torch.get_num_threads():
             return
         torch.set_num_threads(threads)
+        is_first = threads < self.fewest == self.cores
         self.fewest = min(self.fewest, threads)
-        if not self._reported:
-            self._reported = True
+        if is_first:
             self.report(
                 f"other programs use {others:.1f} of {cpus} cores: computing with {threads} of {self.cores} threads while they do; "
                 f"--threads {self.cores} keeps all"

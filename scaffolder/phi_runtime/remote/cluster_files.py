@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,19 @@ def cluster_file(
     return KINDS[kind](job)
 
 
-def write_cluster_file(project: ProjectFolder, file: ClusterFile) -> None:
-    """Write `file` into the project.
+def write_cluster_files(project: ProjectFolder, files: Sequence[ClusterFile]) -> None:
+    """Write `files` into the project.
 
     Raises:
-        Conflict: The user has edited the one that is there.
+        Conflict: The user has edited one of those that are there. None is written then.
     """
-    path = project.root / file.path
-    if is_edited(path):
-        raise Conflict(f"{file.path} was edited", fix="delete it to write it again")
-    path.parent.mkdir(exist_ok=True)
-    write_text(path, file.text)
+    for file in files:
+        if is_edited(project.root / file.path):
+            raise Conflict(f"{file.path} was edited", fix="delete it to write it again")
+    for file in files:
+        path = project.root / file.path
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, file.text)
 
 
 def _sky(job: RemoteJob) -> ClusterFile:

@@ -256,18 +256,18 @@ def _of_machine(run: RecordedRun) -> list[Mismatch]:
 def _of_number_type(run: RecordedRun) -> list[Mismatch]:
     """Return the number type of training on the CPU if the one of the run is not what this machine computes in."""
     supported = None if gpus() else has_bfloat16("cpu")
+    if supported is None:
+        return []
+    current = "bfloat16" if supported else "float32"
+    fixes = {
+        "float32": f"compute in float32 too: {BFLOAT16}=0",
+        "bfloat16": f"use a machine with AMX instructions, or compute without them, slowly: {BFLOAT16}=1",
+    }
     for name, output in run.outputs.items():
         recorded = output["facts"].get("dtype")
         chosen = run.config.get("passes", {}).get(name, {}).get("torch_dtype", "bfloat16")
-        if supported is None or chosen != "bfloat16" or recorded == (current := "bfloat16" if supported else "float32"):
-            continue
-        if recorded == "float32":
-            fix = f"compute in float32 too: {BFLOAT16}=0"
-        elif recorded == "bfloat16":
-            fix = f"use a machine with AMX instructions, or compute without them, slowly: {BFLOAT16}=1"
-        else:
-            continue
-        return [Mismatch("number type", recorded, current, changes_result=True, fix=fix)]
+        if chosen == "bfloat16" and recorded in fixes and recorded != current:
+            return [Mismatch("number type", recorded, current, changes_result=True, fix=fixes[recorded])]
     return []
 
 

@@ -75,6 +75,6 @@ targets = from_list(_answers("target"))
 precisions = from_list(_answers("precision"))
 stages = from_list(_stages)
 project_models = from_list(_project_models)
-clusters = from_list(lambda: ("sky", "hf", "k8s"))
+clusters = from_list(lambda: ("sky", "hf", "k8s"))  # cluster_files.KINDS, which the archive of a job does not have
 schemas = from_list(lambda: ("workflow", "evaluation", "sweep"))
 removable = from_list(_removable)

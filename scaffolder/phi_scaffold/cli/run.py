@@ -94,8 +94,18 @@ def run(
         from phi_runtime.data.hooks import require_trusted_hooks
         from phi_scaffold import remote_run
 
-        parts = (stages or [], until, force or [], nproc, dry_run, detach, upload, time_limit, sbatch or [])
-        request = remote_run.Request(on, *parts)
+        request = remote_run.Request(
+            on=on,
+            stages=stages or [],
+            until=until,
+            force=force or [],
+            nproc=nproc,
+            dry_run=dry_run,
+            detach=detach,
+            upload=upload,
+            time_limit=time_limit,
+            sbatch=sbatch or [],
+        )
         if on == "slurm":
             remote_run.run_on_slurm(flags.enter_project(runs_hooks=True), flags, request)
             return

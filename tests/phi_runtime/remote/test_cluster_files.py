@@ -21,7 +21,7 @@ from phi_runtime.core.errors import Conflict, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.signed_text import is_edited
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.remote.cluster_files import KINDS, ClusterFile, cluster_file, write_cluster_file
+from phi_runtime.remote.cluster_files import KINDS, ClusterFile, cluster_file, write_cluster_files
 from tests.phi_runtime.remote.test_plan import edit, use_datastore
 
 SCHEMAS = Path(__file__).parent / "published_schemas"
@@ -94,13 +94,13 @@ def test_no_file_names_a_secret_or_what_the_run_does_not_read(remote_project: Pr
 def test_a_file_is_written_again_until_the_user_edits_it(remote_project: ProjectFolder, kind: str) -> None:
     for processes in (1, 2):
         file = file_of(remote_project, kind, processes)
-        write_cluster_file(remote_project, file)
+        write_cluster_files(remote_project, [file])
         assert (remote_project.root / file.path).read_text() == file.text
     assert not is_edited(remote_project.root / file.path)
     with (remote_project.root / file.path).open("a") as written:
         written.write("# mine\n")
     with pytest.raises(Conflict, match="was edited"):
-        write_cluster_file(remote_project, file)
+        write_cluster_files(remote_project, [file])
 
 
 def test_data_of_azure_and_a_config_without_a_project_are_refused(remote_project: ProjectFolder) -> None:

@@ -178,8 +178,7 @@ class _Options:
             self._set(("extra_options", "matmul_mixed_precision"), self.mixed, cause)
 
     def _rounding(self, at: KeyPath, quantizer: Quantizer) -> None:
-        symmetric_key = next((key for key in _SYMMETRIC_KEYS if isinstance(self._value(at, key), bool)), None)
-        symmetric = self._is_symmetric(at, quantizer)
+        symmetric_key, symmetric = self._symmetric_key(at), self._is_symmetric(at, quantizer)
         algorithm = quantizer.algorithm or ("rtn" if symmetric else "k_quant")
         if algorithm == "default" and not symmetric:
             algorithm = "rtn"  # the default algorithm cannot share an embedding that has zero points
@@ -207,9 +206,13 @@ class _Options:
         self.draft.drop(at, ", ".join([reason, *differences]), changes_result=bool(differences))
 
     def _is_symmetric(self, at: KeyPath, quantizer: Quantizer) -> bool:
-        value = next((v for key in _SYMMETRIC_KEYS if isinstance(v := self._value(at, key), bool)), quantizer.symmetric)
-        zero_point = self._value(at, "zero_point")
-        return not zero_point if isinstance(zero_point, bool) else value
+        if isinstance(zero_point := self._value(at, "zero_point"), bool):
+            return not zero_point
+        key = self._symmetric_key(at)
+        return bool(self._value(at, key)) if key else quantizer.symmetric
+
+    def _symmetric_key(self, at: KeyPath) -> str | None:
+        return next((key for key in _SYMMETRIC_KEYS if isinstance(self._value(at, key), bool)), None)
 
     def _head(self, at: KeyPath, quantizer: Quantizer, bits: int) -> None:
         overrides = self._value(at, "overrides")

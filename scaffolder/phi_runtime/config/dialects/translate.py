@@ -31,6 +31,8 @@ AZUREML_MODELS: dict[str, type[AzureMLModel]] = {
     "azureml_registry_model": RegistryModel,
     "azureml_model": WorkspaceModel,
 }
+_PATH_TYPES = (*AZUREML_MODELS, "folder", "string_name")
+"""Types of the objects that Olive has for a path."""
 
 
 def translate(source: Source) -> Draft:
@@ -119,7 +121,7 @@ def _model_path(draft: Draft, at: KeyPath) -> None:
             draft.set_default(revision, address["revision"], "it is in the address", cause=at)
     if not isinstance(path, dict):
         return
-    fix_case(draft, (*at, "type"), (*AZUREML_MODELS, "folder", "string_name"))
+    fix_case(draft, (*at, "type"), _PATH_TYPES)
     translate_keys(draft, at, AZUREML_MODELS.get(str(draft.get((*at, "type"))), RegistryModel))
     _plain_path(draft, at)
 
@@ -138,7 +140,7 @@ def _adapter_path(draft: Draft, at: KeyPath) -> None:
 
 def _plain_path(draft: Draft, at: KeyPath) -> None:
     """Replace a path or name in an object of Olive by itself."""
-    fix_case(draft, (*at, "type"), (*AZUREML_MODELS, "folder", "string_name"))
+    fix_case(draft, (*at, "type"), _PATH_TYPES)
     kind = draft.get((*at, "type"))
     if kind in ("folder", "string_name"):
         key = "path" if kind == "folder" else "name"
