@@ -9,7 +9,7 @@ ASK   ?= I cannot believe they threw me a party!
 
 .PHONY: demo test docs clean
 
-test: export PYTHONDONTWRITEBYTECODE := # the runs of pytest compile the tests once, whatever the shell says
+demo test: export PYTHONDONTWRITEBYTECODE := # what many processes import is compiled once, whatever the shell says
 
 # From a new project to an answer of its int4 model. The second call finds everything cached.
 demo: $(LIGHT)/bin/phi-scaffold

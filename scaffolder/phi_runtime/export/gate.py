@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from phi_runtime.models.reference import ModelRef
 
 _KEPT_BYTES = 300_000_000  # of the ONNX model's distributions in memory
+_BATCH_TOKENS = 512  # that the source model reads at once
 _SAMPLE_TOKENS = 8
 _EXACT = 1e-3  # largest difference of an adapter in float32 from the same adapter in peft
 
@@ -233,24 +234,46 @@ def _compare_with_source(
     from phi_runtime.models.load import load_reference
 
     model = load_reference(source, _dtype(source), device).eval()
-    compared = rows[: len(predictions)]
+    by_length = sorted(range(len(predictions)), key=lambda i: len(rows[i].ids))
+    compared, others = [rows[i] for i in by_length], [predictions[i] for i in by_length]
     dtype = str(model.dtype).removeprefix("torch.")
-    comparison = compare_predictions(compared, source_predictions(model, compared), predictions, kind, read, dtype)
+    comparison = compare_predictions(compared, source_predictions(model, compared), others, kind, read, dtype)
     del model
     gc.collect()
     return comparison
 
 
 def source_predictions(model: Any, rows: Sequence[Row]) -> Iterator[Predictions]:
-    """Yield the predictions of a model of transformers for each row."""
+    """Yield the predictions of a model of transformers for each row; neighbors are computed together.
+
+    Their padding is on the right, where no token sees it.
+    """
     import torch
 
     with torch.inference_mode():
-        for row in rows:
-            tokens = torch.tensor([row.ids[:-1]], device=model.device)
-            keep = torch.tensor(row.predicting, device=model.device)
-            logits = model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits[0].float()  # (P, V)
-            yield Predictions.from_logits(logits.cpu().numpy(), row)
+        for batch in _batches(rows):
+            longest = max(len(row.ids) for row in batch) - 1
+            tokens = [row.ids[:-1] + [0] * (longest + 1 - len(row.ids)) for row in batch]  # (B, T)
+            kept = sorted({position for row in batch for position in row.predicting})  # K
+            keep = torch.tensor(kept, device=model.device)
+            inputs = torch.tensor(tokens, device=model.device)
+            logits = model(input_ids=inputs, use_cache=False, logits_to_keep=keep).logits  # (B, K, V)
+            place = {position: i for i, position in enumerate(kept)}
+            for row, of_row in zip(batch, logits, strict=True):
+                chosen = of_row[[place[position] for position in row.predicting]].float()  # (P, V)
+                yield Predictions.from_logits(chosen.cpu().numpy(), row)
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Split rows to batches of up to `_BATCH_TOKENS` with padding, at least one row each."""
+    batch: list[Row] = []
+    for row in rows:
+        if batch and (len(batch) + 1) * max(len(each.ids) for each in (*batch, row)) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def _dtype(source: ModelRef) -> str | torch.dtype:  # type: ignore[name-defined]  # noqa: F821

@@ -7,15 +7,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.data.dataset import data_context, load_dataset
-from phi_runtime.export.gate import compare
+from phi_runtime.export.gate import compare, source_predictions
 from phi_runtime.export.gate_comparison import Comparison, Predictions, compare_predictions
 from phi_runtime.export.gate_limits import GateLimits, better_setting
 from phi_runtime.export.gate_rows import Row, decisions, first_rows, full_row, sample_rows, validation_rows
+from phi_runtime.models.load import load_reference
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.model_builder import ModelBuilder
@@ -50,6 +52,20 @@ def exact(decided: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compared(source: ModelRef, graph: Path) -> Comparison:
     return compare(source, graph, [full_row(row.ids[:65]) for row in sample_rows(source)[:3]], "sample text")
+
+
+def test_rows_that_the_source_reads_together_have_the_predictions_of_each_alone(decided: ModelRef) -> None:
+    ids = sample_rows(decided)[0].ids
+    rows = [
+        Row(ids[start:end], [4, end - start - 1], [True, True]) for start, end in ((0, 6), (3, 20), (5, 45), (0, 200))
+    ]
+    model = load_reference(decided, "float32", "cpu").eval()
+    together = list(source_predictions(model, rows))
+    for row, predictions in zip(rows, together, strict=True):
+        (alone,) = source_predictions(model, [row])
+        assert (predictions.tokens == alone.tokens).all()
+        assert np.allclose(predictions.logprobs, alone.logprobs, atol=1e-4)
+    assert len(together) == len(rows)
 
 
 def step(precision: str, **keys: Any) -> ModelBuilder:
