@@ -17,6 +17,7 @@ from phi_runtime.hardware.device import usable_cores
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.sweep import planning
+from phi_runtime.search.sweep.metric import is_minimized
 from phi_runtime.search.sweep.outcome import SweepResult, chart, importances_of, trials_of
 from phi_runtime.search.sweep.planning import plan_to_json, prepare
 from phi_runtime.search.sweep.search import search
@@ -315,6 +316,31 @@ def test_another_metric_is_measured_by_asking_the_trained_model(make_project: Ma
     assert trial.figures.keys() >= {"accuracy", "macro_f1", "perplexity", "validation_loss"}
     assert prepare(project).place.new
     assert prepare(project).place.why == 'metric: "accuracy" → "validation_loss"'
+
+
+def test_costs_and_sums_of_metrics_are_objectives(make_project: MakeProject) -> None:
+    project = make_project(method="full", max_steps=60, per_device_train_batch_size=8)
+    write_sweep(project, {RATE: choice(1e-6, 0.01)}, metric="mean_cost", pruner="none")
+    file = project.config.with_name("evaluation.json")
+    with pytest.raises(UsageError, match=r"evaluation\.json: error: `mean_cost` needs `cost`") as caught:
+        prepare(project)
+    assert '"cost": {"fear→joy": 5}' in caught.value.fix
+
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings |= {"cost": {"joy->fear": 5, "fear->joy": 4}, "combined": {"saved": {"mean_cost": -1, "accuracy": 1}}}
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    found = sweep(project)
+    bad, good = found.trials
+    assert (bad.score, good.score) == pytest.approx((1, 0))  # without a label at all, and right
+    assert found.best == good
+    assert [trial.figures["saved"] for trial in found.trials] == pytest.approx([-1, 1])
+    assert (is_minimized("mean_cost"), is_minimized("saved")) == (True, False)
+    assert prepare(project, metric="saved").settings.metric == "saved"
+
+    settings["cost"]["joy->fear"] = 6
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    assert [prepare(project, metric=name).place.new for name in ("mean_cost", "saved")] == [True, True]
+    assert "joy->fear: 5.0 → 6.0" in prepare(project).place.why
 
 
 def test_what_cannot_be_searched_is_refused_before_the_first_trial(make_project: MakeProject) -> None:

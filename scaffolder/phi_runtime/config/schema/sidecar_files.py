@@ -149,9 +149,10 @@ class SearchStrategy(Strict):
     )
     metric: str = Field(
         "validation_loss",
-        description="Objective: validation_loss (default) or perplexity, which are minimized, or a metric of the task in "
-        "evaluation.json, such as accuracy, for which each trial answers the validation rows.",
-        examples=["validation_loss", "accuracy"],
+        description="Objective: validation_loss (default) or perplexity, or a metric for which each trial answers the validation "
+        "rows: one of the task in evaluation.json, such as accuracy, `mean_cost` of its `cost`, or one of its `combined`. "
+        "Perplexity, `mean_cost` and names that end in `loss` are minimized, others maximized.",
+        examples=["validation_loss", "accuracy", "mean_cost"],
     )
     pruner: Literal["median", "none"] = Field(
         "median",

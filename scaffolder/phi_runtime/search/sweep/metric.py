@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.config.confusions import MEAN_COST
+from phi_runtime.config.parse import EVALUATION
 from phi_runtime.config.schema import Workflow
-from phi_runtime.core.errors import UsageError
+from phi_runtime.config.sidecars import sidecar_path
+from phi_runtime.config.tasks import METRICS
+from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import hooks_file
-from phi_runtime.evaluation.metrics import score
 
 VALIDATION_LOSS, PERPLEXITY = "validation_loss", "perplexity"
 _VALIDATION = "validation_"
@@ -25,7 +28,15 @@ def require_metric(name: str, workflow: Workflow, trained: str, project: Project
         UsageError: Nothing measures it.
     """
     name = _ALIASES.get(name, name)
-    known = [VALIDATION_LOSS, PERPLEXITY, *score(workflow.evaluation.of(trained).task, [""], [""])]
+    evaluation = workflow.evaluation.of(trained)
+    if name == MEAN_COST and not evaluation.cost:
+        raise UsageError(
+            f"`{MEAN_COST}` needs `cost`, the costs of confusions",
+            where=Location(sidecar_path(project.config, EVALUATION)),
+            fix='add it with labels of the data, such as `"cost": {"fear→joy": 5}`; its task is classification',
+        )
+    own = [*([MEAN_COST] if evaluation.cost else []), *evaluation.combined]
+    known = [VALIDATION_LOSS, PERPLEXITY, *METRICS[evaluation.task], *own]
     user_metrics = hooks_file(project.config, ("metrics",)) is not None  # which may return any name
     if name not in known and not user_metrics:
         raise UsageError(
@@ -42,7 +53,7 @@ def label(name: str) -> str:
 
 def is_minimized(name: str) -> bool:
     """Return True if lower values of the metric are better."""
-    return name == PERPLEXITY or name.endswith("loss")
+    return name in (PERPLEXITY, MEAN_COST) or name.endswith("loss")
 
 
 def from_event(name: str, data: dict[str, Any]) -> float | None:

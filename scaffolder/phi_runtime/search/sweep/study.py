@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.config.confusions import MEAN_COST
 from phi_runtime.config.pass_graph import with_ancestors
 from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
 from phi_runtime.core.artifacts import delete_folder, digest, read_json, write_json
@@ -76,7 +77,9 @@ def study_inputs(workflow: Workflow, project: ProjectFolder, sweep: Sweep, train
     for step in ancestors.values():
         inputs |= (isinstance(step, InputAdapter) and step.inputs(workflow)) or {}
     if metric != VALIDATION_LOSS:
-        inputs["evaluation"] = canonical(workflow.evaluation.of(trained))
+        evaluation = workflow.evaluation.of(trained)
+        own = evaluation.own_metrics if metric in (MEAN_COST, *evaluation.combined) else {}
+        inputs["evaluation"] = canonical(evaluation) | own
     return inputs
 
 
