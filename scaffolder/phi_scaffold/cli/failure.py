@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
-from typer._click.exceptions import NoArgsIsHelpError
+from typer._click.exceptions import NoArgsIsHelpError, NoSuchOption
 from typer._click.exceptions import UsageError as ClickUsageError  # no public name; typer is pinned
 
 from phi_runtime.core.errors import PhiError, UsageError
 from phi_runtime.core.events import error_event
 from phi_runtime.core.os_failures import failure_from_os_error
+from phi_runtime.core.suggestions import did_you_mean
 from phi_scaffold.show.inert import inert_output
 
 INTERRUPTED = 130
@@ -39,7 +40,7 @@ def guarded(app: Callable[..., Any]) -> int:
 def _guarded(app: Callable[..., Any]) -> int:
     output = ErrorOutput()
     try:
-        code = app(obj=output, standalone_mode=False)
+        code = app(obj=output, standalone_mode=False, prog_name="phi-scaffold")
         return code if isinstance(code, int) else 0
     except ClickUsageError as e:
         return _wrong_usage(e, output.as_json or "--json" in sys.argv[1:])
@@ -72,9 +73,27 @@ def _wrong_usage(error: ClickUsageError, as_json: bool) -> int:
     if isinstance(error, NoArgsIsHelpError):
         error.show()
         return error.exit_code
+    return _printed(UsageError(_in_our_words(error), fix=f"{_command(error)} --help"), as_json)
+
+
+def _in_our_words(error: ClickUsageError) -> str:
+    if isinstance(error, NoSuchOption):
+        known = [name for param in error.ctx.command.params for name in param.opts] if error.ctx else []
+        return f"there is no option `{error.option_name}`{did_you_mean(error.option_name, known)}"
     what = re.sub(r"'([^']*)'", r"`\1`", error.format_message()).rstrip(".")
-    command = error.ctx.command_path if error.ctx else "phi-scaffold"
-    return _printed(UsageError(what[:1].lower() + what[1:], fix=f"{command} --help"), as_json)
+    what = re.sub(r"Input should be (a .*?)(, unable to parse.*)?$", r"expected \1", what)
+    what = what.replace("Input should be", "it must be")
+    what = re.sub(r"^Got unexpected extra arguments?(?:\(s\))? \((.*)\)", r"unexpected argument: `\1`", what)
+    return what[:1].lower() + what[1:]
+
+
+def _command(error: ClickUsageError) -> str:
+    """Return the command that the error is about; that of an option without its value has no context."""
+    if error.ctx:
+        return str(error.ctx.command_path)
+    from phi_scaffold.cli.app import COMMANDS
+
+    return " ".join(["phi-scaffold", *[word for word in sys.argv[1:] if word in COMMANDS][:1]])
 
 
 def _printed(failure: PhiError, as_json: bool) -> int:

@@ -7,26 +7,43 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from phi_runtime.core.errors import UsageError
+from phi_runtime.core.suggestions import did_you_mean
+from phi_scaffold.cli.help_page import HelpContext
+
 _METAVARS = {"str": "TEXT", "int": "N", "float": "NUMBER", "path": "PATH"}
 
 
 class Group(TyperGroup):
     """A group of commands."""
 
+    context_class = HelpContext
+
     def get_command(self, ctx: Any, name: str) -> Any:
         """Return the command, with the help that this module describes; None if there is no such command."""
         command = super().get_command(ctx, name)
         if command is None:
             return None
+        command.context_class = HelpContext
         command.short_help = summary(command).rstrip(".")
         params: list[Any] = command.params
         for param in params:
             if param.param_type_name == "argument":
                 _name_in_words(param)
-            elif param.metavar is None:
+                continue
+            if param.default is False:
+                param.secondary_opts = []  # --no-X of a flag that is off
+            if param.metavar is None:
                 python_type = re.sub(r"list\[(.*)]|[<>]| range", r"\1", param.display_type(ctx)).lower()
                 param.metavar = _METAVARS.get(python_type)
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that `args` begin with. Raises UsageError if there is none; the message suggests the nearest."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            near = did_you_mean(args[0], self.commands)
+            raise UsageError(f"there is no command `{args[0]}`{near}", fix=f"{ctx.command_path} --help")
+        return super().resolve_command(ctx, args)
 
 
 def summary(command: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import setup_command
+from phi_runtime.core.suggestions import nearest
 from phi_scaffold.cli.group import Group
 from phi_scaffold.olive.flags import COMMANDS as OLIVE_COMMANDS
 
@@ -54,6 +55,9 @@ class Commands(Group):
         if len(args) > 1 and name in OLIVE_COMMANDS and name not in self.commands:
             line = shlex.join(["phi-scaffold", "olive", name, *args[1:]])
             raise UsageError(f"there is no command `{args[0]}`", fix=line)
+        near = nearest(name, [*self.commands, *LINE_OF])
+        if name not in self.commands and name not in LINE_OF and near in LINE_OF:
+            raise UsageError(f"there is no command `{args[0]}`; did you mean `{near}`?", fix=LINE_OF[near])
         if name in LINE_OF and name not in self.commands:
             fix = LINE_OF[name]
             if name in OLIVE_COMMANDS and "olive" in self.commands:
