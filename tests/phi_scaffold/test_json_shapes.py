@@ -158,6 +158,9 @@ def test_ratings(project: ProjectFolder, cli: Cli, tmp_path: Path) -> None:
     result = cli("report", "--json", "--project", project.root, "--ratings", sheet, sheet, judged.json["path"])
     assert result.code == 0, result.err
     documented("`report --ratings --json`").check(result.json)
+    report = cli("report", "--json", "--project", project.root)
+    assert report.json["trainings"][0]["ratings"] == [result.json]
+    documented("`report --json`").check(report.json)
 
 
 def test_a_turn_of_a_chat(project: ProjectFolder, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

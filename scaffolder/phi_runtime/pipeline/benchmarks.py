@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.schema import Workflow
 from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
-from phi_runtime.core.artifacts import digest, read_json, write_json
+from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import Interrupted
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.pipeline.stage import with_active_adapter
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from phi_runtime.evaluation.benchmarks import Benchmark
 
 FILE = "benchmarks.json"
+_REQUIRED = {"task", "metric", "value", "interval", "rows", "total_rows"}  # keys of an entry
+
+Stored = dict[str, dict[str, list[dict[str, Any]]]]
+"""Entries of benchmarks.json by the key of the model, and that of the benchmark."""
 
 
 def run_benchmarks(
@@ -38,22 +43,13 @@ def run_benchmarks(
     from phi_runtime.evaluation.benchmarks import as_entry, measure_benchmark, open_lm
     from phi_runtime.hardware.device import pick_device
 
-    file, device, existing = (
-        project.gen_model / FILE,
-        pick_device(workflow.host_device),
-        existing_models(workflow, project),
-    )
-    known: dict[str, list[dict[str, Any]]] = read_json(file)["results"] if file.is_file() else {}
+    file, device = project.gen_model / FILE, pick_device(workflow.host_device)
+    stored: Stored = read_json(file)["results"] if file.is_file() else {}
     results: list[dict[str, Any]] = []
-    for stage in stages:
-        training = evaluation_stages(workflow)[stage]
-        models = comparison_models(workflow, training) if training else {}
-        for name, step in models.items():
-            if training is None or step not in existing:
-                continue
-            ref = with_active_adapter(workflow, training, step, existing[step])
-            keys = {digest([benchmark.key, ref.key]): benchmark for benchmark in benchmarks}
-            missing = {key: benchmark for key, benchmark in keys.items() if key not in known}
+    for training in filter(None, map(evaluation_stages(workflow).get, stages)):
+        for name, ref in _compared(workflow, project, training):
+            known = stored.setdefault(ref.key, {})
+            missing = {benchmark.key: benchmark for benchmark in benchmarks if benchmark.key not in known}
             try:
                 model = open_lm(ref, device, workflow.evaluation.batch_size) if missing else None
                 for number, (key, benchmark) in enumerate(missing.items()):
@@ -61,7 +57,7 @@ def run_benchmarks(
                     emit(Event("progress", EVALUATE, {**data, "message": f"{name}: {benchmark.name}"}))
                     found = measure_benchmark(benchmark, model, workflow.evaluation.batch_size)
                     known[key] = [as_entry(result, benchmark, name) for result in found]
-                    write_json(file, {"results": known})
+                    write_json(file, {"results": stored})
             except KeyboardInterrupt:
                 raise Interrupted(
                     "the benchmarks were stopped", fix="the same command measures what is missing"
@@ -69,5 +65,41 @@ def run_benchmarks(
             finally:
                 model = None
                 gc.collect()
-            results += [{"training": training, **entry, "model": name} for key in keys for entry in known[key]]
+            results += [
+                {"training": training, **entry, "model": name}
+                for benchmark in benchmarks
+                for entry in known[benchmark.key]
+            ]
     return sorted(results, key=lambda entry: entry["task"])
+
+
+def stored_benchmarks(workflow: Workflow, project: ProjectFolder, training: str) -> list[dict[str, Any]]:
+    """Return the stored results of the current models of a training; of each task those on the most rows.
+
+    A file that cannot be read has none.
+    """
+    file, results = project.gen_model / FILE, []
+    if not file.is_file():
+        return []
+    try:
+        stored: Stored = read_json(file)["results"]
+        for name, ref in _compared(workflow, project, training):
+            best: dict[str, list[dict[str, Any]]] = {}
+            for entries in stored.get(ref.key, {}).values():
+                if not entries or any(not entry.keys() >= _REQUIRED for entry in entries):
+                    continue
+                task, rows = entries[0]["task"], entries[0]["rows"]
+                if task not in best or rows >= best[task][0]["rows"]:
+                    best[task] = entries
+            results += [{**entry, "model": name} for entries in best.values() for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return sorted(results, key=lambda entry: entry["task"])
+
+
+def _compared(workflow: Workflow, project: ProjectFolder, training: str) -> Iterator[tuple[str, ModelRef]]:
+    """Yield the models of a comparison that exist, by their names in it."""
+    existing = existing_models(workflow, project)
+    for name, step in comparison_models(workflow, training).items():
+        if step in existing:
+            yield name, with_active_adapter(workflow, training, step, existing[step])

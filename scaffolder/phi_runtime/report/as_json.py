@@ -35,6 +35,8 @@ def _training(training: TrainingView) -> dict[str, Any]:
         "data": facts.data,
         "curves": asdict(facts.curves),
         "evaluation": facts.evaluation,
+        "ratings": list(facts.ratings),
+        "benchmarks": list(facts.benchmarks),
         "note": facts.note,
         "confusion": {name: asdict(matrix) for name, matrix in training.confusions.items()},
         "errors": [_row_list(found, comparison) for found in training.errors if comparison],

@@ -15,11 +15,13 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
+from phi_runtime.core import units
 from phi_runtime.core.units import duration, percent, percents, size
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.report.charts import NARROW, WIDE, Estimate, bar_chart, both_widths, data_table, dot_chart, heat_map
 from phi_runtime.report.loss_chart import loss_chart
 from phi_runtime.report.project_facts import ProjectFacts
+from phi_runtime.report.rating_text import conclusions, judge_lines, rated_rows
 from phi_runtime.report.row_views import TrainingView, slice_models
 from phi_runtime.report.scale import short
 from phi_runtime.report.text import escaped, inert
@@ -95,6 +97,9 @@ def _environment() -> Environment:
         "metric_names": metric_names,
         "headline": headline,
         "slice_models": slice_models,
+        "rated_rows": rated_rows,
+        "conclusions": conclusions,
+        "judge_lines": judge_lines,
     }
     environment.filters |= {
         "percent": percent,
@@ -104,6 +109,7 @@ def _environment() -> Environment:
         "duration": duration,
         "day": _day,
         "interval": interval,
+        "number_interval": units.interval,
         "points": points,
         "rate": rate_text,
         "cut": _cut,

@@ -28,6 +28,11 @@ def finish_run(project: ProjectFolder, workflow: Workflow, outcome: Outcome, emi
             _warn(emit, message)
     except Exception as e:
         _warn(emit, f"the model cards cannot be written: {e}")
+    return write_page(project, workflow, emit)
+
+
+def write_page(project: ProjectFolder, workflow: Workflow, emit: Emit) -> Path | None:
+    """Write the report, and return its path; a failure is a warning."""
     try:
         return write_report(workflow, project)[0]
     except Exception as e:

@@ -17,10 +17,12 @@ from phi_runtime.evaluation.comparison import RESULTS
 from phi_runtime.evaluation.row_results import ROWS, RowResult
 from phi_runtime.models.fetch import base_name
 from phi_runtime.models.place import base_model_path
+from phi_runtime.pipeline.benchmarks import stored_benchmarks
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.run_record import ENVIRONMENT, RECORD, STAGES
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.report.facts import read_facts
+from phi_runtime.report.stored_ratings import stored_ratings
 from phi_runtime.report.verdict import Verdict, judge
 from phi_runtime.training.diagnosis import curve_statistics
 from phi_runtime.training.diagnosis.run import read_loss_log
@@ -87,6 +89,8 @@ class TrainingFacts:
         rows: Its rows.jsonl.
         verdict: The judgment of its models.
         data: data_report.json of its rows; empty without one.
+        ratings: What people say of its answers: `report --ratings --json`, of each sheet.
+        benchmarks: Results of lm-evaluation-harness for its models: `benchmarks` of `evaluate --json`.
         note: Why the comparison, or a part of it, cannot be shown; empty if it is complete and up to date.
     """
 
@@ -97,6 +101,8 @@ class TrainingFacts:
     evaluation: dict[str, Any] | None = None
     rows: Sequence[RowResult] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    ratings: Sequence[Mapping[str, Any]] = ()
+    benchmarks: Sequence[Mapping[str, Any]] = ()
     note: str = ""
     verdict: Verdict | None = None
 
@@ -210,6 +216,8 @@ def _training(
         evaluation,
         judged.rows,
         judged.data,
+        stored_ratings(project, judged.rows),
+        stored_benchmarks(workflow, project, name),
         note,
         judge(judged) if evaluation or stage.manifest else None,
     )

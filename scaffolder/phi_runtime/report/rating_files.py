@@ -8,7 +8,7 @@ from typing import Any
 
 from phi_runtime.core.artifacts import read_json, write_json, write_text
 from phi_runtime.core.errors import Conflict, DataError, Location, UsageError
-from phi_runtime.core.project import RATINGS, ProjectFolder
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.report.judge import Ask, judge_sheet
 from phi_runtime.report.project_facts import ProjectFacts, TrainingFacts
 from phi_runtime.report.rating import evaluate_ratings
@@ -21,6 +21,7 @@ from phi_runtime.report.rating_sheet import (
     read_ratings,
     sheet_id,
 )
+from phi_runtime.report.stored_ratings import key_path, result_path
 
 
 def write_sheet(
@@ -37,7 +38,7 @@ def write_sheet(
     _check_new(path)
     training, models = _compared(facts, models)
     sheet = draw_sheet(training.rows, models, count)
-    key = _key(project, sheet.id)
+    key = key_path(project, sheet.id)
     key.parent.mkdir(parents=True, exist_ok=True)
     write_json(key, sheet.as_dict())
     write_text(path, f"\ufeff{as_csv(sheet)}")  # with the mark, Excel reads UTF-8
@@ -76,7 +77,7 @@ def _compared(facts: ProjectFacts, models: tuple[str, str] | None) -> tuple[Trai
 
 
 def evaluate_files(project: ProjectFolder, paths: Sequence[Path]) -> dict[str, Any]:
-    """Return what the people say who have filled in the sheets at `paths`, one file each.
+    """Return what the people say who have filled in the sheets at `paths`, one file each, and store it for the report.
 
     Raises:
         DataError: A file is not a sheet of this project, a cell is not a rating, or nothing is rated.
@@ -91,20 +92,16 @@ def evaluate_files(project: ProjectFolder, paths: Sequence[Path]) -> dict[str, A
     if empty := next((path for path, ratings in people.items() if not ratings), None):
         raise DataError("no row is rated", where=Location(empty), fix="fill in `rating A` and `rating B`, or `better`")
     judged = [(name, read_judgments(path, sheet)) for path, name in judges.items()]
-    return evaluate_ratings(sheet, list(people.values()), judged)
+    result = evaluate_ratings(sheet, list(people.values()), judged)
+    write_json(result_path(project, sheet.id), result)
+    return result
 
 
 def read_key(project: ProjectFolder, path: Path) -> Sheet:
     """Return the sheet that was drawn for the file at `path`."""
-    key = _key(project, sheet_id(path))
+    key = key_path(project, sheet_id(path))
     try:
         return Sheet.from_dict(read_json(key))
     except (OSError, ValueError, KeyError, TypeError):
         fix = f"restore {project.shown(key)}, or draw a new sheet with `phi-scaffold report --sheet FILE`"
         raise DataError("the key of the sheet is missing", where=Location(path), fix=fix) from None
-
-
-def _key(project: ProjectFolder, sheet: str) -> Path:
-    if not sheet.isalnum():
-        raise DataError("the id of the sheet is not valid", fix="keep the column `sheet`")
-    return project.gen_model / RATINGS / f"{sheet}.json"

@@ -151,14 +151,30 @@ def draw_sheet(rows: Sequence[RowResult], models: tuple[str, str], count: int = 
     return Sheet(models, tuple(drawn), len(strata[True]), len(answered))
 
 
+def is_drawn_from(sheet: Sheet, rows: Sequence[RowResult]) -> bool:
+    """Return True if the answers of a sheet are those of a comparison, which may be measured again since."""
+    by_place = {_place(row): row for row in rows}
+    return all(
+        (row := by_place.get(rated.place)) is not None
+        and set(sheet.models) <= row.models.keys()
+        and tuple(_answer(row, model) for model in sheet.models) == rated.answers
+        for rated in sheet.rows
+    )
+
+
+def _place(row: RowResult) -> str:
+    return f"{row.file}:{row.line}"
+
+
 def _answer(row: RowResult, model: str) -> str:
     return (row.models[model].answer or "").strip()
 
 
 def _sheet_row(row: RowResult, models: tuple[str, str], generator: random.Random, weight: float) -> SheetRow:
     first, second = (_answer(row, model) for model in models)
-    place = f"{row.file}:{row.line}"
-    return SheetRow(place, row.prompt or "", row.reference or "", (first, second), generator.choice(("A", "B")), weight)
+    return SheetRow(
+        _place(row), row.prompt or "", row.reference or "", (first, second), generator.choice(("A", "B")), weight
+    )
 
 
 def as_csv(sheet: Sheet, judge: str = "", judgments: Sequence[Judgment] = ()) -> str:

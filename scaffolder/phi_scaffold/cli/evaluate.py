@@ -41,7 +41,7 @@ def evaluate(
     from phi_runtime.pipeline.engine import run as run_workflow
     from phi_runtime.pipeline.load import load_config
     from phi_runtime.pipeline.model_names import stages_that_measure
-    from phi_runtime.report.finish import finish_run, judge_run
+    from phi_runtime.report.finish import finish_run, judge_run, write_page
     from phi_runtime.report.verdict import with_verdicts
     from phi_scaffold.show import benchmarks as show_benchmarks
     from phi_scaffold.show import progress as show_progress
@@ -75,6 +75,7 @@ def evaluate(
 
         with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
             benchmarks = run_benchmarks(workflow, project, only, tasks, emit)
+            report = write_page(project, workflow, emit)
     with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
         judged = judge_run(project, workflow, outcome, emit)
     if flags.as_json:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from phi_runtime.core.errors import DataError, NetworkError
 from phi_runtime.evaluation import benchmarks
 from phi_runtime.evaluation.intervals import wilson
+from phi_runtime.pipeline.benchmarks import stored_benchmarks
+from phi_runtime.pipeline.graph import existing_models
+from phi_runtime.pipeline.load import load_workflow
 from tests.conftest import Cli, MakeProject
 
 TASK = """task: mood
@@ -90,3 +94,29 @@ def test_a_local_task_is_measured_once_with_each_model(
     assert values["mood", "adapter"] == values["mood", "merged"]
     monkeypatch.setattr(benchmarks, "open_lm", None)  # nothing is measured again
     assert cli("evaluate", *arguments, "--json", "--project", project.root).json["benchmarks"] == entries
+    assert "exact_match" in (project.gen_model / "report.html").read_text(encoding="utf-8")
+
+
+def test_stored_results_are_those_of_the_models_as_they_are_now(trained_project: MakeProject) -> None:
+    project = trained_project(until="finetune")
+    workflow = load_workflow(project.config)
+    models = existing_models(workflow, project)
+    adapter = models["finetune"].key
+
+    def entry(value: float, rows: int, task: str = "mood") -> dict[str, Any]:
+        counts = {"rows": rows, "total_rows": 99, "stderr": None, "higher_is_better": True}
+        return {"task": task, "model": "old name", "metric": "acc", "value": value, "interval": None, **counts}
+
+    file = project.gen_model / "benchmarks.json"
+    assert stored_benchmarks(workflow, project, "finetune") == []
+    stored = {
+        adapter: {"a": [entry(0.1, 12)], "b": [entry(0.2, 30)], "c": [entry(0.3, 20)], "d": [entry(0.4, 9, "art")]},
+        models["base"].key: {"a": [entry(0.5, 12)], "e": [{"task": "of another version"}]},
+        "of earlier weights": {"b": [entry(0.6, 30)]},
+    }
+    file.write_text(json.dumps({"results": stored}), encoding="utf-8")
+    found = [(e["task"], e["model"], e["value"]) for e in stored_benchmarks(workflow, project, "finetune")]
+    assert found == [("art", "adapter", 0.4), ("mood", "base", 0.5), ("mood", "adapter", 0.2)]
+    for content in ("{", "[]", '{"results": {"x": []}}', f'{{"results": {{"{adapter}": []}}}}'):
+        file.write_text(content, encoding="utf-8")
+        assert stored_benchmarks(workflow, project, "finetune") == []

@@ -12,6 +12,8 @@ from phi_runtime.evaluation.row_results import Measured, RowResult
 from phi_runtime.evaluation.summary import summarize
 from phi_runtime.report.document import document
 from phi_runtime.report.project_facts import Curves, ProjectFacts, StageFacts, TrainingFacts
+from phi_runtime.report.rating import evaluate_ratings
+from phi_runtime.report.rating_sheet import Judgment, Rating, Sheet, SheetRow
 from phi_runtime.report.row_views import view
 from phi_runtime.report.verdict import Verdict
 
@@ -83,6 +85,22 @@ def full_evaluation(task: str, rows: Sequence[RowResult]) -> dict[str, Any]:
         model |= {"time_to_first_token_s": 0.25, "time_to_first_token_s_range": [0.2, 0.3], "load_s": 1.5}
         model |= {"prefill_tokens_per_s_range": [400.0, 600.0], "decode_tokens_per_s_range": [40.0, 60.0]}
     return content | {"seeds": [42, 43], "chosen_on": ["early stopping"], "own_metrics": ["mean_cost"], "too_long": 3}
+
+
+def ratings_of(first: str = "merged", second: str = "onnx-int4", judge: str = "tiny-judge") -> dict[str, Any]:
+    """Return what two people and a judge say of 40 rows: `second` is right in 10 more, and all agree."""
+    rows = tuple(SheetRow(f"d:{i}", "?", "yes", ("yes" if i % 4 else "no", "yes"), "A", 1.0) for i in range(40))
+    people = {i: Rating(4 if i % 4 else 1, 4, int(i % 4 == 0)) for i in range(40)}
+    words = {i: Judgment(*("tie" if i % 4 else word for word in ("B", "A"))) for i in range(40)}
+    return evaluate_ratings(Sheet((first, second), rows, 10, 40), [people, people], [(judge, words)])
+
+
+def benchmarks_of(task: str = "arc_easy", models: Sequence[str] = ("base", "onnx-int4")) -> list[dict[str, Any]]:
+    """Return an accuracy and a perplexity of each model on a benchmark."""
+    counts = {"rows": 200, "total_rows": 2376, "stderr": None}
+    accuracy = {"metric": "acc", "value": 0.4375, "interval": [0.375, 0.5], "higher_is_better": True}
+    perplexity = {"metric": "word_perplexity", "value": 12.5, "interval": None, "higher_is_better": False}
+    return [{"task": task, "model": m, **metric, **counts} for metric in (accuracy, perplexity) for m in models]
 
 
 def training_of(task: str, rows: Sequence[RowResult], name: str = "finetune", **facts: Any) -> TrainingFacts:

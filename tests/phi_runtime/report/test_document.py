@@ -13,14 +13,23 @@ from phi_runtime.report.document import MAX_BYTES
 from phi_runtime.report.project_facts import Curves, StageFacts
 from phi_runtime.report.verdict import Verdict
 from phi_runtime.training.diagnosis.problem import Diagnosis, ProblemKind
-from tests.phi_runtime.report.cases import Page, free_text, full_evaluation, page_of, rows_of, training_of
+from tests.phi_runtime.report.cases import (
+    Page,
+    benchmarks_of,
+    free_text,
+    full_evaluation,
+    page_of,
+    ratings_of,
+    rows_of,
+    training_of,
+)
 
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
     "</style><style>*{display:none}</style>",
     "]]><svg onload=alert(1)>",
-    "{{ 7 * 7 }}{% raw %}",
+    "{{ 7191 * 7 }}{% raw %}",
     "\x1b[31mred\x1b]8;;http://evil.example\x07link\x9b2J",
     "\u202egnp.exe\u2066\u2069\u200f\u061c",
     "nul\x00 and \ud800 and \ufeff and \U000e0041",
@@ -117,6 +126,26 @@ def test_seeds_choices_medians_and_own_metrics_are_shown() -> None:
     assert "one seed" not in page.text
 
 
+def test_ratings_and_benchmarks_are_shown_where_there_are_any() -> None:
+    rows = rows_of("classification", ANSWERS, LABELS)
+    page = page_of(training_of("classification", rows, ratings=[ratings_of()], benchmarks=benchmarks_of()))
+    check(page)
+    sections = [text for level, text in page.headings if level == 2]
+    assert sections[sections.index("Samples") + 1 :][:2] == ["Ratings by people", "Benchmarks"]
+    for text in (
+        "40 of 40 rows rated by 2 people",
+        "onnx-int4, compared with merged: better (+0.75",
+        "onnx-int4 is preferred to merged in 10 of 10 rows without a tie (30 ties): 100.0 %, 72.2–100.0",
+        "Agreement of ratings in 40 rows: Krippendorff's alpha 1.00",
+        "Judge tiny-judge: kappa 1.00 with people in 40 rows",
+        "12.500",
+        "0.375–0.500",
+        "200 of 2,376",
+    ):
+        assert text in page.text, text
+    assert page.text.count("lower is better") == 2
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_has_a_report(task: str) -> None:
     references = ['{"total": 3}' if task == "extraction" else f"answer number {i}" for i in range(12)]
@@ -197,13 +226,15 @@ def test_nothing_in_the_data_acts(text: str) -> None:
         rows,
         name=text,
         note=text,
+        ratings=[ratings_of("base", f"onnx-{text}", text)],
+        benchmarks=[{**entry, "metric": text} for entry in benchmarks_of(text, [text])],
         data=data,
         results={"diagnosis": [dict.fromkeys(("problem", "evidence", "advice"), text)], "dtype": text},
         verdict=Verdict("not ready", text, text, (Diagnosis("plateau", text, text, text, file=text),) * 5, (text,)),
     )
     page = page_of(training, stages=stages, record=record, environment=environment, **values)
     check(page)
-    assert "49" not in page.text.replace("1,402", "")
+    assert "50337" not in page.text
 
 
 def test_a_report_of_long_texts_and_many_labels_is_small_and_says_how_much_it_shows() -> None:

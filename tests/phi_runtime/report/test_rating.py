@@ -18,6 +18,7 @@ from phi_runtime.evaluation.row_results import Measured, RowResult
 from phi_runtime.report.rating import _coincidences, _pairs, evaluate_ratings, ordinal_alpha, weighted_kappa
 from phi_runtime.report.rating_files import evaluate_files, write_sheet
 from phi_runtime.report.rating_sheet import Rating, Sheet, SheetRow, as_csv, draw_sheet, read_ratings, sheet_id
+from phi_runtime.report.stored_ratings import stored_ratings
 from tests.phi_runtime.report.cases import project_of, rows_of, training_of
 
 MODELS = ("merged", "onnx-int4")
@@ -152,6 +153,9 @@ def test_a_sheet_is_evaluated_with_the_key_that_stayed_in_the_project(tmp_path: 
             writer.writeheader()
             writer.writerows(filled_in)
     result = evaluate_files(project, [tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert stored_ratings(project, rows) == [json.loads(json.dumps(result))]
+    assert stored_ratings(project, rows_of("classification", {**answers, "onnx-int4": ["?"] * 4}, ["yes"] * 4)) == []
+    assert stored_ratings(project, rows[1:]) == []
     preference = result["preference"]
     assert (preference["wins"], preference["losses"], preference["ties"]) == (1, 0, 3)
     assert (result["agreement"]["alpha"], result["agreement"]["kappa"]) == (1, 1)

@@ -9,7 +9,7 @@ import pytest
 from phi_runtime.report.project_facts import Curves
 from phi_runtime.report.verdict import Verdict
 from phi_runtime.training.diagnosis import Diagnosis
-from tests.phi_runtime.report.cases import page_of, rows_of, training_of
+from tests.phi_runtime.report.cases import benchmarks_of, page_of, ratings_of, rows_of, training_of
 from tests.report_page import PHONE, SCREEN, Media, report_page
 
 LABELS = ["joy", "fear", "sadness", "surprise"] * 30
@@ -57,6 +57,7 @@ def report() -> str:
     )
     results = {"steps": 500, "rows": 480, "diagnosis": [findings[0].as_dict()]}
     facts = {"results": results, "curves": curves, "verdict": verdict}
+    facts |= {"ratings": [ratings_of(judge=LONG)], "benchmarks": benchmarks_of()}
     return page_of(training_of("classification", rows, **facts)).html
 
 
