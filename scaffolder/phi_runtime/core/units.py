@@ -1,4 +1,4 @@
-"""Formats of sizes, durations, shares and intervals for people."""
+"""Formats of sizes, durations, energy, shares and intervals for people."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+
+
+def energy(cpu_j: float | None, gpu_j: float | None) -> str:
+    """Format joules as watt-hours: CPU 1.25 Wh, GPU 31.0 Wh; what is not measured has no part."""
+    parts = (("CPU", cpu_j), ("GPU", gpu_j))
+    return ", ".join(f"{name} {_watt_hours(joules)}" for name, joules in parts if joules is not None)
+
+
+def _watt_hours(joules: float) -> str:
+    hours = joules / 3600
+    if hours >= 1000:
+        return f"{hours / 1000:.2f} kWh"
+    return f"{hours:.1f} Wh" if hours >= 10 else f"{hours:.2f} Wh"
 
 
 def percent(share: float) -> str:

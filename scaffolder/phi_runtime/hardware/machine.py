@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 BFLOAT16 = "PHI_SCAFFOLD_BFLOAT16"
 """Environment variable: 0 computes in float32 on a CPU that has AMX instructions; 1 in bfloat16 on one without them."""
@@ -14,6 +16,8 @@ _LIMIT_FILES = (  # limit, usage and statistics of the kernel's control groups: 
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,15 @@ def _total_and_available() -> tuple[int, int]:
 
 def gpus() -> tuple[Gpu, ...]:
     """Return the NVIDIA GPUs that this process may use, from their driver (NVML); empty if there is none."""
+    return of_gpus(_describe)
+
+
+def of_gpus(read: Callable[[Any, Any], T]) -> tuple[T, ...]:
+    """Return what `read` returns for each GPU that this process may use; empty if there is none, or one cannot be read.
+
+    Args:
+        read: Called with the module pynvml and the handle of a GPU.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible == "":
         return ()
@@ -69,7 +82,7 @@ def gpus() -> tuple[Gpu, ...]:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
         if visible is not None:
             handles = [_handle_of(pynvml, device.strip(), handles) for device in visible.split(",")]
-        return tuple(_describe(pynvml, handle) for handle in handles)
+        return tuple(read(pynvml, handle) for handle in handles)
     except (pynvml.NVMLError, IndexError):
         return ()
     finally:
@@ -81,18 +94,17 @@ def used_gpu_bytes() -> int:
     return next((card.memory_bytes - card.free_bytes for card in gpus()), 0)
 
 
-def _handle_of(pynvml: object, device: str, handles: list[object]) -> object:
+def _handle_of(pynvml: Any, device: str, handles: list[Any]) -> Any:
     """Return the handle of an entry of CUDA_VISIBLE_DEVICES: an index, or a UUID."""
     if device.isdigit():
         return handles[int(device)]
-    return pynvml.nvmlDeviceGetHandleByUUID(device.encode())  # type: ignore[attr-defined]
+    return pynvml.nvmlDeviceGetHandleByUUID(device.encode())
 
 
-def _describe(pynvml: object, handle: object) -> Gpu:
-    nvml: object = pynvml
-    name = nvml.nvmlDeviceGetName(handle)  # type: ignore[attr-defined]
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)  # type: ignore[attr-defined]
-    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)  # type: ignore[attr-defined]
+def _describe(pynvml: Any, handle: Any) -> Gpu:
+    name = pynvml.nvmlDeviceGetName(handle)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     text = name.decode() if isinstance(name, bytes) else str(name)
     return Gpu(text, int(memory.total), int(memory.free), major + minor / 10)
 

@@ -26,6 +26,7 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.dataset import load_dataset
 from phi_runtime.data.fetch import fetch_data, hub_data
+from phi_runtime.hardware.energy import EnergyMeter
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
 from phi_runtime.models.exportable import check_base_model
 from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter
@@ -344,12 +345,13 @@ class _Run:
     @contextmanager
     def working(self, name: str, target: Path, work_dir: Path | None = None) -> Iterator[None]:
         """Time a stage, record its figures, and turn every exception into a PhiError."""
-        started = time.monotonic()
+        started, energy = time.monotonic(), EnergyMeter()
         reset_peak()
         try:
             self.record.open(name)
             quiet_libraries()
-            yield
+            with energy:
+                yield
         except (KeyboardInterrupt, BrokenPipeError):  # the latter when the reader of our output has exited
             raise Interrupted(f"`{name}` was stopped", fix="`phi-scaffold run` resumes") from None
         except Interrupted:
@@ -367,7 +369,7 @@ class _Run:
         wall_s = round(time.monotonic() - started, 2)
         data = {"state": "done", "output": self.project.shown(target), "wall_s": wall_s}
         self.done.append(name)
-        self.record.finished({"stage": name, **data, "peak_rss_bytes": peak_rss_bytes()})
+        self.record.finished({"stage": name, **data, "peak_rss_bytes": peak_rss_bytes(), **energy.figures()})
         self.record.output(name, "done", target)
         self.emit(Event("stage-finished", name, data))
 

@@ -6,7 +6,7 @@
 | config.json | the config as it was used: overrides applied, every default written out |
 | config-files/ | the config and evaluation.json as the user wrote them |
 | environment.json | versions and machine |
-| stages.json | the stages that were finished, with time and memory |
+| stages.json | the stages that were finished, with time, memory and energy |
 | evaluation/ | the evaluation, unless it is large |
 
 The files hold no passwords or API keys: they are replaced by `<secret>`.
@@ -58,6 +58,8 @@ RECORD, CONFIG, CONFIG_FILES, ENVIRONMENT, STAGES = (
     "environment.json",
     "stages.json",
 )
+FIGURES = ("wall_s", "peak_rss_bytes", "cpu_energy_j", "gpu_energy_j")
+"""Keys of an entry in stages.json that were measured; null where the machine cannot measure them."""
 LARGE_EVALUATION_BYTES = 20_000_000  # a larger one is not copied; the record names its content
 
 RunState = Literal["running", "done", "failed", "interrupted"]
@@ -174,7 +176,7 @@ class RunRecord:
         self._save()
 
     def finished(self, figures: dict[str, Any]) -> None:
-        """Add a finished stage with its time and memory to stages.json."""
+        """Add a finished stage with its time, memory and energy to stages.json."""
         self._stages.append(figures)
         self._write(STAGES, self._stages)
 
@@ -310,12 +312,10 @@ def _functions(workflow: Workflow, project: ProjectFolder) -> list[dict[str, str
     return [{"file": project.shown(path), "sha256": file_digest(path)} for path in files if path.is_file()]
 
 
-def last_walls(project: ProjectFolder) -> dict[str, float]:
-    """Return the seconds that each stage took in its last run."""
-    walls: dict[str, float] = {}
-    for file in sorted(project.runs.glob("*/stages.json")):
-        try:
-            walls |= {entry["stage"]: entry["wall_s"] for entry in read_json(file)}
-        except (OSError, ValueError, KeyError):
-            continue
-    return walls
+def last_figures(project: ProjectFolder) -> dict[str, dict[str, Any]]:
+    """Return the entry of each stage in stages.json of the last run that finished it, with the id of that run as `run`."""
+    figures: dict[str, dict[str, Any]] = {}
+    for file in sorted(project.runs.glob(f"*/{STAGES}")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            figures |= {entry["stage"]: {**entry, "run": file.parent.name} for entry in read_json(file)}
+    return figures

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from phi_runtime.pipeline.run_record import FIGURES
 from phi_runtime.report.project_facts import ProjectFacts, StageFacts
 from phi_runtime.report.row_views import Comparison, RowList, Slice, TrainingView
 
@@ -47,7 +48,7 @@ def _training(training: TrainingView) -> dict[str, Any]:
 def _stage(stage: StageFacts) -> dict[str, Any]:
     content = asdict(stage)
     figures = content.pop("figures")
-    return {**content, "wall_s": None, "peak_rss_bytes": None, **figures}
+    return {**content, **dict.fromkeys(FIGURES), **figures}
 
 
 def _row_list(found: RowList, comparison: Comparison) -> dict[str, Any]:

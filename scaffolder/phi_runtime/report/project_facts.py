@@ -13,13 +13,14 @@ from phi_runtime.config.schema import Workflow, canonical
 from phi_runtime.config.stage_names import evaluation_stages
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.units import energy
 from phi_runtime.evaluation.comparison import RESULTS
 from phi_runtime.evaluation.row_results import ROWS, RowResult
 from phi_runtime.models.fetch import base_name
 from phi_runtime.models.place import base_model_path
 from phi_runtime.pipeline.benchmarks import stored_benchmarks
 from phi_runtime.pipeline.plan import plan
-from phi_runtime.pipeline.run_record import ENVIRONMENT, RECORD, STAGES
+from phi_runtime.pipeline.run_record import ENVIRONMENT, RECORD, last_figures
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.report.facts import read_facts
 from phi_runtime.report.stored_ratings import stored_ratings
@@ -39,7 +40,7 @@ class StageFacts:
         state, why: As in `status`.
         output: Folder, relative to the project.
         run: Id of that run; empty if no record has it.
-        figures: Its entry in stages.json: `wall_s`, `peak_rss_bytes`, and what else was measured.
+        figures: Its entry in stages.json: `wall_s`, `peak_rss_bytes`, `cpu_energy_j`, `gpu_energy_j`.
         content: Digest of the output; empty without one.
         versions: Libraries that the output was built with.
     """
@@ -53,6 +54,11 @@ class StageFacts:
     figures: Mapping[str, Any] = field(default_factory=dict)
     content: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def energy(self) -> str:
+        """The energy of its run as text; empty if it was not measured."""
+        return energy(self.figures.get("cpu_energy_j"), self.figures.get("gpu_energy_j"))
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def read_project(workflow: Workflow, project: ProjectFolder) -> ProjectFacts:
     """Read the facts of `project`; a file that is absent or unreadable is a fact less, never an error."""
     records = sorted((folder for folder in project.runs.glob("*") if folder.is_dir()), key=lambda folder: folder.name)
     stages = {stage.name: stage for stage in plan(workflow, project)}
-    measured = _last_figures(records)
+    measured = last_figures(project)
     last = records[-1] if records else None
     return ProjectFacts(
         project=project.root.name,
@@ -147,7 +153,7 @@ def read_project(workflow: Workflow, project: ProjectFolder) -> ProjectFacts:
         base_model=_model_name(workflow, project),
         run=last.name if last else "",
         time=run_time(last.name) if last else None,
-        stages=[_stage(stage, project, *measured.get(stage.name, ("", {}))) for stage in stages.values()],
+        stages=[_stage(stage, project, measured.get(stage.name, {})) for stage in stages.values()],
         trainings=[
             _training(workflow, project, training, stages, stages[stage], records)
             for stage, training in evaluation_stages(workflow).items()
@@ -176,7 +182,7 @@ def _evaluation(folder: Path) -> tuple[dict[str, Any] | None, str]:
     return content, ""
 
 
-def _stage(stage: Stage, project: ProjectFolder, run: str, figures: Mapping[str, Any]) -> StageFacts:
+def _stage(stage: Stage, project: ProjectFolder, figures: Mapping[str, Any]) -> StageFacts:
     manifest = stage.manifest
     inputs = manifest.facts.get("inputs", {}) if manifest else {}
     return StageFacts(
@@ -185,8 +191,8 @@ def _stage(stage: Stage, project: ProjectFolder, run: str, figures: Mapping[str,
         stage.state,
         stage.why,
         project.shown(stage.target),
-        run,
-        {key: value for key, value in figures.items() if key not in ("stage", "state", "output")},
+        figures.get("run", ""),
+        {key: value for key, value in figures.items() if key not in ("stage", "state", "output", "run")},
         manifest.content if manifest else "",
         inputs.get("versions", {}),
     )
@@ -247,17 +253,6 @@ def _read_curves(log: Sequence[Mapping[str, Any]], validation: str) -> Curves:
         for name in ("loss", validation, "learning_rate")
     )
     return Curves(loss, validated, rate)
-
-
-def _last_figures(records: Sequence[Path]) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """Return, by stage, the last run that executed it and its figures there."""
-    figures: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for record in records:
-        entries = _read_json(record / STAGES)
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict) and "stage" in entry:
-                figures[entry["stage"]] = (record.name, entry)
-    return figures
 
 
 def _model_name(workflow: Workflow, project: ProjectFolder) -> str:

@@ -27,7 +27,7 @@ from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.load import LoadedConfig, load_config
 from phi_runtime.pipeline.plan import LOCK, plan
-from phi_runtime.pipeline.run_record import last_walls
+from phi_runtime.pipeline.run_record import last_figures
 from phi_runtime.pipeline.seed_runs import record_seed, seed_folder
 from phi_runtime.pipeline.stage import Stage, evaluation_stage, model_folder
 
@@ -91,8 +91,8 @@ def plan_seeds(config: LoadedConfig, project: ProjectFolder, stages: Sequence[st
             overrides = replace(config.overrides, values=values)
             own = replace(project, output=seed_folder(project, training, seed))
             runs.append(SeedRun(training, seed, own, load_config(project.config, overrides), current[name]))
-    walls = last_walls(project)
-    steps = [walls.get(step) for run in runs if not run.is_done for step in _steps(run)]
+    figures = last_figures(project)
+    steps = [figures.get(step, {}).get("wall_s") for run in runs if not run.is_done for step in _steps(run)]
     known = [wall for wall in steps if wall is not None]
     return SeedPlan(project, count, tuple(runs), sum(known) if known and len(known) == len(steps) else None)
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.project import tasks
-from phi_runtime.core.units import duration, interval, percent, percents, size
+from phi_runtime.core.units import duration, energy, interval, percent, percents, size
 from phi_runtime.evaluation.metrics import headline
-from phi_runtime.pipeline.run_record import last_walls
+from phi_runtime.pipeline.run_record import last_figures
 from phi_runtime.training.diagnosis.curve_statistics import curve
 from phi_runtime.training.diagnosis.run import read_loss_log, short
 from phi_scaffold.show import verdict as show_verdict
@@ -141,7 +141,7 @@ def _versus(versus: dict[str, Any], rows: int) -> str:
 
 def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, quiet: bool) -> None:
     """Print the state of each stage; unless `quiet`, also the other tasks of the project."""
-    walls = last_walls(project)
+    figures = last_figures(project)
     others = tasks(project)
     if as_json:
         rows = [
@@ -150,17 +150,21 @@ def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, qu
                 "state": s.state,
                 "why": s.why,
                 "output": project.shown(s.target),
-                "wall_s": walls.get(s.name),
+                **{key: figures.get(s.name, {}).get(key) for key in ("wall_s", "cpu_energy_j", "gpu_energy_j")},
             }
             for s in stages
         ]
         print(json.dumps({"stages": rows, "tasks": others}))
         return
-    states = table("!stage", "!state", "!output", "!took", "why")
+    shown = {s.name: figures[s.name] for s in stages if s.name in figures and (s.manifest or s.name == "fetch")}
+    used = {name: energy(entry.get("cpu_energy_j"), entry.get("gpu_energy_j")) for name, entry in shown.items()}
+    energy_column = ("energy",) if any(used.values()) else ()
+    states = table("!stage", "!state", "!output", "!took", *energy_column, "why")
     for s in stages:
-        took = duration(walls[s.name]) if s.name in walls and (s.manifest or s.name == "fetch") else ""
+        took = duration(shown[s.name]["wall_s"]) if "wall_s" in shown.get(s.name, {}) else ""
         state = f"[{_STATE_STYLES[s.state]}]{s.state}[/]"
-        states.add_row(s.name, state, project.shown(s.target), took, s.why.replace("[", r"\["))
+        cells = [used.get(s.name, "")] if energy_column else []
+        states.add_row(s.name, state, project.shown(s.target), took, *cells, s.why.replace("[", r"\["))
     console().print(states)
     if sys.stdout.isatty() and not quiet:
         _loss_curves(stages)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from phi_runtime.core.units import duration, interval, percent, percents
+from phi_runtime.core.units import duration, energy, interval, percent, percents, size
+from phi_runtime.pipeline.run_record import FIGURES
 from phi_runtime.report.differences import Change, changes, chosen_config, flattened, inputs_of
 from phi_runtime.report.history import MainScore, run_before
 from phi_scaffold.show.terminal import console, table
@@ -75,7 +76,7 @@ def value_text(score: MainScore) -> str:
 
 def details_as_dict(run: RecordedRun) -> dict[str, Any]:
     """Return all facts of a run."""
-    before = run_before(run)
+    before, figures = run_before(run), _figures(run)
     return {
         **as_dict(run),
         "failure": run.record.get("failure"),
@@ -94,6 +95,7 @@ def details_as_dict(run: RecordedRun) -> dict[str, Any]:
                 "output": output["output"],
                 "content": output["content"],
                 "is_current": run.is_current(stage),
+                **{key: figures.get(stage, {}).get(key) for key in FIGURES},
             }
             for stage, output in run.outputs.items()
         ],
@@ -124,14 +126,24 @@ def details(run: RecordedRun) -> None:
 
 
 def _outputs(run: RecordedRun) -> None:
-    walls = {stage["stage"]: stage["wall_s"] for stage in run.stages}
-    lines = table("!stage", "!state", ">!took", "!output", "still this one")
+    figures = _figures(run)
+    used = {stage: energy(entry.get("cpu_energy_j"), entry.get("gpu_energy_j")) for stage, entry in figures.items()}
+    energy_column = ("energy",) if any(used.values()) else ()
+    lines = table("!stage", "!state", ">!took", ">memory", *energy_column, "!output", "still this one")
     for stage, output in run.outputs.items():
         current = {True: "yes", False: "no, replaced or deleted", None: "unknown"}[run.is_current(stage)]
-        took = duration(walls[stage]) if stage in walls else ""
-        lines.add_row(escape(stage), output["state"], took, escape(output["output"]), current)
+        entry = figures.get(stage, {})
+        took, peak = entry.get("wall_s"), entry.get("peak_rss_bytes")
+        cells = ["" if took is None else duration(took), size(peak) if peak else ""]
+        cells += [used.get(stage, "")] if energy_column else []
+        lines.add_row(escape(stage), output["state"], *cells, escape(output["output"]), current)
     if run.outputs:
         console().print(lines)
+
+
+def _figures(run: RecordedRun) -> dict[str, dict[str, Any]]:
+    """Return time, memory and energy of each stage that the run finished."""
+    return {stage["stage"]: stage for stage in run.stages}
 
 
 def _changes_since(before: RecordedRun | None, run: RecordedRun) -> list[Change]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import pytest
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import Interrupted, OutOfResources
+from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.secrets import SECRET
 from phi_runtime.core.trust import trust
+from phi_runtime.hardware import energy
 from phi_runtime.pipeline import run_record
+from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_config
 from phi_runtime.pipeline.run_record import RunRecord, without_secrets
-from tests.conftest import MakeProject
+from tests.conftest import Cli, MakeProject
+from tests.phi_runtime.hardware.test_energy import count, domain
 
 HUB_TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789"  # not a token: the alphabet
 
@@ -52,6 +57,34 @@ def test_a_record_holds_config_overrides_base_model_and_the_digests_of_files(mak
     assert read_json(folder / "config.json")["passes"]["finetune"]["r"] == 4
     assert (folder / "config-files" / "olive-config.json").read_bytes() == project.config.read_bytes()
     assert (folder / "config-files" / "evaluation.json").read_text() == '{"max_rows": 7} // mine\n'
+
+
+def test_the_energy_of_each_stage_is_recorded_and_shown(
+    make_project: MakeProject, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = domain(tmp_path / "powercap", "intel-rapl:0", "package-0", 0)
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path / "powercap")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+    def use_energy(event: Event) -> None:
+        if (event.event, event.stage) == ("metric", "finetune"):
+            count(counter, 4_500_000_000)
+
+    project = make_project(max_steps=1)
+    outcome = run(project, use_energy, until="finetune")
+    assert outcome.run_folder is not None
+    stages = {entry["stage"]: entry for entry in read_json(outcome.run_folder / "stages.json")}
+    assert (stages["finetune"]["cpu_energy_j"], stages["finetune"]["gpu_energy_j"]) == (4500.0, None)
+    at = ("--project", project.root)
+    entries = (
+        cli("status", "--json", *at).json["stages"],
+        cli("runs", "show", "latest", "--json", *at).json["outputs"],
+        cli("report", "--json", *at).json["stages"],
+    )
+    for stages_of_command in entries:
+        assert [entry["cpu_energy_j"] for entry in stages_of_command if "finetune" in entry.values()] == [4500.0]
+    for command in (("status",), ("runs", "show", "latest")):
+        assert "CPU 1.25 Wh" in cli(*command, *at).out
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,17 @@ def test_ratings_and_benchmarks_are_shown_where_there_are_any() -> None:
     assert page.text.count("lower is better") == 2
 
 
+def test_the_energy_of_stages_is_shown_where_it_was_measured() -> None:
+    training = training_of("classification", rows_of("classification", ANSWERS, LABELS))
+    assert "energy" not in page_of(training).text
+    figures = {"wall_s": 172.6, "peak_rss_bytes": 10**9, "cpu_energy_j": 4_500.0, "gpu_energy_j": None}
+    stages = [StageFacts("finetune", "LoRA", "cached", figures=figures), StageFacts("merge", "Merge", "missing")]
+    page = page_of(training, stages=stages)
+    check(page)
+    assert "CPU 1.25 Wh" in page.text
+    assert "other programs included" in page.text
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_has_a_report(task: str) -> None:
     references = ['{"total": 3}' if task == "extraction" else f"answer number {i}" for i in range(12)]
