@@ -377,7 +377,7 @@ def test_long_advice_is_indented_and_folded_on_a_terminal(monkeypatch: pytest.Mo
     monkeypatch.setenv("COLUMNS", "42")
     show_verdict.verdicts({"finetune": replace(VERDICT, findings=(OVERFITTED,), commands=())})
     lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
-    assert lines[2:] == [
+    assert lines[lines.index("! overfitting") :] == [
         "! overfitting",
         "    validation loss 0.42 at step 80, 0.61",
         "    at the end",

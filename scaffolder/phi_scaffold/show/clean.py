@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from phi_runtime.core.units import size
 from phi_runtime.pipeline.cleanup import LOSSES, WITHOUT_LOSS
-from phi_scaffold.show.terminal import console, table
+from phi_scaffold.show.terminal import console, prose, table
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
@@ -27,10 +27,9 @@ def listed(project: ProjectFolder, parts: Sequence[Removable]) -> None:
         result.add_row(part.group, escape(project.shown(part.path)), size(part.size_bytes), LOSSES[part.group])
     console().print(result)
     free = sum(part.size_bytes for part in parts if part.group in WITHOUT_LOSS)
-    print("\nNothing is deleted.", end=" ")
-    if free:
-        print(f"`phi-scaffold clean --yes` deletes {size(free)} without a loss;", end=" ")
-    print(f"`phi-scaffold clean NAME --yes` deletes one of {', '.join(dict.fromkeys(part.group for part in parts))}.")
+    all_free = f"`phi-scaffold clean --yes` deletes {size(free)} without a loss; " if free else ""
+    names = ", ".join(dict.fromkeys(part.group for part in parts))
+    prose(f"\nNothing is deleted. {all_free}`phi-scaffold clean NAME --yes` deletes one of {names}.")
 
 
 def deleted(project: ProjectFolder, parts: Sequence[Removable], *, others: Sequence[Removable], quiet: bool) -> None:
@@ -43,7 +42,7 @@ def deleted(project: ProjectFolder, parts: Sequence[Removable], *, others: Seque
         print("There is nothing to delete without a loss." if others else "There is nothing to delete.")
     if others:
         names = dict.fromkeys(part.group for part in others)
-        print(f"More can be deleted: `phi-scaffold clean` shows {', '.join(names)}, and what is lost.")
+        prose(f"More can be deleted: `phi-scaffold clean` shows {', '.join(names)}, and what is lost.")
 
 
 def as_json(project: ProjectFolder, found: Sequence[Removable], removed: Sequence[Removable]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.markup import escape
 
 from phi_runtime.data.labels import shortened
-from phi_scaffold.show.terminal import console, table
+from phi_scaffold.show.paths import with_short_paths
+from phi_scaffold.show.terminal import console, prose, table
 
 _STYLES = {"prompt": "dim", "completion": "bold green", "special": "yellow"}
 _EXAMPLES = 5  # rows listed for one kind of problem
@@ -91,9 +92,11 @@ def _histogram(bins: list[dict[str, int]]) -> None:
     """Print the number of rows by their tokens, one line for each bin."""
     most = max(each["rows"] for each in bins)
     width = len(f"{bins[-1]['up_to']:,}")
+    out = console()
+    longest = min(_BAR, out.width - len(f"  up to {bins[-1]['up_to']:,}  {most:,}"))
     for each in filter(lambda each: each["rows"], bins):
-        bar = "#" * math.ceil(_BAR * each["rows"] / most)
-        console().print(f"  up to {each['up_to']:>{width},} {bar:<{_BAR}} {each['rows']:,}", style="dim")
+        bar = "#" * math.ceil(longest * each["rows"] / most)
+        out.print(f"  up to {each['up_to']:>{width},} {bar:<{longest}} {each['rows']:,}", style="dim")
 
 
 def _splits(splits: dict[str, Any]) -> None:
@@ -130,7 +133,8 @@ def preview(rows: list[dict[str, Any]]) -> None:
     out = console()
     colored = out.is_terminal and not out.no_color
     for row in rows:
-        out.rule(f"{row['location']}, {row['tokens']} tokens, {row['trained']} trained", style="dim", align="left")
+        place = f"{with_short_paths(row['location'])}, {row['tokens']} tokens, {row['trained']} trained"
+        prose(Text(f"-- {place}", "dim"), hanging=3)
         text = Text()
         for segment in row["segments"]:
             reverse = " reverse" if segment["trained"] and segment["kind"] == "special" else ""
@@ -140,6 +144,6 @@ def preview(rows: list[dict[str, Any]]) -> None:
         out.print(text)
     if colored:
         legend = Text("prompt", style=_STYLES["prompt"])
-        legend.append(" trained", style=_STYLES["completion"]).append(" special token", style=_STYLES["special"])
-        legend.append(" trained special token", style=_STYLES["special"] + " reverse")
+        legend.append(", trained", style=_STYLES["completion"]).append(", special token", style=_STYLES["special"])
+        legend.append(", trained special token", style=_STYLES["special"] + " reverse")
         out.print(legend)

@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from phi_scaffold.show.terminal import console, marks
+from phi_scaffold.show.terminal import marks, prose
 
 if TYPE_CHECKING:
     from phi_scaffold.doctor import Check
+
+_MESSAGE = 15  # columns before a message
 
 
 def checks(results: Sequence[Check], *, as_json: bool, quiet: bool) -> None:
@@ -17,12 +19,14 @@ def checks(results: Sequence[Check], *, as_json: bool, quiet: bool) -> None:
     if as_json:
         print(json.dumps({"findings": [check.as_dict() for check in results]}))
         return
-    out = console()
+    from rich.text import Text
+
     yes, no = marks()
     shown = {"good": f"[green]{yes}[/]", "note": "[yellow]![/]", "error": f"[red]{no}[/]"}
     for check in results:
         if quiet and check.level == "good":
             continue
-        out.print(f"{shown[check.level]} {check.subject:12} {check.message}")
+        mark = Text.from_markup(shown[check.level])
+        prose(Text.assemble(mark, f" {check.subject:12} {check.message}"), hanging=_MESSAGE)
         if check.fix:
-            out.print(f"{'':15}{check.fix}", markup=False)
+            prose(f"{'':{_MESSAGE}}{check.fix}")

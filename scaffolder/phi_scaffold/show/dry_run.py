@@ -21,7 +21,7 @@ from phi_runtime.pipeline.stage import Stage
 from phi_runtime.training.forecast import Forecast, disk_bytes, forecast, free_disk_bytes
 from phi_scaffold.new.catalog import base_shape
 from phi_scaffold.show import progress as show_progress
-from phi_scaffold.show.terminal import console, table
+from phi_scaffold.show.terminal import console, prose, table
 
 if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides
@@ -54,7 +54,7 @@ def dry_run(
         if trains and disk:
             needed, free = size(disk["checkpoints"]), size(free_disk_bytes(project))
             kept = f", kept activations up to {size(disk['activations'])}" if disk["activations"] else ""
-            print(f"\nCheckpoints take up to {needed} during training{kept}; {free} are free on the disk.")
+            prose(f"\nCheckpoints take up to {needed} during training{kept}; {free} are free on the disk.")
     estimates, steps = [], []
     for name in trains:
         estimate = forecast(workflow, project, name, shape)
@@ -69,7 +69,7 @@ def dry_run(
                 _print_forecast(estimate)
             else:
                 reason = "the base model is not downloaded and not in the catalog; run `phi-scaffold fetch` first"
-                print(f"\n{name}: no estimate: {reason}")
+                prose(f"\n{name}: no estimate: {reason}")
             _print_step(result)
     calibrations = _calibrations(workflow, rows, shape) if shape else []
     if not as_json:
@@ -138,9 +138,9 @@ def _print_step(result: Rehearsal | dict[str, str]) -> None:
     if isinstance(result, Rehearsal):
         _print_rehearsal(result)
     elif "failed" in result:
-        print(f"\n{result['stage']}: {result['failed']}\n  {result['fix']}")
+        prose(f"\n{result['stage']}: {result['failed']}\n  {result['fix']}")
     elif result["skipped"] != "--no-step":
-        print(f"\n{result['stage']}: no step was tried: {result['skipped']}")
+        prose(f"\n{result['stage']}: no step was tried: {result['skipped']}")
 
 
 def _as_dict(estimate: Forecast) -> dict[str, Any]:
@@ -166,11 +166,11 @@ def _as_dict(estimate: Forecast) -> dict[str, Any]:
 
 def _print_stages(rows: Sequence[Mapping[str, Any]], disk: Mapping[str, int]) -> None:
     """Print the stages; `disk` is the estimated size in bytes of each stage's output."""
-    stages = table("stage", "type", "action", "why", "output", ">disk")
+    stages = table("!stage", "!action", "why", "!output", "!>disk")
     for row in rows:
         needed = f"about {size(disk[row['name']])}" if row["name"] in disk and row["would_run"] else ""
         action = "run" if row["would_run"] else "keep"
-        stages.add_row(row["name"], row["type"], action, row["why"], row["output"], needed)
+        stages.add_row(row["name"], action, row["why"], row["output"], needed)
     console().print(stages)
 
 
@@ -181,26 +181,26 @@ def _print_forecast(estimate: Forecast) -> None:
     rows = f"{job.batch} row{'s' if job.batch > 1 else ''} of {at_most}{job.tokens:,} tokens"
     memory = "GPU memory" if job.device == "gpu" else "memory"
     total = size(estimate.estimate.total_bytes)
-    print(f"\n{estimate.stage}: about {total} of {memory} ({rows} a step, in {estimate.dtype})")
+    prose(f"\n{estimate.stage}: about {total} of {memory} ({rows} a step, in {estimate.dtype})")
     parts = [f"{part} {size(needed[f'{part}_bytes'])}" for part in _PARTS if needed[f"{part}_bytes"]]
-    print(f"  {', '.join(parts)}")
+    prose(f"  {', '.join(parts)}")
     if estimate.available_bytes is not None:
         verdict = "it fits" if estimate.fits else f"it is not likely to fit; {estimate.advice}"
-        print(f"  {size(estimate.available_bytes)} are free: {verdict}")
+        prose(f"  {size(estimate.available_bytes)} are free: {verdict}")
 
 
 def _print_calibration(calibration: Mapping[str, Any]) -> None:
     """Print the estimated memory and time of a calibration."""
     memory, time = size(calibration["total_bytes"]), duration(calibration["seconds"])
     tokens = f"up to {calibration['tokens']:,} tokens"
-    print(f"\n{calibration['stage']}: about {memory} of memory to calibrate the weights on {tokens}, in roughly {time}")
+    prose(f"\n{calibration['stage']}: about {memory} of memory to calibrate the weights on {tokens}, in roughly {time}")
 
 
 def _print_rehearsal(rehearsal: Rehearsal) -> None:
     """Print the measurements of the training step that was tried."""
     lines, tokens = rehearsal.batch
     peak = f", {size(rehearsal.peak_bytes)} of memory at its peak" if rehearsal.peak_bytes else ""
-    print(f"\n{rehearsal.stage}: tried a step on the longest batch ({lines} × {tokens:,} tokens, in {rehearsal.dtype})")
-    print(f"  {duration(rehearsal.step_s)}{peak}")
+    prose(f"\n{rehearsal.stage}: tried a step on the longest batch ({lines} × {tokens:,} tokens, in {rehearsal.dtype})")
+    prose(f"  {duration(rehearsal.step_s)}{peak}")
     steps = f"{rehearsal.steps:,} step{'s' if rehearsal.steps > 1 else ''}"
-    print(f"  {steps} take about {duration(rehearsal.stage_s)}, without validation")
+    prose(f"  {steps} take about {duration(rehearsal.stage_s)}, without validation")

@@ -22,12 +22,14 @@ from phi_runtime.models.memory import (
 from phi_runtime.models.place import model_folders
 from phi_scaffold.new.fit import METHOD_NAMES, ROW_TOKENS, Trainer, this_trainer
 from phi_scaffold.show import terminal
-from phi_scaffold.show.terminal import console, marks
+from phi_scaffold.show.terminal import console, marks, prose
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
     from phi_scaffold.new.base_models import BaseModel
     from phi_scaffold.new.catalog import CatalogModel
+
+_NAME = 19  # columns before the fact of a model
 
 
 def downloaded(project: ProjectFolder, *, as_json: bool) -> None:
@@ -62,20 +64,28 @@ def table(models: Sequence[CatalogModel], *, as_json: bool, quiet: bool) -> None
         ">context": [f"{model.context // 1024}k" for model in models],
         "license": [model.license + (" (gated)" if model.gated else "") for model in models],
     }
-    out.print(terminal.fitting_table(columns, out))
-    if quiet:
-        return
-    yes, no = marks()
-    print(f"\n{yes} fits this {trainer.name}, {no} does not.")
-    print(
-        f"LoRA, QLoRA, full: estimated memory of training in {trainer.dtype}, one row of {ROW_TOKENS:,} tokens a step."
-    )
-    print(f"int4 answers: memory of a process that only runs the int4 model, with {CONTEXT_TOKENS:,} tokens.")
+    shown = terminal.fitting_table(columns, out)
+    out.print(shown)
+    if not quiet:
+        _explain([name.lstrip(">!") for name in columns], len(shown.columns), models, trainer)
+
+
+def _explain(names: Sequence[str], count: int, models: Sequence[CatalogModel], trainer: Trainer) -> None:
+    """Print what the first `count` columns of the catalog mean, and which are missing."""
+    shown, missing = names[:count], names[count:]
+    print()
+    if methods := [name for name in METHOD_NAMES.values() if name in shown]:
+        yes, no = marks()
+        prose(f"{yes} fits this {trainer.name}, {no} does not.")
+        memory = f"estimated memory of training in {trainer.dtype}, one row of {ROW_TOKENS:,} tokens a step"
+        prose(f"{', '.join(methods)}: {memory}.")
+    if "int4 answers" in shown:
+        prose(f"int4 answers: memory of a process that only runs the int4 model, with {CONTEXT_TOKENS:,} tokens.")
+    if missing:
+        prose(f"A wider terminal also shows {', '.join(missing)}; `phi-scaffold models ID` shows all of one model.")
     if any(model.unverified for model in models):
-        facts = dict.fromkeys(fact for model in models for fact in model.unverified)
-        print(
-            f"Not verified on the page of the model: {', '.join(facts)}. Sizes: `phi-scaffold models ID` names the source."
-        )
+        facts = ", ".join(dict.fromkeys(fact for model in models for fact in model.unverified))
+        prose(f"Not verified on the page of the model: {facts}. Sizes: `phi-scaffold models ID` names the source.")
 
 
 def _estimate(row: dict[str, Any], key: str) -> str:
@@ -96,21 +106,22 @@ def single(model: BaseModel, *, as_json: bool, quiet: bool) -> None:
     hidden = ("fits", "max_row_tokens", "memory")
     for key, value in facts.items():
         if key not in hidden and not key.endswith("_bytes") and value not in ("", []):
-            print(f"{key.replace('_', ' '):18} {', '.join(value) if isinstance(value, list) else value}")
+            text = ", ".join(value) if isinstance(value, list) else value
+            prose(f"{key.replace('_', ' '):18} {text}", hanging=_NAME)
     if model.why_not_exportable is None:
         tokens, memory = min(CONTEXT_TOKENS, model.context), size(facts["int4_inference_bytes"])
         print(f"{'int4 size':18} {size(facts['int4_size_bytes'])} with its tokenizer")
-        print(f"{'int4 memory':18} {memory} of a process that only runs it, with {tokens:,} tokens")
+        prose(f"{'int4 memory':18} {memory} of a process that only runs it, with {tokens:,} tokens", hanging=_NAME)
     if quiet:
         return
-    print(f"\nTraining on this {trainer.name}, in {trainer.dtype}, one row of 2048 tokens a step (estimated):\n")
+    prose(f"\nTraining on this {trainer.name}, in {trainer.dtype}, one row of 2048 tokens a step (estimated):\n")
     for method, name in METHOD_NAMES.items():
         longest = facts["max_row_tokens"][method]
         fits = "fits" if facts["fits"][method] else "does not fit"
         rows = f"rows of up to {longest:,} tokens fit" if longest else "no row is short enough"
-        print(f"  {name:6} {size(facts[f'{method}_bytes']):>8}, {fits}; {rows}")
+        prose(f"  {name:6} {size(facts[f'{method}_bytes']):>8}, {fits}; {rows}", hanging=7)
     if not any(facts["max_row_tokens"].values()):
-        print("\nThis machine is too small to train it: `phi-scaffold models` shows smaller ones.")
+        prose("\nThis machine is too small to train it: `phi-scaffold models` shows smaller ones.")
 
 
 def _facts(model: BaseModel, trainer: Trainer) -> dict[str, Any]:

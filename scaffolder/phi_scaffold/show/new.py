@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi_runtime.core.project import setup_command
+from phi_scaffold.show.terminal import prose
 
 if TYPE_CHECKING:
     from phi_scaffold.new.generate import CreatedProject
@@ -22,7 +23,7 @@ def planned(folder: Path, project: CreatedProject) -> None:
 def created(folder: Path, project: CreatedProject, command: str) -> None:
     """Print notes on the new project, the next steps, and the command that creates it without questions."""
     for note in project.notes:
-        print(note)
+        prose(note)
     for name in project.backed_up:
         print(f"kept your {name} as {name}.bak")
     print(f"\nCreated {folder} ({len(project.files)} files). Next steps:\n")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.units import duration
 from phi_scaffold.show.progress import bars, display_search, warn, warn_above
-from phi_scaffold.show.terminal import console, table
+from phi_scaffold.show.terminal import console, prose, table
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -151,7 +151,7 @@ def cannot_run(target: str, why: str) -> None:
 
 def plan(facts: dict[str, Any]) -> None:
     """Print the plan of a search."""
-    print(
+    prose(
         f"`{facts['pass']}` for {facts['target']}, from the {facts['source']} model; {constraints_text(facts['constraints'])}"
     )
     candidates = table("candidate", "options", ">size", ">memory", "")
@@ -191,26 +191,26 @@ def result(facts: dict[str, Any], flags: str = "") -> None:
         rows.add_row(*_figures(row["name"], row, accuracy), escape(comment), style=style)
     console().print(rows)
     tokens = facts["context_tokens"]
-    print(f"\n{constraints_text(facts['constraints'])} (for {facts['target']}; memory at {tokens} tokens)")
+    prose(f"\n{constraints_text(facts['constraints'])} (for {facts['target']}; memory at {tokens} tokens)")
     if facts["note"]:
-        print(f"Note: {facts['note']}.")
+        prose(f"Note: {facts['note']}.")
     if facts["chosen"]:
         _chosen(facts, flags)
     elif near := facts["nearest"]:
         loosen = " ".join([*_flags(near["relaxed_constraints"]), *filter(None, [flags])])
-        print(
+        prose(
             f"No candidate meets the constraints. The nearest is {near['candidate']}. To accept it: phi-scaffold optimize {loosen}"
         )
         if not all(violation["shown"] for violation in near["violations"]):
-            print("More validation rows narrow the interval of the drop, which decides.")
+            prose("More validation rows narrow the interval of the drop, which decides.")
     else:
-        print("No candidate meets the constraints, and none could be compared.")
+        prose("No candidate meets the constraints, and none could be compared.")
     failed = [row for row in facts["candidates"] if row["state"] == "failed"]
     if failed and not facts["chosen"]:
         for fix in dict.fromkeys(row["fix"] for row in failed if row["fix"]):
             print(f"  {fix}")
     if failed:
-        print("Failed candidates are tried again only with --force.")
+        prose("Failed candidates are tried again only with --force.")
 
 
 def _flags(constraints: dict[str, float | None]) -> list[str]:
@@ -219,21 +219,21 @@ def _flags(constraints: dict[str, float | None]) -> list[str]:
 
 def _chosen(facts: dict[str, Any], flags: str) -> None:
     if facts["unavailable"]:
-        print(f"{facts['chosen']} is chosen only by its size: {facts['unavailable']}.")
+        prose(f"{facts['chosen']} is chosen only by its size: {facts['unavailable']}.")
     if smaller := _smaller(facts):
         accepted = facts["constraints"] | {"max_accuracy_drop": smaller["violations"][0]["value"]}
-        print(
+        prose(
             f"{smaller['name']} is smaller, but {smaller['rows']} rows do not show that its drop is small. To accept it:"
         )
         print(f"  phi-scaffold optimize {' '.join(_own_flags(facts, accepted, flags))}")
     if facts["previous_config"]:
-        print(f"{facts['config']} was edited; the edited file is kept as {facts['previous_config']}")
+        prose(f"{facts['config']} was edited; the edited file is kept as {facts['previous_config']}")
     if not facts["applied"]:
-        print(f"{facts['chosen']} is chosen; its options are in {facts['config']}. To install it in the project:")
+        prose(f"{facts['chosen']} is chosen; its options are in {facts['config']}. To install it in the project:")
         print(f"  phi-scaffold optimize {' '.join(_own_flags(facts, facts['constraints'], flags))} --apply")
         return
     kept = f" (the previous config is {facts['backup']})" if facts["backup"] else ""
-    print(f"{facts['chosen']} is installed in {facts['model']}, its options in the config{kept}.")
+    prose(f"{facts['chosen']} is installed in {facts['model']}, its options in the config{kept}.")
 
 
 def _own_flags(facts: dict[str, Any], constraints: dict[str, float | None], flags: str) -> list[str]:

@@ -15,7 +15,7 @@ from phi_runtime.training.diagnosis.curve_statistics import curve
 from phi_runtime.training.diagnosis.run import read_loss_log, short
 from phi_scaffold.show import verdict as show_verdict
 from phi_scaffold.show.sparkline import sparkline
-from phi_scaffold.show.terminal import console, table
+from phi_scaffold.show.terminal import console, prose, table
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
@@ -43,7 +43,7 @@ def outcome(result: Outcome, project: ProjectFolder, judged: Mapping[str, Verdic
     if not result.done:
         print("Nothing to do: everything is up to date.")
     elif result.run_folder:
-        print(f"Done: {', '.join(result.done)}. The record of the run is in {project.shown(result.run_folder)}")
+        prose(f"Done: {', '.join(result.done)}. The record of the run is in {project.shown(result.run_folder)}")
     show_verdict.verdicts(judged, flags)
 
 
@@ -76,10 +76,10 @@ def _comparison(evaluation: dict[str, Any], suffix: str) -> None:
     console().print(lines)
     for model in models:
         if model["versus"]:
-            print(f"{model['name']}, compared with {_versus(model['versus'], rows)}{_own(model['versus'])}")
+            prose(f"{model['name']}, compared with {_versus(model['versus'], rows)}{_own(model['versus'])}")
     for model in models:
         if model.get("seeds"):
-            print(
+            prose(
                 f"{model['name']}, with seeds {', '.join(map(str, seeds))}: {_spread(model['seeds'], is_share=bool(metrics))}"
             )
 
@@ -169,7 +169,7 @@ def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, qu
     if sys.stdout.isatty() and not quiet:
         _loss_curves(stages)
     if others and not quiet:
-        print(f"\nOther tasks, shown with --task-name: {', '.join(others)}")
+        prose(f"\nOther tasks, shown with --task-name: {', '.join(others)}")
 
 
 def _loss_curves(stages: Sequence[Stage]) -> None:

@@ -14,7 +14,7 @@ from phi_runtime.core.units import duration, energy, interval, percent, percents
 from phi_runtime.pipeline.run_record import FIGURES
 from phi_runtime.report.differences import Change, changes, chosen_config, flattened, inputs_of
 from phi_runtime.report.history import MainScore, run_before
-from phi_scaffold.show.terminal import console, table
+from phi_scaffold.show.terminal import console, prose, table
 
 if TYPE_CHECKING:
     from phi_runtime.report.differences import RunDifferences, ScoreChange
@@ -107,13 +107,13 @@ def details(run: RecordedRun) -> None:
     out = console()
     out.print(f"[bold]run {run.id}[/]: [{_STATE_STYLES[run.state]}]{run.state}[/], started {_minute(run.started)}")
     if failure := run.record.get("failure"):
-        out.print(f"  `{failure['stage']}`: {failure['message']}", markup=False, soft_wrap=True)
+        prose(f"  `{failure['stage']}`: {failure['message']}")
         if failure["fix"]:
             out.print(f"  help: {failure['fix']}", markup=False, soft_wrap=True)
     out.print(f"base model {run.model or 'unknown'}; record in {run.project.shown(run.folder)}", markup=False)
     _outputs(run)
     for score in _scores(run):
-        out.print(score_text(score), soft_wrap=True)
+        prose(score_text(score), hanging=2)
     before = run_before(run)
     if before:
         _changes(f"settings that differ from run {before.id}", _changes_since(before, run))
@@ -200,7 +200,7 @@ def _section(title: str, lines: Sequence[str]) -> None:
     out = console()
     out.print(f"[bold]{title}[/]")
     for line in lines:
-        out.print(line, markup=False, soft_wrap=True)
+        prose(line, hanging=2)
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.units import duration, size
 from phi_runtime.search.sweep import metric as metrics
 from phi_scaffold.show.progress import bars, display_search, figures, warn, warn_above
-from phi_scaffold.show.terminal import console, table
+from phi_scaffold.show.terminal import console, prose, table
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -133,13 +133,13 @@ def value_text(value: Any) -> str:
 
 def new_study(name: str, why: str) -> None:
     """Report that a new study starts."""
-    print(f"starting study {name}: earlier trials are not comparable ({why})", file=sys.stderr)
+    prose(f"starting study {name}: earlier trials are not comparable ({why})", console(stderr=True))
 
 
 def plan(facts: dict[str, Any]) -> None:
     """Print the plan of a search."""
     new = f"new{': ' + facts['why'] if facts['why'] else ''}" if facts["new"] else f"{facts['trials_done']} trials done"
-    print(
+    prose(
         f"{facts['study']} ({new}): {facts['trials_to_run']} trials to run, sampler {facts['sampler']}, metric {facts['metric']}"
     )
     space = table("!key", "values")
@@ -182,13 +182,13 @@ def result(outcome: SweepResult, project: ProjectFolder, flags: str = "") -> Non
         _importances(outcome)
     shown = project.shown(outcome.config)
     if outcome.previous_config:
-        print(f"{shown} was edited; the edited file is kept as {project.shown(outcome.previous_config)}")
-    print(f"\nThe values of trial {outcome.best.number} are in {shown}. To run the whole workflow with them:")
+        prose(f"{shown} was edited; the edited file is kept as {project.shown(outcome.previous_config)}")
+    prose(f"\nThe values of trial {outcome.best.number} are in {shown}. To run the whole workflow with them:")
     print(f"  phi-scaffold run {flags}")
 
 
 def _importances(outcome: SweepResult) -> None:
     width = max(map(len, outcome.importances))
-    print(f"\nImportance for {metrics.label(outcome.metric)}:")
+    prose(f"\nImportance for {metrics.label(outcome.metric)}:")
     for key, share in outcome.importances.items():
         print(f"  {key:{width}}  {'█' * max(1, round(_BAR_WIDTH * share)):{_BAR_WIDTH}} {100 * share:3.0f} %")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,27 +14,33 @@ from phi_scaffold.show.inert import raw
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 _PIPED_WIDTH = 240  # tables use as much of it as they need; a file or a pipe has no edge to wrap at
 
 
 def console(stderr: bool = False) -> Console:
     """Return a console for results, or with `stderr` for progress and warnings."""
+    from rich.console import ConsoleDimensions
+
     from phi_scaffold.show.inert_console import InertConsole
 
     stream = raw(sys.stderr if stderr else sys.stdout)
     if stream.isatty():
         # With NO_COLOR, rich (15) omits colors but not bold and dim.
         no_color = bool(os.environ.get("NO_COLOR"))
-        return InertConsole(file=stream, stderr=stderr, highlight=False, color_system=None if no_color else "auto")
+        out = InertConsole(file=stream, stderr=stderr, highlight=False, color_system=None if no_color else "auto")
+        if out.is_dumb_terminal:  # which rich takes to have 80 columns
+            out.size = ConsoleDimensions(*shutil.get_terminal_size())
+        return out
     return InertConsole(file=stream, stderr=stderr, highlight=False, soft_wrap=True, width=_PIPED_WIDTH)
 
 
 def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table without borders. `>` before a name aligns its column to the right, `!` keeps it from wrapping."""
-    from rich.table import Table
+    from phi_scaffold.show.tables import WholeTable
 
-    result = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    result = WholeTable(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
         name = column.lstrip(">!")
         flags = column.removesuffix(name)
@@ -61,6 +68,24 @@ def fitting_table(columns: Mapping[str, Sequence[str]], out: Console) -> Table:
     return result
 
 
+def prose(text: str | Text, out: Console | None = None, *, hanging: int = 0) -> None:
+    """Print sentences: on a terminal with line breaks between words, elsewhere unchanged.
+
+    Args:
+        text: The sentences. Markup is not read.
+        out: The console; that of results if None.
+        hanging: Columns by which the lines after the first are indented.
+    """
+    from rich.text import Text
+
+    from phi_scaffold.show.tables import in_words
+
+    out = out or console()
+    text = Text(text) if isinstance(text, str) else text
+    for line in in_words(text, out.width, hanging=hanging) if out.is_terminal else [text]:
+        out.print(line, soft_wrap=True)
+
+
 def marks() -> tuple[str, str]:
     """Return the marks for yes and no, in characters that stdout can write."""
     try:
@@ -73,7 +98,9 @@ def marks() -> tuple[str, str]:
 def note(text: str) -> None:
     """Print a line on stderr, dim on a terminal."""
     if sys.stderr.isatty():
-        console(stderr=True).print(text, style="dim", markup=False, emoji=False, soft_wrap=True)
+        from rich.text import Text
+
+        prose(Text(text, "dim"), console(stderr=True))
     else:
         print(text, file=sys.stderr)
 
