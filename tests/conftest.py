@@ -42,23 +42,28 @@ zygote.install()
 # Files and folders that take long, and the seconds of all their tests: these start first, so that no worker ends alone with one of
 # them. The folder of the server has a server that all its tests share.
 LONGEST_FIRST = {
-    "search/test_optimize.py": 45,
-    "phi_runtime/serving/": 80,
-    "pipeline/test_engine.py": 33,
-    "generated/test_matrix.py": 37,
-    "search/test_sweep.py": 29,
-    "pipeline/test_several_adapters.py": 22,
-    "pipeline/test_input_adapter.py": 22,
-    "export/test_adapters_apart.py": 20,
-    "distributed/test_processes.py": 18,
-    "pipeline/test_kills.py": 14,
-    "phi_scaffold/test_sweep_command.py": 5,
+    "phi_runtime/serving/": 46,
+    "generated/test_samples.py": 21,
+    "generated/test_matrix.py": 20,
+    "pipeline/test_engine.py": 16,
+    "search/test_sweep.py": 16,
+    "pipeline/test_input_adapter.py": 13,
+    "pipeline/test_several_adapters.py": 12,
+    "training/test_finetune.py": 10,
+    "report/test_verdict.py": 10,
+    "phi_scaffold/test_mcp.py": 9,
+    "pipeline/test_interruption.py": 9,
+    "export/test_adapters_apart.py": 9,
+    "passes/test_third_party.py": 9,
+    "phi_scaffold/test_cli.py": 8,
+    "search/test_optimize.py": 8,
+    "pipeline/test_kills.py": 6,
 }
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deal whole files to the two halves that `--dist worksteal` gives to two workers: each fixture of a file is created once.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deal whole files to the parts that `--dist worksteal` gives to its workers: each fixture of a file is created once.
 
     The order within a file stays random.
     """
@@ -67,12 +72,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.nodeid.partition("::")[0]
         files.setdefault(next((part for part in LONGEST_FIRST if part in path), path), []).append(item)
     long = [files.pop(part) for part in LONGEST_FIRST if part in files]
-    halves: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
     for number, tests in enumerate(long):
-        halves[number % 2].extend(tests)
+        parts[number % workers].extend(tests)
     for tests in sorted(files.values(), key=len, reverse=True):  # the workers get the same number of tests
-        min(halves, key=len).extend(tests)
-    items[:] = halves[0] + halves[1]
+        min(parts, key=len).extend(tests)
+    items[:] = [item for part in parts for item in part]
 
 
 @pytest.fixture

@@ -268,9 +268,9 @@ def main() -> None:
     serve(connection)
 
 
-def serve(connection: socket.socket) -> NoReturn:
+def serve(connection: socket.socket, on_signal: signal.Handlers = signal.SIG_IGN) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, on_signal)
     os.set_inheritable(connection.fileno(), False)
     try:
         while True:
@@ -348,7 +348,7 @@ def nested(environment: Mapping[str, str], descriptors: Sequence[int]) -> Zygote
         for fd in (*descriptors, ours.fileno()):
             os.close(fd)
         title((sys.executable, "zygote"))
-        serve(theirs)
+        serve(theirs, signal.SIG_DFL)  # a program that ends all its children waits for this one, too
     theirs.close()
     high = socket.socket(fileno=fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD_CLOEXEC, FIRST_FREE))
     ours.close()

@@ -54,7 +54,10 @@ WRONG = [
     (("chat_adapter.py", "--model", "nowhere"), 2, "there is no adapter_config.json in nowhere"),
     (("batch.py", "in.jsonl", "out.jsonl", "--limit", "0"), 2, "0 is not between"),
     (("batch.py", "nowhere.jsonl", "out.jsonl"), 1, "nowhere.jsonl"),
-    (("app.py", "--models", "nowhere"), 1, "no model in nowhere: run `phi-scaffold run` first"),
+    pytest.param(
+        *(("app.py", "--models", "nowhere"), 1, "no model in nowhere: run `phi-scaffold run` first"),
+        marks=pytest.mark.slow,  # importing gradio takes 4 s
+    ),
 ]  # fmt: skip
 
 

@@ -90,13 +90,14 @@ def test_mutations_are_valid_or_located_and_nothing_is_dropped_silently(
     assert invalid > mutations * 2 / 5
 
 
-def test_the_schema_agrees_with_the_models(check_text: Callable[[str], LoadedConfig | None]) -> None:
+@pytest.mark.parametrize("mutations", [100, pytest.param(400, marks=pytest.mark.slow)])
+def test_the_schema_agrees_with_the_models(check_text: Callable[[str], LoadedConfig | None], mutations: int) -> None:
     chance = random.Random(11)
     validator = Draft202012Validator(schema_of("workflow"))
     # A search with nothing to search is ignored as a whole, and a list of ranks is only right next to a search: no schema says so.
     configs = [c for c in bases(without="search") if "passes" in c]
     caught = 0
-    for _ in range(400):
+    for _ in range(mutations):
         config = mutate(chance.choice(configs), chance)
         text = json.dumps(config, indent=1, ensure_ascii=False)
         checked = check_text(text)
@@ -114,4 +115,4 @@ def test_the_schema_agrees_with_the_models(check_text: Callable[[str], LoadedCon
         elif rules & set(FORM):
             assert not schema_valid, (rules, [str(f) for f in checked.findings if f.severity == "error"], text)
             caught += 1
-    assert caught > 100
+    assert caught > mutations / 4

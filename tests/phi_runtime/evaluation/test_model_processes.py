@@ -78,6 +78,7 @@ def test_a_model_that_cannot_be_loaded_is_named_in_the_error_and_the_next_one_is
         assert processes.work(ModelTask("base", ref, rows=ROWS), tmp_path / "base.log", silent).rows
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_killed_ran_out_of_memory_and_one_whose_parent_ends_does_so_too(
     tiny_phi3: Path, tmp_path: Path
 ) -> None:

@@ -175,6 +175,7 @@ def test_an_adapter_that_does_not_say_what_it_says_in_peft_fails_the_stage(
     assert states(project)["export"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_kill_while_an_adapter_is_added_leaves_what_was_there(project: ProjectFolder) -> None:
     edit_config(project, lambda c: c["passes"]["export"].update(adapters=["tone"]))
     run(project, Listener(), until="export")

@@ -403,6 +403,7 @@ def test_another_space_or_config_makes_a_new_study_and_says_why(make_project: Ma
     assert place().why == "the data changed"
 
 
+@pytest.mark.slow
 def test_two_jobs_share_a_study_and_the_machine_and_one_that_is_killed_is_a_failed_trial(
     make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

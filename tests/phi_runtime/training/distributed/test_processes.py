@@ -122,12 +122,14 @@ def test_two_processes_have_the_losses_and_the_adapter_of_one(make: MakeProject)
     assert none_left(project)
 
 
+@pytest.mark.slow
 def test_a_sharded_model_has_the_losses_and_the_weights_of_a_whole_one(make: MakeProject) -> None:
     project = make("two", "full", fsdp=True)
     run(project, Listener(), until="finetune", nproc=2)
     same_as_one_process(project, make, "full")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_named_and_the_next_run_ends_with_the_weights_of_one(make: MakeProject) -> None:
     project = make("two", "full")
 
