@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from phi_runtime.evaluation.fields import field_results
 from phi_runtime.evaluation.intervals import Difference, Interval, Scores, compare, interval_of
 from phi_runtime.evaluation.labels import label_results
 from phi_runtime.evaluation.metrics import headline_scores, score
@@ -47,6 +48,8 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
             summary["interval"] = interval_of(scores[name], groups, seed=_SEED)
         if task == "classification" and references[0] is not None:
             summary |= label_results([m.answer or "" for m in measured], [str(r) for r in references])
+        if task == "extraction" and references[0] is not None:
+            summary |= field_results([m.answer or "" for m in measured], [str(r) for r in references])
         untrained = measured[0].loss is None or is_untrained(name)
         other = "" if untrained else previous if name.startswith(DERIVED) else best
         versus = _versus(other, scores, name, groups) if other else None

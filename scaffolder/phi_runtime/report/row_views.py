@@ -159,6 +159,14 @@ class TrainingView:
         return {name: confusion(comparison.rows, name) for name in names}
 
     @property
+    def fields(self) -> dict[str, Mapping[str, Any]]:
+        """The results of each field for the models that slices are shown for; empty if the task has no fields."""
+        names = slice_models(self.comparison) if self.comparison else []
+        return {
+            model["name"]: model["fields"] for model in self.models if model["name"] in names and model.get("fields")
+        }
+
+    @property
     def has_many_labels(self) -> bool:
         return any(len(matrix.answers) > FEW_LABELS for matrix in self.confusions.values())
 

@@ -10,6 +10,7 @@ import pytest
 from phi_runtime.config.schema import Evaluation
 from phi_runtime.core.errors import ConfigError, DataError, Location
 from phi_runtime.data.hooks import MetricsHook, load_training_hooks
+from phi_runtime.evaluation.fields import field_results
 from phi_runtime.evaluation.intervals import wilson
 from phi_runtime.evaluation.labels import label_results
 from phi_runtime.evaluation.own_metrics import Metric, OwnMetrics
@@ -86,6 +87,26 @@ def test_results_by_label_are_those_of_scikit_learn() -> None:
         assert [found["labels"][label][name] for label in labels] == pytest.approx(values.tolist())
     assert found["labels"]["fear"]["recall_interval"] == wilson(8, 10)
     assert found["labels"]["fear"]["answers"] == 9
+
+
+def test_results_by_field_are_counted_over_the_rows() -> None:
+    references = ['{"name": "Ann", "lines": [{"qty": 2}, {"qty": 3}]}', '{"name": "Bo", "age": 30}', '{"name": "Cy"}']
+    answers = ['{"name": "ann", "lines": [{"qty": 2}, {"qty": 4}, {"qty": 5}], "city": "Rome"}', "?", '{"name": "Di"}']
+    found = field_results(answers, references)["fields"]
+    assert list(found) == ["name", "lines[].qty", "age"]
+    assert found["name"] == {
+        "precision": 1 / 2,
+        "precision_interval": wilson(1, 2),
+        "recall": 1 / 3,
+        "recall_interval": wilson(1, 3),
+        "f1": 2 / 5,
+        "support": 3,
+        "answers": 2,
+    }
+    assert (found["lines[].qty"]["precision"], found["lines[].qty"]["recall"]) == (1 / 3, 1 / 2)
+    assert found["lines[].qty"]["recall_interval"] is None
+    assert (found["age"]["precision"], found["age"]["precision_interval"], found["age"]["recall"]) == (0, None, 0)
+    assert field_results(references, references)["fields"]["age"]["f1"] == 1
 
 
 def test_a_score_per_row_has_an_interval_and_one_of_all_rows_has_none() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import unicodedata
 from itertools import pairwise
 from typing import get_args
@@ -166,6 +167,22 @@ def test_each_task_has_a_report(task: str) -> None:
     )
     check(page)
     assert "Lost by onnx-int4" in page.text
+
+
+def test_an_extraction_has_a_table_of_its_fields() -> None:
+    references = ['{"name": "Ann", "lines": [{"qty": 2}, {"qty": 3}]}', '{"name": "Bo"}'] * 6
+    answers = ['{"name": "Ann", "lines": [{"qty": 2}, {"qty": 4}]}', "no JSON"] * 6
+    rows = rows_of("extraction", {"base": ["?"] * 12, "merged": references, "onnx-int4": answers}, references)
+    page = page_of(training_of("extraction", rows))
+    check(page)
+    assert (2, "Fields") in page.headings
+    table = page.html.split("Precision and recall of each field")[1].split("</table>")[0]
+    cells = re.findall(r"(lines\[\]\.qty|name)</bdi>|>([^<>]+ %)", table)
+    assert [name or share for name, share in cells] == [
+        *("lines[].qty", "100.0 %", "100.0 %", "50.0 %", "50.0 %"),
+        *("name", "100.0 %", "100.0 %", "100.0 %", "50.0 %"),
+    ]
+    assert "25.4–74.6" in table  # the names that int4 finds
 
 
 def test_free_text_has_perplexities_and_no_answers() -> None:
