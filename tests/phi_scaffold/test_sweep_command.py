@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from phi_runtime.core.project import ProjectFolder
-from phi_scaffold.show.sweep import short_names, values_text
+from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.search.sweep.outcome import seed_spread
+from phi_runtime.search.sweep.trial import TrialSettings
+from phi_scaffold.show.sweep import _chance, short_names, values_text
 from tests.conftest import Cli, MakeProject
 
 pytest.importorskip("optuna")
@@ -25,6 +29,26 @@ def write_sweep(project: ProjectFolder, *rates: float, **space: Any) -> None:
     space = {RATE: {"type": "choice", "values": list(rates)}, **space}
     text = json.dumps({"search_strategy": {"type": "grid", "pruner": "none"}, "search_space": space})
     (project.config.parent / "sweep.yaml").write_text(text, encoding="utf-8")
+
+
+def test_the_trials_are_shown_with_the_spread_over_seeds_where_it_was_measured(make_project: MakeProject) -> None:
+    project = make_project()
+    workflow = load_workflow(project.config)
+    settings = TrialSettings(project, project.gen_model / "sweep", "finetune", "accuracy")
+    assert seed_spread(workflow, settings) is None
+    spread = {"values": [0.95, 0.9, 0.98], "mean": 0.94, "min": 0.9, "max": 0.98, "standard_deviation": 0.04}
+    models = [{"name": "adapter", "metrics": {"accuracy": 0.95}, "seeds": spread}]
+    content = {"task": "classification", "rows_of": "test", "models": models}
+    folder = project.gen_model / "evaluation"
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
+    found = seed_spread(workflow, settings)
+    assert found == ([0.95, 0.9, 0.98], "test")
+    assert _chance("accuracy", found).startswith("3 seeds of the same values: accuracy 0.9000 to 0.9800 (test rows).")
+    assert seed_spread(workflow, replace(settings, metric="validation_loss")) is None
+    models[0]["seeds"] = None
+    (folder / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
+    assert seed_spread(workflow, settings) is None
 
 
 def test_a_search_is_shown_and_told_to_machines(make_project: MakeProject, cli: Cli) -> None:
@@ -45,6 +69,7 @@ def test_a_search_is_shown_and_told_to_machines(make_project: MakeProject, cli: 
     best = project.config.with_name("olive-config.best.json")
     assert f"phi-scaffold run {shlex.join(['--project', str(project.root), '--config', str(best)])}\n" in done.out
     assert "ptuna" not in done.err + done.out
+    assert "Each trial has one seed: `phi-scaffold evaluate --seeds 3` shows" in done.out
 
     result = cli("sweep", "--json", "--jobs", "0", *at).json
     assert set(result) >= {"study", "trials", "best", "importances"}

@@ -163,10 +163,16 @@ def data_inputs(workflow: Workflow, data_names: Sequence[str], project: ProjectF
     }
 
 
+def evaluation_folder(workflow: Workflow, project: ProjectFolder, training: str | None) -> Path:
+    """Return the folder of the comparison of the models of `training`; None for a workflow that trains nothing."""
+    is_first = training is None or evaluation_stages(workflow)[EVALUATE] == training
+    return project.gen_model / (EVALUATION_FOLDER if is_first else f"{EVALUATION_FOLDER}-{training}")
+
+
 def evaluation_stage(workflow: Workflow, project: ProjectFolder, name: str, models: Mapping[str, ModelRef]) -> Stage:
     """Return the stage `name`, which compares the models of one training; `models` are those that exist, by pass."""
     training = evaluation_stages(workflow)[name]
-    target = project.gen_model / (EVALUATION_FOLDER if name == EVALUATE else f"{EVALUATION_FOLDER}-{training}")
+    target = evaluation_folder(workflow, project, training)
     compared = compared_models(workflow.passes, training) if training else []
     rows = workflow.passes[training].rows if training else None
     if training is None or rows is None or not all(model in models for model in compared):

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema import FinetunePass, Workflow
-from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
 from phi_runtime.core.artifacts import read_json, read_manifest
 from phi_runtime.core.project import CONFIG, ProjectFolder
 from phi_runtime.data.report import report_file
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.evaluation.row_results import ROWS, RowResult, read_rows
 from phi_runtime.evaluation.summary import DERIVED, is_untrained
-from phi_runtime.pipeline.stage import EVALUATION_FOLDER, model_folder
+from phi_runtime.pipeline.stage import evaluation_folder, model_folder
 from phi_runtime.training.diagnosis import Diagnosis
 
 Model = Mapping[str, Any]
@@ -101,12 +100,10 @@ def read_facts(
     """
     manifest = read_manifest(model_folder(workflow, project, training)) if training in workflow.passes else None
     counts = manifest.facts if manifest else {}
-    stage = next((stage for stage, name in evaluation_stages(workflow).items() if name == training), EVALUATE)
-    folder = EVALUATION_FOLDER if stage == EVALUATE else f"{EVALUATION_FOLDER}-{training}"
     rows: list[RowResult] = []
     if evaluation:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            rows = read_rows(project.gen_model / folder / ROWS)
+            rows = read_rows(evaluation_folder(workflow, project, training) / ROWS)
     return Facts(
         training,
         workflow,

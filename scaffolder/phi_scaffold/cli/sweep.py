@@ -41,6 +41,7 @@ def sweep(
         overrides = replace(overrides, search=flags.config.absolute())
         flags = replace(flags, config=None)
     project = flags.enter_project(runs_hooks=True)
+    from phi_runtime.search.sweep.outcome import seed_spread
     from phi_runtime.search.sweep.planning import plan_to_json, prepare
     from phi_runtime.search.sweep.search import search
     from phi_scaffold.show import sweep as show_sweep
@@ -58,7 +59,8 @@ def sweep(
         print(json.dumps(result.as_dict(project)))
     else:
         config = Path(os.path.relpath(result.config)) if result.config.is_relative_to(Path.cwd()) else result.config
-        show_sweep.result(result, project, replace(flags, config=config, settings=None).repeated())
+        spread = seed_spread(planned.workflow, planned.settings)
+        show_sweep.result(result, project, spread, replace(flags, config=config, settings=None).repeated())
 
 
 def _is_search(file: Path) -> bool:

@@ -155,8 +155,17 @@ def _range(values: dict[str, Any]) -> str:
     return f"{value_text(values['low'])} to {value_text(values['high'])}{' (log)' if values['log'] else ''}{step}"
 
 
-def result(outcome: SweepResult, project: ProjectFolder, flags: str = "") -> None:
-    """Print the trials, best first, the importance of each key, and the next command."""
+def result(
+    outcome: SweepResult, project: ProjectFolder, spread: tuple[list[float], str] | None, flags: str = ""
+) -> None:
+    """Print the trials, best first, how much chance does, the importance of each key, and the next command.
+
+    Args:
+        outcome: The result of the search.
+        project: The project.
+        spread: `seed_spread` of the project.
+        flags: Flags that name the project and the best config.
+    """
     out = console()
     keys = list(outcome.best.values)
     names = (*short_names(keys), metrics.label(outcome.metric))
@@ -178,6 +187,7 @@ def result(outcome: SweepResult, project: ProjectFolder, flags: str = "") -> Non
             style="bold" if best else "",
         )
     out.print(trials)
+    print(_chance(metrics.label(outcome.metric), spread))
     if outcome.importances:
         _importances(outcome)
     shown = project.shown(outcome.config)
@@ -185,6 +195,15 @@ def result(outcome: SweepResult, project: ProjectFolder, flags: str = "") -> Non
         prose(f"{shown} was edited; the edited file is kept as {project.shown(outcome.previous_config)}")
     prose(f"\nThe values of trial {outcome.best.number} are in {shown}. To run the whole workflow with them:")
     print(f"  phi-scaffold run {flags}")
+
+
+def _chance(metric: str, spread: tuple[list[float], str] | None) -> str:
+    """Return how far trainings with the same values differ."""
+    if spread is None:
+        return "Each trial has one seed: `phi-scaffold evaluate --seeds 3` shows how much of a difference is chance."
+    values, side = spread
+    ends = f"{min(values):.4f} to {max(values):.4f}"
+    return f"{len(values)} seeds of the same values: {metric} {ends} ({side} rows). Smaller differences may be chance."
 
 
 def _importances(outcome: SweepResult) -> None:

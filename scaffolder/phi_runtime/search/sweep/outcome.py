@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -12,12 +13,15 @@ from phi_runtime.config.dialects.migrate import canonical_text
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.parse import parse_config
 from phi_runtime.config.reading.source import read_source
-from phi_runtime.config.schema import Sweep
+from phi_runtime.config.schema import Sweep, Workflow
 from phi_runtime.config.search_space import full_key
 from phi_runtime.core.artifacts import digest, read_json, replace_unless_edited, write_json, write_text
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.evaluation.comparison import RESULTS
+from phi_runtime.evaluation.metrics import headline
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.pipeline.stage import model_folder
+from phi_runtime.pipeline.model_names import comparison_name
+from phi_runtime.pipeline.stage import evaluation_folder, model_folder
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space
 from phi_runtime.search.sweep.study import FOLDER, StudyFolder, load_study
@@ -144,6 +148,21 @@ def conclude(settings: TrialSettings, sweep: Sweep, place: StudyFolder, study: o
     if importances:
         write_text(place.folder / IMPORTANCES, chart(importances, settings.metric))
     return result
+
+
+def seed_spread(workflow: Workflow, settings: TrialSettings) -> tuple[list[float], str] | None:
+    """Return the metric of the search over the seeds of `evaluate --seeds`, and the side of the rows that it was measured on.
+
+    None if they were not measured, or have another metric.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = read_json(evaluation_folder(workflow, settings.project, settings.stage) / RESULTS)
+        name = comparison_name(workflow, settings.stage)
+        model = next(model for model in content["models"] if model["name"] == name)
+        metric = headline(content["task"]) if model["metrics"] else metrics.PERPLEXITY
+        if metric == settings.metric and model["seeds"]:
+            return model["seeds"]["values"], content["rows_of"]
+    return None
 
 
 def importances_of(study: optuna.Study) -> dict[str, float]:
