@@ -229,12 +229,13 @@ def some_rows(seed: int, count: int, turns: int) -> list[list[Piece]]:
     ]
 
 
+@pytest.mark.parametrize("count", [300, pytest.param(1500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("turns", [1, 3])
-def test_the_places_of_the_tokens_tell_what_trying_tells(tokenizer: Any, turns: int) -> None:
+def test_the_places_of_the_tokens_tell_what_trying_tells(tokenizer: Any, turns: int, count: int) -> None:
     by_offsets = Encoder(tokenizer, end_token=False)
     by_trial = Encoder(tokenizer, end_token=False)
     by_trial.exact = False
-    rows = some_rows(turns, 1500, turns)
+    rows = some_rows(turns, count, turns)
     for pieces, found, tried in zip(rows, by_offsets.encode(rows), by_trial.encode(rows), strict=True):
         assert found == tried, pieces
 
@@ -251,8 +252,9 @@ def test_short_answers_tell_their_border_by_their_own_tokens_as_trying_does(toke
         assert found == tried, pieces
 
 
-def test_the_model_learns_to_go_on_from_the_very_prompt_that_it_is_given(tokenizer: Any) -> None:
-    rows = some_rows(7, 1500, 1)
+@pytest.mark.parametrize("count", [300, pytest.param(1500, marks=pytest.mark.slow)])
+def test_the_model_learns_to_go_on_from_the_very_prompt_that_it_is_given(tokenizer: Any, count: int) -> None:
+    rows = some_rows(7, count, 1)
     for ((prompt, _), answer), row in zip(rows, Encoder(tokenizer).encode(rows), strict=True):
         prompt_tokens = prompt_ids(tokenizer, prompt)
         assert row.ids[: len(prompt_tokens)] == prompt_tokens, (prompt, answer)
