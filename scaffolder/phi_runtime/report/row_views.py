@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from phi_runtime.evaluation.fields import field_results
 from phi_runtime.evaluation.intervals import Interval, Scores, interval_of
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.evaluation.row_results import Measured, RowResult
@@ -158,13 +159,18 @@ class TrainingView:
         names = [model["name"] for model in comparison.evaluation["models"] if model["name"] in comparison.scores]
         return {name: confusion(comparison.rows, name) for name in names}
 
-    @property
+    @cached_property
     def fields(self) -> dict[str, Mapping[str, Any]]:
         """The results of each field for the models that slices are shown for; empty if the task has no fields."""
-        names = slice_models(self.comparison) if self.comparison else []
-        return {
-            model["name"]: model["fields"] for model in self.models if model["name"] in names and model.get("fields")
+        comparison = self.comparison
+        if comparison is None or comparison.task != "extraction" or comparison.is_free_text:
+            return {}
+        references = [row.reference or "" for row in comparison.rows]
+        results = {
+            name: field_results([row.models[name].answer or "" for row in comparison.rows], references)["fields"]
+            for name in slice_models(comparison)
         }
+        return results if any(results.values()) else {}
 
     @property
     def has_many_labels(self) -> bool:
