@@ -36,7 +36,8 @@ def use_project_environment(project: ProjectFolder, *, trusted: bool, required: 
         required: Fail if the ML libraries are missing.
 
     Raises:
-        MissingDependency: The project has no .venv that may be used, and this environment has no ML libraries.
+        MissingDependency: The interpreter of .venv cannot be run; or there is no .venv that may be used, and this environment
+            has no ML libraries.
     """
     python = project_python(project)
     here = Path(sys.prefix)
@@ -64,6 +65,11 @@ def _hand_over(python: Path) -> None:
     command = [str(python), "-P", "-m", "phi_scaffold", *sys.argv[1:]]
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.name == "nt":  # exec there returns to the shell before the work is done
-        sys.exit(subprocess.run(command, check=False).returncode)
-    os.execv(command[0], command)
+    try:
+        if os.name == "nt":  # exec there returns to the shell before the work is done
+            sys.exit(subprocess.run(command, check=False).returncode)
+        os.execv(command[0], command)
+    except OSError as e:
+        venv = python.parents[1]
+        fix = f"delete {venv}, and run `{setup_command()}` in {venv.parent}"
+        raise MissingDependency(f"{python} cannot be run: {(e.strerror or str(e)).lower()}", fix=fix) from None

@@ -140,6 +140,17 @@ def test_a_package_whose_installation_was_interrupted_is_installed_again(setup: 
     assert said.count("is incomplete and is installed again") == 2
 
 
+def test_an_environment_whose_python_may_not_be_executed_is_created_again(setup: Setup) -> None:
+    assert setup()[0] == 0
+    python = setup.root / ".venv" / "bin" / "python"
+    python.chmod(0o644)
+    setup.script(setup.tools / "uv", f'mkdir -p "{python.parent}"; cp "{setup.tools}/made" "{python}"')
+    setup.script(setup.tools / "made", "")
+    code, output, calls = setup()
+    assert (code, "creating .venv" in output) == (0, True), output
+    assert any(call.startswith("uv --quiet venv") for call in calls)
+
+
 def test_a_library_that_cannot_be_imported_is_named_with_the_reason_and_a_fix(setup: Setup) -> None:
     fails = 'case "$*" in *importlib*) echo torch; echo peft; echo "ImportError: no x" >&2; exit 1 ;; esac'
     setup.script(setup.root / ".venv" / "bin" / "python", fails)

@@ -33,6 +33,7 @@ def project(make_project: MakeProject) -> ProjectFolder:
     add(found.model_cache / "org" / "unused")
     add(found.gen_model / ".work" / f"finetune-{'0' * 16}", 2000)
     add(found.token_cache)
+    add(found.activation_cache, 3000)
     return found
 
 
@@ -46,9 +47,10 @@ def test_nothing_is_deleted_without_yes(cli: Cli, project: ProjectFolder) -> Non
 
 
 def test_yes_deletes_what_nothing_needs_and_a_name_what_it_names(cli: Cli, project: ProjectFolder) -> None:
-    assert names(cli, project, "--yes") == {"unused": True, "stale": True, "tokens": False}
-    assert names(cli, project) == {"tokens": False}
-    assert names(cli, project, "tokens", "--yes") == {"tokens": True}
+    assert names(cli, project, "--yes") == {"unused": True, "stale": True, "tokens": False, "activations": False}
+    assert names(cli, project) == {"tokens": False, "activations": False}
+    assert names(cli, project, "tokens", "--yes") == {"tokens": True, "activations": False}
+    assert names(cli, project, "activations", "--yes") == {"activations": True}
     assert not any(project.model_cache.rglob("config.json"))
     assert not project.token_cache.exists()
 

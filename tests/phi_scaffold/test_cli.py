@@ -478,6 +478,24 @@ def test_an_output_without_arrows_and_quotes_gets_question_marks(
     assert done.stdout.decode(encoding, "replace").strip()  # typer writes UTF-8 where the encoding is ASCII
 
 
+@pytest.mark.skipif(os.name == "nt", reason="files of Windows have no permission to be executed")
+@pytest.mark.parametrize("mode", [0o644, 0o755], ids=["not executable", "no program"])
+def test_an_environment_whose_python_cannot_be_run_is_to_be_deleted(
+    cli: Cli, make_project: MakeProject, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHI_SCAFFOLD_HANDED_OVER", "")  # removed again at the end of the test
+    monkeypatch.delenv("PHI_SCAFFOLD_HANDED_OVER")
+    project = make_project()
+    python = project.root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_bytes(b"\x7fELF")
+    python.chmod(mode)
+    result = cli("status", "--project", project.root, "--trust-project")
+    assert result.code == 5
+    assert result.err.startswith(f"error: {python} cannot be run: ")
+    assert f"  help: delete {project.root / '.venv'}, and run `bash setup/setup.sh` in {project.root}\n" in result.err
+
+
 def test_a_path_that_the_disk_refuses_is_no_bug_of_ours(cli: Cli) -> None:
     result = cli("validate", "x" * 300)
     assert result.code == 2

@@ -235,6 +235,7 @@ def test_an_answer_without_a_readable_date_says_nothing_of_the_clock(hub: dict[s
 def test_a_proxy_that_does_not_connect_is_named_without_its_password(
     monkeypatch: pytest.MonkeyPatch, hub: dict[str, Any], download: bool, level: str
 ) -> None:
+    address = os.environ["HF_ENDPOINT"]
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
     monkeypatch.setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:9")  # discard: nothing listens
     monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
@@ -243,6 +244,10 @@ def test_a_proxy_that_does_not_connect_is_named_without_its_password(
     assert "127.0.0.1:9" in check.fix
     assert "secret" not in str(check)
     assert not hub["requests"]
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    assert network.network_checks(Needs())[0].level == "good"  # the proxy was that of one request
 
 
 @pytest.mark.parametrize(("download", "level"), [(True, "error"), (False, "good")])

@@ -22,7 +22,9 @@ from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import LOCK, plan
 from phi_runtime.pipeline.stage import MODEL_FOLDERS, Stage
 
-Group = Literal["unused", "stale", "base", "merged", "unfinished", "tokens", "sweep", "optimize", "seeds"]
+Group = Literal[
+    "unused", "stale", "base", "merged", "unfinished", "tokens", "activations", "sweep", "optimize", "seeds"
+]
 
 LOSSES: dict[Group, str] = {
     "unused": "base models that no config of the project uses",
@@ -31,12 +33,19 @@ LOSSES: dict[Group, str] = {
     "merged": "merged model; merged again for a chat with it, or for another export",
     "unfinished": "checkpoints of unfinished stages; the next run starts over",
     "tokens": "tokenized data; made again by the next training",
+    "activations": "activations of frozen layers; computed again by the first epoch of the next training",
     "sweep": "trials of sweeps; a stopped search starts over",
     "optimize": "measured ONNX candidates; measured again by the next `optimize`",
     "seeds": "trainings with other seeds, of `evaluate --seeds`",
 }
 WITHOUT_LOSS: tuple[Group, ...] = ("unused", "stale")
-_FOLDERS: dict[Group, str] = {"tokens": ".data", "sweep": "sweep", "optimize": "optimize*", "seeds": "seeds"}
+_FOLDERS: dict[Group, str] = {
+    "tokens": ".data",
+    "activations": ".activations",
+    "sweep": "sweep",
+    "optimize": "optimize*",
+    "seeds": "seeds",
+}
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Engine(Protocol):
         ...
 
     def submit(self, job: RemoteJob, folder: Path) -> Status:
-        """Submit the files of `render`, and return the status; a job of this name that exists already is success.
+        """Submit the files of `render`, and return the status; a job that has this name at the service already is success.
 
         Args:
             folder: An empty folder for the files, which is there until the call returns.

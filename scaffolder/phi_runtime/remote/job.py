@@ -16,12 +16,14 @@ files runs `worker_command`, which places inputs, reads secrets, runs the same a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.core.artifacts import digest
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.remote.snapshot import Snapshot
 
 InputKind = Literal["file", "folder", "model", "mlflow"]
@@ -142,6 +144,11 @@ class RemoteJob:
     def secrets(self) -> dict[str, str]:
         """The addresses of the secrets that its steps read."""
         return {name: address for step in self.steps for name, address in step.secrets.items()}
+
+
+def job_label(project: ProjectFolder) -> str:
+    """Return the name of a project as a part of the name of a job."""
+    return re.sub(r"[^a-z0-9]+", "-", project.root.name.lower()).strip("-")[:40] or "project"
 
 
 def job_key(steps: tuple[Step, ...], snapshot: Snapshot) -> str:

@@ -26,16 +26,16 @@ _NOT_RUN = (
     "phi_scaffold/remote_run.py",
     *(f"phi_runtime/config/{name}" for name in ("dialects/json_schema*", "dialects/migrate.py", "reference.py")),
     *(f"phi_runtime/config/reading/{name}.py" for name in ("comments", "write")),
-    *(f"phi_runtime/pipeline/{name}.py" for name in ("benchmarks", "conversation")),
+    "phi_runtime/pipeline/conversation.py",
     "phi_runtime/remote/[!_w]*",
-    *(f"phi_runtime/report/{name}*" for name in ("compare", "judge", "rating", "reproduction")),
+    *(f"phi_runtime/report/{name}*" for name in ("compare", "judge", "rating_files", "reproduction")),
     "phi_runtime/search/*",
     "phi_runtime/serving/*",
 )
 _COMMANDS = "phi_scaffold/cli/"
 _USED_COMMANDS = frozenset(
     f"{_COMMANDS}{name}.py"
-    for name in ("__init__", "app", "completion", "failure", "group", "options", "other_names", "run")
+    for name in ("__init__", "app", "completion", "failure", "group", "help_page", "options", "other_names", "run")
 )
 
 

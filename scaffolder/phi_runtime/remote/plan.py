@@ -13,7 +13,7 @@ from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import GEN_MODEL, ProjectFolder
 from phi_runtime.models.place import base_model_path, download_id
-from phi_runtime.remote.job import Environment, Input, InputKind, Machines, RemoteJob, Step, job_key
+from phi_runtime.remote.job import Environment, Input, InputKind, Machines, RemoteJob, Step, job_key, job_label
 from phi_runtime.remote.snapshot import Snapshot, SnapshotFile, project_files
 
 
@@ -69,10 +69,9 @@ def plan_job(
         steps.append(Step(part.name, arguments, part.stages, machines, environment, tuple(inputs), part.secrets, after))
     key = job_key(tuple(steps), snapshot)
     title = project.root.name
-    label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40] or "project"
     output = project.gen_model.relative_to(project.root).as_posix() if project.output else GEN_MODEL
     return RemoteJob(
-        f"phi-{label}-{key[:12]}",
+        f"phi-{job_label(project)}-{key[:12]}",
         project.root,
         title,
         tuple(steps),

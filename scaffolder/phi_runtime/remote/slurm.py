@@ -20,7 +20,7 @@ from phi_runtime.core.errors import MissingDependency, NetworkError, UsageError,
 from phi_runtime.core.project import GEN_MODEL, ProjectFolder
 from phi_runtime.core.signed_text import is_edited, signed
 from phi_runtime.remote.engine import JobState, LogChunk, RemoteFile, Status
-from phi_runtime.remote.job import Environment, Machines, RemoteJob, Step
+from phi_runtime.remote.job import Environment, Machines, RemoteJob, Step, job_label
 from phi_runtime.remote.snapshot import Snapshot
 
 SCRIPT = Path("remote/job.sbatch")
@@ -147,8 +147,7 @@ def slurm_job(
         chosen,
     )
     command = (*arguments, *(("--nproc", str(processes)) if processes > 1 else ()))
-    label = re.sub(r"[^a-z0-9]+", "-", project.root.name.lower()).strip("-")[:40] or "project"
-    name = f"phi-{label}-{digest([str(project.root), command])[:8]}"
+    name = f"phi-{job_label(project)}-{digest([str(project.root), command])[:8]}"
     step = Step("run", command, stages, machines, Environment())
     return RemoteJob(name, project.root, project.root.name, (step,), Snapshot(()), timeout_s=time_limit_s)
 
@@ -219,9 +218,7 @@ class Slurm:
         return None
 
     def submit(self, job: RemoteJob, folder: Path) -> Status:
-        """Submit the job and return its status; that of an equal one that is queued or running, if there is one."""
-        if status := self.active(job):
-            return status
+        """Submit the job and return its status. Jobs of Slurm have numbers; `active` finds an equal one."""
         script = job.project / SCRIPT
         script.parent.mkdir(exist_ok=True)
         write_text(script, self.script(job))

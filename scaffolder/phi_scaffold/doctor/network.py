@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, getproxies, proxy_bypass, urlopen
+from urllib.request import Request, build_opener, getproxies, proxy_bypass
 
 from phi_runtime.core.hub_id import hub_address, hub_home, is_offline
 from phi_runtime.core.units import duration
@@ -30,7 +30,8 @@ def network_checks(needs: Needs) -> list[Check]:
     if urlsplit(site).scheme not in ("http", "https"):
         return [Check("note", "hub", f"HF_ENDPOINT is no address: {site}", "unset HF_ENDPOINT", False)]
     try:
-        with urlopen(Request(site, method="HEAD"), timeout=_TIMEOUT_S) as response:
+        # urlopen would keep the proxy of the first request of the process.
+        with build_opener().open(Request(site, method="HEAD"), timeout=_TIMEOUT_S) as response:
             date = response.headers.get("Date")
     except HTTPError as e:  # an answer, too
         if e.code == 407:

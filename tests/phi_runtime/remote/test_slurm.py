@@ -148,7 +148,7 @@ def test_states_of_slurm(word: str, reason: str, code: str, state: str, why: str
 def test_without_slurm_the_machine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingDependency, match="squeue"):
-        Slurm(folder(tmp_path)).submit(job_of(folder(tmp_path)), tmp_path)
+        Slurm(folder(tmp_path)).active(job_of(folder(tmp_path)))
 
 
 def test_programs_of_slurm_get_no_variables_of_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
