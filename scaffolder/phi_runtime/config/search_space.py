@@ -1,21 +1,35 @@
-"""Check a search space against the options of a config."""
+"""Check a search against the options of a config."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from phi_runtime.config.diagnostics import Finding
+from phi_runtime.config.confusions import MEAN_COST
+from phi_runtime.config.diagnostics import Finding, warning
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import Choice, FinetunePass, FloatRange, IntRange, Sweep, TrainingArgs, Workflow
+from phi_runtime.config.schema import (
+    Choice,
+    Evaluation,
+    FinetunePass,
+    FloatRange,
+    IntRange,
+    Sweep,
+    TrainingArgs,
+    Workflow,
+)
 from phi_runtime.config.schema.registry import pass_types
+from phi_runtime.config.tasks import METRICS
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import nearest
 
 _CHECKED = 50  # values of one key: each takes a check of the whole config
 _MOST_ERRORS = 20
 
+VALIDATION_LOSS, PERPLEXITY = "validation_loss", "perplexity"
+COST_FIX = 'set it in evaluation.json with labels of the data, such as `"cost": {"fear→joy": 5}`; its task is classification'
+METRIC_ALIASES = {"loss": VALIDATION_LOSS, "eval_loss": VALIDATION_LOSS, "held_out_loss": VALIDATION_LOSS}
 PARTS = ("input_model", "data_configs", "passes")
 
 
@@ -23,6 +37,25 @@ def trained_pass(workflow: Workflow, keys: Sequence[str]) -> str | None:
     """Return the training pass of a search over `keys`: the one whose options they name, else the first."""
     names = {part[1] for key in keys if (part := key.split("."))[0] == "passes" and len(part) > 2}
     return next((name for name in workflow.trainings if name in names), next(iter(workflow.trainings), None))
+
+
+def metrics_of(evaluation: Evaluation) -> list[str]:
+    """Return the metrics that a search can have by the settings of its training pass; functions in hooks.py may add others."""
+    own = [*([MEAN_COST] if evaluation.cost else []), *evaluation.combined]
+    return [VALIDATION_LOSS, PERPLEXITY, *METRICS[evaluation.task], *own]
+
+
+def check_metric(draft: Draft, sweep: Sweep, at: KeyPath, evaluation: Evaluation) -> list[Finding]:
+    """Return a warning if nothing measures the metric of a search: evaluation.json may change before it runs."""
+    name = METRIC_ALIASES.get(sweep.search_strategy.metric, sweep.search_strategy.metric)
+    known = metrics_of(evaluation)
+    if name in known:
+        return []
+    message = f"no metric `{name}` in the task `{evaluation.task}` (known: {', '.join(known)})"
+    fix = f"write `{near}`" if (near := nearest(name, known)) else ""
+    if name == MEAN_COST:
+        message, fix = f"`{MEAN_COST}` needs `cost`, the costs of confusions", COST_FIX
+    return [warning(draft.source, (*at, "search_strategy", "metric"), "unknown-reference", message, fix)]
 
 
 def full_key(key: str, trained: str) -> str:

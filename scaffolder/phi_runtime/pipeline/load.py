@@ -14,11 +14,12 @@ from phi_runtime.config.no_effect import check_effect
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.parse import ParsedFile, kind_of, parse_config, parse_file
 from phi_runtime.config.reading.source import Source, parse_source, read_source
-from phi_runtime.config.schema import Evaluation, Workflow
-from phi_runtime.config.search_space import check_values, trained_pass
+from phi_runtime.config.schema import Evaluation, Sweep, Workflow
+from phi_runtime.config.search_space import check_metric, check_values, trained_pass
 from phi_runtime.config.sidecars import Sidecars, join_sidecars
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import project_of
+from phi_runtime.data.hooks import hooks_file
 from phi_runtime.passes.input_adapter import with_input_adapter
 
 
@@ -114,8 +115,17 @@ def _cross_check(path: Path, config: ParsedFile, sidecars: Sidecars, overrides: 
     warnings = [f for f in later if f.severity == "warning"] + config.draft.warnings()
     warnings += check_effect(config.draft, config.workflow) if config.workflow else []
     if not errors and config.workflow and sidecars.sweep and not overrides.values:  # a trial's values have been checked
+        warnings += _check_search_metric(path, config.workflow, sidecars, sidecars.sweep)
         errors = _check_search_values(path, config, sidecars, overrides)
     return errors + in_order(warnings)
+
+
+def _check_search_metric(path: Path, workflow: Workflow, sidecars: Sidecars, sweep: Sweep) -> list[Finding]:
+    trained = trained_pass(workflow, list(sweep.search_space))
+    if trained is None or hooks_file(path, ("metrics",)):  # which may return any name
+        return []
+    evaluation = (sidecars.evaluation or Evaluation()).of(trained)
+    return check_metric(sidecars.sweep_draft, sweep, sidecars.sweep_path, evaluation)
 
 
 def _check_search_values(path: Path, config: ParsedFile, sidecars: Sidecars, overrides: Overrides) -> list[Finding]:

@@ -86,6 +86,33 @@ def test_a_search_alone_knows_the_options_of_every_pass(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("metric", "evaluation", "message", "fix"),
+    [
+        ("eval_loss", {}, "", ""),
+        ("token_f1", {}, "", ""),
+        ("accuracy", {"task": "classification"}, "", ""),
+        ("mean_cost", {"task": "classification", "cost": {"joy→fear": 5}}, "", ""),
+        ("score", {"combined": {"score": {"bleu": 1}}}, "", ""),
+        ("acuracy", {"task": "classification"}, "no metric `acuracy` in the task", "write `accuracy`"),
+        ("accuracy", {}, "no metric `accuracy` in the task `generation`", ""),
+        ("mean_cost", {"task": "classification"}, "`mean_cost` needs `cost`", "set it in evaluation.json"),
+    ],
+)
+def test_a_metric_of_a_search_that_nothing_measures_is_a_warning_at_its_place(
+    write: Callable[[dict[str, Any]], Path], metric: str, evaluation: dict[str, Any], message: str, fix: str
+) -> None:
+    config = write(CONFIG)
+    config.with_name("evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    sweep = config.with_name("sweep.yaml")
+    sweep.write_text(f"search_space:\n  r: [8, 16]\nsearch_strategy:\n  metric: {metric}\n")
+    found = [f for f in check_file(config).findings if f.where.path == sweep and f.key.endswith(".metric")]
+    assert [(f.severity, f.where.line) for f in found] == [("warning", 4)] * bool(message)
+    assert all(message in f.message and f.fix.startswith(fix) for f in found)
+    config.with_name("hooks.py").write_text("def metrics(predictions, references):\n    return {}\n")
+    assert not [f for f in check_file(config).findings if f.key.endswith(".metric")]  # it may return any name
+
+
 def test_a_long_list_of_values_is_checked_at_its_ends_and_between(write: Callable[[dict[str, Any]], Path]) -> None:
     config = write(CONFIG)
     sweep = config.with_name("sweep.yaml")

@@ -9,16 +9,14 @@ from typing import Any
 from phi_runtime.config.confusions import MEAN_COST
 from phi_runtime.config.parse import EVALUATION
 from phi_runtime.config.schema import Workflow
+from phi_runtime.config.search_space import COST_FIX, METRIC_ALIASES, PERPLEXITY, VALIDATION_LOSS, metrics_of
 from phi_runtime.config.sidecars import sidecar_path
-from phi_runtime.config.tasks import METRICS
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import hooks_file
 
-VALIDATION_LOSS, PERPLEXITY = "validation_loss", "perplexity"
 _VALIDATION = "validation_"
-_ALIASES = {"loss": VALIDATION_LOSS, "eval_loss": VALIDATION_LOSS, "held_out_loss": VALIDATION_LOSS}
 
 
 def require_metric(name: str, workflow: Workflow, trained: str, project: ProjectFolder) -> str:
@@ -27,16 +25,15 @@ def require_metric(name: str, workflow: Workflow, trained: str, project: Project
     Raises:
         UsageError: Nothing measures it.
     """
-    name = _ALIASES.get(name, name)
+    name = METRIC_ALIASES.get(name, name)
     evaluation = workflow.evaluation.of(trained)
     if name == MEAN_COST and not evaluation.cost:
         raise UsageError(
             f"`{MEAN_COST}` needs `cost`, the costs of confusions",
             where=Location(sidecar_path(project.config, EVALUATION)),
-            fix='add it with labels of the data, such as `"cost": {"fear→joy": 5}`; its task is classification',
+            fix=COST_FIX,
         )
-    own = [*([MEAN_COST] if evaluation.cost else []), *evaluation.combined]
-    known = [VALIDATION_LOSS, PERPLEXITY, *METRICS[evaluation.task], *own]
+    known = metrics_of(evaluation)
     user_metrics = hooks_file(project.config, ("metrics",)) is not None  # which may return any name
     if name not in known and not user_metrics:
         raise UsageError(
