@@ -28,7 +28,9 @@ _CHECKED = 50  # values of one key: each takes a check of the whole config
 _MOST_ERRORS = 20
 
 VALIDATION_LOSS, PERPLEXITY = "validation_loss", "perplexity"
-COST_FIX = 'set it in evaluation.json with labels of the data, such as `"cost": {"fear→joy": 5}`; its task is classification'
+COST_FIX = (
+    'set it in evaluation.json with labels of the data, such as `"cost": {"fear→joy": 5}`; its task is classification'
+)
 METRIC_ALIASES = {"loss": VALIDATION_LOSS, "eval_loss": VALIDATION_LOSS, "held_out_loss": VALIDATION_LOSS}
 PARTS = ("input_model", "data_configs", "passes")
 
