@@ -467,9 +467,7 @@ def test_run_on_a_config_outside_of_a_project_names_the_command_that_creates_one
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 @pytest.mark.parametrize("command", [["--help"], ["doctor"], ["models"]])
-def test_an_output_without_arrows_and_quotes_gets_question_marks(
-    tmp_path: Path, encoding: str, command: list[str]
-) -> None:
+def test_an_output_in_another_encoding_is_no_error(tmp_path: Path, encoding: str, command: list[str]) -> None:
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     done = subprocess.run(
         [sys.executable, "-m", "phi_scaffold", *command], cwd=tmp_path, env=environment, capture_output=True

@@ -219,12 +219,7 @@ def test_a_terminal_shows_the_curve_of_the_loss_of_its_stage(
     ],
 )
 def test_a_curve_of_text_is_as_high_as_its_values(values: list[float], line: str) -> None:
-    assert sparkline(values, 8, "utf-8") == line
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "cp437", "latin-1", "unknown"])
-def test_a_terminal_without_blocks_gets_plain_characters(encoding: str) -> None:
-    assert sparkline([8, 7, 6, 5, 4, 3, 2, 1], 8, encoding) == "#*+=:-._"
+    assert sparkline(values, 8) == line
 
 
 def test_the_status_shows_the_losses_of_a_finished_training(

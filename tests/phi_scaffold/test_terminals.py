@@ -15,6 +15,7 @@ from rich.console import Console
 
 from phi_scaffold.cli.app import command_line
 from phi_scaffold.cli.failure import guarded
+from phi_scaffold.show.encoding import write_nearest
 from phi_scaffold.show.terminal import prose, table
 from tests.conftest import MakeProject, edit_config
 
@@ -29,7 +30,8 @@ class FakeTerminal(io.TextIOWrapper):
     """A stream that is a terminal for those who write to it."""
 
     def __init__(self, encoding: str) -> None:
-        super().__init__(io.BytesIO(), encoding=encoding, errors="replace", write_through=True)
+        super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
+        write_nearest(self)
 
     def isatty(self) -> bool:
         return True
@@ -67,8 +69,11 @@ def lines_of(output: str) -> list[str]:
 
 
 def too_wide(output: str, columns: int) -> list[str]:
-    """Return the lines that are wider than the terminal, but for single words, which can be copied, and located errors."""
-    wide = [line for line in lines_of(output) if cell_len(line.rstrip()) > columns]
+    """Return the lines that are wider than the terminal, but for single words, which can be copied, and located errors.
+
+    An arrow that its encoding lacks is a column wider.
+    """
+    wide = [line for line in lines_of(output) if cell_len(line.rstrip().replace("->", "→")) > columns]
     return [line for line in wide if " " in line.strip() and not re.search(r"^  help: |error: |warning: ", line)]
 
 
@@ -118,6 +123,15 @@ def test_sentences_stay_on_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "words " * 100 + "\n"
 
 
+def test_an_encoding_without_a_character_gets_the_nearest_one() -> None:
+    stream = FakeTerminal("ascii")
+    stream.write("✓ 95.4–99.9 × ⟦joy⟧ → … ▁█ “a” 世")
+    assert stream.text() == '+ 95.4-99.9 x [[joy]] -> ... _# "a" ?'
+    stream = FakeTerminal("cp1252")
+    stream.write("✓ 95.4–99.9 × →")
+    assert stream.text() == "+ 95.4–99.9 × ->"
+
+
 # -- commands --------------------------------------------------------------------------------------------------------------
 
 COMMANDS = (
@@ -158,6 +172,7 @@ def test_a_command_prints_whole_lines_on_every_terminal(
     output = shown(*command.split(), **kind)
     assert too_wide(output, kind["columns"]) == []
     assert "Traceback" not in output
+    assert "?" not in re.sub(r"did you mean `[a-z-]+`\?", "", ESCAPE.sub("", output))
     assert "bug in phi-scaffold" not in output
     if "term" in kind:
         assert "\x1b" not in output

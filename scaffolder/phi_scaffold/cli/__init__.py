@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-import io
 import os
 import sys
+
+from phi_scaffold.show.encoding import write_nearest
 
 
 def main() -> None:
@@ -14,10 +15,7 @@ def main() -> None:
     # pydantic plugins, would take a fifth of the time of `validate`.
     gc.set_threshold(100_000)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a file or pipe on Windows may have an encoding without arrows and quotes
-            stream.reconfigure(errors="replace")
+        write_nearest(stream)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from phi_scaffold.cli.app import command_line
     from phi_scaffold.cli.failure import guarded

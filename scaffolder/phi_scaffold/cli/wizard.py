@@ -21,7 +21,7 @@ from phi_scaffold.new.derive import data_note
 from phi_scaffold.new.example import example_of
 from phi_scaffold.new.fit import METHOD_NAMES, fit_notes, this_trainer
 from phi_scaffold.new.questions import answers_from, choice
-from phi_scaffold.show.terminal import console, fitting_table, marks
+from phi_scaffold.show.terminal import console, fitting_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,7 +177,7 @@ class Wizard:
 
     def _fits(self, model: BaseModel, method: Method) -> str:
         fits = self._trainer.needed_bytes(model, method) <= self._trainer.memory_bytes
-        return f"[{'green' if fits else 'red'}]{marks()[not fits]}[/]"
+        return "[green]✓[/]" if fits else "[red]✗[/]"
 
     def _method(self) -> str:
         self._print("\n[bold]Method[/] of training, and the memory that it takes")

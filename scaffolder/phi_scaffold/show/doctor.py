@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from phi_scaffold.show.terminal import marks, prose
+from phi_scaffold.show.terminal import prose
 
 if TYPE_CHECKING:
     from phi_scaffold.doctor import Check
@@ -21,12 +21,10 @@ def checks(results: Sequence[Check], *, as_json: bool, quiet: bool) -> None:
         return
     from rich.text import Text
 
-    yes, no = marks()
-    shown = {"good": f"[green]{yes}[/]", "note": "[yellow]![/]", "error": f"[red]{no}[/]"}
+    marks = {"good": ("✓", "green"), "note": ("!", "yellow"), "error": ("✗", "red")}
     for check in results:
         if quiet and check.level == "good":
             continue
-        mark = Text.from_markup(shown[check.level])
-        prose(Text.assemble(mark, f" {check.subject:12} {check.message}"), hanging=_MESSAGE)
+        prose(Text.assemble(marks[check.level], f" {check.subject:12} {check.message}"), hanging=_MESSAGE)
         if check.fix:
             prose(f"{'':{_MESSAGE}}{check.fix}")

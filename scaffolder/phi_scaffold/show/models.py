@@ -22,7 +22,7 @@ from phi_runtime.models.memory import (
 from phi_runtime.models.place import model_folders
 from phi_scaffold.new.fit import METHOD_NAMES, ROW_TOKENS, Trainer, this_trainer
 from phi_scaffold.show import terminal
-from phi_scaffold.show.terminal import console, marks, prose
+from phi_scaffold.show.terminal import console, prose
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
@@ -75,8 +75,7 @@ def _explain(names: Sequence[str], count: int, models: Sequence[CatalogModel], t
     shown, missing = names[:count], names[count:]
     print()
     if methods := [name for name in METHOD_NAMES.values() if name in shown]:
-        yes, no = marks()
-        prose(f"{yes} fits this {trainer.name}, {no} does not.")
+        prose(f"✓ fits this {trainer.name}, ✗ does not.")
         memory = f"estimated memory of training in {trainer.dtype}, one row of {ROW_TOKENS:,} tokens a step"
         prose(f"{', '.join(methods)}: {memory}.")
     if "int4 answers" in shown:
@@ -93,7 +92,7 @@ def _estimate(row: dict[str, Any], key: str) -> str:
     if key == "int4_inference" and not row["exportable"]:
         return "no export"
     fits = row["fits"][key]
-    return f"[{'green' if fits else 'red'}]{size(row[f'{key}_bytes'])} {marks()[not fits]}[/]"
+    return f"[{'green' if fits else 'red'}]{size(row[f'{key}_bytes'])} {'✓' if fits else '✗'}[/]"
 
 
 def single(model: BaseModel, *, as_json: bool, quiet: bool) -> None:

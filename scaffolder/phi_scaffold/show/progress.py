@@ -202,7 +202,7 @@ def _live() -> Iterator[Emit]:
                 message = str(data.get("message") or "")
                 if message and data.get("done") is None:  # printed once, to be read afterwards
                     terminal.print(Text(f"  {event.stage}: {message}", "dim"))
-                curve = [line] if (line := sparkline(losses, _CURVE_WIDTH, terminal.encoding)) else []
+                curve = [line] if (line := sparkline(losses, _CURVE_WIDTH)) else []
                 below[:] = [*([message] if message else []), *curve, *figures(data)]
                 progress.update(task, completed=data.get("done") or 0, total=data.get("total"), done=_done_of(data))
             elif event.event == "metric":

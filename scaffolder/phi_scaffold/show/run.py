@@ -178,7 +178,7 @@ def _loss_curves(stages: Sequence[Stage]) -> None:
         log = read_loss_log(stage.target)
         losses, validation = curve(log, "loss"), curve(log, "eval_loss")
         if losses:
-            line = sparkline([point.value for point in losses], _CURVE_WIDTH, console().encoding)
+            line = sparkline([point.value for point in losses], _CURVE_WIDTH)
             text = f"{stage.name}: loss {short(losses[0].value)} → {short(losses[-1].value)} {line}"
             if validation:
                 last = validation[-1]

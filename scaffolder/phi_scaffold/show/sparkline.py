@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from phi_runtime.report.scale import Scale, finite, is_wide
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_ASCII = "_.-:=+*#"  # for a terminal whose encoding has no blocks
 
 
-def sparkline(values: Sequence[float | None], width: int, encoding: str) -> str:
+def sparkline(values: Sequence[float | None], width: int) -> str:
     """Return a character for each value, or for the mean of each of `width` equal parts; the higher, the larger the value.
 
     The scale is logarithmic where the values spread far. Values that are not finite are skipped.
@@ -23,17 +22,8 @@ def sparkline(values: Sequence[float | None], width: int, encoding: str) -> str:
         means.append(sum(chunk) / len(chunk))
     if len(means) < 2:
         return ""
-    characters = _BLOCKS if _has_blocks(encoding) else _ASCII
     low, high = min(means), max(means)
     if low == high:
-        return characters[0] * parts
-    scale = Scale(low, high, 0, len(characters) - 1, is_wide(means))
-    return "".join(characters[round(scale.at(mean))] for mean in means)
-
-
-def _has_blocks(encoding: str) -> bool:
-    try:
-        _BLOCKS.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+        return _BLOCKS[0] * parts
+    scale = Scale(low, high, 0, len(_BLOCKS) - 1, is_wide(means))
+    return "".join(_BLOCKS[round(scale.at(mean))] for mean in means)

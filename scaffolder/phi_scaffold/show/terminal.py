@@ -86,15 +86,6 @@ def prose(text: str | Text, out: Console | None = None, *, hanging: int = 0) -> 
         out.print(line, soft_wrap=True)
 
 
-def marks() -> tuple[str, str]:
-    """Return the marks for yes and no, in characters that stdout can write."""
-    try:
-        "✓✗".encode(getattr(sys.stdout, "encoding", None) or "ascii")
-    except UnicodeEncodeError:
-        return "+", "x"
-    return "✓", "✗"
-
-
 def note(text: str) -> None:
     """Print a line on stderr, dim on a terminal."""
     if sys.stderr.isatty():
