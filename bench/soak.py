@@ -4,7 +4,8 @@
 
 The clients send chats, completions, streams and guided answers, and leave some of them at random points. The process of the
 models is killed a few times; in the second half the memory of each process is sampled, and its medians at the start and at the
-end of that half are compared. At last SIGTERM must end the server after the answers that it accepted.
+end of that half are compared, next to the requests that were admitted in it. At last SIGTERM must end the server after the
+answers that it accepted.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Soak:
         self.counts: Counter[str] = Counter()
         self.first_token_s: list[float] = []
         self.memory: dict[str, list[float]] = {"server": [], "worker": [], "guide_worker": []}
+        self.sampled_requests = 0
         self.ending = threading.Event()
         self.killed = threading.Event()  # a worker was killed and the models are not ready yet
         self._lock = threading.Lock()
@@ -84,7 +86,7 @@ class Soak:
                     time.sleep(0.2)
 
     def send(self, client: httpx.Client, rng: random.Random) -> str:
-        """Send a request, and return its status: that of HTTP, 499 if the client left, or broken."""
+        """Send a request and return its status: that of HTTP, 499 if the client left, late if it waited in vain, or broken."""
         text = " ".join(rng.choices(WORDS, k=rng.choice([2, 10, 40])))
         body: dict[str, Any] = {
             "model": str(self.model),
@@ -113,7 +115,7 @@ class Soak:
                         return "500"
                 return str(response.status_code)
         except httpx.TimeoutException:
-            return "499"
+            return "late" if leaves_after is None else "499"
         except httpx.HTTPError:
             return "broken"
 
@@ -139,12 +141,19 @@ class Soak:
         time.sleep(0.5)  # for answers of before
         self.killed.clear()
 
+    @property
+    def admitted(self) -> int:
+        with self._lock:
+            return sum(count for status, count in self.counts.items() if status in ("200", "499"))
+
     def sample(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
+        """Sample the memory of each process, and count the requests of that time."""
+        until, before = time.monotonic() + seconds, self.admitted
         while time.monotonic() < until:
             for name, process in self.children().items():
                 self.memory[name].append(process.memory_info().rss / 1e6)
             time.sleep(SAMPLE_S)
+        self.sampled_requests = self.admitted - before
 
     def read_log(self) -> None:
         assert self.process.stderr
@@ -173,6 +182,7 @@ class Soak:
             "tracebacks": sum("Traceback" in line for line in self.log),
             "hanging_clients": sum(thread.is_alive() for thread in threads),
             "time_to_first_token_s": _quantiles(self.first_token_s),
+            "sampled_requests": self.sampled_requests,
             "memory_mb": {name: _ends(values) for name, values in self.memory.items() if values},
         }
 

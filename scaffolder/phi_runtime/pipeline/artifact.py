@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.core.artifacts import put_in_place, read_json, seal, write_json
+from phi_runtime.core.artifacts import Manifest, discard_previous, put_in_place, read_json, seal, write_json
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.stage import Stage, record_output
 from phi_runtime.training.checkpoints import newest
@@ -21,7 +21,7 @@ Work = Callable[[Path], dict[str, Any]]
 def make_stage(stage: Stage, kind: str, work_dir: Path, work: Work) -> None:
     """Run `work` in the staging folder `work_dir`/out, seal the result and move it to the stage's target.
 
-    Checkpoints and caches in `work_dir` survive a failure, so that the next attempt can resume.
+    Checkpoints and caches in `work_dir` survive a failure, so that the next attempt can resume; it is removed at the end.
     """
     staging_dir = work_dir / "out"
     shutil.rmtree(staging_dir, ignore_errors=True)
@@ -32,7 +32,14 @@ def make_stage(stage: Stage, kind: str, work_dir: Path, work: Work) -> None:
     facts = work(staging_dir)
     manifest = seal(staging_dir, key=stage.key, kind=kind, facts={**facts, **inputs})
     put_in_place(staging_dir, stage.target)
-    record_output(stage.target, manifest)
+    finish_stage(stage.target, manifest, work_dir)
+
+
+def finish_stage(target: Path, manifest: Manifest, work_dir: Path) -> None:
+    """Record an artifact that is in place, and remove what its build leaves; also if that build was killed at its end."""
+    record_output(target, manifest)
+    discard_previous(target)
+    shutil.rmtree(work_dir, ignore_errors=True)
 
 
 def work_root(project: ProjectFolder) -> Path:

@@ -17,7 +17,7 @@ from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, compared_models, 
 from phi_runtime.config.schema import FinetunePass, Pass, Workflow
 from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import discard_previous, read_json, read_manifest, write_json
+from phi_runtime.core.artifacts import read_json, read_manifest, write_json
 from phi_runtime.core.dotenv import read_dotenv
 from phi_runtime.core.errors import Interrupted, Location, MissingDependency, OutOfResources, PhiError, UsageError
 from phi_runtime.core.events import Emit, Event, error_event
@@ -32,13 +32,21 @@ from phi_runtime.models.exportable import check_base_model
 from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.place import hub_name, input_adapter_path
-from phi_runtime.pipeline.artifact import FAILED, Work, interrupted_work, make_stage, work_folder, work_folders
+from phi_runtime.pipeline.artifact import (
+    FAILED,
+    Work,
+    finish_stage,
+    interrupted_work,
+    make_stage,
+    work_folder,
+    work_folders,
+)
 from phi_runtime.pipeline.compare import Comparison
 from phi_runtime.pipeline.graph import ModelGraph, PassNode
 from phi_runtime.pipeline.load import LoadedConfig, load_config
 from phi_runtime.pipeline.plan import LOCK, fetch_stage, plan, unneeded_stages
 from phi_runtime.pipeline.run_record import RunRecord, without_secrets
-from phi_runtime.pipeline.stage import Stage, evaluation_stage, record_output
+from phi_runtime.pipeline.stage import Stage, evaluation_stage
 from phi_runtime.training.forecast import check_fits
 from phi_runtime.workers.failures import failure_from_exception
 
@@ -334,9 +342,7 @@ class _Run:
         self.cached.append(stage.name)
         self.record.output(stage.name, "cached", stage.target)
         if stage.manifest and stage.name != FETCH:
-            record_output(stage.target, stage.manifest)
-            discard_previous(stage.target)  # these two if the run that built it was killed at its end
-            shutil.rmtree(work_folder(self.project, stage), ignore_errors=True)
+            finish_stage(stage.target, stage.manifest, work_folder(self.project, stage))
         self.emit(Event("stage-finished", stage.name, self.unchanged(stage)))
 
     def unchanged(self, stage: Stage) -> dict[str, Any]:

@@ -7,9 +7,9 @@ last checkpoint if it was interrupted. Its models are deleted once they are meas
 from __future__ import annotations
 
 import gc
-import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 from phi_runtime.config.pass_graph import trainings_of
 from phi_runtime.config.schema import Workflow
 from phi_runtime.config.stage_names import evaluation_stages
+from phi_runtime.core.artifacts import delete_folder
 from phi_runtime.core.errors import Interrupted
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.pipeline.artifact import make_stage, work_folder
+from phi_runtime.pipeline.artifact import finish_stage, make_stage, work_folder
 from phi_runtime.pipeline.compare import Comparison
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.graph import existing_models
@@ -111,6 +112,7 @@ def run_seeds(seeds: SeedPlan, emit: Emit) -> None:
             try:
                 if not each.is_done:
                     _run(each, emit)
+                _clean(each)
             except (KeyboardInterrupt, Interrupted):
                 raise Interrupted(f"stopped in the training with seed {each.seed}", fix=fix) from None
             finally:
@@ -133,9 +135,16 @@ def _run(each: SeedRun, emit: Emit) -> None:
         return {"rows": comparison.measure(out, trained_only=True)["rows"]}
 
     make_stage(stage, "evaluation", work_folder(project, stage), measure)
-    shutil.rmtree(work_folder(project, stage), ignore_errors=True)
-    for step in workflow.passes:
-        shutil.rmtree(model_folder(workflow, project, step), ignore_errors=True)
+
+
+def _clean(each: SeedRun) -> None:
+    """Delete the models of a seed that was measured, also if that call was killed then."""
+    stage = each.stage
+    assert stage.manifest
+    finish_stage(stage.target, stage.manifest, work_folder(each.project, stage))
+    for step in each.workflow.passes:
+        with suppress(OSError):
+            delete_folder(model_folder(each.workflow, each.project, step))
 
 
 def _steps(each: SeedRun) -> list[str]:

@@ -336,6 +336,17 @@ def test_the_chosen_model_is_applied_and_a_run_finds_it_cached(searched: Project
     assert search_without_work(searched, SMALL, apply=True).backup is None
 
 
+def test_a_build_that_was_killed_at_its_end_is_recorded_and_leaves_nothing(searched: ProjectFolder) -> None:
+    folder = searched.gen_model / "optimize" / "int4-block-32"
+    (folder / ".outputs" / "onnx.json").unlink()
+    left = [folder / ".work", folder / ".onnx.old"]
+    for each in left:
+        each.mkdir()
+    search_without_work(searched, SMALL, apply=True)
+    assert (folder / ".outputs" / "onnx.json").is_file()
+    assert not any(each.exists() for each in left)
+
+
 def test_where_no_candidate_meets_the_constraints_the_nearest_is_named(searched: ProjectFolder) -> None:
     impossible = replace(planned(searched, min_tokens_per_s=1e9), candidates=named("fp32", "int4-block-32"))
     result = optimize(impossible, listener := Listener(), everything=True)

@@ -10,12 +10,13 @@ from typing import Any
 
 from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.stage_names import FETCH
-from phi_runtime.core.artifacts import delete_folder, digest, folder_bytes, put_in_place, read_manifest
+from phi_runtime.core.artifacts import Manifest, delete_folder, digest, folder_bytes, put_in_place, read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, Location, WorkFailed
 from phi_runtime.core.events import Emit, Event, progress_message
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.evaluation.row_results import ROWS, read_rows
+from phi_runtime.pipeline.artifact import finish_stage
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.plan import LOCK
 from phi_runtime.pipeline.stage import Stage
@@ -25,7 +26,7 @@ from phi_runtime.search.optimize.constraints import DROP, flag, limits_accuracy
 from phi_runtime.search.optimize.outcome import OptimizeResult, apply_options, write_best
 from phi_runtime.search.optimize.planning import OptimizePlan, why_refused
 from phi_runtime.search.optimize.table import FIGURES, CandidateRow, CandidateTable, State
-from phi_runtime.search.optimize.task import ONNX, CandidateTask
+from phi_runtime.search.optimize.task import ONNX, WORK, CandidateTask
 from phi_runtime.search.optimize.worker import CandidateFailed, work_apart
 
 SOURCE = "source"
@@ -168,9 +169,11 @@ class _OptimizeSearch:
     def find_or_build(self, candidate: Candidate, stage: Stage) -> Path:
         """Return the model of `candidate`: from an interrupted call, from the pass itself, or newly built."""
         folder = self.plan.folder_of(candidate)
-        for path in (folder / ONNX, stage.target):
-            if _is_output_of(path, stage):
-                return path
+        if built := _output_of(folder / ONNX, stage):
+            finish_stage(folder / ONNX, built, folder / WORK)
+            return folder / ONNX
+        if _output_of(stage.target, stage):
+            return stage.target
         self.progress(candidate.name, "building")
         task = CandidateTask("build", candidate.name, self.plan.overrides_for(candidate), folder)
         work_apart(self.plan.settings, task, self.emit_as(candidate.name))
@@ -239,7 +242,7 @@ class _OptimizeSearch:
     def remove_model(self, candidate: Candidate) -> None:
         """Remove the model of `candidate`, unless all are kept; its figures and its record stay."""
         if not self.keep:
-            for name in (ONNX, ".work"):
+            for name in (ONNX, WORK):
                 with suppress(OSError):
                     delete_folder(self.plan.folder_of(candidate) / name)
 
@@ -273,11 +276,12 @@ class _OptimizeSearch:
                     put_in_place(model, stage.target)
                 result = replace(result, applied=True, backup=backup)
             paths = (self.plan.folder_of(self.chosen) / ONNX, stage.target)
-            result = replace(result, model=next((path for path in paths if _is_output_of(path, stage)), None))
+            result = replace(result, model=next((path for path in paths if _output_of(path, stage)), None))
         result.write()
         return result
 
 
-def _is_output_of(path: Path, stage: Stage) -> bool:
+def _output_of(path: Path, stage: Stage) -> Manifest | None:
+    """Return the manifest of the model in `path` if it is the output of `stage`."""
     manifest = read_manifest(path)
-    return manifest is not None and manifest.key == stage.key
+    return manifest if manifest and manifest.key == stage.key else None

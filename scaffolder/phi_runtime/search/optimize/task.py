@@ -9,7 +9,7 @@ from typing import Literal
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.project import ProjectFolder
 
-ONNX = "onnx"  # the folder of a candidate's model
+ONNX, WORK = "onnx", ".work"  # the folders of a candidate's model and of its build
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.artifact import make_stage
 from phi_runtime.pipeline.graph import ModelGraph, existing_models
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.search.optimize.task import ONNX, CandidateSettings, CandidateTask
+from phi_runtime.search.optimize.task import ONNX, WORK, CandidateSettings, CandidateTask
 
 
 def execute(settings: CandidateSettings, task: CandidateTask, emit: Emit) -> dict[str, Any]:
@@ -59,13 +59,12 @@ def _build(job: _Job) -> dict[str, Any]:
     started = time.monotonic()
     node, folder = job.graph.node(job.settings.stage), job.task.folder
     graph = ModelGraph(job.workflow, replace(job.settings.project, output=folder))  # keeps the builder's log there
-    work_dir = folder / ".work"
+    work_dir = folder / WORK
     shutil.rmtree(work_dir, ignore_errors=True)
     context = graph.context(node, work_dir, job.emit, job.task.overrides)
     quiet_libraries()
     stage = replace(node.stage, target=folder / ONNX)
     make_stage(stage, node.config.produces, work_dir, lambda _: node.config.run(context))
-    shutil.rmtree(work_dir, ignore_errors=True)
     return {"wall_s": round(time.monotonic() - started, 2)}
 
 
