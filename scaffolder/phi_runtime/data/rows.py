@@ -207,7 +207,7 @@ def _parquet_rows(path: Path) -> Iterator[Row | BadRow]:
                     yield BadRow(place, "a text is not UTF-8") if values is None else Row(values, number)
     except FileNotFoundError:
         raise missing_file(path) from None
-    except (pyarrow.ArrowException, OSError) as e:
+    except (pyarrow.ArrowException, ValueError, OSError) as e:  # ValueError: names that are not UTF-8
         raise DataError(
             f"the Parquet file cannot be read ({e})", where=Location(path), fix="download or write it again"
         ) from None

@@ -88,15 +88,17 @@ class Engine:
             try:
                 await self._run_worker()
             finally:
+                was_ready = self.state == "ready"
+                if was_ready:
+                    self.state = "loading"  # no worker would answer what is submitted from now on
                 kind = "stopping" if self.state == "stopping" else ""
                 self._fail_all(kind, f"{_SUBJECT} ended before the answer was complete")
                 if self._worker:
                     await asyncio.shield(asyncio.to_thread(self._worker.end, _STOP_S))
             if self.state == "stopping":
                 return
-            if self.state == "loading":
+            if not was_ready:
                 raise self._death()
-            self.state = "loading"
             self.emit(Event("warning", "", {"message": f"{self._death().what}; loading the models again"}))
 
     async def _run_worker(self) -> None:

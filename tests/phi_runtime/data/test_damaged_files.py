@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from phi_runtime.config.file_formats import format_of
-from phi_runtime.core.errors import DataError
+from phi_runtime.core.errors import DataError, Location
 from phi_runtime.data import tables
 from phi_runtime.data.file_form import file_form
 from phi_runtime.data.rows import BadRow, ReadOptions, scan
@@ -55,3 +55,15 @@ def test_a_parquet_text_that_is_not_utf_8_is_a_bad_row_and_the_others_are_read(t
     assert (first.values, third.values) == ({"text": "ab"}, {"text": "c"})
     assert isinstance(second, BadRow)
     assert second.where.line == 2
+
+
+def test_a_parquet_column_whose_name_is_not_utf_8_is_a_located_error(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    file = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": ["rain"]}), file)
+    file.write_bytes(file.read_bytes().replace(b"text", b"te\xe5t"))
+    with pytest.raises(DataError, match="cannot be read") as refused:
+        list(scan(file))
+    assert refused.value.where == Location(file)

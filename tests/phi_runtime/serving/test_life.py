@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -14,6 +15,12 @@ import pytest
 from openai import Stream
 from openai.types import Completion
 
+from phi_runtime.config.overrides import Overrides
+from phi_runtime.core.events import silent
+from phi_runtime.core.project import ProjectFolder
+from phi_runtime.inference.generator import Guide, SamplingParams
+from phi_runtime.serving.engine import Engine, State
+from phi_runtime.serving.wire import GenerationRequest, LoadRequest, Part
 from tests.phi_runtime.serving.conftest import LONG, Server, Start
 
 LENGTHY: dict[str, Any] = {"model": "onnx", "prompt": "sunny", "max_tokens": 400, "extra_body": {"guided_regex": LONG}}
@@ -143,6 +150,32 @@ def test_a_model_process_that_is_killed_is_started_again(start: Start) -> None:
     assert "SIGKILL" in server.log.read_text()
     server.until(lambda: server.get("/v1/models").status_code == 200)
     assert len(server.client.completions.create(**LENGTHY).choices[0].text) == 300
+
+
+def test_nothing_is_accepted_between_the_death_of_a_worker_and_the_next_one(project: ProjectFolder) -> None:
+    states: list[State] = []
+
+    async def run() -> None:
+        ready, failed = asyncio.Event(), asyncio.Event()
+
+        def receive(part: Part) -> None:
+            if "failure" in part:
+                states.append(engine.state)
+                failed.set()
+
+        engine = Engine(LoadRequest(project, Overrides(), ["onnx"]), silent, ready.set)
+        running = asyncio.create_task(engine.run())
+        await ready.wait()
+        sampling = SamplingParams(400, guide=Guide("regex", LONG))
+        engine.submit(lambda number: GenerationRequest(number, "onnx", None, None, "sunny", sampling, True), receive)
+        assert engine.pid
+        os.kill(engine.pid, signal.SIGKILL)
+        await failed.wait()
+        engine.stop()
+        await running
+
+    asyncio.run(asyncio.wait_for(run(), 120))
+    assert states == ["loading"]
 
 
 def test_the_worker_does_not_outlive_a_server_that_is_killed(start: Start) -> None:
