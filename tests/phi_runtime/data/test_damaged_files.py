@@ -63,7 +63,7 @@ def test_a_parquet_column_whose_name_is_not_utf_8_is_a_located_error(tmp_path: P
 
     file = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"text": ["rain"]}), file)
-    file.write_bytes(file.read_bytes().replace(b"text", b"te\xe5t"))
+    file.write_bytes(file.read_bytes().replace(b"text", b"\xe5ext"))
     with pytest.raises(DataError, match="cannot be read") as refused:
         list(scan(file))
     assert refused.value.where == Location(file)
