@@ -1,14 +1,17 @@
 """Bodies that schemathesis generates from the OpenAPI description of `phi-scaffold serve`, valid and invalid, sent to a server.
 
-    python bench/fuzz_serve.py ONNX_FOLDER [--bodies 20000] [--seed 0] [--json]
+    python bench/fuzz_serve.py ONNX_FOLDER [--bodies 20000] [--minutes 60] [--seed 0] [--json]
 
-Prints the answers by status, the slowest, the bodies that got 500 or none, the tracebacks of the log and the memory of each process.
+Prints the number of different bodies, the answers by status, the slowest, the bodies that got 500 or none, the tracebacks of the
+log and the growth of the memory of each process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import sys
 import tempfile
 import threading
 import time
@@ -26,6 +29,7 @@ from soak import Soak, new_project, show
 from phi_runtime.serving.app import ServingLimits, build_app
 
 SLOW_S = 5.0
+ROUND = 400  # bodies with the same seed: the time of hypothesis for each grows with their number
 PATHS = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -53,11 +57,13 @@ class Fuzz:
     def __init__(self, url: str) -> None:
         self.client = httpx.Client(base_url=url.removesuffix("/v1"), timeout=60)
         self.counts: Counter[str] = Counter()
+        self.bodies: set[int] = set()
         self.slowest_s = 0.0
         self.failures: list[str] = []
 
     def send(self, path: str, body: Any) -> None:
         raw = json.dumps(body, default=str).encode(errors="surrogatepass")
+        self.bodies.add(hash((path, raw)))
         start = time.monotonic()
         try:
             answer = self.client.post(path, content=raw, headers={"Content-Type": "application/json"})
@@ -71,11 +77,19 @@ class Fuzz:
             self.failures.append(f"{status} after {seconds:.1f} s: {path} {raw[:300]!r}")
 
 
-def send_bodies(fuzz: Fuzz, spec: dict[str, Any], count: int, number: int) -> None:
-    """Send `count` bodies, half of them valid by the description."""
+def send_bodies(fuzz: Fuzz, spec: dict[str, Any], count: int, seconds: float, number: int) -> None:
+    """Send at least `count` bodies, half of them valid by the description, in rounds with the seeds from `number` on."""
     schema = schemathesis.openapi.from_dict(spec)
+    begin = time.monotonic()
+    while (done := sum(fuzz.counts.values())) < count and time.monotonic() < begin + seconds:
+        send_round(fuzz, schema, min(ROUND, count - done), number)
+        number += 1
+        print(f"{sum(fuzz.counts.values())} bodies, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+
+
+def send_round(fuzz: Fuzz, schema: Any, count: int, number: int) -> None:
     options = settings(
-        max_examples=max(1, count // 4),
+        max_examples=math.ceil(count / 4),
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -94,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--bodies", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -104,7 +119,7 @@ def main() -> None:
         try:
             fuzz = Fuzz(server.url)
             before = {name: process.memory_info().rss for name, process in server.children().items()}
-            send_bodies(fuzz, description(str(model)), arguments.bodies, arguments.seed)
+            send_bodies(fuzz, description(str(model)), arguments.bodies, 60 * arguments.minutes, arguments.seed)
             memory = {
                 name: round((process.memory_info().rss - before.get(name, 0)) / 1e6)
                 for name, process in server.children().items()
@@ -113,6 +128,7 @@ def main() -> None:
             server.process.terminate()
             server.process.wait(60)
     figures = {
+        "different_bodies": len(fuzz.bodies),
         "counts": dict(fuzz.counts),
         "slowest_s": round(fuzz.slowest_s, 2),
         "failures": fuzz.failures,

@@ -84,7 +84,10 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on this address. Raises Conflict, UsageError."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        listener = socket.create_server(address[:2], family=family, backlog=2048)
+        # Its connections inherit it; asyncio sets it only for sockets whose protocol number is not 0 (CPython 3.11 to 3.13).
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except socket.gaierror as e:
         raise UsageError(f"host `{host}` cannot be resolved: {e.strerror}", fix="check --host") from None
     except PermissionError:
