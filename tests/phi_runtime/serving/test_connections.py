@@ -56,7 +56,6 @@ def test_a_small_part_of_an_answer_does_not_wait_for_the_acknowledgment_of_the_o
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", REQUEST[:-2]])
 def test_a_connection_without_a_complete_request_is_closed(sent: bytes) -> None:
     async def main() -> None:
