@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import re
 import sys
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from phi_scaffold.cli.app import command_line
 from phi_scaffold.cli.failure import guarded
+from phi_scaffold.cli.wizard import Wizard
 from phi_scaffold.show.encoding import write_nearest
 from phi_scaffold.show.terminal import prose, table
 from tests.conftest import MakeProject, edit_config
@@ -190,3 +192,23 @@ def test_faults_of_a_config_are_one_line_each_for_editors(shown: Shown, make_pro
     edit_config(project, lambda config: config["passes"]["finetune"].update(alhpa=1))
     output = shown("validate", "--project", project.root, columns=40, no_color="1")
     assert re.search(r"olive-config\.json:\d+:\d+: error: unknown key `alhpa` - did you mean `alpha`\? ", output)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_questions_of_new_say_which_models_fit_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, columns: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = FakeTerminal("utf-8")
+    questions: list[str] = []
+    typed = iter(["", "9", "", "phi3", ""])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(builtins, "input", lambda question: questions.append(question) or next(typed, ""))
+        Wizard({}, Path("mood")).answers()
+    assert too_wide(stream.text(), columns) == []
+    assert max(map(len, questions)) < columns
+    assert "smollm2-135m" in stream.text()
+    assert "✓" in stream.text()

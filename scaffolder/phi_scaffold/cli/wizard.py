@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rich.text import Text
+
 from phi_runtime.core.errors import PhiError, UsageError
 from phi_runtime.core.units import size
 from phi_runtime.data.columns import Columns, UnknownAnswer
@@ -21,7 +23,7 @@ from phi_scaffold.new.derive import data_note
 from phi_scaffold.new.example import example_of
 from phi_scaffold.new.fit import METHOD_NAMES, fit_notes, this_trainer
 from phi_scaffold.new.questions import answers_from, choice
-from phi_scaffold.show.terminal import console, fitting_table
+from phi_scaffold.show.terminal import console, fitting_table, prose
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -166,14 +168,14 @@ class Wizard:
         columns = {
             ">": [f"{number}." for number in range(1, len(models) + 1)],
             "!model": [model.id for model in models],
-            ">size": [f"{model.parameters / 1e9:.2f} B" for model in models],
             **{name: [self._fits(model, method) for model in models] for method, name in METHOD_NAMES.items()},
+            ">size": [f"{model.parameters / 1e9:.2f} B" for model in models],
             "license": [model.license + (" (gated)" if model.gated else "") for model in models],
         }
         self._out.print(fitting_table(columns, self._out))
         names = [model.id for model in models]
-        question = "Model: a number, a name, an id or address of the Hub, or a folder"
-        return self._read(question, DEFAULT, lambda written: find_base_model(_numbered(written, names)))
+        self._print("Type a number, a name, an id or address of the Hub, or a folder.", style="dim")
+        return self._read("Model", DEFAULT, lambda written: find_base_model(_numbered(written, names)))
 
     def _fits(self, model: BaseModel, method: Method) -> str:
         fits = self._trainer.needed_bytes(model, method) <= self._trainer.memory_bytes
@@ -210,7 +212,8 @@ class Wizard:
         for note in fit_notes(answers, base_model(answers.model)):
             if note.startswith("warning"):
                 self._print(f"  {note}", style="yellow", markup=False)
-        return self._read("Create it? yes, no (starts again) or back", "yes", _yes_or_no)
+        self._print("`no` starts again, and `back` returns to the last question.", style="dim")
+        return self._read("Create it?", "yes", _yes_or_no)
 
     # -- input and output --------------------------------------------------------------------------------------------------
 
@@ -255,7 +258,8 @@ class Wizard:
             self._print(f"  {error.fix}", markup=False)
 
     def _print(self, text: str, *, style: str = "", markup: bool = True) -> None:
-        self._out.print(text, style=style, markup=markup, emoji=False, highlight=False)
+        shown = Text.from_markup(text, style=style, emoji=False) if markup else Text(text, style)
+        prose(shown, self._out)
 
 
 def _typed(shown: str) -> str:
