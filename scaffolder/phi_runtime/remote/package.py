@@ -19,11 +19,10 @@ UNPACK = ("python", "-m", "tarfile", "-e", ARCHIVE, FOLDER)
 # Nothing that `run` imports in a job: other commands, and what submits jobs.
 _NOT_RUN = (
     "*/__pycache__/*",
-    *(f"phi_scaffold/{name}/*" for name in ("_template", "chat", "doctor", "mcp", "new", "update")),
+    *(f"phi_scaffold/{name}/*" for name in ("_template", "chat", "doctor", "mcp", "new", "remote", "update")),
     *(f"phi_scaffold/show/{name}*" for name in ("benchmarks", "clean", "data", "doctor", "models", "new", "optimize")),
     *(f"phi_scaffold/show/{name}*" for name in ("rating", "remote", "runs", "seeds", "sweep", "update")),
     "phi_scaffold/olive/[ab]*",
-    "phi_scaffold/remote_run.py",
     *(f"phi_runtime/config/{name}" for name in ("dialects/json_schema*", "dialects/migrate.py", "reference.py")),
     *(f"phi_runtime/config/reading/{name}.py" for name in ("comments", "write")),
     "phi_runtime/pipeline/conversation.py",

@@ -54,7 +54,7 @@ def logs(
     Example: phi-scaffold remote logs -f
     """
     from phi_runtime.remote.follow import LogReader
-    from phi_scaffold.remote_run import wait_and_download
+    from phi_scaffold.remote.wait import wait_and_download
 
     project, record, engine = _found(flags, job)
     if follow:
@@ -92,7 +92,7 @@ def download(
 
     Example: phi-scaffold remote download --only adapter
     """
-    from phi_scaffold.remote_run import download_outputs
+    from phi_scaffold.remote.wait import download_outputs
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import remote as show
 
@@ -122,7 +122,7 @@ def _engine(flags: Flags, project: ProjectFolder, record: JobRecord) -> Engine:
         return Slurm(project)
     if record.engine == "azureml":
         from phi_runtime.remote.azureml.build import engine_of
-        from phi_scaffold.remote_run import use_client
+        from phi_scaffold.remote.wait import use_client
 
         use_client(project, flags)
         return engine_of(record.settings, lambda text: print(text, file=sys.stderr))

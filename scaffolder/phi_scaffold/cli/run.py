@@ -92,9 +92,9 @@ def run(
     _check_flags(flags.on, on, {"--emit": bool(emit), "--dry-run": dry_run, **here, **there})
     if on or emit:
         from phi_runtime.data.hooks import require_trusted_hooks
-        from phi_scaffold import remote_run
+        from phi_scaffold.remote import submit
 
-        request = remote_run.Request(
+        request = submit.Request(
             on=on,
             stages=stages or [],
             until=until,
@@ -107,14 +107,14 @@ def run(
             sbatch=sbatch or [],
         )
         if on == "slurm":
-            remote_run.run_on_slurm(flags.enter_project(runs_hooks=True), flags, request)
+            submit.run_on_slurm(flags.enter_project(runs_hooks=True), flags, request)
             return
         project = flags.find_project()
         require_trusted_hooks(project.config, trusted=flags.record_trust(project))
         if emit:
-            remote_run.emit(project, flags, request, emit)
+            submit.emit(project, flags, request, emit)
         else:
-            remote_run.run_on_azureml(project, flags, request)
+            submit.run_on_azureml(project, flags, request)
         return
     project = flags.enter_project(runs_hooks=True)
     if setup:

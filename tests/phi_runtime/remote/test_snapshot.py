@@ -24,7 +24,7 @@ from phi_runtime.remote.snapshot import Snapshot, project_files
 PACKAGES = [Path(phi_runtime.__file__).parent, Path(phi_scaffold.__file__).parent]
 
 
-NEVER_IN_A_JOB = ("phi_scaffold.remote_run", "phi_scaffold.new")  # submissions, and completions in a shell
+NEVER_IN_A_JOB = ("phi_scaffold.remote", "phi_scaffold.new")  # submissions, and completions in a shell
 
 
 def snapshot_of(project: ProjectFolder) -> Snapshot:

@@ -1,4 +1,4 @@
-"""`run` on other machines: plan the job, show what is sent, submit it once, follow it, and download its outputs.
+"""`run` on other machines: plan the job, show what is sent, submit it once, and wait for its outputs.
 
 For clusters that this machine cannot submit to, `emit` writes their files instead.
 """
@@ -6,18 +6,17 @@ For clusters that this machine cannot submit to, `emit` writes their files inste
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.errors import Interrupted, Location, UsageError, WorkFailed
+from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import CONFIG, ProjectFolder
+from phi_scaffold.remote.wait import notes, use_client, wait_and_download
 
 if TYPE_CHECKING:
     from phi_runtime.config.schema import Workflow
-    from phi_runtime.core.events import Emit, Event
     from phi_runtime.remote.engine import Engine, Status
     from phi_runtime.remote.records import JobRecord
     from phi_scaffold.cli.options import Flags
@@ -77,7 +76,7 @@ def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> No
         upload=request.upload,
         timeout_s=_seconds(request.time_limit),
     )
-    say = _say(flags)
+    say = notes(flags)
     for note in planned.notes:
         say(f"warning: {note}")
     engine = engine_of(settings_of(planned.workspace), say)
@@ -115,7 +114,7 @@ def run_on_slurm(project: ProjectFolder, flags: Flags, request: Request) -> None
         _seconds(request.time_limit),
     )
     check_shares(workflow, job.steps[0].machines.count * request.nproc)
-    engine, say = Slurm(project), _say(flags)
+    engine, say = Slurm(project), notes(flags)
     if is_edited(project.root / SCRIPT):
         say(f"{SCRIPT} was edited, and is submitted as it is")
     if request.dry_run:
@@ -166,16 +165,6 @@ def _refuse_data(flags: Flags) -> None:
         raise UsageError("--data reads a file of this machine", fix="name the file in `data_files` of the config")
 
 
-def use_client(project: ProjectFolder, flags: Flags) -> None:
-    """Continue in the project's environment if Azure's client is not in this one. Does not return then."""
-    from importlib.util import find_spec
-
-    from phi_scaffold.environment import use_project_environment
-
-    if find_spec("azure") is None or find_spec("azure.ai") is None:
-        use_project_environment(project, trusted=flags.record_trust(project), required=False)
-
-
 def _require_no_pass_here(workflow: Workflow, stages: Sequence[str]) -> None:
     """Raise UsageError if one of the stages runs on this machine, for which nobody has requested Azure ML."""
     from phi_runtime.config.schema import AzureMLSystem
@@ -221,68 +210,6 @@ def _wait(
         wait_and_download(project, flags, engine, record)
 
 
-def wait_and_download(project: ProjectFolder, flags: Flags, engine: Engine, record: JobRecord) -> None:
-    """Follow a job until it ends, and download its outputs into gen-model/ if they are not there already.
-
-    Raises:
-        PhiError: The job failed, with the exit code of its own error, or was canceled.
-        Interrupted: The user stopped waiting; the job goes on.
-    """
-    from phi_scaffold.show import progress as show_progress
-    from phi_scaffold.show import remote as show
-
-    again = f" {flags.repeated(settings=False)}".rstrip()
-    outputs: dict[str, None] = {}
-    verdict: dict[str, Any] = {}
-    with show_progress.display(as_json=flags.as_json, quiet=flags.quiet) as emit:
-
-        def collect(event: Event) -> None:
-            if event.event == "stage-finished" and event.data.get("output"):
-                outputs[str(event.data["output"])] = None
-            if event.event == "run-finished":
-                verdict.update(event.data.get("verdict") or {})
-            emit(event)
-
-        try:
-            _follow(engine, record, collect, _say(flags), again)
-            downloaded = None if engine.shares_disk else download_outputs(engine, record, project, emit)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"no longer waiting for job {record.name}, which continues",
-                fix=f"phi-scaffold remote logs {record.name} -f{again}; to stop it: phi-scaffold remote cancel {record.name}{again}",
-            ) from None
-    repeated = flags.repeated()
-    if downloaded is None:
-        show.outputs_in_place(record.name, list(outputs), verdict, repeated, as_json=flags.as_json, quiet=flags.quiet)
-    else:
-        show.downloaded(project, record.name, downloaded, repeated, as_json=flags.as_json, quiet=flags.quiet)
-
-
-def download_outputs(
-    engine: Engine, record: JobRecord, project: ProjectFolder, emit: Emit, only: Sequence[str] = ()
-) -> Any:
-    """Download the outputs of a job."""
-    from phi_runtime.remote.download import download
-
-    return download(engine, record.name, project, emit, only)
-
-
-def _follow(engine: Engine, record: JobRecord, emit: Emit, say: Callable[[str], None], again: str) -> Status:
-    from phi_runtime.remote.follow import follow
-
-    status = follow(engine, record.name, emit, say)
-    if status.state != "done":
-        what = f"job {record.name} {'was canceled' if status.state == 'canceled' else 'failed'}"
-        log = f"see its log: phi-scaffold remote logs {record.name}{again}"
-        where = Location(status.where) if status.where else None
-        resumes = engine.shares_disk and status.exit_code == Interrupted.exit_code
-        fix = "; ".join(filter(None, ["submit it again, and it resumes" if resumes else status.fix, log]))
-        error = WorkFailed(f"{what}: {status.why}" if status.why else what, where=where, fix=fix)
-        error.exit_code = status.exit_code
-        raise error
-    return status
-
-
 def _command(request: Request) -> list[str]:
     """Return the `run` of a job with its stages."""
     words = ["run", *request.stages]
@@ -325,10 +252,3 @@ def _seconds(text: str | None) -> int | None:
     if match is None or not int(match[1]):
         raise UsageError(f"`--time-limit {text}` is no time", fix="write, for example, --time-limit 4h")
     return int(match[1]) * SECONDS[match[2]]
-
-
-def _say(flags: Flags) -> Callable[[str], None]:
-    """Return a listener that prints notes and lines of logs on stderr."""
-    if flags.quiet:
-        return lambda _: None
-    return lambda text: print(text, file=sys.stderr, flush=True)
