@@ -71,12 +71,12 @@ def lines_of(output: str) -> list[str]:
 
 
 def too_wide(output: str, columns: int) -> list[str]:
-    """Return the lines that are wider than the terminal, but for single words, which can be copied, and located errors.
+    """Return the lines that are wider than the terminal, but for words and commands that can be copied, and errors.
 
     An arrow that its encoding lacks is a column wider.
     """
     wide = [line for line in lines_of(output) if cell_len(line.rstrip().replace("->", "→")) > columns]
-    return [line for line in wide if " " in line.strip() and not re.search(r"^  help: |error: |warning: ", line)]
+    return [line for line in wide if " " in line.strip() and not re.search(r"^  help: |^command: |error: |warning: ", line)]
 
 
 # -- tables and sentences --------------------------------------------------------------------------------------------------
@@ -138,6 +138,7 @@ def test_an_encoding_without_a_character_gets_the_nearest_one() -> None:
 
 COMMANDS = (
     "models",
+    "models smollm2-135m",
     "doctor",
     "status",
     "data check",
@@ -148,6 +149,8 @@ COMMANDS = (
     "report",
     "runs list",
     "runs show latest",
+    "runs diff latest latest",
+    "runs reproduce latest --dry-run",
     "clean",
     "optimize --dry-run",
     "validate",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import typer
@@ -27,11 +26,12 @@ def chat(flags: Flags) -> None:
     from phi_runtime.pipeline.conversation import Conversation
     from phi_scaffold.chat.commands import Commands
     from phi_scaffold.chat.loop import Loop
+    from phi_scaffold.show.terminal import console, prose
 
     conversation = Conversation(flags.open_session(project), flags.sampling())
     loop = Loop(conversation, Commands(conversation, project, flags), as_json=flags.as_json, quiet=flags.quiet)
     if not (flags.quiet or flags.as_json):
-        print(f"{model_label(conversation.session, project)}. /help lists the commands.", file=sys.stderr)
+        prose(f"{model_label(conversation.session, project)}. /help lists the commands.", console(stderr=True))
     loop.run()
     raise typer.Exit(loop.exit_code)
 

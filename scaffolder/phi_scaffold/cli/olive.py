@@ -66,11 +66,16 @@ def olive(
 
 
 def _print_help(context: typer.Context, command: str) -> None:
+    from phi_scaffold.cli.help_page import HelpPage
     from phi_scaffold.olive.arguments import describe
     from phi_scaffold.olive.flags import COMMANDS
 
     if command in COMMANDS:
-        print(f"Usage: phi-scaffold olive {command} FLAGS...\n\nFlags, and what they become:\n{describe(command)}")
+        page = HelpPage(max_width=110)
+        page.write_usage(f"phi-scaffold olive {command}", "FLAGS...")
+        with page.section("Flags, and what they become"):
+            page.write_dl(list(describe(command).items()))
+        print(page.getvalue(), end="")
     else:
         print(context.get_help())
 

@@ -69,16 +69,15 @@ def parse(words: Sequence[str]) -> OliveArguments:
     return arguments
 
 
-def describe(command: str) -> str:
-    """Return a table of the flags of a command, with the key of the config or the meaning that each has."""
+def describe(command: str) -> dict[str, str]:
+    """Return the flags of a command, each with the key of the config that it becomes, or with its meaning."""
     lines = {f"--{name}": _meaning(flag) for name, flag in COMMANDS[command].items()}
     for short, name in SHORT.items():
         if (meaning := lines.pop(f"--{name}", None)) is not None:
             lines = {f"-{short}, --{name}": meaning, **lines}
     if command == "finetune":
         lines["--ARGUMENT"] = f"{_TRAINING}ARGUMENT, any training argument of transformers"
-    width = max(map(len, lines))
-    return "\n".join(f"  {flag:{width}}  {meaning}" for flag, meaning in lines.items())
+    return lines
 
 
 def _meaning(flag: Flag) -> str:

@@ -49,7 +49,7 @@ def downloaded(project: ProjectFolder, *, as_json: bool) -> None:
 
 
 def table(models: Sequence[CatalogModel], *, as_json: bool, quiet: bool) -> None:
-    """Print the catalog, with memory estimates for one row of 2048 tokens per step; unless `quiet`, explain them."""
+    """Print the catalog, with memory estimates for one row of {ROW_TOKENS:,} tokens per step; unless `quiet`, explain them."""
     trainer = this_trainer()
     rows = [_facts(model, trainer) for model in models]
     if as_json:
@@ -105,15 +105,16 @@ def single(model: BaseModel, *, as_json: bool, quiet: bool) -> None:
     hidden = ("fits", "max_row_tokens", "memory")
     for key, value in facts.items():
         if key not in hidden and not key.endswith("_bytes") and value not in ("", []):
-            text = ", ".join(value) if isinstance(value, list) else value
-            prose(f"{key.replace('_', ' '):18} {text}", hanging=_NAME)
+            prose(f"{key.replace('_', ' '):18} {_in_words(value)}", hanging=_NAME)
     if model.why_not_exportable is None:
         tokens, memory = min(CONTEXT_TOKENS, model.context), size(facts["int4_inference_bytes"])
-        print(f"{'int4 size':18} {size(facts['int4_size_bytes'])} with its tokenizer")
+        prose(f"{'int4 size':18} {size(facts['int4_size_bytes'])} with its tokenizer", hanging=_NAME)
         prose(f"{'int4 memory':18} {memory} of a process that only runs it, with {tokens:,} tokens", hanging=_NAME)
     if quiet:
         return
-    prose(f"\nTraining on this {trainer.name}, in {trainer.dtype}, one row of 2048 tokens a step (estimated):\n")
+    prose(
+        f"\nTraining on this {trainer.name}, in {trainer.dtype}, one row of {ROW_TOKENS:,} tokens a step (estimated):\n"
+    )
     for method, name in METHOD_NAMES.items():
         longest = facts["max_row_tokens"][method]
         fits = "fits" if facts["fits"][method] else "does not fit"
@@ -121,6 +122,12 @@ def single(model: BaseModel, *, as_json: bool, quiet: bool) -> None:
         prose(f"  {name:6} {size(facts[f'{method}_bytes']):>8}, {fits}; {rows}", hanging=7)
     if not any(facts["max_row_tokens"].values()):
         prose("\nThis machine is too small to train it: `phi-scaffold models` shows smaller ones.")
+
+
+def _in_words(value: bool | int | str | list[str]) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else value if isinstance(value, str) else ", ".join(value)
 
 
 def _facts(model: BaseModel, trainer: Trainer) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.units import interval
 from phi_runtime.report.rating_text import conclusions, judge_lines, rated_rows
-from phi_scaffold.show.terminal import console, table
+from phi_scaffold.show.terminal import console, prose, table
 
 if TYPE_CHECKING:
     from phi_runtime.report.rating_sheet import Sheet
@@ -23,9 +23,9 @@ def sheet(sheet: Sheet, path: Path, *, as_json: bool) -> None:
         print(json.dumps(facts | counts))
         return
     first, second = sheet.models
-    print(f"{path}: {len(sheet.rows):,} of {sheet.total:,} rows, to compare {first} and {second} without their names.")
-    print(f"Their answers differ in {sheet.differing:,} rows; {differing:,} of these are in the sheet.")
-    print("Give a copy to each rater. Afterwards: phi-scaffold report --ratings FILE FILE …")
+    prose(f"{path}: {len(sheet.rows):,} of {sheet.total:,} rows, to compare {first} and {second} without their names.")
+    prose(f"Their answers differ in {sheet.differing:,} rows; {differing:,} of these are in the sheet.")
+    prose("Give a copy to each rater. Afterwards: phi-scaffold report --ratings FILE FILE …")
 
 
 def judged(path: Path, model: str, sheet: Sheet, *, as_json: bool) -> None:
@@ -33,8 +33,8 @@ def judged(path: Path, model: str, sheet: Sheet, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"path": str(path), "sheet": sheet.id, "judge": model, "rows": len(sheet.rows)}))
         return
-    print(f"{path}: {len(sheet.rows):,} rows, judged by {model}.")
-    print(f"With sheets of people: phi-scaffold report --ratings FILE {path.name}")
+    prose(f"{path}: {len(sheet.rows):,} rows, judged by {model}.")
+    prose(f"With sheets of people: phi-scaffold report --ratings FILE {path.name}")
 
 
 def ratings(result: dict[str, Any], *, as_json: bool) -> None:
@@ -49,7 +49,7 @@ def ratings(result: dict[str, Any], *, as_json: bool) -> None:
             lines.add_row(model["model"], f"{model['mean']:.2f}", interval(model["interval"]))
         console().print(lines)
     for line in conclusions(result):
-        print(line)
+        prose(line)
     for judge in result["judges"]:
-        print("\n  ".join(judge_lines(judge, result)))
+        prose("\n  ".join(judge_lines(judge, result)))
     print("On the page: phi-scaffold report --open")

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
+from rich.text import Text
 
 from phi_runtime.core.units import duration, energy, interval, percent, percents, size
 from phi_runtime.pipeline.run_record import FIGURES
@@ -217,12 +218,12 @@ def reproduction(plan: Reproduction) -> None:
     """Print the config files that reproduce a run, the command, and what differs from the run."""
     out, project = console(), plan.project
     for path in plan.files:
-        out.print(f"config: {project.shown(path)}", markup=False, soft_wrap=True)
+        prose(f"config: {project.shown(path)}", hanging=2)
     out.print(f"command: {plan.command}", markup=False, soft_wrap=True)
     for mismatch in plan.mismatches:
         effect = "changes the result" if mismatch.changes_result else "may change the last bits"
         line = f"{mismatch.subject}: {mismatch.recorded} in the run, now {mismatch.current} ({effect})"
-        out.print(f"[yellow]differs:[/] {escape(line)}", soft_wrap=True)
+        prose(Text.assemble(("differs:", "yellow"), f" {line}"), hanging=2)
         if mismatch.fix:
             out.print(f"  help: {mismatch.fix}", markup=False, soft_wrap=True)
     if not plan.mismatches:
