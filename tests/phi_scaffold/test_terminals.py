@@ -76,7 +76,9 @@ def too_wide(output: str, columns: int) -> list[str]:
     An arrow that its encoding lacks is a column wider.
     """
     wide = [line for line in lines_of(output) if cell_len(line.rstrip().replace("->", "→")) > columns]
-    return [line for line in wide if " " in line.strip() and not re.search(r"^  help: |^command: |error: |warning: ", line)]
+    return [
+        line for line in wide if " " in line.strip() and not re.search(r"^  help: |^command: |error: |warning: ", line)
+    ]
 
 
 # -- tables and sentences --------------------------------------------------------------------------------------------------
