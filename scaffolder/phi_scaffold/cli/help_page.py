@@ -35,11 +35,13 @@ class HelpPage(HelpFormatter):
     def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         """Write options, arguments or commands with their meanings."""
         indent = " " * self.current_indent
-        stacked = self.width < _NARROW
         widest = max(len(name) for name, _ in rows)
-        column = self.current_indent + (4 if stacked else min(widest, col_max) + col_spacing)
+        side_by_side = self.current_indent + min(widest, col_max) + col_spacing
         for name, meaning in rows:
             first = f"{indent}{name}"
+            longest_word = max(map(len, meaning.split()), default=0)
+            stacked = self.width < max(_NARROW, side_by_side + longest_word)
+            column = self.current_indent + 4 if stacked else side_by_side
             if stacked or len(first) + col_spacing > column:
                 self._wrapped(first.strip(), f"{indent}    ", first_indent=indent)
                 first = ""

@@ -227,7 +227,7 @@ def reproduction(plan: Reproduction) -> None:
         if mismatch.fix:
             out.print(f"  help: {mismatch.fix}", markup=False, soft_wrap=True)
     if not plan.mismatches:
-        print("data, functions, base model, versions and threads are those of the run")
+        prose("data, functions, base model, versions and threads are those of the run")
 
 
 def reproduced(plan: Reproduction, outputs: Sequence[ReproducedOutput]) -> None:
@@ -235,12 +235,12 @@ def reproduced(plan: Reproduction, outputs: Sequence[ReproducedOutput]) -> None:
     for output in outputs:
         same = "the same bytes" if output.is_same else "other bytes"
         reproduced_content = (output.reproduced or "none")[:_DIGEST_CHARACTERS]
-        print(
+        prose(
             f"{output.stage}: {same} (content {output.recorded[:_DIGEST_CHARACTERS]} in the run, {reproduced_content} now)"
         )
     if not outputs:
-        print("The record has no digest of an adapter, so the bytes cannot be compared.")
-    print(f"Outputs are in {plan.project.shown(plan.project.gen_model)}/")
+        prose("The record has no digest of an adapter, so the bytes cannot be compared.")
+    prose(f"Outputs are in {plan.project.shown(plan.project.gen_model)}/")
 
 
 def reproduction_as_dict(plan: Reproduction, outputs: Sequence[ReproducedOutput]) -> dict[str, Any]:
