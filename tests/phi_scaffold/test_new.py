@@ -236,7 +236,7 @@ def test_answers_come_from_a_file_and_flags_win(cli: Cli, inside: Path) -> None:
 def test_a_projects_own_answers_make_it_again(cli: Cli, inside: Path) -> None:
     (inside / "d.csv").write_text("text,label\nhello,a\nbye,b\n")
     assert cli("new", "p", "--yes", "--no-git", "--data", "d.csv", "--prompt-template", "{text} → {label}").code == 0
-    assert cli("new", "q", "--yes", "--no-git", "--data-file", "p/.copier-answers.yml").code == 0
+    assert cli("new", "q", "--yes", "--no-git", "--from", "p/.copier-answers.yml").code == 0
     assert config(inside / "q") == config(inside / "p")
 
 
@@ -379,7 +379,7 @@ def test_what_is_not_trained_is_in_the_notes_and_in_the_config(cli: Cli, inside:
     assert pre["text_template"] == ("### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n{output}")
     assert pre["optional_cols"] == ["input"]
     assert cli("validate", inside / "p" / "fine-tuning" / "olive-config.json").code == 0
-    again = cli("new", "q", "--yes", "--no-git", "--data-file", "p/.copier-answers.yml")
+    again = cli("new", "q", "--yes", "--no-git", "--from", "p/.copier-answers.yml")
     assert (again.code, config(inside / "q")) == (0, config(inside / "p"))
 
 
@@ -448,7 +448,7 @@ def test_the_questions_of_a_form_get_names_for_the_template(cli: Cli, inside: Pa
     assert cli("validate", inside / "p" / "fine-tuning" / "olive-config.json").code == 0
     again = cli(*shlex.split(result.out.strip().splitlines()[-1].replace("new p ", "new q "))[1:], "--no-git")
     assert (again.code, config(inside / "q")) == (0, config(inside / "p"))
-    again = cli("new", "r", "--yes", "--no-git", "--data-file", "p/.copier-answers.yml")
+    again = cli("new", "r", "--yes", "--no-git", "--from", "p/.copier-answers.yml")
     assert (again.code, config(inside / "r")) == (0, config(inside / "p"))
 
 

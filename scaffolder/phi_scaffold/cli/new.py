@@ -100,7 +100,10 @@ def new(
         ),
     ] = None,
     data_file: Annotated[
-        Path | None, typer.Option(help="Read answers from a JSON file or from a project's .copier-answers.yml.")
+        Path | None,
+        typer.Option(
+            "--from", "--data-file", help="Read answers from a project's .copier-answers.yml, or from a JSON file."
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Use defaults instead of prompting.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Show the files; write nothing.")] = False,

@@ -110,7 +110,7 @@ def _planned(root: Path) -> Update:
     return Update(old, __version__, tuple(found), tuple(notes))
 
 
-_AS_A_NEW_ONE = f"`phi-scaffold new NAME --data-file {ANSWERS}`, then move your edits"
+_AS_A_NEW_ONE = f"`phi-scaffold new NAME --from {ANSWERS}`, then move your edits"
 
 
 def _answers(file: Path) -> dict[str, Any]:
