@@ -62,7 +62,7 @@ class Commands:
         """List the commands."""
         width = max(len(f"/{name} {command.argument}") for name, command in COMMANDS.items())
         for name, command in COMMANDS.items():
-            note(f"{f'/{name} {command.argument}':<{width}}  {command.description}")
+            note(f"{f'/{name} {command.argument}':<{width}}  {command.description}", hanging=width + 2)
         note('Several lines: between """ and """, with \\ at the end of a line, or pasted.')
         note("A message that starts with a slash: begin with //. Ctrl-C stops an answer, Ctrl-D ends the chat.")
 

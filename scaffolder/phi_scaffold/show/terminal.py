@@ -86,12 +86,12 @@ def prose(text: str | Text, out: Console | None = None, *, hanging: int = 0) -> 
         out.print(line, soft_wrap=True)
 
 
-def note(text: str) -> None:
-    """Print a line on stderr, dim on a terminal."""
+def note(text: str, *, hanging: int = 0) -> None:
+    """Print a line on stderr, dim on a terminal; `hanging` as in `prose`."""
     if sys.stderr.isatty():
         from rich.text import Text
 
-        prose(Text(text, "dim"), console(stderr=True))
+        prose(Text(text, "dim"), console(stderr=True), hanging=hanging)
     else:
         print(text, file=sys.stderr)
 
