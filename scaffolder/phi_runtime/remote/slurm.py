@@ -293,7 +293,7 @@ def _call(command: list[str], project: Path) -> str:
     """Return the output of a program of Slurm, which does not get the variables of the project's .env: Slurm stores them.
 
     Raises:
-        MissingDependency: Slurm is not installed.
+        MissingDependency: Slurm is not installed, or has no cluster here.
         NetworkError: Its controller does not answer.
         WorkFailed: It refused the request.
     """
@@ -318,6 +318,8 @@ def _call(command: list[str], project: Path) -> str:
         return done.stdout
     lines = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
     message = "; ".join(line.removeprefix(f"{command[0]}: error: ") for line in lines[-3:])
+    if "configuration source" in done.stderr:  # the programs are here, and no cluster
+        raise MissingDependency("Slurm has no cluster on this machine", fix="run this on a login node of the cluster")
     if "contact" in done.stderr or "onnect" in done.stderr:
         raise NetworkError(f"Slurm cannot be reached: {message}", fix="try again later")
     raise WorkFailed(f"Slurm refused `{command[0]}`: {message}", fix="see the options: --sbatch, and remote/job.sbatch")

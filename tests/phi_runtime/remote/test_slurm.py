@@ -151,6 +151,19 @@ def test_without_slurm_the_machine_is_named(tmp_path: Path, monkeypatch: pytest.
         Slurm(folder(tmp_path)).active(job_of(folder(tmp_path)))
 
 
+def test_a_machine_with_the_programs_of_slurm_and_no_cluster_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "squeue").write_text(
+        "#!/bin/sh\necho 'squeue: fatal: Could not establish a configuration source' >&2\nexit 1\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(MissingDependency, match="no cluster on this machine") as raised:
+        Slurm(folder(tmp_path / "p")).active(job_of(folder(tmp_path / "p")))
+    assert "login node" in raised.value.fix
+
+
 def test_programs_of_slurm_get_no_variables_of_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """sbatch stores the environment of a job at the controller."""
     project = folder(tmp_path / "p")
