@@ -74,7 +74,7 @@ class Fuzz:
         self.slowest_s = max(self.slowest_s, seconds)
         self.counts[status] += 1
         if status not in ("200", "400", "404", "413", "429") or seconds > SLOW_S:
-            self.failures.append(f"{status} after {seconds:.1f} s: {path} {raw[:300]!r}")
+            self.failures.append(f"{status} after {seconds:.1f} s: {path} {raw[:2000]!r}")
 
 
 def send_bodies(fuzz: Fuzz, spec: dict[str, Any], count: int, seconds: float, number: int) -> None:

@@ -66,6 +66,7 @@ STAGES = (
     Stage("gate", "merge", ("run", "--until", "export"), "gate:"),
     Stage("evaluate", "export", ("run",), "evaluate:|" + _OUT.format("evaluate", "evaluation")),
     Stage("report", "export", ("run",), rf"report:|:gen-model/(\.?report|[a-z]+/\.?{re.escape(CARD)})"),
+    Stage("seeds", "evaluate", ("evaluate", "--seeds", "2"), ":gen-model/seeds"),
     Stage("record", "merge", ("run", "--until", "export"), ":gen-model/runs|:gen-model/[^/]*$"),
     Stage("trial", "fetch", ("sweep", "--jobs", "1"), ":gen-model/sweep|:fine-tuning", True),
     Stage("candidate", "merge", OPTIMIZE, ":gen-model/optimize|:fine-tuning"),

@@ -100,6 +100,10 @@ class GuidedSequence(OnnxSequence):
         with self._explained():
             super().prefill(ids)
 
+    def logits(self) -> np.ndarray:
+        with self._explained():
+            return super().logits()
+
     def step(self, logits: np.ndarray | None = None) -> int:
         with self._explained():
             return super().step(logits)

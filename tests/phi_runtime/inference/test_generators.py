@@ -174,6 +174,15 @@ def test_a_guide_that_cannot_be_followed_is_refused_at_once(onnx: OnnxGenerator,
     assert said(onnx)
 
 
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_a_guide_that_fails_only_while_it_is_followed_is_refused_with_penalties_too(
+    onnx: OnnxGenerator, penalty: float
+) -> None:
+    guide = Guide("regex", "\u4e2d\u6587")  # bytes that this tokenizer has in no token of their own
+    with pytest.raises(InvalidGuide):
+        said(onnx, guide=guide, frequency_penalty=penalty)
+
+
 def test_transformers_models_refuse_a_guide(torch_model: TransformersGenerator) -> None:
     with pytest.raises(InvalidGuide, match="only ONNX"):
         torch_model.answer(PROMPT, SamplingParams(guide=Guide("regex", "joy")))
