@@ -56,7 +56,7 @@ def failure_from_os_error(error: OSError, subject: str = "", folder: Path | None
 def full_disk(subject: str, place: Path | None = None) -> OutOfResources:
     """Return the error for a disk that became full in the work `subject`, at `place` unless another one is the full one."""
     places = (*([place] if place else []), Path(), *_other_places())
-    where = next((other for other in places if _is_full(other)), place)
+    where = next((other for other in places if is_full(other)), place)
     prefix = f"{subject}: " if subject else ""
     location = Location(where.absolute()) if where else None
     return OutOfResources(f"{prefix}the disk is full", where=location, fix=FREE_DISK, resource="disk")
@@ -68,7 +68,8 @@ def _other_places() -> Iterator[Path]:
         yield Path.home()
 
 
-def _is_full(place: Path) -> bool:
+def is_full(place: Path) -> bool:
+    """Return True if the disk of `place` is full."""
     with suppress(OSError, StopIteration):
         existing = next(path for path in (place, *place.absolute().parents) if path.exists())
         return shutil.disk_usage(existing).free < _FULL_BYTES

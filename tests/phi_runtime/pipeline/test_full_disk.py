@@ -42,4 +42,5 @@ def test_a_disk_that_becomes_full_in_a_stage_breaks_nothing(small_disk: Path, ti
                 if done[-1].struck:
                     break
     assert {kill.stage for kill in done if kill.struck} == {stage.name for stage in STAGES}
-    assert [problem for kill in done for problem in (kill.stage, *kill.problems) if kill.problems] == []
+    problems = [f"{kill.stage}: {problem}" for kill in done for problem in kill.problems]
+    assert not problems, "\n".join(problems)

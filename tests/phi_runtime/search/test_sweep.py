@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from phi_runtime.config.schema import Choice, FloatRange, IntRange, Sweep
-from phi_runtime.core.errors import ConfigError, Interrupted, UsageError, WorkFailed
+from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.hardware.device import usable_cores
@@ -22,7 +24,7 @@ from phi_runtime.search.sweep.outcome import SweepResult, chart, importances_of,
 from phi_runtime.search.sweep.planning import plan_to_json, prepare
 from phi_runtime.search.sweep.search import search
 from phi_runtime.search.sweep.space import Space, grid, grid_size, sampler, suggest
-from phi_runtime.search.sweep.study import StudyFolder, find_study
+from phi_runtime.search.sweep.study import StudyFolder, find_study, storage_failures
 from phi_runtime.search.sweep.worker import shares
 from tests.conftest import Listener, MakeProject, edit_config
 
@@ -447,3 +449,34 @@ def test_a_study_whose_first_call_was_killed_before_it_began_is_begun_again(tmp_
     assert find_study(project, {"metric": "validation_loss"}).name == "study-1"
     (folder / "study.db").touch()
     assert find_study(project, {"metric": "validation_loss"}).name == "study-2"
+
+
+def test_a_study_that_is_no_database_is_named_with_what_to_do(make_project: MakeProject) -> None:
+    project = make_project(max_steps=1)
+    write_sweep(project, {"r": choice(2)})
+    run(project, Listener(), only=["fetch"])
+    plan = prepare(project)
+    plan.place.folder.mkdir(parents=True)
+    (plan.place.folder / "study.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(WorkFailed, match=r"cannot use .*study\.db: file is not a database") as failure:
+        search(plan, Listener())
+    assert f"move {plan.place.folder} away" in str(failure.value.fix)
+
+
+def test_a_full_disk_of_a_study_is_said(tmp_path: Path) -> None:
+    from optuna.exceptions import StorageInternalError
+
+    place = StudyFolder(tmp_path, {}, new=False)
+
+    def fill() -> None:
+        try:
+            with closing(sqlite3.connect(tmp_path / "study.db")) as database:
+                database.execute("CREATE TABLE trials (content TEXT)")
+                database.execute("PRAGMA max_page_count = 3")
+                database.execute("INSERT INTO trials VALUES (?)", ["x" * 100_000])
+        except sqlite3.OperationalError as error:
+            raise StorageInternalError("An exception is raised during the commit.") from error
+
+    with pytest.raises(OutOfResources, match="`sweep`: the disk is full") as failure, storage_failures(place):
+        fill()
+    assert failure.value.resource == "disk"

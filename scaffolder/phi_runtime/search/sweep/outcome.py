@@ -24,7 +24,7 @@ from phi_runtime.pipeline.model_names import comparison_name
 from phi_runtime.pipeline.stage import evaluation_folder, model_folder
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space
-from phi_runtime.search.sweep.study import FOLDER, StudyFolder, load_study
+from phi_runtime.search.sweep.study import FOLDER, StudyFolder, load_study, storage_failures
 from phi_runtime.search.sweep.trial import State, TrialSettings
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def trial_of(trial: optuna.trial.FrozenTrial, sweep: Sweep) -> Trial:
 
 def trials_of(place: StudyFolder, sweep: Sweep) -> list[Trial]:
     """Return the trials of an existing study."""
-    return [trial_of(t, sweep) for t in load_study(place).get_trials(deepcopy=False)]
+    with storage_failures(place):
+        return [trial_of(t, sweep) for t in load_study(place).get_trials(deepcopy=False)]
 
 
 def conclude(settings: TrialSettings, sweep: Sweep, place: StudyFolder, study: optuna.Study, best: int) -> SweepResult:

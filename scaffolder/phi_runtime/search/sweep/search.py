@@ -44,6 +44,7 @@ def search(plan: SweepPlan, emit: Emit, *, jobs: int = 0, debug: bool = False) -
         WorkFailed: The first trials all failed, or no trial completed.
         Conflict: Another run is active in the project.
         UsageError: There are more jobs than cores.
+        OutOfResources: The disk is full.
         PhiError: A failure that any trial would meet.
     """
     cores = usable_cores()
@@ -58,7 +59,7 @@ def search(plan: SweepPlan, emit: Emit, *, jobs: int = 0, debug: bool = False) -
             emit(event)
 
     run(project, emit_others, config=plan.config, only=[FETCH])
-    with exclusive(project.gen_model / LOCK):
+    with exclusive(project.gen_model / LOCK), study.storage_failures(plan.place):
         searching = _SweepSearch(plan, emit)
         if jobs:
             searching.in_processes(jobs)

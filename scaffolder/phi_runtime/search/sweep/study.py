@@ -6,8 +6,9 @@ cannot be compared and a new study begins. Only the process that holds the proje
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from phi_runtime.config.confusions import MEAN_COST
 from phi_runtime.config.pass_graph import with_ancestors
 from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
 from phi_runtime.core.artifacts import delete_folder, digest, read_json, write_json
-from phi_runtime.core.errors import MissingDependency
+from phi_runtime.core.errors import MissingDependency, WorkFailed
+from phi_runtime.core.os_failures import full_disk, is_full
 from phi_runtime.core.project import ProjectFolder, setup_command
 from phi_runtime.models.fetch import present
 from phi_runtime.passes.input_adapter import InputAdapter
@@ -139,6 +141,32 @@ def open_study(place: StudyFolder, strategy: SearchStrategy, limit: int) -> optu
 def load_study(place: StudyFolder) -> optuna.Study:
     """Load an existing study to read it."""
     return require_optuna().load_study(storage=_storage(place), study_name=place.name)
+
+
+@contextmanager
+def storage_failures(place: StudyFolder) -> Iterator[None]:
+    """Turn errors of the storage of `place` into ones that a user can act on.
+
+    Raises:
+        OutOfResources: The disk is full.
+        WorkFailed: The storage cannot be read or written.
+    """
+    try:
+        yield
+    except Exception as e:
+        error: BaseException | None = e
+        while error and not isinstance(error, sqlite3.Error):
+            error = error.__cause__
+        if error is None:
+            raise
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the bits that say more
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and is_full(place.folder)):
+            raise full_disk("`sweep`", place.folder) from e
+        is_used = code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        raise WorkFailed(
+            f"cannot use {place.folder / STORAGE}: {error}",
+            fix="end the program that uses it" if is_used else f"move {place.folder} away: the next sweep begins a new study",
+        ) from e
 
 
 def _storage(place: StudyFolder) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -163,12 +164,13 @@ def test_a_sharded_training_resumes_with_more_processes_and_one_process_is_refus
 
     with pytest.raises(WorkFailed, match="was killed"):
         run(project, Killer(), until="finetune", nproc=2)
-    with pytest.raises(Conflict, match="step 4 was saved in shards") as refused:
+    with pytest.raises(Conflict, match=r"step \d was saved in shards") as refused:
         run(project, Listener(), until="finetune")
     assert "--nproc 2" in refused.value.fix
+    (step,) = re.findall(r"step \d", refused.value.what)
     listener = Listener()
     run(project, listener, until="finetune", nproc=3)
-    assert any("resuming from step 4" in e.get("message", "") for e in listener.of("progress"))
+    assert any(f"resuming from {step}" in e.get("message", "") for e in listener.of("progress"))
     same_as_one_process(project, make, "full")
 
 
