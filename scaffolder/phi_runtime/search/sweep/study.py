@@ -165,7 +165,9 @@ def storage_failures(place: StudyFolder) -> Iterator[None]:
         is_used = code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
         raise WorkFailed(
             f"cannot use {place.folder / STORAGE}: {error}",
-            fix="end the program that uses it" if is_used else f"move {place.folder} away: the next sweep begins a new study",
+            fix="end the program that uses it"
+            if is_used
+            else f"move {place.folder} away: the next sweep begins a new study",
         ) from e
 
 
