@@ -75,7 +75,7 @@ def test_the_disk_that_is_full_is_named_and_not_the_one_that_the_work_writes_to(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(os_failures, "_is_full", lambda place: place.name in full)
+    monkeypatch.setattr(os_failures, "is_full", lambda place: place.name in full)
     without_path = OSError(errno.ENOSPC, "No space left on device")
     found = {}
     for full in (["models"], ["temporary"], []):
