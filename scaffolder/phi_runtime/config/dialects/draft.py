@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -62,7 +63,7 @@ class Draft:
     _source_paths: dict[KeyPath, KeyPath] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.value = copy.deepcopy(self.source.value)
+        self.value = copy.deepcopy(self.source.value if self.value is None else self.value)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -108,13 +109,23 @@ class Draft:
 
     def becomes_valid(self, path: KeyPath, translate: Callable[[Draft], None], form: Any) -> bool:
         """Return True if `translate`, on a copy, refuses nothing and leaves at `path` a value of the type `form`."""
-        trial = copy.deepcopy(self)
+        trial = self._copy()
         translate(trial)
         try:
-            TypeAdapter(form).validate_python(trial.get(path))
+            _adapter(form).validate_python(trial.get(path))
         except ValidationError:
             return False
         return len(trial.refused) == len(self.refused)
+
+    def _copy(self) -> Draft:
+        """Return a copy that shares nothing that changes; the source does not."""
+        return replace(
+            self,
+            translations=[replace(translation) for translation in self.translations],
+            refused=[*self.refused],
+            notes=[*self.notes],
+            _source_paths={**self._source_paths},
+        )
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -275,6 +286,12 @@ class Draft:
         self, rule: Rule, path: KeyPath, new: KeyPath | None, message: str, changes_result: bool = False
     ) -> None:
         self.translations.append(Translation(rule, self.source_path(path), new, message, changes_result))
+
+
+@cache
+def _adapter(form: Any) -> TypeAdapter[Any]:
+    """Return the adapter of a type, which takes longer to create than to use."""
+    return TypeAdapter(form)
 
 
 def _has_index(value: list[Any], key: int | str) -> bool:
