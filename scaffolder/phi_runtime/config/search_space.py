@@ -28,6 +28,7 @@ _CHECKED = 50  # values of one key: each takes a check of the whole config
 _MOST_ERRORS = 20
 
 VALIDATION_LOSS, PERPLEXITY = "validation_loss", "perplexity"
+COST_MISSING = f"`{MEAN_COST}` needs `cost`, the costs of confusions"
 COST_FIX = (
     'set it in evaluation.json with labels of the data, such as `"cost": {"fear→joy": 5}`; its task is classification'
 )
@@ -56,7 +57,7 @@ def check_metric(draft: Draft, sweep: Sweep, at: KeyPath, evaluation: Evaluation
     message = f"no metric `{name}` in the task `{evaluation.task}` (known: {', '.join(known)})"
     fix = f"write `{near}`" if (near := nearest(name, known)) else ""
     if name == MEAN_COST:
-        message, fix = f"`{MEAN_COST}` needs `cost`, the costs of confusions", COST_FIX
+        message, fix = COST_MISSING, COST_FIX
     return [warning(draft.source, (*at, "search_strategy", "metric"), "unknown-reference", message, fix)]
 
 

@@ -6,7 +6,6 @@ Phi-3 architecture, which only fuses q, k, v into `qkv_proj` and gate, up into `
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +135,8 @@ def llama_gguf_to_phi3(gguf: Path, out: Path) -> None:
     from gguf import GGUFReader, dequantize
     from safetensors.numpy import save_file
 
+    from phi_runtime.core.artifacts import write_json
+
     reader = GGUFReader(gguf)
     stored = {tensor.name: tensor for tensor in reader.tensors}
 
@@ -198,4 +199,4 @@ def llama_gguf_to_phi3(gguf: Path, out: Path) -> None:
         **ends,
     }
     for name, content in (("config.json", config), ("generation_config.json", ends)):
-        (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(out / name, content)

@@ -20,8 +20,8 @@ def wait_and_download(project: ProjectFolder, flags: Flags, engine: Engine, reco
     """Follow a job until it ends, and download its outputs into gen-model/ if they are not there already.
 
     Raises:
-        PhiError: The job failed, with the exit code of its own error, or was canceled.
-        Interrupted: The user stopped waiting; the job goes on.
+        PhiError: The job failed, with the exit code of its error, or was canceled.
+        Interrupted: The user stopped waiting; the job continues.
     """
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import remote as show

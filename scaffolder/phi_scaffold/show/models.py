@@ -49,7 +49,7 @@ def downloaded(project: ProjectFolder, *, as_json: bool) -> None:
 
 
 def table(models: Sequence[CatalogModel], *, as_json: bool, quiet: bool) -> None:
-    """Print the catalog, with memory estimates for one row of {ROW_TOKENS:,} tokens per step; unless `quiet`, explain them."""
+    """Print the catalog, with memory estimates for one row of `ROW_TOKENS` tokens per step; unless `quiet`, explain them."""
     trainer = this_trainer()
     rows = [_facts(model, trainer) for model in models]
     if as_json:

@@ -22,8 +22,8 @@ class WholeTable(Table):
         room = options.max_width
         if not console.is_terminal or not cells or sum(natural) + _GAP * (len(cells) - 1) <= room:
             return super().__rich_console__(console, options)
-        whole = [column.no_wrap for column in self.columns]
-        least = [n if w else max(map(_longest_word, c)) for c, n, w in zip(cells, natural, whole, strict=True)]
+        unbroken = [column.no_wrap for column in self.columns]
+        least = [n if u else max(map(_longest_word, c)) for c, n, u in zip(cells, natural, unbroken, strict=True)]
         spare = room - _GAP * (len(cells) - 1) - sum(least)
         if spare < 0:
             return self._blocks(console, cells, room)

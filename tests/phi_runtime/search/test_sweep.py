@@ -480,3 +480,10 @@ def test_a_full_disk_of_a_study_is_said(tmp_path: Path) -> None:
     with pytest.raises(OutOfResources, match="`sweep`: the disk is full") as failure, storage_failures(place):
         fill()
     assert failure.value.resource == "disk"
+
+
+def test_an_error_with_its_cause_is_not_taken_for_one_of_the_study(tmp_path: Path) -> None:
+    of_tracker = WorkFailed("the tracker failed", fix="check it")
+    of_tracker.__cause__ = sqlite3.OperationalError("database is locked")
+    with pytest.raises(WorkFailed, match="the tracker failed"), storage_failures(StudyFolder(tmp_path, {}, new=False)):
+        raise of_tracker

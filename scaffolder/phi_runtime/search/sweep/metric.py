@@ -9,7 +9,14 @@ from typing import Any
 from phi_runtime.config.confusions import MEAN_COST
 from phi_runtime.config.parse import EVALUATION
 from phi_runtime.config.schema import Workflow
-from phi_runtime.config.search_space import COST_FIX, METRIC_ALIASES, PERPLEXITY, VALIDATION_LOSS, metrics_of
+from phi_runtime.config.search_space import (
+    COST_FIX,
+    COST_MISSING,
+    METRIC_ALIASES,
+    PERPLEXITY,
+    VALIDATION_LOSS,
+    metrics_of,
+)
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import ProjectFolder
@@ -29,7 +36,7 @@ def require_metric(name: str, workflow: Workflow, trained: str, project: Project
     evaluation = workflow.evaluation.of(trained)
     if name == MEAN_COST and not evaluation.cost:
         raise UsageError(
-            f"`{MEAN_COST}` needs `cost`, the costs of confusions",
+            COST_MISSING,
             where=Location(sidecar_path(project.config, EVALUATION)),
             fix=COST_FIX,
         )

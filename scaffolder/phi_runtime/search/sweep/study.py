@@ -17,7 +17,7 @@ from phi_runtime.config.confusions import MEAN_COST
 from phi_runtime.config.pass_graph import with_ancestors
 from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
 from phi_runtime.core.artifacts import delete_folder, digest, read_json, write_json
-from phi_runtime.core.errors import MissingDependency, WorkFailed
+from phi_runtime.core.errors import MissingDependency, PhiError, WorkFailed
 from phi_runtime.core.os_failures import full_disk, is_full
 from phi_runtime.core.project import ProjectFolder, setup_command
 from phi_runtime.models.fetch import present
@@ -153,6 +153,8 @@ def storage_failures(place: StudyFolder) -> Iterator[None]:
     """
     try:
         yield
+    except PhiError:  # it names its cause already, which may be the database of a tracker
+        raise
     except Exception as e:
         error: BaseException | None = e
         while error and not isinstance(error, sqlite3.Error):
