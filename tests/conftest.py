@@ -123,7 +123,7 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     def run(*arguments: str | Path) -> Result:
         monkeypatch.setattr(sys, "argv", ["phi-scaffold", *map(str, arguments)])
         capsys.readouterr()
-        code = guarded(command_line(sys.argv[1:]))
+        code = guarded(command_line())
         printed = capsys.readouterr()
         return Result(code, printed.out, printed.err)
 

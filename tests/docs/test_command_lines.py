@@ -22,7 +22,7 @@ LINES = [line for page in PAGES for line in command_lines(page)]
 
 @functools.cache
 def app() -> Any:
-    return typer.main.get_command(command_line([]))
+    return typer.main.get_command(command_line())
 
 
 def fault(arguments: tuple[str, ...]) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+import typer
+
+from phi_scaffold.cli.app import COMMANDS, command_line
+from phi_scaffold.cli.group import summary
 from phi_scaffold.cli.reference import commands
 from tests.conftest import Cli
 
@@ -23,6 +28,12 @@ def test_a_help_page_breaks_no_word_at_the_edge_of_the_terminal(
     assert words[40] == words[80] == words[200]
     assert pages[40].startswith("Usage: phi-scaffold")
     assert "--no-dry-run" not in words[80]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_of_each_what_its_help_says(name: str) -> None:
+    app: Any = typer.main.get_command(command_line())
+    assert COMMANDS[name] == summary(app.get_command(None, name)).rstrip(".")
 
 
 @pytest.mark.parametrize(

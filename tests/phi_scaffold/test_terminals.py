@@ -59,7 +59,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
             patch.setattr(sys, "argv", ["phi-scaffold", *map(str, arguments)])
             patch.setattr(sys, "stdout", stream)
             patch.setattr(sys, "stderr", stream)
-            guarded(command_line(sys.argv[1:]))
+            guarded(command_line())
         return stream.text()
 
     return run

@@ -21,7 +21,7 @@ def main() -> None:
     from phi_scaffold.cli.failure import guarded
 
     try:
-        code = guarded(command_line(sys.argv[1:]))
+        code = guarded(command_line())
     except Exception:  # with --debug
         import traceback
 

@@ -63,7 +63,7 @@ def commands() -> Iterator[tuple[str, Any]]:
     import typer
 
     for name in COMMANDS:
-        app = typer.main.get_command(command_line([name]))
+        app = typer.main.get_command(command_line())
         command = app.get_command(None, name)  # type: ignore[attr-defined]
         if subcommands := getattr(command, "commands", None):
             yield from ((f"{name} {sub}", command.get_command(None, sub)) for sub in subcommands)

@@ -162,7 +162,7 @@ def test_a_cached_run_loads_no_torch(make_project: MakeProject) -> None:
     run(project, Listener(), until="merge")
     program = (
         "import sys; from phi_scaffold.cli.app import command_line\n"
-        "try: command_line(sys.argv[1:])()\nexcept SystemExit: assert 'torch' not in sys.modules"
+        "try: command_line()()\nexcept SystemExit: assert 'torch' not in sys.modules"
     )
     command = [sys.executable, "-c", program, "run", "--until", "merge"]
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True)
