@@ -9,24 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft201909Validator
 
 from phi_scaffold.cli.app import COMMANDS, command_line
 from phi_scaffold.cli.reference import DOCUMENTS
 from phi_scaffold.new.answers import Answers
 from phi_scaffold.new.generate import new
+from tests.generated.editor_schemas import EXTENSIONS, invalid_editor_files
 
 REPOSITORY = Path(__file__).parents[2]
-# devContainer.base.schema.json of https://github.com/devcontainers/spec (CC-BY-4.0), read 2026-11-28
-DEVCONTAINER = Path(__file__).parent / "schemas" / "devContainer.base.schema.json"
-# Properties of a task and of its problem matcher: https://code.visualstudio.com/docs/reference/tasks-appendix, and dependsOn and
-# windows of https://code.visualstudio.com/docs/debugtest/tasks, both read 2026-11-28
-TASK = {"label", "type", "command", "args", "windows", "group", "dependsOn", "isBackground", "problemMatcher"}
-MATCHER = {"owner", "fileLocation", "pattern"}
-PATTERN = {"regexp", "kind", "file", "line", "column", "severity", "message"}
-# Of a stdio server: https://code.visualstudio.com/docs/copilot/reference/mcp-configuration
-MCP_SERVER = {"type", "command", "args", "env", "envFile", "cwd"}
-FILES = {"cli": "docs/cli.md", "agents": "template/AGENTS.md", "skill": "template/.agents/skills/phi-scaffold/SKILL.md"}
+DOCUMENT_FILES = {
+    "cli": "docs/cli.md",
+    "agents": "template/AGENTS.md",
+    "skill": "template/.agents/skills/phi-scaffold/SKILL.md",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,25 +34,64 @@ def tasks(project: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_tasks_have_the_properties_that_vs_code_reads(project: Path) -> None:
+def test_the_files_for_editors_are_valid(project: Path) -> None:
+    assert invalid_editor_files(project) == []
     labels = [task["label"] for task in tasks(project)]
     assert len(set(labels)) == len(labels)
-    for task in tasks(project):
-        assert set(task) <= TASK
-        assert task.get("dependsOn", labels[0]) in labels
-        for matcher in task["problemMatcher"]:
-            assert set(matcher) == MATCHER
-            assert set(matcher["pattern"]) <= PATTERN
     assert {"Set up", "Plan (dry run)", "Run all stages", "Status", "Open the report", "Stop all tasks"} <= set(labels)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new_text"),
+    [
+        (".vscode/tasks.json", '"isBackground": true', '"isBackgroundTask": true'),
+        (".vscode/tasks.json", '"type": "process"', '"type": "program"'),
+        (".vscode/tasks.json", '"kind": "file"', '"kind": "path"'),
+        (".vscode/launch.json", '"justMyCode": false', '"justMyCodes": false'),
+        (".vscode/launch.json", '"openExternally"', '"openBrowser"'),
+        (".vscode/extensions.json", "charliermarsh.ruff", "astral-sh.ruff"),
+        (".vscode/settings.json", "files.watcherExclude", "files.watchExclude"),
+        (".vscode/mcp.json", '"stdio"', '"pipe"'),
+        (".devcontainer/devcontainer.json", '"optional"', '"maybe"'),
+    ],
+)
+def test_the_schemas_find_a_slip(project: Path, name: str, old: str, new_text: str) -> None:
+    text = (project / name).read_text(encoding="utf-8")
+    (project / name).write_text(text.replace(old, new_text), encoding="utf-8")
+    try:
+        assert [line for line in invalid_editor_files(project) if line.startswith(name)]
+    finally:
+        (project / name).write_text(text, encoding="utf-8")
+
+
+def test_what_is_debugged_sets_the_project_up_and_exists(project: Path) -> None:
+    labels = {task["label"] for task in tasks(project)}
+    text = (project / ".vscode" / "launch.json").read_text(encoding="utf-8")
+    for configuration in json.loads(text)["configurations"]:
+        assert configuration["preLaunchTask"] in labels
+        for python in (configuration["python"], configuration["windows"]["python"]):
+            assert re.match(r"\$\{workspaceFolder\}[/\\]\.venv[/\\]", python)
+        if "module" in configuration:
+            assert configuration["args"][0] in COMMANDS
+        elif configuration["program"] != "${file}":
+            assert (project / configuration["program"].removeprefix("${workspaceFolder}/")).is_file()
+
+
+def test_containers_get_the_extensions_that_are_recommended(project: Path) -> None:
+    container = json.loads((project / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
+    recommended = json.loads((project / ".vscode" / "extensions.json").read_text(encoding="utf-8"))["recommendations"]
+    assert container["customizations"]["vscode"]["extensions"] == recommended
+    assert set(recommended) == set(EXTENSIONS)
+
+
 def test_tasks_set_the_project_up_and_call_what_exists(project: Path) -> None:
+    labels = {task["label"] for task in tasks(project)}
     for task in tasks(project):
         if task["command"] == "bash":
             assert (project / task["args"][0]).is_file()
             assert (project / task["windows"]["args"][3].replace("\\", "/")).is_file()
         elif "dependsOn" in task:
-            assert task["dependsOn"].startswith("Set up")
+            assert task["dependsOn"] in {label for label in labels if label.startswith("Set up")}
             if task["args"][0] == "-m":
                 assert task["args"][2] in COMMANDS
             else:
@@ -87,8 +121,7 @@ def test_the_problem_matcher_finds_the_place_of_a_finding(project: Path, line: s
 
 def test_the_mcp_server_is_one_that_vs_code_starts(project: Path) -> None:
     (server,) = json.loads((project / ".vscode" / "mcp.json").read_text(encoding="utf-8"))["servers"].values()
-    assert set(server) <= MCP_SERVER
-    assert (server["type"], server["command"], server["args"][0]) == ("stdio", "phi-scaffold", "mcp")
+    assert (server["command"], server["args"][0]) == ("phi-scaffold", "mcp")
     assert server["args"][0] in COMMANDS
 
 
@@ -96,15 +129,14 @@ def test_the_mcp_server_is_one_that_vs_code_starts(project: Path) -> None:
 def test_the_dev_container_is_valid_and_sets_the_project_up(tmp_path: Path, target: str, gpu: object) -> None:
     folder = new(tmp_path / "p", Answers("smollm2-135m", target=target)).folder
     container = json.loads((folder / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))
-    schema = json.loads(DEVCONTAINER.read_text(encoding="utf-8"))
-    assert [error.message for error in Draft201909Validator(schema).iter_errors(container)] == []
+    assert invalid_editor_files(folder) == []
     assert container["hostRequirements"]["gpu"] == gpu
     assert (folder / container["postCreateCommand"].split()[1]).is_file()
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", DOCUMENT_FILES)
 def test_what_documents_say_of_commands_is_generated_from_their_help(name: str) -> None:
-    assert (REPOSITORY / FILES[name]).read_text(encoding="utf-8") == DOCUMENTS[name]()
+    assert (REPOSITORY / DOCUMENT_FILES[name]).read_text(encoding="utf-8") == DOCUMENTS[name]()
 
 
 def test_agents_are_sent_to_commands_and_flags_that_exist(project: Path) -> None:

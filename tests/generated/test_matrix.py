@@ -20,6 +20,7 @@ from phi_runtime.pipeline.load import check_file
 from phi_scaffold import __version__
 from phi_scaffold.new import derive, generate, template_files
 from phi_scaffold.new.answers import METHODS, PRECISIONS, TARGETS, TASKS, Answers
+from tests.generated.editor_schemas import invalid_editor_files
 
 DATA = {
     "sample": None,
@@ -104,6 +105,7 @@ def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, targe
     folders = {p.name for p in folder.iterdir() if p.is_dir()}
     for_editors = {".vscode", ".agents", *([".devcontainer"] if target != "directml" else [])}
     assert folders == {"datasets", "fine-tuning", "inferences", "model-cache", "gen-model", "setup", *for_editors}
+    assert invalid_editor_files(folder) == []
     setup = (folder / "setup" / "setup.py").read_text(encoding="utf-8")
     assert f'TARGET = "{"cpu" if target == "azureml" else target}"' in setup
     assert (folder / ".amlignore").is_file() == (target == "azureml")
