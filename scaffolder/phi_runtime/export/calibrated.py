@@ -25,7 +25,7 @@ from phi_runtime.context import PassContext
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.data.dataset import data_context, load_dataset
-from phi_runtime.export.gptq import gptq
+from phi_runtime.export.gptq import Gptq
 from phi_runtime.models.load import load_model
 from phi_runtime.training.rounding import rounded_modules
 
@@ -130,24 +130,23 @@ def round_model(
     if step.rounds_head and is_tied:  # the first layer reads its values, so that it is rounded for exact layers
         for i in range(len(layers)):
             walk.advance(i)
-        _round(head, walk.head_hessian(head), settings)
+        _round([head], Gptq(walk.head_hessian(head), *settings))
     walk.start()
     for i, layer in enumerate(layers):
         with _in_float32(layer):
             for group in walk.groups(i, [module for name, module in model.named_modules() if name in names]):
-                hessian = walk.hessian(i, group[0])
-                for module in group:
-                    _round(module, hessian, settings)
+                _round(group, Gptq(walk.hessian(i, group[0]), *settings))
         walk.advance(i)
         report(i + 1, len(layers))
     if step.rounds_head and not is_tied:
-        _round(head, walk.head_hessian(head), settings)
+        _round([head], Gptq(walk.head_hessian(head), *settings))
 
 
-def _round(module: torch.nn.Linear, hessian: torch.Tensor, settings: tuple[int, float]) -> None:
-    """Round the weight of `module`; a large one, such as that of the head, in parts."""
-    for part in module.weight.split(_PART_ROWS):
-        part.copy_(gptq(part, hessian, *settings))
+def _round(modules: Iterable[torch.nn.Linear], gptq: Gptq) -> None:
+    """Round the weights of `modules`; a large one, such as that of the head, in parts."""
+    for module in modules:
+        for part in module.weight.split(_PART_ROWS):
+            part.copy_(gptq.rounded(part))
 
 
 class _Walk:

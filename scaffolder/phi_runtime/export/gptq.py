@@ -4,7 +4,7 @@ The values are those that the builder of ONNX Runtime GenAI rounds to itself. It
 -8, so one value of each block has the code -8, and the builder finds the scales and codes chosen here again. Scales have the 8
 bits of bfloat16: so they do in each number type of a checkpoint.
 
-Shapes: N outputs, K inputs, B weights of a block.
+Shapes: N outputs, K inputs, B weights of a block. Weights are transposed, (K, N), so that the loops read contiguous memory.
 """
 
 from __future__ import annotations
@@ -15,45 +15,51 @@ from torch.nn import functional
 _SHRINKAGE = tuple(1 - 0.05 * step for step in range(11))
 """Scales to try, as shares of the one that keeps the largest value of a block."""
 _LOW, _HIGH = -8, 7
-_COLUMNS = 128  # rounded before the rest is updated at once: the error of each reaches the others of its group first
+_COLUMNS = 64  # rounded before the rest is updated at once: the error of each reaches the others of its group first
+_BLOCKS = 4096  # whose scales are chosen at once: they fit into a cache
 
 
-def gptq(weight: torch.Tensor, hessian: torch.Tensor, block_size: int, damping: float) -> torch.Tensor:
-    """Return `weight` with 16 values in each block of a row, chosen for small errors of its outputs.
+class Gptq:
+    """Rounds the weights of all modules that have the same input.
 
     Columns are rounded in the order of their inputs' size, and the error of each is compensated by those that follow.
-
-    Args:
-        weight: (N, K).
-        hessian: (K, K), mean of x·xᵀ over the inputs x.
-        block_size: Weights of a row that share one scale.
-        damping: Added to the diagonal of the Hessian, as a share of its mean.
-
-    Returns:
-        (N, K) in float32.
     """
-    columns = weight.shape[1]
-    order = hessian.diagonal().argsort(descending=True)
-    factor = _inverse_factor(hessian[order][:, order], damping)
-    importance = torch.empty(columns)
-    importance[order] = factor.diagonal() ** -2
-    scale, lowest = _scales(weight.float(), importance, block_size)  # (N, K) each
-    scale, lowest = scale[:, order].T.contiguous(), lowest[:, order].T.contiguous()  # (K, N)
-    inverse = torch.where(scale == 0, 0.0, 1 / scale)
-    rest = weight.float()[:, order].T.contiguous()  # (K, N), what remains to be rounded
-    rounded = torch.empty_like(rest)
-    for start in range(0, columns, _COLUMNS):
-        end = min(start + _COLUMNS, columns)
-        errors = torch.empty_like(rest[start:end])
-        for i in range(start, end):
-            codes = torch.where(lowest[i], _LOW, (rest[i] * inverse[i]).round().clamp(_LOW, _HIGH))
-            rounded[i] = codes * scale[i]
-            errors[i - start] = (rest[i] - rounded[i]) / factor[i, i]
-            rest[i + 1 : end] -= torch.outer(factor[i, i + 1 : end], errors[i - start])
-        rest[end:] -= factor[start:end, end:].T @ errors
-    result = torch.empty_like(rounded)
-    result[order] = rounded
-    return result.T.contiguous()
+
+    def __init__(self, hessian: torch.Tensor, block_size: int, damping: float) -> None:
+        """Factorize the Hessian.
+
+        Args:
+            hessian: (K, K), mean of x·xᵀ over the inputs x.
+            block_size: Weights of a row that share one scale.
+            damping: Added to the diagonal of the Hessian, as a share of its mean.
+        """
+        self._block_size = block_size
+        self._order = hessian.diagonal().argsort(descending=True)
+        self._factor = _inverse_factor(hessian[self._order][:, self._order], damping)
+
+    def rounded(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return `weight` (N, K) in float32, with 16 values in each block of a row, chosen for small errors of its outputs."""
+        columns = weight.shape[1]
+        transposed = weight.T.float().contiguous()  # (K, N)
+        importance = torch.empty(columns)
+        importance[self._order] = self._factor.diagonal() ** -2
+        scale, lowest = (chosen[self._order] for chosen in _scales(transposed, importance, self._block_size))
+        inverse = torch.where(scale == 0, 0.0, 1 / scale)
+        rest = transposed[self._order]  # (K, N): rounded up to the current column, and what remains to be rounded
+        divisors = self._factor.diagonal().tolist()
+        for start in range(0, columns, _COLUMNS):
+            end = min(start + _COLUMNS, columns)
+            errors = torch.empty_like(rest[start:end])
+            for i in range(start, end):
+                codes = (rest[i] * inverse[i]).round_().clamp_(_LOW, _HIGH).masked_fill_(lowest[i], _LOW)
+                value = codes.mul_(scale[i])
+                error = torch.sub(rest[i], value, out=errors[i - start]).div_(divisors[i])
+                rest[i] = value
+                rest[i + 1 : end].addr_(self._factor[i, i + 1 : end], error, alpha=-1)
+            rest[end:].addmm_(self._factor[start:end, end:].T, errors, alpha=-1)
+        result = torch.empty_like(rest)
+        result[self._order] = rest
+        return result.T
 
 
 def _inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
@@ -67,24 +73,34 @@ def _inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
 
 
 def _scales(weight: torch.Tensor, importance: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose the scale of each block, of either sign, with the smallest squared error of its values by `importance` (K,).
+    """Choose the scale of each block of a weight (K, N), with the smallest squared error of its values by `importance` (K,).
 
     Returns:
-        The scale of each value, and True for the value of each block that gets the code -8; both (N, K).
+        The scale of each value, and True for the value of each block that gets the code -8; both (K, N).
     """
-    rows, columns = weight.shape
-    padding = (0, -columns % block_size)
-    blocks = functional.pad(weight, padding).view(rows, -1, block_size)  # (N, blocks, B)
-    cost = functional.pad(importance, padding).view(-1, block_size)  # (blocks, B)
-    best = torch.zeros_like(blocks[..., :1])
+    columns, rows = weight.shape
+    missing = -columns % block_size
+    blocks = functional.pad(weight, (0, 0, 0, missing)).view(-1, block_size, rows)  # (blocks, B, N)
+    cost = functional.pad(importance, (0, missing)).view(-1, block_size, 1)
+    part = max(1, _BLOCKS // rows)
+    best = torch.cat([_best_scale(*pair) for pair in zip(blocks.split(part), cost.split(part), strict=True)])
+    lowest = torch.zeros_like(blocks, dtype=torch.bool)
+    lowest.scatter_(1, (blocks * best.sign()).argmin(1, keepdim=True), True)
+    return best.expand_as(blocks).reshape(-1, rows)[:columns], lowest.view(-1, rows)[:columns]
+
+
+def _best_scale(blocks: torch.Tensor, cost: torch.Tensor) -> torch.Tensor:
+    """Return the best scale of each block, of either sign: (blocks, 1, N) for (blocks, B, N) and the costs (blocks, B, 1)."""
+    best = torch.zeros_like(blocks[:, :1])
     least = torch.full_like(best, torch.inf)
-    for extreme in (blocks.amax(2, keepdim=True), blocks.amin(2, keepdim=True)):
+    values = torch.empty_like(blocks)
+    for extreme in (blocks.amax(1, keepdim=True), blocks.amin(1, keepdim=True)):
         for share in _SHRINKAGE:
             scale = (extreme / _LOW * share).bfloat16().float()
-            codes = (blocks * torch.where(scale == 0, 0.0, 1 / scale)).round().clamp(_LOW, _HIGH)
-            error = ((blocks - codes * scale).square() * cost).sum(2, keepdim=True)
-            better = (error < least) & (codes.amin(2, keepdim=True) == _LOW)
+            inverse = torch.where(scale == 0, 0.0, 1 / scale)
+            torch.mul(blocks, inverse, out=values).round_().clamp_(_LOW, _HIGH)
+            has_lowest = values.amin(1, keepdim=True) == _LOW
+            error = values.mul_(scale).sub_(blocks).square_().mul_(cost).sum(1, keepdim=True)
+            better = (error < least) & has_lowest
             best, least = torch.where(better, scale, best), torch.where(better, error, least)
-    lowest = torch.zeros_like(blocks, dtype=torch.bool)
-    lowest.scatter_(2, (blocks * best.sign()).argmin(2, keepdim=True), True)
-    return best.expand_as(blocks).reshape(rows, -1)[:, :columns], lowest.view(rows, -1)[:, :columns]
+    return best

@@ -18,7 +18,7 @@ from phi_runtime.core.errors import Interrupted, WorkFailed  # noqa: E402
 from phi_runtime.core.events import Event  # noqa: E402
 from phi_runtime.export.builder_process import build  # noqa: E402
 from phi_runtime.export.calibrated import batches_of, round_model  # noqa: E402
-from phi_runtime.export.gptq import gptq  # noqa: E402
+from phi_runtime.export.gptq import Gptq  # noqa: E402
 from phi_runtime.passes.model_builder import ModelBuilder  # noqa: E402
 from phi_runtime.pipeline.engine import run  # noqa: E402
 from phi_runtime.training.rounding import round_to_int4  # noqa: E402
@@ -54,14 +54,14 @@ def test_the_builders_rounding_keeps_the_chosen_values_in_each_number_type(
     weight[0] = 0
     weight[1] = weight[1].abs()
     x = correlated(columns)
-    stored = gptq(weight.to(dtype), x.T @ x / len(x), block_size, 0.1).to(dtype)
+    stored = Gptq(x.T @ x / len(x), block_size, 0.1).rounded(weight.to(dtype)).to(dtype)
     assert torch.equal(round_to_int4(stored, block_size), stored)
     assert not torch.equal(round_to_int4(weight.to(dtype), block_size), stored)
 
 
 def test_the_outputs_of_a_calibrated_weight_are_closer_than_those_of_a_rounded_one() -> None:
     weight, x = torch.randn(48, 96, generator=torch.Generator().manual_seed(0)), correlated(96)
-    chosen = gptq(weight, x.T @ x / len(x), 32, 0.1)
+    chosen = Gptq(x.T @ x / len(x), 32, 0.1).rounded(weight)
     unseen = correlated(96, 800)[400:]
     error, plain = ((unseen @ (weight - other).T).square().sum() for other in (chosen, round_to_int4(weight)))
     assert error < 0.7 * plain
@@ -69,7 +69,7 @@ def test_the_outputs_of_a_calibrated_weight_are_closer_than_those_of_a_rounded_o
 
 def test_a_module_that_no_row_uses_is_rounded_to_its_nearest_values() -> None:
     weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-    chosen = gptq(weight, torch.zeros(64, 64), 32, 0.1)
+    chosen = Gptq(torch.zeros(64, 64), 32, 0.1).rounded(weight)
     assert (chosen - weight).square().sum() <= (round_to_int4(weight) - weight).square().sum()
 
 
