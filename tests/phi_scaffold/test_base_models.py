@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -52,9 +53,47 @@ def test_an_owner_means_all_its_models(name: str) -> None:
 @pytest.mark.parametrize(("name", "ids"), [("phi3", PHI_3), ("Phi-3", PHI_3), ("qwen9", []), ("", [])])
 def test_a_part_of_several_names_is_not_guessed(name: str, ids: list[str]) -> None:
     assert matching_models(name) == ids
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="is a part of" if ids else "unknown model") as caught:
         find_base_model(name)
     assert all(id_ in caught.value.fix for id_ in ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "id_", "instead"),
+    [
+        ("phi-3-small", "microsoft/Phi-3-small-8k-instruct", "microsoft/Phi-3.5-mini-instruct"),
+        (
+            "microsoft/phi-3-small-128k-instruct",
+            "microsoft/Phi-3-small-128k-instruct",
+            "microsoft/Phi-3.5-mini-instruct",
+        ),
+        ("hf.co/microsoft/Phi-3.5-MoE-instruct", "microsoft/Phi-3.5-MoE-instruct", "microsoft/phi-4"),
+        ("phi-4-multimodal", "microsoft/Phi-4-multimodal-instruct", MINI),
+        ("mini-flash", "microsoft/Phi-4-mini-flash-reasoning", REASONING),
+    ],
+)
+def test_a_model_that_does_not_work_has_a_reason_and_another(cli: Cli, name: str, id_: str, instead: str) -> None:
+    for refused in (cli("models", name), cli("new", "p", "--yes", "--model", name)):
+        assert refused.code == 2
+        assert refused.err.startswith(f"error: {id_} is not supported: it ")
+        assert f"help: use {instead}" in refused.err
+    assert instead in catalog().models
+
+
+def test_facts_that_are_not_verified_are_at_the_foot_of_the_table(cli: Cli) -> None:
+    foot = cli("models").out.splitlines()[-1]
+    assert re.match(
+        r"Not verified on the page of the model: license of \d+ models; .*; sizes of microsoft/DialoGPT-medium\.", foot
+    )
+    assert "Not verified" not in cli("models", "phi-3").out
+    assert "page of the model: license. " in cli("models", "llama").out
+
+
+def test_the_documentation_lists_the_models_that_do_not_work() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = page.partition("## Not in the catalog")[2].partition("\n## ")[0]
+    for model in catalog().unsupported:
+        assert model.id in rows, model.id
 
 
 @pytest.mark.parametrize("name", ["./none", "../none", "~/none", "/none/at/all", r"C:\models\none"])

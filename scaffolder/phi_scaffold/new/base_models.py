@@ -107,21 +107,24 @@ def find_base_model(name: str) -> str:
             a part of one catalog id (`phi-4-mini`, `llama 3.2`).
 
     Raises:
-        UsageError: `name` is none of these, or a part of several ids; the fix lists them.
+        UsageError: `name` is none of these, a part of several ids, which the fix lists, or a model that cannot be used.
     """
     name = name.strip()
     if id_ := known_id(name):
         return id_
     if address := _ADDRESS.fullmatch(name):
+        _refuse_unsupported(address[1])
         return known_id(address[1]) or address[1]
     folder = Path(name).expanduser()
     if is_model_folder(folder):
         return str(folder.resolve())
     if _PATH.match(name):
         raise UsageError(f"{folder} is not the folder of a model: it has no config.json", fix="check the path")
+    found = [] if "/" in name else matching_models(name)
+    if not found:
+        _refuse_unsupported(name)
     if HUB_ID.fullmatch(name):
         return name
-    found = matching_models(name)
     if len(found) == 1:
         return found[0]
     if found:
@@ -130,6 +133,15 @@ def find_base_model(name: str) -> str:
         f"unknown model `{name}`{did_you_mean(name, catalog().models)}",
         fix="see `phi-scaffold models`, or use a hub id: OWNER/NAME",
     )
+
+
+def _refuse_unsupported(name: str) -> None:
+    """Raise UsageError if `name` is the id of a model that cannot be used, or without an owner a part of it."""
+    words = [] if "/" in name else _words(name)
+    for model in catalog().unsupported:
+        part = bool(words) and _rest(words, _words(model.id.rpartition("/")[2])) is not None
+        if part or name.casefold() == model.id.casefold():
+            raise UsageError(f"{model.id} is not supported: {model.reason}", fix=f"use {model.instead}")
 
 
 def matching_models(name: str) -> list[str]:

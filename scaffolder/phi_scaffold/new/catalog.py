@@ -91,11 +91,21 @@ class CatalogModel:
 
 
 @dataclass(frozen=True)
+class UnsupportedModel:
+    """A model that cannot be used, with the reason and the id of the most similar one that can."""
+
+    id: str
+    reason: str
+    instead: str
+
+
+@dataclass(frozen=True)
 class Catalog:
-    """Models by id, and prompt formats by name."""
+    """Models by id, prompt formats by name, and models that cannot be used."""
 
     models: dict[str, CatalogModel]
     prompt_formats: dict[str, PromptFormat]
+    unsupported: tuple[UnsupportedModel, ...]
 
     def format_of(self, model_id: str) -> PromptFormat:
         """Return the prompt format of a model; `plain` if it is not in the catalog."""
@@ -111,7 +121,8 @@ def catalog() -> Catalog:
     entries: list[dict[str, Any]] = [{k: tuple(v) if k in lists else v for k, v in e.items()} for e in raw["model"]]
     models = [CatalogModel(**entry) for entry in entries]
     formats = {name: PromptFormat(name, **entry) for name, entry in raw["prompt_format"].items()}
-    return Catalog({m.id: m for m in models}, formats)
+    unsupported = (UnsupportedModel(id_, e["reason"], e["instead"]) for e in raw["unsupported"] for id_ in e["ids"])
+    return Catalog({m.id: m for m in models}, formats, tuple(unsupported))
 
 
 def base_shape(workflow: Workflow, project: ProjectFolder) -> Shape | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from phi_scaffold.new.base_models import BaseModel
     from phi_scaffold.new.catalog import CatalogModel
 
+_NAMED = 2  # models that the foot of the table names
 _NAME = 19  # columns before the fact of a model
 
 
@@ -82,9 +83,18 @@ def _explain(names: Sequence[str], count: int, models: Sequence[CatalogModel], t
         prose(f"int4 answers: memory of a process that only runs the int4 model, with {CONTEXT_TOKENS:,} tokens.")
     if missing:
         prose(f"A wider terminal also shows {', '.join(missing)}; `phi-scaffold models ID` shows all of one model.")
-    if any(model.unverified for model in models):
-        facts = ", ".join(dict.fromkeys(fact for model in models for fact in model.unverified))
-        prose(f"Not verified on the page of the model: {facts}. Sizes: `phi-scaffold models ID` names the source.")
+    if facts := _unverified(models):
+        prose(f"Not verified on the page of the model: {facts}. `phi-scaffold models ID` names the source.")
+
+
+def _unverified(models: Sequence[CatalogModel]) -> str:
+    """Return the facts that were not verified, each with its models, or their number if they are many and not all."""
+    ids = {fact: [m.id for m in models if fact in m.unverified] for m in models for fact in m.unverified}
+    parts = []
+    for fact, of in ids.items():
+        named = "" if len(of) == len(models) else f" of {', '.join(of) if len(of) <= _NAMED else f'{len(of)} models'}"
+        parts.append(fact + named)
+    return "; ".join(parts)
 
 
 def _estimate(row: dict[str, Any], key: str) -> str:
