@@ -89,6 +89,7 @@ def test_two_models_answer_in_a_browser_which_shows_what_was_typed(
         for width, scheme, is_open in ((390, "dark", False), (700, "light", False), (1200, "dark", True)):
             page.resize(width, 800, scheme)
             page.wait(lambda is_open=is_open: page.sidebar_is_open() is is_open)
+            page.keep(f"web-chat-{width}")
             assert page.overflow() == 0
             assert violations(browser) == []
     code, _, err = ended(start(made.root / "inferences" / "app.py", "--port", str(port), cwd=tmp_path))

@@ -221,3 +221,4 @@ def test_the_questions_of_new_say_which_models_fit_the_machine(
     assert max(map(len, questions)) < columns
     assert "smollm2-135m" in stream.text()
     assert "✓" in stream.text()
+    assert ("Llama 3.2 (gated)" in stream.text()) is (columns == 80)

@@ -52,19 +52,25 @@ def fitting_table(columns: Mapping[str, Sequence[str]], out: Console) -> Table:
     """Return a table of as many leading columns as fit on the console, and at least of the first two.
 
     Args:
-        columns: Cells by the name of their column, as in `table`. Ids lose their owner if three columns do not fit.
+        columns: Cells by the name of their column, as in `table`. Ids lose their owner if all columns fit then, or if three
+            do not fit otherwise.
         out: The console that it is printed on.
     """
     short = {name: [c.rpartition("/")[2] if "!" in name else c for c in cells] for name, cells in columns.items()}
     wide = out.options.update(width=1000)
-    for cells_of, least in ((columns, 3), (short, 2)):
-        for count in range(len(columns), least - 1, -1):
-            names = list(columns)[:count]
-            result = table(*names)
-            for cells in zip(*(cells_of[name] for name in names), strict=True):
-                result.add_row(*cells)
-            if out.measure(result, options=wide).maximum <= out.width:
-                return result
+    every = len(columns)
+    for cells_of, count in (
+        (columns, every),
+        (short, every),
+        *((columns, count) for count in range(every - 1, 2, -1)),
+        *((short, count) for count in range(every - 1, 1, -1)),
+    ):
+        names = list(columns)[:count]
+        result = table(*names)
+        for cells in zip(*(cells_of[name] for name in names), strict=True):
+            result.add_row(*cells)
+        if out.measure(result, options=wide).maximum <= out.width:
+            return result
     return result
 
 
