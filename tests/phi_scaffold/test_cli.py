@@ -68,6 +68,13 @@ def test_validate_imports_no_ml_library(make_project: MakeProject) -> None:
     assert not imported(["validate", str(project.config)], project.root) & HEAVY
 
 
+@pytest.mark.parametrize("arguments", [["status"], ["run", "--until", "merge"]], ids=" ".join)
+def test_without_anything_to_do_no_ml_library_is_imported(arguments: list[str], trained_project: MakeProject) -> None:
+    project = trained_project(until="merge")
+    imported(["run", "--until", "merge"], project.root)  # writes the report of the run before it
+    assert not imported(arguments, project.root) & {*HEAVY, "jinja2"}
+
+
 def test_help_imports_no_command_nor_what_commands_import(tmp_path: Path) -> None:
     commands = {f"phi_scaffold.cli.{name}" for name in COMMANDS}
     assert not imported(["--help"], tmp_path) & {"copier", "pydantic", "rich", *commands}

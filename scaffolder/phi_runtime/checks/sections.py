@@ -17,7 +17,6 @@ from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AnyPass, AnySystem, AzureMLSystem, DataConfig, InputModel, Pass, System, Workflow
-from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.config.schema.systems import AzureMLClient
 from phi_runtime.core.remote_job import in_job
 from phi_runtime.models.stored import stored_config
@@ -138,7 +137,7 @@ def _valid_members(kind: str, members: Any) -> dict[str, Any]:
 
 def _valid_part(kind: str, part: Any) -> Any:
     """Return the model of `part`, without its invalid keys if necessary; None if it is invalid even so."""
-    adapter = _adapter(kind, len(pass_types()))
+    adapter = _adapter(kind)
     try:
         return adapter.validate_python(part)
     except ValidationError as e:
@@ -150,7 +149,7 @@ def _valid_part(kind: str, part: Any) -> Any:
 
 
 @cache  # building a TypeAdapter takes longer than using it
-def _adapter(kind: str, _loaded_types: int) -> TypeAdapter[Any]:
+def _adapter(kind: str) -> TypeAdapter[Any]:
     kinds: dict[str, Any] = {"model": InputModel, "system": AnySystem, "data": DataConfig, "pass": AnyPass}
     kinds["client"] = AzureMLClient
     return TypeAdapter(kinds[kind])

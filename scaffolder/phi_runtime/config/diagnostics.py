@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from phi_runtime.config.olive_names import known_to_olive
 from phi_runtime.config.reading.source import KeyPath, Source
 from phi_runtime.config.schema.pass_base import Pass
-from phi_runtime.config.schema.registry import known_names, pass_types
+from phi_runtime.config.schema.registry import known_names, pass_type
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.secrets import without_visible_secrets
 from phi_runtime.core.suggestions import nearest
@@ -301,7 +301,7 @@ def _member(annotation: Any, step: int | str) -> Any:
     while typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     if annotation is Pass:
-        return pass_types().get(str(step), Pass)
+        return pass_type(step) or Pass
     if not isinstance(annotation, types.UnionType) and typing.get_origin(annotation) is not typing.Union:
         return annotation
     members = [m for m in typing.get_args(annotation) if m is not type(None)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from phi_runtime.config.confusions import MEAN_COST
@@ -15,11 +15,12 @@ from phi_runtime.config.schema import (
     FinetunePass,
     FloatRange,
     IntRange,
+    Pass,
     Sweep,
     TrainingArgs,
     Workflow,
 )
-from phi_runtime.config.schema.registry import pass_types
+from phi_runtime.config.schema.registry import loaded_types, pass_types
 from phi_runtime.config.tasks import METRICS
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.suggestions import nearest
@@ -68,22 +69,25 @@ def full_key(key: str, trained: str) -> str:
 
 def check_search(draft: Draft, sweep: Sweep, at: KeyPath = ()) -> list[Finding]:
     """Return errors that do not depend on the config: unknown keys and empty ranges."""
-    trained = [kind for kind in pass_types().values() if issubclass(kind, FinetunePass)]
-    options = dict.fromkeys(
-        key for kind in trained for key in kind.model_fields if key not in ("type", "training_args")
-    )
-    known = [*options] + [f"training_args.{key}" for key in TrainingArgs.model_fields]
     findings = []
     for key, values in sweep.search_space.items():
         path = (*at, "search_space", key)
         outer = key.split(".")
         named = ".".join(outer[: 2 if outer[0] == "training_args" else 1])  # inner keys are checked with the config
-        if named not in known and outer[0] not in PARTS:
+        if outer[0] not in PARTS and named not in _options(loaded_types()) and named not in _options(pass_types()):
+            known = _options(pass_types())
             message = f"unknown key `{key}`: neither an option of a training pass nor a path from {', '.join(PARTS)}"
             findings.append(draft.finding(path, "unknown-key", message, nearest(key, known)))
         if not isinstance(values, Choice):
             findings += [draft.finding((*path, key), rule, message) for key, rule, message in _contradictions(values)]
     return findings
+
+
+def _options(types: Mapping[str, type[Pass]]) -> list[str]:
+    """Return the keys of the passes that train, as a search space has them."""
+    trained = [kind for kind in types.values() if issubclass(kind, FinetunePass)]
+    own = dict.fromkeys(key for kind in trained for key in kind.model_fields if key not in ("type", "training_args"))
+    return [*own, *(f"training_args.{key}" for key in TrainingArgs.model_fields)]
 
 
 def _contradictions(values: FloatRange | IntRange) -> Iterator[tuple[str, str, str]]:

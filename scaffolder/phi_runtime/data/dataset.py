@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.paths import data_paths, split_name
 from phi_runtime.config.schema import DataConfig, Datastore, FinetunePass, PreProcess, Workflow
-from phi_runtime.core.artifacts import digest, file_digest, versions
+from phi_runtime.core.artifacts import versions
 from phi_runtime.core.errors import DataError, Location, UsageError
 from phi_runtime.core.events import Emit
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat_template import ChatTemplate, Template
 from phi_runtime.data.end_tokens import end_tokens, special_tokens
-from phi_runtime.data.hooks import Hooks, Values, functions_key, load_hooks
+from phi_runtime.data.hooks import Hooks, Values, load_hooks
 from phi_runtime.data.rows import BadRow
 from phi_runtime.data.selection import select
 from phi_runtime.data.template import PromptTemplate
@@ -283,26 +283,6 @@ def completion_only(training: FinetunePass, settings: PreProcess) -> bool:
         return True
     has_prompt = settings.text_template is not None and PromptTemplate.from_text(settings.text_template).has_prompt
     return has_prompt and settings.strategy in ("line-by-line", "line-by-line-random")
-
-
-def fingerprint(workflow: Workflow, data_names: Iterable[str], config_path: Path) -> dict[str, str]:
-    """Return a digest of the files of data configs and of the functions over their rows, by data config name.
-
-    Data that is not on this machine is represented by its address.
-    """
-    return {name: _fingerprint(workflow.data_config(name), config_path) for name in data_names}
-
-
-def _fingerprint(data: DataConfig, config_path: Path) -> str:
-    files = data.load_dataset_config.data_files
-    if isinstance(files, Datastore):
-        return files.address
-    paths = [found.path for found in data_paths(data, config_path)]
-    if not paths or not all(path.is_file() for path in paths):
-        return f"hub:{data.load_dataset_config.data_name}"
-    digests = [file_digest(path) for path in paths]
-    functions = functions_key(config_path, data)
-    return digests[0] if len(digests) == 1 and not functions else digest([*digests, functions])
 
 
 def data_files(data: DataConfig, config_path: Path) -> list[Path]:

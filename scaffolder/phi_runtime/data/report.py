@@ -30,16 +30,9 @@ from phi_runtime.data.selection import read_options
 from phi_runtime.data.sequences import Sequences, over_long
 from phi_runtime.data.survey import RowNote
 
-FILE = "data_report.json"
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 _FORMS = 20  # data files whose form is examined
 _LONGEST_LABEL = 80  # characters
-
-
-def report_file(workflow: Workflow, training: str) -> str:
-    """Return the name, in the record of a run, of the report on the data of the pass `training`."""
-    first = next(iter(workflow.trainings), training)
-    return FILE if training == first else f"data_report-{training}.json"
 
 
 def examine(workflow: Workflow, training: FinetunePass, context: DataContext, emit: Emit) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from phi_runtime.evaluation.metrics import headline, headline_scores, row_scores
 from phi_runtime.evaluation.model_processes import ModelProcesses
 from phi_runtime.evaluation.own_metrics import OwnMetrics
 from phi_runtime.evaluation.questions import Questions, sample_questions
-from phi_runtime.evaluation.row_results import ROWS, Measured, RowResult, read_rows, write_rows
+from phi_runtime.evaluation.row_results import RESULTS, ROWS, Measured, RowResult, read_rows, write_rows
 from phi_runtime.evaluation.row_tasks import (
     MAX_LABELS,
     ScoredRow,
@@ -35,7 +35,6 @@ from phi_runtime.inference.loading import context_length
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, adapter_file
 from phi_runtime.models.reference import ModelRef
 
-RESULTS = "evaluation.json"
 BASELINE_ROWS = 20_000  # training rows that baselines learn from
 
 NamedModel = tuple[str, ModelRef]

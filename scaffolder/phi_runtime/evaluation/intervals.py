@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -72,6 +73,8 @@ def wilson_of_groups(values: Sequence[float], groups: Sequence[int]) -> Interval
     Returns:
         The interval; None with fewer than two groups.
     """
+    import numpy as np
+
     right = np.asarray(values, dtype=np.float64)
     _, which = np.unique(np.asarray(groups), return_inverse=True)
     count, rows, share = int(which.max()) + 1, len(right), float(right.mean())
@@ -162,6 +165,8 @@ class Scores:
     @property
     def columns(self) -> np.ndarray:
         """(N, 2) weighted scores and weights, whose sums have the mean as their ratio."""
+        import numpy as np
+
         values = np.asarray(self.values, dtype=np.float64)
         weights = np.ones_like(values) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
         return np.stack([values * weights, weights], axis=1)
@@ -193,6 +198,8 @@ def compare(first: Scores, second: Scores, groups: Sequence[int] | None = None, 
     """Compare two models on the same rows: as shares if each score is 0 or 1, else by a paired bootstrap of the means."""
     if first.is_share and second.is_share and groups is None:
         return compare_shares([value == 1 for value in first.values], [value == 1 for value in second.values])
+    import numpy as np
+
     columns = np.concatenate([first.columns, second.columns], axis=1)
     pairs = np.stack([first.values, second.values])
     value = float(_mean_difference(columns.sum(axis=0)))
@@ -210,6 +217,8 @@ def compare(first: Scores, second: Scores, groups: Sequence[int] | None = None, 
 
 def _sign_test(differences: np.ndarray, groups: Sequence[int]) -> float:
     """Return the p-value of the exact test over the groups in which two models differ: McNemar's if each has one row."""
+    import numpy as np
+
     _, which = np.unique(np.asarray(groups), return_inverse=True)
     of_groups = np.bincount(which, weights=differences)
     return mcnemar(int((of_groups < 0).sum()), int((of_groups > 0).sum()))
@@ -217,6 +226,8 @@ def _sign_test(differences: np.ndarray, groups: Sequence[int]) -> float:
 
 def _mean(sums: np.ndarray) -> np.ndarray:
     """Return the means of (…, 2) sums."""
+    import numpy as np
+
     return sums[..., 0] / np.maximum(sums[..., 1], np.finfo(float).tiny)
 
 
@@ -242,6 +253,8 @@ def bootstrap(
     Returns:
         The interval; None with fewer than two groups or without variation, which no resampling can measure.
     """
+    import numpy as np
+
     if groups is not None:
         _, which = np.unique(np.asarray(groups), return_inverse=True)
         columns = np.stack([np.bincount(which, weights=column) for column in columns.T], axis=1)
@@ -266,6 +279,8 @@ def bootstrap(
 @lru_cache(maxsize=2)
 def _drawn(count: int, seed: int) -> np.ndarray:
     """Return how often each of `count` groups is in each sample, (DRAWS, count)."""
+    import numpy as np
+
     generator = np.random.default_rng(seed)
     drawn = (np.bincount(generator.integers(0, count, count), minlength=count) for _ in range(DRAWS))
     return np.stack([counts.astype(np.float32) for counts in drawn])

@@ -1,4 +1,4 @@
-"""Results of a comparison row by row (rows.jsonl), from which tables and reports are computed."""
+"""Results of a comparison row by row (rows.jsonl), from which tables and reports are computed (evaluation.json)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.artifacts import write_text
-from phi_runtime.inference.generator import FinishReason
+
+if TYPE_CHECKING:
+    from phi_runtime.inference.generator import FinishReason
 
 ROWS = "rows.jsonl"
+RESULTS = "evaluation.json"
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from pydantic import Field
 
 from phi_runtime.config.schema.common import Kind
 from phi_runtime.config.schema.registry import register
-from phi_runtime.context import PassContext
 from phi_runtime.models.memory import Method, tokenizer_bytes
 from phi_runtime.models.shape import Shape
 from phi_runtime.training.pass_bases import TrainingPass, attention_kernel
 
 if TYPE_CHECKING:
     import torch
+
+    from phi_runtime.context import PassContext
 
 
 @register

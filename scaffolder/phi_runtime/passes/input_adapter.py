@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from phi_runtime.config.pass_graph import INPUT_ADAPTER, sources
 from phi_runtime.config.schema import FinetunePass, InputModel, Pass, Workflow, canonical
-from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import ConfigError, Location, UsageError
 from phi_runtime.core.project import ProjectFolder
@@ -33,6 +32,9 @@ from phi_runtime.models.shape import text_config
 from phi_runtime.models.stored import known_modules, stored_config
 from phi_runtime.training.continued import differences
 from phi_runtime.training.pass_bases import MERGE_INSTEAD, USE_UNMERGED, AdapterOutput, AdapterPass
+
+if TYPE_CHECKING:
+    from phi_runtime.context import PassContext
 
 P = TypeVar("P", bound=Pass | None)
 

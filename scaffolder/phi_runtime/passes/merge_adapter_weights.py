@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,9 +11,11 @@ from phi_runtime.config.pass_graph import sources
 from phi_runtime.config.schema.common import Kind, Names
 from phi_runtime.config.schema.pass_base import Pass
 from phi_runtime.config.schema.registry import register
-from phi_runtime.context import PassContext
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.models.reference import ModelRef
+
+if TYPE_CHECKING:
+    from phi_runtime.context import PassContext
 
 _PROBE = "Any text will do: one plus 1 makes {two}."
 TOLERANCE = {"float32": 1e-2, "bfloat16": 0.5, "float16": 0.1}

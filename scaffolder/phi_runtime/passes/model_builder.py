@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from phi_runtime.config.schema.export import ExportPass
 from phi_runtime.config.schema.registry import register
-from phi_runtime.context import PassContext
 from phi_runtime.models.memory import onnx_bytes
 from phi_runtime.models.shape import Shape
+
+if TYPE_CHECKING:
+    from phi_runtime.context import PassContext
 
 
 @register

@@ -10,7 +10,6 @@ from pydantic import Field
 from phi_runtime.config.pass_graph import trained_rounding
 from phi_runtime.config.schema.common import Dtype, NamesOrPattern, no_effect
 from phi_runtime.config.schema.registry import register
-from phi_runtime.context import PassContext
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.core.project import setup_command
 from phi_runtime.models.memory import Job, Method
@@ -20,6 +19,8 @@ from phi_runtime.training.pass_bases import attention_kernel
 
 if TYPE_CHECKING:
     import torch
+
+    from phi_runtime.context import PassContext
 
 
 @register

@@ -71,7 +71,7 @@ class Comparison:
         return self._with_seeds(content, out)
 
     def _with_seeds(self, content: dict[str, Any], out: Path) -> dict[str, Any]:
-        from phi_runtime.evaluation.comparison import RESULTS
+        from phi_runtime.evaluation.row_results import RESULTS
         from phi_runtime.evaluation.seed_spread import add_seeds
 
         step = self.workflow.passes[self.training]

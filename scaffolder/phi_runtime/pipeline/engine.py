@@ -301,7 +301,7 @@ class _Run:
             missing = "there is no data config with test rows" if adapter else "no pass trains"
             self.warn(name, f"{missing}, so there is nothing to compare")
             return []
-        from phi_runtime.evaluation.comparison import RESULTS
+        from phi_runtime.evaluation.row_results import RESULTS
 
         stage = evaluation_stage(self.workflow, self.project, name, self.graph.models)
         if stage.state == "cached" and name not in self.force:

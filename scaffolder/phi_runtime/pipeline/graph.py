@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, adapters_of, sources
 from phi_runtime.config.schema import Pass, Workflow
-from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import current_content
 from phi_runtime.core.events import Emit
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import present
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.stage import Stage, State, pass_stage
+
+if TYPE_CHECKING:
+    from phi_runtime.context import PassContext
 
 CACHED: tuple[State, ...] = ("cached",)
 
@@ -93,6 +96,8 @@ class ModelGraph:
         previous: Path | None = None,
     ) -> PassContext[Pass]:
         """Return the context in which `node` runs, with the staging folder `work`/out."""
+        from phi_runtime.context import PassContext  # it reads data sets, which planning does not
+
         assert node.source is not None
         return PassContext(
             node.name,

@@ -46,7 +46,6 @@ from phi_runtime.core.trust import is_trusted
 from phi_runtime.core.units import energy
 from phi_runtime.data.hooks import FILE as HOOKS
 from phi_runtime.data.hooks import script_of
-from phi_runtime.data.text_faults import without_api_keys
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.models.fetch import base_name
 from phi_runtime.models.place import base_model_path
@@ -102,6 +101,8 @@ def without_secrets(value: Any, key: str = "") -> Any:
 
 
 def _without_visible_secrets(text: str) -> str:
+    from phi_runtime.data.text_faults import without_api_keys  # compiles long expressions, which `status` does not need
+
     return without_api_keys(without_visible_secrets(text), SECRET)
 
 

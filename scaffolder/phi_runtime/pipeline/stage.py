@@ -23,7 +23,7 @@ from phi_runtime.config.schema.export import Int4Rounding
 from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
 from phi_runtime.core.artifacts import Manifest, digest, is_deleted, read_json, read_manifest, versions, write_json
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.data.dataset import fingerprint
+from phi_runtime.data.fingerprint import fingerprint
 from phi_runtime.data.hooks import IN_TRAINING, hooks_key
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.changes import describe_changes, input_origins

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from phi_runtime.config.paths import data_paths, datastore_place
 from phi_runtime.config.schema import Datastore, Workflow
-from phi_runtime.config.schema.registry import pass_types
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import GEN_MODEL, ProjectFolder
 from phi_runtime.models.place import base_model_path, download_id
@@ -129,11 +128,11 @@ def _require_inside(path: Path, project: ProjectFolder) -> None:
 
 
 def _require_own_passes(project: ProjectFolder, workflow: Workflow) -> None:
-    types = pass_types()
     for name, step in workflow.passes.items():
-        if step.written and not types[step.type].__module__.startswith("phi_runtime."):
+        module = type(step).__module__
+        if step.written and not module.startswith("phi_runtime."):
             raise UsageError(
-                f"`{name}` is a pass of the package of `{types[step.type].__module__}`, which the job does not have",
+                f"`{name}` is a pass of the package of `{module}`, which the job does not have",
                 where=Location(project.config),
                 fix="run this pass here: --until the stage before it",
             )

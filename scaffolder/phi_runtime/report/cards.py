@@ -12,7 +12,7 @@ from phi_runtime.config.stage_names import evaluation_stages
 from phi_runtime.core.artifacts import CARD, Manifest, read_json, read_manifest, write_text
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.signed_text import is_edited
-from phi_runtime.evaluation.comparison import RESULTS
+from phi_runtime.evaluation.row_results import RESULTS
 from phi_runtime.models.embedded import EMBEDDED
 from phi_runtime.models.place import base_model_path, cached_name, hub_name
 from phi_runtime.pipeline.model_names import comparison_models

@@ -12,7 +12,7 @@ from typing import Any
 from phi_runtime.config.schema import FinetunePass, Workflow
 from phi_runtime.core.artifacts import read_json, read_manifest
 from phi_runtime.core.project import CONFIG, ProjectFolder
-from phi_runtime.data.report import report_file
+from phi_runtime.data.report_file import report_file
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.evaluation.row_results import ROWS, RowResult, read_rows
 from phi_runtime.evaluation.summary import DERIVED, is_untrained

@@ -8,9 +8,8 @@ from phi_runtime.config.schema import Workflow
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import Outcome
-from phi_runtime.report.cards import write_cards
+from phi_runtime.report.outdated import is_outdated
 from phi_runtime.report.verdict import Verdict, judge_trainings
-from phi_runtime.report.write import is_outdated, write_report
 
 
 def finish_run(project: ProjectFolder, workflow: Workflow, outcome: Outcome, emit: Emit) -> Path | None:
@@ -23,6 +22,8 @@ def finish_run(project: ProjectFolder, workflow: Workflow, outcome: Outcome, emi
     """
     if not outcome.done and not is_outdated(project):
         return None
+    from phi_runtime.report.cards import write_cards  # a run that has nothing to do writes none
+
     try:
         for message in write_cards(project, workflow):
             _warn(emit, message)
@@ -33,6 +34,8 @@ def finish_run(project: ProjectFolder, workflow: Workflow, outcome: Outcome, emi
 
 def write_page(project: ProjectFolder, workflow: Workflow, emit: Emit) -> Path | None:
     """Write the report, and return its path; a failure is a warning."""
+    from phi_runtime.report.write import write_report  # imports Jinja
+
     try:
         return write_report(workflow, project)[0]
     except Exception as e:

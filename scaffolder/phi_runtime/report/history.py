@@ -14,9 +14,8 @@ from phi_runtime.core.errors import UsageError
 from phi_runtime.core.locks import is_held
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.evaluation.comparison import RESULTS
 from phi_runtime.evaluation.metrics import headline
-from phi_runtime.evaluation.row_results import ROWS, RowResult, read_rows
+from phi_runtime.evaluation.row_results import RESULTS, ROWS, RowResult, read_rows
 from phi_runtime.pipeline.plan import LOCK
 from phi_runtime.pipeline.run_record import CONFIG, ENVIRONMENT, RECORD, STAGES, RunState
 from phi_runtime.pipeline.stage import EVALUATION_FOLDER

@@ -13,8 +13,7 @@ from phi_runtime.config.schema import Workflow, canonical
 from phi_runtime.config.stage_names import evaluation_stages
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.evaluation.comparison import RESULTS
-from phi_runtime.evaluation.row_results import ROWS, RowResult
+from phi_runtime.evaluation.row_results import RESULTS, ROWS, RowResult
 from phi_runtime.models.fetch import base_name
 from phi_runtime.models.place import base_model_path
 from phi_runtime.pipeline.benchmarks import stored_benchmarks

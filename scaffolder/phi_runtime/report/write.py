@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema import Workflow
 from phi_runtime.core.artifacts import write_text
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.pipeline.run_record import RECORD
 from phi_runtime.report.as_json import as_json
 from phi_runtime.report.document import document
+from phi_runtime.report.outdated import REPORT
 from phi_runtime.report.project_facts import read_project
 from phi_runtime.report.row_views import view
-
-REPORT = "report.html"
-_RUN = re.compile(r'<meta name="run" content="([\w-]*)">')
 
 
 def write_report(workflow: Workflow, project: ProjectFolder) -> tuple[Path, dict[str, Any]]:
@@ -28,12 +23,3 @@ def write_report(workflow: Workflow, project: ProjectFolder) -> tuple[Path, dict
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, document(facts, trainings))
     return path, as_json(facts, trainings)
-
-
-def is_outdated(project: ProjectFolder) -> bool:
-    """Return True if the report is not of the last run, which was killed before it wrote its own."""
-    last = max((record.parent.name for record in project.runs.glob(f"*/{RECORD}")), default="")
-    with suppress(OSError), (project.gen_model / REPORT).open(encoding="utf-8", errors="replace") as file:
-        if match := _RUN.search(file.read(2000)):
-            return match[1] != last
-    return bool(last)

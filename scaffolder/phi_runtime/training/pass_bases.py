@@ -11,7 +11,6 @@ from pydantic import Field
 
 from phi_runtime.config.schema.common import Count, Kind, Names, NamesOrPattern, Whole
 from phi_runtime.config.schema.pass_base import FinetunePass, Pass
-from phi_runtime.context import PassContext
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.models.memory import Job, Method, tokenizer_bytes
 from phi_runtime.models.modules import layer_of
@@ -23,6 +22,8 @@ from phi_runtime.training.continued import DROPOUTS, completed
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
+
+    from phi_runtime.context import PassContext
 
 _ACTIVATION_CACHE_GB = 4
 """Largest activation cache, unless `activation_cache_gb` is set."""

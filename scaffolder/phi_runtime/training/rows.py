@@ -14,7 +14,8 @@ from phi_runtime.core.artifacts import write_json
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.dataset import Dataset, load_dataset
-from phi_runtime.data.report import report, report_file
+from phi_runtime.data.report import report
+from phi_runtime.data.report_file import report_file
 from phi_runtime.inference.transformers import stop_ids
 from phi_runtime.training.process_group import is_main_process, rank
 

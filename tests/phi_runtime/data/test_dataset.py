@@ -16,10 +16,10 @@ from phi_runtime.data.dataset import (
     Dataset,
     DataSplit,
     completion_only,
-    fingerprint,
     load_dataset,
     load_split,
 )
+from phi_runtime.data.fingerprint import fingerprint
 from phi_runtime.data.template import PromptTemplate
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.lora import LoRA

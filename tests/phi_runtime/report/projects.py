@@ -15,7 +15,8 @@ from phi_runtime.core.artifacts import seal, write_json
 from phi_runtime.core.events import silent
 from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.data.dataset import data_context, load_dataset
-from phi_runtime.data.report import examine, report_file
+from phi_runtime.data.report import examine
+from phi_runtime.data.report_file import report_file
 from phi_runtime.evaluation.baselines import Baseline, baselines
 from phi_runtime.evaluation.metrics import row_scores
 from phi_runtime.evaluation.questions import sample_questions

@@ -290,10 +290,10 @@ def test_a_description_that_cannot_be_written_is_a_warning(
         raise ValueError("no")
 
     project = trained_project(until="merge")
-    monkeypatch.setattr(finish, "write_cards", fail)
+    monkeypatch.setattr("phi_runtime.report.cards.write_cards", fail)
     assert len(finished(project)) == 1
     assert (project.gen_model / "report.html").is_file()
-    monkeypatch.setattr(finish, "write_report", fail)
+    monkeypatch.setattr("phi_runtime.report.write.write_report", fail)
     assert len(finished(project)) == 2
 
 

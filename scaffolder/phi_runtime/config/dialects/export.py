@@ -13,7 +13,7 @@ from phi_runtime.config.dialects.quantizers import translate_quantizers
 from phi_runtime.config.pass_graph import INPUT_ADAPTER
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import BuilderOptions, ExportPass
-from phi_runtime.config.schema.registry import pass_types
+from phi_runtime.config.schema.registry import pass_type
 from phi_runtime.core.suggestions import nearest
 
 
@@ -209,9 +209,11 @@ def has_input_adapter(draft: Draft) -> bool:
 
 def _merges(kind: object) -> bool:
     """Return True for the type of a pass whose adapter can be merged into its base."""
-    return isinstance(kind, str) and kind in pass_types() and pass_types()[kind].merges
+    cls = pass_type(kind)
+    return cls is not None and cls.merges
 
 
 def _adds_low_rank(kind: object) -> bool:
     """Return True for the type of a pass whose adapter can be an input of an ONNX graph."""
-    return isinstance(kind, str) and kind in pass_types() and pass_types()[kind].adds_low_rank
+    cls = pass_type(kind)
+    return cls is not None and cls.adds_low_rank

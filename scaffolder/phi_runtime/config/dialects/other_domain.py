@@ -23,7 +23,7 @@ from phi_runtime.config.olive_names import (
 )
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import Workflow
-from phi_runtime.config.schema.registry import known_names
+from phi_runtime.config.schema.registry import known_names, pass_type
 
 OTHER_DOMAIN = "other-domain"
 """Rule of the one error of such a config."""
@@ -97,7 +97,7 @@ def _inputs(draft: Draft) -> Iterator[_Evidence]:
 
 
 def _passes(draft: Draft) -> Iterator[_Evidence]:
-    alone = not {str(kind).casefold() for kind in _pass_types(draft)} & _main_passes()
+    alone = not _has_main_pass(draft)
     if not draft.keys(("passes",)) and draft.keys(("auto_optimizer_config",)):
         message = "Olive chooses the passes of this config (`auto_optimizer_config`), which is not supported"
         yield _Evidence(
@@ -117,9 +117,13 @@ def _passes(draft: Draft) -> Iterator[_Evidence]:
                     yield _Evidence((*part, "model_type"), message, _NO_TEXT)
 
 
-def _main_passes() -> set[str]:
-    """Return the types of the passes that train or export, in lower case: with one, a config is for text generation."""
-    return {name.casefold() for name in (*known_names(), *PASS_NAMES)}
+def _has_main_pass(draft: Draft) -> bool:
+    """Return True if a pass trains or exports: such a config is for text generation."""
+    types = list(_pass_types(draft))
+    if any(map(pass_type, types)):  # the names of installed packages take long to read
+        return True
+    known = {name.casefold() for name in (*known_names(), *PASS_NAMES)}
+    return any(str(kind).casefold() in known for kind in types)
 
 
 def _pass_types(draft: Draft) -> Iterator[object]:

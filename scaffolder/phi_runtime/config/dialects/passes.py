@@ -20,7 +20,7 @@ from phi_runtime.config.schema import (
     GradientCheckpointing,
     TrainingArgs,
 )
-from phi_runtime.config.schema.registry import known_names, load, pass_types
+from phi_runtime.config.schema.registry import known_names, load, pass_type, pass_types
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.core.suggestions import nearest
 
@@ -42,11 +42,11 @@ def translate_passes(draft: Draft, before_0_7: bool) -> None:
         kind = _pass_type(draft, (*at, "type"))
         if kind in SKIPPED_PASSES:
             draft.drop(at, SKIPPED_PASSES[kind])
-        if kind not in pass_types():
+        if (cls := pass_type(kind)) is None:
             continue
-        translate_keys(draft, at, pass_types()[kind])
+        translate_keys(draft, at, cls)
         _own_host(draft, at)
-        if issubclass(pass_types()[kind], FinetunePass):
+        if issubclass(cls, FinetunePass):
             _finetune(draft, at, before_0_7)
         if kind == "ModelBuilder":
             translate_builder(draft, at)
@@ -72,6 +72,8 @@ def _pass_type(draft: Draft, at: KeyPath) -> str:
     Raises:
         ConfigError: The package that offers the type cannot be loaded.
     """
+    if pass_type(kind := draft.get(at)):
+        return str(kind)
     translated = (*CLASSIC_EXPORT, *SKIPPED_PASSES, *QUANTIZER_PASSES)
     fix_case(draft, at, (*pass_types(), *translated, *PASS_NAMES))
     if isinstance(old := draft.get(at), str) and old in PASS_NAMES:
@@ -79,7 +81,7 @@ def _pass_type(draft: Draft, at: KeyPath) -> str:
         for key, value in PASS_SETTINGS.get(old, {}).items():
             draft.set_default((*at[:-1], key), value, f"`{old}` does this", cause=at)
     kind = draft.get(at)
-    if not isinstance(kind, str) or kind in pass_types() or kind in translated:
+    if not isinstance(kind, str) or pass_type(kind) or kind in translated:
         return kind if isinstance(kind, str) else ""
     fix_case(draft, at, known_names())
     kind = str(draft.get(at))
@@ -92,8 +94,8 @@ def _pass_type(draft: Draft, at: KeyPath) -> str:
 
 def training_passes(draft: Draft) -> list[str]:
     """Return the names of the passes that train."""
-    training_types = [name for name, kind in pass_types().items() if issubclass(kind, FinetunePass)]
-    return [n for n in draft.keys(PASSES) if draft.get((*PASSES, n, "type")) in training_types]
+    kinds = {name: pass_type(draft.get((*PASSES, name, "type"))) for name in draft.keys(PASSES)}
+    return [name for name, kind in kinds.items() if kind and issubclass(kind, FinetunePass)]
 
 
 def _flows(draft: Draft) -> None:
@@ -160,7 +162,8 @@ def _finetune(draft: Draft, at: KeyPath, before_0_7: bool) -> None:
     for key in ("train_data_config", "eval_data_config"):
         _inline_data(draft, (*at, key))
     _only_data(draft, (*at, "train_data_config"))
-    has_dropout = "lora_dropout" in pass_types()[draft.get((*at, "type"))].model_fields
+    cls = pass_type(draft.get((*at, "type")))
+    has_dropout = cls is not None and "lora_dropout" in cls.model_fields
     if before_0_7 and has_dropout and not draft.has((*at, "lora_dropout")):
         draft.set_default((*at, "lora_dropout"), 0.0, "default of this form; it is 0.05 today")
 

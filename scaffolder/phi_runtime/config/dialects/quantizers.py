@@ -13,7 +13,7 @@ from phi_runtime.config.dialects.draft import MISSING, Draft
 from phi_runtime.config.dialects.keys import PASSES
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import FinetunePass
-from phi_runtime.config.schema.registry import pass_types
+from phi_runtime.config.schema.registry import pass_type
 
 
 class Quantizer(NamedTuple):
@@ -261,4 +261,5 @@ class _Options:
 
 
 def _trains(kind: str) -> bool:
-    return kind in pass_types() and issubclass(pass_types()[kind], FinetunePass)
+    cls = pass_type(kind)
+    return cls is not None and issubclass(cls, FinetunePass)

@@ -5,7 +5,8 @@ Built-in passes are the modules of `phi_runtime.passes`. A package adds its own 
     [project.entry-points."phi_scaffold.passes"]
     Prune = "phi_prune:Prune"
 
-Entry points are read only when a config names a type that is not built in, and imported only then.
+The module of a built-in pass is imported when a config names its type. Entry points are read only when a config names a type
+that is not built in, and imported only then.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from phi_runtime.config.schema.pass_base import Pass
 from phi_runtime.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from importlib.metadata import EntryPoint
 
 BUILT_IN = "phi_runtime.passes"
 GROUP = "phi_scaffold.passes"
@@ -28,7 +28,6 @@ GROUP = "phi_scaffold.passes"
 P = TypeVar("P", bound=Pass)
 
 _classes: dict[str, type[Pass]] = {}
-_models: list[type[BaseModel]] = []
 
 
 def register(cls: type[P]) -> type[P]:
@@ -45,6 +44,24 @@ def register(cls: type[P]) -> type[P]:
         raise TypeError(f"pass type `{name}` of {cls.__module__} is already registered by {known.__module__}")
     _classes[name] = cls
     return cls
+
+
+def pass_type(name: object) -> type[Pass] | None:
+    """Return the class of the pass type `name`; None if no type of that name is built in or loaded.
+
+    A config names two or three types, so only their modules are imported: that of MergeAdapterWeights is merge_adapter_weights,
+    for example. A type that is not in such a module is found too, and takes longer.
+    """
+    if not isinstance(name, str):
+        return None
+    if name not in _classes and (module := _modules().get(name.casefold())):
+        importlib.import_module(module)
+    return _classes.get(name) or pass_types().get(name)
+
+
+def loaded_types() -> dict[str, type[Pass]]:
+    """Return the pass classes that were imported so far, by type name."""
+    return dict(_classes)
 
 
 def pass_types() -> dict[str, type[Pass]]:
@@ -64,7 +81,7 @@ def load(name: str) -> None:
     Raises:
         ConfigError: The package cannot be imported, or its entry point is not a pass class of that name.
     """
-    if name in pass_types() or (entry := _offered().get(name)) is None:
+    if pass_type(name) or (entry := _offered().get(name)) is None:
         return
     try:
         cls = entry.load()
@@ -77,8 +94,6 @@ def load(name: str) -> None:
             f"pass type `{name}` of the package `{package}` cannot be loaded: {type(e).__name__}: {e}",
             fix=f"update or uninstall the package: pip install --upgrade {package}",
         ) from e
-    for model in _models:
-        model.model_rebuild(force=True)
 
 
 def load_all() -> None:
@@ -87,18 +102,22 @@ def load_all() -> None:
         load(name)
 
 
-def rebuild_on_load(model: type[BaseModel]) -> None:
-    """Rebuild `model`, which contains passes, whenever a further pass type is loaded."""
-    _models.append(model)
+@cache
+def _load_built_in() -> None:
+    for module in _modules().values():
+        importlib.import_module(module)
 
 
 @cache
-def _load_built_in() -> None:
+def _modules() -> dict[str, str]:
+    """Return the modules of the built-in passes by their names without underscores."""
     package = importlib.import_module(BUILT_IN)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{BUILT_IN}.{module.name}")
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return {name.replace("_", ""): f"{BUILT_IN}.{name}" for name in names}
 
 
 @cache
 def _offered() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # takes longer than the rest of this module
+
     return {entry.name: entry for entry in entry_points(group=GROUP)}

@@ -8,7 +8,6 @@ from phi_runtime.config.schema.common import Strict, Whole, no_effect
 from phi_runtime.config.schema.data import DataConfig
 from phi_runtime.config.schema.pass_base import FinetunePass
 from phi_runtime.config.schema.passes import AnyPass
-from phi_runtime.config.schema.registry import rebuild_on_load
 from phi_runtime.config.schema.sidecar_files import Evaluation, Sweep
 from phi_runtime.config.schema.systems import AnySystem, AzureMLClient, AzureMLSystem, InputModel
 from phi_runtime.core.remote_job import in_job
@@ -97,6 +96,3 @@ class Workflow(Strict):
     def host_of(self, name: str) -> str:
         """Return the name of the system that the pass `name` runs on."""
         return self.passes[name].host or self.host
-
-
-rebuild_on_load(Workflow)

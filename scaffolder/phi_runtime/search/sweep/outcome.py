@@ -17,8 +17,8 @@ from phi_runtime.config.schema import Sweep, Workflow
 from phi_runtime.config.search_space import full_key
 from phi_runtime.core.artifacts import digest, read_json, replace_unless_edited, write_json, write_text
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.evaluation.comparison import RESULTS
 from phi_runtime.evaluation.metrics import headline
+from phi_runtime.evaluation.row_results import RESULTS
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.model_names import comparison_name
 from phi_runtime.pipeline.stage import evaluation_folder, model_folder
