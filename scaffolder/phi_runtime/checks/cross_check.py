@@ -20,7 +20,7 @@ from phi_runtime.config.dialects.data import used_data_configs
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, adapters_of, sources
-from phi_runtime.config.paths import resolve
+from phi_runtime.config.paths import possible, resolve
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import (
     AzureMLModel,
@@ -192,7 +192,9 @@ def _no_model(c: Checks, at: KeyPath, written: str, path: Path) -> Finding:
         message = f"`{written}` is an address that cannot be read: set `model_path` to a model folder or a Hub id"
         return c.error(at, "model-not-found", message)
     what = f"{path} has no config.json" if path.is_dir() else f"there is no model at {path}"
-    return c.error(at, "model-not-found", f"{what}, and `{written}` is not a Hub id (OWNER/NAME)", nearest_id(written))
+    return c.error(
+        at, "model-not-found", f"{what}, and `{possible(written)}` is not a Hub id (OWNER/NAME)", nearest_id(written)
+    )
 
 
 # -- passes ------------------------------------------------------------------------------------------------------------

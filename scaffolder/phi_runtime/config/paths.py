@@ -38,7 +38,7 @@ def resolve(written: str, config_path: Path, *, pattern: bool = False) -> Resolv
     Raises:
         ConfigError: `written` may be a pattern, and would search too many files.
     """
-    written = _possible(written)
+    written = possible(written)
     in_folder = Path(config_path.parent, written)
     under_root = Path(config_path.parent.parent, written)
     exists = _matches_any if pattern else Path.exists
@@ -47,7 +47,7 @@ def resolve(written: str, config_path: Path, *, pattern: bool = False) -> Resolv
     return Resolved(_normal(in_folder))
 
 
-def _possible(written: str) -> str:
+def possible(written: str) -> str:
     """Return a path that the system can look up: of names that are too long for it only the start, which names no file."""
     cut = "/".join(
         name if len(name.encode("utf-8", "replace")) < 256 else f"{name[:60]}…" for name in written.split("/")

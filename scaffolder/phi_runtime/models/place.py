@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phi_runtime.config.paths import resolve
+from phi_runtime.config.paths import possible, resolve
 from phi_runtime.config.schema import InputModel
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.project import ProjectFolder
@@ -47,7 +47,7 @@ def _folder(name: str, project: ProjectFolder, *, is_id: bool = False) -> Path:
         return path
     _, cache, below = name.replace("\\", "/").rpartition("model-cache/")  # from whatever folder the path is written
     if cache or HUB_ID.fullmatch(name) or is_id:
-        return project.model_cache / below
+        return project.model_cache / possible(below)
     return path
 
 

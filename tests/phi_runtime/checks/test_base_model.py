@@ -37,6 +37,27 @@ def test_a_model_that_cannot_be_found_is_an_error(tmp_path: Path, written: str, 
     assert [(f.rule, f.key, f.suggestion) for f in found] == [(rule, "input_model.model_path", suggestion)]
 
 
+LONG_NAMES = [
+    "a" * 5000,
+    "org/" + "x" * 5000,
+    "../model-cache/" + "a" * 5000,
+    "model-cache/" + "a/" * 3000,
+    "ä/" * 5000,
+]
+
+
+@pytest.mark.parametrize("written", [*LONG_NAMES, "a\0b", "../model-cache/a\0b"], ids=lambda text: repr(text[:16]))
+@pytest.mark.parametrize("key", ["model_path", "adapter_path"])
+def test_a_text_that_can_be_no_path_is_an_error_at_its_place(tmp_path: Path, key: str, written: str) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["input_model"][key] = written
+
+    found = [f for f in refused(tmp_path, change)[0] if f.severity == "error"]
+    rule = "model-not-found" if key == "model_path" else "file-not-found"
+    assert [(f.key, f.rule) for f in found] == [(f"input_model.{key}", rule)]
+    assert len(found[0].message) < 2000
+
+
 def test_a_folder_needs_a_config_of_the_model(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "model"
     folder.mkdir(parents=True)
