@@ -55,6 +55,26 @@ def test_yes_deletes_what_nothing_needs_and_a_name_what_it_names(cli: Cli, proje
     assert not project.token_cache.exists()
 
 
+def test_what_tasks_share_is_listed_for_each_and_waits_for_the_runs_of_all(
+    cli: Cli, project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = project.gen_model / "style"
+    add(outputs / ".work" / f"finetune-{'0' * 16}")
+    add(outputs / "runs")
+    task = ("--task-name", "style")
+    assert names(cli, project, *task) == {"unused": False, "stale": False, "tokens": False, "activations": False}
+    assert "of all tasks" in cli("clean", *task, "--project", project.root).out
+    monkeypatch.setattr("phi_runtime.core.locks.END_S", 0.0)
+    with exclusive(project.gen_model / LOCK):
+        assert cli("clean", "tokens", "--yes", *task, "--project", project.root).code == 6
+        assert names(cli, project, "stale", "--yes", *task)["stale"] is True
+    with exclusive(outputs / LOCK):
+        assert cli("clean", "tokens", "--yes", "--project", project.root).code == 6
+    assert names(cli, project, "tokens", "--yes", *task) == {"unused": False, "tokens": True, "activations": False}
+    assert not project.token_cache.exists()
+    assert (project.gen_model / ".work").is_dir()
+
+
 def test_a_model_that_any_config_of_the_project_uses_stays(cli: Cli, project: ProjectFolder) -> None:
     other = project.config.with_name("other.olive-config.json")
     config = json.loads(project.config.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.artifacts import delete_folder
 from phi_runtime.core.errors import PhiError, UsageError
 from phi_runtime.core.locks import exclusive
-from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.project import GEN_MODEL, ProjectFolder, tasks
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.core.trust import is_trusted
 from phi_runtime.models.place import base_model_path, input_adapter_path, model_folders
@@ -32,16 +32,16 @@ LOSSES: dict[Group, str] = {
     "base": "base model; downloaded again by the next run",
     "merged": "merged model; merged again for a chat with it, or for another export",
     "unfinished": "checkpoints of unfinished stages; the next run starts over",
-    "tokens": "tokenized data; made again by the next training",
-    "activations": "activations of frozen layers; computed again by the first epoch of the next training",
+    "tokens": "tokenized data of all tasks; made again by the next training",
+    "activations": "activations of frozen layers, of all tasks; computed again by the first epoch of the next training",
     "sweep": "trials of sweeps; a stopped search starts over",
     "optimize": "measured ONNX candidates; measured again by the next `optimize`",
     "seeds": "trainings with other seeds, of `evaluate --seeds`",
 }
 WITHOUT_LOSS: tuple[Group, ...] = ("unused", "stale")
+_SHARED: tuple[Group, ...] = ("unused", "base", "tokens", "activations")
+"""Groups that all tasks of a project use."""
 _FOLDERS: dict[Group, str] = {
-    "tokens": ".data",
-    "activations": ".activations",
     "sweep": "sweep",
     "optimize": "optimize*",
     "seeds": "seeds",
@@ -69,6 +69,8 @@ def removable(project: ProjectFolder, overrides: Overrides | None = None) -> lis
         *_unused_models(project),
         *_work(project, stages),
         *_not_needed(project, stages),
+        ("tokens", project.token_cache),
+        ("activations", project.activation_cache),
         *((group, path) for group, pattern in _FOLDERS.items() for path in sorted(project.gen_model.glob(pattern))),
     ]
     order = list(LOSSES)
@@ -83,10 +85,15 @@ def remove(project: ProjectFolder, parts: Sequence[Removable]) -> None:
     """Delete `parts`. What is deleted is complete or absent at any time; links are deleted, not what they lead to.
 
     Raises:
-        Conflict: A run is active in the project.
+        Conflict: A run of the task is active, or one of any task if `parts` are shared.
     """
+    folders = {project.gen_model}
+    if any(part.group in _SHARED for part in parts):
+        outputs = project.root / GEN_MODEL
+        folders |= {outputs, *(outputs / name for name in tasks(project))}
     with ExitStack() as locks:
-        locks.enter_context(exclusive(project.gen_model / LOCK))
+        for folder in sorted(folders):
+            locks.enter_context(exclusive(folder / LOCK))
         locks.enter_context(exclusive(project.fetch_lock))
         for part in parts:
             if part.path.is_symlink():
