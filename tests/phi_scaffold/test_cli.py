@@ -168,6 +168,24 @@ def test_wrong_usage_is_one_message_and_exit_code_2(
     assert "Traceback" not in result.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "finetune", "--until", "fetch"], "`finetune` comes after `fetch`"),
+        (["run", "--until", "merge", "--force", "export"], "`export` cannot be forced: it is not part of this run"),
+        (["run", "finetune", "--force", "evaluate", "--dry-run"], "phi-scaffold run evaluate --force evaluate"),
+        (["generate", " "], "there is no prompt"),
+        (["generate", "--prompt", ""], "there is no prompt"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(
+    cli: Cli, make_project: MakeProject, arguments: list[str], says: str
+) -> None:
+    result = cli(*arguments, "--project", make_project().root)
+    assert result.code == 2
+    assert says in result.err
+
+
 def test_an_invalid_config_lists_its_faults_and_exits_with_3(cli: Cli, make_project: MakeProject) -> None:
     project = make_project()
     edit_config(project, lambda c: c["passes"]["finetune"].update(alhpa=1))

@@ -164,6 +164,9 @@ def test_generated_files_become_those_of_this_version_and_the_second_update_does
     commit(project)
     again = update(cli, project, "--json")
     assert (again.code, again.json["files"], again.json["written"]) == (0, [], False)
+    preview = update(cli, project, "--diff")
+    assert (preview.code, preview.out) == (0, "")
+    assert f"has the template of phi-scaffold {__version__}" in preview.err
     assert files(project) == files(fresh) != before
 
 
@@ -262,7 +265,7 @@ def test_the_preview_shows_the_changes_and_writes_nothing(cli: Cli, created: Cal
 
 def test_long_generated_lines_are_not_in_the_preview(capsys: pytest.CaptureFixture[str]) -> None:
     change = merge.Change("x.json", "updated", b"{}", b"x" * 5000)
-    show_update.diff(project_module.Update("1", "2", (change,)))
+    show_update.diff(project_module.Update("1", "2", (change,)), quiet=False)
     assert len(capsys.readouterr().out) < 200
 
 

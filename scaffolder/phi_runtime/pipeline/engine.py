@@ -154,7 +154,7 @@ def select_stages(
     """Return the stages to run: `only` with the stages they need, and those up to `until`; all if neither is given.
 
     Raises:
-        UsageError: A name, also one in `force`, is not a stage.
+        UsageError: A name, also one in `force`, is not a stage, or a stage that is not part of the run.
     """
     order = stage_order(workflow)
     for name in [*only, *([until] if until else []), *force]:
@@ -166,7 +166,14 @@ def select_stages(
         return order
     selected = {FETCH, *(order[: order.index(until) + 1] if until else [])}
     for name in only:
+        if until and order.index(name) > order.index(until):
+            raise UsageError(f"`{name}` comes after `{until}`, where the run ends", fix="omit one of them")
         selected |= _with_inputs(workflow, name)
+    if outside := [name for name in force if name not in selected]:
+        raise UsageError(
+            f"`{outside[0]}` cannot be forced: it is not part of this run",
+            fix=f"phi-scaffold run {outside[0]} --force {outside[0]}",
+        )
     return [name for name in order if name in selected]
 
 

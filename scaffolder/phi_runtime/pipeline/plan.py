@@ -19,6 +19,7 @@ from phi_runtime.pipeline.graph import ModelGraph
 from phi_runtime.pipeline.stage import Stage, evaluation_stage
 
 LOCK = ".run.lock"
+_OLD_INPUT = "its input is out of date"
 _UNNEEDED = "deleted; what was built from it is up to date"
 
 
@@ -33,9 +34,21 @@ def plan(workflow: Workflow, project: ProjectFolder) -> list[Stage]:
     for name, training in evaluation_stages(workflow).items():
         models = compared_models(workflow.passes, training) if training else []
         stages.append(replace(evaluation_stage(workflow, project, name, graph.models), after=tuple(models)))
-    stages = [_with_work_state(stage, project) for stage in stages]
+    stages = [_with_work_state(stage, project) for stage in _with_old_inputs(stages)]
     unneeded = unneeded_stages(stages)
     return [replace(stage, state="deleted", why=_UNNEEDED) if stage.name in unneeded else stage for stage in stages]
+
+
+def _with_old_inputs(stages: Sequence[Stage]) -> list[Stage]:
+    """Say of stages whose inputs exist, and are built again by a stage before, that they are out of date."""
+    existing = {stage.name for stage in stages if stage.manifest is not None or stage.state == "cached"}
+    existing |= {BASE} if FETCH in existing else set()
+    return [
+        replace(stage, why=_OLD_INPUT)
+        if not stage.key and stage.manifest and existing.issuperset(stage.after)
+        else stage
+        for stage in stages
+    ]
 
 
 def unneeded_stages(stages: Sequence[Stage], selected: Collection[str] = (), force: Collection[str] = ()) -> set[str]:

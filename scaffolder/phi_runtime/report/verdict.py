@@ -149,8 +149,13 @@ def _ratios(facts: Facts, model: Model) -> list[str]:
     texts = []
     for ratio, more, less in pairs:
         if ratio and max(ratio, 1 / ratio) >= _NOTICEABLE:
-            texts.append(f"{max(ratio, 1 / ratio):.2g} × {more if ratio > 1 else less}")
+            texts.append(f"{times(max(ratio, 1 / ratio))} × {more if ratio > 1 else less}")
     return texts
+
+
+def times(ratio: float) -> str:
+    """Return a ratio with two digits: `4.7`, `12`, `153`."""
+    return f"{ratio:.2g}" if ratio < 99.5 else f"{ratio:,.0f}"  # .2g has an exponent from there on
 
 
 def _ratio(one: Model, other: Model, key: str) -> float | None:

@@ -53,7 +53,12 @@ class Ready:
     models: list[str]
 
 
-def serve(settings: ServerSettings, emit: Emit, on_ready: Callable[[Ready], None]) -> None:
+def serve(
+    settings: ServerSettings,
+    emit: Emit,
+    on_ready: Callable[[Ready], None],
+    on_loading: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     At the first signal, new requests get 503 and running ones may finish within `limits.stop_s`; a second signal ends them.
@@ -62,6 +67,7 @@ def serve(settings: ServerSettings, emit: Emit, on_ready: Callable[[Ready], None
         settings: Settings of the server.
         emit: Receives an event for each request, and warnings.
         on_ready: Called once the models are loaded.
+        on_loading: Called once the address is open, before the models are loaded.
 
     Raises:
         UsageError: The address is public and there is no key.
@@ -75,6 +81,7 @@ def serve(settings: ServerSettings, emit: Emit, on_ready: Callable[[Ready], None
             fix=f"set {KEY} in the environment or in .env, or serve on 127.0.0.1",
         )
     with listen(settings.host, settings.port) as listener:
+        on_loading()
         stopped_by = asyncio.run(_serve(settings, listener, emit, on_ready))
     if stopped_by == signal.SIGINT:
         raise KeyboardInterrupt

@@ -49,7 +49,7 @@ def generate(
     if prompt is not None and prompt_option is not None:
         raise UsageError("there are two prompts: PROMPT and --prompt", fix="remove one of them")
     prompt = prompt_option if prompt is None else prompt
-    if prompt is None and sys.stdin.isatty():
+    if (prompt is None and sys.stdin.isatty()) or (prompt is not None and not prompt.strip() and not raw):
         raise UsageError("there is no prompt", fix='add it: phi-scaffold generate "…", or pipe prompts, one a line')
     project = flags.enter_project()
     session, sampling = flags.open_session(project), flags.sampling(guide)

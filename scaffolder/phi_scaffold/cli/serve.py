@@ -102,9 +102,11 @@ def serve(
         facts = {"url": server.url, "models": server.models}
         print(json.dumps(facts) if flags.as_json else f"{server.url} serves {', '.join(server.models)}", flush=True)
 
-    if not flags.quiet:
-        print("loading …; Ctrl-C stops the server", file=sys.stderr)
-    run_server(settings, log, ready)
+    def loading() -> None:
+        if not flags.quiet:
+            print("loading …; Ctrl-C stops the server", file=sys.stderr)
+
+    run_server(settings, log, ready, loading)
 
 
 def _named_folder(value: str) -> tuple[str, Path]:

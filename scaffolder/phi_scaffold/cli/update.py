@@ -32,7 +32,7 @@ def update(
     if flags.as_json:
         show_update.as_json(result, written=not diff, diff=diff)
     elif diff:
-        show_update.diff(result)
+        show_update.diff(result, quiet=flags.quiet)
     else:
         show_update.updated(result, quiet=flags.quiet)
     if result.conflicts:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from phi_scaffold.update.merge import Change
     from phi_scaffold.update.project import Update
 
+_UP_TO_DATE = "This project has the template of phi-scaffold {}."
 _LONGEST_LINE = 1000  # characters; longer ones are in generated files that nobody reads
 
 
 def updated(result: Update, *, quiet: bool) -> None:
     """Print each changed file, and what to do next."""
     if not result.changes:
-        print(f"This project has the template of phi-scaffold {result.new}.")
+        print(_UP_TO_DATE.format(result.new))
         return
     print(f"phi-scaffold {result.old} → {result.new}")
     for change in result.changes:
@@ -49,8 +50,10 @@ def _place(change: Change) -> str:
     return change.path + "".join(f"{',' if n else ':'}{line}" for n, line in enumerate(change.lines))
 
 
-def diff(result: Update) -> None:
-    """Print the changes as a unified diff."""
+def diff(result: Update, *, quiet: bool) -> None:
+    """Print the changes as a unified diff; on stderr, unless `quiet`, that there are none."""
+    if not result.changes and not quiet:
+        print(_UP_TO_DATE.format(result.new), file=sys.stderr)
     for change in result.changes:
         if change.writes:
             print(_diff(change), end="")

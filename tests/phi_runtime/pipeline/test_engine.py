@@ -176,7 +176,8 @@ def test_what_changed_makes_its_stage_and_those_after_it_stale_and_is_named(make
     edit_config(project, lambda c: c["passes"]["finetune"].update(alpha=8))
     stages = {s.name: s for s in plan(load_workflow(project.config), project)}
     assert (stages["finetune"].state, stages["finetune"].why) == ("stale", "alpha: 32.0 → 8.0")
-    assert stages["merge"].state == "stale"
+    assert (stages["merge"].state, stages["merge"].why) == ("stale", "its input is out of date")
+    assert (stages["export"].state, stages["export"].why) == ("missing", "its input does not exist yet")
     edit_config(project, lambda c: c["passes"]["finetune"].update(alpha=32))
     assert states(project)["merge"] == "cached"
 

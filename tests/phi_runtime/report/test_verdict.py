@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.report.verdict import Verdict
+from phi_runtime.report.verdict import Verdict, times
 from tests.phi_runtime.report.projects import (
     BASE,
     CONFIG,
@@ -68,6 +68,13 @@ def test_a_good_project_is_ready_and_has_no_finding(build: Build) -> None:
         "int4 costs nothing measurable, is 4.7 × smaller"
     )
     assert verdict.commands == ("phi-scaffold chat", "phi-scaffold serve", "phi-scaffold report --open")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(1.24, "1.2"), (4.66, "4.7"), (99.4, "99"), (99.7, "100"), (153.4, "153"), (12345, "12,345")]
+)
+def test_a_ratio_has_no_exponent(ratio: float, text: str) -> None:
+    assert times(ratio) == text
 
 
 def test_overfitting_comes_before_the_missing_gain_that_it_explains(build: Build) -> None:

@@ -21,6 +21,7 @@ def test_a_public_address_needs_a_key(project: ProjectFolder, cli: Cli, monkeypa
         assert refused.code == 2
         assert "no API key" in refused.err
         assert "PHI_SCAFFOLD_API_KEY" in refused.err
+        assert "loading" not in refused.err
 
 
 def test_two_servers_cannot_share_a_port(server: Server, project: ProjectFolder, cli: Cli) -> None:
