@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gzip
 import io
 import json
@@ -112,7 +113,7 @@ def run_command(*arguments: str) -> None:
     """Run a command of phi-scaffold in this process. Raises Fault if it blames itself."""
     out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = guarded(command_line(list(arguments)))
+        code = guarded(functools.partial(command_line(), list(arguments)))
         err.flush()
         said = err.buffer.getvalue().decode(errors="replace")  # type: ignore[attr-defined]
     if BUG in said or "Traceback" in said or code not in (0, 2, 3, 4):

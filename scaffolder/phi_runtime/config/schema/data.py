@@ -269,7 +269,7 @@ class PreProcess(Strict):
         return (self.message_col,) if isinstance(self.message_col, str) else tuple(self.message_col)
 
 
-class DataConfig(Strict):
+class DataConfig(Strict, defer_build=False):
     """A dataset with a name that passes refer to."""
 
     name: str = Field(

@@ -72,7 +72,7 @@ class Constraints(Strict):
     )
 
 
-class Evaluation(Strict):
+class Evaluation(Strict, defer_build=False):
     """evaluation.json: how models are compared on the test rows, or on the validation rows if there are none."""
 
     task: Task = Field(

@@ -24,7 +24,8 @@ class Workflow(Strict):
         min_length=1, description="Machines by name; `host` and `target` refer to them."
     )
     data_configs: list[DataConfig] = Field(
-        default_factory=list, description="Datasets that the training passes refer to by name."
+        default_factory=lambda: [],  # the signature of `list` is a text, which pydantic would parse
+        description="Datasets that the training passes refer to by name."
     )
     passes: dict[str, AnyPass] = Field(
         min_length=1, description=("Stages by name, in the order in which they run: fine-tune, merge, export.")
