@@ -30,6 +30,8 @@ PHI_3 = [f"microsoft/Phi-3-{size}-{length}-instruct" for size in ("mini", "mediu
         ("phi4 mini", MINI),
         ("phi-4-mini", MINI),
         ("mini-reasoning", REASONING),
+        ("phi3", PHI_3[0]),
+        ("Phi-3", PHI_3[0]),
         ("phi 3.5", "microsoft/Phi-3.5-mini-instruct"),
         ("smollm2 135m", "smollm2-135m"),
         ("gemma 3", "google/gemma-3-1b-it"),
@@ -50,7 +52,7 @@ def test_an_owner_means_all_its_models(name: str) -> None:
     assert found == [id_ for id_ in catalog().models if id_.casefold().startswith(name.casefold())]
 
 
-@pytest.mark.parametrize(("name", "ids"), [("phi3", PHI_3), ("Phi-3", PHI_3), ("qwen9", []), ("", [])])
+@pytest.mark.parametrize(("name", "ids"), [("Phi-3-mini", PHI_3[:2]), ("qwen9", []), ("", [])])
 def test_a_part_of_several_names_is_not_guessed(name: str, ids: list[str]) -> None:
     assert matching_models(name) == ids
     with pytest.raises(UsageError, match="is a part of" if ids else "unknown model") as caught:
@@ -94,6 +96,14 @@ def test_the_documentation_lists_the_models_that_do_not_work() -> None:
     rows = page.partition("## Not in the catalog")[2].partition("\n## ")[0]
     for model in catalog().unsupported:
         assert model.id in rows, model.id
+
+
+def test_a_family_means_its_usual_model_and_the_others_are_named(cli: Cli, tmp_path: Path) -> None:
+    assert matching_models("phi3") == PHI_3
+    notes = cli("new", tmp_path / "p", "--model", "phi3", "--yes", "--no-git", "--json").json["notes"]
+    assert notes[0] == f"`phi3` is {PHI_3[0]}; others are {', '.join(PHI_3[1:])}"
+    notes = cli("new", tmp_path / "q", "--model", PHI_3[0], "--yes", "--no-git", "--json").json["notes"]
+    assert not any("others are" in note for note in notes)
 
 
 @pytest.mark.parametrize("name", ["./none", "../none", "~/none", "/none/at/all", r"C:\models\none"])

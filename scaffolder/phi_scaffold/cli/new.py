@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,6 +120,7 @@ def new(
     """
     from phi_scaffold.new import generate
     from phi_scaffold.new.answers import check_name, command_line
+    from phi_scaffold.new.base_models import note_on_family
     from phi_scaffold.new.questions import answers_from, read_answers
     from phi_scaffold.show import new as show_new
     from phi_scaffold.show.findings import not_valid_yet, print_findings
@@ -151,6 +153,8 @@ def new(
     else:
         answers = answers_from(settings)
     project = generate.new(folder, answers, existing=existing, force=force, dry_run=dry_run)
+    if note := note_on_family(str(settings.get("model") or ""), answers.model):
+        project = replace(project, notes=(note, *project.notes))
     repository = git and not dry_run and generate.init_git(project.folder)
     if open_editor and not dry_run:
         _open_in_vs_code(project.folder)

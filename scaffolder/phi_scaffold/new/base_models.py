@@ -24,6 +24,8 @@ _ADDRESS = re.compile(
 )
 _PATH = re.compile(r"[./~\\]|[A-Za-z]:[\\/]|.*\\")
 UNKNOWN_CONTEXT = 2048  # tokens assumed for a model whose config.json does not say
+FAMILIES = {("phi", "3"): "microsoft/Phi-3-mini-4k-instruct"}
+"""Names of families, as words, and the model that each means without a size."""
 _VARIANTS = (["instruct"], ["it"], ["chat"])  # words that a name of the usual variant of a model may lack
 
 
@@ -104,7 +106,7 @@ def find_base_model(name: str) -> str:
 
     Args:
         name: A catalog id in any case and with or without its owner, an address or id of the Hub, a folder with a model, or
-            a part of one catalog id (`phi-4-mini`, `llama 3.2`).
+            a part of one catalog id (`phi-4-mini`, `llama 3.2`), or a family (`phi3`).
 
     Raises:
         UsageError: `name` is none of these, a part of several ids, which the fix lists, or a model that cannot be used.
@@ -127,12 +129,22 @@ def find_base_model(name: str) -> str:
         return name
     if len(found) == 1:
         return found[0]
+    if usual := FAMILIES.get(tuple(_words(name))):
+        return usual
     if found:
         raise UsageError(f"`{name}` is a part of {len(found)} model names", fix=f"choose one of {', '.join(found)}")
     raise UsageError(
         f"unknown model `{name}`{did_you_mean(name, catalog().models)}",
         fix="see `phi-scaffold models`, or use a hub id: OWNER/NAME",
     )
+
+
+def note_on_family(name: str, id_: str) -> str:
+    """Return a note on the other models of a family if `name` is one, of which `id_` was chosen; else ""."""
+    if "/" in name or FAMILIES.get(tuple(_words(name))) != id_ or known_id(name):
+        return ""
+    others = [other for other in matching_models(name) if other != id_]
+    return f"`{name}` is {id_}; others are {', '.join(others)}"
 
 
 def _refuse_unsupported(name: str) -> None:
