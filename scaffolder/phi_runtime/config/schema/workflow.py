@@ -25,7 +25,7 @@ class Workflow(Strict):
     )
     data_configs: list[DataConfig] = Field(
         default_factory=lambda: [],  # the signature of `list` is a text, which pydantic would parse
-        description="Datasets that the training passes refer to by name."
+        description="Datasets that the training passes refer to by name.",
     )
     passes: dict[str, AnyPass] = Field(
         min_length=1, description=("Stages by name, in the order in which they run: fine-tune, merge, export.")
