@@ -24,7 +24,7 @@ _ADDRESS = re.compile(
 )
 _PATH = re.compile(r"[./~\\]|[A-Za-z]:[\\/]|.*\\")
 UNKNOWN_CONTEXT = 2048  # tokens assumed for a model whose config.json does not say
-FAMILIES = {("phi", "3"): "microsoft/Phi-3-mini-4k-instruct"}
+FAMILIES: dict[tuple[str, ...], str] = {("phi", "3"): "microsoft/Phi-3-mini-4k-instruct"}
 """Names of families, as words, and the model that each means without a size."""
 _VARIANTS = (["instruct"], ["it"], ["chat"])  # words that a name of the usual variant of a model may lack
 
