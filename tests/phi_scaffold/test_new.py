@@ -152,6 +152,13 @@ def test_unusable_data_is_refused_with_its_line_and_nothing_is_written(
     assert not (inside / "p").exists()
 
 
+def test_a_single_row_is_said_to_be_too_few(cli: Cli, inside: Path) -> None:
+    (inside / "one.csv").write_text("text,label\nit rains,cold\n", encoding="utf-8")
+    result = cli("new", "p", "--yes", "--no-git", "--data", "one.csv")
+    assert "data: 1 row, text → label" in result.out
+    assert "no validation row: 1 row is too few" in result.out
+
+
 def test_a_column_that_the_data_has_not_is_named_with_those_it_has(cli: Cli, inside: Path) -> None:
     (inside / "d.jsonl").write_text(ROWS)
     result = cli("new", "p", "--yes", "--data", "d.jsonl", "--columns", "question,anwser")

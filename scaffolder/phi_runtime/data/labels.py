@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 FEWEST_ROWS = 20  # of validation or test
+_SPACES_AND_QUOTES = re.compile(r"[\s\"'`“”„‟‘’‚«»]+")
 _LONGEST = 40  # characters of a label in a message
 _QUESTIONS = 200_000  # distinct questions that `Questions` compares, in about 50 MB
 _NAMED = 5  # labels that one remark names
@@ -24,9 +26,9 @@ def label_remarks(labels: Mapping[str, int]) -> list[str]:
         remarks.append(f"all rows have the label {_names(labels)}: the model learns nothing from the questions")
     same: defaultdict[str, list[str]] = defaultdict(list)
     for label in labels:
-        same["".join(label.casefold().split())].append(label)
+        same[_SPACES_AND_QUOTES.sub("", label.casefold())].append(label)
     remarks += [
-        f"the labels {_names(group)} differ in case or spaces only: write them alike"
+        f"the labels {_names(group)} differ in case, spaces or quotes only: write them alike"
         for group in same.values()
         if len(group) > 1
     ]

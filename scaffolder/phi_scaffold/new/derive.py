@@ -68,7 +68,10 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
     if source:
         columns = answers.data_columns or columns_of(source, answers.columns, answers.prompt_template)
         notes += [data_note(columns, source), *_unused_notes(columns), *columns.remarks]
-        notes += few_rows(round(EVAL_DATASET_SIZE * columns.questions))
+        held_out = round(EVAL_DATASET_SIZE * columns.questions)
+        notes += few_rows(held_out)
+        if columns.questions and not held_out:
+            notes.append(f"no validation row: {_count(columns.rows, 'row is', 'rows are')} too few, and nothing measures the model")
         renaming = renamed(columns, source)
         columns, originals = renaming.columns, renaming.originals
         notes += renaming.notes
@@ -236,13 +239,17 @@ def data_note(columns: Columns, source: HubData | LocalData) -> str:
         return f"data: {source.id} on the Hub, {shown}; `phi-scaffold data check` downloads and checks it"
     if columns.kind == "chat":
         names = dict.fromkeys([*columns.inputs, columns.answer])
-        return f"data: {columns.rows} conversations in `{'`, `'.join(names)}`"
+        return f"data: {_count(columns.rows, 'conversation', 'conversations')} in `{'`, `'.join(names)}`"
     if columns.kind == "text":
-        return f"data: {columns.rows} rows of free text in `{columns.answer}`"
+        return f"data: {_count(columns.rows, 'row', 'rows')} of free text in `{columns.answer}`"
     shown = ", ".join(textwrap.shorten(label, _LONGEST_LABEL, placeholder="…") for label in columns.labels[:8])
     labels = f", {len(columns.labels)} label{'s' * (len(columns.labels) > 1)}: {shown}" if columns.labels else ""
     labels += ", …" if len(columns.labels) > 8 else ""
-    return f"data: {columns.rows} rows, {' + '.join(columns.inputs)} → {columns.answer}{labels}"
+    return f"data: {_count(columns.rows, 'row', 'rows')}, {' + '.join(columns.inputs)} → {columns.answer}{labels}"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _unused_notes(columns: Columns) -> list[str]:

@@ -42,6 +42,8 @@ def test_the_same_questions_contradict_each_other_while_they_are_read() -> None:
         ({"warm": 20}, [["warm"]]),
         ({"warm": 19, "cold": 1}, [["cold"]]),
         ({"Warm": 9, "warm": 9, "very  cold": 4, "very cold": 3, "coldish": 2}, [["Warm", "warm"], ["very cold"]]),
+        ({"WARM": 9, "“warm ”": 9, "'cold'": 4, "cold": 3}, [["WARM", "“warm ”"], ["'cold'", "cold"]]),
+        ({"C": 9, "C++": 9, "+1": 9, "-1": 9}, []),
         ({"warm": 9, "cold": 1, "Warm": 1}, [["warm", "Warm"], ["cold", "Warm"]]),
     ],
 )
