@@ -71,7 +71,9 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         held_out = round(EVAL_DATASET_SIZE * columns.questions)
         notes += few_rows(held_out)
         if columns.questions and not held_out:
-            notes.append(f"no validation row: {_count(columns.rows, 'row is', 'rows are')} too few, and nothing measures the model")
+            notes.append(
+                f"no validation row: {_count(columns.rows, 'row is', 'rows are')} too few, and nothing measures the model"
+            )
         renaming = renamed(columns, source)
         columns, originals = renaming.columns, renaming.originals
         notes += renaming.notes
