@@ -54,7 +54,8 @@ def main() -> None:
             "copier copy --defaults": [copier, "copy", "--defaults", "--quiet", str(template), "made"],
         }
         if len(sys.argv) > 1:
-            commands["phi-scaffold run (cached)"] = [phi, "run", "--project", str(Path(sys.argv[1]).absolute())]
+            project = ["--project", str(Path(sys.argv[1]).absolute())]
+            commands |= {"phi-scaffold status": [phi, "status", *project], "phi-scaffold run (cached)": [phi, "run", *project]}
         taken: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(ROUNDS + 1):
             for name, command in commands.items():
