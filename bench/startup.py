@@ -55,7 +55,10 @@ def main() -> None:
         }
         if len(sys.argv) > 1:
             project = ["--project", str(Path(sys.argv[1]).absolute())]
-            commands |= {"phi-scaffold status": [phi, "status", *project], "phi-scaffold run (cached)": [phi, "run", *project]}
+            commands |= {
+                "phi-scaffold status": [phi, "status", *project],
+                "phi-scaffold run (cached)": [phi, "run", *project],
+            }
         taken: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(ROUNDS + 1):
             for name, command in commands.items():
