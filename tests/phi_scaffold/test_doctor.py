@@ -137,6 +137,22 @@ def test_the_disk_must_hold_what_run_writes(
     assert (check.level, check.value) == (level, int(free))
 
 
+def test_a_training_that_does_not_fit_into_memory_is_noted_with_one_that_does(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project()
+    needs, _ = needs_of(project)
+    assert (needs.too_large, needs.fitting) == ("", "")
+    assert machine.memory(needs).level == "good"
+    monkeypatch.setattr("phi_runtime.training.forecast.free_bytes", lambda _: int(1e6))
+    needs, _ = needs_of(project)
+    check = machine.memory(needs)
+    assert (check.level, check.fix) == ("note", needs.fitting)
+    assert "; `finetune` takes about " in check.message
+    assert check.message.endswith(" and 1.0 MB are free")
+    assert check.fix
+
+
 def test_the_needs_of_a_project_are_those_of_its_next_run(make_project: MakeProject) -> None:
     project = make_project()
     needs, (config,) = needs_of(project)

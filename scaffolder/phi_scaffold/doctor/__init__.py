@@ -19,7 +19,7 @@ def examine(project: ProjectFolder | Path) -> list[Check]:
         machine.python(),
         *config,
         machine.cores(),
-        machine.memory(),
+        machine.memory(needs),
         machine.disk(project, needs),
         *machine.folders(project),
         gpu,

@@ -52,9 +52,11 @@ def cores() -> Check:
     )
 
 
-def memory() -> Check:
-    """Return the memory that this process may use."""
+def memory(needs: Needs) -> Check:
+    """Return the memory that this process may use, and a training that is not likely to fit into it or into that of the GPU."""
     total = memory_bytes()
+    if needs.too_large:
+        return Check("note", "memory", f"{total / 1e9:.1f} GB; {needs.too_large}", needs.fitting, total)
     if total < _SMALL_MEMORY_BYTES:
         return Check(
             "note",
