@@ -14,9 +14,9 @@ In training, with P parameters, h hidden and i intermediate size, L layers, B ro
 - adapter: 4 bytes a weight, always float32
 - gradients and optimizer: 4 bytes for each trained weight, and 8 for AdamW's two moments (16P in all: Rajbhandari et al.
   2020, https://arxiv.org/abs/1910.02054, §3.1). With one batch a step, gradients grow as activations shrink: the larger counts
-- activations: eBT(8h + 3i) a layer, from the first adapted one on, and 2eBT for each input of an adapter, or eBTh with gradient
-  checkpointing; in addition the layer that is computed (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, for Phi-3's
-  layers and fused attention)
+- activations: eBT(8h + 2i) a layer, from the first adapted one on, and 2eBT for each input of an adapter; with gradient
+  checkpointing eBTh, and i more in the layer that is recomputed (training/gated_mlp.py); in addition the layer that is computed
+  (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, for Phi-3's layers and fused attention)
 - logits: two chunks of training/loss.py, never BTV
 - fixed: the imported libraries, and on a GPU the CUDA context
 
@@ -179,6 +179,8 @@ def _activations(shape: Shape, job: Job) -> int:
         if job.method == "full"
         else 8 * h + 3 * i + (2 if job.dropout else 1) * job.adapter_inputs / layers
     )
+    if not job.checkpointing:
+        kept -= i  # training/gated_mlp.py
     layer = e * positions * (kept + norms) + 4 * job.rebuilt / layers
     if job.eager:
         layer += (2 * e + 4) * job.batch * shape.heads * job.tokens**2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,8 @@ def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
     from peft.helpers import disable_input_dtype_casting
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    from phi_runtime.training.gated_mlp import recomputed_gates
+
     run = prepare(context, trainable)
     data, trainer, stop = run.data, run.trainer, run.stop
     checkpoint = _resume_point(context, trainer)
@@ -113,7 +116,12 @@ def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
     # and peft 0.21.2 fails for them.
     layers = [module for module in trainer.model.modules() if isinstance(module, BaseTunerLayer)]
     casts = run.dtype != "float32" and all(hasattr(layer, "cast_input_dtype_enabled") for layer in layers)
-    with handled_by(stop.on_signal), run.resources, disable_input_dtype_casting(trainer.model, active=casts):
+    with (
+        handled_by(stop.on_signal),
+        run.resources,
+        disable_input_dtype_casting(trainer.model, active=casts),
+        recomputed_gates(trainer.model) if context.config.recomputes_gates else nullcontext(),
+    ):
         if checkpoint is None or not _restore_stopped_early(trainer, checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.caught:

@@ -174,6 +174,13 @@ class FinetunePass(Pass):
         return self.torch_dtype
 
     @property
+    def recomputes_gates(self) -> bool:
+        """True if act(gate) of each MLP is computed again in the backward pass, and no setting takes care of memory instead."""
+        settings = self.training_args
+        others = ("gradient_checkpointing", "torch_compile", "use_liger_kernel", "fsdp", "deepspeed")
+        return not any(getattr(settings, key) for key in others)
+
+    @property
     def rounds_base(self) -> bool:
         """True if every other step sees the base as the int4 export rounds it."""
         return False
