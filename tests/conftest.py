@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ for _name, _value in {
     "HF_HUB_OFFLINE": "1",
     "ORT_DISABLE_TELEMETRY": "1",
     "OMP_NUM_THREADS": "1",  # pytest-xdist has a worker per core, and two threads on a busy core wait for each other
+    "OMP_WAIT_POLICY": "passive",  # the few tests with two threads
     "PHI_SCAFFOLD_BFLOAT16": "0",  # the same numbers on every machine
     "PHI_SCAFFOLD_CORES": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -38,6 +40,7 @@ _state = tempfile.TemporaryDirectory(
 os.environ["XDG_STATE_HOME"] = _state.name
 os.fsync = zygote.no_fsync
 zygote.install()
+gc.set_threshold(100_000)  # as the command line does
 
 # Files and folders that take long, and the seconds of all their tests: these start first, so that no worker ends alone with one of
 # them. The folder of the server has a server that all its tests share.
@@ -79,6 +82,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for tests in sorted(files.values(), key=len, reverse=True):  # the workers get the same number of tests
         min(parts, key=len).extend(tests)
     items[:] = [item for part in parts for item in part]
+    gc.freeze()  # a collection of garbage looks no more at what stays until the end
 
 
 @pytest.fixture

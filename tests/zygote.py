@@ -20,6 +20,7 @@ import importlib
 import logging
 import os
 import pickle
+import pkgutil
 import resource
 import runpy
 import signal
@@ -46,9 +47,11 @@ PRELOAD = (
     "accelerate.commands.launch",
     "onnxruntime",
     "onnxruntime_genai.models.builder",
-    "phi_runtime.pipeline.engine",
-    "phi_runtime.training.trainer",
+    "sklearn.linear_model",
+    "openai",
+    "pytest",
 )
+OURS = ("phi_runtime", "phi_scaffold")
 LEAVES = (  # modules that start no Python process, which `_refuse_python` holds
     "phi_runtime.evaluation.model_processes",
     "phi_runtime.evaluation.worker",
@@ -255,7 +258,8 @@ def main() -> None:
     """Import the libraries, then fork whatever the other end of the connection requests, until it closes."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.fsync = no_fsync
-    for name in PRELOAD:
+    gc.disable()  # these imports allocate millions of objects that stay
+    for name in (*PRELOAD, *modules_of(OURS)):
         with suppress(ImportError):
             importlib.import_module(name)
     with suppress(ImportError):  # transformers compiles 900 patterns before it loads its first model: 0.2 s of CPU
@@ -265,7 +269,15 @@ def main() -> None:
     sys.path[:] = [folder for folder in sys.path if folder not in own]
     gc.collect()
     gc.freeze()
+    gc.enable()
     serve(connection)
+
+
+def modules_of(packages: Sequence[str]) -> list[str]:
+    """List the modules of installed packages, but those that `python -m PACKAGE` runs."""
+    roots = [importlib.import_module(name) for name in packages]
+    found = [info.name for root in roots for info in pkgutil.walk_packages(root.__path__, f"{root.__name__}.")]
+    return [name for name in found if not name.endswith(".__main__")]
 
 
 def serve(connection: socket.socket, on_signal: signal.Handlers = signal.SIG_IGN) -> NoReturn:
@@ -383,8 +395,10 @@ def run(command: Command) -> int:
         install()
     else:
         subprocess.Popen._execute_child = _refuse_python  # type: ignore[attr-defined]
-    if command.program == WORKER_CODE:  # it imports our modules itself: slipcover instruments them then
-        for name in [name for name in sys.modules if name.startswith(("phi_runtime", "phi_scaffold"))]:
+    if (
+        command.program == WORKER_CODE and "SLIPCOVER_ENABLED" in os.environ
+    ):  # it instruments modules as they are imported
+        for name in [name for name in sys.modules if name.startswith(OURS)]:
             del sys.modules[name]
     sys.argv = ["-c" if command.kind == "-c" else command.program, *command.arguments]
     sys.orig_argv = list(command.argv)

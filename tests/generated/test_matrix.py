@@ -286,11 +286,11 @@ def test_the_defaults_of_copier_yml_are_those_that_new_derives_for_its_samples(m
         "max_seq_len",
         "max_new_tokens",
     )
+    defaults = {setting: jinja2.Template(questions[setting]["default"]) for setting in settings}
     for task, target in itertools.product(TASKS, TARGETS):
         derived = derive.derive(Answers(model, task=task, method=method, target=target))[0]
-        for setting in settings:
-            default = jinja2.Template(questions[setting]["default"]).render(derived)
-            assert default == str(derived[setting]), (setting, task, target)
+        for setting, default in defaults.items():
+            assert default.render(derived) == str(derived[setting]), (setting, task, target)
 
 
 def test_the_help_of_new_lists_every_task_method_and_target() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ def groups_of(rows: Sequence[RowResult]) -> list[int] | None:
 
 def write_rows(path: Path, rows: Iterable[RowResult]) -> None:
     """Write one JSON object per row."""
-    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row, default=vars, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[RowResult]:

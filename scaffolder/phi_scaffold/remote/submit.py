@@ -5,6 +5,7 @@ For clusters that this machine cannot submit to, `emit` writes their files inste
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -181,15 +182,20 @@ def _require_no_pass_here(workflow: Workflow, stages: Sequence[str]) -> None:
 
 def own_package(base_model: str) -> Any:
     """Return phi-scaffold itself for a job; the tokenizers of embedded models only if `base_model` is one."""
+    from phi_runtime.models.embedded import EMBEDDED
+
+    used = base_model.replace("\\", "/").rpartition("model-cache/")[2]
+    return _package_without(tuple(model.tokenizer for name, model in EMBEDDED.items() if name != used))
+
+
+@functools.cache  # compressing it takes a second
+def _package_without(tokenizers: tuple[str, ...]) -> Any:
     import phi_runtime
     import phi_scaffold
-    from phi_runtime.models.embedded import EMBEDDED
     from phi_runtime.remote.package import package
 
     folders = [Path(str(module.__file__)).parent for module in (phi_runtime, phi_scaffold)]
-    used = base_model.replace("\\", "/").rpartition("model-cache/")[2]
-    unused = [model.tokenizer for name, model in EMBEDDED.items() if name != used]
-    return package(folders, phi_scaffold.__version__, without=unused)
+    return package(folders, phi_scaffold.__version__, without=tokenizers)
 
 
 def _report_submission(status: Status, say: Callable[[str], None], *, is_new: bool) -> None:

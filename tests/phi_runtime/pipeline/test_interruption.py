@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
-from tests.conftest import Listener, MakeProject, states, weights
+from tests.conftest import Listener, MakeProject, states, tiny_project, weights
 
 
 def training(project: ProjectFolder, until_step: int) -> subprocess.Popen[str]:
@@ -32,16 +33,22 @@ def training(project: ProjectFolder, until_step: int) -> subprocess.Popen[str]:
     return process
 
 
+SETTINGS: dict[str, Any] = {"max_steps": 40, "save_steps": 5, "passes": {"finetune": {"lora_dropout": 0.1}}}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_phi3: Path, tmp_path_factory: pytest.TempPathFactory) -> ProjectFolder:
+    """A project whose training was not interrupted."""
+    project = tiny_project(tmp_path_factory.mktemp("uninterrupted") / "whole", tiny_phi3, **SETTINGS)
+    run(project, Listener(), until="finetune")
+    return project
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_training_saves_and_the_next_run_ends_byte_identical(
-    make_project: MakeProject, number: signal.Signals
+    whole: ProjectFolder, make_project: MakeProject, number: signal.Signals
 ) -> None:
-    settings: dict[str, Any] = {"max_steps": 40, "save_steps": 5}
-    dropout = {"finetune": {"lora_dropout": 0.1}}
-    whole = make_project("whole", passes=dropout, **settings)
-    run(whole, Listener(), until="finetune")
-
-    stopped = make_project("stopped", passes=dropout, **settings)
+    stopped = make_project("stopped", **SETTINGS)
     process = training(stopped, until_step=7)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)

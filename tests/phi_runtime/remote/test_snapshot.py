@@ -19,7 +19,7 @@ from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.remote.package import ARCHIVE, FOLDER, UNPACK, package
-from phi_runtime.remote.snapshot import Snapshot, project_files
+from phi_runtime.remote.snapshot import Snapshot, SnapshotFile, project_files
 
 PACKAGES = [Path(phi_runtime.__file__).parent, Path(phi_scaffold.__file__).parent]
 
@@ -89,8 +89,12 @@ def test_data_outside_of_the_project_is_refused(remote_project: ProjectFolder, t
         snapshot_of(remote_project)
 
 
-def test_the_package_has_the_same_bytes_each_time_and_runs_the_command(tmp_path: Path) -> None:
-    packed = package(PACKAGES, phi_scaffold.__version__)
+@pytest.fixture(scope="module")
+def packed() -> SnapshotFile:
+    return package(PACKAGES, phi_scaffold.__version__)
+
+
+def test_the_package_has_the_same_bytes_each_time_and_runs_the_command(packed: SnapshotFile, tmp_path: Path) -> None:
     assert packed.content == package(PACKAGES, phi_scaffold.__version__).content
     assert len(packed.content) < 930_000  # 1 MB with the data of the demo
     (tmp_path / ARCHIVE).write_bytes(packed.content)
@@ -101,8 +105,8 @@ def test_the_package_has_the_same_bytes_each_time_and_runs_the_command(tmp_path:
     assert "--until" in shown.stdout
 
 
-def test_the_package_has_every_module_that_run_imports(tmp_path: Path) -> None:
-    (tmp_path / ARCHIVE).write_bytes(package(PACKAGES, phi_scaffold.__version__).content)
+def test_the_package_has_every_module_that_run_imports(packed: SnapshotFile, tmp_path: Path) -> None:
+    (tmp_path / ARCHIVE).write_bytes(packed.content)
     subprocess.run([sys.executable, *UNPACK[1:]], cwd=tmp_path, check=True)
     modules, packed = modules_in(PACKAGES[0].parent), modules_in(tmp_path / FOLDER)
     waiting = ["phi_runtime.remote.worker", "phi_scaffold.__main__", "phi_scaffold.cli.run"]
