@@ -52,9 +52,15 @@ class KeyTable:
 
 def drop_nulls(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
     """Drop each null whose field takes none: in Olive most options may be null, which means their default."""
-    for key, field_ in model.model_fields.items():
+    for key, field_ in _written(draft, at, model):
         if draft.get((*at, key)) is None and not takes_null(field_):
             draft.drop((*at, key), EMPTY)
+
+
+def _written(draft: Draft, at: KeyPath, model: type[Strict]) -> list[tuple[str, FieldInfo]]:
+    """Return the fields of `model` that the object at `at` has, in their order."""
+    keys = set(draft.keys(at))
+    return [(key, field_) for key, field_ in model.model_fields.items() if key in keys]
 
 
 def takes_null(field: FieldInfo) -> bool:
@@ -75,7 +81,7 @@ def fix_case(draft: Draft, at: KeyPath, names: Sequence[str]) -> None:
 
 def fix_values(draft: Draft, at: KeyPath, model: type[Strict]) -> None:
     """Write flags as true and false, and named values in their own case: Olive reads 1 as true and ignores case and blanks."""
-    for key, field_ in model.model_fields.items():
+    for key, field_ in _written(draft, at, model):
         path = (*at, key)
         value = draft.get(path)
         if type(value) is int and value in (0, 1) and is_flag(field_):
