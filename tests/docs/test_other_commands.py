@@ -72,7 +72,8 @@ def fault(command: list[str], project: Path, setup: ModuleType, monkeypatch: pyt
     if first == "make" and rest:
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         return "" if rest[0] in targets else f"there is no target {rest[0]}"
-    if first in ("pip", "pipx", "uv", "uvx"):
+    # setuptools, which torch compiles with, cannot be imported in a process that has looked for the module pip
+    if first in ("pip", "pipx", "uv", "uvx") or rest[:2] == ["-m", "pip"]:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
             "optional-dependencies"
         ]
