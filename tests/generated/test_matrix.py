@@ -282,6 +282,7 @@ def test_the_defaults_of_copier_yml_are_those_that_new_derives_for_its_samples(m
         "gradient_accumulation_steps",
         "gradient_checkpointing",
         "int4_aware",
+        "int4_calibrated",
         "text_column",
         "max_seq_len",
         "max_new_tokens",

@@ -104,7 +104,8 @@ def _ignored(step: ExportPass, provider: str | None) -> Iterator[tuple[tuple[str
                 yield place, f"it is for weights of 4 or 8 bits, and the precision is {step.precision}"
         return
     if step.int4_calibration and not step.is_calibrated:
-        yield ("int4_calibration",), 'it is for `"int4_algo_config": "gptq"`'
+        other = 'it is for `"int4_algo_config": "gptq"`' if step.precision == "int4" else "the precision is int8"
+        yield ("int4_calibration",), other
     if same := [name for name, bits in step.other_bits.items() if bits == step.precision]:
         yield _place_of_bits(step), f"{same[0]} has {step.precision[3:]} bits like all other weights"
 
@@ -135,7 +136,10 @@ def _rounding(step: ExportPass) -> Iterator[_Conflict]:
 
 def _calibration(step: ExportPass, *, has_rows: bool) -> Iterator[_Conflict]:
     """Yield what excludes a calibration of the 4-bit weights."""
-    place = ("int4_algo_config",)
+    key = "int4_algo_config" if step.int4_algo_config else "int4_calibration"
+    place, name, instead = (key,), key, "null"
+    if step.int4_algo_config:
+        name, instead = "gptq", "k_quant_mixed"
     if step.base_algorithm != "gptq" or not step.quantizes:
         return
     if step.precision == "int8":
@@ -143,13 +147,13 @@ def _calibration(step: ExportPass, *, has_rows: bool) -> Iterator[_Conflict]:
     elif step.adapters:
         yield (
             place,
-            "`gptq` calibrates a merged model, and `adapters` exports a base model with adapters: remove one",
+            f"`{name}` calibrates a merged model, and `adapters` exports a base model with adapters: remove one",
             "",
         )
     elif not has_rows:
-        yield place, "`gptq` calibrates on training rows, and no pass before this one trains", "k_quant_mixed"
+        yield place, f"`{name}` calibrates on training rows, and no pass before this one trains", instead
     elif step.int4_is_symmetric is False:
-        yield ("int4_is_symmetric",), "`gptq` has no zero points: remove `int4_is_symmetric`", "true"
+        yield ("int4_is_symmetric",), f"`{name}` has no zero points: remove `int4_is_symmetric`", "true"
 
 
 def _has_training_rows(c: Checks, name: str) -> bool:

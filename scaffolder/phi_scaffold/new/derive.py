@@ -143,6 +143,7 @@ def _source_values(source: HubData | LocalData | None) -> dict[str, str]:
 
 def _training_settings(answers: Answers, model: BaseModel | None, columns: Columns) -> dict[str, Any]:
     small = model is not None and model.parameters < _SMALL_MODEL_PARAMETERS
+    is_small_int4 = small and answers.precision == "int4"
     adapter_rate = model.learning_rate if model else 2e-4
     # A label is learned in one or two passes over the data, a style of writing in more.
     epochs = (1 if answers.task == "classification" else 2) * (1 if columns.rows > 1000 else 2)
@@ -154,9 +155,10 @@ def _training_settings(answers: Answers, model: BaseModel | None, columns: Colum
         "gradient_accumulation_steps": 1 if small else 8,
         "gradient_checkpointing": not small,
         # Rounding costs small models most. It needs more memory: a second copy of the base, with QLoRA twice its size.
-        "int4_aware": small
-        and answers.precision == "int4"
+        "int4_aware": is_small_int4
         and (answers.method == "qlora" or (answers.method, answers.target) == ("lora", "cpu")),
+        # An answer of many tokens is right if all are: rounding costs it more than a label.
+        "int4_calibrated": is_small_int4 and answers.target == "cpu" and answers.task != "classification",
     }
 
 

@@ -171,26 +171,34 @@ def test_a_model_from_the_hub_that_cannot_be_exported_is_refused_before_training
     assert not (project.gen_model / "adapter" / "manifest.json").exists()
 
 
-def test_a_calibration_needs_rows_that_the_model_was_trained_on_and_a_merged_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "name"),
+    [("int4_algo_config", "gptq", "gptq"), ("int4_calibration", {"tokens": 512}, "int4_calibration")],
+)
+def test_a_calibration_needs_rows_that_the_model_was_trained_on_and_a_merged_model(
+    tmp_path: Path, key: str, value: Any, name: str
+) -> None:
     config = copy.deepcopy(CONFIG)
-    config["passes"]["build"]["int4_algo_config"] = "gptq"
+    config["passes"]["build"][key] = value
     path = tmp_path / "olive-config.json"
 
     def messages(passes: dict[str, Any]) -> list[str]:
         path.write_text(json.dumps({**config, "passes": passes}), encoding="utf-8")
-        return [f.message for f in check_file(path).findings if f.key.endswith("int4_algo_config")]
+        return [f.message for f in check_file(path).findings if f.key.endswith(key)]
 
     build = config["passes"]["build"]
     assert messages(config["passes"]) == []
-    assert messages({"build": build}) == ["`gptq` calibrates on training rows, and no pass before this one trains"]
+    assert messages({"build": build}) == [f"`{name}` calibrates on training rows, and no pass before this one trains"]
     tune = next(step for step in config["passes"].values() if "train_data_config" in step)
     (message,) = messages({"tune": tune, "build": {**build, "adapters": ["tune"]}})
     assert "`adapters` exports a base model" in message
+    (message,) = messages({"tune": tune, "build": {**build, "precision": "int8"}})
+    assert "the precision is int8" in message
 
 
 def test_settings_of_a_calibration_without_one_have_no_effect(tmp_path: Path) -> None:
     config = copy.deepcopy(CONFIG)
-    config["passes"]["build"]["int4_calibration"] = {"tokens": 4096}
+    config["passes"]["build"] |= {"int4_calibration": {"tokens": 4096}, "int4_algo_config": "k_quant"}
     path = tmp_path / "olive-config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     (finding,) = [f for f in check_file(path).findings if f.rule == "no-effect" and "calibration" in f.key]

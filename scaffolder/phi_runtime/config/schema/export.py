@@ -236,7 +236,8 @@ class ExportPass(Pass):
     int4_calibration: Calibration | None = Field(
         None,
         exclude_if=lambda value: value is None,
-        description="gptq: tokens to calibrate on, and damping. Default null: the defaults of both. Olive ignores this key.",
+        description="int4: tokens to calibrate on, and damping. It chooses the algorithm gptq unless int4_algo_config is set. "
+        "Default null: with gptq the defaults of both, else no calibration. Olive ignores this key.",
     )
     use_qdq: bool | None = Field(
         None,
@@ -314,7 +315,8 @@ class ExportPass(Pass):
     @property
     def base_algorithm(self) -> str:
         """Rounding algorithm without its suffix: default, rtn, k_quant or gptq."""
-        name = self.int4_algo_config or "default"
+        calibrated = self.int4_calibration and self.precision == "int4"
+        name = self.int4_algo_config or ("gptq" if calibrated else "default")
         return next(base for base in ("default", "rtn", "k_quant", "gptq") if name.startswith(base))
 
     @property

@@ -16,7 +16,7 @@ _BUILDER_DEFAULTS = (
     "int4_is_symmetric",
 )  # the builder's own rounding is the best that runs anywhere
 # Options of a config that are valid for its own precision only.
-_INT4_ONLY = ("use_qdq",)
+_INT4_ONLY = ("use_qdq", "int4_calibration")
 _QUANTIZED_ONLY = (
     "int4_accuracy_level",
     "int4_op_types_to_quantize",
