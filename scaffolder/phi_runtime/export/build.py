@@ -79,7 +79,7 @@ def options_of(step: ExportPass) -> dict[str, Any]:
     values = step.model_dump(include=set(_OPTION_NAMES), exclude_none=True)
     options = {_OPTION_NAMES[key]: value for key, value in values.items()}
     if step.base_algorithm == "gptq":  # the builder rounds the calibrated weights to themselves
-        del options["algo_config"]
+        options.pop("algo_config", None)
     if step.use_8bits_moe is not None:
         options["moe_quant_type"] = "int8" if step.use_8bits_moe else "int4"
     return options | step.extra_options.model_dump(exclude_none=True)

@@ -72,9 +72,7 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
     except PhiError:
         raise
     except Exception as e:
-        raise WorkFailed(
-            f"the ONNX model was built but does not run: {e}", fix=better_setting(context.config, provider)
-        ) from e
+        raise WorkFailed(f"the ONNX model was built but does not run: {e}", fix=_advice(context)) from e
     gc.collect()
     if context.config.gate is None:
         return {"checked": True, "sample": sample}
@@ -94,12 +92,17 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
         relaxed = violation.relaxed_setting
         raise WorkFailed(
             f"{what} is too far from its source model: {violation.text} ({comparison.summary})",
-            fix=better_setting(context.config, provider) + (f"; or accept it: {relaxed}" if relaxed else ""),
+            fix=_advice(context) + (f"; or accept it: {relaxed}" if relaxed else ""),
         )
     context.info(comparison.summary)
     if doubt := limits.doubt(comparison):
         context.warn(doubt)
     return {"checked": True, "sample": sample, "quality": comparison.figures, "limits": asdict(limits)}
+
+
+def _advice(context: PassContext) -> str:
+    has_rows = training_of(context.workflow.passes, context.name) is not None
+    return better_setting(context.config, context.workflow.execution_provider, has_rows=has_rows)
 
 
 def compare(source: ModelRef, folder: Path, rows: Sequence[Row], kind: str, device: str = "cpu") -> Comparison:

@@ -114,10 +114,10 @@ class MoreExact(NamedTuple):
     purpose: str
 
 
-def more_exact(step: ExportPass, provider: str) -> Iterator[MoreExact]:
+def more_exact(step: ExportPass, provider: str, *, has_rows: bool) -> Iterator[MoreExact]:
     """Yield the changes that make an export more accurate and that `provider` runs, the cheapest first.
 
-    None of them is made already.
+    None of them is made already. `has_rows` is True if a pass before the export trains.
     """
     mixed = {"last_matmul", "mixed_layers"} <= set(step.other_bits)
     if step.precision == "int4" and provider == "DmlExecutionProvider" and not mixed:  # whose builder is older
@@ -134,6 +134,9 @@ def more_exact(step: ExportPass, provider: str) -> Iterator[MoreExact]:
     # Smaller blocks than int4-aware training rounds to lose answers of its models (bench/gate.py: 7 of 60, 2 in blocks of 32).
     if step.precision == "int4" and (step.int4_block_size or 0) > _BLOCK_SIZE:
         yield MoreExact({"int4_block_size": _BLOCK_SIZE}, "let fewer weights share a scale")
+    plain = step.base_algorithm == "default" and step.int4_is_symmetric is not False and not step.adapters
+    if step.precision == "int4" and provider != "DmlExecutionProvider" and plain and has_rows:
+        yield MoreExact({"int4_calibration": {"tokens": 4096}}, "calibrate the rounding on training rows")
     order = ("int4", "int8", "bf16", "fp16", "fp32")
     for name in order[order.index(step.precision) + 1 :]:
         if name in SUPPORTED_PRECISIONS[provider]:
@@ -141,9 +144,9 @@ def more_exact(step: ExportPass, provider: str) -> Iterator[MoreExact]:
             return
 
 
-def better_setting(step: ExportPass, provider: str) -> str:
+def better_setting(step: ExportPass, provider: str, *, has_rows: bool) -> str:
     """Return the first change of `more_exact` as advice."""
-    change = next(more_exact(step, provider), None)
+    change = next(more_exact(step, provider, has_rows=has_rows), None)
     if change is None:
         return "use the source model through transformers, and report this to onnxruntime-genai"
     return f"{change.purpose}: {' and '.join(_as_json(key, value) for key, value in change.values.items())}"

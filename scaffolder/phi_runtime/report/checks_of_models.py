@@ -158,7 +158,7 @@ def _more_exact(facts: Facts, name: str) -> Iterator[Change]:
     if not isinstance(step, ExportPass):
         return
     training = facts.workflow.passes.get(facts.training)
-    for change in more_exact(step, facts.workflow.execution_provider):
+    for change in more_exact(step, facts.workflow.execution_provider, has_rows=training is not None):
         if "precision" in change.values and step.precision == "int4" and hasattr(training, "int4_aware"):
             yield Change({f"passes.{facts.training}.int4_aware": True})
         yield Change({f"passes.{name}.{key}": value for key, value in change.values.items()})

@@ -188,7 +188,7 @@ def exporting(project: Any, **settings: Any) -> Any:
 
 
 def test_an_export_is_calibrated_and_compared_with_the_exact_model(trained_project: MakeProject) -> None:
-    project = exporting(trained_project(until="merge"), int4_algo_config="gptq", int4_calibration={"tokens": 256})
+    project = exporting(trained_project(until="merge"), int4_calibration={"tokens": 256})
     listener = Listener()
     run(project, listener, until="export")
     layers = [data for data in listener.of("progress") if data.get("unit") == "layers" and data["stage"] == "export"]
@@ -198,7 +198,7 @@ def test_an_export_is_calibrated_and_compared_with_the_exact_model(trained_proje
     assert manifest.facts["quality"]["largest_difference"] > 0.001
     assert not list(project.gen_model.rglob("calibrated"))
     assert states(project)["export"] == "cached"
-    exporting(project, int4_algo_config="gptq", int4_calibration={"tokens": 512})
+    exporting(project, int4_calibration={"tokens": 512})
     assert states(project)["export"] == "stale"
 
 

@@ -258,13 +258,15 @@ BEST = {"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_laye
 @pytest.mark.parametrize(
     ("precision", "keys", "provider", "says"),
     [
+        ("int4", {**BEST, "int4_is_symmetric": False}, "CPUExecutionProvider", '"precision": "int8"'),
         ("int4", {}, "CPUExecutionProvider", "matmul_mixed_precision"),
         ("int4", {**BEST, "int4_algo_config": "rtn"}, "CPUExecutionProvider", '"int4_algo_config": null'),
         ("int4", {"int4_algo_config": "k_quant_mixed"}, "CPUExecutionProvider", "matmul_mixed_precision"),
         ("int4", {}, "DmlExecutionProvider", '"k_quant_mixed"'),
         ("int4", {**BEST, "int4_block_size": 128}, "CPUExecutionProvider", '"int4_block_size": 32'),
-        ("int4", {**BEST, "int4_block_size": 32}, "CPUExecutionProvider", '"precision": "int8"'),
-        ("int4", BEST, "CPUExecutionProvider", '"int8"'),
+        ("int4", {**BEST, "int4_block_size": 32}, "CPUExecutionProvider", '"int4_calibration": {"tokens": 4096}'),
+        ("int4", {**BEST, "int4_calibration": {"tokens": 512}}, "CPUExecutionProvider", '"precision": "int8"'),
+        ("int4", BEST, "CUDAExecutionProvider", "int4_calibration"),
         ("int4", {"int4_algo_config": "k_quant_mixed"}, "DmlExecutionProvider", '"fp16"'),
         ("int8", {}, "CPUExecutionProvider", '"fp32"'),
         ("int8", {}, "CUDAExecutionProvider", '"bf16"'),
@@ -274,8 +276,9 @@ BEST = {"extra_options": {"matmul_mixed_precision": "last_matmul:int8,mixed_laye
 def test_the_next_better_setting_is_one_that_the_target_runs(
     precision: str, keys: dict[str, Any], provider: str, says: str
 ) -> None:
-    found = better_setting(step(precision, **keys), provider)
+    found = better_setting(step(precision, **keys), provider, has_rows=True)
     assert says in found
+    assert "calibration" not in better_setting(step(precision, **keys), provider, has_rows=False)
     assert "matmul_mixed_precision" not in found or "extra_options" not in keys  # it is set already
 
 
@@ -316,7 +319,7 @@ def test_an_export_is_compared_on_validation_rows_and_its_folder_is_complete(tra
     edit_config(project, lambda c: c["passes"]["export"].update(gate={"max_kl": 1e-12}))
     with pytest.raises(WorkFailed, match="too far from its source model: KL") as failed:
         run(project, Listener(), until="export")
-    assert '"precision": "int8"' in failed.value.fix
+    assert '"int4_calibration": {"tokens": 4096}' in failed.value.fix
     assert '"gate": {"max_kl": ' in failed.value.fix
     assert states(project)["export"] == "failed"
     assert read_manifest(folder) == manifest  # the last good one stays where it was

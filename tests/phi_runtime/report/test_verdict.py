@@ -171,7 +171,8 @@ def test_a_limit_of_the_training_rows_is_the_first_to_go(build: Build) -> None:
     [
         ({}, "extra_options.matmul_mixed_precision", MIXED["matmul_mixed_precision"]),
         ({"extra_options": MIXED, "int4_block_size": 64}, "int4_block_size", 32),
-        ({"extra_options": MIXED}, "precision", "int8"),
+        ({"extra_options": MIXED}, "int4_calibration", {"tokens": 4096}),
+        ({"extra_options": MIXED, "int4_calibration": {}}, "precision", "int8"),
         ({"extra_options": MIXED, "int4_algo_config": "rtn"}, "int4_algo_config", None),
     ],
 )
@@ -212,7 +213,8 @@ def test_a_baseline_that_errs_elsewhere_makes_no_label_doubtful(build: Build) ->
 
 def test_training_for_int4_is_a_remedy_where_it_is_not_set(build: Build) -> None:
     export = {"type": "ModelBuilder", "precision": "int4", "int4_block_size": 16, "extra_options": MIXED}
-    verdict = build({"train.jsonl": phrases(600)}, models_of(right(0.97), right(0.5)), passes__export=export)
+    calibrated = {**export, "int4_calibration": {"tokens": 512}}
+    verdict = build({"train.jsonl": phrases(600)}, models_of(right(0.97), right(0.5)), passes__export=calibrated)
     assert first(verdict)[2:4] == ("passes.finetune.int4_aware", True)
 
 
