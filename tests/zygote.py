@@ -52,6 +52,8 @@ PRELOAD = (
     "pytest",
 )
 OURS = ("phi_runtime", "phi_scaffold")
+# A worker whose modules are instrumented imports them again; not all can be: one registers its class with transformers.
+MEASURED = ("phi_runtime.pipeline.engine", "phi_runtime.training.trainer")
 LEAVES = (  # modules that start no Python process, which `_refuse_python` holds
     "phi_runtime.evaluation.model_processes",
     "phi_runtime.evaluation.worker",
@@ -259,7 +261,7 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     os.fsync = no_fsync
     gc.disable()  # these imports allocate millions of objects that stay
-    for name in (*PRELOAD, *modules_of(OURS)):
+    for name in (*PRELOAD, *(MEASURED if "SLIPCOVER_ENABLED" in os.environ else modules_of(OURS))):
         with suppress(ImportError):
             importlib.import_module(name)
     with suppress(ImportError):  # transformers compiles 900 patterns before it loads its first model: 0.2 s of CPU
@@ -395,9 +397,7 @@ def run(command: Command) -> int:
         install()
     else:
         subprocess.Popen._execute_child = _refuse_python  # type: ignore[attr-defined]
-    if (
-        command.program == WORKER_CODE and "SLIPCOVER_ENABLED" in os.environ
-    ):  # it instruments modules as they are imported
+    if command.program == WORKER_CODE and "SLIPCOVER_ENABLED" in os.environ:  # it instruments modules at their import
         for name in [name for name in sys.modules if name.startswith(OURS)]:
             del sys.modules[name]
     sys.argv = ["-c" if command.kind == "-c" else command.program, *command.arguments]
