@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from phi_scaffold.cli.app import COMMANDS, command_line
 from phi_scaffold.cli.reference import DOCUMENTS
@@ -141,13 +142,12 @@ def test_what_documents_say_of_commands_is_generated_from_their_help(name: str) 
 
 def test_agents_are_sent_to_commands_and_flags_that_exist(project: Path) -> None:
     text = (project / "AGENTS.md").read_text(encoding="utf-8")
+    app = typer.main.get_command(command_line())
     for line in re.findall(r"`phi-scaffold ([a-z][^`]*)`", text):
         name, *arguments = shlex.split(line.replace("…", "x").replace("STAGE", "export"))
         names = [name, arguments[0]] if name in ("data", "runs") else [name]
         assert name in COMMANDS, line
-        import typer
-
-        command: Any = typer.main.get_command(command_line())
+        command: Any = app
         for part in names:
             command = command.get_command(None, part)
         flags = {flag for param in command.params for flag in param.opts}

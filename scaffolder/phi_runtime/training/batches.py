@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from phi_runtime.data.sequences import IGNORED, Example
+from phi_runtime.training.module_state import evaluation_mode
 
 _SAMPLED_BATCHES = 200  # batches from which the layout is chosen
 _WORTH_PACKING = 0.97  # of the cost of padding: packing must be cheaper than this, as it has a mask to build
@@ -223,16 +224,13 @@ def isolates_packed_rows(model: Any, pad_id: int) -> bool:
     # Longest first, so that the packed line keeps this order.
     rows = [torch.randint(vocab_size, (length,), generator=generator).numpy() for length in (9, 7, 6)]
     batch = pack_batch([{"input_ids": row, "labels": row} for row in rows], pad_id, len(rows))
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluation_mode(model):
         ids, positions = (batch[name].to(model.device) for name in ("input_ids", "position_ids"))  # (1, T)
         packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()  # (T, V)
         single = [
             model(input_ids=torch.as_tensor(row)[None].to(model.device), use_cache=False).logits[0].float()
             for row in rows
         ]
-    model.train(was_training)
     expected = torch.cat(single)  # (9 + 7 + 6, V)
     return are_equal(packed[: len(expected)], expected)
 

@@ -22,7 +22,8 @@ from phi_runtime.core.artifacts import digest, versions
 from phi_runtime.data.sequences import IGNORED
 from phi_runtime.training.activation_store import ActivationStore, remove_older
 from phi_runtime.training.batches import are_equal, pad_batch, row_borders
-from phi_runtime.training.loss import forward_replaced, model_inputs
+from phi_runtime.training.loss import model_inputs
+from phi_runtime.training.module_state import evaluation_mode, forward_replaced
 
 if TYPE_CHECKING:
     from phi_runtime.training.rounding import AlternatingBase
@@ -78,17 +79,13 @@ class FrozenLayers:
         rows = [torch.randint(vocab_size, (length,), generator=generator) for length in (9, 6)]
         batch = pad_batch([{"input_ids": row, "labels": row} for row in rows], 0)
         batch = {name: values.to(self._model.device) for name, values in batch.items()}
-        was_training = self._model.training
-        self._model.eval()
         try:
-            with torch.no_grad():
+            with evaluation_mode(self._model):
                 expected = self._model(**model_inputs(batch), use_cache=False).logits.float()  # (B, T, V)
                 with self.skipped(assembled(batch, self.states)):
                     logits = self._model(**model_inputs(batch), use_cache=False).logits.float()
         except (TypeError, RuntimeError, IndexError, AttributeError) as e:
             return f"this model cannot start at a layer ({e})"
-        finally:
-            self._model.train(was_training)
         real = batch["attention_mask"].bool()
         return "" if are_equal(logits[real], expected[real]) else "this model needs its lower layers"
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from phi_runtime.training.loss import forward_replaced
+from phi_runtime.training.module_state import evaluation_mode, forward_replaced
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
@@ -81,7 +81,6 @@ def _fused(mlp: Any, activation: Activation, hidden: torch.Tensor) -> torch.Tens
     return mlp.down_proj(_GatedProduct.apply(gate, up, activation))
 
 
-@torch.no_grad()
 def _computes_the_same(mlp: Any, forward: Callable[[torch.Tensor], torch.Tensor]) -> bool:
     """Return True if `forward` returns what `mlp` does, to the last bit."""
     weight = next(mlp.parameters())
@@ -89,11 +88,8 @@ def _computes_the_same(mlp: Any, forward: Callable[[torch.Tensor], torch.Tensor]
     hidden = torch.randn(1, 3, size, generator=torch.Generator().manual_seed(0)).to(weight.device)
     if weight.is_floating_point():
         hidden = hidden.to(weight.dtype)
-    was_training = mlp.training
-    mlp.eval()
     try:
-        return torch.equal(forward(hidden), mlp(hidden))
+        with evaluation_mode(mlp):
+            return torch.equal(forward(hidden), mlp(hidden))
     except (RuntimeError, TypeError, ValueError):
         return False
-    finally:
-        mlp.train(was_training)

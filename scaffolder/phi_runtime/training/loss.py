@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from phi_runtime.data.sequences import IGNORED
+from phi_runtime.training.module_state import evaluation_mode, forward_replaced
 
 _CHUNK_BYTES = 64_000_000  # of float32 logits in memory at a time
 
@@ -151,14 +150,11 @@ class TokenLoss:
         """Return True if the model returns the output of its head unchanged; some cap or scale it."""
         probe = torch.linspace(-100, 100, self.head.weight.shape[0], device=self.head.weight.device)  # (V,)
         ids = torch.arange(10, 26, device=probe.device)[None] % len(probe)  # (1, T)
-        was_training = model.training
-        model.eval()
         with (
-            torch.no_grad(),
+            evaluation_mode(model),
             forward_replaced(self.head, lambda hidden: probe.to(hidden.dtype).expand(*hidden.shape[:-1], -1)),
         ):
             logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
-        model.train(was_training)
         return bool((logits == probe.to(logits.dtype)).all())
 
 
@@ -181,17 +177,3 @@ def trained_positions(labels: torch.Tensor) -> torch.Tensor:
 def _is_plain_linear(head: Any) -> bool:
     """Return True if the head is one whole matrix: no adapter, no 4-bit weight, no bias, no shard."""
     return type(head) is torch.nn.Linear and head.bias is None and type(head.weight) is torch.nn.Parameter
-
-
-@contextmanager
-def forward_replaced(module: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
-    """Replace the forward function of `module` within the context."""
-    previous = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if previous is None:
-            del module.forward
-        else:
-            module.forward = previous

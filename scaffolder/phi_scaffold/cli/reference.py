@@ -62,9 +62,9 @@ def commands() -> Iterator[tuple[str, Any]]:
     """Return the commands with their full names, those of groups one by one."""
     import typer
 
+    app: Any = typer.main.get_command(command_line())
     for name in COMMANDS:
-        app = typer.main.get_command(command_line())
-        command = app.get_command(None, name)  # type: ignore[attr-defined]
+        command = app.get_command(None, name)
         if subcommands := getattr(command, "commands", None):
             yield from ((f"{name} {sub}", command.get_command(None, sub)) for sub in subcommands)
         else:
