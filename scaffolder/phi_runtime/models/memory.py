@@ -14,9 +14,10 @@ In training, with P parameters, h hidden and i intermediate size, L layers, B ro
 - adapter: 4 bytes a weight, always float32
 - gradients and optimizer: 4 bytes for each trained weight, and 8 for AdamW's two moments (16P in all: Rajbhandari et al.
   2020, https://arxiv.org/abs/1910.02054, §3.1). With one batch a step, gradients grow as activations shrink: the larger counts
-- activations: eBT(8h + 2i) a layer, from the first adapted one on, and 2eBT for each input of an adapter; with gradient
-  checkpointing eBTh, and i more in the layer that is recomputed (training/gated_mlp.py); in addition the layer that is computed
-  (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, for Phi-3's layers and fused attention)
+- activations: eBT(7h + 2i) a layer, from the first adapted one on: states, attention, gate and up (training/recomputation.py), and
+  2eBT for each input of an adapter with dropout; with gradient checkpointing eBTh, and all of the layer that is recomputed,
+  eBT(8h + 3i) and more; in addition the layer that is computed (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198, for
+  Phi-3's layers and fused attention)
 - logits: two chunks of training/loss.py, never BTV
 - fixed: the imported libraries, and on a GPU the CUDA context
 
@@ -74,6 +75,7 @@ class Job:
         optimizer: Name in `training_args.optim`.
         adapter: Trained weights of the adapter.
         adapter_inputs: Sum of the input sizes of its modules.
+        adapter_outputs: Sum of the sizes of what it keeps in addition, after its modules.
         frozen_layers: Layers below the first adapted one, which keep nothing for the backward pass.
         rebuilt: Weights that the adapter expands to full matrices in every step.
         saved: Weights of modules that are trained fully, in addition to the adapter.
@@ -95,6 +97,7 @@ class Job:
     optimizer: str = "adamw_torch_fused"
     adapter: int = 0
     adapter_inputs: int = 0
+    adapter_outputs: int = 0
     frozen_layers: int = 0
     rebuilt: int = 0
     saved: int = 0
@@ -173,15 +176,14 @@ def _activations(shape: Shape, job: Job) -> int:
     h, i, e = shape.hidden, shape.intermediate, job.number_bytes
     layers = max(1, shape.layers - job.frozen_layers)  # that the backward pass goes through
     positions = job.batch * job.tokens  # B·T
-    norms = 2 * h if e == 2 else 0  # norms compute in float32
-    kept = (
-        12 * h + 4 * i
-        if job.method == "full"
-        else 8 * h + 3 * i + (2 if job.dropout else 1) * job.adapter_inputs / layers
-    )
+    dropped = 2 * job.adapter_inputs if job.dropout else 0
     if not job.checkpointing:
-        kept -= i  # training/gated_mlp.py
-    layer = e * positions * (kept + norms) + 4 * job.rebuilt / layers
+        kept = 7 * h + 2 * i + (job.adapter_outputs + dropped) / layers
+    else:
+        adapter = job.adapter_outputs + (dropped or job.adapter_inputs)
+        norms = 2 * h if e == 2 else 0  # norms compute in float32
+        kept = norms + (12 * h + 4 * i if job.method == "full" else 8 * h + 3 * i + adapter / layers)
+    layer = e * positions * kept + 4 * job.rebuilt / layers
     if job.eager:
         layer += (2 * e + 4) * job.batch * shape.heads * job.tokens**2
     current = e * positions * (4 * h + 4 * i)  # the layer that is computed

@@ -37,4 +37,4 @@ class DoRA(LowRankAdapter):
     def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
         outputs = sum(m.outputs for m in targets)  # the outputs of base and adapter are both kept, to scale their sum
         lora = super().adapter_memory(job, targets)
-        return replace(lora, adapter=lora.adapter + outputs, adapter_inputs=lora.adapter_inputs + outputs)
+        return replace(lora, adapter=lora.adapter + outputs, adapter_outputs=outputs)

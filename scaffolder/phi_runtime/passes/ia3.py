@@ -57,4 +57,4 @@ class IA3(LinearAdapter):
 
     def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
         outputs = sum(m.outputs for m in targets)
-        return replace(job, adapter=outputs, adapter_inputs=outputs)
+        return replace(job, adapter=outputs, adapter_outputs=outputs)

@@ -34,7 +34,18 @@ _NOT_RUN = (
 _COMMANDS = "phi_scaffold/cli/"
 _USED_COMMANDS = frozenset(
     f"{_COMMANDS}{name}.py"
-    for name in ("__init__", "app", "completion", "failure", "group", "help_page", "options", "other_names", "run")
+    for name in (
+        "__init__",
+        "allocator",
+        "app",
+        "completion",
+        "failure",
+        "group",
+        "help_page",
+        "options",
+        "other_names",
+        "run",
+    )
 )
 
 

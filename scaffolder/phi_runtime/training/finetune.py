@@ -105,7 +105,7 @@ def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
     from peft.helpers import disable_input_dtype_casting
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from phi_runtime.training.gated_mlp import recomputed_gates
+    from phi_runtime.training.recomputation import recomputed_activations
 
     run = prepare(context, trainable)
     data, trainer, stop = run.data, run.trainer, run.stop
@@ -120,7 +120,7 @@ def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
         handled_by(stop.on_signal),
         run.resources,
         disable_input_dtype_casting(trainer.model, active=casts),
-        recomputed_gates(trainer.model) if context.config.recomputes_gates else nullcontext(),
+        recomputed_activations(trainer.model) if context.config.recomputes_activations else nullcontext(),
     ):
         if checkpoint is None or not _restore_stopped_early(trainer, checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -10,7 +10,7 @@ import torch
 
 
 @contextmanager
-def forward_replaced(module: Any, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
+def forward_replaced(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
     """Replace the forward function of `module` within the context."""
     previous = vars(module).get("forward")
     module.forward = forward

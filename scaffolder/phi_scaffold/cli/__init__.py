@@ -6,11 +6,13 @@ import gc
 import os
 import sys
 
+from phi_scaffold.cli.allocator import restart_to_train
 from phi_scaffold.show.encoding import write_nearest
 
 
 def main() -> None:
     """Run the command line (the entry point `phi-scaffold`) and exit with the code of the command."""
+    restart_to_train(sys.argv[1:])
     # Imports allocate objects that stay. Collecting garbage every 700 allocations, and searching all installed packages for
     # pydantic plugins, would take a fifth of the time of `validate`.
     gc.set_threshold(100_000)

@@ -92,12 +92,12 @@ def test_activations_are_those_of_the_formula() -> None:
     tokens, h, i, layers = 2 * 256, 3072, 8192, 32
     adapter_inputs = 2 * h  # of qkv_proj and o_proj, in every layer
     job = replace(LORA, device="cpu", number_bytes=4, batch=2, tokens=256, checkpointing=False)
-    layer = 4 * tokens * (8 * h + 2 * i + 2 * adapter_inputs)
+    layer = 4 * tokens * (7 * h + 2 * i + 2 * adapter_inputs)
     at_work, mask = 4 * tokens * (4 * h + 4 * i), 4 * 2 * 256**2
     assert estimate(MINI, job).activations == 1.5 * (layer * layers + at_work + mask)
     recomputed = estimate(MINI, replace(job, checkpointing=True)).activations
-    with_gates = layer + 4 * tokens * i
-    assert recomputed == 2 * (4 * tokens * h * layers + with_gates + at_work + mask)
+    all_of_one = 4 * tokens * (8 * h + 3 * i + 2 * adapter_inputs)
+    assert recomputed == 2 * (4 * tokens * h * layers + all_of_one + at_work + mask)
     every_second = estimate(MINI, replace(job, checkpointing=True, every=2)).activations
     assert recomputed < every_second < 2 * (layer * layers + at_work + mask)
 

@@ -174,8 +174,8 @@ class FinetunePass(Pass):
         return self.torch_dtype
 
     @property
-    def recomputes_gates(self) -> bool:
-        """True if act(gate) of each MLP is computed again in the backward pass, and no setting takes care of memory instead."""
+    def recomputes_activations(self) -> bool:
+        """True if training/recomputation.py keeps fewer activations, as no setting takes care of memory instead."""
         settings = self.training_args
         others = ("gradient_checkpointing", "torch_compile", "use_liger_kernel", "fsdp", "deepspeed")
         return not any(getattr(settings, key) for key in others)
