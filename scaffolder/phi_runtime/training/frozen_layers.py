@@ -22,6 +22,7 @@ from phi_runtime.core.artifacts import digest, versions
 from phi_runtime.data.sequences import IGNORED
 from phi_runtime.training.activation_store import ActivationStore, remove_older
 from phi_runtime.training.batches import are_equal, pad_batch, row_borders
+from phi_runtime.training.decoder import decoder_of
 from phi_runtime.training.loss import model_inputs
 from phi_runtime.training.module_state import evaluation_mode, forward_replaced
 
@@ -40,7 +41,7 @@ class FrozenLayers:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._decoder, self._name, self._layers = _decoder(model)
+        self._decoder, self._name, self._layers = decoder_of(model)
         self.first = _first_trained(model, self._layers)
 
     @property
@@ -205,16 +206,6 @@ def assembled(batch: dict[str, torch.Tensor], states_of: Callable[[torch.Tensor]
             states[line, start:stop] = row
     assert states is not None
     return states
-
-
-def _decoder(model: Any) -> tuple[Any, str, Any]:
-    """Return the module that holds the layers of `model`, the name of their list in it, and the list; None if unknown."""
-    count = model.config.get_text_config().num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            parent, _, own = name.rpartition(".")
-            return model.get_submodule(parent), own, module
-    return None, "", None
 
 
 def _first_trained(model: Any, layers: Any) -> int:

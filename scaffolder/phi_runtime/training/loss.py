@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from phi_runtime.data.sequences import IGNORED
+from phi_runtime.training.batches import are_equal
+from phi_runtime.training.decoder import decoder_of, mlp_at
 from phi_runtime.training.module_state import evaluation_mode, forward_replaced
 
 _CHUNK_BYTES = 64_000_000  # of float32 logits in memory at a time
@@ -105,7 +108,8 @@ class TokenLoss:
     """Loss of a causal language model, summed over the tokens that a batch trains.
 
     If the output head is a plain matrix and the model returns what it computes unchanged (checked once), the head is skipped in
-    the forward pass and fused with the loss.
+    the forward pass and fused with the loss. The MLP of the last layer runs at the positions before trained tokens alone, if
+    the model computes the same then (checked once).
 
     Args:
         model: A causal language model of transformers, or a peft model around one.
@@ -119,6 +123,7 @@ class TokenLoss:
         self.head = base.get_output_embeddings()
         on_several_devices = len(set(getattr(base, "hf_device_map", {}).values())) > 1
         self.fused = not on_several_devices and _is_plain_linear(self.head) and self._head_is_last(model)
+        self.last_layer = None if virtual_tokens else self._last_layer(base)
 
     def total(self, model: Any, batch: dict[str, torch.Tensor], smoothing: float = 0.0) -> torch.Tensor:
         """Return the loss summed over the trained tokens, a scalar in nats.
@@ -136,15 +141,17 @@ class TokenLoss:
         keep = trained_positions(labels)  # (B, T)
         targets = labels[:, 1:][keep[:, :-1]]  # (N,)
         keep = functional.pad(keep, (self.virtual_tokens, 0))  # (B, virtual tokens + T): peft prepends them
-        inputs = model_inputs(batch)
-        if not (self.fused and _is_plain_linear(self.head)):  # FSDP shards the head after the check in __init__
-            logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits
-            logits = logits.float().view(-1, logits.shape[-1])  # (N, V)
-            return functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-        with forward_replaced(self.head, lambda hidden: hidden):
-            hidden = model(**inputs, logits_to_keep=keep, use_cache=False).logits  # (…, N, H)
-        hidden = hidden.reshape(-1, hidden.shape[-1])  # (N, H)
-        return linear_cross_entropy(hidden, self.head.weight, targets, smoothing, self.dtype)
+        fused = self.fused and _is_plain_linear(self.head)  # FSDP shards the head after the check in __init__
+        with ExitStack() as stack:
+            if self.last_layer is not None:
+                stack.enter_context(mlp_at(self.last_layer, keep))
+            if fused:
+                stack.enter_context(forward_replaced(self.head, lambda hidden: hidden))
+            output = model(**model_inputs(batch), logits_to_keep=keep, use_cache=False).logits  # (…, N, H or V)
+        output = output.reshape(-1, output.shape[-1])
+        if not fused:
+            return functional.cross_entropy(output.float(), targets, reduction="sum", label_smoothing=smoothing)
+        return linear_cross_entropy(output, self.head.weight, targets, smoothing, self.dtype)
 
     def _head_is_last(self, model: Any) -> bool:
         """Return True if the model returns the output of its head unchanged; some cap or scale it."""
@@ -156,6 +163,19 @@ class TokenLoss:
         ):
             logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
         return bool((logits == probe.to(logits.dtype)).all())
+
+    def _last_layer(self, base: Any) -> Any:
+        """Return the last decoder layer if no logits need its MLP at other positions; None otherwise."""
+        layers = decoder_of(base)[2]
+        if layers is None or not hasattr(layers[-1], "mlp"):
+            return None
+        ids = torch.arange(10, 26, device=self.head.weight.device)[None] % self.head.weight.shape[0]  # (1, T)
+        keep = torch.arange(ids.shape[1], device=ids.device)[None] % 4 == 1  # (1, T)
+        with evaluation_mode(base):
+            expected = base(input_ids=ids, use_cache=False).logits[keep].float()  # (N, V)
+            with mlp_at(layers[-1], keep, elsewhere=100.0):
+                logits = base(input_ids=ids, use_cache=False).logits[keep].float()
+        return layers[-1] if are_equal(logits, expected) else None
 
 
 def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -56,7 +56,7 @@ def model(kind: str, **settings: Any) -> Any:
     if kind == "gpt2":
         sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 97}
     config = transformers.AutoConfig.for_model(
-        kind, **sizes, **settings, pad_token_id=0, bos_token_id=1, eos_token_id=2
+        kind, **(sizes | settings), pad_token_id=0, bos_token_id=1, eos_token_id=2
     )
     return transformers.AutoModelForCausalLM.from_config(config).float()
 
@@ -109,3 +109,51 @@ def test_a_head_with_an_adapter_is_not_fused(tiny_phi3: Path) -> None:
     ):
         made = transformers.AutoModelForCausalLM.from_pretrained(tiny_phi3, tie_word_embeddings=False)
         assert TokenLoss(get_peft_model(made, LoraConfig(task_type="CAUSAL_LM", **settings))).fused is fused
+
+
+@pytest.mark.parametrize("kind", ["phi3", "llama", "qwen2", "gpt2", "gemma2"])
+def test_the_last_mlp_computes_the_positions_before_trained_tokens_alone(kind: str) -> None:
+    made = model(kind, num_key_value_heads=2, head_dim=16) if kind != "gpt2" else model(kind)
+    made.eval()
+    loss = TokenLoss(made)
+    assert loss.last_layer is not None
+    mlp, positions = loss.last_layer.mlp, []
+    for module_of_it in mlp.children():
+        module_of_it.register_forward_hook(lambda _, args, __: positions.append(args[0].shape[:-1].numel()))
+    loss.total(made, pad_batch(ROWS, 0)).backward()
+    assert set(positions) == {5}  # trained tokens of both rows
+    assert "forward" not in vars(mlp)
+
+
+def test_a_model_whose_last_mlp_is_read_at_other_positions_computes_them_all() -> None:
+    made = model("llama")
+    made.eval()
+    norm = type(made.model.norm)
+
+    class Mixing(norm):  # type: ignore[misc, valid-type]
+        def forward(self, hidden: Any) -> Any:
+            return super().forward(hidden + hidden.cumsum(dim=-2))
+
+    made.model.norm.__class__ = Mixing
+    loss = TokenLoss(made)
+    assert loss.last_layer is None
+    batch = pad_batch(ROWS, 0)
+    logits = made(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    plain = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum"
+    )
+    torch.testing.assert_close(loss.total(made, batch), plain)
+
+
+def test_layers_that_are_computed_again_in_the_backward_pass_compute_all_positions() -> None:
+    made = model("llama").train()
+    loss = TokenLoss(made)
+    assert loss.last_layer is not None
+    batch = pad_batch(ROWS, 0)
+    loss.total(made, batch).backward()
+    expected = {name: p.grad.clone() for name, p in made.named_parameters()}
+    made.zero_grad()
+    made.gradient_checkpointing_enable()
+    loss.total(made, batch).backward()
+    for name, parameter in made.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], msg=name)
