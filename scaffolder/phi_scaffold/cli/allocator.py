@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 VARIABLE = "GLIBC_TUNABLES"
 _SETTING = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
@@ -25,7 +26,8 @@ def restart_to_train(arguments: Sequence[str]) -> None:
     """
     if arguments[:1] and arguments[0] in _COMMANDS and VARIABLE not in os.environ and _can_restart(arguments):
         os.environ[VARIABLE] = _SETTING
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with suppress(OSError):  # as before, with more memory
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _can_restart(arguments: Sequence[str]) -> bool:
