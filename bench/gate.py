@@ -49,20 +49,25 @@ BLOCK = 32
 PARTS = ("roundings", "tuned", "untuned")
 RUINED, GOOD = 0.1, 0.05  # shares of the right answers that are lost, at least and at most
 MIXED = {"matmul_mixed_precision": "last_matmul:int8,mixed_layers:int8"}
+LAYERS = {"matmul_mixed_precision": "mixed_layers:int8"}
 RTN = {"algo_config": "rtn"}
 BUILDS: dict[str, tuple[str, dict[str, Any]]] = {
     "int4": ("int4", {}),
     "int4, mixed": ("int4", MIXED),
     "int4, head in 8 bits": ("int4", {"matmul_mixed_precision": "last_matmul:int8"}),
-    "int4, layers in 8 bits": ("int4", {"matmul_mixed_precision": "mixed_layers:int8"}),
+    "int4, layers in 8 bits": ("int4", LAYERS),
     "int4, block 16": ("int4", {"block_size": 16}),
     "int4, block 64": ("int4", {"block_size": 64}),
     "int4, block 128": ("int4", {"block_size": 128}),
+    "int4, block 64, layers in 8 bits": ("int4", {"block_size": 64, **LAYERS}),
+    "int4, block 64, mixed": ("int4", {"block_size": 64, **MIXED}),
+    "int4, block 128, layers in 8 bits": ("int4", {"block_size": 128, **LAYERS}),
     "int4, block 128, mixed": ("int4", {"block_size": 128, **MIXED}),
     "int4, rtn": ("int4", RTN),
     "int4, rtn, mixed": ("int4", {**RTN, **MIXED}),
     "int4, zero points": ("int4", {**RTN, "is_symmetric": False}),
     "int4, k_quant": ("int4", {"algo_config": "k_quant"}),
+    "int4, k_quant, mixed": ("int4", {"algo_config": "k_quant_mixed"}),
     "int8": ("int8", {}),
     "fp32": ("fp32", {}),
 }

@@ -231,9 +231,13 @@ def _chosen(facts: dict[str, Any], flags: str) -> None:
     if not facts["applied"]:
         prose(f"{facts['chosen']} is chosen; its options are in {facts['config']}. To install it in the project:")
         print(f"  phi-scaffold optimize {' '.join(_own_flags(facts, facts['constraints'], flags))} --apply")
-        return
-    kept = f" (the previous config is {facts['backup']})" if facts["backup"] else ""
-    prose(f"{facts['chosen']} is installed in {facts['model']}, its options in the config{kept}.")
+    else:
+        kept = f" (the previous config is {facts['backup']})" if facts["backup"] else ""
+        prose(f"{facts['chosen']} is installed in {facts['model']}, its options in the config{kept}.")
+    if training := facts["outdated_training"]:
+        prose(
+            f"`{training}` is int4-aware and trains for another rounding: with these options, the next run trains again."
+        )
 
 
 def _own_flags(facts: dict[str, Any], constraints: dict[str, float | None], flags: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from phi_runtime.core.errors import ConfigError, Interrupted, UsageError
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.evaluation.row_results import Measured, RowResult
+from phi_runtime.models.shape import Shape
 from phi_runtime.passes.model_builder import ModelBuilder
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
@@ -30,7 +32,7 @@ from phi_runtime.search.optimize.planning import OptimizePlan, prepare
 from phi_runtime.search.optimize.search import optimize
 from phi_runtime.search.optimize.targets import TARGETS, target_for
 from tests.conftest import Listener, MakeProject, edit_config, states
-from tests.phi_runtime.models.test_memory import SMOL
+from tests.phi_runtime.models.test_memory import MINI, SMOL
 
 BY_NAME = {candidate.name: candidate for candidate in ALL}
 
@@ -164,21 +166,33 @@ def test_the_drop_of_free_text_is_that_of_the_mean_probability_of_a_token() -> N
 
 def test_candidates_run_on_their_target_and_grow(make_project: MakeProject) -> None:
     names = {name: [candidate.name for candidate in candidates_for(target)] for name, target in TARGETS.items()}
-    int4 = ["int4-block-128", "int4-block-32", "int4-last-int8", "int4-mixed-int8"]
+    blocks = ["int4-block-128", "int4-block-64", "int4-block-32"]
+    int4 = [*blocks, "int4-last-int8", "int4-layers-int8", "int4-mixed-int8"]
     assert names == {
         "laptop-cpu": [*int4, "int8", "fp32"],
         "mobile": int4,
         "cuda": [*int4, "int8", "fp16", "bf16", "fp32"],
-        "directml": ["int4-block-128", "int4-block-32", "fp16"],
+        "directml": [*blocks, "int4-k-quant-mixed", "fp16"],
         "webgpu": [*int4, "int8", "fp16", "fp32"],
     }
-    for target in TARGETS.values():
-        sizes = [expected_bytes(SMOL, candidate, target) for candidate in candidates_for(target)]
+    for target, shape in itertools.product(TARGETS.values(), (SMOL, MINI)):
+        sizes = [expected_bytes(shape, candidate, target) for candidate in candidates_for(target, shape)]
         assert sizes == sorted(sizes)
     workflow = load_workflow(make_project().config)
     assert target_for(None, workflow).name == "laptop-cpu"
     with pytest.raises(UsageError, match="did you mean `mobile`"):
         target_for("moble", workflow)
+
+
+def test_a_candidate_is_skipped_if_a_more_accurate_one_is_smaller() -> None:
+    def skipped(shape: Shape) -> list[str]:
+        target = TARGETS["laptop-cpu"]
+        names = {candidate.name for candidate in candidates_for(target, shape)}
+        return [candidate.name for candidate in candidates_for(target) if candidate.name not in names]
+
+    # Rows of 576 weights are five blocks of 128, with 64 that pad the last one; its head is a fifth of the model.
+    assert skipped(SMOL) == ["int4-block-128", "int4-last-int8"]
+    assert skipped(MINI) == []
 
 
 # Measured with onnxruntime-genai 0.18.0, with the tokenizer.
@@ -204,16 +218,30 @@ def test_memory_is_known_beforehand() -> None:
     assert expected_memory_bytes(SMOL, BY_NAME["int4-block-32"], TARGETS["cuda"], 1024) is None
 
 
-def test_each_candidate_is_a_config_that_holds_whatever_the_pass_had(make_project: MakeProject) -> None:
-    project = make_project(
-        passes={"export": {"int4_accuracy_level": 4, "int4_is_symmetric": True, "search": {"max_length": 64}}}
-    )
-    planned = prepare(project, target="laptop-cpu")
-    for candidate in planned.candidates:
+@pytest.mark.parametrize("target", ["laptop-cpu", "directml"])
+def test_each_candidate_is_a_config_that_holds_whatever_the_pass_had(make_project: MakeProject, target: str) -> None:
+    export = {"int4_accuracy_level": 4, "int4_is_symmetric": True, "int4_calibration": {"tokens": 512}}
+    project = make_project(passes={"export": {**export, "search": {"max_length": 64}}})
+    planned = prepare(project, target=target)
+    for candidate in candidates_for(planned.target):
         step = load_workflow(project.config, planned.overrides_for(candidate)).passes["export"]
         assert isinstance(step, ModelBuilder)
         assert (step.precision, step.int4_block_size) == (candidate.precision, candidate.block_size)
         assert (step.int4_accuracy_level, step.search) == (4 if step.quantizes else None, {"max_length": 64})
+        assert step.is_calibrated == (step.precision == "int4" and not candidate.algorithm)
+
+
+def test_options_that_round_otherwise_than_an_int4_aware_training_make_it_out_of_date(
+    make_project: MakeProject,
+) -> None:
+    project = make_project(
+        passes={"finetune": {"int4_aware": True}, "export": {"int4_block_size": 64, "extra_options": {}}}
+    )
+    planned = prepare(project)
+    outdated = {name: planned.outdated_training(BY_NAME[name]) for name in ("int4-block-64", "int4-block-32")}
+    assert outdated == {"int4-block-64": None, "int4-block-32": "finetune"}
+    edit_config(project, lambda c: c["passes"]["finetune"].update(int4_aware=False))
+    assert prepare(project).outdated_training(BY_NAME["int4-block-32"]) is None
 
 
 # -- searches ------------------------------------------------------------------------------------------------------------------

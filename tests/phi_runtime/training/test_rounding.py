@@ -14,10 +14,11 @@ pytest.importorskip("onnxruntime_genai")
 from phi_runtime.models.builder_source import gets_8_bits  # noqa: E402
 from phi_runtime.models.fetch import present  # noqa: E402
 from phi_runtime.passes.model_builder import ModelBuilder  # noqa: E402
+from phi_runtime.pipeline.engine import run  # noqa: E402
 from phi_runtime.pipeline.load import load_workflow  # noqa: E402
 from phi_runtime.pipeline.stage import pass_stage  # noqa: E402
 from phi_runtime.training.rounding import Int4AwareBase, round_to_int4, rounded_modules  # noqa: E402
-from tests.conftest import MakeProject, edit_config  # noqa: E402
+from tests.conftest import Listener, MakeProject, edit_config  # noqa: E402
 
 MODULES = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
@@ -147,3 +148,22 @@ def test_another_rounding_of_the_export_makes_the_training_stale(make_project: M
     for default in (inputs(aware=True, size=32), inputs(aware=True, size=None), inputs(aware=False, size=64)):
         assert "rounding" not in default  # so that models of earlier versions stay valid
         assert not {"layers", "activation_cache_gb"} & set(default["config"])
+
+
+def test_a_training_uses_the_block_size_of_its_export(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(max_steps=2, passes={"finetune": {"int4_aware": True}, "export": {"int4_block_size": 16}})
+    bases: list[Int4AwareBase] = []
+    use_rounded = Int4AwareBase.use_rounded
+
+    def seen(self: Int4AwareBase, rounded: bool) -> None:
+        bases.append(self)
+        use_rounded(self, rounded)
+
+    monkeypatch.setattr(Int4AwareBase, "use_rounded", seen)
+    run(project, Listener(), until="finetune")
+    assert len({*bases}) == 1
+    for exact, rounded in zip(bases[0].exact, bases[0].rounded, strict=True):
+        assert torch.equal(rounded, round_to_int4(exact, 16))
+        assert not torch.equal(rounded, round_to_int4(exact, 32))

@@ -10,11 +10,7 @@ from phi_runtime.models.memory import inference_bytes, onnx_bytes
 from phi_runtime.models.shape import Shape
 from phi_runtime.search.optimize.targets import Target
 
-_BLOCK, _MIXED = "int4_block_size", "extra_options.matmul_mixed_precision"
-_BUILDER_DEFAULTS = (
-    "int4_algo_config",
-    "int4_is_symmetric",
-)  # the builder's own rounding is the best that runs anywhere
+_BLOCK, _MIXED, _ALGORITHM = "int4_block_size", "extra_options.matmul_mixed_precision", "int4_algo_config"
 # Options of a config that are valid for its own precision only.
 _INT4_ONLY = ("use_qdq", "int4_calibration")
 _QUANTIZED_ONLY = (
@@ -25,7 +21,7 @@ _QUANTIZED_ONLY = (
     "extra_options.matmulnbits_weights_prepacked",
     "extra_options.enable_cuda_fpa_intb_gemm",
 )
-_NO_MIXED_PRECISION = ("DmlExecutionProvider",)  # its latest release, 0.14.1, has no matmul_mixed_precision
+_DML = "DmlExecutionProvider"  # its latest release, 0.14.1, has no matmul_mixed_precision
 
 
 @dataclass(frozen=True)
@@ -36,16 +32,19 @@ class Candidate:
     precision: str
     block_size: int | None = None
     mixed: str | None = None
+    algorithm: str | None = None
 
     @property
     def options(self) -> Mapping[str, Any]:
         """The options of the ModelBuilder pass to change, by dotted key; None removes an option."""
-        removed = [*_BUILDER_DEFAULTS]
+        removed = ["int4_is_symmetric"]
+        if self.algorithm:
+            removed.append("int4_calibration")
         if self.precision != "int4":
             removed += _INT4_ONLY
         if self.precision not in ("int4", "int8"):
             removed += _QUANTIZED_ONLY
-        own = {"precision": self.precision, _BLOCK: self.block_size, _MIXED: self.mixed}
+        own = {"precision": self.precision, _BLOCK: self.block_size, _MIXED: self.mixed, _ALGORITHM: self.algorithm}
         return own | dict.fromkeys(removed)
 
     @property
@@ -58,14 +57,17 @@ class Candidate:
         return {f"passes.{pass_name}.{key}": value for key, value in self.options.items()}
 
 
-_LAST, _LAST_AND_LAYERS = "last_matmul:int8", "last_matmul:int8,mixed_layers:int8"
+_LAST, _LAYERS = "last_matmul:int8", "mixed_layers:int8"
 
-# Smallest and fastest first, on every execution provider.
+# From the least to the most accurate, as measured: bench/README.md, "Candidates of optimize".
 ALL = (
     Candidate("int4-block-128", "int4", 128),
+    Candidate("int4-block-64", "int4", 64),
     Candidate("int4-block-32", "int4", 32),
     Candidate("int4-last-int8", "int4", 32, _LAST),
-    Candidate("int4-mixed-int8", "int4", 32, _LAST_AND_LAYERS),
+    Candidate("int4-layers-int8", "int4", 32, _LAYERS),
+    Candidate("int4-mixed-int8", "int4", 32, f"{_LAST},{_LAYERS}"),
+    Candidate("int4-k-quant-mixed", "int4", 32, algorithm="k_quant_mixed"),
     Candidate("int8", "int8"),
     Candidate("fp16", "fp16"),
     Candidate("bf16", "bf16"),
@@ -73,24 +75,32 @@ ALL = (
 )
 
 
-def candidates_for(target: Target) -> tuple[Candidate, ...]:
-    """Return the candidates that run on `target`, cheapest first."""
-    return tuple(
-        candidate
-        for candidate in ALL
-        if candidate.precision in target.precisions and not (candidate.mixed and target.provider in _NO_MIXED_PRECISION)
-    )
+def candidates_for(target: Target, shape: Shape | None = None) -> tuple[Candidate, ...]:
+    """Return the candidates that run on `target`, from the least accurate to the most accurate.
+
+    With a `shape`, these are from the smallest to the largest: a candidate is skipped if a more accurate one is smaller, such as
+    blocks of 64 where the rows of weights are no multiple of 128.
+    """
+    candidates = [candidate for candidate in ALL if _runs_on(candidate, target)]
+    if shape is None:
+        return tuple(candidates)
+    sizes = [expected_bytes(shape, candidate, target) for candidate in candidates]
+    return tuple(candidate for i, candidate in enumerate(candidates) if sizes[i] <= min(sizes[i:]))
+
+
+def _runs_on(candidate: Candidate, target: Target) -> bool:
+    if candidate.algorithm:  # elsewhere larger than int4-mixed-int8 and no more accurate
+        return target.provider == _DML
+    return candidate.precision in target.precisions and not (candidate.mixed and target.provider == _DML)
 
 
 def expected_bytes(shape: Shape, candidate: Candidate, target: Target) -> int:
     """Estimate the size of the model's folder, in bytes; see `memory.onnx_bytes`."""
-    return onnx_bytes(
-        shape,
-        candidate.precision,
-        candidate.block_size or 32,
-        in_8_bits=[pair.partition(":")[0] for pair in (candidate.mixed or "").split(",")],
-        gpu=target.on_gpu,
-    )
+    block_size = candidate.block_size or 32
+    groups = f"{_LAST},{_LAYERS}" if candidate.algorithm else candidate.mixed or ""
+    in_8_bits = [pair.partition(":")[0] for pair in groups.split(",")]
+    size = onnx_bytes(shape, candidate.precision, block_size, in_8_bits=in_8_bits, gpu=target.on_gpu)
+    return size + (shape.parameters // (2 * block_size) if candidate.algorithm else 0)  # zero points of 4 bits
 
 
 def expected_memory_bytes(

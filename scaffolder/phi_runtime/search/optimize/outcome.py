@@ -32,6 +32,7 @@ class OptimizeResult:
         config: The config with the chosen options, next to the project's own; `config_digest` is its digest.
         previous_config: The user's edited version of an earlier one, under its new name.
         model: The chosen model, if it still exists.
+        outdated_training: The int4-aware training that the next run repeats with the chosen options.
         backup: The project's config before `applied` changed it.
     """
 
@@ -45,6 +46,7 @@ class OptimizeResult:
     config: Path | None = None
     previous_config: Path | None = None
     model: Path | None = None
+    outdated_training: str | None = None
     applied: bool = False
     backup: Path | None = None
 
@@ -83,6 +85,7 @@ class OptimizeResult:
             "config": shown(self.config),
             "previous_config": shown(self.previous_config),
             "model": shown(self.model),
+            "outdated_training": self.outdated_training,
             "applied": self.applied,
             "backup": shown(self.backup),
         }

@@ -10,7 +10,7 @@ from typing import Any
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.parse import EVALUATION, parse_config
-from phi_runtime.config.pass_graph import sources, training_of
+from phi_runtime.config.pass_graph import sources, trained_rounding, training_of
 from phi_runtime.config.schema import Constraints, ExportPass, Workflow, canonical
 from phi_runtime.config.sidecars import sidecar_path
 from phi_runtime.core.artifacts import digest, versions
@@ -101,6 +101,15 @@ class OptimizePlan:
         overrides = replace(self.config.overrides, on_local=False)
         workflow = load_config(self.project.config, overrides, self.config.source).require_valid()
         return {**values_for(self.target, workflow), **candidate.values(self.settings.stage)}
+
+    def outdated_training(self, candidate: Candidate) -> str | None:
+        """Return the int4-aware training that rounds otherwise with the options of `candidate`; None if there is none."""
+        before = self.config.require_valid()
+        after = load_config(self.project.config, self.overrides_for(candidate), self.config.source).require_valid()
+        name = training_of(before.passes, self.settings.stage)
+        if name is None or not before.trainings[name].rounds_base:
+            return None
+        return None if trained_rounding(before.passes, name) == trained_rounding(after.passes, name) else name
 
     def stages(self) -> dict[str, Stage | ConfigError]:
         """Return the stage of the ModelBuilder pass with the options of each candidate, by its name.
@@ -196,7 +205,8 @@ def prepare(
     workflow = config.require_valid()
     name = _builder(workflow, stage, project)
     selected = target_for(target, workflow)
-    candidates = candidates_for(selected)
+    shape = shape_of(base_model_path(workflow.input_model, project)) or shape
+    candidates = candidates_for(selected, shape)
     constraints = resolve_constraints(limits or {}, workflow.evaluation.constraints, selected.defaults)
     training = training_of(workflow.passes, name)
     rows = workflow.passes[training].rows if training else None
@@ -214,7 +224,7 @@ def prepare(
         sources(workflow.passes)[name] or "",
         candidates,
         why_unavailable(selected),
-        shape_of(base_model_path(workflow.input_model, project)) or shape,
+        shape,
     )
     if limits_accuracy(constraints) and training is None and not plan.unavailable:
         raise ConfigError(

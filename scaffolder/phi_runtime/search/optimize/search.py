@@ -267,6 +267,7 @@ class _OptimizeSearch:
             config, previous = write_best(self.plan, self.chosen, self.table.config_digest)
             config_digest = digest(config.read_text(encoding="utf-8"))
             result = replace(result, config=config, previous_config=previous, config_digest=config_digest)
+            result = replace(result, outdated_training=self.plan.outdated_training(self.chosen))
             stage = self.stages[self.chosen.name]
             assert isinstance(stage, Stage)
             if apply:
