@@ -58,7 +58,12 @@ class SpecialTokens:
 
     def find(self, text: str) -> set[str]:
         """Return the distinct special tokens in a text."""
-        tokens = set()
+        tokens: set[str] = set()
+        for character in self._first_characters:
+            if character in text:
+                break
+        else:  # most texts; ten times as fast as the regular expression
+            return tokens
         for begin in self._begin.finditer(text):  # 256 tokens as alternatives would take ten times as long
             tokens |= {token for token in self._by_begin[begin[0]] if text.startswith(token, begin.start())}
         return tokens
@@ -70,6 +75,10 @@ class SpecialTokens:
         for token in {*self.own, *ENDS, *_STARTS} - {""}:
             result[token[:2]].append(token)
         return dict(result)
+
+    @cached_property
+    def _first_characters(self) -> list[str]:
+        return sorted({begin[0] for begin in self._by_begin})
 
     @cached_property
     def _begin(self) -> re.Pattern[str]:

@@ -149,8 +149,7 @@ def json_rows(path: Path, stream: io.BufferedReader, form: JsonForm, encoding: s
 def _json_lines(path: Path, stream: io.BufferedReader) -> Iterator[Row | BadRow]:
     decoder = Decoder()
     for number, line in lines(stream):
-        where = Location(path, number)
-        text = decoded(line, where)
+        text = decoded(line, path, number)
         if isinstance(text, BadRow):
             yield text
             continue
@@ -163,19 +162,19 @@ def _json_lines(path: Path, stream: io.BufferedReader) -> Iterator[Row | BadRow]
             fix = "write one object per line, without a comma after it" if "Extra data" in what else FIX
             yield BadRow(Location(path, number, column), what, json_fix(text, column - 1, fix))
         except RecursionError:
-            yield BadRow(where, "this row is nested too deeply")
+            yield BadRow(Location(path, number), "this row is nested too deeply")
         else:
-            yield _row(value, where, decoder)
+            yield _row(value, Location(path, number), decoder)
 
 
-def decoded(line: bytes | None, where: Location) -> str | BadRow:
+def decoded(line: bytes | None, path: Path, number: int) -> str | BadRow:
     """Return the text of a line of a file in UTF-8, without a byte order mark."""
     if line is None:
-        return BadRow(where, TOO_LONG)
+        return BadRow(Location(path, number), TOO_LONG)
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
-        return BadRow(where, "this line is not UTF-8 text", ENCODING_FIX)
+        return BadRow(Location(path, number), "this line is not UTF-8 text", ENCODING_FIX)
     return text.removeprefix("\ufeff")  # in the middle of files that were concatenated
 
 

@@ -9,13 +9,15 @@ Shapes: N rows, P token pairs of a block of rows, K pairs of rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from phi_runtime.data.store import Store
+from phi_runtime.hardware.device import usable_cores
 
 NEAR_DUPLICATE = 0.7  # Jaccard overlap of token pairs of two questions that are near duplicates
 NONE = np.uint32(2**32 - 1)
@@ -27,6 +29,7 @@ _EQUAL_BANDS, _EQUAL_MARKS = 2, 3
 _COMMON_ROWS = 20  # of the sampled rows; a token pair that more of them have is common
 _SAMPLED_ROWS = 2000
 _BLOCK_TOKENS, _BLOCK_PAIRS = 1 << 18, 1 << 16
+_THREADS = 4  # each needs 40 MB for a block
 _NEARBY_TOKENS, _SCATTERED_ROWS = 1 << 21, 16  # each row from elsewhere in a file maps up to 1 MB around it
 
 
@@ -70,7 +73,8 @@ def sketch(store: Store, rows: np.ndarray, common: np.ndarray) -> Sketches:
     bands: np.ndarray = np.full((len(rows), BANDS), NONE)
     marks: np.ndarray = np.zeros((len(rows), MARKS), dtype=np.uint32)
     in_file = np.argsort(rows, kind="stable")
-    for begin, end in _blocks(store, rows[in_file]):
+
+    def sketch_block(begin: int, end: int) -> None:
         block = in_file[begin:end]
         pairs, owners = _pairs(store, rows[block])
         for k, (filled, smallest) in enumerate(_smallest(pairs, owners, factors[-MARKS:])):
@@ -79,6 +83,8 @@ def sketch(store: Store, rows: np.ndarray, common: np.ndarray) -> Sketches:
         for k, (filled, smallest) in enumerate(_smallest(pairs[own], owners[own], factors[:-MARKS])):
             band = bands[:, k // _PER_BAND]
             band[block[filled]] = smallest + (band[block[filled]] * np.uint32(31) if k % _PER_BAND else np.uint32(0))
+
+    _in_threads(sketch_block, _blocks(store, rows[in_file]))
     return Sketches(bands, marks)
 
 
@@ -96,7 +102,8 @@ def _smallest(pairs: np.ndarray, owners: np.ndarray, factors: np.ndarray) -> Ite
 def are_near(one: Store, rows: np.ndarray, other: Store, other_rows: np.ndarray, common: np.ndarray) -> np.ndarray:
     """Return a mask (K,): row `rows[k]` of `one` and row `other_rows[k]` of `other` are near duplicates."""
     near: np.ndarray = np.zeros(len(rows), dtype=bool)
-    for begin, end in _blocks(one, rows):
+
+    def compare_block(begin: int, end: int) -> None:
         keys, owners, pairs = _distinct(*_pairs(one, rows[begin:end]))
         other_keys, other_owners, other_pairs = _distinct(*_pairs(other, other_rows[begin:end]))
         shared = np.isin(keys, other_keys, assume_unique=True)
@@ -104,7 +111,16 @@ def are_near(one: Store, rows: np.ndarray, other: Store, other_rows: np.ndarray,
         in_all = _overlap(owners, other_owners, owners[shared], end - begin)
         in_own = _overlap(owners[own], other_owners[other_own], owners[shared & own], end - begin)
         near[begin:end] = (in_all >= NEAR_DUPLICATE) & (in_own >= NEAR_DUPLICATE)
+
+    _in_threads(compare_block, _blocks(one, rows))
     return near
+
+
+def _in_threads(work: Callable[[int, int], None], blocks: Iterable[tuple[int, int]]) -> None:
+    """Call `work` for each block in threads: numpy releases Python's lock, and blocks do not share rows."""
+    with ThreadPoolExecutor(min(usable_cores(), _THREADS)) as pool:
+        for _ in pool.map(lambda block: work(*block), blocks):
+            pass
 
 
 def _overlap(owners: np.ndarray, other_owners: np.ndarray, shared: np.ndarray, count: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from phi_runtime.config.file_formats import Format, SampleBy
 from phi_runtime.core.errors import DataError, Location
@@ -43,8 +43,7 @@ class ReadOptions:
     column_mapping: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row: values by column, and the line (from 1) on which it starts, or its number if the format has no lines."""
 
     values: dict[str, Any]

@@ -149,7 +149,7 @@ def _texts(path: Path, stream: io.BufferedReader, sample_by: SampleBy) -> Iterat
     parts: list[str] = []
     start, previous, size = 1, 0, 0
     for number, line in lines(stream):
-        text = decoded(line, Location(path, number))
+        text = decoded(line, path, number)
         if isinstance(text, BadRow):
             yield text
             continue

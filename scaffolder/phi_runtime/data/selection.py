@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from phi_runtime.config.file_formats import format_of
 from phi_runtime.config.schema import LoadDataset
@@ -18,8 +17,7 @@ from phi_runtime.data.rows import BadRow, ReadOptions, Row, scan
 _SLICE = re.compile(r"\[(-?\d+)?(%)?:(-?\d+)?(%)?\]$")
 
 
-@dataclass(frozen=True)
-class SelectedRow:
+class SelectedRow(NamedTuple):
     """A row with its file, and its index among all rows of all files."""
 
     path: Path

@@ -141,35 +141,42 @@ class PromptTemplate:
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Raise RowError if a column is missing, is no text, number or Boolean, or the question or answer is empty."""
+        self._checked(values)
+
+    def _checked(self, values: Mapping[str, Any]) -> tuple[str, list[str]]:
+        """Return the answer of a row and the end tokens that it writes. Raises RowError as `check` does."""
         for name in self.columns:
             if name in self.optional and values.get(name) is None:
                 continue
             if name not in values:
                 raise RowError(f"this row has no column `{name}`", f"it has {', '.join(values) or 'none'}")
             value = values[name]
+            if type(value) is str:
+                continue
             if not isinstance(value, str | int | float) or (isinstance(value, float) and not isfinite(value)):
                 raise RowError(f"`{name}` is {value!r:.40}; expected text")
-        if not self.reference(values):
+        answer, ends = split_ends(text_of(values[self.answer]), self._ends)
+        if not answer.strip():
             raise RowError(f"`{self.answer}` is empty in this row", "fill or remove that row", empty=True)
         if self.inputs and all(is_empty(values.get(name)) for name in self.inputs):
             raise RowError(f"`{'`, `'.join(self.inputs)}` is empty in this row", "fill or remove that row", empty=True)
+        return answer, ends
 
     def reference(self, values: Mapping[str, Any]) -> str:
         """Return the expected answer, without the end tokens that the row writes."""
         return split_ends(text_of(values[self.answer]), self._ends)[0].strip()
 
-    @property
+    @cached_property
     def _ends(self) -> tuple[str, ...]:
         """End tokens that come off an answer; free text is trained as it is."""
         return self.ends if self.has_prompt else ()
 
     def row(self, values: Mapping[str, Any], *, completion_only: bool) -> Rendered:
         """Return a row for training; with `completion_only` the prompt is not trained. Raises RowError as `check` does."""
-        self.check(values)
+        answer, ends = self._checked(values)
         prompt, completion = self.render_prompt(values), self.render_completion(values)
         masked = completion_only and prompt
         pieces = [(prompt, False), (completion, True)] if masked else [(prompt + completion, True)]
-        answer, ends = split_ends(text_of(values[self.answer]), self._ends)
         text = "\n".join([self.input_text(values), answer]) if self.inputs else answer
         return Rendered(pieces, prompt if self.inputs else completion, answer.strip(), text, ends)
 
@@ -187,10 +194,12 @@ class PromptTemplate:
         return [(before, column) for before, column, _, _ in string.Formatter().parse(self.prompt)]
 
     def render_prompt(self, values: Mapping[str, Any]) -> str:
-        kept = [
-            part for part in self._prompt_parts if part[1] not in self.optional or not is_empty(values.get(part[1]))
-        ]
-        prompt = "".join(before + ("" if column is None else text_of(values[column])) for before, column in kept)
+        prompt = ""
+        for before, column in self._prompt_parts:
+            if column is None:
+                prompt += before
+            elif column not in self.optional or not is_empty(values.get(column)):
+                prompt += before + text_of(values[column])
         return prompt.lstrip("\n") if self.optional else prompt
 
     def render_completion(self, values: Mapping[str, Any]) -> str:

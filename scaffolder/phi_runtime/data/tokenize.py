@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from phi_runtime.data.template import Piece
 
@@ -17,8 +16,7 @@ Run = tuple[int, int]
 """Start and stop of a run of trained tokens."""
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """Token ids of one row, and the `runs` that are trained. `endless`: the row does not end with an end token."""
 
     ids: list[int]
@@ -110,9 +108,13 @@ class Encoder:
     def _batch(self, texts: Sequence[str], *, offsets: bool) -> list[Any]:
         """Encode `texts`, each with the special tokens that it needs; `offsets` cost a third more time."""
         encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        needed = [self._special(text) for text in texts]
+        if len(set(needed)) == 1:
+            batch: list[Any] = encode(texts, add_special_tokens=needed[0])
+            return batch
         result: list[Any] = [None] * len(texts)
         for special in (True, False):
-            indices = [i for i, text in enumerate(texts) if self._special(text) is special]
+            indices = [i for i, needs in enumerate(needed) if needs is special]
             encodings = encode([texts[i] for i in indices], add_special_tokens=special) if indices else []
             for i, encoding in zip(indices, encodings, strict=True):
                 result[i] = encoding
