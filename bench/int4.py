@@ -95,7 +95,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", default="42,1")
     parser.add_argument("arguments", nargs="*", metavar="MODEL_FOLDER or VARIANT")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     folders = [Path(each).absolute() for each in given.arguments if each not in VARIANTS]
     chosen = [each for each in given.arguments if each in VARIANTS]
     main(folders[0] if folders else None, [int(seed) for seed in given.seeds.split(",")], chosen or list(VARIANTS))
