@@ -31,6 +31,7 @@ for _name, _value in {
     "OMP_WAIT_POLICY": "passive",  # the few tests with two threads
     "PHI_SCAFFOLD_BFLOAT16": "0",  # the same numbers on every machine
     "PHI_SCAFFOLD_CORES": "1",
+    "GLIBC_TUNABLES": "",  # commands that train would start a second time (cli/allocator.py)
     "TOKENIZERS_PARALLELISM": "false",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def clean_environment() -> dict[str, str]:
     """The variables of a user's shell, outside this environment and without the limits of `tests/conftest.py`."""
-    limits = ("OMP_NUM_THREADS", "PHI_SCAFFOLD_CORES", "TOKENIZERS_PARALLELISM")
+    limits = ("OMP_NUM_THREADS", "PHI_SCAFFOLD_CORES", "TOKENIZERS_PARALLELISM", "GLIBC_TUNABLES")
     ours = ("PYTHONPATH", "VIRTUAL_ENV", "HF_HUB_OFFLINE", *limits)
     return {k: v for k, v in os.environ.items() if k not in ours}
 
