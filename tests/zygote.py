@@ -331,8 +331,8 @@ def become(command: Command, descriptors: Sequence[int], connection: socket.sock
             os.setsid()
         for limit, values in command.limits:
             resource.setrlimit(limit, values)
-        for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-            signal.signal(number, handler)
+        for number in (signal.SIGINT, signal.SIGTERM):  # they end an interpreter that has not started yet
+            signal.signal(number, signal.SIG_DFL)
         connection.close()
         own = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE) for fd in descriptors]
         for fd in descriptors:
@@ -341,6 +341,7 @@ def become(command: Command, descriptors: Sequence[int], connection: socket.sock
         for source, target in zip(own, command.targets, strict=True):
             os.dup2(source, target, inheritable=True)
             os.close(source)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = run(command)
     except ProcessLookupError:
         pass
