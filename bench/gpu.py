@@ -25,36 +25,25 @@ import tempfile
 import threading
 import time
 from datetime import date
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from training import steps_of  # bench/training.py
+from serve import TOPICS, Plain  # these are bench/serve.py and bench/training.py
+from training import Peak, matrix_flops, resident_bytes, steps_of
 
 PARTS = ("lora", "qlora", "export")
 TARGETS = ["qkv_proj", "o_proj"]
-WORDS = (
-    "river",
-    "winter",
-    "market",
-    "sailor",
-    "garden",
-    "clock",
-    "mountain",
-    "letter",
-    "bakery",
-    "train",
-    "lantern",
-    "the",
-    "a",
-)
 DECODED_TOKENS = 128
 SIDE_LIMIT_S = 240
 
 
 def main(options: argparse.Namespace) -> None:
-    device = "cpu" if options.cpu else "cuda"
-    limit, name = matrix_flops(device)
+    import torch
+
+    limit = matrix_flops("cpu", "bfloat16", 1024) if options.cpu else matrix_flops("cuda", "bfloat16", 8192)
+    name = "CPU" if options.cpu else torch.cuda.get_device_name()
     print(f"{date.today()}, {name}: bfloat16 matrices {limit / 1e12:.1f} TFLOP/s", flush=True)
     with tempfile.TemporaryDirectory(prefix="phi-bench-") as temporary:
         folder = Path(temporary)
@@ -76,20 +65,12 @@ def main(options: argparse.Namespace) -> None:
 def make_model(folder: Path, options: argparse.Namespace) -> int:
     """Write a model of random weights with a small tokenizer; return its number of parameters."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
+    from transformers import Phi3Config, Phi3ForCausalLM
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<|endoftext|>", "<|end|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator([" ".join(WORDS)] * 5, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=special[0], pad_token=special[0], unk_token=special[1]
-    )
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.tokenizer_kinds import tokenizer_of
+
+    tokenizer = tokenizer_of("byte-level", bos=False, added=False)
     size = {"hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 32}
     if options.cpu:
         size = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
@@ -117,7 +98,7 @@ def make_data(file: Path, options: argparse.Namespace) -> None:
     """Write rows of about 200 words, enough for all steps."""
     words = random.Random(0)
     count = options.steps * options.rows * options.length // 180 + 10
-    rows = (json.dumps({"text": " ".join(words.choices(WORDS, k=200))}) + "\n" for _ in range(count))
+    rows = (json.dumps({"text": " ".join(words.choices(TOPICS, k=200))}) + "\n" for _ in range(count))
     file.write_text("".join(rows), encoding="utf-8")
 
 
@@ -132,19 +113,19 @@ def train(method: str, folder: Path, options: argparse.Namespace, least_s: float
             print("  olive    skipped: PHI_OLIVE_PYTHON is not set")
             continue
         command = command_of(side, method, folder, options)
-        before, peak = held_bytes(options.cpu, None), Peak(options.cpu)
+        before = 0 if options.cpu else card_bytes()
         tail: list[str] = []
         process = subprocess.Popen(
             command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         watchdog = threading.Timer(SIDE_LIMIT_S, process.kill)
         watchdog.start()
-        peak.start(process.pid)
+        peak = Peak(partial(resident_bytes, process.pid) if options.cpu else card_bytes)
         assert process.stdout is not None
         ticks, losses = steps_of("olive" if side == "olive" else "ours", process.stdout, tail)
         code = process.wait()
         watchdog.cancel()
-        held = peak.stop() - (0 if options.cpu else before)
+        held = peak.stop() - before
         if code or len(ticks) < 4:
             print(f"  {side:8} ended with {code}: {''.join(tail[-3:]).strip()[-300:]}")
             continue
@@ -297,14 +278,12 @@ def export(folder: Path, options: argparse.Namespace) -> None:
     if done.returncode:
         print(f"  ended with {done.returncode}: {done.stdout[-300:]}{done.stderr[-300:]}")
         return
-    from serve import Plain  # bench/serve.py
-
     onnx = place.parent / "gen-model" / "onnx"
     size = sum(file.stat().st_size for file in onnx.iterdir())
     plain = Plain(onnx)
     rates = []
     for _ in range(5):
-        ids = plain.tokenizer.encode(" ".join(WORDS * 8))
+        ids = plain.tokenizer.encode(" ".join(TOPICS * 8))
         generator = plain.generator(ids, len(ids) + DECODED_TOKENS)
         generator.generate_next_token()
         first = time.perf_counter()
@@ -319,56 +298,12 @@ def export(folder: Path, options: argparse.Namespace) -> None:
 # -- measurement -------------------------------------------------------------------------------------------------------
 
 
-class Peak:
-    """Samples ten times a second what the card, or a process with its children, holds."""
+def card_bytes() -> int:
+    """Return the memory that is used on the first card."""
+    import pynvml
 
-    def __init__(self, cpu: bool) -> None:
-        self.cpu, self.bytes, self.done = cpu, 0, threading.Event()
-
-    def start(self, pid: int) -> None:
-        self.thread = threading.Thread(target=self._sample, args=(pid,), daemon=True)
-        self.thread.start()
-
-    def _sample(self, pid: int) -> None:
-        while not self.done.wait(0.1):
-            self.bytes = max(self.bytes, held_bytes(self.cpu, pid))
-
-    def stop(self) -> int:
-        self.done.set()
-        self.thread.join()
-        return self.bytes
-
-
-def held_bytes(cpu: bool, pid: int | None) -> int:
-    """Return the memory that is used on the first card, or by the process `pid` and its children."""
-    if not cpu:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
-    except psutil.Error:
-        return 0
-
-
-def matrix_flops(device: str) -> tuple[float, str]:
-    """Return the FLOP/s of torch on large bfloat16 matrices, the best of ten runs, and the name of the device."""
-    import torch
-
-    n = 1024 if device == "cpu" else 8192
-    a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
-    best = 0.0
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ a
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = max(best, 2 * n**3 / (time.perf_counter() - start))
-    return best, "CPU" if device == "cpu" else torch.cuda.get_device_name()
+    pynvml.nvmlInit()
+    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
 
 
 def environment() -> dict[str, str]:

@@ -27,21 +27,8 @@ from typing import Any
 
 import httpx
 import psutil
+from serve import TOPICS  # bench/serve.py
 
-WORDS = [
-    "fox",
-    "river",
-    "winter",
-    "market",
-    "sailor",
-    "garden",
-    "clock",
-    "mountain",
-    "letter",
-    "bakery",
-    "train",
-    "lantern",
-]
 SAMPLE_S = 0.25
 
 
@@ -87,7 +74,7 @@ class Soak:
 
     def send(self, client: httpx.Client, rng: random.Random) -> str:
         """Send a request and return its status: that of HTTP, 499 if the client left, late if it waited in vain, or broken."""
-        text = " ".join(rng.choices(WORDS, k=rng.choice([2, 10, 40])))
+        text = " ".join(rng.choices(TOPICS[:12], k=rng.choice([2, 10, 40])))
         body: dict[str, Any] = {
             "model": str(self.model),
             "max_tokens": rng.choice([2, 8, 32]),

@@ -27,9 +27,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Result:
 
 
 def main(data: Path, model: Path, dtypes: list[str]) -> None:
-    limit = matrix_flops()
+    limit = matrix_flops("cpu", "float32", 2048)
     parameters = sum(f.stat().st_size for f in model.glob("*.safetensors")) // 4
     print(f"{model.name}: {parameters / 1e6:.0f} M parameters; float32 matrices: {limit / 1e9:.0f} GFLOP/s", flush=True)
     for dtype in dtypes:
@@ -150,7 +151,7 @@ def run(side: str, workload: str, dtype: str, data: Path, model: Path, folder: P
     process = subprocess.Popen(
         command, env=os.environ | quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    peak = Peak(process.pid)
+    peak = Peak(partial(resident_bytes, process.pid))
     assert process.stdout is not None
     tail: list[str] = []
     ticks, losses = steps_of(side, process.stdout, tail)
@@ -180,18 +181,16 @@ def steps_of(side: str, lines: Iterable[str], tail: list[str]) -> tuple[list[flo
 
 
 class Peak:
-    """Samples the memory of a process and its children ten times a second."""
+    """The largest value of `read`, which is called ten times a second."""
 
-    def __init__(self, pid: int) -> None:
-        self.process, self.bytes, self.done = psutil.Process(pid), 0, threading.Event()
+    def __init__(self, read: Callable[[], int]) -> None:
+        self.read, self.bytes, self.done = read, 0, threading.Event()
         self.thread = threading.Thread(target=self._sample, daemon=True)
         self.thread.start()
 
     def _sample(self) -> None:
         while not self.done.wait(0.1):
-            with suppress(psutil.Error):
-                processes = [self.process, *self.process.children(recursive=True)]
-                self.bytes = max(self.bytes, sum(p.memory_info().rss for p in processes))
+            self.bytes = max(self.bytes, self.read())
 
     def stop(self) -> int:
         self.done.set()
@@ -199,19 +198,29 @@ class Peak:
         return self.bytes
 
 
-def matrix_flops() -> float:
-    """Return the FLOP/s of torch on large float32 matrices, the best of five runs."""
+def resident_bytes(pid: int) -> int:
+    """Return the memory of a process and its children; 0 if it has ended."""
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
+    return 0
+
+
+def matrix_flops(device: str, dtype: str, size: int) -> float:
+    """Return the FLOP/s of torch on large matrices, the best of ten runs."""
     import torch
 
     from phi_runtime.hardware.device import usable_cores
 
     torch.set_num_threads(usable_cores())
-    a = torch.randn(2048, 2048)
+    a = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
     best = 0.0
-    for _ in range(5):
+    for _ in range(10):
         start = time.perf_counter()
         a @ a
-        best = max(best, 2 * 2048**3 / (time.perf_counter() - start))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
 
 

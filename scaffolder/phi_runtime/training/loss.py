@@ -156,20 +156,23 @@ class TokenLoss:
     def _head_is_last(self, model: Any) -> bool:
         """Return True if the model returns the output of its head unchanged; some cap or scale it."""
         probe = torch.linspace(-100, 100, self.head.weight.shape[0], device=self.head.weight.device)  # (V,)
-        ids = torch.arange(10, 26, device=probe.device)[None] % len(probe)  # (1, T)
         with (
             evaluation_mode(model),
             forward_replaced(self.head, lambda hidden: probe.to(hidden.dtype).expand(*hidden.shape[:-1], -1)),
         ):
-            logits = model(input_ids=ids, use_cache=False).logits  # (1, T, V)
+            logits = model(input_ids=self._probe_ids(), use_cache=False).logits  # (1, T, V)
         return bool((logits == probe.to(logits.dtype)).all())
+
+    def _probe_ids(self) -> torch.Tensor:
+        """Return a row (1, T) of tokens that the model has."""
+        return torch.arange(10, 26, device=self.head.weight.device)[None] % self.head.weight.shape[0]
 
     def _last_layer(self, base: Any) -> Any:
         """Return the last decoder layer if no logits need its MLP at other positions; None otherwise."""
         layers = decoder_of(base)[2]
         if layers is None or not hasattr(layers[-1], "mlp"):
             return None
-        ids = torch.arange(10, 26, device=self.head.weight.device)[None] % self.head.weight.shape[0]  # (1, T)
+        ids = self._probe_ids()
         keep = torch.arange(ids.shape[1], device=ids.device)[None] % 4 == 1  # (1, T)
         with evaluation_mode(base):
             expected = base(input_ids=ids, use_cache=False).logits[keep].float()  # (N, V)

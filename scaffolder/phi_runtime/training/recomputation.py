@@ -146,9 +146,9 @@ def recomputed_activations(model: Any) -> Iterator[int]:
                 forward: Function | None = partial(_norm, memory, module, module.forward)
             else:
                 forward = _gated(memory, module)
-                if forward and not known.setdefault(type(module), _computes_the_same(module, forward)):
-                    continue
-            if forward:
+                if forward and type(module) not in known:
+                    known[type(module)] = _computes_the_same(module, forward)
+            if forward and known.get(type(module), True):
                 stack.enter_context(forward_replaced(module, forward))
                 count += 1
         stack.enter_context(forward_replaced(model, _keeping_less(memory, model.forward)))

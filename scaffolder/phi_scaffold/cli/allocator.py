@@ -24,7 +24,7 @@ def restart_to_train(arguments: Sequence[str]) -> None:
 
     Nothing happens under a debugger, or where the user has set `GLIBC_TUNABLES`.
     """
-    if arguments[:1] and arguments[0] in _COMMANDS and VARIABLE not in os.environ and _can_restart(arguments):
+    if arguments and arguments[0] in _COMMANDS and VARIABLE not in os.environ and _can_restart(arguments):
         os.environ[VARIABLE] = _SETTING
         with suppress(OSError):  # as before, with more memory
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

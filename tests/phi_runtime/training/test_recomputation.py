@@ -170,6 +170,20 @@ def test_an_mlp_that_computes_something_else_stays_as_it_is() -> None:
         assert torch.equal(found(tokens()).logits, expected)
 
 
+def test_mlps_of_a_class_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Any] = []
+
+    def compare(mlp: Any, _: Any) -> bool:
+        compared.append(mlp)
+        return True
+
+    monkeypatch.setattr(recomputation, "_computes_the_same", compare)
+    found = model("llama", targets="")
+    with recomputed_activations(found):
+        assert all("forward" in vars(layer.mlp) for layer in found.model.layers)
+    assert len(compared) == 1
+
+
 class RMSNorm(torch.nn.Module):
     def forward(self, hidden: Any) -> Any:
         return hidden / hidden.pow(2).mean(-1, keepdim=True).sqrt()
