@@ -78,6 +78,7 @@ def _similar(store: Store, leaders: np.ndarray, clusters: np.ndarray) -> np.ndar
     """Join clusters (G,) whose questions have almost the same tokens."""
     common = common_pairs(store, leaders)
     sketches = sketch(store, leaders, common)
+    apart: np.ndarray = np.zeros(0, dtype=np.int64)  # pairs that are known to differ
     for band in sketches.bands.T:
         order = np.argsort(band, kind="stable")
         begins = np.concatenate([[True], band[order][1:] != band[order][:-1]])
@@ -88,7 +89,10 @@ def _similar(store: Store, leaders: np.ndarray, clusters: np.ndarray) -> np.ndar
             one, other = order[candidates], others[candidates]
             candidates = sketches.may_be_near(one, sketches, other)
             one, other = one[candidates], other[candidates]
+            untried = ~np.isin(one * len(leaders) + other, apart)
+            one, other = one[untried], other[untried]
             near = are_near(store, leaders[one], store, leaders[other], common)
+            apart = np.concatenate([apart, (one * len(leaders) + other)[~near]])
             clusters = _joined(clusters, one[near], other[near])
     return clusters
 

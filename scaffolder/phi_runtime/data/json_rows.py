@@ -164,7 +164,7 @@ def _json_lines(path: Path, stream: io.BufferedReader) -> Iterator[Row | BadRow]
         except RecursionError:
             yield BadRow(Location(path, number), "this row is nested too deeply")
         else:
-            yield _row(value, Location(path, number), decoder)
+            yield _row(value, path, decoder, number)
 
 
 def decoded(line: bytes | None, path: Path, number: int) -> str | BadRow:
@@ -178,28 +178,29 @@ def decoded(line: bytes | None, path: Path, number: int) -> str | BadRow:
     return text.removeprefix("\ufeff")  # in the middle of files that were concatenated
 
 
-def _row(value: Any, where: Location, decoder: Decoder) -> Row | BadRow:
+def _row(value: Any, path: Path, decoder: Decoder, line: int, column: int = 0) -> Row | BadRow:
     if decoder.duplicates:
-        fix = f"keep one of the two, or name them differently: {FIX}"
-        return BadRow(where, f"this row has the key `{decoder.duplicates[0]}` twice, with different values", fix)
+        what = f"this row has the key `{decoder.duplicates[0]}` twice, with different values"
+        return BadRow(Location(path, line, column), what, f"keep one of the two, or name them differently: {FIX}")
     if not isinstance(value, dict):
-        return BadRow(where, "this row is not a JSON object with column names", 'write rows as {"column": "text", …}')
+        what = "this row is not a JSON object with column names"
+        return BadRow(Location(path, line, column), what, 'write rows as {"column": "text", …}')
     if next(iter(value), "").startswith("\ufeff"):
         value = {name.removeprefix("\ufeff"): inner for name, inner in value.items()}
-    return Row(value, where.line)
+    return Row(value, line)
 
 
 def _objects(window: Window) -> Iterator[Row | BadRow]:
     while window.next():
-        where = window.where
-        yield _row(window.value(), where, window.decoder)
+        line, column = window.line, window.column
+        yield _row(window.value(), window.path, window.decoder, line, column)
 
 
 def _array_rows(window: Window) -> Iterator[Row | BadRow]:
     """Yield the rows of the array at the position of `window`, and stop at its last bracket."""
     for _ in window.elements():
-        where = window.where
-        yield _row(window.value(), where, window.decoder)
+        line, column = window.line, window.column
+        yield _row(window.value(), window.path, window.decoder, line, column)
 
 
 def _go_to_key(window: Window, key: str, opening: str) -> None:

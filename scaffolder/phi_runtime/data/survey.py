@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from phi_runtime.data.rows import BadRow
@@ -65,7 +66,7 @@ class Survey:
             self.empty_at.append([file, line, what])
 
     def count_columns(self, values: Mapping[str, Any]) -> None:
-        names = _writable(", ".join(sorted(values)))
+        names = _names(tuple(values))
         if names in self.columns or len(self.columns) < MIXTURES:
             self.columns[names] += 1
 
@@ -131,6 +132,11 @@ def _count(
         counts.update(matches)
         if len(places) < SHOWN:
             places.append([file, line, ", ".join(matches)])
+
+
+@lru_cache(MIXTURES)
+def _names(columns: tuple[str, ...]) -> str:
+    return _writable(", ".join(sorted(columns)))
 
 
 def _writable(text: str) -> str:

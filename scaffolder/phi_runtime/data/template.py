@@ -130,7 +130,7 @@ class PromptTemplate:
     special: ClassVar[bool] = True
     """True if the tokenizer's special tokens (BOS, end of text) are added around the text."""
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         return (*self.inputs, self.answer)
 
@@ -146,19 +146,20 @@ class PromptTemplate:
     def _checked(self, values: Mapping[str, Any]) -> tuple[str, list[str]]:
         """Return the answer of a row and the end tokens that it writes. Raises RowError as `check` does."""
         for name in self.columns:
-            if name in self.optional and values.get(name) is None:
+            value = values.get(name)
+            if type(value) is str or (value is None and name in self.optional):
                 continue
             if name not in values:
                 raise RowError(f"this row has no column `{name}`", f"it has {', '.join(values) or 'none'}")
-            value = values[name]
-            if type(value) is str:
-                continue
             if not isinstance(value, str | int | float) or (isinstance(value, float) and not isfinite(value)):
                 raise RowError(f"`{name}` is {value!r:.40}; expected text")
         answer, ends = split_ends(text_of(values[self.answer]), self._ends)
         if not answer.strip():
             raise RowError(f"`{self.answer}` is empty in this row", "fill or remove that row", empty=True)
-        if self.inputs and all(is_empty(values.get(name)) for name in self.inputs):
+        for name in self.inputs:
+            if not is_empty(values.get(name)):
+                return answer, ends
+        if self.inputs:
             raise RowError(f"`{'`, `'.join(self.inputs)}` is empty in this row", "fill or remove that row", empty=True)
         return answer, ends
 
@@ -186,12 +187,18 @@ class PromptTemplate:
 
     def input_text(self, values: Mapping[str, Any]) -> str:
         """Return the question of a row without the text of the template."""
-        return "\n".join(text_of(values[column]) for column in self.inputs if not is_empty(values.get(column)))
+        return "\n".join([text_of(values[column]) for column in self.inputs if not is_empty(values.get(column))])
 
     @cached_property
     def _prompt_parts(self) -> list[tuple[str, str | None]]:
         """Text of the prompt before each column, and the column; None after the last one."""
         return [(before, column) for before, column, _, _ in string.Formatter().parse(self.prompt)]
+
+    @cached_property
+    def _around_answer(self) -> tuple[str, str]:
+        """Text of the completion before the answer, and after it."""
+        (before, _, _, _), *rest = string.Formatter().parse(self.completion)
+        return before, "".join(text for text, _, _, _ in rest)
 
     def render_prompt(self, values: Mapping[str, Any]) -> str:
         prompt = ""
@@ -206,7 +213,8 @@ class PromptTemplate:
         answer = text_of(values[self.answer])
         if self.end_token:  # training adds the end; without it, the row's own end is the only one
             answer = split_ends(answer, self._ends)[0]
-        return self.completion.format(**{self.answer: answer})
+        before, after = self._around_answer
+        return before + answer + after
 
     def completion_of(self, values: Mapping[str, Any], answer: str) -> str:
         """Return the text that `answer` to the question of a row is trained as."""

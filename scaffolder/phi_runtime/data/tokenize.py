@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from phi_runtime.data.template import Piece
+from phi_runtime.data.words import EncodedWords, Run, WordEncoder
 
 _LONGEST_WORD = 200
-
-
-Run = tuple[int, int]
-"""Start and stop of a run of trained tokens."""
 
 
 class Encoded(NamedTuple):
@@ -36,6 +36,34 @@ class Encoded(NamedTuple):
         return sum(stop - start for start, stop in self.runs)
 
 
+class EncodedBatch(NamedTuple):
+    """Rows as columns.
+
+    Attributes:
+        tokens: Token ids of all rows, (T,) of uint32.
+        trained: Training mask, (T,).
+        sizes: Number of tokens of each row, (N,).
+        endless: Mask of the rows that do not end with an end token, (N,).
+    """
+
+    tokens: np.ndarray
+    trained: np.ndarray
+    sizes: np.ndarray
+    endless: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Encoded]) -> EncodedBatch:
+        sizes: np.ndarray = np.array([len(row.ids) for row in rows], dtype=np.int64)
+        tokens = np.fromiter(chain.from_iterable(row.ids for row in rows), dtype=np.uint32, count=int(sizes.sum()))
+        trained: np.ndarray = np.zeros(len(tokens), dtype=np.bool_)
+        at = 0
+        for row in rows:
+            for start, stop in row.runs:
+                trained[at + start : at + stop] = True
+            at += len(row.ids)
+        return cls(tokens, trained, sizes, np.array([row.endless for row in rows], dtype=np.bool_))
+
+
 def prompt_ids(tokenizer: Any, prompt: str, *, special: bool = True) -> list[int]:
     """Return the ids of a prompt for inference, with the tokenizer's BOS exactly once, even if the prompt contains it.
 
@@ -49,6 +77,12 @@ def pad_id(tokenizer: Any) -> int:
     """Return the token to pad with; padding is masked, so any token will do."""
     token: int = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return token
+
+
+def _beginning(pieces: Sequence[Piece], length: int) -> str:
+    """Return at least the first `length` characters of a row."""
+    first = pieces[0][0] if pieces else ""
+    return first if len(first) >= length else "".join(text for text, _ in pieces)
 
 
 class Encoder:
@@ -70,7 +104,8 @@ class Encoder:
         self.bos, self.end = tokenizer.bos_token, tokenizer.eos_token_id
         self.ends = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         self.backend: Any = None
-        self.exact = self.lossless = False
+        self.exact = False
+        self.words: WordEncoder | None = None
         if backend := getattr(tokenizer, "backend_tokenizer", None):
             from tokenizers import Tokenizer
 
@@ -84,26 +119,39 @@ class Encoder:
             self.backend = Tokenizer.from_str(written.replace('"trim_offsets":true', '"trim_offsets":false'))
             self.backend.no_padding()
             self.backend.no_truncation()
-            # True if a text has the same tokens at any position, without a prefix.
-            bare = "".join(self.backend.encode("joy", add_special_tokens=False).tokens) == "joy"
-            self.lossless = self.exact and bare and '"type":"ByteLevel"' in written and '"normalizer":null' in written
+            self.words = WordEncoder.of(self.backend)
 
     def encode(self, rows: Sequence[Sequence[Piece]]) -> list[Encoded]:
         """Encode rows, each a sequence of pieces."""
-        texts = ["".join(text for text, _ in pieces) for pieces in rows]
         if self.backend is None:
             return [self._finished(*self._by_trial(pieces)) for pieces in rows]
+        if self.words:
+            return [self._finished(*row) for row in self._by_words(rows).rows()]
+        texts = ["".join(text for text, _ in pieces) for pieces in rows]
         plain = all(trained for pieces in rows for _, trained in pieces)
-        by_ends = self.lossless and not plain and self._short_answers(rows)
-        batch = self._batch(texts, offsets=not plain and not by_ends)
-        if by_ends:
-            answers = list(dict.fromkeys(pieces[1][0] for pieces in rows))  # labels repeat
-            encodings = self.backend.encode_batch_fast(answers, add_special_tokens=False)
-            ends: dict[str, list[int]] = {a: e.ids for a, e in zip(answers, encodings, strict=True)}
-            masked = [self._by_end(e.ids, ends[pieces[1][0]], pieces) for e, pieces in zip(batch, rows, strict=True)]
-        else:
-            masked = [self._by_offsets(encoding, pieces) for encoding, pieces in zip(batch, rows, strict=True)]
+        encodings = self._batch(texts, offsets=not plain)
+        masked = [self._by_offsets(encoding, pieces) for encoding, pieces in zip(encodings, rows, strict=True)]
         return [self._finished(*(row or self._by_trial(pieces))) for row, pieces in zip(masked, rows, strict=True)]
+
+    def encode_batch(self, rows: Sequence[Sequence[Piece]]) -> EncodedBatch:
+        """Encode rows, as `encode` does, into columns."""
+        if not rows or self.chat or not self.words:
+            return EncodedBatch.of(self.encode(rows))
+        encoded = self._by_words(rows)
+        tokens, sizes = encoded.tokens, np.diff(encoded.row_ends, prepend=0)
+        trained: np.ndarray = np.repeat(encoded.learned, np.diff(encoded.ends, prepend=0))
+        if self.end_token and self.end is not None:
+            stops = np.cumsum(sizes)
+            missing = tokens[stops - 1] != self.end
+            tokens = np.insert(tokens, stops[missing], self.end)
+            trained = np.insert(trained, stops[missing], True)
+            sizes += missing
+        last = tokens[np.cumsum(sizes) - 1]
+        return EncodedBatch(tokens, trained, sizes, ~np.isin(last, list(self.ends)))
+
+    def _by_words(self, rows: Sequence[Sequence[Piece]]) -> EncodedWords:
+        assert self.words
+        return self.words.encode(rows, [self._special(_beginning(pieces, len(self.bos or ""))) for pieces in rows])
 
     def _batch(self, texts: Sequence[str], *, offsets: bool) -> list[Any]:
         """Encode `texts`, each with the special tokens that it needs; `offsets` cost a third more time."""
@@ -119,19 +167,6 @@ class Encoder:
             for i, encoding in zip(indices, encodings, strict=True):
                 result[i] = encoding
         return result
-
-    def _short_answers(self, rows: Sequence[Sequence[Piece]]) -> bool:
-        """Return True if all rows are a prompt and an answer that is cheap to encode a second time."""
-        if not all(len(pieces) == 2 and pieces[1][1] and not pieces[0][1] for pieces in rows):
-            return False
-        return 5 * sum(len(pieces[1][0]) for pieces in rows) < sum(len(pieces[0][0]) for pieces in rows)
-
-    def _by_end(self, ids: list[int], end: list[int], pieces: Sequence[Piece]) -> tuple[list[int], list[Run]] | None:
-        """Find the answer by its own tokens `end` at the end of the row; None if that is ambiguous."""
-        start = len(ids) - len(end)
-        if not end or ids[start:] != end or (self.looks_ahead and pieces[0][0][-2:].isspace()):
-            return None
-        return ids, [(start, len(ids))]
 
     def _special(self, text: str) -> bool:
         return not self.chat and not (self.bos and text.startswith(self.bos))

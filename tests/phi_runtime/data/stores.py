@@ -15,7 +15,7 @@ from phi_runtime.data.sequences import IGNORED, Example, Sequences
 from phi_runtime.data.store import Store
 from phi_runtime.data.survey import Survey
 from phi_runtime.data.template import Rendered
-from phi_runtime.data.tokenize import Encoded, Encoder
+from phi_runtime.data.tokenize import Encoded, EncodedBatch, Encoder
 
 
 def marked(ids: Sequence[int], trained: Sequence[bool], endless: bool = False) -> Encoded:
@@ -35,7 +35,7 @@ def store_of(
     named = questions or [(f"question {i}", f"answer {i}") for i in range(len(rows))]
     rendered = [row if isinstance(row, Rendered) else Rendered([], *row) for row in named]
     facts = [facts_of((0, i + 1, i), row, groups[i] if groups else None) for i, row in enumerate(rendered)]
-    store = store_part(facts, rows)
+    store = store_part(facts, EncodedBatch.of(rows))
     clusters = find_clusters(store)
     survey = Survey(openings=clusters.openings, crowded=clusters.crowded)
     return replace(store, clusters=clusters.names, survey=survey)

@@ -14,7 +14,7 @@ import pytest
 from phi_runtime.config.schema import PreProcess
 from phi_runtime.data.sequences import IGNORED, Sequences, build_sequences
 from phi_runtime.data.template import Piece, PromptTemplate
-from phi_runtime.data.tokenize import Encoded, Encoder, prompt_ids
+from phi_runtime.data.tokenize import Encoded, EncodedBatch, Encoder, prompt_ids
 from tests.phi_runtime.data.stores import as_lists, encoded
 
 ROW = {"phrase": "we won the game", "tone": "joy"}
@@ -167,7 +167,7 @@ PARTS = [
     " ", "  ", "\n", "\n\n", "a", "b", "won", "game", " happy", "12", "3", "'", "s", "é", "e\u0301", "\u0301", "日", "👩", "\u200d",
     "👩‍👧", "<|end|>", "<s>", ".", "!!", "\t", "ing", "  b", " 日", "\r\n",
 ]  # fmt: skip
-LLAMA3 = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 KINDS = ["gpt2", "llama3", "nfc", "metaspace", "sentencepiece", "clip", "unigram"]
 
 
@@ -229,27 +229,57 @@ def some_rows(seed: int, count: int, turns: int) -> list[list[Piece]]:
     ]
 
 
+def encoders(tokenizer: Any) -> tuple[Encoder, Encoder, Encoder]:
+    """Encoders by words where that is possible, by the offsets of tokens, and by trial."""
+    by_words, by_offsets, by_trial = (Encoder(tokenizer, end_token=False) for _ in range(3))
+    by_offsets.words = by_trial.words = None
+    by_trial.exact = False
+    return by_words, by_offsets, by_trial
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(1500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("turns", [1, 3])
-def test_the_places_of_the_tokens_tell_what_trying_tells(tokenizer: Any, turns: int, count: int) -> None:
-    by_offsets = Encoder(tokenizer, end_token=False)
-    by_trial = Encoder(tokenizer, end_token=False)
-    by_trial.exact = False
+def test_words_and_the_places_of_the_tokens_tell_what_trying_tells(tokenizer: Any, turns: int, count: int) -> None:
+    by_words, by_offsets, by_trial = encoders(tokenizer)
     rows = some_rows(turns, count, turns)
-    for pieces, found, tried in zip(rows, by_offsets.encode(rows), by_trial.encode(rows), strict=True):
-        assert found == tried, pieces
+    found = zip(by_words.encode(rows), by_offsets.encode(rows), by_trial.encode(rows), strict=True)
+    for pieces, (one, other, tried) in zip(rows, found, strict=True):
+        assert one == other == tried, pieces
 
 
-def test_short_answers_tell_their_border_by_their_own_tokens_as_trying_does(tokenizer: Any) -> None:
+def test_long_prompts_are_cut_at_words_where_trying_finds_no_token_across(tokenizer: Any) -> None:
     rng = random.Random(5)
     rows = [
         [("".join(rng.choices(PARTS, k=40)), False), ("".join(rng.choices(PARTS, k=rng.randint(1, 3))), True)]
         for _ in range(400)
     ]
-    encoder, by_trial = Encoder(tokenizer, end_token=False), Encoder(tokenizer, end_token=False)
-    by_trial.exact = by_trial.lossless = False
-    for pieces, found, tried in zip(rows, encoder.encode(rows), by_trial.encode(rows), strict=True):
+    by_words, _, by_trial = encoders(tokenizer)
+    for pieces, found, tried in zip(rows, by_words.encode(rows), by_trial.encode(rows), strict=True):
         assert found == tried, pieces
+
+
+@pytest.mark.parametrize("end_token", [True, False])
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_columns_of_a_batch_are_its_rows(tokenizer: Any, chat: bool, end_token: bool) -> None:
+    rows = [
+        *some_rows(11, 200, 3),
+        *some_rows(12, 100, 1),
+        [("<s>won", False), (" game", True)],
+        [("won<|end|>", True)],
+    ]
+    encoder, by_trial = (Encoder(tokenizer, end_token=end_token, chat=chat) for _ in range(2))
+    by_trial.words, by_trial.exact = None, False
+    for found, expected in zip(encoder.encode_batch(rows), EncodedBatch.of(by_trial.encode(rows)), strict=True):
+        assert np.array_equal(found, expected)
+
+
+def test_a_batch_without_rows_has_empty_columns(tokenizer: Any) -> None:
+    assert [len(column) for column in Encoder(tokenizer).encode_batch([])] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_common_byte_level_tokenizers_encode_by_words_and_no_others(kind: str) -> None:
+    assert (Encoder(trained_tokenizer(kind)).words is not None) == (kind in ("gpt2", "llama3", "nfc"))
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(1500, marks=pytest.mark.slow)])
