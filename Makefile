@@ -26,8 +26,8 @@ $(LIGHT)/bin/phi-scaffold: pyproject.toml
 # The fast tests, all the cases that they sample, compatibility with Microsoft Olive, Azure's client against a stand-in, a Slurm cluster, then a real model end to end from the built wheel.
 test: $(TEST)/installed.txt
 	$(TEST)/bin/python -m slipcover --source scaffolder --fail-under 90 --out $(BUILD)/coverage.txt -m pytest -n 2 --dist worksteal
-	$(TEST)/bin/python -m pytest -n 2 --dist worksteal -m slow
-	$(TEST)/bin/python -m pytest -n 3 --dist loadfile -m "olive or azure or slurm" tests/azure tests/slurm tests/olive
+	$(TEST)/bin/python -m pytest -n 3 --dist worksteal -m slow
+	$(TEST)/bin/python -m pytest -n 4 --dist loadfile -m "olive or azure or slurm" tests/azure tests/slurm tests/olive
 	$(TEST)/bin/python -m pytest -m e2e tests/e2e
 
 # The environment of a generated project at its pins, and the test tools.

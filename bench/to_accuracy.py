@@ -5,8 +5,9 @@
 DATA has the columns phrase and tone. Duplicate phrases are dropped, and 200 rows are test rows. Both train the same LoRA in the
 fast type of this machine, at up to three constant learning rates each, as their documentation recommends: Olive joins the rows
 to sequences of 512 tokens and trains on all of them; we train on completions, in batches of rows of similar length. The adapter is
-saved every few steps. The first one that reaches TARGET (0.93) is searched by bisection, with our generator on all test rows and the
-prompt that each was trained with. The reported time is that of the steps up to it, without loading and scoring.
+saved every few steps. The first one that reaches TARGET (0.97, as logistic regression on the words does) is searched by bisection,
+with our generator on all test rows and the prompt that each was trained with. The reported time is that of the steps up to it,
+without loading and scoring.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from typing import Any
 
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
 RATES = {"ours": (7e-4, 1e-3, 4e-4), "olive": (1e-3, 3e-4, 2e-3)}
-STEPS = {"ours": 60, "olive": 42}
-EVERY = {"ours": 6, "olive": 3}
+STEPS = {"ours": 240, "olive": 57}  # Olive's take about ten minutes on two cores
+EVERY = {"ours": 20, "olive": 3}
 TEST_ROWS = 200
 
 
@@ -127,7 +128,7 @@ def run_ours(folder: Path, model: Path, rate: float, dtype: str) -> Checkpoints:
         "train_data_config": "train",
         "training_args": {
             "seed": 0,
-            "per_device_train_batch_size": 16,
+            "per_device_train_batch_size": 8,
             "gradient_checkpointing": False,
             "learning_rate": rate,
             "max_steps": STEPS["ours"],
@@ -228,5 +229,5 @@ if __name__ == "__main__":
     if len(sys.argv) < 3 or "PHI_OLIVE_PYTHON" not in os.environ:
         sys.exit(__doc__)
     options = sys.argv[3:]
-    target = float(options[0]) if options else 0.93
+    target = float(options[0]) if options else 0.97
     main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), target, int(options[1]) if len(options) > 1 else 3)

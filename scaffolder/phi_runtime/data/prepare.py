@@ -212,14 +212,16 @@ def store_part(facts: Sequence[RowFacts], encoded: EncodedBatch) -> Store:
 @contextmanager
 def _rare_collections() -> Iterator[None]:
     """Collect garbage less often, and not among the objects of the libraries, which took a tenth of the time for nothing."""
-    threshold = gc.get_threshold()
-    gc.freeze()
+    threshold, frozen = gc.get_threshold(), gc.get_freeze_count()
+    if not frozen:
+        gc.freeze()
     gc.set_threshold(_COLLECTION_OBJECTS, *threshold[1:])
     try:
         yield
     finally:
         gc.set_threshold(*threshold)
-        gc.unfreeze()
+        if not frozen:  # else what the caller has frozen would be collected again
+            gc.unfreeze()
 
 
 def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage: str) -> None:

@@ -29,17 +29,24 @@ _BLANKS = re.compile(r" (?<=\s )")  # a space after white space; twice as fast a
 _TABLE_BYTES = 1 << 23  # of words, after which they are forgotten
 _ENTRY_BYTES = 150  # of a word, besides its characters
 
-_LETTERS_AND_MARKS = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _PATTERNS = frozenset(
     {
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2
-        rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}",  # Llama 3, Phi-4
-        rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}",  # Qwen 2 and 3
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_LETTERS_AND_MARKS[0]}*{_LETTERS_AND_MARKS[1]}+{_CONTRACTIONS}?"
-        rf"|[^\r\n\p{{L}}\p{{N}}]?{_LETTERS_AND_MARKS[0]}+{_LETTERS_AND_MARKS[1]}*{_CONTRACTIONS}?"
-        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",  # GPT-4o, Phi-4-mini
+        # Llama 3, Phi-4
+        _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES,
+        # Qwen 2 and 3
+        _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES,
+        # Qwen 3.5
+        _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + _SPACES,
+        # GPT-4o, Phi-4-mini
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTION}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}?"
+        rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}",
+        # Mistral Nemo and newer
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+        rf"|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}",
     }
 )
 
@@ -248,21 +255,25 @@ def _split(text: str) -> tuple[bool, list[str]]:
 
 def splits_at_words(tokenizer: Any) -> bool:
     """Return True if the tokens of a text are those of its words, each with the space in front of it."""
-    state = json.loads(tokenizer.to_str())
-    model, normalizer = state["model"], state["normalizer"] or {"type": None}
+    model = tokenizer.model
     return (
-        model["type"] == "BPE"
-        and not any(model.get(key) for key in ("dropout", "end_of_word_suffix", "continuing_subword_prefix"))
-        and normalizer["type"] in (None, "NFC")  # a space is never composed with what is before it
-        and all(map(_is_alone, state["added_tokens"]))
-        and _splits_by_pattern(state["pre_tokenizer"])
+        type(model).__name__ == "BPE"
+        and not (model.dropout or model.end_of_word_suffix or model.continuing_subword_prefix)
+        and _state(tokenizer.normalizer) in (None, {"type": "NFC"})  # a space is never composed with what is before it
+        and all(map(_is_alone, tokenizer.get_added_tokens_decoder().values()))
+        and _splits_by_pattern(_state(tokenizer.pre_tokenizer))
     )
 
 
-def _is_alone(added: Mapping[str, Any]) -> bool:
+def _state(step: Any) -> Any:
+    """Return the settings of a normalizer or pre-tokenizer, as in tokenizer.json; None if there is none."""
+    return None if step is None else json.loads(step.__getstate__())
+
+
+def _is_alone(added: Any) -> bool:
     """Return True if what is around an added token does not matter, and it contains no space."""
-    around = added["lstrip"] or added["rstrip"] or added["single_word"]
-    return not around and not any(map(str.isspace, added["content"]))
+    around = added.lstrip or added.rstrip or added.single_word
+    return not around and not any(map(str.isspace, added.content))
 
 
 def _splits_by_pattern(split: Mapping[str, Any] | None) -> bool:
@@ -272,8 +283,9 @@ def _splits_by_pattern(split: Mapping[str, Any] | None) -> bool:
         match step:
             case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": by_words}:
                 known |= by_words
-            case {"type": "Split", "behavior": "Isolated", "invert": False, "pattern": {"Regex": pattern}}:
-                if pattern not in _PATTERNS:
+            # A pattern matches every character: keeping what is between its matches, or removing it, is the same.
+            case {"type": "Split", "behavior": behavior, "invert": inverted, "pattern": {"Regex": pattern}}:
+                if pattern not in _PATTERNS or (behavior, inverted) not in (("Isolated", False), ("Removed", True)):
                     return False
                 known = True
             case {"type": "Digits"}:

@@ -79,6 +79,18 @@ def test_a_text_has_the_tokens_of_its_words(pattern: str | None, normalizer: Any
         assert (ids, runs) == (expected.ids, [(0, len(ids))]), text
 
 
+@pytest.mark.parametrize("pattern", sorted(words._PATTERNS))
+def test_a_split_that_removes_what_is_between_the_words_is_the_same(pattern: str) -> None:
+    tokenizer, written = tokenizer_of(pattern), texts(3, 400, 12)
+    expected = [encoding.ids for encoding in tokenizer.encode_batch(written)]
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
+    assert [encoding.ids for encoding in tokenizer.encode_batch(written)] == expected
+    encoder = encoder_of(tokenizer)
+    assert [ids_of(encoder, text) for text in written] == expected
+
+
 def test_the_pattern_of_gpt2_is_that_of_the_library() -> None:
     written = texts(0, 2000, 12)
     known, own = tokenizer_of(GPT2), tokenizer_of()
