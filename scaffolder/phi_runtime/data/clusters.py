@@ -89,10 +89,11 @@ def _similar(store: Store, leaders: np.ndarray, clusters: np.ndarray) -> np.ndar
             one, other = order[candidates], others[candidates]
             candidates = sketches.may_be_near(one, sketches, other)
             one, other = one[candidates], other[candidates]
-            untried = ~np.isin(one * len(leaders) + other, apart)
-            one, other = one[untried], other[untried]
+            pairs = one * len(leaders) + other
+            untried = ~np.isin(pairs, apart)
+            one, other, pairs = one[untried], other[untried], pairs[untried]
             near = are_near(store, leaders[one], store, leaders[other], common)
-            apart = np.concatenate([apart, (one * len(leaders) + other)[~near]])
+            apart = np.concatenate([apart, pairs[~near]])
             clusters = _joined(clusters, one[near], other[near])
     return clusters
 

@@ -190,17 +190,21 @@ def _row(value: Any, path: Path, decoder: Decoder, line: int, column: int = 0) -
     return Row(value, line)
 
 
+def _row_at(window: Window) -> Row | BadRow:
+    """Return the row at the position of `window`, and move behind it."""
+    line, column = window.line, window.column
+    return _row(window.value(), window.path, window.decoder, line, column)
+
+
 def _objects(window: Window) -> Iterator[Row | BadRow]:
     while window.next():
-        line, column = window.line, window.column
-        yield _row(window.value(), window.path, window.decoder, line, column)
+        yield _row_at(window)
 
 
 def _array_rows(window: Window) -> Iterator[Row | BadRow]:
     """Yield the rows of the array at the position of `window`, and stop at its last bracket."""
     for _ in window.elements():
-        line, column = window.line, window.column
-        yield _row(window.value(), window.path, window.decoder, line, column)
+        yield _row_at(window)
 
 
 def _go_to_key(window: Window, key: str, opening: str) -> None:

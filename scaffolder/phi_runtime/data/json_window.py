@@ -15,6 +15,7 @@ from phi_runtime.data.files import LIMIT_BYTES
 from phi_runtime.data.row import FIX
 
 TOO_LONG = f"this row has more than {LIMIT_BYTES >> 20} MB"
+_JSON_SPACE = " \t\n\r"
 _NOT_BLANK = re.compile(r"\S")
 _LONGEST_WORD = 32  # of JSON outside a string: the end of the window may cut this much
 _PYTHON = re.compile(r"'|None\b|True\b|False\b")
@@ -37,11 +38,11 @@ class Decoder:
         try:
             value, end = self.raw_decode(text, 0)
         except ValueError:
-            value, end = None, -1
-        if end == len(text):
+            value, end = None, 0
+        if end and not text[end:].strip(_JSON_SPACE):
             return value
         self.duplicates = []
-        return self.json.decode(text)  # allows white space around a value, and says what is wrong; that takes longer
+        return self.json.decode(text)  # allows white space before a value, and says what is wrong; that takes longer
 
     def raw_decode(self, text: str, at: int) -> tuple[Any, int]:
         self.duplicates = []

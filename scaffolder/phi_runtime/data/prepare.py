@@ -370,9 +370,9 @@ def answer_hash(answer: str) -> int:
 def _encoded(encoder: Encoder, batch: _Batch) -> Store:
     encoded = encoder.encode_batch(batch.pieces)
     part, survey = store_part(batch.facts, encoded), batch.survey
-    ends = np.cumsum(encoded.sizes)[encoded.sizes > 1]
-    starts = ends - encoded.sizes[encoded.sizes > 1]
-    survey.double_bos += _count_pairs(encoded.tokens, starts, encoder.tokenizer.bos_token_id)
+    several = encoded.sizes > 1
+    ends, sizes = np.cumsum(encoded.sizes)[several], encoded.sizes[several]
+    survey.double_bos += _count_pairs(encoded.tokens, ends - sizes, encoder.tokenizer.bos_token_id)
     survey.double_end += _count_pairs(encoded.tokens, ends - 2, encoder.end)
     survey.endless += int(encoded.endless.sum())
     return replace(part, survey=survey)

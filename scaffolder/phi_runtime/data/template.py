@@ -156,10 +156,7 @@ class PromptTemplate:
         answer, ends = split_ends(text_of(values[self.answer]), self._ends)
         if not answer.strip():
             raise RowError(f"`{self.answer}` is empty in this row", "fill or remove that row", empty=True)
-        for name in self.inputs:
-            if not is_empty(values.get(name)):
-                return answer, ends
-        if self.inputs:
+        if self.inputs and all(map(is_empty, map(values.get, self.inputs))):
             raise RowError(f"`{'`, `'.join(self.inputs)}` is empty in this row", "fill or remove that row", empty=True)
         return answer, ends
 
@@ -194,12 +191,6 @@ class PromptTemplate:
         """Text of the prompt before each column, and the column; None after the last one."""
         return [(before, column) for before, column, _, _ in string.Formatter().parse(self.prompt)]
 
-    @cached_property
-    def _around_answer(self) -> tuple[str, str]:
-        """Text of the completion before the answer, and after it."""
-        (before, _, _, _), *rest = string.Formatter().parse(self.completion)
-        return before, "".join(text for text, _, _, _ in rest)
-
     def render_prompt(self, values: Mapping[str, Any]) -> str:
         prompt = ""
         for before, column in self._prompt_parts:
@@ -213,8 +204,7 @@ class PromptTemplate:
         answer = text_of(values[self.answer])
         if self.end_token:  # training adds the end; without it, the row's own end is the only one
             answer = split_ends(answer, self._ends)[0]
-        before, after = self._around_answer
-        return before + answer + after
+        return self.completion.format(**{self.answer: answer})
 
     def completion_of(self, values: Mapping[str, Any], answer: str) -> str:
         """Return the text that `answer` to the question of a row is trained as."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.data.template import Piece
 from phi_runtime.data.words import EncodedWords, Run, WordEncoder
 
@@ -30,10 +31,6 @@ class Encoded(NamedTuple):
         for start, stop in self.runs:
             flags[start:stop] = [True] * (stop - start)
         return flags
-
-    @property
-    def trained_count(self) -> int:
-        return sum(stop - start for start, stop in self.runs)
 
 
 class EncodedBatch(NamedTuple):
@@ -224,8 +221,7 @@ class Encoder:
         for i, (piece, learned) in enumerate(pieces):
             so_far += piece
             head = self._ids(so_far, special) if i < len(pieces) - 1 else whole
-            together = list(zip(whole, head, strict=False))
-            same = next((j for j, (a, b) in enumerate(together) if a != b), len(together))
+            same = common_prefix(whole, head)
             if same < len(head) and not learned:
                 return self._separately(pieces, special)
             if learned:

@@ -14,11 +14,12 @@ import threading
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, pairwise, takewhile
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.data.template import Piece
 
 Run = tuple[int, int]
@@ -217,7 +218,7 @@ class WordEncoder:
     def _shared(self, part: int, word: int) -> tuple[int, bool]:
         """Return how many tokens a part of a word and the word have in common at their start, and if these are all of the part."""
         one, other = (self.tokens[self.borders[n] : self.borders[n + 1]] for n in (part, word))
-        count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+        count = common_prefix(one, other)
         known = self.shared[part, word] = count, count == len(one)
         return known
 

@@ -16,6 +16,7 @@ from phi_runtime.data.sequences import IGNORED, Sequences, build_sequences
 from phi_runtime.data.template import Piece, PromptTemplate
 from phi_runtime.data.tokenize import Encoded, EncodedBatch, Encoder, prompt_ids
 from tests.phi_runtime.data.stores import as_lists, encoded
+from tests.tokenizer_kinds import LLAMA_3
 
 ROW = {"phrase": "we won the game", "tone": "joy"}
 PLAIN = PromptTemplate.from_text("### Text: {phrase}\n### The tone is:\n{tone}")
@@ -56,7 +57,7 @@ def test_the_prompt_is_masked_and_the_answer_with_one_end_token_is_trained(
     assert row.ids[: len(prompt)] == prompt
     assert row.trained == [False] * len(prompt) + [True] * (len(row.ids) - len(prompt))
     assert learned(tiny_tokenizer, row) == "joy<|im_end|>"
-    assert row.trained_count == len(row.ids) - len(prompt)
+    assert sum(row.trained) == len(row.ids) - len(prompt)
     assert not row.endless
 
 
@@ -167,7 +168,6 @@ PARTS = [
     " ", "  ", "\n", "\n\n", "a", "b", "won", "game", " happy", "12", "3", "'", "s", "é", "e\u0301", "\u0301", "日", "👩", "\u200d",
     "👩‍👧", "<|end|>", "<s>", ".", "!!", "\t", "ing", "  b", " 日", "\r\n",
 ]  # fmt: skip
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 KINDS = ["gpt2", "llama3", "nfc", "metaspace", "sentencepiece", "clip", "unigram"]
 
 
@@ -189,7 +189,7 @@ def trained_tokenizer(kind: str) -> Any:
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)
     elif kind in ("llama3", "nfc"):
         made = Tokenizer(models.BPE())
-        split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
+        split = pre_tokenizers.Split(Regex(LLAMA_3), "isolated")
         bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=False)
         made.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
     elif kind in ("metaspace", "unigram"):
