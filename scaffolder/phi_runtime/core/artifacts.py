@@ -122,10 +122,7 @@ def current_content(folder: Path, manifest: Manifest) -> str:
     if unchanged.keys() == stats.keys() and unchanged == manifest.states:
         return manifest.content
     cache = folder.with_name(f".{folder.name}.digests.json")
-    try:
-        known = read_json(cache)
-    except (OSError, ValueError):
-        known = {}
+    known = read_object(cache)
     digests, large = {}, {}
     for name, stat in stats.items():
         state, entry = _state(stat), known.get(name, {})
@@ -206,6 +203,28 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"{path.name} is nested too deeply") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file; empty if the file is missing or unreadable, or has another value."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSON Lines file; none if it is missing. A line that was cut off is skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError):
+        return []
+    values = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            values.append(json.loads(line))
+    return [value for value in values if isinstance(value, dict)]
 
 
 def free_name(path: Path) -> Path:

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.core.artifacts import read_json
+from phi_runtime.core.artifacts import read_object
 from phi_runtime.models.modules import is_embedding, tensors
 
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -122,13 +122,7 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def shape_of(folder: Path) -> Shape | None:
     """Return the shape of the model in `folder`; None if its config.json lacks a size."""
-    try:
-        config = read_json(folder / "config.json")
-    except (OSError, ValueError):
-        return None
-    if not isinstance(config, dict):
-        return None
-    text = text_config(config)
+    text = text_config(read_object(folder / "config.json"))
 
     def size(*names: str, default: int = 0) -> int:
         return next((int(text[name]) for name in names if isinstance(text.get(name), int)), default)

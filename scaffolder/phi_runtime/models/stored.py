@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.schema import InputModel
-from phi_runtime.core.artifacts import read_json
+from phi_runtime.core.artifacts import read_object
 from phi_runtime.core.project import project_of
 from phi_runtime.models.known import known_architecture
 from phi_runtime.models.modules import Modules, is_embedding, tensors
@@ -20,12 +20,7 @@ PHI3 = Modules(
 
 def stored_config(model: InputModel, config_path: Path) -> dict[str, Any]:
     """Return the config.json of the workflow's base model; empty if it is not downloaded."""
-    file = base_model_path(model, project_of(config_path)) / "config.json"
-    try:
-        content = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_object(base_model_path(model, project_of(config_path)) / "config.json")
 
 
 def known_modules(model: InputModel, config_path: Path) -> Modules | None:

@@ -21,7 +21,7 @@ from phi_runtime.config.pass_graph import (
 from phi_runtime.config.schema import FinetunePass, Workflow, canonical
 from phi_runtime.config.schema.export import Int4Rounding
 from phi_runtime.config.stage_names import EVALUATE, evaluation_stages
-from phi_runtime.core.artifacts import Manifest, digest, is_deleted, read_json, read_manifest, versions, write_json
+from phi_runtime.core.artifacts import Manifest, digest, is_deleted, read_manifest, read_object, versions, write_json
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.fingerprint import fingerprint
 from phi_runtime.data.hooks import IN_TRAINING, hooks_key
@@ -214,18 +214,10 @@ def with_active_adapter(workflow: Workflow, training: str, name: str, ref: Model
 
 def record_output(stage_target: Path, manifest: Manifest) -> None:
     """Record key and content of an artifact in its stage's target, so that the stages after it are valid if it is deleted."""
-    if _record(stage_target) != (record := {manifest.key: manifest.content}):
+    if read_object(_record_file(stage_target)) != (record := {manifest.key: manifest.content}):
         file = _record_file(stage_target)
         file.parent.mkdir(exist_ok=True)
         write_json(file, record)
-
-
-def _record(target: Path) -> dict[str, str]:
-    try:
-        record: dict[str, str] = read_json(_record_file(target))
-    except (OSError, ValueError):
-        return {}
-    return record
 
 
 def _record_file(target: Path) -> Path:
@@ -255,7 +247,7 @@ def _stage(
         return Stage(name, type_, target, "stale" if manifest else "missing", _NO_INPUT, manifest=manifest)
     stage = Stage(name, type_, target, "missing", "", digest(inputs), inputs, manifest, origins=origins)
     if manifest is None:
-        content = _record(target).get(stage.key) if is_deleted(target) else None
+        content = read_object(_record_file(target)).get(stage.key) if is_deleted(target) else None
         return replace(stage, deleted=content, why="deleted") if content else stage
     if manifest.key == stage.key or _without_builds(manifest.facts.get("inputs")) == _without_builds(inputs):
         return replace(stage, state="cached")

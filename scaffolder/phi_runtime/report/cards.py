@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, trainings_of
 from phi_runtime.config.schema import Workflow
 from phi_runtime.config.stage_names import evaluation_stages
-from phi_runtime.core.artifacts import CARD, Manifest, read_json, read_manifest, write_text
+from phi_runtime.core.artifacts import CARD, Manifest, read_manifest, read_object, write_text
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.signed_text import is_edited
 from phi_runtime.evaluation.row_results import RESULTS
@@ -65,7 +64,7 @@ def _card_model(
     names = [
         _name_in_comparison(workflow, name, training, fact) for training, fact in zip(trainings, facts, strict=True)
     ]
-    template = _object(folder / _TEMPLATE)
+    template = read_object(folder / _TEMPLATE)
     run = next((run for run in runs if _has_built(run, name, manifest)), None)
     return CardModel(
         title=f"{project.root.name}-{folder.name}",
@@ -101,7 +100,7 @@ def _evaluation(workflow: Workflow, training: str, stages: dict[str, Stage]) -> 
     """Return the evaluation of a training if it is up to date."""
     name = next((stage for stage, of in evaluation_stages(workflow).items() if of == training), None)
     stage = stages.get(name) if name else None
-    return _object(stage.target / RESULTS) or None if stage and stage.state == "cached" else None
+    return read_object(stage.target / RESULTS) or None if stage and stage.state == "cached" else None
 
 
 def _name_in_comparison(workflow: Workflow, step: str, training: str, facts: Facts) -> str:
@@ -117,11 +116,3 @@ def _has_built(run: RecordedRun, stage: str, manifest: Manifest) -> bool:
 
 def _versions(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from manifest.facts.get("inputs", {}).get("versions", {}).items()
-
-
-def _object(file: Path) -> dict[str, Any]:
-    try:
-        value = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.core.artifacts import read_json, read_manifest
+from phi_runtime.core.artifacts import read_json, read_manifest, read_object
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.locks import is_held
 from phi_runtime.core.project import ProjectFolder
@@ -120,11 +120,11 @@ class RecordedRun:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The config as it was used, with `evaluation`."""
-        return _read_object(self.folder / CONFIG)
+        return read_object(self.folder / CONFIG)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        return _read_object(self.folder / ENVIRONMENT)
+        return read_object(self.folder / ENVIRONMENT)
 
     @cached_property
     def stages(self) -> list[dict[str, Any]]:
@@ -176,7 +176,7 @@ class RecordedRun:
                 folders.setdefault(folder.name, folder)
         found = []
         for name, folder in sorted(folders.items()):
-            if content := _read_object(folder / RESULTS):
+            if content := read_object(folder / RESULTS):
                 suffix = name.removeprefix(EVALUATION_FOLDER).removeprefix("-")
                 found.append(RecordedEvaluation(suffix or next(iter(self.trainings), ""), content, folder))
         return found
@@ -191,7 +191,7 @@ class RecordedRun:
 def read_runs(project: ProjectFolder) -> list[RecordedRun]:
     """Return the runs of a project, newest first."""
     folders = sorted((path for path in project.runs.glob("*") if path.is_dir()), reverse=True)
-    return [RecordedRun(project, folder, _read_object(folder / RECORD)) for folder in folders]
+    return [RecordedRun(project, folder, read_object(folder / RECORD)) for folder in folders]
 
 
 def find_run(project: ProjectFolder, name: str) -> RecordedRun:
@@ -226,11 +226,3 @@ def run_before(run: RecordedRun) -> RecordedRun | None:
 def _shown(runs: Sequence[RecordedRun]) -> str:
     more = ", …" if len(runs) > 5 else ""
     return ", ".join(run.id for run in runs[:5]) + more
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = read_json(file)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from phi_runtime.config.schema import Workflow, canonical
 from phi_runtime.config.stage_names import evaluation_stages
-from phi_runtime.core.artifacts import read_json
+from phi_runtime.core.artifacts import read_json, read_json_lines, read_object
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.evaluation.row_results import RESULTS, ROWS, RowResult
 from phi_runtime.models.fetch import base_name
@@ -172,10 +171,10 @@ def run_time(run: str) -> datetime | None:
 
 def _evaluation(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Return evaluation.json of `folder`, and a note if it cannot be used."""
-    content = _read_json(folder / RESULTS)
-    if content is None:
+    if not (folder / RESULTS).is_file():
         return None, ""
-    if not isinstance(content, dict) or any(key not in content for key in _REQUIRED):
+    content = read_object(folder / RESULTS)
+    if any(key not in content for key in _REQUIRED):
         return None, "The comparison is of another version of phi-scaffold; `phi-scaffold evaluate` builds it again."
     return content, ""
 
@@ -239,7 +238,7 @@ def _curves(stage: Stage, facts: Mapping[str, Any], records: Sequence[Path]) -> 
         log = read_loss_log(stage.target)
         return replace(_read_curves(log, "eval_loss"), best_step=facts.get("best_step"))
     for record in reversed(records):
-        log = [e for e in _read_lines(record / "metrics.jsonl") if e.get("stage") == stage.name and "step" in e]
+        log = [e for e in read_json_lines(record / "metrics.jsonl") if e.get("stage") == stage.name and "step" in e]
         if log:
             return replace(_read_curves(log, "validation_loss"), complete=False)
     return Curves()
@@ -269,18 +268,3 @@ def _read_json(path: Path) -> Any:
         return read_json(path)
     except (OSError, ValueError):
         return None
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON Lines file; a line that was cut off is skipped."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            yield value

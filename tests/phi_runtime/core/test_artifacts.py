@@ -16,7 +16,9 @@ from phi_runtime.core.artifacts import (
     free_name,
     put_in_place,
     read_json,
+    read_json_lines,
     read_manifest,
+    read_object,
     require_free_space,
     seal,
     versions,
@@ -171,3 +173,18 @@ def test_a_folder_whose_deletion_was_killed_is_absent_and_its_rest_goes_with_the
     assert list(sealed.parent.iterdir())
     delete_folder(sealed)
     assert not list(sealed.parent.iterdir())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b'{"a": ', b"\xff", b'{"a": ' * 100_000])
+def test_a_file_without_a_readable_object_is_an_empty_object(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "record.json"
+    if content is not None:
+        file.write_bytes(content)
+    assert read_object(file) == {}
+
+
+def test_lines_that_were_cut_off_or_are_no_objects_are_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    assert read_json_lines(file) == []
+    file.write_text('{"step": 1}\n[2]\n\n{"text": "a\u2028b"}\n{"st', encoding="utf-8")
+    assert read_json_lines(file) == [{"step": 1}, {"text": "a\u2028b"}]

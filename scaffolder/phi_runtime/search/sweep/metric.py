@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from phi_runtime.config.search_space import (
     metrics_of,
 )
 from phi_runtime.config.sidecars import sidecar_path
+from phi_runtime.core.artifacts import read_json_lines
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
@@ -80,7 +80,7 @@ def from_log(log: Path, best_step: int | None) -> dict[str, float]:
     Args:
         best_step: The step whose state was saved; None for the last one.
     """
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    entries = read_json_lines(log)
     measured = [e for e in entries if "eval_loss" in e and best_step in (None, e.get("step"))]
     if not measured:
         return {}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from phi_runtime.config.confusions import MEAN_COST
 from phi_runtime.config.pass_graph import with_ancestors
 from phi_runtime.config.schema import SearchStrategy, Sweep, Workflow, canonical
-from phi_runtime.core.artifacts import delete_folder, digest, read_json, write_json
+from phi_runtime.core.artifacts import delete_folder, digest, read_object, write_json
 from phi_runtime.core.errors import MissingDependency, PhiError, WorkFailed
 from phi_runtime.core.os_failures import full_disk, is_full
 from phi_runtime.core.project import ProjectFolder, setup_command
@@ -92,7 +92,7 @@ def find_study(project: ProjectFolder, inputs: Mapping[str, Any]) -> StudyFolder
     keys = {True: digest(inputs), False: digest({name: value for name, value in inputs.items() if name != "base"})}
     begun = (path for path in root.glob("study-*") if any((path / name).exists() for name in (FACTS, STORAGE)))
     studies = sorted((number, path) for path in begun if (number := _number(path)))
-    known = [(path, _facts(path)) for _, path in studies]
+    known = [(path, read_object(path / FACTS)) for _, path in studies]
     for path, facts in reversed(known):
         if facts and facts["key"] == keys["base" in facts["inputs"]]:
             return StudyFolder(path, inputs, new=False)
@@ -107,14 +107,6 @@ def _number(path: Path) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = read_json(folder / FACTS)
-    except (OSError, ValueError):
-        return {}
-    return facts
-
-
 def open_study(place: StudyFolder, strategy: SearchStrategy, limit: int) -> optuna.Study:
     """Open the Optuna study in `place`; create it if it is new.
 
@@ -124,7 +116,7 @@ def open_study(place: StudyFolder, strategy: SearchStrategy, limit: int) -> optu
     optuna = require_optuna()
     place.folder.mkdir(parents=True, exist_ok=True)
     facts = {"key": digest(place.inputs), "inputs": place.inputs}
-    if _facts(place.folder).get("key") != facts["key"]:
+    if read_object(place.folder / FACTS).get("key") != facts["key"]:
         write_json(place.folder / FACTS, facts)
     startup = max(1, min(STARTUP_TRIALS, limit // 4))
     pruners = optuna.pruners

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from phi_runtime.core.artifacts import read_json_lines
 from phi_runtime.training.diagnosis.curve_statistics import curve, level
 
 LOSS_LOG = "loss_log.jsonl"  # in the folder of a trained model: an entry of the log a line
@@ -86,15 +85,7 @@ class RunRecord:
 
 def read_loss_log(folder: Path) -> list[dict[str, Any]]:
     """Return the entries of the log next to a trained model; none if there is no log. A line that was cut off is skipped."""
-    try:
-        lines = (folder / LOSS_LOG).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return []
-    entries = []
-    for line in lines:
-        with suppress(ValueError):
-            entries.append(json.loads(line))
-    return [entry for entry in entries if isinstance(entry, dict)]
+    return read_json_lines(folder / LOSS_LOG)
 
 
 def short(value: float) -> str:
