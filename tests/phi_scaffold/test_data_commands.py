@@ -12,6 +12,8 @@ import pytest
 
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.trust import trust
+from phi_runtime.data.file_form import FileForm, file_form
+from phi_runtime.data.row import ReadOptions
 from phi_runtime.pipeline.engine import run
 from phi_runtime.training.rows import special_token_warnings
 from tests.conftest import Cli, Listener, MakeProject, edit_config
@@ -95,6 +97,20 @@ def test_every_fault_is_counted_and_shown_with_its_line(cli: Cli, project: Proje
     assert data["encoding_faults"] == {"mojibake": 1}
     assert data["columns"] == {"phrase, tone": 7, "phrase, source, tone": 1}
     assert found["usable"]
+
+
+def test_the_form_of_a_data_file_is_examined_once(
+    cli: Cli, project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = []
+
+    def file_form_once(path: Path, options: ReadOptions) -> FileForm:
+        examined.append(path.name)
+        return file_form(path, options)
+
+    monkeypatch.setattr("phi_runtime.data.report.file_form", file_form_once)
+    assert check(cli, project)["datasets"][0]["form"] == "UTF-8, JSON Lines"
+    assert examined == ["train.jsonl"]
 
 
 def test_lengths_labels_and_the_share_that_is_trained_are_those_of_the_tokens(

@@ -33,7 +33,7 @@ from phi_runtime.data.column_meanings import (
 )
 from phi_runtime.data.end_tokens import ENDS, split_ends
 from phi_runtime.data.files import no_rows
-from phi_runtime.data.labels import Questions
+from phi_runtime.data.labels import QuestionCounter
 from phi_runtime.data.longest import Longest, size_of
 from phi_runtime.data.messages import TOOLS, ChatError, Message
 from phi_runtime.data.other_purposes import columns_flag, refuse_lists, refuse_other_purposes
@@ -271,7 +271,7 @@ def _measured(files: _Files, inputs: tuple[str, ...], answer: str, unused: tuple
     count = filtered = 0
     rows, texts = Longest(), Longest()
     answers: Counter[str] = Counter()
-    questions = Questions()
+    questions = QuestionCounter()
     objects = True
     filled = dict.fromkeys(inputs, 0)
     filters: dict[str, Any] = {}
@@ -329,7 +329,7 @@ def _is_object(text: str) -> bool:
 def _conversations(files: _Files, columns: tuple[str, ...]) -> Columns:
     count = filtered = 0
     rows, answers = Longest(), Longest()
-    questions = Questions()
+    questions = QuestionCounter()
     others: dict[str, str] = {}
     filters: dict[str, Any] = {}
     for path, row in files:

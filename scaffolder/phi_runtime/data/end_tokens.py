@@ -7,7 +7,6 @@ answer; training adds the end once, and a generated answer ends before it. An en
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,17 +63,18 @@ class SpecialTokens:
                 break
         else:  # most texts; ten times as fast as the regular expression
             return tokens
-        for begin in self._begin.finditer(text):  # 256 tokens as alternatives would take ten times as long
-            tokens |= {token for token in self._by_begin[begin[0]] if text.startswith(token, begin.start())}
+        at = 0
+        while begin := self._begin.search(text, at):  # 256 tokens as alternatives would take ten times as long
+            at = begin.start()
+            tokens |= {token for token in self._by_begin[begin[0]] if text.startswith(token, at)}
+            at += 1  # two beginnings may overlap, as in `<</s>`
         return tokens
 
     @cached_property
     def _by_begin(self) -> dict[str, list[str]]:
-        """All known tokens by their first two characters."""
-        result: defaultdict[str, list[str]] = defaultdict(list)
-        for token in {*self.own, *ENDS, *_STARTS} - {""}:
-            result[token[:2]].append(token)
-        return dict(result)
+        """All known tokens by their first two characters; those of one character are also among the others."""
+        tokens = {*self.own, *ENDS, *_STARTS} - {""}
+        return {begin: [token for token in tokens if begin.startswith(token[:2])] for begin in {t[:2] for t in tokens}}
 
     @cached_property
     def _first_characters(self) -> list[str]:

@@ -14,7 +14,7 @@ from phi_runtime.data.hooks import functions_key
 def fingerprint(workflow: Workflow, data_names: Iterable[str], config_path: Path) -> dict[str, str]:
     """Return a digest of the files of data configs and of the functions over their rows, by data config name.
 
-    Data that is not on this machine is represented by its address.
+    Data that is not on this machine is represented by its address in a datastore, or by its name.
     """
     return {name: _fingerprint(workflow.data_config(name), config_path) for name in data_names}
 

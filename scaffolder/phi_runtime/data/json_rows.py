@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ Layout = Literal["lines", "array", "objects", "field", "columns"]
 _FIELD_FIX = "set `field` (`new --field`) to the key that holds the rows"
 _SPLIT_KEYS = {"columns", "index", "data"}  # of pandas with orient="split"
 _ROWS_FIX = "write an array of objects, or one object per line"
+_MOST_COLUMNS = 100  # each is read through its own open file; an object with more keys is no table
 _MESSAGE_KEYS = ("role", "from")  # of an object that is a message of a conversation, not a row
 
 
@@ -104,21 +106,28 @@ def _form_of_object(path: Path, encoding: str, *, one_line: bool) -> JsonForm | 
     """Return the form of a file that is one object; None if it is a row itself.
 
     Raises:
-        DataError: several keys hold rows, or it is no row: all values are objects or lists.
+        DataError: several keys hold rows, or one is there twice, or it is no row: all values are objects or lists.
     """
     with opened(path, encoding) as stream:
         window = Window(path, stream)
         window.next()
-        kinds = dict(_members(window))
+        members = list(_members(window))
         if window.next():
             return JsonForm("objects")
+    kinds = dict(members)
     rows = [key for key, kind in kinds.items() if kind == "rows"]
+    by_columns = set(kinds.values()) in ({"values"}, {"indexed"}) and set(kinds) != _SPLIT_KEYS
+    by_columns = by_columns and len(kinds) <= _MOST_COLUMNS
+    if (rows or by_columns) and len(kinds) < len(members):
+        twice = next(key for key, count in Counter(key for key, _ in members).items() if count > 1)
+        fix = "keep one of the two, or name them differently"
+        raise DataError(f"the file has the key `{twice}` twice", where=Location(path), fix=fix)
     if len(rows) == 1:
         return JsonForm("field", (rows[0],))
     if rows:
         fix = f"set `field` (`new --field`) to one of them, such as {rows[0]}"
         raise DataError(f"the keys {', '.join(rows)} all hold rows", where=Location(path), fix=fix)
-    if kinds and set(kinds.values()) in ({"values"}, {"indexed"}) and set(kinds) != _SPLIT_KEYS:
+    if by_columns:
         return JsonForm("columns", tuple(kinds))
     if one_line and {"scalar", "messages"} & set(kinds.values()):
         return None

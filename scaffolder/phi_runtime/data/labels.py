@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 FEWEST_ROWS = 20  # of validation or test
 _SPACES_AND_QUOTES = re.compile(r"[\s\"'`“”„‟‘’‚«»]+")
 _LONGEST = 40  # characters of a label in a message
-_QUESTIONS = 200_000  # distinct questions that `Questions` compares, in about 50 MB
+_QUESTIONS = 200_000  # distinct questions that `QuestionCounter` compares, in about 50 MB
 _NAMED = 5  # labels that one remark names
 
 
@@ -69,7 +69,7 @@ def few_rows(rows: int, name: str = "validation") -> list[str]:
     return [f"{rows} {name} {'row' if rows == 1 else 'rows'}: a score of fewer than {FEWEST_ROWS} is mostly chance"]
 
 
-class Questions:
+class QuestionCounter:
     """Counts, while rows are read, those that repeat a question.
 
     Attributes:

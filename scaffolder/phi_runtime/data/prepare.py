@@ -45,7 +45,7 @@ BATCH_ROWS, BATCH_CHARACTERS = 2048, 1_000_000
 AHEAD = 8  # batches queued for the encoder, so that it never waits for the reader
 ENCODERS = 2  # threads: one converts tokens while the other encodes; more of them compete for the cores, or for a table of words
 _COLLECTION_OBJECTS = 1_000_000  # new ones after which garbage is collected; the batches in memory have fewer
-FORMAT_VERSION = 3  # of a store; increment when the same data would be stored differently
+FORMAT_VERSION = 4  # of a store; increment when the same data would be stored differently
 LIBRARIES = ("tokenizers", "transformers", "jinja2")  # their versions shape the tokens
 
 _PUNCTUATION = (

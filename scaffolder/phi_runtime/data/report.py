@@ -43,14 +43,12 @@ def examine(workflow: Workflow, training: FinetunePass, context: DataContext, em
     """
     project = project_of(context.config)
     read = load_splits(workflow, training, context.skipping_bad_rows(), emit, "data")
-    unusable: dict[str, Any] = {"usable": False, "datasets": [], "splits": None, "warnings": []}
-    data_sets = [_of_split(split, project) for split in read.values()]
     if not all(len(split) for split in read.values()):
-        return unusable | {"datasets": data_sets}
+        return _unusable(read, project)
     try:
         dataset = split_dataset(read, training)
     except DataError as e:
-        return unusable | {"datasets": data_sets, "warnings": [e.what]}
+        return _unusable(read, project, e.what)
     sequences: dict[str, Sequences] = {}
     errors = []
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=context.cache.parent) as scratch:
@@ -61,6 +59,11 @@ def examine(workflow: Workflow, training: FinetunePass, context: DataContext, em
             except DataError as e:
                 errors.append(e.what if name == "training" else f"{name} rows: {e.what}")
         return report(dataset, sequences, project, errors)
+
+
+def _unusable(read: Mapping[str, DataSplit], project: ProjectFolder, *warnings: str) -> dict[str, Any]:
+    data_sets = [_of_split(split, project, _form(split, split.path)) for split in read.values()]
+    return {"usable": False, "datasets": data_sets, "splits": None, "warnings": [*warnings]}
 
 
 def report(
@@ -83,7 +86,8 @@ def report(
         splits.setdefault(split.data.name, split)
     unused = _unused(dataset)
     remarks = [*dataset.remarks, *errors, *_label_remarks(list(splits.values()), dataset, project)]
-    remarks += [remark for split in splits.values() for form in _forms(split) for remark in form.remarks]
+    forms = {name: [_form(split, path) for path in split.files[:_FORMS]] for name, split in splits.items()}
+    remarks += [remark for of_split in forms.values() for form in of_split for remark in form.remarks]
     if unused:
         remarks.append(
             f"{unused} of {len(dataset.training.store)} rows are unused: validation or test rows have their questions"
@@ -95,7 +99,7 @@ def report(
         counts[name] = built.counts
     return {
         "usable": "training" in sequences,
-        "datasets": [_of_split(split, project) for split in splits.values()],
+        "datasets": [_of_split(split, project, forms[name][0]) for name, split in splits.items()],
         "splits": {
             **counts,
             "unused_rows": unused,
@@ -106,7 +110,7 @@ def report(
     }
 
 
-def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
+def _of_split(split: DataSplit, project: ProjectFolder, form: FileForm) -> dict[str, Any]:
     store, survey = split.store, split.store.survey
     sizes: np.ndarray = store.rows["tokens"].astype(np.int64)
     trained = int(store.rows["trained"].sum())
@@ -115,7 +119,7 @@ def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
     return {
         "name": split.data.name,
         "files": [project.shown(path) for path in split.files],
-        "form": _forms(split)[0].text,
+        "form": form.text,
         "row_type": "conversations"
         if isinstance(split.template, ChatTemplate)
         else "questions"
@@ -166,10 +170,8 @@ def _of_split(split: DataSplit, project: ProjectFolder) -> dict[str, Any]:
     }
 
 
-def _forms(split: DataSplit) -> list[FileForm]:
-    """Return the forms of the first files."""
-    load = split.data.load_dataset_config
-    return [file_form(path, read_options(load, path)) for path in split.files[:_FORMS]]
+def _form(split: DataSplit, path: Path) -> FileForm:
+    return file_form(path, read_options(split.data.load_dataset_config, path))
 
 
 def _are_labels(split: DataSplit) -> bool:

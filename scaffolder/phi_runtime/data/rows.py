@@ -145,28 +145,31 @@ def _has_separator_line(path: Path, encoding: str) -> bool:
 
 
 def _texts(path: Path, stream: io.BufferedReader, sample_by: SampleBy) -> Iterator[Row | BadRow]:
-    """Yield each line, paragraph (separated by empty lines) or file as {"text": …}, like Hugging Face's `text` reader."""
+    """Yield each line, paragraph (separated by empty lines) or file as {"text": …}, like Hugging Face's `text` reader.
+
+    A paragraph or file is bad if one of its lines is.
+    """
     parts: list[str] = []
+    bad: BadRow | None = None
     start, previous, size = 1, 0, 0
     for number, line in lines(stream):
         text = decoded(line, path, number)
-        if isinstance(text, BadRow):
-            yield text
-            continue
         if sample_by == "line":
-            yield Row({"text": text.rstrip("\r\n")}, number)
+            yield text if isinstance(text, BadRow) else Row({"text": text.rstrip("\r\n")}, number)
             continue
         blank_lines = number - previous - 1
         if parts and blank_lines and sample_by == "paragraph":
-            yield _joined(path, start, parts, size)
-            parts, size = [], 0
+            yield bad or _joined(path, start, parts, size)
+            parts, size, bad = [], 0, None
         if not parts:
             start, blank_lines = number, 0
+        if isinstance(text, BadRow):
+            bad, text = bad or text, ""
         size, previous = size + blank_lines + len(text), number
         if size <= LIMIT_BYTES:  # a longer one is refused at its end
             parts += ["\n" * blank_lines, text.replace("\r\n", "\n")]
     if parts:
-        yield _joined(path, start, parts, size)
+        yield bad or _joined(path, start, parts, size)
 
 
 def _joined(path: Path, start: int, parts: list[str], size: int) -> Row | BadRow:

@@ -46,7 +46,7 @@ def split_rows(rows: np.ndarray, clusters: np.ndarray, sizes: tuple[float, float
     first = np.concatenate([[True], changes])  # of the rows of one question
     leader_of = np.cumsum(first) - 1  # (N,), in the order of ranks
     leaders = order[first]  # (G,)
-    questions = _Questions.of(rows, leaders, clusters[leaders], seed)
+    questions = _RankedQuestions.of(rows, leaders, clusters[leaders], seed)
     sides: np.ndarray = np.full(len(leaders), _TRAINING)
     for side, size in zip((_VALIDATION, _TEST), sizes, strict=True):
         free = np.flatnonzero(sides == _TRAINING)
@@ -74,7 +74,7 @@ def sample_evenly(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Questions:
+class _RankedQuestions:
     """Questions in the order of ranks.
 
     Attributes:
@@ -91,15 +91,15 @@ class _Questions:
     are_units: bool
 
     @classmethod
-    def of(cls, rows: np.ndarray, leaders: np.ndarray, clusters: np.ndarray, seed: int) -> _Questions:
+    def of(cls, rows: np.ndarray, leaders: np.ndarray, clusters: np.ndarray, seed: int) -> _RankedQuestions:
         question, answers, groups = (rows[name][leaders] for name in ("question", "answer", "group"))
         units = np.where(groups > 0, groups, clusters)
         are_units = bool((units == question[:, 0]).all())
         return cls(answers, units, _ranks(units, seed), units == TRAINED, are_units)
 
-    def at(self, places: np.ndarray) -> _Questions:
+    def at(self, places: np.ndarray) -> _RankedQuestions:
         answers, units, ranks, trained = (a[places] for a in (self.answers, self.units, self.ranks, self.trained))
-        return _Questions(answers, units, ranks, trained, self.are_units)
+        return _RankedQuestions(answers, units, ranks, trained, self.are_units)
 
 
 def _are_labels(answers: np.ndarray) -> bool:
@@ -114,7 +114,7 @@ def _shares(answers: np.ndarray, count: int) -> np.ndarray:
     return chosen
 
 
-def _held_back(questions: _Questions, count: int) -> np.ndarray:
+def _held_back(questions: _RankedQuestions, count: int) -> np.ndarray:
     """Return a mask (G,) of about `count` questions for one side, with all or none of each unit.
 
     The next units that fit replace those that the shares would divide. If the units are so large that this gives less than half of

@@ -54,7 +54,7 @@ def _share(head: str, complete: bool, sep: str) -> float:
     """Return the share of the records with as many fields as the header; 0 if the header is one field."""
     counts: list[int] = []
     try:
-        for fields in csv.reader(io.StringIO(head, newline=""), delimiter=sep):
+        for fields in _records_of(head, sep):
             if fields:
                 counts.append(len(fields))
             if len(counts) > _SAMPLED:
@@ -68,9 +68,14 @@ def _share(head: str, complete: bool, sep: str) -> float:
     return counts.count(counts[0]) / len(counts)
 
 
+def _records_of(head: str, sep: str) -> Iterator[list[str]]:
+    csv.field_size_limit(LIMIT_BYTES)  # of the process, and far lower before
+    return csv.reader(io.StringIO(head, newline=""), delimiter=sep)
+
+
 def detect_spaces(head: str, sep: str) -> bool:
     """Return True if most of the first records have a quoted field after a separator and spaces."""
-    records = islice(csv.reader(io.StringIO(head, newline=""), delimiter=sep), _SAMPLED)
+    records = islice(_records_of(head, sep), _SAMPLED)
     try:
         spaced = [any(_SPACED_QUOTE.match(field) for field in fields) for fields in records if fields]
     except csv.Error:

@@ -16,9 +16,9 @@ from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import MissingDependency, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat import Message
-from phi_runtime.data.chat_template import ChatTemplate, Template, load_template
+from phi_runtime.data.chat_template import ChatTemplate, Template, default_template, load_template
 from phi_runtime.data.dataset import data_context, template_of
-from phi_runtime.data.template import PromptTemplate, RowError, TemplateError
+from phi_runtime.data.template import RowError, TemplateError
 from phi_runtime.inference.generator import Answer, Generator, GeneratorOptions, SamplingParams, unknown_adapter
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter
@@ -277,6 +277,7 @@ def _template(workflow: Workflow, ref: ModelRef, project: ProjectFolder) -> Temp
         data = workflow.data_configs[:1]
         if workflow.finetune:
             data = [workflow.data_config(workflow.finetune[1].train_data_config)]
+        context = data_context(project, ref)
         with suppress(TemplateError, IndexError):
-            return template_of(data[0], data_context(project, ref))
-        return PromptTemplate("{text}", "{answer}", ("text",), "answer", "")
+            return template_of(data[0], context)
+        return default_template(context.tokenizer)

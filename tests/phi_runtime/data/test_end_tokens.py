@@ -129,6 +129,12 @@ def test_special_tokens_inside_a_text_are_counted_by_the_model_that_they_belong_
     assert SpecialTokens.of(tiny_tokenizer).find("<|im_end|><|im_end|>") == {"<|im_end|>"}
 
 
+@pytest.mark.parametrize("text", ["<</s>", "<<</s>>", "</</s>", "<s>", "s</s>"])
+def test_a_special_token_is_found_behind_the_beginning_of_another_one(text: str) -> None:
+    special = SpecialTokens(frozenset({"</s>", "<s>", "s"}))
+    assert special.find(text) == {token for token in special.own if token in text}
+
+
 def test_rows_with_special_tokens_can_be_refused(tiny_tokenizer: Any, tmp_path: Path) -> None:
     rows = [{"q": "hot <|im_end|>", "a": "joy"}, {"q": "cold </s>", "a": "fear<|im_end|>"}]
     process = {"text_template": "{q}\n{a}", "special_tokens_in_rows": "refuse"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,14 @@ def test_a_row_that_cannot_be_read_is_located(tmp_path: Path, content: str | byt
     assert [row.where.line for row in bad] == lines
 
 
+def test_the_separator_does_not_depend_on_the_files_read_before(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", f"a,b;c\n{'x' * 140_000};y\n")
+    csv.field_size_limit(131_072)  # of a new process
+    first = resolve(path, ReadOptions("csv"))
+    assert list(scan(path))
+    assert resolve(path, ReadOptions("csv")) == first
+
+
 def test_lines_of_a_row_are_counted_with_a_separator_line(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", 'sep=;\na;b\n"x\ny";1\nz;2\n')
     assert [row.line for row in read_rows(path)] == [3, 5]
@@ -183,6 +192,9 @@ def test_a_single_row_on_one_line_is_a_row(tmp_path: Path, row: dict[str, Any]) 
         ("a.json", '{"columns": ["q"], "index": [0], "data": [["x"]]}', 0, "one JSON object (columns, index, data)"),
         ("a.json", '{"result": {"rows": [{"q": 1}]}}', 0, "one JSON object (result)"),
         ("a.json", '{"train": [{"q": 1}], "test": [{"q": 2}]}', 0, "the keys train, test all hold rows"),
+        ("a.json", '{"q": ["a", "b"], "a": ["x", "y"], "q": ["c", "d"]}', 0, "the key `q` twice"),
+        ("a.json", '{"data": [{"q": 1}], "data": [{"q": 2}]}', 0, "the key `data` twice"),
+        ("a.json", json.dumps({f"word{i}": ["x", "y"] for i in range(101)}), 0, "one JSON object (word0, word1, "),
         ("a.json", '{"a": ["x", "y"], "b": ["z"]}', 0, "differ in their rows from row 2 on"),
         ("a.json", '{"a": {"0": "x"}, "b": {"1": "z"}}', 0, "differ in their rows from row 1 on"),
         ("a.jsonl", '{"q": 1}\n{"q": 1, "a": "x", "a": "y"}\n', 2, "the key `a` twice"),

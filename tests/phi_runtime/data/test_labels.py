@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.data.labels import Questions, few_rows, label_remarks, shortened, side_remarks
+from phi_runtime.data.labels import QuestionCounter, few_rows, label_remarks, shortened, side_remarks
 from phi_runtime.data.repeats import find_repeats
 from tests.phi_runtime.data.stores import marked, store_of
 
@@ -24,7 +24,7 @@ def test_repeated_questions_have_the_same_answer_or_contradict_each_other() -> N
 
 
 def test_the_same_questions_contradict_each_other_while_they_are_read() -> None:
-    questions = Questions()
+    questions = QuestionCounter()
     for line, (question, answer) in enumerate(ROWS, start=1):
         questions.add(f"a:{line}", question, answer)
     assert (len(questions), questions.duplicates, questions.contradictory, questions.example) == (

@@ -367,6 +367,24 @@ def test_a_paragraph_or_document_of_more_than_16_mb_is_broken_as_a_whole(tmp_pat
     assert scanned(path, ReadOptions("text", sample_by="document")) == ["1:0 this row has more than 16 MB"]
 
 
+@pytest.mark.parametrize(
+    ("sample_by", "expected"),
+    [
+        (
+            "line",
+            [{"text": "one"}, {"text": "two"}, "4:0 this line is not UTF-8 text", {"text": "two"}, {"text": "three"}],
+        ),
+        ("paragraph", [{"text": "one"}, "4:0 this line is not UTF-8 text", {"text": "three"}]),
+        ("document", ["4:0 this line is not UTF-8 text"]),
+    ],
+)
+def test_a_bad_line_leaves_no_hole_in_a_paragraph_or_document(
+    tmp_path: Path, sample_by: Any, expected: list[Any]
+) -> None:
+    path = write(tmp_path, "a.txt", b"one\n\ntwo\nt\xffwo\ntwo\n\nthree\n")
+    assert scanned(path, ReadOptions("text", sample_by=sample_by)) == expected
+
+
 # -- arrays, part by part -----------------------------------------------------------------------------------------------------
 
 ARRAY = (

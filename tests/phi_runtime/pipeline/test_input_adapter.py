@@ -219,6 +219,17 @@ def test_without_data_the_chat_template_of_the_tokenizer_is_that_of_the_adapter(
     assert (project.gen_model / "adapter" / "tokenizer.json").is_file()
 
 
+def test_without_data_the_base_is_prompted_with_the_chat_template_of_its_tokenizer(
+    make_project: MakeProject, tiny_phi3: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_phi3, tmp_path / "base")
+    edit_json(base / "tokenizer_config.json", lambda c: c.update(chat_template="<user>{{ messages[0]['content'] }}"))
+    project = make_project("tiny")
+    edit_config(project, without_training(make_adapter(tiny_phi3, tmp_path / "plain", ["qkv_proj"]), data=False))
+    edit_config(project, lambda c: c["input_model"].update(model_path=str(base)))
+    assert open_session(project, "base").render("a lovely party") == "<user>a lovely party"
+
+
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
