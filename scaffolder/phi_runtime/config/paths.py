@@ -84,13 +84,17 @@ def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:
 
 
 def hub_path(load: LoadDataset, config_path: Path) -> Path:
-    """Return the path of the downloaded split of a Hub dataset."""
-    parts = [load.data_name.replace("/", "--"), load.subset, load.data_dir, load.split.partition("[")[0]]
+    """Return the path of the downloaded split of a Hub dataset.
+
+    A digest keeps apart what has the same readable name: another subset, folder or revision. A dataset alone needs none.
+    """
+    split, revision = load.split.partition("[")[0], load.revision or ""
+    parts = [load.data_name.replace("/", "--"), load.subset, load.data_dir, split]
     name = "--".join(re.sub(r"[^\w.-]+", "-", part) for part in parts if part)
-    revision = f"@{re.sub(r'[^A-Za-z0-9._-]+', '-', load.revision)}" if load.revision else ""
-    name += revision
-    if len(name.encode()) > _LONGEST_NAME:
-        name = f"{name[:60]}-{digest(name)[:16]}"
+    name += f"@{re.sub(r'[^A-Za-z0-9._-]+', '-', revision)}" if revision else ""
+    is_exact = not load.subset and not load.data_dir and re.fullmatch(r"[A-Za-z0-9._]*", revision)
+    if not is_exact or len(name.encode()) > _LONGEST_NAME:
+        name = f"{name[:60]}-{digest([load.data_name, load.subset, load.data_dir, split, revision])[:16]}"
     return project_of(config_path).model_cache / "datasets" / f"{name}.jsonl"
 
 

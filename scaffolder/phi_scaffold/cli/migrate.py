@@ -29,7 +29,11 @@ def migrate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write to this file instead of replacing the config; - prints."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write to this file (an existing one is kept as *.bak) instead of the config; - prints.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the translations; write nothing.")] = False,
 ) -> None:
@@ -114,5 +118,5 @@ def _summary(path: Path, migration: Migration, dry_run: bool) -> str:
     if dry_run:
         return f"{count}; nothing was written"
     names = " and ".join(short_path(file) for file in migration.files)
-    kept = f"; the original is kept as {migration.backup.name}" if migration.backup else ""
+    kept = f"; the previous file is kept as {migration.backup.name}" if migration.backup else ""
     return f"{count}; wrote {names}{kept}"

@@ -122,6 +122,16 @@ def test_it_is_written_in_todays_form_with_its_comments(old: Path) -> None:
     assert done.backup.read_text(encoding="utf-8") == OLD
 
 
+def test_another_file_in_its_place_is_kept(old: Path) -> None:
+    target = old.with_name("olive-config.json")
+    target.write_text('{"precious": true}')
+    done = migrate(old, target)
+    assert target.read_text(encoding="utf-8") == NEW
+    assert done.backup == old.with_name("olive-config.json.bak")
+    assert done.backup.read_text() == '{"precious": true}'
+    assert migrate(old, old.with_name("new.json")).backup is None
+
+
 def test_each_translation_is_named_with_its_old_and_its_new_place(old: Path) -> None:
     places = {c.old_key: (c.old, c.new_key, c.new) for c in migrate(old).changes}
     was, key, now = places["passes.tune.config.lora_r"]

@@ -126,10 +126,39 @@ def test_a_hub_data_set_with_a_long_name_has_a_path_that_the_system_can_look_up(
     ]
     assert not paths[0].is_file()
     assert paths[0] == paths[2] != paths[1]
-    assert (
-        hub_path(LoadDataset(data_name="owner/rows", subset="de"), tmp_path / "c.json").name
-        == "owner--rows--de--train.jsonl"
-    )
+
+
+def test_hub_data_sets_that_differ_in_any_key_never_share_a_file(tmp_path: Path) -> None:
+    keys: list[dict[str, str]] = [
+        {},
+        {"split": "test"},
+        {"subset": "x"},
+        {"data_dir": "x"},
+        {"subset": "test", "split": "train"},
+        {"subset": "en/de"},
+        {"subset": "en-de"},
+        {"subset": "en", "data_dir": "de"},
+        {"revision": "v1"},
+        {"revision": "refs/pr/1"},
+        {"revision": "refs-pr-1"},
+    ]
+    paths = [hub_path(LoadDataset(data_name="owner/rows", **key), tmp_path / "c.json") for key in keys]
+    assert len(set(paths)) == len(keys)
+    assert hub_path(LoadDataset(data_name="owner/rows", split="train[:90%]"), tmp_path / "c.json") == paths[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        ({"data_name": "owner/rows"}, "owner--rows--train.jsonl"),
+        ({"data_name": "some-rows", "split": "test[5:]"}, "some-rows--test.jsonl"),
+        ({"data_name": "owner/rows", "revision": "6f1c2a9"}, "owner--rows--train@6f1c2a9.jsonl"),
+    ],
+)
+def test_a_hub_data_set_of_an_earlier_version_is_found_if_no_other_can_have_its_name(
+    tmp_path: Path, keys: dict[str, str], name: str
+) -> None:
+    assert hub_path(LoadDataset(**keys), tmp_path / "c.json").name == name
 
 
 def test_a_path_that_may_be_no_pattern_is_not_searched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,9 +110,8 @@ def test_a_folder_without_names_of_splits_is_all_train(root: Path) -> None:
 
 def test_data_of_the_hub_is_one_file_in_the_model_cache(root: Path) -> None:
     assert found(root, data_name="own/set", split="test[:5]") == ["model-cache/datasets/own--set--test.jsonl"]
-    assert found(root, data_name="own/set", subset="en us", data_dir="x/y", revision="refs/pr/1") == [
-        "model-cache/datasets/own--set--en-us--x-y--train@refs-pr-1.jsonl"
-    ]
+    (path,) = found(root, data_name="own/set", subset="en us", data_dir="x/y", revision="refs/pr/1")
+    assert path.startswith("model-cache/datasets/own--set--en-us--x-y--train@refs-pr-1-")
 
 
 def test_a_symlinked_project_keeps_the_names_that_its_user_sees(root: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.schema import canonical
@@ -67,7 +67,7 @@ def planned(project: ProjectFolder, **options: Any) -> AzureMLJob:
 
 
 def document(project: ProjectFolder, **options: Any) -> dict[str, Any]:
-    loaded: dict[str, Any] = YAML(typ="safe").load(render(planned(project, **options).job)["job.yaml"])
+    loaded: dict[str, Any] = yaml.safe_load(render(planned(project, **options).job)["job.yaml"])
     return loaded
 
 
@@ -86,6 +86,12 @@ def test_a_command_job_has_all_that_its_system_says(azure_project: ProjectFolder
     assert job["outputs"]["gen_model"]["path"].endswith(f"/paths/phi-scaffold/{job['name']}/gen_model/")
 
 
+def test_a_tag_such_as_on_is_text_for_readers_of_yaml_1_1_too(azure_project: ProjectFolder) -> None:
+    tags = {"live": "on", "y": "12:30:00"}
+    edit(azure_project, {"tags": tags})
+    assert document(azure_project)["tags"].items() >= tags.items()
+
+
 def test_every_input_and_output_of_the_command_is_declared(azure_project: ProjectFolder) -> None:
     job = document(azure_project)
     used = {part.partition("}}")[0] for part in job["command"].split("${{")[1:]}
@@ -99,7 +105,7 @@ def test_a_job_has_the_address_of_the_token_only(azure_project: ProjectFolder) -
 
 
 def test_the_environment_has_exact_versions_with_hashes(azure_project: ProjectFolder) -> None:
-    conda = YAML(typ="safe").load(render(planned(azure_project).job)["conda.yaml"])
+    conda = yaml.safe_load(render(planned(azure_project).job)["conda.yaml"])
     (pip,) = (entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
     assert conda["channels"] == ["conda-forge"]
     assert [line for line in pip if "==" not in line or "--hash=sha256:" not in line] == []
@@ -124,7 +130,7 @@ def test_a_conda_file_with_exact_versions_is_used(azure_project: ProjectFolder) 
     edit(azure_project, {"aml_docker_config": {"conda_file_path": "conda.yaml"}})
     result = planned(azure_project)
     assert result.notes == ()
-    assert YAML(typ="safe").load(render(result.job)["conda.yaml"]) == conda
+    assert yaml.safe_load(render(result.job)["conda.yaml"]) == conda
 
 
 BUILD: dict[str, Any] = {**SYSTEM, "aml_compute": "cpu-cluster", "instance_count": 1, "hf_token": None}

@@ -63,7 +63,7 @@ def migrate(path: Path, output: Path | None = None, *, write: bool = True) -> Mi
 
     Args:
         path: The config, or a sweep file.
-        output: File to write; by default `path`, whose original is kept as *.bak. A search in the config is written to
+        output: File to write, by default `path`; an existing file is kept as *.bak. A search in the config is written to
             sweep.yaml next to it; of several `pass_flows` each gets its own file, NAME-1, NAME-2 and so on.
         write: False only computes the result.
 
@@ -113,9 +113,9 @@ def _migrate(source: Source, target: Path, *, write: bool) -> Migration:
     changes = [_change(draft, t, source_written) for t in ordered]
     backup = None
     if write:
-        if target == path:
-            backup = free_name(path)
-            shutil.copy2(path, backup)
+        if target.is_file():
+            backup = free_name(target)
+            shutil.copy2(target, backup)
         for file, text in files.items():
             write_text(file, text)
     return Migration(changes, files, backup)

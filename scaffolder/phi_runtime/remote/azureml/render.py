@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from phi_runtime.config.reading import write
 from phi_runtime.core.artifacts import digest, file_digest
 from phi_runtime.core.remote_job import JOB
 from phi_runtime.remote.job import Environment, RemoteJob, Step
@@ -22,10 +22,10 @@ _INPUT_TYPES = {"file": "uri_file", "folder": "uri_folder", "model": "custom_mod
 
 def render(job: RemoteJob) -> dict[str, str]:
     """Return the files of a job by name: job.yaml, and the conda file that it names."""
-    files = {JOB_FILE: as_yaml(job_document(job))}
+    files = {JOB_FILE: write.render(job_document(job), {}, "yaml")}
     for step in job.steps:
         if step.environment.conda:
-            files[conda_name(job, step)] = as_yaml(step.environment.conda)
+            files[conda_name(job, step)] = write.render(step.environment.conda, {}, "yaml")
     return files
 
 
@@ -46,19 +46,6 @@ def job_document(job: RemoteJob) -> dict[str, Any]:
     outputs = {OUTPUT: _output(job, job.steps[-1])}
     content = {**({"inputs": inputs} if inputs else {}), "outputs": outputs, "jobs": jobs}
     return {"$schema": _SCHEMA.format("pipeline"), "type": "pipeline", **head, **content, **tags}
-
-
-def as_yaml(content: Any) -> str:
-    """Return `content` as YAML, in its order, with long lines unbroken."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.width = 100_000
-    yaml.default_flow_style = False
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    stream = io.StringIO()
-    yaml.dump(content, stream)
-    return stream.getvalue()
 
 
 def command_line(job: RemoteJob, step: Step) -> str:
