@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from phi_runtime.core.artifacts import read_json, seal, write_json
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.pipeline.plan import LOCK
-from tests.conftest import Cli, MakeProject, edit_config
+from phi_runtime.models.fetch import present
+from phi_runtime.pipeline.load import load_workflow
+from tests.conftest import Cli, MakeProject, edit_config, states
 
 
 def add(folder: Path, size: int = 1000) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_bytes(b" " * size)
+    return folder
+
+
+def downloaded(folder: Path) -> Path:
+    """Give the model in `folder` the record of a download."""
+    seal(folder, key="", kind="hf", facts={"source": "hub:org/unused"})
     return folder
 
 
@@ -30,7 +39,7 @@ def names(cli: Cli, project: ProjectFolder, *arguments: str) -> dict[str, bool]:
 @pytest.fixture
 def project(make_project: MakeProject) -> ProjectFolder:
     found: ProjectFolder = make_project()
-    add(found.model_cache / "org" / "unused")
+    downloaded(add(found.model_cache / "org" / "unused"))
     add(found.gen_model / ".work" / f"finetune-{'0' * 16}", 2000)
     add(found.token_cache)
     add(found.activation_cache, 3000)
@@ -65,24 +74,49 @@ def test_what_tasks_share_is_listed_for_each_and_waits_for_the_runs_of_all(
     assert names(cli, project, *task) == {"unused": False, "stale": False, "tokens": False, "activations": False}
     assert "of all tasks" in cli("clean", *task, "--project", project.root).out
     monkeypatch.setattr("phi_runtime.core.locks.END_S", 0.0)
-    with exclusive(project.gen_model / LOCK):
+    with exclusive(project.run_lock):
         assert cli("clean", "tokens", "--yes", *task, "--project", project.root).code == 6
         assert names(cli, project, "stale", "--yes", *task)["stale"] is True
-    with exclusive(outputs / LOCK):
+    with exclusive(outputs / ".run.lock"):
         assert cli("clean", "tokens", "--yes", "--project", project.root).code == 6
     assert names(cli, project, "tokens", "--yes", *task) == {"unused": False, "tokens": True, "activations": False}
     assert not project.token_cache.exists()
     assert (project.gen_model / ".work").is_dir()
 
 
-def test_a_model_that_any_config_of_the_project_uses_stays(cli: Cli, project: ProjectFolder) -> None:
-    other = project.config.with_name("other.olive-config.json")
+@pytest.mark.parametrize("file", ["other.olive-config.json", "other.json", "other.olive-config.yml"])
+def test_a_model_that_any_config_of_the_project_uses_stays(cli: Cli, project: ProjectFolder, file: str) -> None:
+    other = project.config.with_name(file)
     config = json.loads(project.config.read_text(encoding="utf-8"))
     config["input_model"]["model_path"] = "../model-cache/org/unused"
     other.write_text(json.dumps(config), encoding="utf-8")
     assert "unused" not in names(cli, project)
     other.write_text("{", encoding="utf-8")  # it may use any
     assert "unused" not in names(cli, project)
+
+
+def test_a_model_that_no_download_brings_back_stays(cli: Cli, project: ProjectFolder) -> None:
+    own = add(project.model_cache / "org" / "own")
+    edited = downloaded(add(project.model_cache / "org" / "edited"))
+    (edited / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    left = add(project.model_cache / "org" / ".large.partial")
+    assert names(cli, project, "--yes")["unused"] is True
+    assert [folder.is_dir() for folder in (own, edited, left)] == [True, True, False]
+
+
+def test_the_base_can_go_only_if_it_was_downloaded(cli: Cli, trained_project: MakeProject, tiny_phi3: Path) -> None:
+    project = trained_project()
+    base = project.model_cache / "org" / "tiny"
+    shutil.copytree(tiny_phi3, base)
+    edit_config(project, lambda config: config["input_model"].update(model_path="../model-cache/org/tiny"))
+    assert set(states(project).values()) == {"cached"}
+    assert "base" not in names(cli, project)
+    model = present(load_workflow(project.config).input_model, project)
+    assert model is not None
+    manifest = read_json(downloaded(base) / "manifest.json")
+    write_json(base / "manifest.json", {**manifest, "content": model.key})  # what was trained from it stays up to date
+    assert names(cli, project, "base", "--yes")["base"] is True
+    assert not base.exists()
 
 
 def test_a_link_is_deleted_and_not_what_it_leads_to(cli: Cli, project: ProjectFolder, tmp_path: Path) -> None:
@@ -97,7 +131,7 @@ def test_nothing_is_deleted_while_a_run_is_active(
     cli: Cli, project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("phi_runtime.core.locks.END_S", 0.0)
-    with exclusive(project.gen_model / LOCK):
+    with exclusive(project.run_lock):
         assert cli("clean", "--yes", "--project", project.root).code == 6
     assert (project.model_cache / "org" / "unused").is_dir()
 
@@ -114,6 +148,31 @@ def test_the_merged_model_can_go_once_what_is_built_from_it_is_up_to_date(
     edited = trained_project(until="merge")
     assert "merged" not in names(cli, edited)
     assert "adapter" not in names(cli, edited)
+
+
+def test_a_fine_tuned_model_and_a_merged_one_without_its_adapter_stay(cli: Cli, trained_project: MakeProject) -> None:
+    """Only a training would bring them back."""
+    full = trained_project("full", method="full")
+    assert set(states(full).values()) == {"cached"}
+    assert "merged" not in names(cli, full)
+    project = trained_project()
+    assert "merged" in names(cli, project)
+    shutil.rmtree(project.gen_model / "adapter")
+    assert states(project)["merge"] == "cached"
+    assert "merged" not in names(cli, project)
+
+
+def test_a_task_whose_name_starts_as_a_folder_of_gen_model_stays(cli: Cli, project: ProjectFolder) -> None:
+    add(project.gen_model / "optimizer" / "adapter")
+    add(project.gen_model / "optimize-export")
+    assert names(cli, project, "optimize", "--yes")["optimize"] is True
+    assert (project.gen_model / "optimizer").is_dir()
+    assert not (project.gen_model / "optimize-export").exists()
+
+
+def test_checkpoints_stay_while_the_input_of_their_stage_is_missing(cli: Cli, project: ProjectFolder) -> None:
+    edit_config(project, lambda config: config["input_model"].update(model_path="../model-cache/org/missing"))
+    assert names(cli, project, "--yes")["unfinished"] is False
 
 
 def test_an_unknown_name_is_refused(cli: Cli, project: ProjectFolder) -> None:

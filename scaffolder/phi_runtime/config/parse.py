@@ -81,13 +81,17 @@ def validate(draft: Draft, value: Any, model: type[M], at: KeyPath = ()) -> tupl
         return None, from_pydantic(draft.source, errors, model, value, lambda path: draft.source_path((*at, *path)))
 
 
+WORKFLOW_KEYS = frozenset({"input_model", "model", "passes"})
+"""Keys that only a workflow config has; it has one of them."""
+
+
 def kind_of(source: Source) -> type[BaseModel]:
     """Return the model of a file, chosen by its name and its keys."""
     keys = set(source.value) if isinstance(source.value, dict) else set()
     if source.path.name == EVALUATION or source.path.name.endswith(f".{EVALUATION}"):
         return Evaluation
-    if "search_space" in keys and not keys & {"input_model", "model", "passes"}:
+    if "search_space" in keys and not keys & WORKFLOW_KEYS:
         return Sweep
-    if "dependencies" in keys and not keys & {"input_model", "model", "passes"}:
+    if "dependencies" in keys and not keys & WORKFLOW_KEYS:
         return CondaEnvironment
     return Workflow

@@ -12,13 +12,14 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import Conflict
+from phi_runtime.core.project import GEN_MODEL, ProjectFolder, tasks
 
 END_S = 10.0
 """Seconds to wait for a lock whose holder is gone: its workers are ending, or another process only looks if it is held."""
@@ -101,6 +102,21 @@ def exclusive(path: Path) -> Iterator[None]:
             _holder_file(path).unlink(missing_ok=True)
         _descriptors.discard(descriptor)
         lock.release()
+
+
+@contextmanager
+def exclusive_tasks(project: ProjectFolder) -> Iterator[None]:
+    """Hold the locks of all tasks of a project.
+
+    Raises:
+        Conflict: A run of one of them is active.
+    """
+    outputs = project.root / GEN_MODEL
+    folders = {project.gen_model, outputs, *(outputs / name for name in tasks(project))}
+    with ExitStack() as locks:
+        for folder in sorted(folders):
+            locks.enter_context(exclusive(replace(project, output=folder).run_lock))
+        yield
 
 
 def held_descriptors() -> tuple[int, ...]:

@@ -2,63 +2,78 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from phi_runtime.config.overrides import Overrides
+from phi_runtime.config.parse import WORKFLOW_KEYS
+from phi_runtime.config.reading.source import is_yaml, read_source
 from phi_runtime.config.stage_names import FETCH
-from phi_runtime.core.artifacts import delete_folder
+from phi_runtime.core.artifacts import current_content, delete_folder, read_manifest
 from phi_runtime.core.errors import PhiError, UsageError
-from phi_runtime.core.locks import exclusive
-from phi_runtime.core.project import GEN_MODEL, ProjectFolder, tasks
+from phi_runtime.core.locks import exclusive, exclusive_tasks
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.core.trust import is_trusted
 from phi_runtime.models.place import base_model_path, input_adapter_path, model_folders
 from phi_runtime.pipeline.artifact import work_folder, work_root
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.pipeline.plan import LOCK, plan
-from phi_runtime.pipeline.stage import MODEL_FOLDERS, Stage
+from phi_runtime.pipeline.plan import plan
+from phi_runtime.pipeline.stage import Stage
 
-Group = Literal[
-    "unused", "stale", "base", "merged", "unfinished", "tokens", "activations", "sweep", "optimize", "seeds"
-]
 
-LOSSES: dict[Group, str] = {
-    "unused": "base models that no config of the project uses",
-    "stale": "unfinished work of earlier settings, which no run resumes",
-    "base": "base model; downloaded again by the next run",
-    "merged": "merged model; merged again for a chat with it, or for another export",
-    "unfinished": "checkpoints of unfinished stages; the next run starts over",
-    "tokens": "tokenized data of all tasks; made again by the next training",
-    "activations": "activations of frozen layers, of all tasks; computed again by the first epoch of the next training",
-    "sweep": "trials of sweeps; a stopped search starts over",
-    "optimize": "measured ONNX candidates; measured again by the next `optimize`",
-    "seeds": "trainings with other seeds, of `evaluate --seeds`",
+@dataclass(frozen=True)
+class Group:
+    """Folders that are deleted together.
+
+    Attributes:
+        lost: What is lost.
+        is_free: Deleted unless other groups are named, since nothing that is in use is lost.
+        is_shared: All tasks of the project use it.
+    """
+
+    lost: str
+    is_free: bool = False
+    is_shared: bool = False
+
+
+GROUPS = {
+    "unused": Group("base models that no config of the project uses", is_free=True, is_shared=True),
+    "stale": Group("unfinished work of earlier settings, which no run resumes", is_free=True),
+    "base": Group("base model; downloaded again by the next run", is_shared=True),
+    "merged": Group("merged model; merged again for a chat with it, or for another export"),
+    "unfinished": Group("checkpoints of unfinished stages; the next run starts over"),
+    "tokens": Group("tokenized data of all tasks; made again by the next training", is_shared=True),
+    "activations": Group(
+        "activations of frozen layers, of all tasks; computed again by the first epoch of the next training",
+        is_shared=True,
+    ),
+    "sweep": Group("trials of sweeps; a stopped search starts over"),
+    "optimize": Group("measured ONNX candidates; measured again by the next `optimize`"),
+    "seeds": Group("trainings with other seeds, of `evaluate --seeds`"),
 }
-WITHOUT_LOSS: tuple[Group, ...] = ("unused", "stale")
-_SHARED: tuple[Group, ...] = ("unused", "base", "tokens", "activations")
-"""Groups that all tasks of a project use."""
-_FOLDERS: dict[Group, str] = {
-    "sweep": "sweep",
-    "optimize": "optimize*",
-    "seeds": "seeds",
-}
+_FOLDERS = ("sweep", "optimize", "seeds")
+"""Groups that are folders of gen-model/ with this name, or with it and that of a pass."""
+_LEFT = re.compile(r"\.(deleted-.+|.+\.(partial|old))")  # names of what a download or a deletion left in model-cache/
 
 
 @dataclass(frozen=True)
 class Removable:
-    """A folder that can be deleted; `group` says what is lost."""
+    """A folder that can be deleted; `group` is the name of its group."""
 
-    group: Group
+    group: str
     path: Path
     size_bytes: int
 
 
 def removable(project: ProjectFolder, overrides: Overrides | None = None) -> list[Removable]:
-    """Return what can be deleted of model-cache/ and gen-model/, in the order of `LOSSES`. Never an adapter or ONNX model.
+    """Return what can be deleted of model-cache/ and gen-model/, in the order of `GROUPS`.
+
+    Never what only a training or the user can bring back: neither an adapter nor a fine-tuned or ONNX model, nor a base model that
+    was not downloaded.
+
 
     Raises:
         ConfigError: The config is not valid, so that it is not known what its stages need.
@@ -71,9 +86,9 @@ def removable(project: ProjectFolder, overrides: Overrides | None = None) -> lis
         *_not_needed(project, stages),
         ("tokens", project.token_cache),
         ("activations", project.activation_cache),
-        *((group, path) for group, pattern in _FOLDERS.items() for path in sorted(project.gen_model.glob(pattern))),
+        *((name, path) for name in _FOLDERS for path in _named(project.gen_model, name)),
     ]
-    order = list(LOSSES)
+    order = list(GROUPS)
     if not is_trusted(project.root):  # its links may lead to folders of the user's
         root = project.root.resolve()
         found = [(group, path) for group, path in found if path.parent.resolve().is_relative_to(root)]
@@ -87,14 +102,8 @@ def remove(project: ProjectFolder, parts: Sequence[Removable]) -> None:
     Raises:
         Conflict: A run of the task is active, or one of any task if `parts` are shared.
     """
-    folders = {project.gen_model}
-    if any(part.group in _SHARED for part in parts):
-        outputs = project.root / GEN_MODEL
-        folders |= {outputs, *(outputs / name for name in tasks(project))}
-    with ExitStack() as locks:
-        for folder in sorted(folders):
-            locks.enter_context(exclusive(folder / LOCK))
-        locks.enter_context(exclusive(project.fetch_lock))
+    is_shared = any(GROUPS[part.group].is_shared for part in parts)
+    with exclusive_tasks(project) if is_shared else exclusive(project.run_lock), exclusive(project.fetch_lock):
         for part in parts:
             if part.path.is_symlink():
                 part.path.unlink()
@@ -102,17 +111,20 @@ def remove(project: ProjectFolder, parts: Sequence[Removable]) -> None:
                 delete_folder(part.path)
 
 
-def groups(names: Collection[str]) -> list[Group]:
-    """Return the groups with these names. Raises UsageError for another name."""
+def check_names(names: Collection[str]) -> None:
+    """Raise UsageError for a name that is not in `GROUPS`."""
     for name in names:
-        if name not in LOSSES:
+        if name not in GROUPS:
             raise UsageError(
-                f"unknown name `{name}`{did_you_mean(name, LOSSES)}", fix=f"choose from {', '.join(LOSSES)}"
+                f"unknown name `{name}`{did_you_mean(name, GROUPS)}", fix=f"choose from {', '.join(GROUPS)}"
             )
-    return [group for group in LOSSES if group in names]
 
 
-def _unused_models(project: ProjectFolder) -> Iterator[tuple[Group, Path]]:
+def _named(outputs: Path, name: str) -> list[Path]:
+    return sorted([*outputs.glob(name), *outputs.glob(f"{name}-*")])
+
+
+def _unused_models(project: ProjectFolder) -> Iterator[tuple[str, Path]]:
     used: set[Path] = set()
     try:
         for config in _configs(project):
@@ -122,34 +134,48 @@ def _unused_models(project: ProjectFolder) -> Iterator[tuple[Group, Path]]:
     except PhiError:  # an unreadable config may use any of them
         return
     for folder in model_folders(project.model_cache):
-        if not any(model == folder or folder in model.parents for model in used):
+        if not any(model == folder or folder in model.parents for model in used) and _is_replaceable(folder):
             yield "unused", folder
 
 
-def _configs(project: ProjectFolder) -> list[Path]:
-    folder = project.config.parent
-    return sorted(
-        {project.config, *(path for path in folder.glob("*olive-config*") if path.suffix in (".json", ".yaml"))}
-    )
+def _configs(project: ProjectFolder) -> Iterator[Path]:
+    """Yield the config, and the files next to it that `--config` accepts. Raises ConfigError for one that cannot be read."""
+    yield project.config
+    for path in sorted(project.config.parent.iterdir()):
+        if path.is_file() and (path.suffix.lower() in (".json", ".jsonc") or is_yaml(path)):
+            value = read_source(path).value
+            if isinstance(value, dict) and value.keys() & WORKFLOW_KEYS:
+                yield path
 
 
-def _work(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tuple[Group, Path]]:
-    current = {work_folder(project, stage) for stage in stages if stage.key}
+def _is_replaceable(folder: Path) -> bool:
+    """Return True for a model that was downloaded and not changed since, for what a download left, and for a link."""
+    if folder.is_symlink() or _LEFT.fullmatch(folder.name):
+        return True
+    manifest = read_manifest(folder)
+    return manifest is not None and "source" in manifest.facts and current_content(folder, manifest) == manifest.content
+
+
+def _work(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tuple[str, Path]]:
+    current = {work_folder(project, stage) for stage in stages}
+    unknown = {stage.name for stage in stages if not stage.key}  # their inputs may become those of the work again
     folder = work_root(project)
     for path in sorted(folder.iterdir() if folder.is_dir() else ()):
-        yield "unfinished" if path in current else "stale", path
+        is_resumed = path in current or path.name.rpartition("-")[0] in unknown
+        yield "unfinished" if is_resumed else "stale", path
 
 
-def _not_needed(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tuple[Group, Path]]:
-    """Return the base and the merged models whose later stages are all up to date."""
+def _not_needed(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tuple[str, Path]]:
+    """Return the base and the merged models whose later stages are all up to date, and which can be built again."""
     states = {stage.name: stage.state for stage in stages}
     for stage in stages:
         later = [other.name for other in stages if stage.name in other.after]
         if not later or any(states[name] not in ("cached", "deleted") for name in later):
             continue
-        if stage.name == FETCH and stage.target.is_relative_to(project.model_cache):
-            yield "base", stage.target
-        elif stage.name != FETCH and stage.target.name.partition("-")[0] == MODEL_FOLDERS["hf"]:
+        if stage.name == FETCH:
+            if stage.target.is_relative_to(project.model_cache) and _is_replaceable(stage.target):
+                yield "base", stage.target
+        elif stage.type == "MergeAdapterWeights" and all(states[name] == "cached" for name in stage.after):
             yield "merged", stage.target
 
 

@@ -44,7 +44,7 @@ from phi_runtime.pipeline.artifact import (
 from phi_runtime.pipeline.compare import Comparison
 from phi_runtime.pipeline.graph import ModelGraph, PassNode
 from phi_runtime.pipeline.load import LoadedConfig, load_config
-from phi_runtime.pipeline.plan import LOCK, fetch_stage, plan, unneeded_stages
+from phi_runtime.pipeline.plan import fetch_stage, plan, unneeded_stages
 from phi_runtime.pipeline.run_record import RunRecord, without_secrets
 from phi_runtime.pipeline.stage import Stage, evaluation_stage
 from phi_runtime.training.forecast import check_fits
@@ -122,7 +122,7 @@ def run(
     stages = plan(workflow, project)
     rebuilt = {stage.name for stage in stages if stage.deleted and stage.name in (*only, until)}
     unneeded = unneeded_stages(stages, names, {*force, *rebuilt})
-    with exclusive(project.gen_model / LOCK):
+    with exclusive(project.run_lock):
         request = {"only": list(only), "until": until, "force": list(force), "nproc": nproc, "stages": names}
         record = RunRecord(project, config, workflow, request)
         running = _Run(project, workflow, emit, force, config.overrides, nproc, nodes, record, unneeded)

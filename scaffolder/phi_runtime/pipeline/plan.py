@@ -18,7 +18,6 @@ from phi_runtime.pipeline.artifact import FAILED, interrupted_work, work_folder
 from phi_runtime.pipeline.graph import ModelGraph
 from phi_runtime.pipeline.stage import Stage, evaluation_stage
 
-LOCK = ".run.lock"
 _OLD_INPUT = "its input is out of date"
 _UNNEEDED = "deleted; what was built from it is up to date"
 
@@ -80,7 +79,7 @@ def _with_work_state(stage: Stage, project: ProjectFolder) -> Stage:
     if stage.state not in ("missing", "stale") or not stage.key:
         return stage
     work_dir = work_folder(project, stage)
-    if work_dir.is_dir() and is_held(project.gen_model / LOCK):
+    if work_dir.is_dir() and is_held(project.run_lock):
         return replace(stage, state="running", why="")
     if (work_dir / FAILED).is_file():
         reason = read_json(work_dir / FAILED).get("message", "")

@@ -16,7 +16,6 @@ from phi_runtime.core.errors import Conflict, Location, NetworkError, WorkFailed
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.pipeline.plan import LOCK
 from phi_runtime.remote.engine import Engine, RemoteFile
 from phi_runtime.remote.worker import OUTPUT_MANIFEST
 
@@ -81,7 +80,7 @@ def download(engine: Engine, name: str, project: ProjectFolder, emit: Emit, only
     for file, facts in described.items():
         loader.load(listed[file], facts["sha256"])
     loaded = [folder for folder in folders if f"{folder}/{MANIFEST}" in described]
-    with exclusive(project.gen_model / LOCK):
+    with exclusive(project.run_lock):
         _put_in_place(project, parts, loaded, described)
     shutil.rmtree(parts, ignore_errors=True)
     finished = {"state": "done", "output": project.shown(project.gen_model)}

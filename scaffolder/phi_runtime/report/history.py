@@ -16,7 +16,6 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.evaluation.row_results import RESULTS, ROWS, RowResult, read_rows
-from phi_runtime.pipeline.plan import LOCK
 from phi_runtime.pipeline.run_record import CONFIG, ENVIRONMENT, RECORD, STAGES, RunState
 from phi_runtime.pipeline.stage import EVALUATION_FOLDER
 
@@ -115,7 +114,7 @@ class RecordedRun:
             is_failed = any(self.folder.glob("*.error.log"))
             return "failed" if is_failed else "done" if self.stages else "interrupted"
         state: RunState = self.record["state"]
-        return "interrupted" if state == "running" and not is_held(self.project.gen_model / LOCK) else state
+        return "interrupted" if state == "running" and not is_held(self.project.run_lock) else state
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from phi_runtime.pipeline.compare import Comparison
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.load import LoadedConfig, load_config
-from phi_runtime.pipeline.plan import LOCK, plan
+from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.run_record import last_figures
 from phi_runtime.pipeline.seed_runs import record_seed, seed_folder
 from phi_runtime.pipeline.stage import Stage, evaluation_stage, model_folder
@@ -107,7 +107,7 @@ def run_seeds(seeds: SeedPlan, emit: Emit) -> None:
         PhiError: A stage of a seed failed.
     """
     fix = f"`phi-scaffold evaluate --seeds {seeds.count}` resumes"
-    with exclusive(seeds.project.gen_model / LOCK):
+    with exclusive(seeds.project.run_lock):
         for each in seeds.runs:
             try:
                 if not each.is_done:

@@ -33,9 +33,9 @@ def clean(
 
     project = flags.find_project()
     use_project_environment(project, trusted=flags.record_trust(project))  # stages depend on the versions of libraries
-    groups = cleanup.groups(names or cleanup.WITHOUT_LOSS)
+    cleanup.check_names(names or ())
     found = cleanup.removable(project, flags.overrides())
-    chosen = [part for part in found if part.group in groups]
+    chosen = [part for part in found if (part.group in names if names else cleanup.GROUPS[part.group].is_free)]
     if yes:
         cleanup.remove(project, chosen)
     if flags.as_json:

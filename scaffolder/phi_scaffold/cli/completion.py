@@ -56,9 +56,9 @@ def _stages() -> Iterable[str]:
 
 
 def _removable() -> Iterable[str]:
-    from phi_runtime.pipeline.cleanup import LOSSES
+    from phi_runtime.pipeline.cleanup import GROUPS
 
-    return LOSSES
+    return GROUPS
 
 
 def _project_models() -> Iterable[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from phi_runtime.core.units import size
-from phi_runtime.pipeline.cleanup import LOSSES, WITHOUT_LOSS
+from phi_runtime.pipeline.cleanup import GROUPS
 from phi_scaffold.show.terminal import console, prose, table
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ def listed(project: ProjectFolder, parts: Sequence[Removable]) -> None:
         return
     result = table("!name", "!folder", ">size", "what is lost")
     for part in parts:
-        result.add_row(part.group, escape(project.shown(part.path)), size(part.size_bytes), LOSSES[part.group])
+        result.add_row(part.group, escape(project.shown(part.path)), size(part.size_bytes), GROUPS[part.group].lost)
     console().print(result)
-    free = sum(part.size_bytes for part in parts if part.group in WITHOUT_LOSS)
+    free = sum(part.size_bytes for part in parts if GROUPS[part.group].is_free)
     all_free = f"`phi-scaffold clean --yes` deletes {size(free)} without a loss; " if free else ""
     names = ", ".join(dict.fromkeys(part.group for part in parts))
     prose(f"\nNothing is deleted. {all_free}`phi-scaffold clean NAME --yes` deletes one of {names}.")
@@ -52,7 +52,7 @@ def as_json(project: ProjectFolder, found: Sequence[Removable], removed: Sequenc
             "name": part.group,
             "path": project.shown(part.path),
             "size_bytes": part.size_bytes,
-            "lost": LOSSES[part.group],
+            "lost": GROUPS[part.group].lost,
             "deleted": part in removed,
         }
         for part in found

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from phi_runtime.core.errors import Conflict, Location, MissingDependency, PhiError, UsageError, WorkFailed
-from phi_runtime.core.locks import exclusive
-from phi_runtime.core.project import CONFIG, ProjectFolder, for_task, setup_command, tasks
+from phi_runtime.core.locks import exclusive_tasks
+from phi_runtime.core.project import CONFIG, ProjectFolder, setup_command
 from phi_runtime.core.trust import is_trusted
-from phi_runtime.pipeline.plan import LOCK
 from phi_scaffold import __version__
 from phi_scaffold.new.derive import derive, of_this_version, recorded
 from phi_scaffold.new.questions import answers_from, read_answers
@@ -65,9 +63,7 @@ def update(project: ProjectFolder, *, write: bool) -> Update:
             )
         return _planned(root)
     _require_trust(root)
-    with ExitStack() as locks:
-        for name in ("", *tasks(project)):
-            locks.enter_context(exclusive((for_task(project, name) if name else project).gen_model / LOCK))
+    with exclusive_tasks(project):
         restore(root)
         planned = _planned(root)
         if planned.changes:

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from phi_runtime.config.pass_graph import INPUT_ADAPTER
 from phi_runtime.core.errors import UsageError
-from phi_runtime.core.project import find_project, project_of, root_of
+from phi_runtime.core.project import RESERVED, find_project, project_of, root_of, tasks
+from phi_runtime.pipeline import seed_runs
+from phi_runtime.pipeline.stage import EVALUATION_FOLDER, MODEL_FOLDERS
+from phi_runtime.remote import records
+from phi_runtime.search.optimize import planning
+from phi_runtime.search.sweep import study
 
 
 def write(path: Path) -> Path:
@@ -42,3 +48,18 @@ def test_a_config_outside_of_a_project_has_its_own_folder(tmp_path: Path) -> Non
     assert find_project(tmp_path, config).root == tmp_path / "downloads"
     with pytest.raises(UsageError, match="not in a phi-scaffold project"):
         find_project(tmp_path / "downloads")
+
+
+def test_no_task_gets_the_folder_of_other_outputs() -> None:
+    folders = {INPUT_ADAPTER, EVALUATION_FOLDER, *MODEL_FOLDERS.values()}
+    folders |= {seed_runs.FOLDER, study.FOLDER, planning.FOLDER, records.FOLDER}
+    assert folders <= set(RESERVED)
+
+
+def test_a_task_counts_from_its_first_command_on(tmp_path: Path) -> None:
+    """A sweep with a downloaded base opens no record in gen-model/<task>/runs."""
+    project = project_of(write(tmp_path / "fine-tuning" / "olive-config.json"))
+    write(tmp_path / "gen-model" / "style" / ".run.lock")
+    write(tmp_path / "gen-model" / "mood" / "runs" / "1")
+    write(tmp_path / "gen-model" / "seeds" / ".run.lock")
+    assert tasks(project) == ["mood", "style"]

@@ -229,10 +229,9 @@ def test_qlora_trains_over_a_4_bit_base_and_merges_into_the_full_one(make_projec
 
 def test_two_runs_at_once_are_refused(make_project: MakeProject, cli: Cli) -> None:
     from phi_runtime.core.locks import exclusive
-    from phi_runtime.pipeline.plan import LOCK
 
     project = make_project()
-    with exclusive(project.gen_model / LOCK):
+    with exclusive(project.run_lock):
         result = cli("run", "--project", project.root)
     assert result.code == 6
     assert "another run is active" in result.err

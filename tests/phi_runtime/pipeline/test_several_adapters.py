@@ -276,11 +276,10 @@ def test_a_task_cannot_take_the_name_of_another_folder_in_gen_model(make_project
 
 def test_two_tasks_may_run_at_once(make_project: MakeProject) -> None:
     from phi_runtime.core.locks import exclusive
-    from phi_runtime.pipeline.plan import LOCK
 
     project = make_project()
     other = for_task(project, "other")
-    with exclusive(project.gen_model / LOCK):
+    with exclusive(project.run_lock):
         assert run(other, Listener(), until="finetune").done == ("finetune",)
 
 

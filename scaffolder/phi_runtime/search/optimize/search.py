@@ -18,7 +18,6 @@ from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.evaluation.row_results import ROWS, read_rows
 from phi_runtime.pipeline.artifact import finish_stage
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.plan import LOCK
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.search.optimize.accuracy import accuracy_drop, smallest_drop
 from phi_runtime.search.optimize.candidates import Candidate
@@ -58,7 +57,7 @@ def optimize(
     """
     project = plan.project
     run(project, emit, config=plan.config, only=[FETCH if plan.source == BASE else plan.source])
-    with exclusive(project.gen_model / LOCK), handled_by(interrupt):
+    with exclusive(project.run_lock), handled_by(interrupt):
         searching = _OptimizeSearch(plan, emit, keep=keep, force=force)
         try:
             searching.run(everything=everything)

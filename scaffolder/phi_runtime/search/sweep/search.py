@@ -16,7 +16,6 @@ from phi_runtime.core.locks import exclusive
 from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.pipeline.engine import run
-from phi_runtime.pipeline.plan import LOCK
 from phi_runtime.search.sweep import metric as metrics
 from phi_runtime.search.sweep import space, study
 from phi_runtime.search.sweep.outcome import SweepResult, conclude, trial_of
@@ -59,7 +58,7 @@ def search(plan: SweepPlan, emit: Emit, *, jobs: int = 0, debug: bool = False) -
             emit(event)
 
     run(project, emit_others, config=plan.config, only=[FETCH])
-    with exclusive(project.gen_model / LOCK), study.storage_failures(plan.place):
+    with exclusive(project.run_lock), study.storage_failures(plan.place):
         searching = _SweepSearch(plan, emit)
         if jobs:
             searching.in_processes(jobs)
