@@ -33,11 +33,14 @@ class AdapterChat(MergedChat):
             model = peft.PeftModel.from_pretrained(model, folder)
         except (RuntimeError, ValueError) as e:
             raise ValueError(f"the adapter in {folder} does not fit {base}: {e}") from None
-        with safetensors.safe_open(folder / "adapter_model.safetensors", "pt") as stored:
-            if mismatched := set(stored.keys()) ^ set(peft.get_peft_model_state_dict(model)):
-                raise ValueError(
-                    f"the adapter in {folder} does not fit {base}: {min(mismatched)} is only in one of them"
-                )
+        with safetensors.safe_open(folder / "adapter_model.safetensors", "pt") as file:
+            stored = set(file.keys())
+        # With "auto", PEFT looks the base model up on the Hub. Embeddings may be stored with the adapter.
+        own, more = (
+            set(peft.get_peft_model_state_dict(model, save_embedding_layers=embeddings)) for embeddings in (False, True)
+        )
+        if mismatched := own - stored | stored - more:
+            raise ValueError(f"the adapter in {folder} does not fit {base}: {min(mismatched)} is only in one of them")
         return model
 
 

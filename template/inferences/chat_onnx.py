@@ -219,12 +219,13 @@ class OnnxChat(Chat):
             options |= {"random_seed": sampling.seed} if sampling.seed is not None else {}
             params = self.og.GeneratorParams(self.model)
             params.set_search_options(**options)
-            self.generator, self.kept = self.og.Generator(self.model, params), (room, kind)
+            generator = self.og.Generator(self.model, params)
             if adapter is not None:
                 if adapter not in self.loaded:
                     self.store.load(str(self.files[adapter]), adapter)
                     self.loaded.add(adapter)
-                self.generator.set_active_adapter(self.store, adapter)
+                generator.set_active_adapter(self.store, adapter)
+            self.generator, self.kept = generator, (room, kind)
         return self.generator
 
 

@@ -24,7 +24,7 @@ from tests.docs.test_command_lines import fault as parser_fault
 
 LANGUAGES = (None, "", "console", "sh", "bash")
 PYTHON = re.compile(r"(?:[\w.-]*[/\\])*(?:python[\d.]*|pytest)(?:\.exe)?")
-GENERATED = ("AGENTS.md", "SKILL.md")  # from the commands themselves
+GENERATED = ("AGENTS.md",)  # from the commands themselves
 KNOWN = re.compile(r"(?:^|[\s/])(?:bash|powershell|make|pipx?|uvx?|python[\d.]*|pytest)(?:\.exe)? \S")
 SETUP = re.compile(r"(?:.*[/\\])?setup\.(?:sh|ps1)")
 

@@ -18,11 +18,7 @@ from phi_scaffold.new.generate import new
 from tests.generated.editor_schemas import EXTENSIONS, invalid_editor_files
 
 REPOSITORY = Path(__file__).parents[2]
-DOCUMENT_FILES = {
-    "cli": "docs/cli.md",
-    "agents": "template/AGENTS.md",
-    "skill": "template/.agents/skills/phi-scaffold/SKILL.md",
-}
+DOCUMENT_FILES = {"cli": "docs/cli.md", "agents": "template/AGENTS.md"}
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +134,12 @@ def test_the_dev_container_is_valid_and_sets_the_project_up(tmp_path: Path, targ
 @pytest.mark.parametrize("name", DOCUMENT_FILES)
 def test_what_documents_say_of_commands_is_generated_from_their_help(name: str) -> None:
     assert (REPOSITORY / DOCUMENT_FILES[name]).read_text(encoding="utf-8") == DOCUMENTS[name]()
+
+
+def test_the_skill_for_agents_sends_them_to_agents_md(project: Path) -> None:
+    skill = project / ".agents" / "skills" / "phi-scaffold" / "SKILL.md"
+    (target,) = re.findall(r"\[AGENTS.md\]\((.+?)\)", skill.read_text(encoding="utf-8"))
+    assert (skill.parent / target).resolve() == project / "AGENTS.md"
 
 
 def test_agents_are_sent_to_commands_and_flags_that_exist(project: Path) -> None:

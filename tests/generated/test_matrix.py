@@ -108,7 +108,6 @@ def test_every_combination_is_whole_and_valid(tmp_path: Path, method: str, targe
     assert invalid_editor_files(folder) == []
     setup = (folder / "setup" / "setup.py").read_text(encoding="utf-8")
     assert f'TARGET = "{"cpu" if target == "azureml" else target}"' in setup
-    assert (folder / ".amlignore").is_file() == (target == "azureml")
     extras = (
         ast.literal_eval(re.findall(r"PROJECT_EXTRAS = ({.+})", setup)[0]) if "PROJECT_EXTRAS = {" in setup else set()
     )

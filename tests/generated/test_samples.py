@@ -95,6 +95,17 @@ def test_an_adapter_beside_the_model_answers_when_it_is_asked_for(
     assert "it has finetune" in err
 
 
+def test_the_base_never_answers_in_place_of_an_adapter_that_cannot_be_read(
+    made: ProjectFolder, ask: Ask, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(made.gen_model / "onnx-several", tmp_path / "damaged")
+    (folder / "adapters" / "finetune.onnx_adapter").write_bytes(b"cut")
+    (tmp_path / "q.txt").write_text("we won the game\ndark cold noise\nwe won the game\n")
+    call = (tmp_path / "q.txt", tmp_path / "a.jsonl", "--model", folder, "--adapter", "finetune", *SHORT)
+    assert ask("batch.py", *call)[0] == 0
+    assert ["error" in line and "answer" not in line for line in written(tmp_path / "a.jsonl")] == [True] * 3
+
+
 def test_only_what_is_new_is_read_and_the_answer_is_that_of_a_fresh_start(made: ProjectFolder, sample: Sample) -> None:
     chat_onnx = sample("chat_onnx")
     chat, sampling = chat_onnx.OnnxChat(made.gen_model / "onnx"), chat_onnx.Sampling(max_new_tokens=8)
@@ -303,6 +314,27 @@ def test_an_adapter_of_another_base_is_refused(made: ProjectFolder, sample: Samp
         (folder / "adapter_config.json").write_text(json.dumps(changed), encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             chat_adapter.AdapterChat(folder)
+
+
+def test_the_adapter_of_a_project_that_was_moved_is_loaded_without_the_hub(
+    made: ProjectFolder, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft.utils.save_and_load
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the Hub was contacted")
+
+    folder = shutil.copytree(made.gen_model / "adapter", tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    shutil.copytree(config["base_model_name_or_path"], tmp_path / "model-cache" / "base")
+    moved = json.dumps(config | {"base_model_name_or_path": "/gone/model-cache/base"})
+    (folder / "adapter_config.json").write_text(moved, encoding="utf-8")
+    chat_adapter = sample("chat_adapter")
+    monkeypatch.setattr(chat_adapter, "PROJECT", tmp_path)
+    monkeypatch.setattr(peft.utils.save_and_load, "check_file_exists_on_hf_hub", refuse)
+    chat, original = chat_adapter.AdapterChat(folder), chat_adapter.AdapterChat(made.gen_model / "adapter")
+    sampling = sample("chat_onnx").Sampling(12)
+    assert answer(chat, "we won the game", sampling) == answer(original, "we won the game", sampling)
 
 
 def test_ctrl_c_ends_a_chat_without_a_traceback(made: ProjectFolder, tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def test_setup_installs_extras_once_and_keeps_them(setup: Setup) -> None:
     for arguments in ((), ("--with", "web"), ("--with", "serve,web")):
         assert setup(*arguments)[:2] == (0, "setup: .venv is up to date\n")
     assert all("--force-reinstall" in call for call in installs(setup("--force")[2]) if "requirements-sweep" in call)
+
+
+def test_setup_installs_again_after_a_kill_while_it_wrote_what_is_installed(setup: Setup) -> None:
+    assert setup()[0] == 0
+    (setup.root / ".venv" / "setup.json").write_text('{"device": "cp')
+    code, _, calls = setup()
+    assert (code, bool(installs(calls))) == (0, True)
+    assert setup()[:2] == (0, "setup: .venv is up to date\n")
     assert setup("--with", "wep")[0] == 2
 
 

@@ -201,5 +201,9 @@ def test_the_examples_are_what_the_first_rows_ask(
     rows = app.examples(template)
     assert len(rows) == 5
     assert all(len(row) == len(template.columns) and all(text.strip() for text in row) for row in rows)
+    longer = tmp_path / "longer.jsonl"
+    longer.write_text("".join([app.DATA.read_text(encoding="utf-8").splitlines(keepends=True)[0] * 40, "{\n"]))
+    monkeypatch.setattr(app, "DATA", longer)
+    assert app.examples(template) == rows[:1] * 5  # the last row, which is not valid, is not read
     monkeypatch.setattr(app, "DATA", tmp_path / "gone.jsonl")
     assert app.examples(template) == []

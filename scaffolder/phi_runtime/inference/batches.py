@@ -157,8 +157,9 @@ class _Batch:
         depths = torch.zeros(len(trees), nodes, dtype=torch.long)
         for row, tree in enumerate(trees):
             place = {path: i for i, path in enumerate(tree)}
-            for path, i in place.items():
-                mask[row, start + i, [count + place[path[:length]] for length in range(1, len(path) + 1)]] = True
+            for path, i in place.items():  # a path comes after the one that it extends
+                if len(path) > 1:
+                    mask[row, start + i, count:] |= mask[row, start + place[path[:-1]], count:]
                 depths[row, i] = len(path) - 1
         after = self.lengths[:, None] + depths.to(positions.device)
         return {"attention_mask": mask[:, None], "position_ids": torch.cat([positions, after], dim=1)}

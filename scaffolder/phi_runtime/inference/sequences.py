@@ -92,16 +92,16 @@ class SequenceCache:
                 del self.idle[0]  # free its memory before the new one is allocated
                 del oldest
         self.busy += 1
-        if reused is None:
-            try:
+        try:
+            if reused is None:
                 return self.create(capacity, adapter), 0
-            except BaseException:
-                self.busy -= 1
-                raise
-        self.idle.remove(reused)
-        length = reusable_prefix(reused, ids)
-        reused.rewind(length)
-        return reused, length
+            self.idle.remove(reused)
+            length = reusable_prefix(reused, ids)
+            reused.rewind(length)
+            return reused, length
+        except BaseException:
+            self.busy -= 1
+            raise
 
     @property
     def full(self) -> bool:

@@ -114,6 +114,7 @@ class TransformersGenerator:
         template_ends = tokenizer.convert_tokens_to_ids(list(self.options.stop_tokens))
         self.stop_ids = stop_ids(model, tokenizer) | set(template_ends)
         self._files = self.options.adapters
+        self._own: str | None = model.active_adapter if hasattr(model, "active_peft_config") else None
         self._active: str | None = None
         self._loaded: set[str] = set()
         self._threads = AdaptedThreads() if device == "cpu" else None
@@ -153,19 +154,25 @@ class TransformersGenerator:
         return str(self.tokenizer.decode([token]))
 
     def _activate(self, adapter: str | None) -> None:
-        """Make `adapter` the active one, or disable all. Raises UnknownAdapter; UsageError if it does not fit the model."""
+        """Activate `adapter`, or with None the model's own, or disable all if it has none.
+
+        Raises:
+            UnknownAdapter: There is no such adapter.
+            UsageError: It does not fit the model.
+        """
         if adapter == self._active:
             return
         if adapter is not None and adapter not in self._loaded:
             if adapter not in self._files:
                 raise unknown_adapter(adapter, self.adapters)
-            self.model = put_adapter(self.model, self._files[adapter], adapter).eval()
+            self.model = put_adapter(self.model, self._files[adapter], f"file_{adapter}").eval()
             self._loaded.add(adapter)
-        if adapter is None:
+        name = self._own if adapter is None else f"file_{adapter}"  # never `default`, peft's name for the model's own
+        if name is None:
             self.model.base_model.disable_adapter_layers()
         else:
             self.model.base_model.enable_adapter_layers()
-            self.model.set_adapter(adapter)
+            self.model.set_adapter(name)
         self._active = adapter
 
     @property

@@ -2,7 +2,6 @@
 
 python -m phi_scaffold.cli.reference cli > docs/cli.md
 python -m phi_scaffold.cli.reference agents > template/AGENTS.md
-python -m phi_scaffold.cli.reference skill > template/.agents/skills/phi-scaffold/SKILL.md
 """
 
 from __future__ import annotations
@@ -116,16 +115,7 @@ def agents() -> str:
     return "\n".join(lines) + "\n"
 
 
-def skill() -> str:
-    """Return the project's skill file for agents: AGENTS.md with a header that says when to read it."""
-    header = (
-        "---\nname: phi-scaffold\ndescription: Fine-tune, quantize, evaluate and serve the small language model of this project "
-        "with phi-scaffold. Read it before changing fine-tuning/ or datasets/, or running phi-scaffold.\n---\n\n"
-    )
-    return header + agents().replace(_MARK.format("agents"), _MARK.format("skill"))
-
-
-DOCUMENTS = {"cli": cli, "agents": agents, "skill": skill}
+DOCUMENTS = {"cli": cli, "agents": agents}
 
 if __name__ == "__main__":
     sys.stdout.write(DOCUMENTS[sys.argv[1]]())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.errors import WorkFailed
-from phi_runtime.inference import decoding
+from phi_runtime.inference import batches, decoding
 from phi_runtime.inference.generator import (
     Generator,
     GeneratorOptions,
@@ -27,6 +27,7 @@ from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.inference.sampler import log_softmax
 from phi_runtime.inference.transformers import TransformersGenerator
 from phi_runtime.models.reference import ModelRef
+from tests.phi_runtime.export.tiny_adapters import make_adapter
 from tests.phi_runtime.inference.conftest import build_onnx
 
 PROMPT = "we won the game 7 and a lovely party 9"
@@ -140,6 +141,21 @@ def test_an_error_names_the_tokens_that_exceed_the_context(model: Generator) -> 
 def test_an_unknown_adapter_is_an_error_and_not_the_base(model: Generator) -> None:
     with pytest.raises(UnknownAdapter, match="unknown adapter `style`"):
         model.answer(PROMPT, SamplingParams(), adapter="style")
+
+
+def test_an_adapter_answers_as_itself_before_and_after_another_one_on_its_base(tiny_phi3: Path, tmp_path: Path) -> None:
+    own = make_adapter(tiny_phi3, tmp_path / "own", ["qkv_proj"], seed=1)
+    files = {name: make_adapter(tiny_phi3, tmp_path / name, ["qkv_proj"], seed=7) for name in ("style", "default")}
+    base = ModelRef(tiny_phi3, "hf", "tiny")
+    model = open_generator(ModelRef(own, "adapter", "own", base), options=GeneratorOptions(adapters=files))
+
+    def logprobs(model: Generator, adapter: str | None = None) -> list[float]:
+        pieces = model.answer(PROMPT, SamplingParams(max_new_tokens=4, logprobs=0), adapter)
+        return [one.logprob for piece in pieces for one in piece.logprobs]
+
+    answers = [logprobs(model, adapter) for adapter in (None, "style", None, "default", None)]
+    assert answers[0] == answers[2] == answers[4] != answers[1] == answers[3]
+    assert logprobs(open_generator(base)) not in answers
 
 
 SCHEMA = {
@@ -336,6 +352,28 @@ def test_completions_are_read_with_their_prompt_and_what_they_begin_with_once(
     ids = torch_model.encode("we won the game")
     torch_model.run_prompts([PromptTask(ids, [[7], [7, 8, 9, 2], [7, 8, 10], [11, 12]])], 1)
     assert calls == [(1, len(ids) - 1), (1, 1 + len([7, 8, 9, 11]))]
+
+
+def test_the_mask_of_a_long_completion_is_built_from_that_of_its_beginning(
+    torch_model: TransformersGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = 0
+
+    class Counted(tuple[int, ...]):
+        __slots__ = ()
+
+        def __getitem__(self, place: Any) -> Any:
+            nonlocal copied
+            values = super().__getitem__(place)
+            copied += len(values) if isinstance(place, slice) else 0
+            return values
+
+    inner_paths = batches._inner_paths
+    monkeypatch.setattr(batches, "_inner_paths", lambda completions: [*map(Counted, inner_paths(completions))])
+    task = PromptTask(torch_model.encode("we won the game"), [list(range(7, 107))])
+    [result] = torch_model.run_prompts([task], 1)
+    assert result.logprobs[0] == pytest.approx(plain_logprobs(torch_model, task)[0], abs=1e-4)
+    assert copied < 100**2  # a copy of each beginning, and not of each beginning of each
 
 
 def test_the_output_head_is_multiplied_once_for_all_rows_of_a_batch_when_its_weights_are_frozen(

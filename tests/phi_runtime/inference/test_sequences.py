@@ -84,6 +84,19 @@ def test_a_sequence_that_is_too_small_or_failed_is_not_reused() -> None:
     assert kept.busy == 0
 
 
+def test_a_sequence_that_cannot_be_rewound_is_dropped_and_its_place_is_free() -> None:
+    class Stuck(Remembered):
+        def rewind(self, length: int) -> None:
+            raise RuntimeError("no")
+
+    kept = SequenceCache(1, lambda room, adapter: Stuck(room, adapter))  # type: ignore[arg-type,return-value]
+    sequence, _ = kept.acquire(PROMPT, 100, None)
+    kept.release(sequence)
+    with pytest.raises(RuntimeError, match="no"):
+        kept.acquire(PROMPT, 100, None)
+    assert (kept.idle, kept.busy) == ([], 0)
+
+
 @pytest.mark.parametrize(
     ("count", "parts"), [(1, [1]), (2, [2]), (256, [256]), (257, [257]), (258, [256, 2]), (513, [256, 257])]
 )
