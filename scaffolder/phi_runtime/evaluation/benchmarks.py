@@ -20,12 +20,11 @@ import numpy as np
 from phi_runtime.core.artifacts import digest, file_digest
 from phi_runtime.core.errors import DataError, Location, MissingDependency, NetworkError, PhiError, UsageError
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.evaluation.intervals import Interval, Scores, interval_of
+from phi_runtime.evaluation.intervals import Interval, Scores, Z, interval_of
 from phi_runtime.models.reference import ModelRef
 
 VERSION = "0.4.13"
 _SEED = 0
-_Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -91,10 +90,11 @@ def load_benchmarks(requested: Sequence[str], max_rows: int) -> list[Benchmark]:
 
 
 def _benchmark(name: str, task: Any, max_rows: int, sources: str) -> Benchmark:
-    total = len(task.eval_docs)
+    rows_of_task = task.eval_docs  # a property, which processes all rows each time
+    total = len(rows_of_task)
     chosen = np.random.default_rng(_SEED).permutation(total)[:max_rows]
     rows = sorted(int(index) for index in chosen)
-    documents = [{key: str(value) for key, value in task.eval_docs[index].items()} for index in rows]
+    documents = [{key: str(value) for key, value in rows_of_task[index].items()} for index in rows]
     parts = [VERSION, name, str(task.VERSION), sources, task.config.num_fewshot, total, rows, documents]
     return Benchmark(name, task, rows, total, digest(parts))
 
@@ -134,7 +134,7 @@ def _interval(value: float, scores: Sequence[float], stderr: float | None) -> In
     """Return the interval of the rows if `value` is their mean, else that of the standard error."""
     if scores and abs(sum(scores) / len(scores) - value) < 1e-9:
         return interval_of(Scores([float(score) for score in scores]), seed=_SEED)
-    return Interval(value - _Z * stderr, value + _Z * stderr) if stderr else None
+    return Interval(value - Z * stderr, value + Z * stderr) if stderr else None
 
 
 def open_lm(ref: ModelRef, device: str, batch_size: int) -> Any:

@@ -9,7 +9,9 @@ from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from phi_runtime.inference.generator import SamplingParams
+from phi_runtime.core.errors import DataError
+from phi_runtime.data.tokenize import prompt_ids
+from phi_runtime.inference.generator import PromptTask
 from phi_runtime.inference.onnx import OnnxGenerator
 
 _MAX_NEW_TOKENS = 256  # as in the harness's own classes
@@ -44,10 +46,9 @@ class OnnxLM(TemplateLM):
         return str(self.tokenizer.name_or_path)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        bos = self.tokenizer.bos_token
-        doubled = add_special_tokens is None and bos and string.startswith(bos)
-        special = not doubled if add_special_tokens is None else add_special_tokens
-        return list(self.tokenizer(string, add_special_tokens=bool(special)).input_ids)
+        if add_special_tokens is None:
+            return prompt_ids(self.tokenizer, string)
+        return list(self.tokenizer(string, add_special_tokens=add_special_tokens).input_ids)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         totals = []
@@ -71,16 +72,22 @@ class OnnxLM(TemplateLM):
         return results
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        answers = []
+        tasks = []
         for request in requests:
             text, kwargs = request.args
             settings = normalize_gen_kwargs(dict(kwargs), _MAX_NEW_TOKENS)
             until = handle_stop_sequences(settings.get("until"), eos=self.tokenizer.eos_token)
             new_tokens = int(settings["max_gen_toks"])
-            ids, limit = self.tok_encode(text), self.generator.context_length - new_tokens
-            if len(ids) > limit:
-                text = self.tokenizer.decode(ids[-limit:])
-            sampling = SamplingParams(max_new_tokens=new_tokens, stop=tuple(filter(None, until)))
-            answer = "".join(piece.text for piece in self.generator.answer(text, sampling))
-            answers.append(postprocess_generated_text(generation=answer, stop=until, think_end_token=None))
-        return answers
+            limit = self.generator.context_length - new_tokens
+            if limit <= 0:
+                raise DataError(
+                    f"the task has answers of {new_tokens} tokens, as many as the context of the model or more",
+                    fix=f"set max_gen_toks of the task below {self.generator.context_length}, or measure another task",
+                )
+            ids = self.tok_encode(text)[-limit:] or [self.prefix_token_id]
+            tasks.append(PromptTask(ids, (), new_tokens, tuple(filter(None, until))))
+        results = self.generator.run_prompts(tasks, 1)
+        return [
+            postprocess_generated_text(generation=result.answer, stop=list(task.stop), think_end_token=None)
+            for task, result in zip(tasks, results, strict=True)
+        ]

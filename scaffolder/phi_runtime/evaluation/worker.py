@@ -177,11 +177,12 @@ def _work_on_rows(generator: Generator, rows: Sequence[RowTask], task: ModelTask
     for row in rows:
         ids = row.ids if row.prompt is None else generator.encode(row.prompt)
         length = 0 if row.prompt is None else task.max_new_tokens
+        stop = (row.stop,) if row.stop else ()
         merged.append(ids == row.ids)
         if ids == row.ids:
-            tasks.append(PromptTask(ids, row.completions, length, row.stop))
+            tasks.append(PromptTask(ids, row.completions, length, stop))
         else:
-            tasks += [PromptTask(row.ids, row.completions), PromptTask(ids, (), length, row.stop)]
+            tasks += [PromptTask(row.ids, row.completions), PromptTask(ids, (), length, stop)]
     results = iter(generator.run_prompts(tasks, task.batch_size))
     found = []
     for is_merged in merged:

@@ -132,13 +132,13 @@ class PromptTask:
         ids: Tokens of the prompt, at least one.
         completions: Token sequences whose log-probability after the prompt is measured.
         max_new_tokens: Length limit of a greedy answer; 0: no answer.
-        stop: Text that ends the answer, in addition to the model's stop tokens; empty: none.
+        stop: Stop strings, as in SamplingParams.
     """
 
     ids: list[int]
     completions: Sequence[list[int]] = ()
     max_new_tokens: int = 0
-    stop: str = ""
+    stop: tuple[str, ...] = ()
 
     @property
     def longest_continuation(self) -> int:

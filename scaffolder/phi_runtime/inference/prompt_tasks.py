@@ -44,8 +44,9 @@ class GreedyAnswer:
                 self.finish = "length"
         if self.finish:
             self.text += self._detokenizer.flush()
-        if self._task.stop and self._task.stop in self.text:
-            self.text, self.finish = self.text.split(self._task.stop)[0], "stop"
+        for stop in self._task.stop:
+            if stop in self.text:
+                self.text, self.finish = self.text.split(stop)[0], "stop"
 
     def result(self, logprobs: Sequence[Sequence[float]]) -> PromptResult:
         if not self._task.max_new_tokens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from phi_runtime.core.errors import DataError, NetworkError
 from phi_runtime.evaluation import benchmarks
 from phi_runtime.evaluation.intervals import wilson
+from phi_runtime.inference.generator import PromptTask, SamplingParams
+from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.benchmarks import stored_benchmarks
 from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.load import load_workflow
@@ -95,6 +98,49 @@ def test_a_local_task_is_measured_once_with_each_model(
     monkeypatch.setattr(benchmarks, "open_lm", None)  # nothing is measured again
     assert cli("evaluate", *arguments, "--json", "--project", project.root).json["benchmarks"] == entries
     assert "exact_match" in (project.gen_model / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_prompt_beyond_the_context_of_an_onnx_model_is_cut_at_its_beginning(trained_project: MakeProject) -> None:
+    pytest.importorskip("lm_eval")
+    from tokenizers import Tokenizer, processors
+
+    folder = trained_project().gen_model / "onnx"
+    file, bos = str(folder / "tokenizer.json"), "<|im_start|>"
+    tokenizer = Tokenizer.from_file(file)
+    post = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
+    tokenizer.post_processor = post  # as Llama and Mistral, which begin each prompt with it
+    tokenizer.save(file)
+    lm = benchmarks.open_lm(ModelRef(folder, "onnx", "tiny"), "cpu", 1)
+    generator = lm.generator
+
+    def answer(text: str, tokens: int) -> str:
+        [answer] = lm.generate_until([SimpleNamespace(args=(text, {"until": ["§"], "max_gen_toks": tokens}))])
+        return str(answer)
+
+    kept = lm.tok_encode("we won the game " * 300)[-(generator.context_length - 8) :]
+    [expected] = generator.run_prompts([PromptTask(kept, max_new_tokens=8)], 1)
+    assert answer("we won the game " * 300, 8) == expected.answer
+    assert answer("we won", 8) == "".join(p.text for p in generator.answer("we won", SamplingParams(8)))
+    with pytest.raises(DataError, match="answers of 512 tokens"):
+        answer("we won", generator.context_length)
+
+
+def test_the_rows_of_a_task_are_processed_once() -> None:
+    class Task:
+        VERSION = 1
+        config = SimpleNamespace(num_fewshot=0)
+        processed = 0
+
+        @property
+        def eval_docs(self) -> list[dict[str, Any]]:
+            """As in the harness: each read processes all rows again."""
+            self.processed += 1
+            return [{"text": f"row {i}"} for i in range(30)]
+
+    task = Task()
+    found = benchmarks._benchmark("mood", task, 12, "")
+    assert (len(found.rows), found.total_rows, task.processed) == (12, 30, 1)
 
 
 def test_stored_results_are_those_of_the_models_as_they_are_now(trained_project: MakeProject) -> None:

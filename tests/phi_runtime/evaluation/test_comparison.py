@@ -30,7 +30,7 @@ class Recorder:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.prompts: list[str] = []
-        self.stops: list[str] = []
+        self.stops: list[tuple[str, ...]] = []
         self.measured: list[tuple[list[int], list[int]]] = []
 
     def encode(self, prompt: str) -> list[int]:
@@ -254,7 +254,7 @@ def test_examples_of_a_few_shot_prompt_are_training_rows_one_per_label(
     _, found = compared(tmp_path, tiny_phi3, rows)
     prompts = [prompt for prompt, stop in zip(recorder.prompts, recorder.stops, strict=True) if stop]
     assert len(prompts) == 6
-    assert set(recorder.stops) == {"", "\n\n"}
+    assert set(recorder.stops) == {(), ("\n\n",)}
     test_questions = {row.prompt for row in found}
     for prompt in prompts:
         *examples, question = prompt.split("\n\n")
@@ -331,4 +331,4 @@ def test_in_conversations_examples_are_earlier_turns_and_labels_are_answers(
     [text] = {prompt.count("assistant\n") for prompt in recorder.prompts if prompt.count("assistant") > 1}
     assert text == 4
     assert {prompt.count("Name the tone.") for prompt in recorder.prompts} == {1}
-    assert set(recorder.stops) == {""}
+    assert set(recorder.stops) == {()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -140,6 +142,19 @@ def test_groups_of_one_row_are_almost_wilsons() -> None:
     assert found == pytest.approx(wilson(90, 120), abs=0.005)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 30])
+def test_the_interval_of_few_groups_has_the_quantile_of_student(count: int) -> None:
+    from scipy.stats import t  # type: ignore[import-untyped]
+
+    right = [9 - 3 * (number % 2) for number in range(count)]  # of the 10 rows of each group
+    share = sum(right) / (10 * count)
+    variance = count / (count - 1) * sum((n - 10 * share) ** 2 for n in right) / (10 * count) ** 2
+    independent = min(share * (1 - share) / variance * (1.959964 / t.ppf(0.975, count - 1)) ** 2, 10 * count)
+    scores = [float(row < n) for n in right for row in range(10)]
+    found = interval_of(Scores(scores), [i // 10 for i in range(10 * count)])
+    assert found == pytest.approx(wilson(share * independent, independent), abs=1e-3)
+
+
 def test_a_few_lost_groups_are_no_difference() -> None:
     right = [1.0] * 40
     four = compare(Scores(right), Scores([0.0] * 4 + [1.0] * 36), [i // 2 for i in range(40)])
@@ -170,6 +185,17 @@ def test_intervals_cover_the_truth_in_simulations() -> None:
         cells = noise.multinomial(150, (0.8, 0.08, 0.05, 0.07))
         differences.append(compare_shares(*paired(*cells.tolist())).interval)
     assert 0.93 <= _covered(differences, -0.03) <= 0.97
+
+
+def test_the_memory_of_a_bootstrap_does_not_grow_with_its_rows() -> None:
+    scores = Scores(np.random.default_rng(8).normal(size=20_000))
+    tracemalloc.start()
+    try:
+        interval_of(scores)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 60e6  # all samples at once: 320 MB
 
 
 @pytest.mark.slow

@@ -456,7 +456,7 @@ def test_the_end_of_an_answer_is_told_by_stop_token_stop_text_and_length(model: 
     [whole] = model.run_prompts([PromptTask(ids, max_new_tokens=12)], 1)
     assert len(whole.answer) > 4
     stop = whole.answer[2:4]
-    [cut, none] = model.run_prompts([PromptTask(ids, max_new_tokens=12, stop=stop), PromptTask(ids, [[3]])], 2)
+    [cut, none] = model.run_prompts([PromptTask(ids, max_new_tokens=12, stop=("§", stop)), PromptTask(ids, [[3]])], 2)
     assert (cut.answer, cut.finish) == (whole.answer.split(stop)[0], "stop")
     assert (none.answer, none.finish, len(none.logprobs)) == ("", None, 1)
     model.stop_ids.add(model.encode(PROMPT + whole.answer)[len(ids) + 1])  # type: ignore[attr-defined]
