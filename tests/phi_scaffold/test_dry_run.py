@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.core.artifacts import write_json
+from phi_runtime.pipeline.artifact import work_folder
+from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.pipeline.plan import plan
 from phi_runtime.training import forecast
 from tests.conftest import Cli, MakeProject, edit_config, states
 from tests.phi_scaffold.test_cli import imported
@@ -42,6 +46,18 @@ def test_a_person_is_told_the_same(make_project: MakeProject, cli: Cli) -> None:
     assert "a step on the longest batch" in result.out
     assert "8 steps take about" in result.out
     assert "Checkpoints take up to" in result.out
+
+
+@pytest.mark.parametrize("command", [("run", "--dry-run", "--no-step"), ("status",)], ids=" ".join)
+def test_a_failure_is_shown_as_it_was_written(make_project: MakeProject, cli: Cli, command: tuple[str, ...]) -> None:
+    project = make_project()
+    stage = next(stage for stage in plan(load_workflow(project.config), project) if stage.name == "finetune")
+    folder = work_folder(project, stage)
+    folder.mkdir(parents=True)
+    write_json(folder / "failed.json", {"message": "no {q} in [INST] [/INST]"})
+    result = cli(*command, "--project", project.root)
+    assert result.code == 0, result.err
+    assert "no {q} in [INST] [/INST]" in result.out
 
 
 def test_without_a_step_or_with_nothing_to_train_no_ml_library_is_imported(make_project: MakeProject, cli: Cli) -> None:

@@ -7,7 +7,6 @@ shows the one that fits. Values that are not finite are named, not drawn.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,9 +16,7 @@ from phi_runtime.report.svg import FONT, element, image, line, text
 from phi_runtime.report.text import escaped, width_em
 
 WIDE, NARROW = 600, 340
-MAX_LABELS = 20  # of a heat map
-_TILTED_ROOM = 90.0  # pixels for the names of its columns
-OTHER = "other"
+_TILTED_ROOM = 90.0  # pixels for the names of a heat map's columns
 _LABEL_SHARE = 0.36  # of the width, at most, for the labels of rows
 _SHADES = 8  # of a heat map's cells
 _DARKEST = 0.5  # opacity of the darkest, on which numbers are still read
@@ -216,7 +213,6 @@ def heat_map(
     """
     if not any(map(any, counts)):
         return empty(title, width)
-    counts, expected, answers = frequent_labels(counts, expected, answers)
     columns = len(answers)
     names_width = _names_width(expected, width)
     cell = min((width - names_width) // columns, 64)
@@ -247,34 +243,6 @@ def heat_map(
     ]
     described = "; ".join([f"{correct_count:,} of {total:,} rows on the diagonal, which is right", *confused])
     return image(max(names_width + cell * columns + 1, 150), top + height * len(counts) + 2, parts, title, described)
-
-
-def frequent_labels(
-    counts: Sequence[Sequence[int]], expected: Sequence[str], answers: Sequence[str], limit: int = MAX_LABELS
-) -> tuple[list[list[int]], list[str], list[str]]:
-    """Return a confusion matrix of at most `limit` labels: the most frequent in their order, and the sum of the others.
-
-    Args:
-        counts: (L, M) rows of each expected label, by their answer.
-        expected: (L,) labels.
-        answers: (M,) labels, and names of other answers.
-        limit: Rows, and columns, of the result.
-    """
-    uses: Counter[str] = Counter()
-    for label, row in zip(expected, counts, strict=True):
-        uses[label] += sum(row)
-        uses.update(dict(zip(answers, row, strict=True)))
-    names = list(dict.fromkeys([*expected, *answers]))
-    if len(names) <= limit:
-        return [list(row) for row in counts], list(expected), list(answers)
-    kept = set(sorted(names, key=lambda name: -uses[name])[: limit - 1]) - {OTHER}
-    rows, columns = ([*(n for n in side if n in kept), OTHER] for side in (expected, answers))
-    sums = [[0] * len(columns) for _ in rows]
-    for label, row in zip(expected, counts, strict=True):
-        into = sums[rows.index(label if label in kept else OTHER)]
-        for answer, count in zip(answers, row, strict=True):
-            into[columns.index(answer if answer in kept else OTHER)] += count
-    return sums, rows, columns
 
 
 def _cells(counts: Sequence[Sequence[int]], left: float, top: float, width: float, height: float) -> list[str]:

@@ -86,7 +86,7 @@ class RecordedRun:
 
     Attributes:
         folder: gen-model/runs/<id>/.
-        record: run.json; empty in a record of an older version.
+        record: run.json; empty in a record of an older version, and if the file is damaged.
     """
 
     project: ProjectFolder
@@ -110,7 +110,7 @@ class RecordedRun:
     @property
     def state(self) -> RunState:
         """`interrupted` is also a run that was killed."""
-        if not self.record:
+        if "state" not in self.record:
             is_failed = any(self.folder.glob("*.error.log"))
             return "failed" if is_failed else "done" if self.stages else "interrupted"
         state: RunState = self.record["state"]
@@ -175,7 +175,8 @@ class RecordedRun:
                 folders.setdefault(folder.name, folder)
         found = []
         for name, folder in sorted(folders.items()):
-            if content := read_object(folder / RESULTS):
+            content = read_object(folder / RESULTS)
+            if content.keys() >= {"task", "rows", "total_rows", "models"}:
                 suffix = name.removeprefix(EVALUATION_FOLDER).removeprefix("-")
                 found.append(RecordedEvaluation(suffix or next(iter(self.trainings), ""), content, folder))
         return found

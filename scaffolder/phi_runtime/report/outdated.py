@@ -6,7 +6,6 @@ import re
 from contextlib import suppress
 
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.pipeline.run_record import RECORD
 
 REPORT = "report.html"
 _RUN = re.compile(r'<meta name="run" content="([\w-]*)">')
@@ -14,7 +13,7 @@ _RUN = re.compile(r'<meta name="run" content="([\w-]*)">')
 
 def is_outdated(project: ProjectFolder) -> bool:
     """Return True if the report is not of the last run, which was killed before it wrote its own."""
-    last = max((record.parent.name for record in project.runs.glob(f"*/{RECORD}")), default="")
+    last = max((folder.name for folder in project.runs.glob("*") if folder.is_dir()), default="")
     with suppress(OSError), (project.gen_model / REPORT).open(encoding="utf-8", errors="replace") as file:
         if match := _RUN.search(file.read(2000)):
             return match[1] != last

@@ -211,8 +211,9 @@ def _of_files(run: RecordedRun) -> list[Mismatch]:
         path = run.project.root / file["file"]
         current = file_digest(path) if path.is_file() else "missing"
         if current != file["sha256"]:
-            commit = (run.record.get("git") or {}).get("commit")
-            fix = f"restore it: git checkout {commit[:12]} -- {file['file']}" if commit else f"restore {file['file']}"
+            commit = str((run.record.get("git") or {}).get("commit") or "")
+            checkout = shlex.join(["git", "checkout", commit[:12], "--", file["file"]])
+            fix = f"restore it: {checkout}" if commit else f"restore {file['file']}"
             found.append(Mismatch(file["file"], file["sha256"][:12], current[:12], changes_result=True, fix=fix))
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,13 +14,12 @@ from phi_runtime.evaluation.intervals import Interval, Scores, interval_of
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.evaluation.row_results import Measured, RowResult
 from phi_runtime.evaluation.summary import DERIVED, comparable_scores, is_untrained
-from phi_runtime.report.charts import MAX_LABELS, OTHER
 from phi_runtime.report.project_facts import TrainingFacts
 
 SMALL_SLICE = 10  # rows below which a slice is shown in gray
 _SLICES = 30  # of a kind
 _SAMPLES = 12
-NO_LABEL = "no label"
+MAX_LABELS = 20  # of a confusion matrix
 FEW_LABELS = 6
 
 
@@ -202,7 +201,7 @@ def _lost(comparison: Comparison) -> Iterable[RowList]:
     """Yield the rows on which a merged or exported model is worse than the model that it was made of."""
     for model in comparison.evaluation["models"]:
         name, versus = model["name"], model["versus"]
-        if name not in comparison.scores or not versus or not name.startswith(DERIVED):
+        if not versus or not {name, versus["model"]} <= comparison.scores.keys() or not name.startswith(DERIVED):
             continue
         before, after = comparison.scores[versus["model"]].values, comparison.scores[name].values
         drops = {i: old - new for i, (old, new) in enumerate(zip(before, after, strict=True)) if new < old}
@@ -355,7 +354,7 @@ class Confusion:
 
     Attributes:
         expected: (L,) labels; of many, the most frequent, and `other` for the rest.
-        answers: (M,) the same, and `no label` for answers that are none.
+        answers: (M,) the same labels, `other label` for the rest, and `no label` for answers that are none.
         counts: (L, M) rows.
     """
 
@@ -365,17 +364,22 @@ class Confusion:
 
 
 def confusion(rows: Sequence[RowResult], model: str) -> Confusion:
-    """Return the confusion matrix of a model, with at most 20 labels."""
+    """Return the confusion matrix of a model, with at most 20 labels. The names of sums are in parentheses if labels have them."""
     references = Counter(row.reference or "" for row in rows)
     kept = sorted(references)
     if len(kept) > MAX_LABELS - 2:
         kept = sorted(sorted(kept, key=lambda label: -references[label])[: MAX_LABELS - 2])
+    other, other_label, no_label = (_free_name(name, references) for name in ("other", "other label", "no label"))
     pairs: Counter[tuple[str, str]] = Counter()
     for row in rows:
         answer, expected = row.models[model].answer or "", row.reference or ""
-        column = answer if answer in kept else OTHER if answer in references else NO_LABEL
-        pairs[expected if expected in kept else OTHER, column] += 1
-    others = [OTHER] if len(kept) < len(references) else []
-    answers = [*kept, *others, *([NO_LABEL] if any(column == NO_LABEL for _, column in pairs) else [])]
-    expected_labels = [*kept, *others]
-    return Confusion(expected_labels, answers, [[pairs[e, a] for a in answers] for e in expected_labels])
+        column = answer if answer in kept else other_label if answer in references else no_label
+        pairs[expected if expected in kept else other, column] += 1
+    has_others = len(kept) < len(references)
+    has_none = any(column == no_label for _, column in pairs)
+    labels, answers = [*kept, *[other] * has_others], [*kept, *[other_label] * has_others, *[no_label] * has_none]
+    return Confusion(labels, answers, [[pairs[label, answer] for answer in answers] for label in labels])
+
+
+def _free_name(name: str, labels: Container[str]) -> str:
+    return _free_name(f"({name})", labels) if name in labels else name

@@ -91,10 +91,13 @@ def as_json(judged: Mapping[str, Verdict]) -> dict[str, Any]:
 
 
 def with_verdicts(evaluation: Mapping[str, Any] | None, judged: Mapping[str, Verdict]) -> dict[str, Any] | None:
-    """Return the output of `evaluate --json`: the evaluations of a run, each with its verdict."""
+    """Return the output of `evaluate --json`: the evaluations of a run, each with its verdict, or None."""
     if evaluation is None:
         return None
-    trainings = [{**entry, "verdict": judged[entry["name"]].as_dict()} for entry in evaluation["trainings"]]
+    trainings = [
+        {**entry, "verdict": verdict.as_dict() if (verdict := judged.get(entry["name"])) else None}
+        for entry in evaluation["trainings"]
+    ]
     return {**trainings[0], "trainings": trainings}
 
 

@@ -12,6 +12,7 @@ from phi_scaffold.show.encoding import write_nearest
 
 def main() -> None:
     """Run the command line (the entry point `phi-scaffold`) and exit with the code of the command."""
+    _open_closed_streams()
     restart_to_train(sys.argv[1:])
     # Imports allocate objects that stay. Collecting garbage every 700 allocations, and searching all installed packages for
     # pydantic plugins, would take a fifth of the time of `validate`.
@@ -35,3 +36,10 @@ def main() -> None:
         code = 1
     gc.freeze()  # nothing to collect at exit either
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Connect streams that the shell closed (`>&-`), which Python has as None, to nothing."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from phi_runtime.config.schema import ExportPass, Workflow
 from phi_runtime.core.errors import OutOfResources
 from phi_runtime.core.events import Event, progress_message
@@ -170,7 +172,7 @@ def _print_stages(rows: Sequence[Mapping[str, Any]], disk: Mapping[str, int]) ->
     for row in rows:
         needed = f"about {size(disk[row['name']])}" if row["name"] in disk and row["would_run"] else ""
         action = "run" if row["would_run"] else "keep"
-        stages.add_row(row["name"], action, row["why"], row["output"], needed)
+        stages.add_row(row["name"], action, escape(row["why"]), row["output"], needed)
     console().print(stages)
 
 

@@ -80,8 +80,7 @@ def inert_output() -> Iterator[None]:
     """Make stdout and stderr inert."""
     before = sys.stdout, sys.stderr
     for name in ("stdout", "stderr"):
-        if stream := getattr(sys, name):  # None if the shell closed it
-            setattr(sys, name, InertStream(stream))
+        setattr(sys, name, InertStream(getattr(sys, name)))
     try:
         yield
     finally:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
 from phi_runtime.core.project import tasks
 from phi_runtime.core.units import duration, interval, percent, percents, size
 from phi_runtime.evaluation.metrics import headline
@@ -164,7 +166,7 @@ def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, qu
         took = duration(shown[s.name]["wall_s"]) if "wall_s" in shown.get(s.name, {}) else ""
         state = f"[{_STATE_STYLES[s.state]}]{s.state}[/]"
         cells = [used.get(s.name, "")] if energy_column else []
-        states.add_row(s.name, state, project.shown(s.target), took, *cells, s.why.replace("[", r"\["))
+        states.add_row(s.name, state, project.shown(s.target), took, *cells, escape(s.why))
     console().print(states)
     if sys.stdout.isatty() and not quiet:
         _loss_curves(stages)

@@ -181,11 +181,12 @@ def _paired(change: ScoreChange) -> str:
     difference = change.difference
     if difference is None:
         return "no row was measured in both"
-    scale, unit = (1, " nats") if change.after.metric == "perplexity" else (100, " points")
+    is_free_text = change.after.metric == "perplexity"
+    scale, digits, unit = (1, 3, "nats per token") if is_free_text else (100, 1, "points")
     interval = difference.interval
-    ends = f" ({scale * interval.low:+.1f} to {scale * interval.high:+.1f})" if interval else ""
+    ends = f" ({scale * interval.low:+.{digits}f} to {scale * interval.high:+.{digits}f})" if interval else ""
     rows = f"{difference.lost} lost, {difference.gained} gained of {change.shared_rows:,} rows"
-    return f"{difference.outcome}: {scale * difference.value:+.1f}{unit}{ends}, {rows}"
+    return f"{difference.outcome}: {scale * difference.value:+.{digits}f} {unit}{ends}, {rows}"
 
 
 def _changes(title: str, found: Iterable[Change]) -> None:

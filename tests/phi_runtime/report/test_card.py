@@ -29,6 +29,7 @@ from phi_runtime.report import finish
 from phi_runtime.report.card import BaseModel, CardModel, model_card
 from phi_runtime.report.cards import base_model, write_cards
 from phi_runtime.report.facts import Facts
+from phi_runtime.report.verdict import with_verdicts
 from tests.conftest import Listener, MakeProject, edit_config, states
 
 HUB_FACTS = {"source": "hub:org/tiny", "commit": "c1", "license": "MIT"}
@@ -357,3 +358,9 @@ def test_a_fault_of_the_verdict_leaves_a_finished_run_finished(
     assert finish.judge_run(project, load_workflow(project.config), outcome, listener) == {}
     (warning,) = listener.of("warning")
     assert "KeyError" in warning["message"]
+
+
+def test_an_evaluation_without_verdicts_is_output_without_them() -> None:
+    training = {"name": "finetune", "rows": 4}
+    expected = {**training, "verdict": None}
+    assert with_verdicts({"trainings": [training]}, {}) == {**expected, "trainings": [expected]}

@@ -15,11 +15,13 @@ from phi_runtime.config.schema import canonical
 from phi_runtime.core.artifacts import file_digest, seal, write_json
 from phi_runtime.core.errors import Conflict, UsageError
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.evaluation.intervals import Difference, Interval
 from phi_runtime.pipeline.engine import run as run_workflow
 from phi_runtime.pipeline.load import load_config
-from phi_runtime.report.differences import Change, chosen_config, compare_runs, flattened
+from phi_runtime.report.differences import Change, RunDifferences, ScoreChange, chosen_config, compare_runs, flattened
 from phi_runtime.report.history import MainScore, RecordedRun, find_run, read_runs, run_before
 from phi_runtime.report.reproduction import compare_outputs, plan_reproduction
+from phi_scaffold.show.runs import differences
 from tests.conftest import Cli, Listener, MakeProject
 
 FIRST, SECOND, THIRD = "20260101-080000-000001", "20260102-080000-000002", "20260203-080000-000003"
@@ -118,6 +120,19 @@ def test_the_state_of_a_run(
     for file in files:
         (folder / file).touch()
     assert find_run(project, "latest").state == state
+
+
+def test_a_damaged_record_hides_no_other_run(project: ProjectFolder, cli: Cli) -> None:
+    write_run(project, FIRST, {})
+    damaged = write_run(project, SECOND)
+    write_json(damaged / "run.json", {"id": SECOND})
+    (damaged / "evaluation").mkdir()
+    write_json(damaged / "evaluation" / "evaluation.json", {"models": []})
+    listed = cli("runs", "list", "--json", "--project", project.root).json["runs"]
+    assert [(run["id"], run["state"], run["score"]) for run in listed] == [
+        (SECOND, "done", None),
+        (FIRST, "done", None),
+    ]
 
 
 def test_a_record_of_an_older_version_is_listed(project: ProjectFolder) -> None:
@@ -227,6 +242,16 @@ def test_scores_are_compared_on_the_rows_that_both_runs_measured(project: Projec
     assert (score.shared_rows, score.difference) == (0, None)
 
 
+def test_differences_of_free_text_are_shown_in_thousandths_of_nats(
+    project: ProjectFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier, later = (MainScore("adapter", "perplexity", value, None, 40, 40) for value in (3.0, 2.9))
+    difference = Difference(0.021, Interval(0.012, 0.03), 9, 31)
+    changed = ScoreChange("finetune", "adapter", earlier, later, 40, difference)
+    differences(RunDifferences(*pair(project, {}, {}), [], [], [], [changed]))
+    assert "better: +0.021 nats per token (+0.012 to +0.030), 9 lost, 31 gained of 40 rows" in capsys.readouterr().out
+
+
 def recorded_run(project: ProjectFolder) -> RecordedRun:
     """A record whose inputs are those of the project now."""
     data, hooks = project.root / "datasets" / "train.jsonl", project.config.with_name("hooks.py")
@@ -289,6 +314,14 @@ def test_a_reproduction_names_each_input_that_is_not_that_of_the_run(
     assert found["datasets/train.jsonl"][1]
     assert found["nowhere"] == ("missing", False)
     assert found["threads"] == ("4", False)
+
+
+def test_the_command_that_restores_a_file_can_be_copied(project: ProjectFolder) -> None:
+    run = recorded_run(project)
+    run.record["git"] = {"commit": "0123456789abcdef", "changed": False}
+    run.record["functions"] = [{"file": "my data/rows.py", "sha256": "0" * 64}]
+    fixes = [m.fix for m in plan_reproduction(run, Overrides()).mismatches if m.subject == "my data/rows.py"]
+    assert fixes == ["restore it: git checkout 0123456789ab -- 'my data/rows.py'"]
 
 
 def test_a_reproduction_says_that_the_threads_of_the_run_changed(project: ProjectFolder) -> None:

@@ -163,6 +163,41 @@ def test_rare_labels_are_counted_together() -> None:
     assert matrix.counts[0][-1] == 2  # answered with a rare label
     assert matrix.counts[-1][-1] == 12
     assert sum(map(sum, matrix.counts)) == 48
+    assert matrix.answers == [
+        *(f"{i:02}" for i in range(18)),
+        "other label",
+    ]  # a rare label answered with another is not right
+
+
+@pytest.mark.parametrize(
+    ("labels", "sums"),
+    [
+        (["no label", "spam"], ["(no label)"]),
+        (["no label", "(no label)", "spam"], ["((no label))"]),
+        (["other", "other label", "no label", *"abcdefghijklmnopqrstuvwxyz"], ["(other label)", "(no label)"]),
+    ],
+)
+def test_labels_with_the_name_of_a_sum_are_counted_once(labels: list[str], sums: list[str]) -> None:
+    references = [*labels, *labels[:3]]  # these are frequent
+    answers = ["?", *references[1:]]
+    matrix = confusion(rows_of("classification", {"adapter": answers}, references), "adapter")
+    assert matrix.answers[-len(sums) :] == sums
+    assert len(set(matrix.answers)) == len(matrix.answers)
+    assert sum(map(sum, matrix.counts)) == len(references)
+    assert matrix.counts[matrix.expected.index(labels[0])][-1] == 1
+    assert all(matrix.counts[matrix.expected.index(label)][matrix.answers.index(label)] for label in labels[:2])
+
+
+def test_an_export_whose_model_lacks_results_on_a_row_has_no_lost_rows() -> None:
+    rows = rows_of("classification", ANSWERS, TONES)
+    evaluation = evaluation_of("classification", rows)
+    del rows[1].models["adapter"]
+    comparison = read_comparison(evaluation, rows)
+    assert comparison is not None
+    assert [part.title for part in errors(comparison)] == [
+        "Wrong in all trained models",
+        "Most confident errors of onnx-int4",
+    ]
 
 
 def test_a_model_without_results_on_each_row_is_not_compared() -> None:

@@ -14,7 +14,6 @@ def test_a_report_is_outdated_if_the_last_run_has_not_written_it(tmp_path: Path)
     assert not is_outdated(project), "nothing was run"
     for run in ("20260101-000000-000000", "20260102-000000-000000"):
         (project.runs / run).mkdir(parents=True)
-        (project.runs / run / "run.json").write_text("{}")
         assert is_outdated(project)
         html = render("report.html.jinja", facts={"run": run}, trainings=[])
         (project.gen_model / REPORT).write_text(html, encoding="utf-8")
