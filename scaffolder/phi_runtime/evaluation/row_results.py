@@ -53,7 +53,7 @@ class RowResult:
     """One test row with the results of each model.
 
     Attributes:
-        file, line: Place of the row; the file as it is written in the config.
+        file, line: Place of the row; the file relative to the project, or only its name if it is not in the project.
         prompt, reference: Rendered prompt and expected answer; None for free text.
         models: Results by name of the model, in the order of the comparison, baselines first.
         group: Value of the column `group_by`; None without one.

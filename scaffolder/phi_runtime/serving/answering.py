@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,6 @@ from phi_runtime.serving.bodies import AnswerChoice, BodyWriter, dumps, error_ev
 from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, from_worker
 from phi_runtime.serving.guide_check import Failure
-from phi_runtime.serving.metrics import Metrics
 from phi_runtime.serving.tool_calls import Delta
 from phi_runtime.serving.tools import Tools
 from phi_runtime.serving.wire import GenerationRequest, Part
@@ -36,12 +36,13 @@ class AdmissionQueue:
 
     Attributes:
         active: Requests that were admitted and have not ended.
+        counts: Counters, as for `prometheus_text`.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, capacity: int, timeout_s: float, emit: Emit) -> None:
-        self.engine, self.metrics, self.capacity = engine, metrics, capacity
-        self.timeout_s, self.emit = timeout_s, emit
+    def __init__(self, engine: Engine, capacity: int, timeout_s: float, emit: Emit) -> None:
+        self.engine, self.capacity, self.timeout_s, self.emit = engine, capacity, timeout_s, emit
         self.active = 0
+        self.counts: defaultdict[str, float] = defaultdict(int)
 
     def check_ready(self) -> None:
         """Raise ApiError while the models are loading or the server is stopping."""
@@ -53,9 +54,9 @@ class AdmissionQueue:
         """Raise ApiError if the queue is full; Retry-After is the mean duration of a request."""
         self.check_ready()
         if self.active >= self.capacity:
-            count = self.metrics.total("request_seconds_count")
-            mean_s = self.metrics.total("request_seconds_sum") / count if count else 1
-            self.metrics.add("refused_total")
+            count = self.counts["request_seconds_count"]
+            mean_s = self.counts["request_seconds_sum"] / count if count else 1
+            self.counts["refused_total"] += 1
             headers = {"Retry-After": str(min(max(round(mean_s), 1), 30))}
             raise ApiError(429, f"the queue is full: {self.active} requests", code="queue_full", headers=headers)
 
@@ -205,26 +206,26 @@ class Reply(Response):
     async def _write(self, send: Send, events: str) -> None:
         if not self._started:
             self._started = True
-            self.queue.metrics.add("first_token_seconds_sum", time.monotonic() - self.started_s)
-            self.queue.metrics.add("first_token_seconds_count")
+            self.queue.counts["first_token_seconds_sum"] += time.monotonic() - self.started_s
+            self.queue.counts["first_token_seconds_count"] += 1
             await _start(send, b"text/event-stream; charset=utf-8", None)
         await send({"type": "http.response.body", "body": events.encode(), "more_body": True})
 
     # -- metrics -------------------------------------------------------------------------------------------------------
 
     def _count(self) -> None:
-        metrics, seconds = self.queue.metrics, time.monotonic() - self.started_s
+        counts, seconds = self.queue.counts, time.monotonic() - self.started_s
         usages = [choice.usage for choice in self.choices if choice.usage]
         tokens = {
             name: sum(usage[name] for usage in usages)
             for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
         }
-        metrics.add("requests_total", status=str(self.status))
-        metrics.add("prompt_tokens_total", tokens["prompt_tokens"])
-        metrics.add("cached_prompt_tokens_total", tokens["cached_tokens"])
-        metrics.add("completion_tokens_total", tokens["completion_tokens"])
-        metrics.add("request_seconds_sum", seconds)
-        metrics.add("request_seconds_count")
+        counts[f'requests_total{{status="{self.status}"}}'] += 1
+        counts["prompt_tokens_total"] += tokens["prompt_tokens"]
+        counts["cached_prompt_tokens_total"] += tokens["cached_tokens"]
+        counts["completion_tokens_total"] += tokens["completion_tokens"]
+        counts["request_seconds_sum"] += seconds
+        counts["request_seconds_count"] += 1
         facts = {"status": self.status, "model": self.writer.model, "wall_s": round(seconds, 3), **tokens}
         self.queue.emit(Event("metric", "serve", facts))
 

@@ -25,6 +25,7 @@ from phi_runtime.serving.engine import Engine
 from phi_runtime.serving.errors import ApiError, invalid
 from phi_runtime.serving.guard import Guard
 from phi_runtime.serving.messages import template_messages
+from phi_runtime.serving.metrics import prometheus_text
 from phi_runtime.serving.protocol import SEEDS, ApiRequest, ChatRequest, CompletionRequest, model_not_found
 from phi_runtime.serving.tools import Tools, read_tools
 from phi_runtime.serving.wire import GenerationRequest, ServedModel
@@ -104,7 +105,7 @@ def build_app(
         for name, pid in {"server": os.getpid(), "models": engine.pid}.items():
             if (resident := resident_bytes(pid)) is not None:
                 gauges[f"{name}_resident_bytes"] = (f"Resident memory of the process of the {name}.", resident)
-        return PlainTextResponse(queue.metrics.text(gauges), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(prometheus_text(queue.counts, gauges), media_type="text/plain; version=0.0.4")
 
     return app
 

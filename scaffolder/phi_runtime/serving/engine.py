@@ -12,14 +12,13 @@ from phi_runtime.core.errors import PhiError, WorkFailed, from_wire
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.serving.guide_check import GuideCheck
-from phi_runtime.serving.wire import GenerationRequest, LoadRequest, Part, ServedModel
+from phi_runtime.serving.wire import MEMORY_FIX, SUBJECT, GenerationRequest, LoadRequest, Part, ServedModel
 from phi_runtime.workers.child import Message
 from phi_runtime.workers.failures import failure_from_exit_code
 from phi_runtime.workers.process import Worker, python
 
 KEY = "PHI_SCAFFOLD_API_KEY"
 _STOP_S = 5.0  # for the worker to end by itself
-_SUBJECT = "the process of the models"
 
 State = Literal["loading", "ready", "stopping"]
 
@@ -92,7 +91,7 @@ class Engine:
                 if was_ready:
                     self.state = "loading"  # no worker would answer what is submitted from now on
                 kind = "stopping" if self.state == "stopping" else ""
-                self._fail_all(kind, f"{_SUBJECT} ended before the answer was complete")
+                self._fail_all(kind, f"{SUBJECT} ended before the answer was complete")
                 if self._worker:
                     await asyncio.shield(asyncio.to_thread(self._worker.end, _STOP_S))
             if self.state == "stopping":
@@ -110,7 +109,7 @@ class Engine:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(inbox.put_nowait, message)
 
-        self._worker = Worker(python("phi_runtime.serving.worker"), _SUBJECT, environment={KEY: None}, deliver=deliver)
+        self._worker = Worker(python("phi_runtime.serving.worker"), SUBJECT, environment={KEY: None}, deliver=deliver)
         self._send(to_json(self.load))
         while (message := await inbox.get()) is not None:
             self._handle(message)
@@ -142,6 +141,6 @@ class Engine:
     def _death(self) -> PhiError:
         code = self._worker.process.returncode if self._worker else None
         return WorkFailed(
-            failure_from_exit_code(code, _SUBJECT).what,
-            fix="its output is above; if memory ran out, serve fewer models or lower --parallel and --max-tokens",
+            failure_from_exit_code(code, SUBJECT).what,
+            fix=f"its output is above; if memory ran out, {MEMORY_FIX}",
         )

@@ -86,7 +86,7 @@ def from_worker(failure: dict[str, str], text: str, guide: str) -> ApiError:
         return invalid(message, guide, "invalid_schema")
     if kind == "UnknownAdapter":
         return ApiError(404, message, param="model", code="model_not_found")
-    if kind in ("UsageError", "DataError", "ValueError"):
+    if kind in ("UsageError", "DataError"):
         return invalid(message, text)
     if kind == "OutOfResources":
         return ApiError(503, message, code="out_of_memory")

@@ -27,6 +27,7 @@ _REMEMBERED = 1000
 _SUBJECT = "the process that compiles guides"
 
 Failure = dict[str, str]
+_Key = tuple[Path, str]  # folder of the model, and digest of the guide
 
 
 class GuideCheck:
@@ -43,9 +44,9 @@ class GuideCheck:
         self.compile_s = compile_s
         self._worker: Worker | None = None
         self._inbox: asyncio.Queue[Message | None] = asyncio.Queue()
-        self._results: OrderedDict[tuple[Path, str], Failure | None] = OrderedDict()
+        self._results: OrderedDict[_Key, Failure | None] = OrderedDict()
         self._turn = asyncio.Lock()
-        self._running: asyncio.Task[Failure | None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -62,12 +63,16 @@ class GuideCheck:
             if self._running:  # for a client that has gone
                 await asyncio.wait([self._running])
             if key not in self._results:
-                self._running = asyncio.create_task(self._compile(model, guide))
-                self._results[key] = await asyncio.shield(self._running)
-                if len(self._results) > _REMEMBERED:
-                    self._results.popitem(last=False)
+                self._running = asyncio.create_task(self._remember(key, guide))
+                await asyncio.shield(self._running)
             self._results.move_to_end(key)
             return self._results[key]
+
+    async def _remember(self, key: _Key, guide: Guide) -> None:
+        """Compile `guide` and remember the result, even if the client that sent it has gone."""
+        self._results[key] = await self._compile(key[0], guide)
+        if len(self._results) > _REMEMBERED:
+            self._results.popitem(last=False)
 
     async def stop(self) -> None:
         """End the process."""

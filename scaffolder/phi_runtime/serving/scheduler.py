@@ -52,7 +52,7 @@ class ActiveAnswer:
 
 
 Render = Callable[[GenerationRequest], tuple[str, SamplingParams]]
-"""Returns the prompt and the sampling of a request. Raises PhiError, or ValueError if a template refuses the messages."""
+"""Returns the prompt and the sampling of a request. Raises PhiError."""
 
 
 class Scheduler:
@@ -133,8 +133,6 @@ class Scheduler:
         """Send the failure of a request. A fault that is not the client's is also printed, for the operator."""
         if isinstance(error, PhiError):
             failure = {"kind": type(error).__name__, "message": error.what, "fix": error.fix}
-        elif isinstance(error, ValueError):  # a template that refuses the messages
-            failure = {"kind": "ValueError", "message": str(error), "fix": ""}
         else:
             first_line = f"{type(error).__name__}: {error}".splitlines()[0]
             failure = {"kind": "", "message": first_line, "fix": ""}

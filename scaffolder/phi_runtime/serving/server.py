@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import Callable
@@ -20,7 +21,6 @@ from phi_runtime.serving.app import ServingLimits, build_app
 from phi_runtime.serving.connections import KEEP_ALIVE_S, BoundedProtocol, FaultReport, connection_limit
 from phi_runtime.serving.engine import KEY, Engine
 from phi_runtime.serving.guard import is_loopback
-from phi_runtime.serving.metrics import Metrics
 from phi_runtime.serving.wire import LoadRequest
 
 
@@ -100,6 +100,11 @@ def listen(host: str, port: int) -> socket.socket:
     except PermissionError:
         raise UsageError(f"this user may not open port {port}", fix="use a port above 1023 with --port") from None
     except OSError as e:
+        if e.errno == errno.EADDRNOTAVAIL:
+            raise UsageError(
+                f"host `{host}` is not an address of this machine",
+                fix="use --host 127.0.0.1, or 0.0.0.0 for all addresses of this machine",
+            ) from None
         raise Conflict(
             f"port {port} of {host} is not available ({e.strerror})",
             fix="stop the program that uses it, or choose another with --port (0: any free port)",
@@ -157,7 +162,7 @@ async def _serve(
     limits = settings.limits
     asyncio.get_running_loop().set_exception_handler(FaultReport(emit))
     engine = Engine(settings.load, emit, lambda: on_ready(Ready(_url(listener), list(engine.models))))
-    queue = AdmissionQueue(engine, Metrics(), limits.parallel + limits.queue, limits.timeout_s, emit)
+    queue = AdmissionQueue(engine, limits.parallel + limits.queue, limits.timeout_s, emit)
     shutdown = _Shutdown(engine, queue, limits.stop_s)
     config = uvicorn.Config(
         build_app(engine, queue, limits, settings.key, settings.origins),

@@ -20,6 +20,9 @@ from phi_runtime.serving.tool_format import ToolFormat
 
 Part = dict[str, Any]
 
+SUBJECT = "the process of the models"
+MEMORY_FIX = "serve fewer models or lower --parallel and --max-tokens"
+
 
 @dataclass(frozen=True)
 class LoadRequest:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import signal
 
-from phi_runtime.core.errors import PhiError, UsageError, WorkFailed, to_wire
+from phi_runtime.core.errors import UsageError, to_wire
 from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate
+from phi_runtime.data.template import RowError
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.session import NO_ADAPTER, Session, open_session, select_adapter
 from phi_runtime.serving.scheduler import Scheduler
 from phi_runtime.serving.tool_format import tool_format
-from phi_runtime.serving.wire import GenerationRequest, LoadRequest, ServedModel
+from phi_runtime.serving.wire import MEMORY_FIX, SUBJECT, GenerationRequest, LoadRequest, ServedModel
 from phi_runtime.workers.child import Parent
+from phi_runtime.workers.failures import failure_from_exception
 
 
 def main() -> None:
@@ -25,8 +27,7 @@ def main() -> None:
     try:
         sessions = _open(load)
     except Exception as e:
-        error = e if isinstance(e, PhiError) else WorkFailed(f"{type(e).__name__}: {e}")
-        parent.send({"error": to_wire(error)})
+        parent.send({"error": to_wire(failure_from_exception(e, SUBJECT, memory_fix=MEMORY_FIX))})
         return
     parent.send({"ready": [to_json(model) for session in sessions.values() for model in _served_models(session)]})
     generators = {name: session.generator for name, session in sessions.items()}
@@ -101,17 +102,19 @@ def prompt_of(session: Session, request: GenerationRequest) -> tuple[str, Sampli
     A model that was not trained on conversations gets the last user message in its prompt template, as in `phi-scaffold chat`.
 
     Raises:
-        UsageError: No message has the role user.
-        ValueError: The chat template refuses the messages.
+        UsageError: No message has the role user, or the template refuses the messages.
     """
     if request.messages is None:
         assert request.prompt is not None
         return request.prompt, request.sampling
     session = session.with_adapter(request.adapter)
-    if isinstance(session.template, ChatTemplate):
-        prompt = session.template.render(request.messages, request.tools, add_generation_prompt=True)
-    else:
-        prompt = session.render(_last_user_message(request.messages))
+    try:
+        if isinstance(session.template, ChatTemplate):
+            prompt = session.template.render(request.messages, request.tools, add_generation_prompt=True)
+        else:
+            prompt = session.render(_last_user_message(request.messages))
+    except RowError as e:
+        raise UsageError(str(e)) from None
     return prompt, session.with_stop_text(request.sampling)
 
 

@@ -9,7 +9,12 @@ import sys
 import numpy as np
 import pytest
 
+from phi_runtime.config.overrides import Overrides
+from phi_runtime.core.errors import MissingDependency, UsageError, from_wire
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.wire import to_json
+from phi_runtime.serving.wire import LoadRequest
+from phi_runtime.workers.process import Worker
 from tests.conftest import Cli
 from tests.phi_runtime.serving.conftest import Server
 
@@ -36,6 +41,14 @@ def test_an_address_that_is_not_there(project: ProjectFolder, cli: Cli) -> None:
     refused = cli("serve", "--project", project.root, "--host", "no.such.host.invalid", "--api-key", "x")
     assert refused.code == 2
     assert "no.such.host.invalid" in refused.err
+
+
+def test_an_address_of_another_machine_is_no_port_in_use() -> None:
+    from phi_runtime.serving.server import listen
+
+    with pytest.raises(UsageError, match=r"`192\.0\.2\.1` is not an address of this machine") as refused:
+        listen("192.0.2.1", 0)
+    assert "--host 127.0.0.1" in refused.value.fix
 
 
 @pytest.mark.parametrize(
@@ -84,6 +97,18 @@ def test_missing_packages_are_named(project: ProjectFolder, cli: Cli, monkeypatc
     refused = cli("serve", "--project", project.root, "--port", "0")
     assert refused.code == 5
     assert "setup.sh --with serve" in refused.err
+
+
+def test_a_library_that_the_models_miss_is_named_with_its_fix(project: ProjectFolder) -> None:
+    code = "import sys; sys.modules['torch'] = None; from phi_runtime.serving.worker import main; main()"
+    with Worker([sys.executable, "-c", code], "the models") as worker:
+        worker.send(to_json(LoadRequest(project, Overrides(), ["base"])))
+        message = worker.receive()
+    assert message is not None
+    error = from_wire(message["error"])
+    assert isinstance(error, MissingDependency)
+    assert "torch" in error.what
+    assert "setup" in error.fix
 
 
 def test_it_listens_on_ipv6_too() -> None:

@@ -98,6 +98,23 @@ def test_a_process_that_was_killed_is_started_again(project: ProjectFolder) -> N
     assert checked(work(), check) == [None, None]
 
 
+def test_a_guide_is_compiled_once_even_if_its_client_leaves(project: ProjectFolder) -> None:
+    model, guide = project.gen_model / "onnx", Guide("regex", "a")
+    check = GuideCheck({})
+
+    async def work() -> Failure | None:
+        first = asyncio.create_task(check.failure(model, guide))
+        while check._running is None:
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([check._running])
+        await check.stop()
+        return await check.failure(model, guide)
+
+    assert checked(work(), check) is None
+    assert check._worker is None  # nothing was compiled a second time
+
+
 def test_one_client_has_its_guide_compiled_and_the_others_are_answered(server: Server) -> None:
     assert server.post("/completions", json=guided(1)).status_code == 200
     with ThreadPoolExecutor(1) as pool:

@@ -20,6 +20,7 @@ from phi_runtime.core.events import silent
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.inference.generator import Guide, SamplingParams
 from phi_runtime.serving.engine import Engine, State
+from phi_runtime.serving.metrics import prometheus_text
 from phi_runtime.serving.wire import GenerationRequest, LoadRequest, Part
 from tests.phi_runtime.serving.conftest import LONG, Server, Start
 
@@ -188,6 +189,17 @@ def test_the_worker_does_not_outlive_a_server_that_is_killed(start: Start) -> No
             return
         time.sleep(0.05)
     raise AssertionError("it is still there")
+
+
+def test_counts_have_all_their_digits() -> None:
+    counts = {"prompt_tokens_total": 1_234_567, 'requests_total{status="200"}': 2, "request_seconds_sum": 123456.789}
+    lines = prometheus_text(counts, {"requests_active": ("Requests running or waiting.", 3)}).splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
+        'phi_scaffold_requests_total{status="200"} 2',
+        "phi_scaffold_prompt_tokens_total 1234567",
+        "phi_scaffold_request_seconds_sum 123456.789",
+        "phi_scaffold_requests_active 3",
+    ]
 
 
 def test_what_was_answered_is_counted(start: Start) -> None:

@@ -124,6 +124,18 @@ def test_a_fault_ends_one_answer_and_no_other(make: Make) -> None:
     }
 
 
+def test_a_value_error_of_the_runtime_is_not_the_clients(capsys: pytest.CaptureFixture[str]) -> None:
+    def render(_: GenerationRequest) -> tuple[str, SamplingParams]:
+        raise ValueError("axes do not match")
+
+    parts: list[dict[str, Any]] = []
+    at = Scheduler({"onnx": None}, render, parts.append, 1)  # type: ignore[dict-item]
+    at.handle(ask(1, SHORT))
+    work(at)
+    assert [part["failure"]["kind"] for part in parts] == [""]
+    assert "axes do not match" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_answers(make: Make) -> None:
     at, parts = make(4)
