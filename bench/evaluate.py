@@ -84,8 +84,7 @@ def measure(task: worker.ModelTask) -> worker.ModelResults:
 class Processes:
     """ModelProcesses with copies of this process, in which calls are counted."""
 
-    def __init__(self, _models: list[ModelRef], device: str, _folder: Path) -> None:
-        self.device = device
+    def __init__(self, _models: list[ModelRef], _device: str, _folder: Path) -> None:
         started, cpu = time.perf_counter(), time.process_time()
         model_processes.import_libraries()
         print(f"| import | {time.perf_counter() - started:.1f} | {time.process_time() - cpu:.1f} | | |")
@@ -110,7 +109,7 @@ def main(folder: Path, names: list[str]) -> None:
     training = evaluation_stages(workflow)[EVALUATE]
     assert training
 
-    model_processes.ModelProcesses = Processes
+    comparison.ModelProcesses = Processes
     plain = comparison.evaluate
 
     def evaluate(workflow: Any, training: str, models: Any, *args: Any, **options: Any) -> dict[str, Any]:

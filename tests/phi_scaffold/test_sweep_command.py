@@ -37,7 +37,7 @@ def test_the_trials_are_shown_with_the_spread_over_seeds_where_it_was_measured(m
     settings = TrialSettings(project, project.gen_model / "sweep", "finetune", "accuracy")
     assert seed_spread(workflow, settings) is None
     spread = {"values": [0.95, 0.9, 0.98], "mean": 0.94, "min": 0.9, "max": 0.98, "standard_deviation": 0.04}
-    models = [{"name": "adapter", "metrics": {"accuracy": 0.95}, "seeds": spread}]
+    models = [{"name": "adapter", "metrics": {"accuracy": 0.95}, "interval": None, "seeds": spread}]
     content = {"task": "classification", "rows_of": "test", "models": models}
     folder = project.gen_model / "evaluation"
     folder.mkdir(parents=True)

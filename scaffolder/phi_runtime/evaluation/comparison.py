@@ -46,7 +46,7 @@ def evaluate(
     models: Sequence[NamedModel],
     place: DataContext,
     out: Path,
-    processes: ModelProcesses,
+    device: str,
     emit: Emit,
     stage: str,
     *,
@@ -63,7 +63,7 @@ def evaluate(
     Args:
         models: The models by their names in the comparison.
         place: The data and the tokenizer to read the rows with.
-        processes: The processes that measure them.
+        device: torch device for the models that are not ONNX.
         stage: The stage in whose name events are emitted.
         rows_of: Side to measure on. For the test rows of a pass without any, its validation rows are used.
         chosen_on: Choices that were made on the validation rows.
@@ -72,65 +72,68 @@ def evaluate(
     Returns:
         The content of evaluation.json, documented in docs/json.md.
     """
+
+    def warn(message: str) -> None:
+        emit(Event("warning", stage, {"message": message}))
+
     settings = workflow.evaluation.of(training)
     measured_on = workflow.passes[training].rows
     assert measured_on is not None
-    dataset = load_dataset(workflow, measured_on, place, emit, stage)
-    side, split = dataset.compared if rows_of == "test" else ("validation", dataset.validation)
-    limit = min((context_length(ref) for _, ref in models), default=None)
-    questions = sample_questions(split, settings, place.tokenizer, limit)
-    if questions.too_long:
-        emit(Event("warning", stage, {"message": questions.remark}))
-    test, references = questions.rows, questions.references
-    training_rows = dataset.training.first(BASELINE_ROWS).values() if rows_of == "test" and references else []
-    template = test.template
-    answers = {*map(template.reference, training_rows), *references}
-    own = OwnMetrics(settings, load_training_hooks(place.config).metrics, place.config)
-    if references:
-        own.check(references)
-    if settings.cost and rows_of == "test":
-        own.check_labels(answers)
-    labels: list[str] = []
-    if training_rows and settings.task == "classification":
-        labels = scored_labels(answers)
-        if not labels:
-            message = f"labels are not scored: there are more than {MAX_LABELS}"
-            emit(Event("warning", stage, {"message": message}))
-    scored = scored_rows(questions, place, limit, labels)
-    measured = _baselines(settings.task, training_rows, questions)
-    performance: dict[str, dict[str, Any]] = {}
-    for number, (name, ref) in enumerate(models if len(test) else ()):
-        emit(Event("progress", stage, {"done": number, "total": len(models), "unit": "models", "message": name}))
-        variants = {name: scored}
-        if name == BASE and training_rows:
-            length = context_length(ref) - settings.max_new_tokens
-            if few_shot := few_shot_rows(scored, questions, training_rows, place.tokenizer, length):
-                variants[FEW_SHOT] = few_shot
-            else:
-                emit(
-                    Event("warning", stage, {"message": "no few-shot prompt: no example fits the context of the base"})
-                )
-        task = ModelTask(
-            name,
-            ref,
-            processes.device,
-            GeneratorOptions(template.special, stop_tokens=template.stop_tokens),
-            {variant: [row.task for row in rows] for variant, rows in variants.items()},
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.batch_size,
-            context_tokens=context_tokens,
-        )
-        results = processes.work(task, out / f"{name}.log", emit)
-        found = _measured(results, variants, template, settings.task)
-        if name == BASE and labels:
-            scores = [score_labels(m, settings.task, r) for m, r in zip(found[name], references, strict=True)]
-            found = {name: found[name], LABELS_SCORED: scores, **found}
-        base_bytes = model_bytes(ref.full) if ref.kind == "adapter" else None
-        figures = {**asdict(results.performance), "size_bytes": model_bytes(ref), "base_bytes": base_bytes}
-        for variant in found:
-            performance[variant] = figures
-            emit(Event("metric", stage, {"model": variant, **_main_result(settings.task, found[variant], references)}))
-        measured |= found
+    with ModelProcesses([ref for _, ref in models], device, out) as processes:
+        dataset = load_dataset(workflow, measured_on, place, emit, stage)
+        side, split = dataset.compared if rows_of == "test" else ("validation", dataset.validation)
+        limit = min((context_length(ref) for _, ref in models), default=None)
+        questions = sample_questions(split, settings, place.tokenizer, limit)
+        if questions.too_long:
+            warn(questions.remark)
+        test, references = questions.rows, questions.references
+        training_rows = dataset.training.first(BASELINE_ROWS).values() if rows_of == "test" and references else []
+        template = test.template
+        answers = {*map(template.reference, training_rows), *references}
+        own = OwnMetrics(settings, load_training_hooks(place.config).metrics, place.config)
+        if references:
+            own.check(references)
+        if settings.cost and rows_of == "test":
+            own.check_labels(answers)
+        labels: list[str] = []
+        if training_rows and settings.task == "classification":
+            labels = scored_labels(answers)
+            if not labels:
+                warn(f"labels are not scored: there are more than {MAX_LABELS}")
+        scored = scored_rows(questions, place, limit, labels)
+        measured = _baselines(settings.task, training_rows, questions)
+        performance: dict[str, dict[str, Any]] = {}
+        for number, (name, ref) in enumerate(models if len(test) else ()):
+            emit(Event("progress", stage, {"done": number, "total": len(models), "unit": "models", "message": name}))
+            variants = {name: scored}
+            if name == BASE and training_rows:
+                length = context_length(ref) - settings.max_new_tokens
+                if few_shot := few_shot_rows(scored, questions, training_rows, place.tokenizer, length):
+                    variants[FEW_SHOT] = few_shot
+                else:
+                    warn("no few-shot prompt: no example fits the context of the base")
+            task = ModelTask(
+                name,
+                ref,
+                device,
+                GeneratorOptions(template.special, stop_tokens=template.stop_tokens),
+                {variant: [row.task for row in rows] for variant, rows in variants.items()},
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.batch_size,
+                context_tokens=context_tokens,
+            )
+            results = processes.work(task, out / f"{name}.log", emit)
+            found = _measured(results, variants, template, settings.task)
+            if name == BASE and labels:
+                scores = [score_labels(m, settings.task, r) for m, r in zip(found[name], references, strict=True)]
+                found = {name: found[name], LABELS_SCORED: scores, **found}
+            base_bytes = model_bytes(ref.full) if ref.kind == "adapter" else None
+            figures = {**asdict(results.performance), "size_bytes": model_bytes(ref), "base_bytes": base_bytes}
+            for variant in found:
+                performance[variant] = figures
+                result = _main_result(settings.task, found[variant], references)
+                emit(Event("metric", stage, {"model": variant, **result}))
+            measured |= found
     training_side = dataset.training if training_rows else None
     rows = _rows(questions, scored, measured, place.config.parent.parent, training_side)
     summaries = summarize(settings.task, rows) if rows and measured else []

@@ -6,7 +6,7 @@ import json
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,6 +66,14 @@ def labels_of(references: Texts) -> list[str]:
 def headline(task: str) -> str:
     """Return the name of the main metric of a task."""
     return _OF_TASK[task].headline
+
+
+def main_result(task: str, model: Mapping[str, Any]) -> tuple[str, float | None, Sequence[float] | None]:
+    """Return name, value and interval of the main metric of a model in evaluation.json; of free text, of its perplexity."""
+    metric = headline(task)
+    if metric in model["metrics"]:
+        return metric, model["metrics"][metric], model["interval"]
+    return "perplexity", model["perplexity"], model["perplexity_interval"]
 
 
 def exact_match(answer: str, reference: str) -> float:

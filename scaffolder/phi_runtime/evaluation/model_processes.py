@@ -52,7 +52,6 @@ class ModelProcesses:
     """
 
     def __init__(self, models: Sequence[ModelRef], device: str, folder: Path) -> None:
-        self.device = device
         self._copied: Worker | None = None
         if sys.platform == "linux" and device == "cpu" and any(ref.kind != "onnx" for ref in models):
             self._log = folder / _LOG

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import mean, stdev
 from typing import Any
 
-from phi_runtime.evaluation.metrics import headline
+from phi_runtime.evaluation.metrics import main_result
 
 
 def add_seeds(content: dict[str, Any], seed: int | None, others: Mapping[int, Mapping[str, Any]]) -> None:
@@ -27,9 +27,7 @@ def add_seeds(content: dict[str, Any], seed: int | None, others: Mapping[int, Ma
 def _result(content: Mapping[str, Any], name: str) -> float | None:
     """Return the main metric of a model, for free text its perplexity; None if it was not measured."""
     model = next((model for model in content["models"] if model["name"] == name), None)
-    if model is None:
-        return None
-    return float(model["metrics"][headline(content["task"])] if model["metrics"] else model["perplexity"])
+    return main_result(content["task"], model)[1] if model else None
 
 
 def _spread(values: list[float]) -> dict[str, Any]:

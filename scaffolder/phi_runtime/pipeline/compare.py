@@ -35,7 +35,6 @@ class Comparison:
     def measure(self, out: Path, *, trained_only: bool = False) -> dict[str, Any]:
         """Measure the models, or only the trained ones; return the content of evaluation.json."""
         from phi_runtime.evaluation.comparison import evaluate
-        from phi_runtime.evaluation.model_processes import ModelProcesses
         from phi_runtime.hardware.device import pick_device
 
         passes = self.workflow.passes
@@ -46,20 +45,18 @@ class Comparison:
         ]
         start = self.training if self.training == INPUT_ADAPTER else sources(passes)[self.training]
         source = self.models.get(start or BASE, self.models[BASE])
-        device = pick_device(self.workflow.host_device)
-        with ModelProcesses([ref for _, ref in models], device, out) as processes:
-            content = evaluate(
-                self.workflow,
-                self.training,
-                models,
-                data_context(self.project, source, self.overrides),
-                out,
-                processes,
-                self.emit,
-                self.stage.name,
-                rows_of="test",
-                chosen_on=self.stage.inputs["chosen_on"],
-            )
+        content = evaluate(
+            self.workflow,
+            self.training,
+            models,
+            data_context(self.project, source, self.overrides),
+            out,
+            pick_device(self.workflow.host_device),
+            self.emit,
+            self.stage.name,
+            rows_of="test",
+            chosen_on=self.stage.inputs["chosen_on"],
+        )
         return self._with_seeds(content, out)
 
     def compute_again(self, out: Path) -> dict[str, Any]:

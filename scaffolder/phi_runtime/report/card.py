@@ -13,6 +13,7 @@ from phi_runtime.config.schema import DataConfig, FinetunePass
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.signed_text import signed
 from phi_runtime.core.units import interval, percent, percents
+from phi_runtime.evaluation.metrics import main_result
 from phi_runtime.report.differences import flattened
 from phi_runtime.report.facts import Facts, Model
 from phi_runtime.report.figures import count
@@ -307,8 +308,8 @@ def _limits(facts: Facts) -> Iterator[str]:
 def _results(facts: Facts, name: str) -> str:
     if not facts.measured or name not in facts.models:
         return "## Results\n\nThe model was not evaluated yet."
-    evaluation, metric = facts.evaluation, facts.metric
-    metric = metric if metric in facts.models[name]["metrics"] else "perplexity"
+    evaluation = facts.evaluation
+    metric, _, _ = main_result(evaluation["task"], facts.models[name])
     rows = f"{evaluation['rows']:,} of {evaluation['total_rows']:,} {evaluation['rows_of']} rows"
     lines = [
         "## Results",
@@ -318,15 +319,13 @@ def _results(facts: Facts, name: str) -> str:
         f"| model | {_words(metric)} | 95 % interval | compared with |",
         "|---|---:|---:|---|",
     ]
-    lines += [_result(model, metric, name) for model in facts.models.values()]
+    lines += [_result(model, evaluation["task"], name) for model in facts.models.values()]
     others = [f"{_words(m)} {_number(m, v)}" for m, v, _ in _scores(facts, name) if m not in (metric, "perplexity")]
     return "\n".join(lines) + (f"\n\nOther metrics of `{name}`: {', '.join(others)}." if others else "")
 
 
-def _result(model: Model, metric: str, name: str) -> str:
-    value, ends = model["metrics"].get(metric), model["interval"]
-    if metric == "perplexity":
-        value, ends = model["perplexity"], model["perplexity_interval"]
+def _result(model: Model, task: str, name: str) -> str:
+    metric, value, ends = main_result(task, model)
     shown = _text(model["name"])
     versus = model["versus"]
     compared = (

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from phi_runtime.core import units
 from phi_runtime.core.units import duration, percent, percents, size
-from phi_runtime.evaluation.metrics import headline
+from phi_runtime.evaluation.metrics import headline, main_result
 from phi_runtime.report.charts import NARROW, WIDE, Estimate, bar_chart, both_widths, data_table, dot_chart, heat_map
 from phi_runtime.report.loss_chart import loss_chart
 from phi_runtime.report.project_facts import ProjectFacts
@@ -166,11 +166,11 @@ def points(bounds: Sequence[float], *, share: bool) -> str:
 
 def result(model: Mapping[str, Any], task: str) -> tuple[str, str]:
     """Return the main metric of a model and its interval as text; of free text, the perplexity."""
-    if model["metrics"]:
-        return percent(model["metrics"][headline(task)]), interval(model["interval"])
-    if model["perplexity"] is None:
+    metric, value, ends = main_result(task, model)
+    if value is None:
         return "", ""
-    return short(model["perplexity"]), interval(model["perplexity_interval"], as_percent=False)
+    is_share = metric != "perplexity"
+    return percent(value) if is_share else short(value), interval(ends, as_percent=is_share)
 
 
 def likelihood(training: TrainingView) -> tuple[str, str]:
@@ -223,8 +223,8 @@ def scores_chart(training: TrainingView) -> Markup:
 
 
 def _estimate(model: Mapping[str, Any], task: str, *, is_baseline: bool) -> Estimate:
-    value = model["metrics"].get(headline(task)) if model["metrics"] else model["perplexity"]
-    low, high = (model["interval"] if model["metrics"] else model["perplexity_interval"]) or (None, None)
+    _, value, ends = main_result(task, model)
+    low, high = ends or (None, None)
     return Estimate(model["name"], value, low, high, is_baseline)
 
 

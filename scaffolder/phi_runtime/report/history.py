@@ -14,7 +14,7 @@ from phi_runtime.core.errors import UsageError
 from phi_runtime.core.locks import is_held
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.evaluation.metrics import headline
+from phi_runtime.evaluation.metrics import main_result
 from phi_runtime.evaluation.row_results import RESULTS, ROWS, RowResult, read_rows
 from phi_runtime.pipeline.run_record import CONFIG, ENVIRONMENT, RECORD, STAGES, RunState
 from phi_runtime.pipeline.stage import EVALUATION_FOLDER
@@ -61,14 +61,12 @@ class RecordedEvaluation:
     @property
     def scores(self) -> list[MainScore]:
         """The main score of each baseline and model, in the order of the comparison."""
-        content, metric = self.content, headline(self.content["task"])
-        found = []
+        content, found = self.content, []
         for model in (*content.get("baselines", []), *content["models"]):
-            value, interval, name = model["metrics"].get(metric), model["interval"], metric
-            if value is None:
-                value, interval, name = model["perplexity"], model["perplexity_interval"], "perplexity"
+            metric, value, interval = main_result(content["task"], model)
+            assert value is not None
             bounds = (interval[0], interval[1]) if interval else None
-            found.append(MainScore(model["name"], name, value, bounds, content["rows"], content["total_rows"]))
+            found.append(MainScore(model["name"], metric, value, bounds, content["rows"], content["total_rows"]))
         return found
 
     @cached_property

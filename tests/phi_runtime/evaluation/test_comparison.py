@@ -45,6 +45,7 @@ class Recorder:
         return [PromptResult("joy", "stop", [[-1.0] * len(ids) for ids in task.completions]) for task in tasks]
 
 
+NOT_STARTED = "cuda"  # a device for which no process is started before there is work
 PERFORMANCE = Performance(1, (1, 1), 1, (1, 1), 1, (1, 1), 1, 1, None, 72)
 
 
@@ -88,10 +89,9 @@ def evaluated(
     base = ModelRef(model, "hf", "key")
     place = DataContext(folder / "config.json", base, folder / "cache")
     out = folder / "out"
-    with ModelProcesses([], "cpu", out) as processes:
-        content = comparison.evaluate(
-            workflow, "finetune", [("base", base)], place, out, processes, listener, "evaluate", rows_of=rows_of
-        )
+    content = comparison.evaluate(
+        workflow, "finetune", [("base", base)], place, out, NOT_STARTED, listener, "evaluate", rows_of=rows_of
+    )
     return content, read_rows(folder / "out" / "rows.jsonl"), listener
 
 

@@ -17,7 +17,8 @@ from tests.conftest import Cli, MakeProject, edit_config
 
 
 def content(**scores: float) -> dict[str, Any]:
-    return {"task": "classification", "models": [{"name": n, "metrics": {"accuracy": s}} for n, s in scores.items()]}
+    models = [{"name": n, "metrics": {"accuracy": s}, "interval": None} for n, s in scores.items()]
+    return {"task": "classification", "models": models}
 
 
 def test_the_spread_is_that_of_the_trained_models() -> None:
@@ -33,7 +34,8 @@ def test_the_spread_is_that_of_the_trained_models() -> None:
 
 def test_of_free_text_the_spread_is_that_of_the_perplexity() -> None:
     def text(perplexity: float) -> dict[str, Any]:
-        return {"task": "generation", "models": [{"name": "adapter", "metrics": {}, "perplexity": perplexity}]}
+        model = {"name": "adapter", "metrics": {}, "perplexity": perplexity, "perplexity_interval": None}
+        return {"task": "generation", "models": [model]}
 
     found = text(4.0)
     add_seeds(found, 42, {43: text(6.0)})

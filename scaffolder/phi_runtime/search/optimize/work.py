@@ -15,8 +15,7 @@ from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.data.dataset import data_context
 from phi_runtime.evaluation.comparison import evaluate
-from phi_runtime.evaluation.metrics import headline
-from phi_runtime.evaluation.model_processes import ModelProcesses
+from phi_runtime.evaluation.metrics import main_result
 from phi_runtime.evaluation.worker import ModelTask, work_apart
 from phi_runtime.hardware.device import pick_device
 from phi_runtime.inference.loading import context_length
@@ -102,28 +101,28 @@ def _evaluate(job: _Job, ref: ModelRef, device: str, context_tokens: int = 0) ->
         if event.event == "warning":
             job.emit(event)
 
-    with ModelProcesses([ref], device, task.folder) as processes:
-        content = evaluate(
-            job.workflow,
-            training,
-            [(task.name, ref)],
-            place,
-            task.folder,
-            processes,
-            emit_warnings,
-            task.name,
-            context_tokens=context_tokens,
-        )
-    result: dict[str, Any] = next(iter(content["models"]), {})
-    metrics = result.get("metrics") or {}
-    metric = headline(content["task"])
+    content = evaluate(
+        job.workflow,
+        training,
+        [(task.name, ref)],
+        place,
+        task.folder,
+        device,
+        emit_warnings,
+        task.name,
+        context_tokens=context_tokens,
+    )
+    if not content["models"]:  # no rows
+        return {"rows": 0, "metrics": {}, "metric": "perplexity", "score": None, "perplexity": None}
+    [result] = content["models"]
+    metric, score, _ = main_result(content["task"], result)
     return {
         "rows": content["rows"],
-        "metrics": metrics,
-        "metric": metric if metrics else "perplexity",
-        "score": metrics.get(metric, result.get("perplexity")),
-        "perplexity": result.get("perplexity"),
-        **(_performance(result) if result else {}),
+        "metrics": result["metrics"],
+        "metric": metric,
+        "score": score,
+        "perplexity": result["perplexity"],
+        **_performance(result),
     }
 
 

@@ -17,7 +17,7 @@ from phi_runtime.config.schema import Sweep, Workflow
 from phi_runtime.config.search_space import full_key
 from phi_runtime.core.artifacts import digest, read_json, replace_unless_edited, write_json, write_text
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.evaluation.metrics import headline
+from phi_runtime.evaluation.metrics import main_result
 from phi_runtime.evaluation.row_results import RESULTS
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.model_names import comparison_name
@@ -160,7 +160,7 @@ def seed_spread(workflow: Workflow, settings: TrialSettings) -> tuple[list[float
         content = read_json(evaluation_folder(workflow, settings.project, settings.stage) / RESULTS)
         name = comparison_name(workflow, settings.stage)
         model = next(model for model in content["models"] if model["name"] == name)
-        metric = headline(content["task"]) if model["metrics"] else metrics.PERPLEXITY
+        metric, _, _ = main_result(content["task"], model)
         if metric == settings.metric and model["seeds"]:
             return model["seeds"]["values"], content["rows_of"]
     return None

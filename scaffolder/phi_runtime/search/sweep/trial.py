@@ -178,24 +178,21 @@ def _figures(settings: TrialSettings, workflow: Workflow, project: ProjectFolder
 def _evaluated(settings: TrialSettings, workflow: Workflow, project: ProjectFolder, emit: Emit) -> dict[str, float]:
     """Evaluate the trained model on the validation rows."""
     from phi_runtime.evaluation.comparison import evaluate
-    from phi_runtime.evaluation.model_processes import ModelProcesses
     from phi_runtime.hardware.device import pick_device
 
     models = existing_models(workflow, project)
     out = project.gen_model / "evaluation"
     out.mkdir(exist_ok=True)
-    model = models[settings.stage]
-    with ModelProcesses([model], pick_device(workflow.host_device), out) as processes:
-        content = evaluate(
-            workflow,
-            settings.stage,
-            [(comparison_name(workflow, settings.stage), model)],
-            data_context(project, models[BASE], settings.overrides),
-            out,
-            processes,
-            emit,
-            EVALUATE,
-        )
+    content = evaluate(
+        workflow,
+        settings.stage,
+        [(comparison_name(workflow, settings.stage), models[settings.stage])],
+        data_context(project, models[BASE], settings.overrides),
+        out,
+        pick_device(workflow.host_device),
+        emit,
+        EVALUATE,
+    )
     result = content["models"][0]
     return {**result["metrics"], metric.PERPLEXITY: result["perplexity"]}
 
