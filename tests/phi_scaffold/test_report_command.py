@@ -12,6 +12,7 @@ from phi_runtime.core.project import ProjectFolder
 from phi_scaffold.show import report as show
 from tests.conftest import Cli
 from tests.factory import tiny_project
+from tests.phi_scaffold.test_cli import imported
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def test_a_report_of_a_project_that_never_ran_names_the_first_command(cli: Cli, 
     result = cli("report", "--project", project.root)
     assert (result.code, result.out) == (0, "Report: gen-model/report.html\n")
     assert "phi-scaffold run" in (project.gen_model / "report.html").read_text(encoding="utf-8")
+    assert not imported(["report"], project.root) & {"numpy", "torch"}
 
 
 def test_the_content_is_printed_as_json(cli: Cli, project: ProjectFolder) -> None:

@@ -51,7 +51,7 @@ _LABELS = 20  # that are listed
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class ModelOrigin:
     """Origin of a base model.
 
     Attributes:
@@ -89,7 +89,7 @@ class CardModel:
 
     title: str
     kind: str
-    base: BaseModel
+    base: ModelOrigin
     trainings: Sequence[Facts]
     names: Sequence[str]
     precision: str = ""

@@ -17,7 +17,7 @@ from phi_runtime.models.place import base_model_path, cached_name, hub_name
 from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.stage import Stage
-from phi_runtime.report.card import BaseModel, CardModel, model_card
+from phi_runtime.report.card import CardModel, ModelOrigin, model_card
 from phi_runtime.report.facts import Facts, read_facts
 from phi_runtime.report.history import RecordedRun, read_runs
 
@@ -30,7 +30,7 @@ def write_cards(project: ProjectFolder, workflow: Workflow) -> list[str]:
     A card that the user edited, or that a pass wrote as part of its output, is kept.
 
     Returns:
-        Messages about edited cards that differ from the current facts.
+        A message about each edited card.
     """
     stages = {stage.name: stage for stage in plan(workflow, project)}
     runs = read_runs(project)
@@ -81,7 +81,7 @@ def _card_model(
     )
 
 
-def base_model(project: ProjectFolder, workflow: Workflow) -> BaseModel:
+def base_model(project: ProjectFolder, workflow: Workflow) -> ModelOrigin:
     """Return the origin of the base model; a folder of the user is named without its path."""
     path = base_model_path(workflow.input_model, project)
     manifest = read_manifest(path)
@@ -90,10 +90,10 @@ def base_model(project: ProjectFolder, workflow: Workflow) -> BaseModel:
     license_ = str(facts.get("license") or "").lower()
     if embedded := EMBEDDED.get(name):
         note = f"converted to the Phi-3 architecture from the 4-bit file in `{embedded.requirement}`"
-        return BaseModel(name, embedded.origin, "", note, license_)
+        return ModelOrigin(name, embedded.origin, "", note, license_)
     source = str(facts.get("source") or "")
     hub_id = source.removeprefix("hub:") if source.startswith("hub:") else hub_name(path, project)
-    return BaseModel(name, hub_id, str(facts.get("commit") or ""), "", license_)
+    return ModelOrigin(name, hub_id, str(facts.get("commit") or ""), "", license_)
 
 
 def _evaluation(workflow: Workflow, training: str, stages: dict[str, Stage]) -> dict[str, Any] | None:

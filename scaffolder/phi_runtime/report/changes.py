@@ -14,25 +14,25 @@ EVALUATION = "evaluation.json"
 _ALTERNATIVES = 3  # changes that one finding names
 
 
-class Change(NamedTuple):
+class AdvisedChange(NamedTuple):
     """New values by dotted key from the top of the file, to be set together."""
 
     values: Mapping[str, Any]
     in_evaluation: bool = False
 
 
-def open_changes(changes: Iterable[Change], workflow: Workflow) -> list[Change]:
+def open_changes(changes: Iterable[AdvisedChange], workflow: Workflow) -> list[AdvisedChange]:
     """Return the first changes whose values the config does not have, without the values that it has."""
     left = []
     for change in changes:
         top = workflow.evaluation if change.in_evaluation else workflow
         values = {key: value for key, value in change.values.items() if value_at(top, key) != value}
         if values:
-            left.append(Change(values, change.in_evaluation))
+            left.append(AdvisedChange(values, change.in_evaluation))
     return left[:_ALTERNATIVES]
 
 
-def as_text(change: Change, workflow: Workflow) -> str:
+def as_text(change: AdvisedChange, workflow: Workflow) -> str:
     """Return a change as text: `num_train_epochs 3 → 1`."""
     top = workflow.evaluation if change.in_evaluation else workflow
     pairs = ((key, value_at(top, key), value) for key, value in change.values.items())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from phi_runtime.data.labels import shortened
 from phi_runtime.evaluation.intervals import wilson
 from phi_runtime.evaluation.row_results import RowResult
-from phi_runtime.report.changes import Change, value_at
+from phi_runtime.report.changes import AdvisedChange, value_at
 from phi_runtime.report.facts import Facts
 from phi_runtime.report.figures import count, percent, percents
 from phi_runtime.report.finding import MUCH, data_key, finding, rows_file
@@ -54,7 +54,7 @@ def leaks(facts: Facts) -> Iterator[Diagnosis]:
         "check" if total >= MUCH * rows else "ready",
         "remove the repeated rows; `phi-scaffold data check` lists them"
         + ("" if own else ", or set group_by to the column of what belongs together"),
-        [Change(split_off)] if own else [],
+        [AdvisedChange(split_off)] if own else [],
         setting="" if own else f"{data_key(facts)}.group_by",
     )
 
@@ -169,10 +169,12 @@ def few_training_rows(facts: Facts) -> Iterator[Diagnosis]:
     place = data_key(facts)
     changes = []
     if value_at(facts.workflow, f"{place}.max_samples"):
-        changes.append(Change({f"{place}.max_samples": None}))
+        changes.append(AdvisedChange({f"{place}.max_samples": None}))
     split = value_at(facts.workflow, f"{place.rpartition('.')[0]}.load_dataset_config.split") or ""
     if "[" in split:
-        changes.append(Change({f"{place.rpartition('.')[0]}.load_dataset_config.split": split.partition("[")[0]}))
+        changes.append(
+            AdvisedChange({f"{place.rpartition('.')[0]}.load_dataset_config.split": split.partition("[")[0]})
+        )
     files = ", ".join((data or {}).get("files", ()))
     evidence = f"{count(rows, 'training row')}{per_label}"
     yield finding(facts, "too few training rows", evidence, "ready", f"add rows: {needed} or more", changes, file=files)
@@ -189,7 +191,7 @@ def long_rows(facts: Facts) -> Iterator[Diagnosis]:
         return
     fate = {"drop": "are dropped", "truncate": "are cut", "split": "are split"}[data["over_long"]]
     evidence = f"{rows['too_long']} of {count(rows['kept'], 'row')} exceed {data['max_seq_len']} tokens and {fate}"
-    change = Change({f"data_configs.{data['name']}.pre_process_data_config.max_seq_len": -(-longest // 64) * 64})
+    change = AdvisedChange({f"data_configs.{data['name']}.pre_process_data_config.max_seq_len": -(-longest // 64) * 64})
     yield finding(facts, "rows too long", evidence, "check" if share >= MANY_LONG else "ready", "", [change])
 
 

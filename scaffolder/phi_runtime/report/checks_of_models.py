@@ -8,7 +8,7 @@ from dataclasses import replace
 from phi_runtime.config.schema import ExportPass
 from phi_runtime.export.gate_limits import more_exact
 from phi_runtime.pipeline.model_names import comparison_models
-from phi_runtime.report.changes import Change, value_at
+from phi_runtime.report.changes import AdvisedChange, value_at
 from phi_runtime.report.facts import Facts, Model
 from phi_runtime.report.figures import count, difference, loss_is_open, quality
 from phi_runtime.report.finding import MUCH, data_key, evaluation_key, finding, rows_file
@@ -27,7 +27,7 @@ NO_GAIN: tuple[ProblemKind, ...] = ("no better than a simple baseline", "no bett
 def unmeasured(facts: Facts) -> Iterator[Diagnosis]:
     """Check for a comparison without rows, or without another model."""
     if not facts.measured:
-        size = Change({f"passes.{facts.training}.eval_dataset_size": 0.1})
+        size = AdvisedChange({f"passes.{facts.training}.eval_dataset_size": 0.1})
         step = facts.step
         if too_long := facts.evaluation.get("too_long"):
             evidence = f"{count(too_long, 'row')} exceed the context of a model, and none is left to measure"
@@ -56,7 +56,7 @@ def truncated(facts: Facts) -> Iterator[Diagnosis]:
         return
     limit = facts.workflow.evaluation.of(facts.training).max_new_tokens
     evidence = f"{cut} of {count(rows, 'answer')} end at max_new_tokens, after {limit} tokens"
-    change = Change({evaluation_key(facts, "max_new_tokens"): 2 * limit}, in_evaluation=True)
+    change = AdvisedChange({evaluation_key(facts, "max_new_tokens"): 2 * limit}, in_evaluation=True)
     yield finding(facts, "truncated answers", evidence, "check", "", [change])
 
 
@@ -68,7 +68,7 @@ def few_test_rows(facts: Facts) -> Iterator[Diagnosis]:
     evidence, total = quality(trained, facts.metric, rows), facts.evaluation["total_rows"]
     changes = []
     if rows < total:
-        changes.append(Change({evaluation_key(facts, "max_rows"): min(total, 10 * rows)}, in_evaluation=True))
+        changes.append(AdvisedChange({evaluation_key(facts, "max_rows"): min(total, 10 * rows)}, in_evaluation=True))
     side = facts.evaluation["rows_of"]
     own, key = (
         ("test_data_config", "test_dataset_size") if side == "test" else ("eval_data_config", "eval_dataset_size")
@@ -77,7 +77,7 @@ def few_test_rows(facts: Facts) -> Iterator[Diagnosis]:
     size = value_at(facts.workflow, f"passes.{facts.training}.{key}") or 0
     larger = 0.2 if every >= _ROWS_FOR_A_FIFTH else 0.3
     if facts.step and not getattr(facts.step, own) and (size if size < 1 else size / every) < larger:
-        changes.append(Change({f"passes.{facts.training}.{key}": larger}))
+        changes.append(AdvisedChange({f"passes.{facts.training}.{key}": larger}))
     action = f"add {side} rows: 100 or more are needed to see a difference of 10 points"
     yield finding(facts, "too few test rows", evidence, "check", action, changes, file=rows_file(facts))
 
@@ -108,21 +108,21 @@ def no_gain(facts: Facts) -> Iterator[Diagnosis]:
     yield finding(facts, problem, evidence, light, action, list(_more_training(facts)))
 
 
-def _more_training(facts: Facts) -> Iterator[Change]:
+def _more_training(facts: Facts) -> Iterator[AdvisedChange]:
     """Yield ways to learn more from the rows."""
     place = f"passes.{facts.training}"
     now = {key: value_at(facts.workflow, f"{place}.{key}") for key in ("training_args.num_train_epochs", "r")}
     steps = value_at(facts.workflow, f"{place}.training_args.max_steps") or -1
     if value_at(facts.workflow, f"{place}.completion_only_loss") is False:
-        yield Change({f"{place}.completion_only_loss": True})
+        yield AdvisedChange({f"{place}.completion_only_loss": True})
     if steps > 0:
-        yield Change({f"{place}.training_args.max_steps": 2 * steps})
+        yield AdvisedChange({f"{place}.training_args.max_steps": 2 * steps})
     elif (epochs := now["training_args.num_train_epochs"]) and epochs < _USUAL_EPOCHS:
-        yield Change({f"{place}.training_args.num_train_epochs": 2 * epochs})
+        yield AdvisedChange({f"{place}.training_args.num_train_epochs": 2 * epochs})
     if rate := value_at(facts.workflow, f"{place}.training_args.learning_rate"):
-        yield Change({f"{place}.training_args.learning_rate": float(f"{2 * rate:.2g}")})
+        yield AdvisedChange({f"{place}.training_args.learning_rate": float(f"{2 * rate:.2g}")})
     if (rank := now["r"]) and rank < 64:
-        yield Change({f"{place}.r": 2 * rank})
+        yield AdvisedChange({f"{place}.r": 2 * rank})
 
 
 def rounding(facts: Facts) -> Iterator[Diagnosis]:
@@ -152,7 +152,7 @@ def _light_of_loss(model: Model, facts: Facts) -> Light:
     return "check" if loss >= MUCH and loss_is_open(versus) else "ready"
 
 
-def _more_exact(facts: Facts, name: str) -> Iterator[Change]:
+def _more_exact(facts: Facts, name: str) -> Iterator[AdvisedChange]:
     """Yield changes by which the export `name` loses less, the cheapest first; a higher precision is the last."""
     step = facts.workflow.passes.get(name)
     if not isinstance(step, ExportPass):
@@ -160,8 +160,8 @@ def _more_exact(facts: Facts, name: str) -> Iterator[Change]:
     training = facts.workflow.passes.get(facts.training)
     for change in more_exact(step, facts.workflow.execution_provider, has_rows=training is not None):
         if "precision" in change.values and step.precision == "int4" and hasattr(training, "int4_aware"):
-            yield Change({f"passes.{facts.training}.int4_aware": True})
-        yield Change({f"passes.{name}.{key}": value for key, value in change.values.items()})
+            yield AdvisedChange({f"passes.{facts.training}.int4_aware": True})
+        yield AdvisedChange({f"passes.{name}.{key}": value for key, value in change.values.items()})
 
 
 def mostly_wrong(facts: Facts) -> Iterator[Diagnosis]:
@@ -191,5 +191,5 @@ def chosen(facts: Facts) -> Iterator[Diagnosis]:
     if not facts.measured or not chosen:
         return
     evidence = f"on the same {count(facts.evaluation['total_rows'], 'validation row')}: {', '.join(chosen)}"
-    change = Change({f"passes.{facts.training}.test_dataset_size": 0.1})
+    change = AdvisedChange({f"passes.{facts.training}.test_dataset_size": 0.1})
     yield finding(facts, "chosen on these rows", evidence, "ready", "", [change])

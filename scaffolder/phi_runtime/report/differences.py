@@ -18,7 +18,7 @@ from phi_runtime.report.history import MainScore, RecordedEvaluation, RecordedRu
 
 
 @dataclass(frozen=True)
-class Change:
+class ValueChange:
     """A value that differs; `before` or `after` is None where it is absent."""
 
     key: str
@@ -62,9 +62,9 @@ class RunDifferences:
 
     before: RecordedRun
     after: RecordedRun
-    settings: list[Change]
-    environment: list[Change]
-    data: list[Change]
+    settings: list[ValueChange]
+    environment: list[ValueChange]
+    data: list[ValueChange]
     scores: list[ScoreChange]
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,11 +90,11 @@ def compare_runs(before: RecordedRun, after: RecordedRun) -> RunDifferences:
     )
 
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[ValueChange]:
     """Return the keys whose values differ, in the order of `before`, with those that only `after` has at the end."""
     keys = {**before, **after}
     pairs = ((key, before.get(key), after.get(key)) for key in keys)
-    return [Change(key, old, new) for key, old, new in pairs if old != new]
+    return [ValueChange(key, old, new) for key, old, new in pairs if old != new]
 
 
 def flattened(value: Any, path: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from phi_runtime.report.changes import EVALUATION, Change, as_text, open_changes, value_at
+from phi_runtime.report.changes import EVALUATION, AdvisedChange, as_text, open_changes, value_at
 from phi_runtime.report.facts import Facts
 from phi_runtime.training.diagnosis import Diagnosis
 from phi_runtime.training.diagnosis.problem import Light, ProblemKind
@@ -19,7 +19,7 @@ def finding(
     evidence: str,
     light: Light,
     action: str,
-    changes: Iterable[Change] = (),
+    changes: Iterable[AdvisedChange] = (),
     *,
     file: str = "",
     setting: str = "",

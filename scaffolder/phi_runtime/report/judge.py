@@ -7,7 +7,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from phi_runtime.report.rating_sheet import Judgment, Sheet, SheetRow
 
 KEY = "OPENAI_API_KEY"
 _TIMEOUT_S = 120
+_LIMIT_BYTES = 1_000_000  # of a reply
 _MAX_TEXT = 6000  # characters of a prompt or an answer that the judge is sent
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _CHOICES = ("A", "B", "tie")
@@ -48,9 +49,9 @@ Ask = Callable[[str], str]
 """Sends a question to the judge and returns its reply."""
 
 
-def judge_sheet(sheet: Sheet, ask: Ask) -> list[Judgment]:
-    """Return the judgment of each row; equal answers are a tie without a question."""
-    return [_judgment(row, ask) for row in sheet.rows]
+def judge_sheet(sheet: Sheet, ask: Ask, judged: Container[int] = ()) -> Iterator[tuple[int, Judgment]]:
+    """Yield the judgment of each row that is not `judged` yet, by its index; equal answers are a tie without a question."""
+    return ((index, _judgment(row, ask)) for index, row in enumerate(sheet.rows) if index not in judged)
 
 
 def _judgment(row: SheetRow, ask: Ask) -> Judgment:
@@ -156,7 +157,7 @@ def _request(url: str, key: str, body: dict[str, Any] | None = None) -> Any:
         request.add_header("Authorization", f"Bearer {key}")
     try:
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT_S) as response:
-            return json.load(response)
+            return json.loads(response.read(_LIMIT_BYTES))
     except urllib.error.HTTPError as e:
         detail = e.read(300).decode(errors="replace").strip()
         raise NetworkError(

@@ -9,11 +9,7 @@ import numpy as np
 
 from phi_runtime.evaluation.intervals import Scores, bootstrap, compare, interval_of, mcnemar, wilson
 from phi_runtime.report.rating_sheet import SCALE, Judgment, Rating, Sheet
-
-LEAST_ALPHA = 0.667  # Krippendorff 2004, Content Analysis, p. 241: below it, no conclusion
-
-LEAST_KAPPA = 0.6  # of a judge and people: "substantial" of Landis and Koch 1977, doi:10.2307/2529310
-LEAST_HUMAN_ROWS = 30
+from phi_runtime.report.rating_text import LEAST_ALPHA, LEAST_HUMAN_ROWS, LEAST_KAPPA
 
 Ratings = Mapping[int, Rating]
 """Ratings of one person, by the index of the row."""

@@ -11,7 +11,6 @@ from phi_runtime.core.errors import Conflict, DataError, Location, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.report.judge import Ask, judge_sheet
 from phi_runtime.report.project_facts import ProjectFacts, TrainingFacts
-from phi_runtime.report.rating import evaluate_ratings
 from phi_runtime.report.rating_sheet import (
     Sheet,
     as_csv,
@@ -19,6 +18,7 @@ from phi_runtime.report.rating_sheet import (
     judge_of,
     read_judgments,
     read_ratings,
+    safe_cell,
     sheet_id,
 )
 from phi_runtime.report.stored_ratings import key_path, result_path
@@ -45,16 +45,39 @@ def write_sheet(
     return sheet
 
 
-def judged_path(path: Path) -> Path:
-    """Return the path of a sheet that a judge fills in: rate.csv → rate.judge.csv. Raises Conflict."""
+def judged_path(path: Path, sheet: Sheet) -> Path:
+    """Return the path of a sheet that a judge fills in: rate.csv → rate.judge.csv.
+
+    Raises:
+        Conflict: It exists, and is not a part of the sheet that a judge did not complete.
+    """
     out = path.with_suffix(".judge.csv")
-    _check_new(out)
+    is_part = out.exists() and judge_of(out) and sheet_id(out) == sheet.id
+    if not is_part or len(read_judgments(out, sheet)) == len(sheet.rows):
+        _check_new(out)
     return out
 
 
 def write_judged(sheet: Sheet, out: Path, judge: str, ask: Ask) -> None:
-    """Let a language model fill in a sheet. Raises PhiError."""
-    write_text(out, f"\ufeff{as_csv(sheet, judge, judge_sheet(sheet, ask))}")
+    """Let a language model fill in the rows of a sheet that are not judged at `out`.
+
+    After a failure, those that are judged are kept: each reply may have been paid for.
+
+    Raises:
+        PhiError: The judge cannot be reached, or another one has filled in rows.
+    """
+    judgments = {}
+    if out.exists():
+        if judge_of(out) != safe_cell(judge):
+            fix = f"name {judge_of(out)}, or delete the file"
+            raise Conflict("another model has judged rows", where=Location(out), fix=fix)
+        judgments = read_judgments(out, sheet)
+    try:
+        for index, judgment in judge_sheet(sheet, ask, judgments):
+            judgments[index] = judgment
+    finally:
+        if judgments:
+            write_text(out, f"\ufeff{as_csv(sheet, judge, judgments)}")
 
 
 def _check_new(path: Path) -> None:
@@ -82,6 +105,8 @@ def evaluate_files(project: ProjectFolder, paths: Sequence[Path]) -> dict[str, A
     Raises:
         DataError: A file is not a sheet of this project, a cell is not a rating, or nothing is rated.
     """
+    from phi_runtime.report.rating import evaluate_ratings  # imports numpy
+
     ids = {path: sheet_id(path) for path in paths}
     first = ids[paths[0]]
     if other := next((path for path in paths if ids[path] != first), None):

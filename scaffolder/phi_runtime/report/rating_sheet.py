@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from phi_runtime.core.artifacts import digest
@@ -177,22 +178,23 @@ def _sheet_row(row: RowResult, models: tuple[str, str], generator: random.Random
     )
 
 
-def as_csv(sheet: Sheet, judge: str = "", judgments: Sequence[Judgment] = ()) -> str:
+def as_csv(sheet: Sheet, judge: str = "", judgments: Mapping[int, Judgment] = MappingProxyType({})) -> str:
     """Return the sheet without the names of its models; no cell is a formula.
 
     Args:
         judge: Name of the model that has filled it in.
-        judgments: Of each row.
+        judgments: By the index of the row.
     """
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow((*_COLUMNS, *(_JUDGE_COLUMNS if judge else ())))
     for index, row in enumerate(sheet.rows):
         answers = row.answers if row.first == "A" else row.answers[::-1]
-        cells = map(_safe, (row.place, row.prompt, row.expected, *answers))
-        empty = ("", "", _better(row, judgments[index].preference) if judge else "", "")
-        replies = judgments[index].in_order_of(row) if judge else ()
-        judged = (_safe(judge), *(reply or "no answer" for reply in replies)) if judge else ()
+        cells = map(safe_cell, (row.place, row.prompt, row.expected, *answers))
+        judgment = judgments.get(index)
+        empty = ("", "", _better(row, judgment.preference) if judgment else "", "")
+        replies = (reply or "no answer" for reply in judgment.in_order_of(row)) if judgment else ()
+        judged = (safe_cell(judge), *replies) if judgment else ()
         writer.writerow((f"sheet {sheet.id}", index + 1, *cells, *empty, *judged))
     return out.getvalue()
 
@@ -203,7 +205,7 @@ def _better(row: SheetRow, preference: int | None) -> str:
     return row.first if preference < 0 else "B" if row.first == "A" else "A"
 
 
-def _safe(cell: str) -> str:
+def safe_cell(cell: str) -> str:
     """Return a cell that a spreadsheet shows as text (OWASP, CSV injection)."""
     cell = inert(cell)
     return f"'{cell}" if cell.startswith("\t") or cell.lstrip().startswith(_FORMULA) else cell
@@ -273,16 +275,19 @@ def judge_of(path: Path) -> str:
 
 
 def read_judgments(path: Path, sheet: Sheet) -> dict[int, Judgment]:
-    """Return what a judge has said in both orders, by the index of the row. Raises DataError."""
+    """Return what a judge has said in both orders, by the index of the row; rows that it did not get to are absent.
+
+    Raises:
+        DataError: A number is not that of a row.
+    """
     judgments = {}
     for row in _read(path):
         number = _integer(
             path, f"row {row.get('number')}", "number", row.get("number", ""), range(1, len(sheet.rows) + 1)
         )
-        if number is not None:
-            replies = [
-                reply if (reply := row.get(name, "").strip()) in _SECOND_AS_B else None for name in _JUDGE_COLUMNS[1:]
-            ]
+        cells = [row.get(name, "").strip() for name in _JUDGE_COLUMNS[1:]]
+        if number is not None and any(cells):
+            replies = [cell if cell in _SECOND_AS_B else None for cell in cells]
             first_as_a, first_as_b = replies if sheet.rows[number - 1].first == "A" else replies[::-1]
             judgments[number - 1] = Judgment(first_as_a, first_as_b)
     return judgments

@@ -1,4 +1,4 @@
-"""Sentences on ratings, for the terminal and the page."""
+"""Sentences on ratings, for the terminal and the page, and the limits that they name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from phi_runtime.core.units import interval, percent, percents
-from phi_runtime.report.rating import LEAST_ALPHA, LEAST_HUMAN_ROWS, LEAST_KAPPA
+
+LEAST_ALPHA = 0.667  # Krippendorff 2004, Content Analysis, p. 241: below it, no conclusion
+LEAST_KAPPA = 0.6  # of a judge and people: "substantial" of Landis and Koch 1977, doi:10.2307/2529310
+LEAST_HUMAN_ROWS = 30
 
 
 def rated_rows(result: Mapping[str, Any]) -> str:

@@ -72,7 +72,8 @@ def report(
     from phi_scaffold.show.terminal import note
 
     if judge:
-        key, out = read_key(project, files[0]), judged_path(files[0])
+        key = read_key(project, files[0])
+        out = judged_path(files[0], key)
         what = f"prompts, references and answers of {key.differing_in_sheet:,} rows"
         if not is_url(judge):
             name, ask = judge_model or judge, local_judge(project, judge)

@@ -10,7 +10,7 @@ from phi_runtime.core.errors import Location
 from phi_runtime.core.secrets import masked
 
 _TAB = 4
-_REACH = 2_000  # characters on each side of the column that are read: more than a terminal shows
+_REACH = 2_000  # characters on each side of the column that are looked at: more than a terminal shows
 _WORD = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|[^\s,:\[\]{}"']+|.""")
 _HUB_TOKEN = re.compile(r"hf_\w+")
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from phi_runtime.core.units import duration, interval, percent, percents, size
 from phi_runtime.pipeline.run_record import FIGURES, energy_text
-from phi_runtime.report.differences import Change, changes, chosen_config, flattened, inputs_of
+from phi_runtime.report.differences import ValueChange, changes, chosen_config, flattened, inputs_of
 from phi_runtime.report.history import MainScore, run_before
 from phi_scaffold.show.terminal import console, prose, table
 
@@ -147,7 +147,7 @@ def _figures(run: RecordedRun) -> dict[str, dict[str, Any]]:
     return {stage["stage"]: stage for stage in run.stages}
 
 
-def _changes_since(before: RecordedRun | None, run: RecordedRun) -> list[Change]:
+def _changes_since(before: RecordedRun | None, run: RecordedRun) -> list[ValueChange]:
     return changes(flattened(before.config), flattened(run.config)) if before else []
 
 
@@ -189,7 +189,7 @@ def _paired(change: ScoreChange) -> str:
     return f"{difference.outcome}: {scale * difference.value:+.{digits}f} {unit}{ends}, {rows}"
 
 
-def _changes(title: str, found: Iterable[Change]) -> None:
+def _changes(title: str, found: Iterable[ValueChange]) -> None:
     lines = [f"  {change.key}: {_short(change.before)} → {_short(change.after)}" for change in found]
     _section(title, lines or ["  none"])
 

@@ -26,14 +26,14 @@ from phi_runtime.core.signed_text import is_edited, signed
 from phi_runtime.pipeline.engine import Outcome
 from phi_runtime.pipeline.load import load_config, load_workflow
 from phi_runtime.report import finish
-from phi_runtime.report.card import BaseModel, CardModel, model_card
+from phi_runtime.report.card import CardModel, ModelOrigin, model_card
 from phi_runtime.report.cards import base_model, write_cards
 from phi_runtime.report.facts import Facts
 from phi_runtime.report.verdict import with_verdicts
 from tests.conftest import Listener, MakeProject, edit_config, states
 
 HUB_FACTS = {"source": "hub:org/tiny", "commit": "c1", "license": "MIT"}
-HUB_BASE = BaseModel("org/base", "org/base", "0123abc", "", "mit")
+HUB_BASE = ModelOrigin("org/base", "org/base", "0123abc", "", "mit")
 
 
 def summary(name: str, right: int, versus: dict[str, Any] | None = None, **metrics: float) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def test_each_kind_of_model_has_its_library_relation_and_example(
 
 def test_a_model_without_scores_or_known_base_has_a_valid_card(facts: Facts) -> None:
     bare = replace(facts, evaluation={}, data={}, counts={})
-    card = card_of(bare, base=BaseModel("mine"), name="")
+    card = card_of(bare, base=ModelOrigin("mine"), name="")
     assert card.data.to_dict().keys() == {"datasets", "library_name", "pipeline_tag", "tags"}
     assert "model was not evaluated" in card.text
 
@@ -185,14 +185,14 @@ def test_a_hub_data_set_is_named_by_its_id(facts: Facts) -> None:
         (
             "org/tiny",
             {"source": "hub:org/tiny", "commit": "c1", "license": "MIT"},
-            BaseModel("org/tiny", "org/tiny", "c1", "", "mit"),
+            ModelOrigin("org/tiny", "org/tiny", "c1", "", "mit"),
         ),
         ("../model-cache/smollm2-135m", {"license": "Apache-2.0"}, None),
-        ("/somewhere/private/mine", None, BaseModel("mine")),
+        ("/somewhere/private/mine", None, ModelOrigin("mine")),
     ],
 )
 def test_the_base_is_named_without_its_path(
-    make_project: MakeProject, path: str, facts: dict[str, Any] | None, expected: BaseModel | None
+    make_project: MakeProject, path: str, facts: dict[str, Any] | None, expected: ModelOrigin | None
 ) -> None:
     project = make_project()
     edit_config(project, lambda c: c["input_model"].update(model_path=path))

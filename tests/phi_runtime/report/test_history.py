@@ -18,7 +18,14 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.evaluation.intervals import Difference, Interval
 from phi_runtime.pipeline.engine import run as run_workflow
 from phi_runtime.pipeline.load import load_config
-from phi_runtime.report.differences import Change, RunDifferences, ScoreChange, chosen_config, compare_runs, flattened
+from phi_runtime.report.differences import (
+    RunDifferences,
+    ScoreChange,
+    ValueChange,
+    chosen_config,
+    compare_runs,
+    flattened,
+)
 from phi_runtime.report.history import MainScore, RecordedRun, find_run, read_runs, run_before
 from phi_runtime.report.reproduction import compare_outputs, plan_reproduction
 from phi_scaffold.show.runs import differences
@@ -190,17 +197,17 @@ def test_differences_are_settings_versions_data_and_base_model(project: ProjectF
     found = compare_runs(before, after)
     rank = flattened(before.config)["passes.finetune.r"]
     assert found.settings == [
-        Change("passes.finetune.r", rank, 4),
-        Change("passes.finetune.lora_dropout", flattened(before.config)["passes.finetune.lora_dropout"], 0.1),
+        ValueChange("passes.finetune.r", rank, 4),
+        ValueChange("passes.finetune.lora_dropout", flattened(before.config)["passes.finetune.lora_dropout"], 0.1),
     ]
     assert found.data == [
-        Change("git commit", "c1", "c2"),
-        Change("datasets/train.jsonl", "sha256 aa", "sha256 bb"),
+        ValueChange("git commit", "c1", "c2"),
+        ValueChange("datasets/train.jsonl", "sha256 aa", "sha256 bb"),
     ]
     assert found.environment == [
-        Change("cores", 1, 2),
-        Change("torch", "2.13.0", "2.14.0"),
-        Change("peft", None, "1"),
+        ValueChange("cores", 1, 2),
+        ValueChange("torch", "2.13.0", "2.14.0"),
+        ValueChange("peft", None, "1"),
     ]
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.errors import NetworkError, PhiError, UsageError
+from phi_runtime.core.errors import Conflict, NetworkError, PhiError, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.report.judge import KEY, connect, is_on_this_machine, judge_sheet, local_judge
 from phi_runtime.report.rating import evaluate_ratings
+from phi_runtime.report.rating_files import judged_path, write_judged
 from phi_runtime.report.rating_sheet import Judgment, Rating, Sheet, SheetRow, as_csv, judge_of, read_judgments
 from tests.judge_server import judge_server
 
@@ -42,27 +43,53 @@ def fair(question: str) -> str:
     ],
 )
 def test_a_preference_holds_in_both_orders(judge: Callable[[str], str], judgment: Judgment, preference: int) -> None:
-    assert judge_sheet(sheet_of(1), judge) == [judgment]
+    assert dict(judge_sheet(sheet_of(1), judge)) == {0: judgment}
     assert judgment.preference == preference
 
 
 def test_equal_answers_are_a_tie_without_a_question() -> None:
     questions: list[str] = []
-    judgments = judge_sheet(sheet_of(5, same=3), lambda question: questions.append(question) or fair(question))  # type: ignore[func-returns-value]
-    assert [judgment.preference for judgment in judgments] == [1, 1, 0, 0, 0]
+    judgments = dict(judge_sheet(sheet_of(5, same=3), lambda question: questions.append(question) or fair(question)))  # type: ignore[func-returns-value]
+    assert [judgment.preference for judgment in judgments.values()] == [1, 1, 0, 0, 0]
     assert len(questions) == 4
 
 
 def test_a_judged_sheet_holds_what_was_said_in_each_order(tmp_path: Path) -> None:
     sheet = sheet_of(3)
-    judgments = [Judgment("B", "A"), Judgment("A", "A"), Judgment(None, "B")]
+    judgments = dict(enumerate([Judgment("B", "A"), Judgment("A", "A"), Judgment(None, "B")]))
     path = tmp_path / "rate.judge.csv"
     path.write_text(as_csv(sheet, "=judge", judgments), encoding="utf-8")
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     assert [row["better"] for row in rows] == ["B", "tie", ""]  # the second model's answer is B in row 1
     assert [(row["as shown"], row["swapped"]) for row in rows] == [("B", "A"), ("A", "A"), ("no answer", "B")]
     assert judge_of(path) == "'=judge"
-    assert read_judgments(path, sheet) == dict(enumerate(judgments))
+    assert read_judgments(path, sheet) == judgments
+
+
+def test_replies_before_a_failure_are_kept_and_the_rows_after_it_are_judged_next(tmp_path: Path) -> None:
+    sheet, out = sheet_of(4, same=1), tmp_path / "rate.judge.csv"
+    questions: list[str] = []
+
+    def ask(question: str) -> str:
+        questions.append(question)
+        if len(questions) == 4:
+            raise NetworkError("no", fix="")
+        return fair(question)
+
+    with pytest.raises(NetworkError):
+        write_judged(sheet, out, "=judge", ask)
+    assert read_judgments(out, sheet) == {0: Judgment("B", "A")}
+    assert judged_path(tmp_path / "rate.csv", sheet) == out
+    with pytest.raises(Conflict, match="another model"):
+        write_judged(sheet, out, "other", ask)
+    write_judged(sheet, out, "=judge", ask)
+    assert len(questions) == 4 + 2 * 2
+    assert [judgment.preference for judgment in read_judgments(out, sheet).values()] == [1, 1, 1, 0]
+    with pytest.raises(Conflict, match="may be filled in"):
+        judged_path(tmp_path / "rate.csv", sheet)
+    out.write_text(as_csv(sheet), encoding="utf-8")  # of a person, who rates it
+    with pytest.raises(Conflict, match="may be filled in"):
+        judged_path(tmp_path / "rate.csv", sheet)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +123,7 @@ def test_rows_go_to_the_named_server_alone(monkeypatch: pytest.MonkeyPatch) -> N
     with judge_server(fair) as (url, requests):
         name, ask = connect(f"{url}/", None)
         assert name == "tiny-judge"
-        assert judge_sheet(sheet_of(1), ask) == [Judgment("B", "A")]
+        assert dict(judge_sheet(sheet_of(1), ask)) == {0: Judgment("B", "A")}
         assert {(r["authorization"], r["model"], r["temperature"]) for r in requests} == {
             ("Bearer secret", "tiny-judge", 0)
         }
@@ -110,6 +137,11 @@ def test_rows_go_to_the_named_server_alone(monkeypatch: pytest.MonkeyPatch) -> N
             redirected("?")
     with pytest.raises(NetworkError, match="cannot be reached"):
         connect(url, None)
+
+
+def test_a_reply_without_end_is_not_read_to_its_end() -> None:
+    with judge_server(lambda _: "A" * 2_000_000) as (url, _), pytest.raises(NetworkError):
+        connect(url, "x")[1]("?")
 
 
 @pytest.mark.parametrize("url", ["http://judge.example/v1", "file:///etc/passwd", "judge", "ftp://x/v1"])
@@ -145,7 +177,7 @@ def test_a_local_model_is_guided_to_a_choice(tmp_path: Path, monkeypatch: pytest
     session = SimpleNamespace(generator=SimpleNamespace(guides=True), answer=answer)
     monkeypatch.setattr("phi_runtime.pipeline.session.open_session", lambda *_: session)
     project = ProjectFolder(tmp_path, tmp_path / "olive-config.json")
-    assert judge_sheet(sheet_of(1), local_judge(project, "onnx")) == [Judgment("B", "A")]
+    assert dict(judge_sheet(sheet_of(1), local_judge(project, "onnx"))) == {0: Judgment("B", "A")}
     assert {(sampling.guide.kind, sampling.guide.text, sampling.temperature) for sampling in samplings} == {
         ("regex", "A|B|tie", 0.0)
     }
