@@ -15,8 +15,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -174,17 +174,31 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` next to `path`, then rename: a reader sees the old file or the new one, never a part.
+def partial_of(path: Path) -> Path:
+    """Return the name next to `path` under which it is written."""
+    return path.with_name(f".{path.name}.partial")
 
-    No link is followed: neither one at `path` nor one that somebody has put where the new file is written.
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield a free name next to `path` for a new file, which then becomes `path`; after an error it is removed.
+
+    A reader of `path` sees the old file or the new one, never a part.
     """
-    staged = path.with_name(f".{path.name}.partial")
-    staged.unlink(missing_ok=True)
-    with staged.open("x", encoding="utf-8", newline="\n") as file:
+    partial = partial_of(path)
+    partial.unlink(missing_ok=True)  # it may be a link, which is not followed
+    try:
+        yield partial
+        _fsync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to a `staged` file. No link is followed, neither one at `path` nor one under the name of the new file."""
+    with staged(path) as partial, partial.open("x", encoding="utf-8", newline="\n") as file:
         file.write(text)
-    _fsync(staged)
-    staged.replace(path)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -117,6 +117,12 @@ class Interrupted(PhiError):
 _KINDS: dict[str, type[PhiError]] = {"PhiError": PhiError} | {kind.__name__: kind for kind in PhiError.__subclasses__()}
 
 
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of an error's text that is not blank; the name of its class if there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__ if isinstance(error, BaseException) else "")
+
+
 def to_wire(error: PhiError) -> dict[str, Any]:
     """Return `error` as JSON for another process. A subclass from elsewhere travels as the nearest class of this module."""
     kind = next(kind.__name__ for kind in type(error).__mro__ if _KINDS.get(kind.__name__) is kind)

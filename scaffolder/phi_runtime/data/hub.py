@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -20,16 +19,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.core.errors import ConfigError, DataError, MissingDependency, NetworkError, PhiError
+from phi_runtime.core.artifacts import staged
+from phi_runtime.core.errors import ConfigError, DataError, MissingDependency, PhiError
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.models.hub_errors import hub_errors, reason
 
 INSTALL = 'pip install "datasets>=5.2,<6"'
 CONVERTED = "refs/convert/parquet"  # branch with the Hub's own Parquet copy of a data set
 _ROWS_AT_ONCE = 1000
 _TRIES = 2  # each makes six requests of huggingface_hub, over some 25 seconds
 _SHOWN_NAMES = 20
-_SHOWN_CHARACTERS = 200
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -217,8 +217,7 @@ def _not_json(leaf: Any) -> str:
 def _write(
     rows: Iterable[dict[str, Any]], target: Path, announced: int | None, emit: Emit, stage: str
 ) -> dict[str, Any]:
-    """Write the rows next to `target`, then rename; report progress twice a second."""
-    staged = target.with_name(f".{target.name}.partial")
+    """Write the rows, and report progress twice a second."""
     target.parent.mkdir(parents=True, exist_ok=True)
     count, columns, reported = 0, dict[str, None](), time.monotonic()
 
@@ -226,23 +225,16 @@ def _write(
         total = announced if announced and count <= announced else None
         emit(Event("progress", stage, {"done": count, "total": total, "unit": "rows"}))
 
-    try:
-        staged.unlink(missing_ok=True)
-        with staged.open("xb") as stream:  # no link is followed
-            for row in rows:
-                stream.write(_line(row))
-                count += 1
-                columns |= dict.fromkeys(row)
-                if time.monotonic() - reported >= 0.5:
-                    reported = time.monotonic()
-                    report()
-            stream.flush()
-            os.fsync(stream.fileno())
-            size_bytes = stream.tell()
+    with staged(target) as partial, partial.open("xb") as stream:  # no link is followed
+        for row in rows:
+            stream.write(_line(row))
+            count += 1
+            columns |= dict.fromkeys(row)
+            if time.monotonic() - reported >= 0.5:
+                reported = time.monotonic()
+                report()
+        size_bytes = stream.tell()
         report()
-        staged.replace(target)
-    finally:
-        staged.unlink(missing_ok=True)
     return {"columns": list(columns), "rows": count, "bytes": size_bytes}
 
 
@@ -276,30 +268,16 @@ def _listed(names: Iterable[str]) -> str:
 @contextmanager
 def _translated_errors(name: str, revision: str | None) -> Iterator[None]:
     """Translate the libraries' exceptions into PhiErrors; operating system errors such as a full disk pass through."""
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
     from yaml import YAMLError
 
-    site, login = constants.ENDPOINT, "log in with `hf auth login` or set HF_TOKEN in .env"
     try:
-        yield
+        with hub_errors("data set", name, revision):
+            yield
     except PhiError:
         raise
     except errors.HFValidationError as e:
         raise ConfigError(f"`{name}` is not the id of a data set", fix="write `owner/name`, as on its page") from e
-    except errors.GatedRepoError as e:
-        fix = f"accept them at {site}/datasets/{name}, then {login}"
-        raise NetworkError(f"{name} is gated: its terms must be accepted first", fix=fix) from e
-    except errors.RevisionNotFoundError as e:
-        raise NetworkError(
-            f"{name} has no revision `{revision}`", fix="set revision to a branch, tag or commit of its page"
-        ) from e
-    except errors.RepositoryNotFoundError as e:
-        raise NetworkError(
-            f"the data set {name} does not exist at {site}, or it is private",
-            fix=f"check the id; for a private one {login}",
-        ) from e
-    except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as e:
-        raise NetworkError(f"cannot download {name} from {site}: {_reason(e)}", fix=_network_fix(e)) from e
     except ImportError as e:
         raise MissingDependency(
             f"the files of {name} need a library that is not installed: {_reason(e)}",
@@ -325,22 +303,7 @@ def _translated_errors(name: str, revision: str | None) -> Iterator[None]:
         ) from e
 
 
-def _network_fix(error: Exception) -> str:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE"):
-        return "unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, which forbid the network"
-    if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-        return "check HF_TOKEN, or log in again with `hf auth login`"
-    return "check the network and run again; the download starts over"
-
-
 def _reason(error: Exception) -> str:
     if hasattr(error, "details"):  # a CastError, whose first line has no content
         return f"they differ in their columns: {error.details()}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    text = lines[0].rpartition(" either: ")[2]  # the text before it lists local folders
-    text = re.sub(r"\?[^\s'\"]+", "", text)  # the query of a URL may be a signature
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    return reason(error)

@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from phi_runtime.core.artifacts import digest, file_digest
-from phi_runtime.core.errors import DataError, Location, MissingDependency, NetworkError, PhiError, UsageError
+from phi_runtime.core.errors import (
+    DataError,
+    Location,
+    MissingDependency,
+    NetworkError,
+    PhiError,
+    UsageError,
+    first_line,
+)
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.evaluation.intervals import Interval, Scores, Z, interval_of
 from phi_runtime.models.reference import ModelRef
@@ -198,7 +206,7 @@ def _errors_of(name: str, file: Path | None) -> Iterator[None]:
     except (PhiError, MemoryError):
         raise
     except Exception as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        reason = first_line(e)
         if _is_offline(e):
             raise NetworkError(
                 f"the data of the benchmark `{name}` is on the Hub, which cannot be reached: {reason}",

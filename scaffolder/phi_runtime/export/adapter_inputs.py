@@ -13,6 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.core.artifacts import staged
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.models.onnx_adapters import AdapterSlot, cuts_of, module_parts, place_parts
 from phi_runtime.models.peft_lora import MERGE
@@ -68,9 +69,8 @@ def add_inputs(file: Path, modules: Collection[str], shape: Shape) -> dict[str, 
     if chosen != existing:
         del model.graph.node[:]
         model.graph.node.extend(nodes)
-        partial = file.with_name(f".{file.name}.partial")
-        onnx.save(model, str(partial))
-        partial.replace(file)
+        with staged(file) as partial:
+            onnx.save(model, str(partial))
     return dict(sorted(sites.items()))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.config.supported_precisions import PROVIDER_NAMES
 from phi_runtime.core.artifacts import read_json
-from phi_runtime.core.errors import MissingDependency, OutOfResources, WorkFailed
+from phi_runtime.core.errors import MissingDependency, OutOfResources, WorkFailed, first_line
 from phi_runtime.data.tokenize import prompt_ids as encode_prompt
 from phi_runtime.hardware.device import has_nvidia_gpu, usable_cores
 from phi_runtime.hardware.machine import memory_bytes
@@ -445,5 +445,4 @@ def _invalid_guide(guide: Guide, error: Exception) -> InvalidGuide:
 
 def short_error(error: BaseException) -> str:
     """Return the first line of an error, without the C++ function names that ONNX Runtime puts before it."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line.rpartition("FAIL : ")[2].rpartition("GetExtDataFromTensorProto ")[2]
+    return first_line(error).rpartition("FAIL : ")[2].rpartition("GetExtDataFromTensorProto ")[2]

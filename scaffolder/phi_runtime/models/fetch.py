@@ -11,6 +11,7 @@ from phi_runtime.core.artifacts import (
     current_content,
     digest,
     file_digest,
+    partial_of,
     put_in_place,
     read_manifest,
     require_free_space,
@@ -77,7 +78,7 @@ def fetch(model: InputModel, project: ProjectFolder, emit: Emit) -> ModelRef:
 
 def _convert(source: str, path: Path, emit: Emit) -> Manifest:
     """Build the embedded model `source` at `path`."""
-    embedded, partial = EMBEDDED[source], path.with_name(f".{path.name}.partial")
+    embedded, partial = EMBEDDED[source], partial_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     require_free_space(path.parent, DISK_BYTES, f"fetching {source}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -94,7 +95,7 @@ def _download(name: str, load: LoadKwargs, path: Path, kind: Kind, emit: Emit) -
     """Download the repository `name` of the Hub to `path`, resuming an earlier download."""
     from phi_runtime.models.hub import download
 
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     partial.mkdir(parents=True, exist_ok=True)
     repository = download(name, load, partial, emit)
     facts = {"source": f"hub:{repository.repo_id}", "commit": repository.commit, "license": repository.license}
@@ -114,7 +115,7 @@ def adapter_is_present(model: InputModel, project: ProjectFolder) -> bool:
 def fetch_adapter(model: InputModel, project: ProjectFolder, emit: Emit) -> None:
     """Download the adapter of the input model into model-cache/ if it is missing. Raises as `fetch` does."""
     path = input_adapter_path(model, project)
-    if path is None or path.is_dir():
+    if path is None or adapter_is_present(model, project):
         return
     name = hub_name(path, project)
     if not name:
@@ -159,7 +160,7 @@ def fetch_tokenizer(model: InputModel, project: ProjectFolder, emit: Emit) -> Mo
     trust = model.load_kwargs.trust_remote_code
     manifest = read_manifest(folder)
     if manifest is None:
-        partial = folder.with_name(f".{folder.name}.partial")
+        partial = partial_of(folder)
         partial.mkdir(parents=True, exist_ok=True)
         if source in EMBEDDED:
             write_tokenizer(EMBEDDED[source], partial)

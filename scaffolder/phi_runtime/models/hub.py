@@ -8,7 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from phi_runtime.config.schema import LoadKwargs
 from phi_runtime.core.artifacts import file_digest, folder_bytes, require_free_space
 from phi_runtime.core.errors import NetworkError, PhiError
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.core.hub_id import hub_address
 from phi_runtime.core.project import WINDOWS_DEVICES
 from phi_runtime.models.hub_answers import BoundedFile, bound_answers
+from phi_runtime.models.hub_errors import hub_errors, network_fix, reason
 
 # Weights as safetensors only: a pickle can run code when it is loaded.
 INCLUDED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")
@@ -52,7 +52,7 @@ def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit, included: Se
     from huggingface_hub.utils import filter_repo_objects
 
     bound_answers()
-    with _hub_errors(repo_id):
+    with _hub_errors(repo_id, load.revision):
         info = HfApi().model_info(repo_id, revision=load.revision, files_metadata=True)
         siblings = {s.rfilename: s for s in info.siblings or []}
         patterns = [*included, "*.py"] if load.trust_remote_code else list(included)
@@ -73,13 +73,14 @@ def download(repo_id: str, load: LoadKwargs, out: Path, emit: Emit, included: Se
                 fix="choose a repository with safetensors weights",
             )
         total = sum(f.size or 0 for f in files)
+        for leftover in set(out.rglob(f"*{PARTIAL}")) - {_partial(out, file) for file in files}:
+            if not leftover.is_dir():  # of an older revision
+                leftover.unlink()
         require_free_space(out, total - min(folder_bytes(out), total), f"downloading {repo_id}")
         with _progress(out, total, emit):
             partials = [_download_file(repo_id, str(info.sha), file, out) for file in files]
     for file, partial in zip(files, partials, strict=True):
         partial.replace(out / file.rfilename)
-    for leftover in out.rglob(f"*{PARTIAL}"):  # of an older revision
-        leftover.unlink()
     card = info.card_data.to_dict() if info.card_data else {}
     return HubModel(repo_id, str(info.sha), str(card.get("license", "")))
 
@@ -94,7 +95,7 @@ def _download_file(repo_id: str, commit: str, file: Any, out: Path) -> Path:
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    partial = out / f"{file.rfilename}.{file.blob_id}{PARTIAL}"
+    partial = _partial(out, file)
     partial.parent.mkdir(parents=True, exist_ok=True)
     if partial.is_symlink():  # not ours
         partial.unlink()
@@ -107,6 +108,10 @@ def _download_file(repo_id: str, commit: str, file: Any, out: Path) -> Path:
         partial.unlink()
         raise NetworkError(f"{file.rfilename} of {repo_id} is corrupt", fix="run again to download it again")
     return partial
+
+
+def _partial(out: Path, file: Any) -> Path:
+    return out / f"{file.rfilename}.{file.blob_id}{PARTIAL}"
 
 
 def _is_complete(path: Path, file: Any) -> bool:
@@ -144,8 +149,9 @@ def _progress(folder: Path, total_bytes: int, emit: Emit) -> Iterator[None]:
 
     def watch() -> None:
         while not stop.wait(0.5):
-            done = min(folder_bytes(folder), total_bytes)
-            emit(Event("progress", "fetch", {"done": done, "total": total_bytes, "unit": "bytes"}))
+            with suppress(OSError):  # a corrupt file is removed while its size is read
+                done = min(folder_bytes(folder), total_bytes)
+                emit(Event("progress", "fetch", {"done": done, "total": total_bytes, "unit": "bytes"}))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -157,35 +163,20 @@ def _progress(folder: Path, total_bytes: int, emit: Emit) -> Iterator[None]:
 
 
 @contextmanager
-def _hub_errors(repo_id: str) -> Iterator[None]:
-    from huggingface_hub import errors
+def _hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Translate the exceptions of huggingface_hub; those of the operating system, such as a full disk, pass through."""
+    from huggingface_hub import constants
 
-    site = hub_address()
     try:
-        yield
+        with hub_errors("model", repo_id, revision):
+            yield
     except PhiError:
         raise
-    except errors.GatedRepoError as e:
-        raise NetworkError(
-            f"{repo_id} is gated: its terms must be accepted first",
-            fix=f"accept them at {site}/{repo_id}, then log in with `hf auth login` or set HF_TOKEN in .env",
-        ) from e
-    except errors.RevisionNotFoundError as e:
-        raise NetworkError(
-            f"{repo_id} does not have this revision", fix="check input_model.load_kwargs.revision"
-        ) from e
-    except errors.RepositoryNotFoundError as e:
-        raise NetworkError(
-            f"the model {repo_id} does not exist at {site}, or it is private",
-            fix="check the id; for a private model log in with `hf auth login` or set HF_TOKEN in .env",
-        ) from e
-    except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as e:
-        if isinstance(e, OSError) and e.errno == 28:  # no space left: the engine reports it
+    except OSError as e:
+        if e.errno:
             raise
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise NetworkError(
-            f"cannot download {repo_id} from {site}: {reason}",
-            fix="check the network; the next run resumes the download",
+            f"cannot download {repo_id} from {constants.ENDPOINT}: {reason(e)}", fix=network_fix(e, "resumes")
         ) from e
     except (
         ValueError,
@@ -195,6 +186,6 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         RecursionError,
     ) as e:  # of huggingface_hub, which trusts it
         raise NetworkError(
-            f"the answer of {site} about {repo_id} cannot be read: {type(e).__name__}: {str(e)[:200]}",
+            f"the answer of {constants.ENDPOINT} about {repo_id} cannot be read: {type(e).__name__}: {str(e)[:200]}",
             fix="check HF_ENDPOINT, or choose another repository",
         ) from e

@@ -7,7 +7,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.errors import MissingDependency, UsageError
+from phi_runtime.core.errors import MissingDependency, UsageError, first_line
 from phi_runtime.models.reference import ModelRef
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def put_adapter(model: Any, folder: Path, name: str = "default", **options: Any)
         if unmatched:
             raise ValueError(f"{len(unmatched)} of its weights match no module, such as {min(unmatched)}")
     except (RuntimeError, ValueError, OSError, KeyError, UserWarning) as e:
-        reason = next((line.strip() for line in str(e).splitlines() if "mismatch for" in line), str(e).splitlines()[0])
+        reason = next((line.strip() for line in str(e).splitlines() if "mismatch for" in line), first_line(e))
         raise UsageError(
             f"the adapter in {folder} does not fit this model: {reason}",
             fix="use it with the model that it was trained on",

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.artifacts import digest, file_digest, read_json, read_manifest, write_json
+from phi_runtime.core.artifacts import digest, file_digest, read_json, read_manifest, staged, write_json
 from phi_runtime.core.errors import UsageError, WorkFailed
 from phi_runtime.core.wire import from_json
 from phi_runtime.models.peft_folder import names_other_model, trained_on
@@ -186,12 +186,8 @@ def fit_adapter(onnx_folder: Path, peft_folder: Path, out_file: Path) -> dict[st
     check_base(record, lora)
     tensors = arranged(record, lora)
     out_file.parent.mkdir(parents=True, exist_ok=True)
-    staged = out_file.with_name(f".{out_file.name}.partial")
-    try:
-        write_adapter(tensors, {name: place.dtype for name, place in record.places.items()}, staged)
-        staged.replace(out_file)
-    finally:
-        staged.unlink(missing_ok=True)
+    with staged(out_file) as partial:
+        write_adapter(tensors, {name: place.dtype for name, place in record.places.items()}, partial)
     return {
         "ranks": lora.ranks,
         "modules": sorted({module.rpartition(".")[2] for module in lora.modules}),

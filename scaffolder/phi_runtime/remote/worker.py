@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from phi_runtime.core.artifacts import file_digest, read_manifest, write_json
-from phi_runtime.core.errors import MissingDependency, NetworkError, PhiError
+from phi_runtime.core.errors import MissingDependency, NetworkError, PhiError, first_line
 from phi_runtime.core.project import find_project
 from phi_runtime.core.trust import trust
 
@@ -123,7 +123,7 @@ def read_secret(address: str) -> str:
         value: str | None = SecretClient(vault, credential).get_secret(name).value
     except AzureError as e:
         raise NetworkError(
-            f"the secret `{name}` of {vault} cannot be read: {str(e).splitlines()[0]}",
+            f"the secret `{name}` of {vault} cannot be read: {first_line(e)}",
             fix="give the identity of the compute the role `Key Vault Secrets User`",
         ) from None
     return value or ""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from phi_runtime.core.errors import PhiError
+from phi_runtime.core.errors import PhiError, first_line
 from phi_runtime.core.wire import from_json
 from phi_runtime.inference.generator import Answer, Generator, Piece, PromptTooLong, SamplingParams, TokenLogprob
 from phi_runtime.serving.wire import GenerationRequest, Part
@@ -134,7 +134,6 @@ class Scheduler:
         if isinstance(error, PhiError):
             failure = {"kind": type(error).__name__, "message": error.what, "fix": error.fix}
         else:
-            first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-            failure = {"kind": "", "message": first_line, "fix": ""}
+            failure = {"kind": "", "message": first_line(f"{type(error).__name__}: {error}"), "fix": ""}
             traceback.print_exception(error, file=sys.stderr)
         self.send({"id": request.id, "failure": failure})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from phi_runtime.core.errors import Interrupted, MissingDependency, OutOfResources, PhiError, WorkFailed
+from phi_runtime.core.errors import Interrupted, MissingDependency, OutOfResources, PhiError, WorkFailed, first_line
 from phi_runtime.core.os_failures import failure_from_os_error, full_disk
 
 RUN_AGAIN = "run the same command again; completed steps are kept"
@@ -39,8 +39,7 @@ def failure_from_exception(
         return MissingDependency(
             f"{subject} needs a library that is not installed: {message}", fix="run setup/setup.sh"
         )
-    first_line = f": {message.splitlines()[0]}" if message else ""
-    return WorkFailed(f"{subject} failed: {type(error).__name__}{first_line}")
+    return WorkFailed(first_line(f"{subject} failed: {type(error).__name__}: {message}").rstrip(": "))
 
 
 def failure_from_exit_code(code: int | None, subject: str, *, memory_fix: str = LESS_MEMORY) -> PhiError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.config.schema import Workflow
-from phi_runtime.core.errors import PhiError
+from phi_runtime.core.errors import PhiError, first_line
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.units import size
 
@@ -64,7 +64,7 @@ def needs_of(project: ProjectFolder | Path) -> tuple[Needs, list[Check]]:
         needs = Needs(gpu, download, *_disk_and_memory(workflow, project))
     except PhiError as e:
         fix = f'phi-scaffold validate "{project.config}"'
-        return Needs(), [Check("error", "config", str(e).splitlines()[0], fix, False)]
+        return Needs(), [Check("error", "config", first_line(e), fix, False)]
     return needs, [Check("good", "config", project.shown(project.config), value=True)]
 
 

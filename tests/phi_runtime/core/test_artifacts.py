@@ -21,6 +21,7 @@ from phi_runtime.core.artifacts import (
     read_object,
     require_free_space,
     seal,
+    staged,
     versions,
     write_json,
     write_text,
@@ -188,3 +189,18 @@ def test_lines_that_were_cut_off_or_are_no_objects_are_skipped(tmp_path: Path) -
     assert read_json_lines(file) == []
     file.write_text('{"step": 1}\n[2]\n\n{"text": "a\u2028b"}\n{"st', encoding="utf-8")
     assert read_json_lines(file) == [{"step": 1}, {"text": "a\u2028b"}]
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "facts.json"
+    file.write_text("old")
+
+    def interrupted() -> None:
+        with staged(file) as partial:
+            partial.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["facts.json"]
+    assert file.read_text() == "old"

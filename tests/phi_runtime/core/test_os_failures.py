@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from phi_runtime.core import os_failures
-from phi_runtime.core.errors import OutOfResources
+from phi_runtime.core.errors import OutOfResources, first_line
 from phi_runtime.core.os_failures import failure_from_os_error
 from phi_runtime.workers.failures import failure_from_exception
 
@@ -83,3 +83,10 @@ def test_the_disk_that_is_full_is_named_and_not_the_one_that_the_work_writes_to(
         found[tuple(full)] = str(failure.where)
     models, temporary = str(tmp_path / "models"), str(tmp_path / "temporary")
     assert found == {("models",): models, ("temporary",): temporary, (): models}
+
+
+@pytest.mark.parametrize(
+    ("error", "line"), [(ValueError("\n  one \ntwo"), "one"), (ValueError(), "ValueError"), (" \nx", "x"), ("", "")]
+)
+def test_the_first_line_of_an_error_is_never_missing(error: BaseException | str, line: str) -> None:
+    assert first_line(error) == line

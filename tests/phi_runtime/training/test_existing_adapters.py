@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.schema.registry import pass_types
+from phi_runtime.core.errors import UsageError
 from phi_runtime.training.pass_bases import AdapterPass
 
 torch = pytest.importorskip("torch")
@@ -99,6 +100,21 @@ def test_an_adapter_of_peft_computes_the_same_once_it_is_loaded_and_merged(
     merged = put_adapter(base_model(tiny_phi3), tmp_path).merge_and_unload()
     assert (log_probabilities(base_model(tiny_phi3)) - expected).abs().max() > 1e-3
     assert torch.allclose(log_probabilities(merged), expected, atol=1e-4)
+
+
+def test_an_error_of_peft_without_a_text_is_named_by_its_class(
+    tiny_phi3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+
+    from phi_runtime.models.load import put_adapter
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(peft.PeftModel, "from_pretrained", fail)
+    with pytest.raises(UsageError, match="does not fit this model: ValueError"):
+        put_adapter(base_model(tiny_phi3), tmp_path)
 
 
 def test_an_adapter_is_loaded_and_saved_without_a_look_at_the_hub(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from phi_runtime.core.errors import ConfigError, MissingDependency, NetworkError, PhiError
+from phi_runtime.core.errors import ConfigError, MissingDependency, NetworkError, PhiError, first_line
 from phi_runtime.core.project import setup_command
 from phi_runtime.remote.azureml.sign_in import half_set
 
@@ -34,7 +34,7 @@ def as_ours(action: str) -> Iterator[None]:
     except exceptions.HttpResponseError as e:
         raise _refused(action, e.status_code or 0, _message(e), _code(e)) from None
     except exceptions.AzureError as e:
-        what = f"Azure does not answer while {action}: {_first_line(e)}"
+        what = f"Azure does not answer while {action}: {_short(e)}"
         raise NetworkError(what, fix="check the network and HTTPS_PROXY, and run the same command again") from None
     except Exception as e:
         if type(e).__module__.startswith("azure."):  # of validation: JSON over many lines
@@ -55,7 +55,7 @@ def _not_signed_in(error: Exception) -> NetworkError:
     if half := half_set(os.environ):
         return NetworkError(f"Azure refuses the sign-in: {half}", fix="set all of them, or none")
     lines = str(error).splitlines()  # the reason is below the names of the credentials that were tried
-    reason = next((line for word in ("AADSTS", "failed") for line in lines if word in line), _first_line(error))
+    reason = next((line for word in ("AADSTS", "failed") for line in lines if word in line), _short(error))
     return NetworkError(f"Azure refuses the sign-in: {reason.strip()}", fix=fix)
 
 
@@ -77,11 +77,11 @@ def _code(error: Any) -> str:
 
 def _message(error: Any) -> str:
     details = getattr(getattr(error, "error", None), "message", "") or getattr(error, "message", "") or str(error)
-    return _first_line(details)
+    return _short(details)
 
 
-def _first_line(value: object) -> str:
-    return (str(value).strip().splitlines() or ["no reason given"])[0][:300]
+def _short(text: object) -> str:
+    return first_line(str(text))[:300] or "no reason given"
 
 
 def _validation(error: Exception) -> str:
@@ -91,6 +91,6 @@ def _validation(error: Exception) -> str:
     try:
         found = json.loads(match[0]) if match else {}
         first = (found.get("errors") or [{}])[0]
-        return f"{first.get('path', '')}: {first.get('message', '')}".strip(": ") or _first_line(text)
+        return f"{first.get('path', '')}: {first.get('message', '')}".strip(": ") or _short(text)
     except (ValueError, AttributeError, IndexError):
-        return _first_line(text)
+        return _short(text)
