@@ -69,21 +69,23 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: KnownCol
     if hooks_file(c.path) is not None:  # its functions may add and rename columns
         columns = ()
     for file in data_paths(data, c.path):
-        if load.format is None and not file.path.is_file():
-            return  # the fetch stage downloads it
-        if not file.path.is_file():
-            place = file_at if load.data_files else (*load_at, "data_dir" if load.data_dir else "data_name")
-            yield c.error(place, "file-not-found", f"no data file at {file.path}")
-            return
         if file.from_root:
             message = f"{file.path.name} is under the project root, not next to this file"
             yield c.warning(file_at, "found-under-root", message)
         try:
+            if not file.path.is_file():
+                if load.format:  # else the fetch stage downloads it
+                    place = file_at if load.data_files else (*load_at, "data_dir" if load.data_dir else "data_name")
+                    yield c.error(place, "file-not-found", f"no data file at {file.path}")
+                return
             source = (file.path, read_options(load, file.path))
             if source not in known_columns:
                 known_columns[source] = column_names(*source)
         except (DataError, MissingDependency) as e:
             yield c.error(file_at, "data", str(e))
+            return
+        except OSError as e:
+            yield c.error(file_at, "data", f"{file.path} cannot be read: {e.strerror}")
             return
         available = known_columns[source]
         for name in available if key == "chat_template" else ():
@@ -172,7 +174,7 @@ def count_rows(data: DataConfig, config_path: Path, limit: int) -> int:
     rows = (row for file in files for row in scan(file, read_options(load, file)))
     try:
         return sum(1 for _ in islice(rows, min(limit, sys.maxsize)))
-    except (DataError, MissingDependency):
+    except (DataError, MissingDependency, OSError):
         return limit
 
 

@@ -116,5 +116,5 @@ def _labels_of(data: DataConfig, config: Path) -> set[str] | None:
             return None
         rows = [item.row.values for item in select(load, files) if not isinstance(item, BadRow)]
         return {template.reference(row) for row in rows if row.get(template.answer) is not None}
-    except (DataError, MissingDependency, RowError, TemplateError):
+    except (DataError, MissingDependency, OSError, RowError, TemplateError):
         return None

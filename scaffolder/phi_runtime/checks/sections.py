@@ -158,7 +158,8 @@ def _adapter(kind: str) -> TypeAdapter[Any]:
 def _without(part: Any, paths: list[KeyPath]) -> Any:
     """Return a copy of `part` without the values at `paths`."""
     result = copy.deepcopy(part)
-    for path in sorted(filter(None, paths), key=str, reverse=True):
+    by_place = sorted(set(paths) - {()}, key=lambda path: [(isinstance(key, str), key) for key in path])
+    for path in reversed(by_place):  # the last of a list first: what is removed moves the others up
         parent: Any = result
         try:
             for key in path[:-1]:

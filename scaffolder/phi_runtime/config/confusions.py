@@ -42,9 +42,9 @@ def unknown_labels(keys: Iterable[str], labels: Collection[str]) -> Iterator[Unk
     shown = ", ".join(known[:_SHOWN_LABELS]) + (", …" if len(known) > _SHOWN_LABELS else "")
     for key in keys:
         confusion = parse_confusion(key)
-        for label in confusion or ():
-            if label not in labels:
-                near = nearest(label, known)
-                suggestion = key.replace(label, near) if near else ""
-                yield UnknownLabel(key, f"no row has the label `{label}` (labels: {shown})", suggestion)
-                break
+        label = next((each for each in confusion or () if each not in labels), None)
+        if confusion and label is not None:
+            arrow = next(arrow for arrow in ARROWS if arrow in key)
+            near = nearest(label, [name for name in known if name not in confusion])
+            suggestion = arrow.join(near if each == label else each for each in confusion) if near else ""
+            yield UnknownLabel(key, f"no row has the label `{label}` (labels: {shown})", suggestion)

@@ -176,5 +176,6 @@ def _read_from(draft: Draft, name: str, file: Path) -> None:
     if not file.is_file():
         raise UsageError(f"data file {file} does not exist", fix="check --data")
     at = names.index(name) if name else 0
-    files = {"data_name": format_of(file), "data_files": str(file.absolute()), "split": "train"}
-    configs[at] = {**configs[at], "load_dataset_config": files}
+    if isinstance(configs[at], dict):  # else validation reports it
+        files = {"data_name": format_of(file), "data_files": str(file.absolute()), "split": "train"}
+        configs[at]["load_dataset_config"] = files

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi_runtime.config.file_formats import Format, known_format, unpacked_name
-from phi_runtime.config.file_search import is_pattern, matches, require_few_files
+from phi_runtime.config.file_search import exists, is_pattern, matches, require_few_files
 from phi_runtime.config.schema import DataConfig, Datastore, LoadDataset
 from phi_runtime.core.artifacts import digest
 from phi_runtime.core.project import project_of
@@ -41,8 +41,8 @@ def resolve(written: str, config_path: Path, *, pattern: bool = False) -> Resolv
     written = possible(written)
     in_folder = Path(config_path.parent, written)
     under_root = Path(config_path.parent.parent, written)
-    exists = _matches_any if pattern else Path.exists
-    if not exists(in_folder) and exists(under_root):
+    found = _matches_any if pattern else exists
+    if not found(in_folder) and found(under_root):
         return Resolved(_normal(under_root), from_root=True)
     return Resolved(_normal(in_folder))
 
@@ -112,13 +112,13 @@ def split_name(data: DataConfig) -> str:
 
 
 def _matches_any(path: Path) -> bool:
-    return path.exists() or (is_pattern(path) and any(matches(path)))
+    return exists(path) or (is_pattern(path) and any(matches(path)))
 
 
 def _expanded(resolved: Resolved, format: Format) -> Iterator[Resolved]:
-    if resolved.path.is_dir():
+    if os.path.isdir(resolved.path):  # noqa: PTH112 (False if not permitted)
         yield from _of_folder(resolved, format)
-    elif is_pattern(resolved.path) and not resolved.path.exists():
+    elif is_pattern(resolved.path) and not exists(resolved.path):
         files = sorted(path for path in matches(resolved.path) if os.path.isfile(path))  # noqa: PTH113 (False if not permitted)
         yield from [Resolved(path, resolved.from_root) for path in files] or [resolved]
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.config.confusions import unknown_labels
 from phi_runtime.config.tasks import METRICS, TASKS
 from phi_runtime.pipeline.load import check_file, load_config
 from tests.conftest import MakeProject
@@ -68,6 +69,11 @@ def test_a_label_that_no_row_has_is_found_before_a_run(make_project: MakeProject
     hooks = "def transform(row):\n    return row\n"  # which may change labels
     project.config.with_name("hooks.py").write_text(hooks, encoding="utf-8")
     assert load_config(project.config).valid
+
+
+def test_the_suggestion_for_a_label_changes_no_other_that_contains_it() -> None:
+    (found,) = unknown_labels(["joyful->joy"], ["joyful", "jay"])
+    assert found.suggestion == "joyful->jay"
 
 
 def test_the_names_of_metrics_are_those_that_are_computed() -> None:

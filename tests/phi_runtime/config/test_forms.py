@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.dialects.migrate import migrate
+from phi_runtime.config.overrides import Overrides
 from phi_runtime.core.errors import Conflict
 from phi_runtime.pipeline.load import LoadedConfig, check_file
 from tests.phi_runtime.config.test_refused import CONFIG
@@ -97,6 +98,27 @@ def test_the_conda_file_of_a_system_that_nothing_runs_on_is_not_checked(tmp_path
         "aml_docker_config": {"conda_file_path": "gone.yaml"},
     }
     assert found(checked(tmp_path, lambda c: c["systems"].update(other=system))) == []
+
+
+def test_the_name_of_a_device_may_have_blanks_around_it_in_all_forms(tmp_path: Path) -> None:
+    config = checked(tmp_path, lambda c: c["systems"]["local"].update(accelerators=["cpu "]))
+    assert found(config) == []
+    assert config.draft.value["systems"]["local"]["accelerators"][0]["device"] == "cpu"
+
+
+def test_an_operator_that_the_builder_does_not_have_is_ignored_each_time(tmp_path: Path) -> None:
+    operators = ["Gemm", "MatMul", "Gemm"]
+    config = checked(tmp_path, lambda c: c["passes"]["build"].update(int4_op_types_to_quantize=operators))
+    assert found(config) == []
+    assert config.draft.value["passes"]["build"]["int4_op_types_to_quantize"] == ["MatMul"]
+
+
+def test_a_data_config_that_is_no_object_is_an_error_with_a_data_file_too(
+    tmp_path: Path,
+) -> None:
+    checked(tmp_path, lambda c: c.update(data_configs=[5]))
+    overrides = Overrides(data={"": tmp_path / "rows.jsonl"})
+    assert ("wrong-type", "data_configs.0") in found(check_file(tmp_path / "olive-config.json", overrides=overrides))
 
 
 def test_notes_of_the_author_are_kept_and_ignored(tmp_path: Path) -> None:

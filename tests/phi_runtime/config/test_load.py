@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -329,6 +331,37 @@ def test_what_is_wrong_with_one_value_does_not_hide_what_is_wrong_with_its_neigh
     rules = [f.rule for f in findings(write, change)]
     assert rules[:3] == ["wrong-type", "unknown-value", "wrong-type"]  # of single values first
     assert sorted(rules[3:]) == ["target-module", "template-column", "unknown-reference"]
+
+
+def test_many_wrong_items_of_a_list_do_not_hide_what_is_wrong_with_its_neighbors(
+    write: Callable[[dict[str, Any]], Path],
+) -> None:
+    def change(c: dict[str, Any]) -> None:
+        data = c["data_configs"][0]
+        data["pre_process_data_config"]["text_template"] = "{q} {anwser}"
+        data["load_dataset_config"]["data_files"] = [*["../datasets/train.jsonl"] * 9, 9, 10, "../datasets/train.jsonl"]
+
+    assert {f.rule for f in findings(write, change)} == {"wrong-type", "template-column"}
+
+
+def test_a_data_file_that_may_not_be_looked_up_does_not_hide_other_errors(
+    write: Callable[[dict[str, Any]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(path: Any, *arguments: Any, **keywords: Any) -> os.stat_result:
+        if "private" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, *arguments, **keywords)
+
+    def change(c: dict[str, Any]) -> None:
+        c["data_configs"][0]["load_dataset_config"]["data_files"] = str(tmp_path / "private" / "rows.jsonl")
+        c["host"] = "remote"
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", look_up)
+    found = {f.key: f for f in findings(write, change)}
+    data = found["data_configs.0.load_dataset_config.data_files"]
+    assert data.message == f"{tmp_path / 'private' / 'rows.jsonl'} cannot be read: Permission denied"
+    assert found["host"].rule == "unknown-reference"
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,20 @@ def test_gptq_of_a_trained_model_becomes_the_calibration_of_the_export(
         ([{"type": "Gptq"}], "passes.p0.type"),
         ([{"type": "Gptq"}, {"type": "LoRA", "train_data_config": "d"}, BUILD], "passes.p0"),
         ([BUILD, {"type": "GraphSurgeries", "surgeries": [{"surgeon": "RenameInputs"}]}], "passes.p1.surgeries.0"),
+        ([BUILD, {"type": "GraphSurgeries", "surgeries": [{}, {"surgeon": "RenameInputs"}]}], "passes.p1.surgeries.0"),
     ],
 )
 def test_what_cannot_be_done_is_an_error_at_its_place(steps: list[dict[str, Any]], at: str, tmp_path: Path) -> None:
     assert at in [key for _, key in errors(checked(tmp_path, *steps))]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [BUILD, {"type": "GraphSurgeries", "surgeries": [{}]}],
+        [{"type": "SelectiveMixedPrecision"}, {"type": "Rtn"}, BUILD],
+    ],
+)
+def test_no_message_names_a_value_that_is_missing(steps: list[dict[str, Any]], tmp_path: Path) -> None:
+    findings = checked(tmp_path, *steps).findings
+    assert [f.message for f in findings if "object at" in f.message or "None" in f.message] == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,9 @@ def translate_data(draft: Draft, before_0_7: bool) -> None:
     for i, item in reversed(list(enumerate(configs))):
         if used is None or not isinstance(item, dict) or item.get("name") in used:
             continue
-        if not draft.becomes_valid((*at, i), partial(_data_config, at=(*at, i), before_0_7=before_0_7), DataConfig):
+        alone = Draft(draft.source, {"data_configs": [item]})
+        _data_config(alone, (*at, 0), before_0_7)
+        if not alone.is_valid((*at, 0), DataConfig):
             draft.drop((*at, i), "no pass that runs uses it")
     for i, item in enumerate(configs):
         if isinstance(item, dict):

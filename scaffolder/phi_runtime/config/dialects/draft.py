@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -107,25 +107,13 @@ class Draft:
             for t in self.translations
         ]
 
-    def becomes_valid(self, path: KeyPath, translate: Callable[[Draft], None], form: Any) -> bool:
-        """Return True if `translate`, on a copy, refuses nothing and leaves at `path` a value of the type `form`."""
-        trial = self._copy()
-        translate(trial)
+    def is_valid(self, path: KeyPath, form: Any) -> bool:
+        """Return True if nothing was refused, and the value at `path` has the type `form`."""
         try:
-            _adapter(form).validate_python(trial.get(path))
+            _adapter(form).validate_python(self.get(path))
         except ValidationError:
             return False
-        return len(trial.refused) == len(self.refused)
-
-    def _copy(self) -> Draft:
-        """Return a copy that shares nothing that changes; the source does not."""
-        return replace(
-            self,
-            translations=[replace(translation) for translation in self.translations],
-            refused=[*self.refused],
-            notes=[*self.notes],
-            _source_paths={**self._source_paths},
-        )
+        return not self.refused
 
     # -- changing ------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from phi_runtime.config.dialects.draft import NOTHING_LEFT, Draft
+from phi_runtime.config.dialects.draft import MISSING, NOTHING_LEFT, Draft
 from phi_runtime.config.dialects.key_table import fix_values
 from phi_runtime.config.dialects.keys import BUILDER_KEYS, BUILDER_LISTS, BUILDER_NAMES, PASSES, translate_keys
 from phi_runtime.config.dialects.pass_names import CLASSIC_EXPORT, EMBEDDING_SURGERY, EXTRACT_OPTIONS, SURGERIES
@@ -47,9 +47,9 @@ def translate_builder(draft: Draft, at: KeyPath) -> None:
     if draft.get((*at, "int4_accuracy_level")) == 0:
         draft.drop((*at, "int4_accuracy_level"), "0 leaves the choice to the builder")
     operators = draft.get((*at, "int4_op_types_to_quantize"))
-    if isinstance(operators, list) and "Gemm" in operators and len(operators) > 1:
-        place = (*at, "int4_op_types_to_quantize", operators.index("Gemm"))
-        draft.drop(place, "the builder makes no such operator")
+    if isinstance(operators, list) and any(name != "Gemm" for name in operators):
+        for i in reversed([i for i, name in enumerate(operators) if name == "Gemm"]):
+            draft.drop((*at, "int4_op_types_to_quantize", i), "the builder makes no such operator")
     for key in draft.keys(extra):
         if key not in BuilderOptions.model_fields:  # the nearest match may be a key of the pass
             known = (*BuilderOptions.model_fields, *BUILDER_KEYS, *BUILDER_NAMES)
@@ -134,13 +134,15 @@ def _surgeries(draft: Draft, at: KeyPath) -> bool:
     """
     surgeries = draft.get((*at, "surgeries"))
     places = [(*at, "surgeries", i) for i in range(len(surgeries))] if isinstance(surgeries, list) else []
-    names = {place: str(draft.get((*place, "surgeon"))) for place in places}
+    names = {place: draft.get((*place, "surgeon")) for place in places}
     known = {name.casefold() for name in SURGERIES}
     for place, name in reversed(names.items()):
-        if name.casefold() not in known:
+        if name is MISSING:
+            draft.refuse(place, "the key `surgeon` is missing", rule="missing-key")
+        elif str(name).casefold() not in known:
             message = f"graph surgery `{name}` is not supported: ONNX Runtime GenAI needs the graph of ModelBuilder"
             draft.refuse(place, message, fix="remove this surgery, or run it with Olive on the exported model")
-    return any(name.casefold() == EMBEDDING_SURGERY.casefold() for name in names.values())
+    return any(str(name).casefold() == EMBEDDING_SURGERY.casefold() for name in names.values())
 
 
 def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:

@@ -105,7 +105,7 @@ VALUES: dict[str, dict[str | int, str]] = {
         "question-answering": "Short answers: exact match and token F1.",
         "summarization": "Summaries: ROUGE-L.",
         "extraction": "JSON objects: F1 of their fields.",
-        "generation": "Free text: perplexity only.",
+        "generation": "Free text: token F1, or perplexity if the rows have no answers.",
     },
     "attn_implementation": {
         "sdpa": "The attention of PyTorch.",

@@ -126,11 +126,12 @@ class _Options:
 
     def select(self, at: KeyPath) -> None:
         """Read a SelectiveMixedPrecision pass."""
-        algorithm = str(self.draft.get((*at, "algorithm")))
+        algorithm = str(self._value(at, "algorithm") or "")
         same = self._value(at, "high_bits") in (None, 8) and algorithm in _SELECTIONS
         self.mixed = _SELECTIONS[algorithm] if same else _SELECTIONS["k_quant_mixed"]
         how = f"`{self.builder}` keeps weights in 8 bits by their position ({self.mixed})"
-        self.draft.drop(at, how if same else f"{how}, not by {algorithm}", changes_result=not same)
+        reason = f"{how}, not by {algorithm}" if algorithm and not same else how
+        self.draft.drop(at, reason, changes_result=not same)
 
     def quantize(self, at: KeyPath, quantizer: Quantizer) -> None:
         """Read a pass that rounds weights. The first one is for most weights, others for what it leaves: head and embedding."""

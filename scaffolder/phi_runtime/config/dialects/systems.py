@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typing
-from functools import partial
 from typing import Any
 
 from phi_runtime.config.diagnostics import dotted
@@ -50,13 +49,21 @@ def _systems(draft: Draft) -> None:
     used = _used(draft)
     for name in draft.keys(("systems",)):
         at = ("systems", name)
-        translate = partial(_system, at=at, everywhere=everywhere)
-        if used and name not in used and not draft.becomes_valid(at, translate, AnySystem):
+        if used and name not in used and not _is_valid(draft, at, everywhere):
             draft.drop(at, "`host` and `target` name other systems")
         else:
-            translate(draft)
+            _system(draft, at, everywhere)
     if isinstance(draft.get(everywhere), str | list | None):
         draft.drop(everywhere, "`accelerators` of each system names the execution provider")
+
+
+def _is_valid(draft: Draft, at: KeyPath, everywhere: KeyPath) -> bool:
+    """Return True if the system at `at` is valid once it is translated."""
+    alone = Draft(draft.source, {"systems": {at[-1]: draft.get(at)}})
+    if draft.has(everywhere):
+        alone.value[everywhere[-1]] = draft.get(everywhere)
+    _system(alone, at, everywhere)
+    return alone.is_valid(at, AnySystem)
 
 
 def _used(draft: Draft) -> set[str]:
@@ -111,7 +118,7 @@ def _accelerators(draft: Draft, at: KeyPath, providers_at: KeyPath) -> None:
 
 def _accelerator(draft: Draft, at: KeyPath, item: Any, providers_at: KeyPath, providers: list[Any] | None) -> None:
     if isinstance(item, str):
-        device = item.casefold()
+        device = item.strip().casefold()
         provider = providers or ([PROVIDER_OF[device]] if device in PROVIDER_OF else None)
         if provider:
             value = {"device": device, "execution_providers": provider}

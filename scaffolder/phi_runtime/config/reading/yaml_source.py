@@ -44,7 +44,7 @@ _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 
 def read_yaml(path: Path, text: str) -> Source:
-    """Parses YAML. Raises ConfigError with the place of the first syntax error."""
+    """Parse a YAML text. Raises ConfigError with the place of the first syntax error."""
     reading = Reading(path, text)
     yaml = YAML(typ="safe", pure=True)
     yaml.Reader, yaml.Scanner = Reader, _Scanner

@@ -55,7 +55,7 @@ class Constraints(Strict):
         le=1,
         description="Maximum loss of the task's first metric on the validation rows against the full-precision model, as a fraction: "
         "0.05 allows 0.90 after 0.95; 1 allows everything. The upper end of the paired 95 % interval decides: 120 rows show "
-        "a loss below 0.031 at best, 200 rows 0.019. For free text, which has no metric, the drop of the mean "
+        "a loss below 0.031 at best, 200 rows 0.019. For rows without answers, which have no metric, the drop of the mean "
         "probability of a token. Default null: 0.05.",
     )
     min_tokens_per_s: float | None = Field(

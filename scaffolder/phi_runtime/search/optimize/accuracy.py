@@ -17,7 +17,7 @@ _FEW_ROWS = 6  # fewer show nothing
 def accuracy_drop(task: str, source: Sequence[RowResult], candidate: Sequence[RowResult]) -> dict[str, Any]:
     """Return by how much the main metric of a candidate is below that of the full-precision model.
 
-    For free text, which has no metric: by which fraction the geometric mean of the token probabilities is lower.
+    For rows without answers, which have no metric: by which fraction the geometric mean of the token probabilities is lower.
 
     Args:
         task: Task of the evaluation.
