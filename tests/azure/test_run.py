@@ -154,6 +154,12 @@ def test_a_log_is_complete_after_all_faults_at_once(again: Trained) -> None:
     assert done.out.splitlines() == again.cloud.log(again.job).splitlines()
 
 
+def test_a_workspace_that_does_not_know_its_service_is_one_error(again: Trained) -> None:
+    again.cloud.faults.append(Fault(r"^GET .*/discovery$", 404))
+    done = again.shell.run(again.project, "remote", "logs")
+    assert (done.code, "does not answer at" in done.err) == (7, True)
+
+
 def test_the_code_of_a_job_is_the_archive_of_its_snapshot(trained: Trained) -> None:
     assert "phi-scaffold.tar.xz" in trained.cloud.snapshot(trained.job)
     assert "PYTHONPATH" not in trained.cloud.machine

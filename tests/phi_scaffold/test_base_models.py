@@ -11,12 +11,14 @@ import pytest
 
 from phi_runtime.core.errors import UsageError
 from phi_runtime.hardware.machine import Gpu
+from phi_runtime.models.stored import PHI3, known_modules
+from phi_runtime.pipeline.load import load_workflow
 from phi_scaffold.new import fit
 from phi_scaffold.new.answers import Answers
 from phi_scaffold.new.base_models import base_model, find_base_model, matching_models
-from phi_scaffold.new.catalog import catalog
+from phi_scaffold.new.catalog import catalog, catalog_shape
 from phi_scaffold.new.fit import fit_notes
-from tests.conftest import Cli
+from tests.conftest import Cli, MakeProject, edit_config
 
 MINI, REASONING = "microsoft/Phi-4-mini-instruct", "microsoft/Phi-4-mini-reasoning"
 PHI_3 = [f"microsoft/Phi-3-{size}-{length}-instruct" for size in ("mini", "medium") for length in ("4k", "128k")]
@@ -128,6 +130,27 @@ def test_a_folder_is_a_base_model_with_the_facts_of_its_files(
     config = json.loads((tmp_path / "p" / "fine-tuning" / "olive-config.json").read_text(encoding="utf-8"))
     assert config["input_model"]["model_path"] == str(folder)
     assert cli("validate", tmp_path / "p" / "fine-tuning" / "olive-config.json").code == 0
+
+
+def test_the_context_of_a_model_in_a_folder_limits_the_sequences(
+    cli: Cli, tiny_phi3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_phi3, "base")
+    described = json.loads(Path("base/config.json").read_text())
+    Path("base/config.json").write_text(json.dumps({**described, "max_position_embeddings": 200}))
+    Path("rows.jsonl").write_text(json.dumps({"question": "why " * 300, "answer": "so"}) + "\n")
+    assert cli("new", "p", "--yes", "--no-git", "--model", "base", "--data", "rows.jsonl").code == 0
+    config = json.loads(Path("p/fine-tuning/olive-config.json").read_text(encoding="utf-8"))
+    assert config["data_configs"][0]["pre_process_data_config"]["max_seq_len"] == 200
+
+
+def test_a_path_with_backslashes_names_the_model_of_the_catalog(make_project: MakeProject) -> None:
+    project = make_project()
+    edit_config(project, lambda config: config["input_model"].update(model_path=rf"..\model-cache\{PHI_3[0]}"))
+    workflow = load_workflow(project.config)
+    assert catalog_shape(workflow) == catalog().models[PHI_3[0]].shape
+    assert known_modules(workflow.input_model, project.config) == PHI3
 
 
 def notes(monkeypatch: pytest.MonkeyPatch, memory: float, *cards: Gpu, **answers: str) -> list[str]:

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from phi_scaffold.doctor import Check, libraries, machine, network
 from phi_scaffold.doctor.check import Needs, needs_of
 from phi_scaffold.doctor.machine import Card
 from tests.conftest import Cli, MakeProject
+from tests.phi_runtime.hardware.test_machine import driver
 
 CARD = Card("NVIDIA T4", "15360 MiB", "470.10")
 GPU = Needs(gpu=True)
@@ -127,7 +127,7 @@ class Usage(NamedTuple):
 
 @pytest.mark.parametrize(
     ("needed", "free", "level"),
-    [(None, 4e9, "note"), (None, 6e9, "good"), (2e9, 3e9, "good"), (30e9, 20e9, "error")],
+    [(None, 4e9, "note"), (None, 6e9, "good"), (0, 4e9, "good"), (2e9, 3e9, "good"), (30e9, 20e9, "error")],
 )
 def test_the_disk_must_hold_what_run_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: float | None, free: float, level: str
@@ -192,12 +192,39 @@ def test_a_project_on_a_windows_disk_is_noted_in_wsl(
 
 
 def test_cards_are_read_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: name)
-    output = "NVIDIA T4, 15360 MiB, 470.10\nNVIDIA RTX 4000, Ada, 20475 MiB, 535.1\n"
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=output, stderr=""))
+    t4, ada = ("NVIDIA T4", 15360 << 20, 15000 << 20, (7, 5)), ("NVIDIA RTX 4000, Ada", 20475 << 20, 0, (8, 9))
+    monkeypatch.setitem(sys.modules, "pynvml", driver(t4, ada, version="470.10"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     check, cards = machine.gpu()
-    assert cards == [CARD, Card("NVIDIA RTX 4000, Ada", "20475 MiB", "535.1")]
-    assert check.value == output.splitlines()
+    assert cards == [CARD, Card("NVIDIA RTX 4000, Ada", "20475 MiB", "470.10")]
+    assert check.value == ["NVIDIA T4, 15360 MiB, 470.10", "NVIDIA RTX 4000, Ada, 20475 MiB, 470.10"]
+
+
+def test_a_card_that_run_may_not_use_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setitem(sys.modules, "pynvml", driver(("NVIDIA T4", 15360 << 20, 0, (7, 5))))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    check, cards = machine.gpu()
+    assert (check.level, check.message, cards) == ("note", "no NVIDIA GPU; using the CPU", [])
+
+
+def test_a_driver_without_a_card_is_noted_with_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setitem(sys.modules, "pynvml", driver())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    check, cards = machine.gpu()
+    assert (check.level, check.fix, cards) == ("note", "check the NVIDIA driver: nvidia-smi", [])
+
+
+@pytest.mark.parametrize(("version", "level"), [("2.9.0+rocm6.4", "good"), ("2.13.0", "error")])
+def test_torch_for_amd_uses_the_gpu_of_amds_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, level: str
+) -> None:
+    installed(monkeypatch, torch=version)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(libraries, "AMD_DRIVER", tmp_path)
+    (check,) = libraries.torch(tmp_path, [], GPU)
+    assert check.level == level
 
 
 @pytest.fixture

@@ -236,6 +236,8 @@ def test_answers_come_from_a_file_and_flags_win(cli: Cli, inside: Path) -> None:
     assert cli("new", "p", "--yes", "--no-git", "--data-file", "answers.json", "--method", "full").code == 0
     assert config(inside / "p")["passes"]["finetune"]["type"] == "FullFinetune"  # type: ignore[index]
     assert '"task": "generation"' in (inside / "p" / "fine-tuning" / "evaluation.json").read_text()
+    (inside / "answers.json").write_text("[]")
+    assert '--from, or a file such as {"model": "' in cli("new", "q", "--yes", "--data-file", "answers.json").err
     (inside / "answers.json").write_text('{"metod": "qlora"}')
     assert "did you mean `method`" in cli("new", "q", "--yes", "--data-file", "answers.json").err
 
@@ -370,6 +372,29 @@ def test_without_columns_they_are_read_from_the_first_rows_on_the_hub(
     assert config(inside / "p")["passes"]["finetune"]["training_args"]["num_train_epochs"] == 1  # type: ignore[index]
     assert wrong.code == 4
     assert "did you mean `train`" in wrong.err
+
+
+def test_a_data_set_that_the_hub_does_not_have_is_named_as_such(
+    cli: Cli, inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Viewer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404 if "rows" in self.path else 503)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Viewer) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        monkeypatch.setattr(hub_rows, "SERVER", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        missing = cli("new", "p", "--yes", "--data", "org/rows")
+        busy = cli("new", "p", "--yes", "--data", "org/other")
+        server.shutdown()
+    assert (missing.code, busy.code) == (7, 7)
+    assert "has no data set `org/rows`" in missing.err
+    assert "help: check the name" in missing.err
+    assert "did not answer" in busy.err
+    assert not (inside / "p").exists()
 
 
 def test_what_is_not_trained_is_in_the_notes_and_in_the_config(cli: Cli, inside: Path) -> None:

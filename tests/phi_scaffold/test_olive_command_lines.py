@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from phi_scaffold.cli.olive import _link
 from phi_scaffold.olive.flags import COMMANDS, OTHER_COMMANDS
 from tests.conftest import Cli, write_rows
 
@@ -224,3 +225,21 @@ def test_auto_opt_reads_the_output_of_finetune(
     assert done.code == 0, done.err
     assert (tmp_path / "onnx/model/genai_config.json").is_file()
     assert list((tmp_path / "onnx/model/adapters").glob("*.onnx_adapter"))
+
+
+def test_a_copy_of_the_outputs_replaces_the_one_of_the_last_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("links need the developer mode")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine").touch()
+    for content in ("first", "second"):
+        (tmp_path / "onnx" / "weights").write_text(content)
+        _link(tmp_path / "onnx", tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "model.bak", "onnx"]
+    assert (tmp_path / "model" / "weights").read_text() == "second"
+    assert (tmp_path / "model.bak" / "mine").is_file()

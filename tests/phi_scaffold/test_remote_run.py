@@ -247,6 +247,17 @@ def test_a_failed_job_ends_with_its_own_error_place_fix_and_code(
     assert "job 17 failed: NonZeroExitCode, exit code 4" in done.err
 
 
+def test_the_log_of_a_job_as_json_has_events_only(cli: Cli, make_project: MakeProject, slurm: Programs) -> None:
+    project = make_project()
+    slurm.job_is("RUNNING")
+    assert cli("run", "--on", "slurm", "--detach", "--project", project.root).code == 0
+    write_log(project, {"event": "metric", "stage": "finetune", "loss": 1.5})
+    done = cli("remote", "logs", "--json", "--project", project.root)
+    assert [event["loss"] for event in done.events] == [1.5]
+    assert done.err == "srun: a note\n"
+    assert cli("remote", "logs", "--project", project.root).out.startswith("srun: a note\n")
+
+
 def test_what_slurm_refuses_is_printed(cli: Cli, make_project: MakeProject, slurm: Programs) -> None:
     project = make_project()
     slurm.refuses("sbatch", "sbatch: error: invalid partition specified: x\n")

@@ -292,7 +292,7 @@ def test_a_run_at_work_is_a_conflict(cli: Cli, created: Callable[..., Path]) -> 
 @pytest.mark.parametrize(
     ("change", "code", "fix"),
     [
-        (lambda _: "", 2, "write {"),
+        (lambda _: "", 2, "restore this file"),
         (lambda text: text.replace("phi_scaffold_version", "other"), 2, "new NAME --from"),
         (lambda text: text.replace(f"phi_scaffold_version: {OLD}", "phi_scaffold_version: 9.9.9"), 2, "install a newer"),
         (lambda text: text.replace("_src_path: phi-scaffold", "_src_path: gh:me/fork"), 2, "copier update"),

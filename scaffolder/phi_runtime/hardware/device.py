@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CORES, OMP_THREADS = "PHI_SCAFFOLD_CORES", "OMP_NUM_THREADS"
 """Environment variables: the number of cores of a process that shares the machine with others, and the user's for all programs."""
 
+AMD_DRIVER = Path("/dev/kfd")
+
 
 def usable_cores() -> int:
     """Return the cores that this process may use: those of `machine_cores`, fewer where `CORES` or else `OMP_THREADS` says so."""
@@ -53,7 +55,7 @@ def inherited_share() -> dict[str, str]:
 
 def has_gpu() -> bool:
     """Return True if torch may find a GPU, as far as can be known without importing it."""
-    return sys.platform == "darwin" or has_nvidia_gpu() or Path("/dev/kfd").exists()  # the driver of AMD GPUs
+    return sys.platform == "darwin" or has_nvidia_gpu() or AMD_DRIVER.exists()
 
 
 def has_nvidia_gpu() -> bool:

@@ -45,10 +45,16 @@ def _folder(name: str, project: ProjectFolder, *, is_id: bool = False) -> Path:
     path = resolve(name, project.config).path
     if path.is_dir():
         return path
-    _, cache, below = name.replace("\\", "/").rpartition("model-cache/")  # from whatever folder the path is written
-    if cache or HUB_ID.fullmatch(name) or is_id:
+    below = cached_part(name)
+    if below != name.rstrip("/") or HUB_ID.fullmatch(name) or is_id:
         return project.model_cache / possible(below)
     return path
+
+
+def cached_part(name: str) -> str:
+    """Return what follows model-cache/ in a path, from whatever folder it is written; another name as it is."""
+    _, cache, below = name.replace("\\", "/").rstrip("/").rpartition("model-cache/")
+    return below if cache else name.rstrip("/")
 
 
 def model_folders(cache: Path) -> list[Path]:

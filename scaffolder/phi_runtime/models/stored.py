@@ -10,7 +10,7 @@ from phi_runtime.core.artifacts import read_object
 from phi_runtime.core.project import project_of
 from phi_runtime.models.known import known_architecture
 from phi_runtime.models.modules import Modules, is_embedding, tensors
-from phi_runtime.models.place import base_model_path
+from phi_runtime.models.place import base_model_path, cached_part
 
 _PHI3_LINEAR = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 PHI3 = Modules(
@@ -31,8 +31,7 @@ def known_modules(model: InputModel, config_path: Path) -> Modules | None:
         linear = {n for n, shape in names.items() if len(shape) == 2 and not is_embedding(n)}
         all_names = {*names, "lm_head"}  # a tied head has no weight in the file
         return Modules(tuple(sorted(linear)), tuple(sorted(all_names)))
-    name = model.name.rstrip("/").partition("model-cache/")[2] or model.name
-    return PHI3 if known_architecture(name) == "Phi3ForCausalLM" else None
+    return PHI3 if known_architecture(cached_part(model.name)) == "Phi3ForCausalLM" else None
 
 
 def rope_switch(config: dict[str, Any]) -> int | None:

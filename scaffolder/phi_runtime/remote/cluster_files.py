@@ -21,7 +21,7 @@ from phi_runtime.core.artifacts import write_text
 from phi_runtime.core.errors import Conflict, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.signed_text import is_edited, signed
-from phi_runtime.remote.job import Environment, Machines, RemoteJob
+from phi_runtime.remote.job import Environment, Machines, RemoteJob, job_label
 from phi_runtime.remote.plan import Part, plan_job
 
 SETUP = "setup"
@@ -76,7 +76,7 @@ def write_cluster_files(project: ProjectFolder, files: Sequence[ClusterFile]) ->
 
 def _sky(job: RemoteJob) -> ClusterFile:
     """SkyPilot copies the named files into ~/project of a new machine: https://docs.skypilot.co/en/latest/reference/yaml-spec.html."""
-    path, name, run = Path("remote/sky.yaml"), _label(job), job.steps[0]
+    path, name, run = Path("remote/sky.yaml"), job_label(job.project), job.steps[0]
     gpus = run.machines.processes
     task = {
         "name": name,
@@ -95,7 +95,7 @@ def _sky(job: RemoteJob) -> ClusterFile:
 
 def _kubernetes(job: RemoteJob) -> ClusterFile:
     """A TrainJob of Kubeflow Trainer 2.2 or later, whose nodes share a volume with the project."""
-    path, name, run = Path("remote/k8s-trainjob.yaml"), _label(job), job.steps[0]
+    path, name, run = Path("remote/k8s-trainjob.yaml"), job_label(job.project), job.steps[0]
     setup = f"bash setup/setup.sh --device {_device(job)}"
     script = f"""\
         cd /project
@@ -146,7 +146,7 @@ def _kubernetes(job: RemoteJob) -> ClusterFile:
 
 def _hf_jobs(job: RemoteJob) -> ClusterFile:
     """A uv script for Hugging Face Jobs, which reads the project from a private data set of the Hub and uploads gen-model/ to it."""
-    path, name, run = Path("remote/hf_job.py"), _label(job), job.steps[0]
+    path, name, run = Path("remote/hf_job.py"), job_label(job.project), job.steps[0]
     repository = f"USER/{name}"
     folders = {SETUP, *(each.place for each in job.inputs if each.kind != "file")}
     include = " ".join(f"--include {shlex.quote(f'{each}/*' if each in folders else each)}" for each in _files(job))
@@ -187,10 +187,6 @@ KINDS: dict[str, Callable[[RemoteJob], ClusterFile]] = {"sky": _sky, "hf": _hf_j
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
-
-
-def _label(job: RemoteJob) -> str:
-    return job.name.rpartition("-")[0]
 
 
 def _on_gpu(job: RemoteJob) -> bool:

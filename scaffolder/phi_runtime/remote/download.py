@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from phi_runtime.core.artifacts import MANIFEST, put_in_place, read_json, read_manifest
-from phi_runtime.core.errors import Conflict, Location, NetworkError, WorkFailed
+from phi_runtime.core.errors import Conflict, Location, NetworkError, UsageError, WorkFailed
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.remote.engine import Engine, RemoteFile
 from phi_runtime.remote.worker import OUTPUT_MANIFEST
 
@@ -42,9 +43,10 @@ def download(engine: Engine, name: str, project: ProjectFolder, emit: Emit, only
         name: Name of the job.
         project: The project, in whose gen-model/ they are put.
         emit: Receives progress.
-        only: Folders of gen-model/ to download, such as `adapter`; default: all.
+        only: Folders of gen-model/ to download, such as `adapter`, and nothing else; default: all.
 
     Raises:
+        UsageError: The job has no folder of `only`.
         NetworkError: The job has no outputs, or one of them arrives damaged.
         Conflict: A run is active in the project.
     """
@@ -58,23 +60,29 @@ def download(engine: Engine, name: str, project: ProjectFolder, emit: Emit, only
     emit(Event("stage-started", "download", {"index": 1, "count": 1}))
     loader = _Loader(engine, name, parts, emit)
     manifest = json.loads(loader.load(listed[OUTPUT_MANIFEST], "").read_bytes())
-    described: dict[str, Any] = {
-        file: facts for file, facts in manifest["files"].items() if file in listed and _is_safe(file)
-    }
-    if lost := [file for file in manifest["files"] if file not in listed]:
+    described: dict[str, Any] = manifest["files"]
+    if only:
+        folders = sorted({_top(file) for file in described})
+        if unknown := [folder for folder in only if folder not in folders]:
+            raise UsageError(
+                f"the job {name} has no `{unknown[0]}`{did_you_mean(unknown[0], folders)}",
+                fix=f"use one of {', '.join(folders)}",
+            )
+        described = {file: facts for file, facts in described.items() if _top(file) in only}
+    if lost := [file for file in described if file not in listed]:
         raise NetworkError(
             f"{len(lost)} outputs of {name} are gone, such as {lost[0]}", fix="run the job again with --force"
         )
-    folders = sorted({file.partition("/")[0] for file in described if file.partition("/")[2] == MANIFEST})
+    described = {file: facts for file, facts in described.items() if _is_safe(file)}
+    folders = sorted(_top(file) for file in described if file == f"{_top(file)}/{MANIFEST}")
     present = []
     for folder in folders:
         inner = f"{folder}/{MANIFEST}"
         remote = read_json(loader.load(listed[inner], described[inner]["sha256"]))
         local = read_manifest(project.gen_model / folder)
-        if (only and folder not in only) or (local is not None and local.content == remote.get("content")):
-            described = {file: facts for file, facts in described.items() if file.partition("/")[0] != folder}
-            if not only or folder in only:
-                present.append(folder)
+        if local is not None and local.content == remote.get("content"):
+            described = {file: facts for file, facts in described.items() if _top(file) != folder}
+            present.append(folder)
     missing = sum(facts["bytes"] - _size(parts / file) for file, facts in described.items())
     loader.total_bytes = loader.loaded_bytes + missing
     for file, facts in described.items():
@@ -139,10 +147,14 @@ def _put_in_place(project: ProjectFolder, parts: Path, artifacts: Sequence[str],
         put_in_place(parts / folder, target)
     for file in described:
         source, target = parts / file, project.gen_model / file
-        if file.partition("/")[0] in artifacts or not source.is_file():
+        if _top(file) in artifacts or not source.is_file():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
+
+
+def _top(file: str) -> str:
+    return file.partition("/")[0]
 
 
 def _size(path: Path) -> int:

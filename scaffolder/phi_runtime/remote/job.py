@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phi_runtime.core.artifacts import digest
-from phi_runtime.core.project import ProjectFolder
-from phi_runtime.remote.snapshot import Snapshot
+from phi_runtime.remote.snapshot import Snapshot, content_digest
 
 InputKind = Literal["file", "folder", "model", "mlflow"]
 """`model` is one of a registry or workspace; `mlflow` one in the format of MLflow, in which the weights are in a folder below it."""
@@ -146,9 +145,9 @@ class RemoteJob:
         return {name: address for step in self.steps for name, address in step.secrets.items()}
 
 
-def job_label(project: ProjectFolder) -> str:
-    """Return the name of a project as a part of the name of a job."""
-    return re.sub(r"[^a-z0-9]+", "-", project.root.name.lower()).strip("-")[:40] or "project"
+def job_label(project: Path) -> str:
+    """Return the start of the names of the jobs of a project, from the name of its folder."""
+    return f"phi-{re.sub(r'[^a-z0-9]+', '-', project.name.lower()).strip('-')[:40] or 'project'}"
 
 
 def job_key(steps: tuple[Step, ...], snapshot: Snapshot) -> str:
@@ -158,10 +157,21 @@ def job_key(steps: tuple[Step, ...], snapshot: Snapshot) -> str:
             step.name,
             step.arguments,
             step.after,
-            [step.environment.image, step.environment.existing, step.environment.pins],
+            _software(step.environment),
             [step.machines.compute, step.machines.count, step.machines.processes],
-            [[each.name, each.address, each.place, each.local and each.place] for each in step.inputs],
+            [[each.name, each.address, each.place, each.local and content_digest(each.local)] for each in step.inputs],
         ]
         for step in steps
     ]
     return digest([parts, snapshot.digests])
+
+
+def _software(environment: Environment) -> list[object]:
+    """Return what an environment is built from; the user's own files, which no snapshot has, by their content."""
+    own: list[object] = []
+    if environment.conda and not environment.pins:
+        own.append(environment.conda)
+    if environment.build:
+        folder, dockerfile = environment.build
+        own += [dockerfile, content_digest(folder)]
+    return [environment.image, environment.existing, environment.pins, *own]

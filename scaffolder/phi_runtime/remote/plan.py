@@ -70,7 +70,7 @@ def plan_job(
     title = project.root.name
     output = project.gen_model.relative_to(project.root).as_posix() if project.output else GEN_MODEL
     return RemoteJob(
-        f"phi-{job_label(project)}-{key[:12]}",
+        f"{job_label(project.root)}-{key[:12]}",
         project.root,
         title,
         tuple(steps),

@@ -19,7 +19,7 @@ from phi_runtime.core.dotenv import environment_without_dotenv
 from phi_runtime.core.errors import MissingDependency, NetworkError, UsageError, WorkFailed
 from phi_runtime.core.project import GEN_MODEL, ProjectFolder
 from phi_runtime.core.signed_text import is_edited, signed
-from phi_runtime.remote.engine import JobState, LogChunk, RemoteFile, Status
+from phi_runtime.remote.engine import LOG_CHUNK_BYTES, JobState, LogChunk, RemoteFile, Status
 from phi_runtime.remote.job import Environment, Machines, RemoteJob, Step, job_label
 from phi_runtime.remote.snapshot import Snapshot
 
@@ -147,7 +147,7 @@ def slurm_job(
         chosen,
     )
     command = (*arguments, *(("--nproc", str(processes)) if processes > 1 else ()))
-    name = f"phi-{job_label(project)}-{digest([str(project.root), command])[:8]}"
+    name = f"{job_label(project.root)}-{digest([str(project.root), command])[:8]}"
     step = Step("run", command, stages, machines, Environment())
     return RemoteJob(name, project.root, project.root.name, (step,), Snapshot(()), timeout_s=time_limit_s)
 
@@ -180,7 +180,7 @@ class Slurm:
         if python.is_relative_to(job.project):
             python = python.relative_to(job.project)
         text = _TEMPLATE.format(
-            name=job.name.rpartition("-")[0], gpus=gpus, logs=_LOGS.as_posix(), python=shlex.quote(str(python))
+            name=job_label(job.project), gpus=gpus, logs=_LOGS.as_posix(), python=shlex.quote(str(python))
         )
         return {SCRIPT.name: text}
 
@@ -254,8 +254,9 @@ class Slurm:
         if file.is_file():
             with file.open("rb") as log:
                 log.seek(offset)
-                if data := log.read():
+                while data := log.read(LOG_CHUNK_BYTES):
                     yield LogChunk(file.name, offset, data)
+                    offset += len(data)
 
     def cancel(self, name: str) -> None:
         _call(["scancel", _number(name)], self.project.root)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from phi_runtime.config.parse import EVALUATION
 from phi_runtime.config.paths import data_paths, resolve
 from phi_runtime.config.schema import Datastore, Workflow
 from phi_runtime.config.sidecars import sidecar_path
-from phi_runtime.core.artifacts import file_digest
+from phi_runtime.core.artifacts import digest, file_digest
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.hooks import script_of
@@ -86,7 +85,7 @@ def project_files(project: ProjectFolder, workflow: Workflow, skipped: frozenset
             paths += [found.path for found in data_paths(data, config)]
         script, _ = script_of(data, config)
         folder = data.pre_process_data_config.script_dir if script else None
-        paths += [*([script] if script else []), *(_python_files(resolve(folder, config).path) if folder else ())]
+        paths += [*([script] if script else []), *(_files(resolve(folder, config).path, "*.py") if folder else ())]
     adapter = workflow.input_model.adapter_path and resolve(workflow.input_model.adapter_path, config).path
     if adapter and adapter.is_dir():
         paths += [adapter / name for name in ("adapter_config.json", "adapter_model.safetensors")]
@@ -94,9 +93,16 @@ def project_files(project: ProjectFolder, workflow: Workflow, skipped: frozenset
     return Snapshot(tuple(SnapshotFile(name, path) for name, path in sorted(names.items())))
 
 
-def _python_files(folder: Path) -> Iterator[Path]:
+def content_digest(path: Path) -> str:
+    """Return the digest of a file, or of the files of a folder with their names; without those that are never sent."""
+    folder, files = (path.parent, [path]) if path.is_file() else (path, _files(path, "*"))
+    return digest([[file.relative_to(folder).as_posix(), file_digest(file)] for file in files])
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
     require_few_files(folder)
-    yield from (path for path in sorted(folder.rglob("*.py")) if not NEVER.intersection(path.relative_to(folder).parts))
+    files = (path for path in sorted(folder.rglob(pattern)) if path.is_file())
+    return [path for path in files if not NEVER.intersection(path.relative_to(folder).parts)]
 
 
 def _name(path: Path, project: ProjectFolder) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -181,20 +182,28 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> bool:
     if path.suffix.lower() != ".jsonl":
         raise UsageError(f"{path} is not a .jsonl file", fix="end its name with .jsonl")
     try:
-        existing = path.read_bytes() if path.exists() else b""
-        if existing.strip():
-            _check_columns(path, existing, rows[0])
-        gap = "\n" if existing and not existing.endswith(b"\n") else ""
+        first, last = _ends(path) if path.exists() else (b"", b"")
+        if first:
+            _check_columns(path, first, rows[0])
+        gap = "" if last in (b"", b"\n") else "\n"
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(gap + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     except OSError as e:
         raise UsageError(f"cannot write {path}: {e.strerror}", fix="choose another file") from None
-    return bool(existing)
+    return bool(last)
 
 
-def _check_columns(path: Path, content: bytes, row: dict[str, Any]) -> None:
+def _ends(path: Path) -> tuple[bytes, bytes]:
+    """Return the first line of a file that is not blank, and the last byte; b"" for those that it does not have."""
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+        return first, file.read(1)
+
+
+def _check_columns(path: Path, line: bytes, row: dict[str, Any]) -> None:
     try:
-        first = json.loads(content.split(b"\n", 1)[0])
+        first = json.loads(line)
     except ValueError:
         first = None
     if not isinstance(first, dict) or not row.keys() <= first.keys():

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 CONTEXT = {"ignore_unknown_options": True, "help_option_names": []}  # flags and the help are of Olive's commands
 
+_COPY = ".phi-scaffold-copy"
+"""File that marks a copy of outputs, which the next call replaces."""
+
 
 @accepts(*OUTPUT)
 def olive(
@@ -111,12 +114,15 @@ def _link(target: Path, link: Path) -> None:
 
     if link.is_symlink():
         link.unlink()
+    elif (link / _COPY).is_file():
+        shutil.rmtree(link)
     elif link.exists():
         link.rename(free_name(link))
     try:
         link.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     except OSError:  # Windows without developer mode
         shutil.copytree(target, link)
+        (link / _COPY).touch()
 
 
 def _add_adapter(project: ProjectFolder, folder: Path) -> None:

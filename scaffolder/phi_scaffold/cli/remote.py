@@ -54,13 +54,14 @@ def logs(
     Example: phi-scaffold remote logs -f
     """
     from phi_runtime.remote.follow import LogReader
-    from phi_scaffold.remote.wait import wait_and_download
+    from phi_scaffold.remote.wait import notes, wait_and_download
 
     project, record, engine = _found(flags, job)
     if follow:
         wait_and_download(project, flags, engine, record)
         return
-    reader = LogReader(engine, record.name, lambda event: print(json.dumps(event.as_dict())), print)
+    say = notes(flags) if flags.as_json or flags.quiet else print  # stdout has events only
+    reader = LogReader(engine, record.name, lambda event: print(json.dumps(event.as_dict())), say)
     reader.read()
     reader.close()
 

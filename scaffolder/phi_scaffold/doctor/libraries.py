@@ -13,6 +13,7 @@ from pathlib import Path
 
 from phi_runtime.core.artifacts import versions
 from phi_runtime.core.project import ProjectFolder, setup_command
+from phi_runtime.hardware.device import AMD_DRIVER
 from phi_scaffold.doctor.check import Check, Level, Needs
 from phi_scaffold.doctor.machine import Card
 from phi_scaffold.environment import venv_python
@@ -83,7 +84,8 @@ def torch(project: ProjectFolder | Path, cards: Sequence[Card], needs: Needs) ->
     cuda = _cuda_of_torch()
     value = {"version": version, "cuda": cuda}
     level: Level = "error" if needs.gpu else "note"
-    if needs.gpu and not cards and sys.platform != "darwin":
+    is_amd = "rocm" in version and AMD_DRIVER.exists()
+    if needs.gpu and not cards and not is_amd and sys.platform != "darwin":
         fix = "phi-scaffold run --on local"
         return [Check("error", "torch", "the config's host has a GPU, and this machine has none", fix, value)]
     if not cards:

@@ -6,15 +6,15 @@ import getpass
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.units import size
-from phi_runtime.hardware.device import usable_cores
-from phi_runtime.hardware.machine import has_bfloat16, memory_bytes
+from phi_runtime.hardware.device import has_nvidia_gpu, usable_cores
+from phi_runtime.hardware.machine import has_bfloat16, memory_bytes, of_gpus
 from phi_scaffold.doctor.check import Check, Needs
 
 _SMALL_MEMORY_BYTES = 4e9
@@ -23,7 +23,7 @@ _SMALL_DISK_BYTES = 5e9
 
 @dataclass(frozen=True)
 class Card:
-    """An NVIDIA GPU, as nvidia-smi reports it."""
+    """An NVIDIA GPU, as its driver reports it."""
 
     name: str
     memory: str
@@ -72,7 +72,7 @@ def disk(project: ProjectFolder | Path, needs: Needs) -> Check:
     """Return the free disk space, against what the next run would write."""
     folder = project if isinstance(project, Path) else project.root
     free, where = shutil.disk_usage(folder).free, f"free at {folder}"
-    if needs.disk_bytes:
+    if needs.disk_bytes is not None:
         needed = f"`run` writes about {size(needs.disk_bytes)}"
         if free < needs.disk_bytes:
             fix = "phi-scaffold clean        (shows what can be deleted), or choose a smaller model"
@@ -112,22 +112,18 @@ def wsl(project: ProjectFolder | Path) -> list[Check]:
 
 
 def gpu() -> tuple[Check, list[Card]]:
-    """Return the NVIDIA GPUs, as their driver reports them."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return Check("note", "gpu", "no NVIDIA driver; using the CPU", value=[]), []
-    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return Check("note", "gpu", "nvidia-smi does not respond", "check the NVIDIA driver", []), []
-    lines = [line.strip() for line in result.stdout.splitlines() if line.strip()] if result.returncode == 0 else []
-    cards = [Card(*parts) for line in lines if len(parts := line.rsplit(", ", 2)) == 3]
-    if not cards:
-        output = (result.stdout or result.stderr).strip().splitlines()
-        message = f"nvidia-smi: {output[0] if output else 'no card'}"
-        return Check("note", "gpu", message, "check the NVIDIA driver", []), []
-    return Check("good", "gpu", "; ".join(map(str, cards)), value=list(map(str, cards))), cards
+    """Return the NVIDIA GPUs that a run may use, as their driver reports them."""
+    cards = list(of_gpus(_card))
+    if cards:
+        return Check("good", "gpu", "; ".join(map(str, cards)), value=list(map(str, cards))), cards
+    if has_nvidia_gpu():
+        return Check("note", "gpu", "the NVIDIA driver finds no GPU", "check the NVIDIA driver: nvidia-smi", []), []
+    return Check("note", "gpu", "no NVIDIA GPU; using the CPU", value=[]), []
+
+
+def _card(pynvml: Any, handle: Any) -> Card:
+    name, driver = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion()
+    return Card(name, f"{pynvml.nvmlDeviceGetMemoryInfo(handle).total >> 20} MiB", driver)
 
 
 def editor() -> Check:

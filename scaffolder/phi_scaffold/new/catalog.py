@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.models.exportable import Reason, why_not_exportable
 from phi_runtime.models.known import CATALOG
-from phi_runtime.models.place import base_model_path
+from phi_runtime.models.place import base_model_path, cached_part
 from phi_runtime.models.shape import Shape, assembled, shape_of
 
 if TYPE_CHECKING:
@@ -132,6 +132,5 @@ def base_shape(workflow: Workflow, project: ProjectFolder) -> Shape | None:
 
 def catalog_shape(workflow: Workflow) -> Shape | None:
     """Return the shape of the base model, if it is in the catalog."""
-    name = workflow.input_model.name.rstrip("/")
-    model = catalog().models.get(name.partition("model-cache/")[2] or name)
+    model = catalog().models.get(cached_part(workflow.input_model.name))
     return model.shape if model else None

@@ -22,6 +22,7 @@ from phi_runtime.data.hooks import FILE as HOOKS
 from phi_runtime.data.selection import read_options
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_runtime.models.known import known_id
+from phi_runtime.models.place import cached_part
 from phi_scaffold.new.answers import Answers
 from phi_scaffold.new.derive import task_of
 
@@ -200,7 +201,7 @@ def _answers(workflow: Workflow, columns: Columns | None) -> Answers:
     method = "qlora" if "QLoRA" in types else "full" if types == {"FullFinetune"} else "lora"
     target = _TARGETS.get(workflow.execution_provider, "cuda" if workflow.host_device == "gpu" else "cpu")
     target = "azureml" if workflow.remote else target
-    name = workflow.input_model.name.rstrip("/").rpartition("model-cache/")[2]
+    name = cached_part(workflow.input_model.name)
     answers = Answers(known_id(name) or name, method=method, target=target)
     return replace(answers, task=task_of(columns) if columns else "generation", data_columns=columns)
 

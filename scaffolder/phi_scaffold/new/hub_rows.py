@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ SERVER = "https://datasets-server.huggingface.co"
 _LIMIT_BYTES = 64 * 2**20  # of an answer
 _ROWS = 100
 _TIMEOUT_S = 10
+_NO_ACCESS = (401, 403, 404)
 
 
 def first_rows(name: str, split: str, chosen: Sequence[str] = ()) -> Columns:
@@ -57,4 +59,7 @@ def _get(name: str, path: str, **query: str) -> Any:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
             return json.loads(response.read(_LIMIT_BYTES))
     except (OSError, ValueError) as e:  # no network, a refusal, or a page of a proxy
+        if isinstance(e, urllib.error.HTTPError) and e.code in _NO_ACCESS:
+            what = f"the Hub has no data set `{name}` that is public, or that HF_TOKEN may read"
+            raise NetworkError(what, fix=f"check the name; for a private data set set HF_TOKEN, or {fix}") from e
         raise NetworkError(f"the columns of {name} are unknown: the Hub did not answer ({e})", fix=fix) from e

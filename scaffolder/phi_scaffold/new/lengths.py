@@ -24,7 +24,10 @@ _TURN, _CHAT = 10, 60  # tokens of a chat template around each message, and arou
 
 
 def lengths_of(answers: Answers, columns: Columns, text_template: str, optional: list[str]) -> dict[str, int]:
-    """Return `max_seq_len` and `max_new_tokens`, powers of two that the longest row and the longest answer fit into."""
+    """Return `max_seq_len` and `max_new_tokens`, powers of two that the longest row and the longest answer fit into.
+
+    A context that is no power of two is the limit of `max_seq_len`.
+    """
     model = base_model(answers.model)
     most = min(2048, model.context if model else UNKNOWN_CONTEXT)
     # Two characters are at most a token of usual text.
@@ -83,4 +86,4 @@ def _power_of_two(size: float, least: int, most: int) -> int:
     power = least
     while power < size and power < most:
         power *= 2
-    return power
+    return min(power, most)

@@ -97,30 +97,10 @@ def read_answers(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file cannot be read, or has an unknown key.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path} cannot be read: {e}", fix="check --data-file") from e
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
-        raise UsageError("not valid JSON or YAML", where=where, fix="correct the syntax at this place") from e
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} is not an object of answers", fix=f'write {{"model": "{DEFAULT}", …}}')
-    if "_src_path" in values:  # written by copier: use its text template and its data
-        answers = {k: values[k] for k in KEYS if k in values}
-        written = str(values.get("data_file", ""))
-        datasets = path.parent / "datasets"
-        if any(datasets.glob(written.rstrip("/") or "*")):
-            answers["data"] = datasets / written
-        elif HUB_ID.fullmatch(written.partition(":")[0]):
-            answers["data"] = written
-        return {
-            **answers,
-            "prompt_template": values.get("text_template") or "plain",
-        }
+    fix = f'name a .copier-answers.yml with --from, or a file such as {{"model": "{DEFAULT}"}}'
+    values = load_answers(path, fix=fix)
+    if "_src_path" in values:
+        return answers_of_copier(values, path.parent)
     for key in values:
         if key not in KEYS:
             raise UsageError(
@@ -128,3 +108,40 @@ def read_answers(path: Path) -> dict[str, Any]:
                 fix=f"the known answers are {', '.join(KEYS)}",
             )
     return values
+
+
+def load_answers(path: Path, *, fix: str) -> dict[str, Any]:
+    """Return the content of a file of answers, an object in JSON or YAML.
+
+    Args:
+        path: The file.
+        fix: The fix of a file that cannot be read, or is no object.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path} cannot be read: {e}", fix=fix) from e
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
+        raise UsageError("not valid JSON or YAML", where=where, fix="correct the syntax at this place") from e
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is not an object of answers", fix=fix)
+    return values
+
+
+def answers_of_copier(values: Mapping[str, Any], project: Path) -> dict[str, Any]:
+    """Return the answers in the .copier-answers.yml of `project`, with its text template and its data."""
+    answers = {k: values[k] for k in KEYS if k in values}
+    written = str(values.get("data_file", ""))
+    datasets = project / "datasets"
+    if any(datasets.glob(written.rstrip("/") or "*")):
+        answers["data"] = datasets / written
+    elif HUB_ID.fullmatch(written.partition(":")[0]):
+        answers["data"] = written
+    return {**answers, "prompt_template": values.get("text_template") or "plain"}

@@ -183,8 +183,9 @@ def _require_no_pass_here(workflow: Workflow, stages: Sequence[str]) -> None:
 def own_package(base_model: str) -> Any:
     """Return phi-scaffold itself for a job; the tokenizers of embedded models only if `base_model` is one."""
     from phi_runtime.models.embedded import EMBEDDED
+    from phi_runtime.models.place import cached_part
 
-    used = base_model.replace("\\", "/").rpartition("model-cache/")[2]
+    used = cached_part(base_model)
     return _package_without(tuple(model.tokenizer for name, model in EMBEDDED.items() if name != used))
 
 

@@ -16,7 +16,7 @@ from phi_runtime.core.project import CONFIG, ProjectFolder, setup_command
 from phi_runtime.core.trust import is_trusted
 from phi_scaffold import __version__
 from phi_scaffold.new.derive import derive, of_this_version, recorded
-from phi_scaffold.new.questions import answers_from, read_answers
+from phi_scaffold.new.questions import answers_from, answers_of_copier, load_answers
 from phi_scaffold.new.template_files import LOCAL_REQUIREMENT, render, template_root
 from phi_scaffold.update.apply import apply, is_interrupted, restore
 from phi_scaffold.update.merge import Change, changes
@@ -87,7 +87,7 @@ def _planned(root: Path) -> Update:
     with TemporaryDirectory(prefix="phi-scaffold-") as temporary:
         folder = Path(temporary)
         new_root = template_root(folder)
-        current, notes = _values_of_this_version(new_root, values, file)
+        current, notes = _values_of_this_version(new_root, values, root)
         trees = folder / "old" / root.name, folder / "new" / root.name
         try:
             render(trees[0], values | {"recorded": {}}, unpack(old, folder / "release"))
@@ -111,13 +111,10 @@ _AS_A_NEW_ONE = f"`phi-scaffold new NAME --from {ANSWERS}`, then move your edits
 
 def _answers(file: Path) -> dict[str, Any]:
     """Return the values that the template was rendered with."""
-    import yaml
-
     if not file.is_file():
         fix = f"`phi-scaffold new NAME --config {CONFIG.as_posix()}` creates a project around its config"
         raise UsageError(f"`update` needs {ANSWERS}, which `new` writes", where=Location(file), fix=fix)
-    read_answers(file)  # reports what is no YAML
-    answers = yaml.safe_load(file.read_text(encoding="utf-8"))
+    answers = load_answers(file, fix="restore this file from git")
     if answers.get("_src_path") != "phi-scaffold":
         raise UsageError("this project was created by copier", where=Location(file), fix="copier update")
     if "phi_scaffold_version" not in answers:
@@ -127,7 +124,7 @@ def _answers(file: Path) -> dict[str, Any]:
     return {name: value for name, value in answers.items() if not name.startswith("_")}
 
 
-def _values_of_this_version(template: Path, answers: dict[str, Any], file: Path) -> tuple[dict[str, Any], list[str]]:
+def _values_of_this_version(template: Path, answers: dict[str, Any], root: Path) -> tuple[dict[str, Any], list[str]]:
     """Return values for all questions of the template: those of the project, and derived ones for questions that are new."""
     import yaml
 
@@ -136,7 +133,7 @@ def _values_of_this_version(template: Path, answers: dict[str, Any], file: Path)
     added = [name for name in questions if not name.startswith("_") and name not in (*values, "recorded")]
     if added and not answers.get("existing_config"):
         try:
-            derived, _ = derive(answers_from(read_answers(file)))
+            derived, _ = derive(answers_from(answers_of_copier(answers, root)))
             values |= {name: derived[name] for name in added if name in derived}
         except PhiError as e:
             notes.append(f"{', '.join(added)}: the default is used, because it cannot be derived: {e.what}")

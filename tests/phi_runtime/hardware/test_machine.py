@@ -41,13 +41,14 @@ def test_bfloat16_is_known_without_torch_as_torch_finds_it(monkeypatch: pytest.M
     assert machine.has_bfloat16("cpu") in (None, has_bfloat16("cpu"))
 
 
-def driver(*cards: tuple[str, int, int, tuple[int, int]]) -> ModuleType:
+def driver(*cards: tuple[str, int, int, tuple[int, int]], version: str = "580.65.06") -> ModuleType:
     """A stand-in for nvidia-ml-py, with its functions and their types."""
     nvml = ModuleType("pynvml")
     nvml.NVMLError = type("NVMLError", (Exception,), {})  # type: ignore[attr-defined]
     functions: dict[str, Callable[..., Any]] = {
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
+        "nvmlSystemGetDriverVersion": lambda: version,
         "nvmlDeviceGetCount": lambda: len(cards),
         "nvmlDeviceGetHandleByIndex": lambda index: cards[index],
         "nvmlDeviceGetHandleByUUID": lambda uuid: cards[int(uuid.decode().removeprefix("GPU-"))],

@@ -13,12 +13,14 @@ import yaml
 
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.schema import canonical
-from phi_runtime.core.errors import UsageError
+from phi_runtime.core.errors import MissingDependency, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.load import check_file, load_workflow
 from phi_runtime.remote.azureml.build import AzureMLJob, azureml_job
+from phi_runtime.remote.azureml.engine import AzureML
 from phi_runtime.remote.azureml.render import render
 from phi_runtime.remote.azureml.sign_in import half_set
+from phi_runtime.remote.azureml.systems import Workspace
 from phi_runtime.remote.requirements import why_not_installable
 from phi_runtime.remote.snapshot import SnapshotFile
 from phi_runtime.remote.submit import find_attempt
@@ -293,9 +295,31 @@ def test_a_failed_job_is_submitted_under_another_name(azure_project: ProjectFold
     assert (attempt.job.name, attempt.status) == (f"{job.name}-3", None)
 
 
+def test_another_attempt_uses_the_data_that_the_first_has_uploaded(azure_project: ProjectFolder) -> None:
+    local = {"load_dataset_config": {"data_name": "json", "data_files": "../datasets/train.jsonl"}}
+    change(azure_project, lambda config: config["data_configs"][0].update(local))
+    job = planned(azure_project, upload=True).job
+    assert job.inputs[0].local is not None
+    attempt = find_attempt(FakeEngine(jobs={job.name: ["failed"]}), job)
+    addresses = [
+        yaml.safe_load(render(each)["job.yaml"])["inputs"]["train_data"]["path"] for each in (job, attempt.job)
+    ]
+    assert addresses[0] == addresses[1]
+    assert addresses[0].startswith("azureml:phi-tiny-train-data:")
+
+
 def test_force_submits_work_again_that_is_done(azure_project: ProjectFolder) -> None:
     job = planned(azure_project).job
     assert find_attempt(FakeEngine(jobs={job.name: ["done"]}), job, again=True).job.name == f"{job.name}-2"
+
+
+def test_each_request_without_the_client_is_one_error_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("azure", "azure.core", "azure.storage", "azure.storage.blob"):
+        monkeypatch.setitem(sys.modules, module, None)
+    engine = AzureML(Workspace("subscription", "group", "name"), print)
+    for request in (engine.status, engine.outputs, lambda name: next(engine.logs(name, {}))):
+        with pytest.raises(MissingDependency, match="not installed"):
+            request("job")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phi_runtime.core.artifacts import read_manifest, seal
-from phi_runtime.core.errors import NetworkError
+from phi_runtime.core.errors import NetworkError, UsageError
 from phi_runtime.core.events import Event, silent
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.remote.download import download
@@ -82,6 +82,21 @@ def test_a_damaged_file_is_never_put_in_place(engine: FakeEngine, remote_project
     with pytest.raises(NetworkError, match="damaged"):
         download(engine, "job", remote_project, silent)
     assert read_manifest(remote_project.gen_model / "adapter") is None
+
+
+@pytest.mark.usefixtures("engine")
+def test_one_folder_replaces_nothing_else(remote_project: ProjectFolder, tmp_path: Path) -> None:
+    (tmp_path / "outputs" / "report.html").write_text("of the job")
+    engine = FakeEngine()
+    engine.add_outputs(tmp_path / "outputs")
+    report = remote_project.gen_model / "report.html"
+    report.write_text("of this machine")
+    with pytest.raises(UsageError, match="did you mean `adapter`"):
+        download(engine, "job", remote_project, silent, only=["adaptr"])
+    assert download(engine, "job", remote_project, silent, only=["adapter"]).artifacts == ("adapter",)
+    assert report.read_text() == "of this machine"
+    download(engine, "job", remote_project, silent)
+    assert report.read_text() == "of the job"
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/../../escaped", "c:\\escaped"])

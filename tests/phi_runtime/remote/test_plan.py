@@ -69,6 +69,32 @@ def test_changed_data_is_other_work(remote_project: ProjectFolder) -> None:
     assert job_of(remote_project).name != name
 
 
+def test_changed_data_that_is_uploaded_is_other_work(remote_project: ProjectFolder) -> None:
+    name = job_of(remote_project, upload=True).name
+    with (remote_project.root / "datasets" / "train.jsonl").open("a") as file:
+        file.write('{"phrase": "more", "tone": "joy"}\n')
+    assert job_of(remote_project, upload=True).name != name
+
+
+def test_a_changed_conda_file_of_the_user_is_other_work(remote_project: ProjectFolder) -> None:
+    files: list[dict[str, Any]] = [{"dependencies": [f"torch=={version}"]} for version in ("2.12.0", "2.13.0")]
+    parts = [replace(PART, environment=Environment("image:1", conda=file)) for file in files]
+    assert job_of(remote_project, parts[0]).name != job_of(remote_project, parts[1]).name
+
+
+def test_a_changed_dockerfile_or_file_next_to_it_is_other_work(remote_project: ProjectFolder) -> None:
+    context = remote_project.root / "image"
+    (context / "gen-model").mkdir(parents=True)
+    part = replace(PART, environment=Environment(build=(context, "Dockerfile")))
+    names = {job_of(remote_project, part).name}
+    for file in ("Dockerfile", "packages.txt"):
+        (context / file).write_text(file)
+        names.add(job_of(remote_project, part).name)
+    assert len(names) == 3
+    (context / "gen-model" / "output").write_text("of a run")
+    assert job_of(remote_project, part).name in names
+
+
 def test_several_processes_are_an_argument_of_the_command(remote_project: ProjectFolder) -> None:
     (step,) = job_of(remote_project).steps
     assert step.arguments == ("run", "--until", "merge", "--nproc", "2")

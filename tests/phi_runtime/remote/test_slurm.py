@@ -199,3 +199,12 @@ def test_a_forgotten_job_has_the_state_of_its_exit_code(tmp_path: Path, monkeypa
         ("failed", "it was killed"),
         None,
     ]
+
+
+def test_a_log_is_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phi_runtime.remote.slurm.LOG_CHUNK_BYTES", 4)
+    engine = Slurm(folder(tmp_path))
+    engine.logs_folder.mkdir(parents=True)
+    (engine.logs_folder / "slurm-17.log").write_bytes(b"0123456789")
+    chunks = [(chunk.offset, chunk.data) for chunk in engine.logs("17", {"slurm-17.log": 1})]
+    assert chunks == [(1, b"1234"), (5, b"5678"), (9, b"9")]

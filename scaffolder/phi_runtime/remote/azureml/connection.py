@@ -88,7 +88,9 @@ class Connection:
             raise NetworkError(
                 f"the workspace names an unknown service: {discovery}", fix="check `azureml_client` in the config"
             )
-        services = self.request("GET", discovery) or {}
+        services = self.request("GET", discovery)
+        if services is None:
+            raise NetworkError(f"the workspace does not answer at {discovery}", fix="run the same command again")
         return f"{services['api']}/history/v1.0{self.workspace.path}"
 
     def run(self, name: str, part: str) -> Any:

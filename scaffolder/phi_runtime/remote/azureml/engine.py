@@ -100,9 +100,9 @@ class AzureML:
 
     def logs(self, name: str, offsets: Mapping[str, int]) -> Iterator[LogChunk]:
         """Yield new bytes of the logs of the user's command; of each step in a pipeline."""
-        from azure.storage.blob import BlobClient
-
         with as_ours("reading the log of the job"):
+            from azure.storage.blob import BlobClient
+
             runs = [(name, "")]
             children = self._connection.run(name, "children") or {}
             for child in children.get("value") or ():
@@ -114,9 +114,9 @@ class AzureML:
                         key = label + log.removeprefix(_LOGS)
                         offset = offsets.get(key, 0)
                         # The address has a new signature each time, as an old one ends while the job runs.
-                        data = _read_from(BlobClient.from_blob_url(address, **self._connection.storage), offset)
-                        if data:
+                        for data in _read_from(BlobClient.from_blob_url(address, **self._connection.storage), offset):
                             yield LogChunk(key, offset, data)
+                            offset += len(data)
 
     def cancel(self, name: str) -> None:
         """Cancel the job `name`."""
@@ -184,19 +184,15 @@ def _exists(folder: BlobFolder) -> bool:
     return bool(folder.container.get_blob_client(folder.prefix + OUTPUT_MANIFEST).exists())
 
 
-def _read_from(blob: Any, offset: int) -> bytes:
-    """Return the content of a blob from `offset` on; b"" if it has no more."""
-    from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+def _read_from(blob: Any, offset: int) -> Iterator[bytes]:
+    """Yield the content of a blob from `offset` on; nothing if it has no more."""
+    from azure.core.exceptions import HttpResponseError
 
     try:
-        content: bytes = blob.download_blob(offset=offset or None).readall()
-    except ResourceNotFoundError:
-        return b""
+        yield from blob.download_blob(offset=offset or None).chunks()
     except HttpResponseError as e:
-        if e.status_code == 416:  # nothing is there behind the offset
-            return b""
-        raise
-    return content
+        if e.status_code not in (404, 416):  # 416: nothing is there behind the offset
+            raise
 
 
 @contextlib.contextmanager

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from phi_runtime.config.reading import write
-from phi_runtime.core.artifacts import digest, file_digest
 from phi_runtime.core.remote_job import JOB
-from phi_runtime.remote.job import Environment, RemoteJob, Step
+from phi_runtime.remote.job import Environment, RemoteJob, Step, job_label
 from phi_runtime.remote.package import FOLDER, UNPACK
+from phi_runtime.remote.snapshot import content_digest
 from phi_runtime.remote.worker import SECRET_VARIABLES
 
 JOB_FILE, CONDA_FILE, SNAPSHOT = "job.yaml", "conda.yaml", "snapshot"
@@ -116,9 +116,7 @@ def asset_of(job: RemoteJob, name: str) -> tuple[str, str]:
     """Return name and version of the data asset of a local input: the version is its content."""
     each = next(each for each in job.inputs if each.name == name)
     assert each.local is not None
-    files = [each.local] if each.local.is_file() else sorted(path for path in each.local.rglob("*") if path.is_file())
-    content = digest([[path.name, file_digest(path)] for path in files])
-    return f"{job.name.rsplit('-', 1)[0]}-{name}".replace("_", "-"), content[:12]
+    return f"{job_label(job.project)}-{name}".replace("_", "-"), content_digest(each.local)[:12]
 
 
 def _output(job: RemoteJob, step: Step) -> dict[str, str]:
