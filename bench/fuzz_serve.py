@@ -36,7 +36,7 @@ PATHS = ("/v1/chat/completions", "/v1/completions")
 def description(model: str) -> dict[str, Any]:
     """Return the OpenAPI description of the server, narrowed so that more valid bodies get past the first checks."""
     nothing: Any = SimpleNamespace()
-    spec: dict[str, Any] = build_app(nothing, nothing, ServingLimits(), None, []).openapi()
+    spec: dict[str, Any] = build_app(nothing, ServingLimits(), None, []).openapi()
     components = spec["components"]["schemas"]
     for component in components.values():
         component["additionalProperties"] = False

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from phi_runtime.core.errors import to_wire
 from phi_runtime.core.events import Emit
@@ -100,12 +100,7 @@ def _work_in_copy(parent: Parent, task: ModelTask, log: Path, libraries: Librari
         for standard in (1, 2):
             os.dup2(output, standard)
         threading.Thread(target=_end_with_parent, daemon=True).start()
-
-        def work() -> dict[str, Any]:
-            results: dict[str, Any] = to_json(load_and_work(task, libraries))
-            return results
-
-        parent.reply(work, subject_of(task), memory_fix=MEMORY_FIX)
+        parent.reply(lambda: to_json(load_and_work(task, libraries)), subject_of(task), memory_fix=MEMORY_FIX)
         sys.stderr.flush()
         code = 0
     finally:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from phi_runtime.evaluation.fields import field_results
+from phi_runtime.evaluation.class_results import field_results, label_results
 from phi_runtime.evaluation.intervals import Difference, Interval, Scores, compare, interval_of
-from phi_runtime.evaluation.labels import label_results
 from phi_runtime.evaluation.metrics import headline_scores, score
 from phi_runtime.evaluation.row_results import Measured, RowResult, groups_of
 

@@ -223,12 +223,7 @@ def main() -> None:
     """Work on the task on stdin."""
     parent = Parent()
     task = from_json(ModelTask, parent.receive())
-
-    def work() -> dict[str, Any]:
-        results: dict[str, Any] = to_json(load_and_work(task))
-        return results
-
-    parent.reply(work, subject_of(task), memory_fix=MEMORY_FIX)
+    parent.reply(lambda: to_json(load_and_work(task)), subject_of(task), memory_fix=MEMORY_FIX)
 
 
 if __name__ == "__main__":

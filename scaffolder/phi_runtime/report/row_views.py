@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from phi_runtime.evaluation.fields import field_results
+from phi_runtime.evaluation.class_results import field_results
 from phi_runtime.evaluation.intervals import Interval, Scores, interval_of
 from phi_runtime.evaluation.metrics import headline
 from phi_runtime.evaluation.row_results import Measured, RowResult

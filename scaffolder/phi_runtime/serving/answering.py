@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
@@ -61,31 +61,34 @@ class AdmissionQueue:
             raise ApiError(429, f"the queue is full: {self.active} requests", code="queue_full", headers=headers)
 
 
-class ErrorFields(NamedTuple):
-    """Names of the request fields that errors of the worker are about: the input, and the guide."""
-
-    text: str
-    guide: str
-
-
 class Reply(Response):
-    """The response to one request. `builders` create the generation request of each choice from its id."""
+    """The response to one request.
+
+    Args:
+        queue: Admits it.
+        writer: Writes its bodies.
+        requests: The generation request of each choice.
+        fields: Names of the request fields that errors of the worker are about: the input, and the guide.
+        stream, with_usage: As in the body of the request.
+        tools: The tools that answers may call.
+        check_guide: Compiles the guide of the answers.
+    """
 
     def __init__(
         self,
         queue: AdmissionQueue,
         writer: BodyWriter,
-        builders: Sequence[Callable[[int], GenerationRequest]],
-        fields: ErrorFields,
+        requests: Sequence[GenerationRequest],
+        fields: tuple[str, str],
         *,
         stream: bool,
         with_usage: bool,
         tools: Tools | None = None,
         check_guide: Callable[[], Awaitable[Failure | None]] | None = None,
     ) -> None:
-        self.queue, self.writer, self.builders, self.fields = queue, writer, builders, fields
+        self.queue, self.writer, self.requests, self.fields = queue, writer, requests, fields
         self.stream, self.with_usage, self.check_guide = stream, with_usage, check_guide
-        self.choices = [AnswerChoice(tools.parser() if tools else None) for _ in builders]
+        self.choices = [AnswerChoice(tools.parser() if tools else None) for _ in requests]
         self.background = None
         self.started_s = time.monotonic()
         self.status = 200
@@ -102,8 +105,8 @@ class Reply(Response):
             async with asyncio.timeout(queue.timeout_s):
                 if self.check_guide:
                     await self._check_guide(self.check_guide(), disconnect)
-                for index, builder in enumerate(self.builders):
-                    self._index[queue.engine.submit(builder, self._parts.put_nowait)] = index
+                for index, request in enumerate(self.requests):
+                    self._index[queue.engine.submit(request, self._parts.put_nowait)] = index
                 await (self._send_stream(send) if self.stream else self._send_body(send))
         except _ClientDisconnected:
             self.status = 499
@@ -128,7 +131,7 @@ class Reply(Response):
             if not checking.done():
                 raise _ClientDisconnected
             if failure := checking.result():
-                raise from_worker(failure, self.fields.text, self.fields.guide)
+                raise from_worker(failure, *self.fields)
         except PhiError as e:
             raise ApiError(500, e.what, code="internal_error") from None
         finally:
@@ -148,7 +151,7 @@ class Reply(Response):
         if part is DISCONNECTED:
             raise _ClientDisconnected
         if "failure" in part:
-            raise from_worker(part["failure"], self.fields.text, self.fields.guide)
+            raise from_worker(part["failure"], *self.fields)
         index = self._index[part["id"]]
         choice = self.choices[index]
         logprobs = part.get("logprobs")

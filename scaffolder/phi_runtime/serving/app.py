@@ -19,14 +19,13 @@ from phi_runtime.data.chat import Message
 from phi_runtime.hardware.process_memory import resident_bytes
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.serving import errors
-from phi_runtime.serving.answering import AdmissionQueue, ErrorFields, Reply
-from phi_runtime.serving.bodies import BodyWriter, ChatWriter, ResponseHead, TextWriter
-from phi_runtime.serving.engine import Engine
+from phi_runtime.serving.answering import AdmissionQueue, Reply
+from phi_runtime.serving.bodies import BodyWriter, ChatWriter, TextWriter
 from phi_runtime.serving.errors import ApiError, invalid
 from phi_runtime.serving.guard import Guard
 from phi_runtime.serving.messages import template_messages
 from phi_runtime.serving.metrics import prometheus_text
-from phi_runtime.serving.protocol import SEEDS, ApiRequest, ChatRequest, CompletionRequest, model_not_found
+from phi_runtime.serving.protocol import SEEDS, ApiRequest, ChatRequest, CompletionRequest
 from phi_runtime.serving.tools import Tools, read_tools
 from phi_runtime.serving.wire import GenerationRequest, ServedModel
 
@@ -38,33 +37,26 @@ class ServingLimits:
     Attributes:
         max_tokens: Most tokens of one answer, and the default.
         temperature: Default temperature.
-        parallel: Answers generated at the same time.
-        queue: Requests that may wait in addition to those.
+        queue: Requests that may wait in addition to those that are answered.
         timeout_s: Seconds for a request, from its body to its last token.
-        stop_s: Seconds that running answers get at a graceful shutdown.
     """
 
     max_tokens: int = 1024
     temperature: float = 0.0
-    parallel: int = 4
     queue: int = 32
     timeout_s: float = 600.0
-    stop_s: float = 30.0
 
 
-def build_app(
-    engine: Engine, queue: AdmissionQueue, limits: ServingLimits, key: str | None, origins: Sequence[str]
-) -> FastAPI:
+def build_app(queue: AdmissionQueue, limits: ServingLimits, key: str | None, origins: Sequence[str]) -> FastAPI:
     """Return the ASGI app.
 
     Args:
-        engine: The models.
-        queue: Admits requests.
+        queue: Admits requests to the models.
         limits: Limits and defaults of requests.
         key: The API key that clients need; None for a server without one.
         origins: Origins that CORS allows.
     """
-    handler = RequestHandler(engine, queue, limits)
+    handler = RequestHandler(queue, limits)
     app = FastAPI(title="phi-scaffold", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, key=key)
     if origins:  # outermost: a preflight request has no key
@@ -88,7 +80,7 @@ def build_app(
     @app.get("/v1/models/")
     async def models() -> dict[str, Any]:
         queue.check_ready()
-        return {"object": "list", "data": [_model_entry(model) for model in engine.models.values()]}
+        return {"object": "list", "data": [_model_entry(model) for model in queue.engine.models.values()]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
@@ -97,12 +89,13 @@ def build_app(
     @app.get("/health")
     @app.head("/health")
     async def health() -> JSONResponse:
-        return JSONResponse({"status": engine.state}, 200 if engine.state == "ready" else 503)
+        state = queue.engine.state
+        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
     @app.get("/metrics")
     async def counts() -> PlainTextResponse:
         gauges: dict[str, tuple[str, float]] = {"requests_active": ("Requests running or waiting.", queue.active)}
-        for name, pid in {"server": os.getpid(), "models": engine.pid}.items():
+        for name, pid in {"server": os.getpid(), "models": queue.engine.pid}.items():
             if (resident := resident_bytes(pid)) is not None:
                 gauges[f"{name}_resident_bytes"] = (f"Resident memory of the process of the {name}.", resident)
         return PlainTextResponse(prometheus_text(queue.counts, gauges), media_type="text/plain; version=0.0.4")
@@ -111,18 +104,9 @@ def build_app(
 
 
 @dataclass(frozen=True)
-class Input:
-    """The input of an answer: a conversation, or a prompt as it is."""
-
-    messages: list[Message] | None = None
-    prompt: str | None = None
-
-
-@dataclass(frozen=True)
 class RequestHandler:
     """Turns the body of a request into its response."""
 
-    engine: Engine
     queue: AdmissionQueue
     limits: ServingLimits
 
@@ -132,13 +116,13 @@ class RequestHandler:
         model = self.find(request.model)
         tools = read_tools(request.tools, request.tool_choice, request.parallel_tool_calls, model)
         messages = template_messages(request.messages, with_calls=model.tools is not None)
-        return self._reply(request, model, "messages", ChatWriter, [Input(messages=messages)], tools)
+        return self._reply(request, model, "messages", ChatWriter, messages=messages, tools=tools)
 
     def complete(self, request: CompletionRequest) -> Reply:
         """Return the response of /v1/completions. Raises ApiError for fields that are not valid."""
         request.check()
-        inputs = [Input(prompt=prompt) for prompt in request.prompts()]
-        return self._reply(request, self.find(request.model), "prompt", TextWriter, inputs)
+        prompts = request.prompts()
+        return self._reply(request, self.find(request.model), "prompt", TextWriter, prompts=prompts)
 
     def _reply(
         self,
@@ -146,10 +130,12 @@ class RequestHandler:
         model: ServedModel,
         text_field: str,
         writer: type[BodyWriter],
-        inputs: list[Input],
+        *,
+        messages: list[Message] | None = None,
+        prompts: Sequence[str | None] = (None,),
         tools: Tools | None = None,
     ) -> Reply:
-        """Return the response to `request`: `request.count` answers of `model` to each input.
+        """Return the response to `request`: `request.count` answers of `model` to `messages` or to each of `prompts`.
 
         `text_field` is the field that holds the input, for errors about it. Raises ApiError.
         """
@@ -164,29 +150,20 @@ class RequestHandler:
                 raise invalid(f"{guide_field} and tools exclude each other", guide_field)
             sampling, guide_field = replace(sampling, guide=tools.guide()), "tools"
         stream = bool(request.stream)
-        builders = [
-            partial(
-                GenerationRequest,
-                model=model.model,
-                adapter=model.adapter,
-                messages=entry.messages,
-                prompt=entry.prompt,
-                sampling=choice_sampling,
-                stream=stream,
-                tools=tools.definitions if tools else None,
-            )
-            for entry in inputs
-            for choice_sampling in _sampling_of_choices(sampling, request.count)
+        definitions = tools.definitions if tools else None
+        requests = [
+            GenerationRequest(0, model.model, model.adapter, messages, prompt, of_choice, stream, definitions)
+            for prompt in prompts
+            for of_choice in _sampling_of_choices(sampling, request.count)
         ]
         check_guide = None
         if sampling.guide:
-            check_guide = partial(self.engine.guides.failure, model.path, sampling.guide)
-        head = ResponseHead(request.model, model.fingerprint)
+            check_guide = partial(self.queue.engine.guides.failure, model.path, sampling.guide)
         return Reply(
             self.queue,
-            writer(head, count=request.count, with_usage=request.with_usage),
-            builders,
-            ErrorFields(text_field, guide_field),
+            writer(request.model, model.fingerprint, count=request.count, with_usage=request.with_usage),
+            requests,
+            (text_field, guide_field),
             stream=stream,
             with_usage=request.with_usage,
             tools=tools,
@@ -196,9 +173,10 @@ class RequestHandler:
     def find(self, name: str) -> ServedModel:
         """Return the model that `name` (`onnx`, `onnx:style`) refers to. Raises ApiError."""
         self.queue.check_ready()
-        known = self.engine.models
+        known = self.queue.engine.models
         if name not in known:
-            raise model_not_found(name, list(known), did_you_mean(name, known))
+            message = f"unknown model `{name}`{did_you_mean(name, known)}; available: {', '.join(known)}"
+            raise ApiError(404, message, param="model", code="model_not_found")
         return known[name]
 
 

@@ -1,4 +1,4 @@
-"""Response bodies. The events of a stream are formatted as text, with the constant part encoded once per response."""
+"""Response bodies, as JSON and as SSE events of a stream, whose constant part is encoded once per response."""
 
 from __future__ import annotations
 
@@ -39,21 +39,11 @@ class AnswerChoice:
                 self.calls[delta.index]["arguments"] += delta.arguments
 
 
-@dataclass(frozen=True)
-class ResponseHead:
-    """The fields that all bodies of one response have."""
-
-    model: str
-    fingerprint: str
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    created: int = field(default_factory=lambda: int(time.time()))
-
-
 class BodyWriter(ABC):
     """Writes the response of one of the two routes: `body` as JSON, the other methods as SSE events of a stream.
 
     Args:
-        head: Fields of all bodies.
+        model, fingerprint: Fields of all bodies.
         count: Number of choices per prompt.
         with_usage: Add `usage: null` to each event, as OpenAI does.
     """
@@ -62,17 +52,17 @@ class BodyWriter(ABC):
     chunk_kind: ClassVar[str]
     prefix: ClassVar[str]
 
-    def __init__(self, head: ResponseHead, *, count: int = 1, with_usage: bool = False) -> None:
-        self.count, self.model = count, head.model
-        self.id = f"{self.prefix}-{head.id}"
-        self.fields = {"created": head.created, "model": head.model, "system_fingerprint": head.fingerprint}
+    def __init__(self, model: str, fingerprint: str, *, count: int = 1, with_usage: bool = False) -> None:
+        self.count, self.model = count, model
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self.fields = {"created": int(time.time()), "model": model, "system_fingerprint": fingerprint}
         opening = dumps({"id": self.id, "object": self.chunk_kind, **self.fields})
         self._open = f'data: {opening[:-1]},"choices":['
         self._close = '],"usage":null}\n\n' if with_usage else "]}\n\n"
 
     def body(self, choices: Sequence[AnswerChoice]) -> dict[str, Any]:
         entries = [
-            {"index": index, **self.entry(index, choice), "finish_reason": choice.finish}
+            self._entry(index, self.message(choice), choice.logprobs, choice.finish)
             for index, choice in enumerate(choices)
         ]
         usage = usage_of(choices, self.count)
@@ -81,22 +71,41 @@ class BodyWriter(ABC):
     def usage(self, choices: Sequence[AnswerChoice]) -> str:
         return f'{self._open}],"usage":{dumps(usage_of(choices, self.count))}}}\n\n'
 
-    @abstractmethod
-    def entry(self, index: int, choice: AnswerChoice) -> dict[str, Any]:
-        """Return the text and the logprobs of a choice in `body`."""
+    def first(self, index: int) -> str:
+        """Return what comes before the first part of a choice."""
+        return ""
 
-    @abstractmethod
-    def first(self, index: int) -> str: ...
-
-    @abstractmethod
-    def part(self, index: int, text: str, logprobs: Logprobs | None) -> str: ...
+    def part(self, index: int, text: str, logprobs: Logprobs | None) -> str:
+        return self.event(index, self.delta(text), logprobs)
 
     def call(self, index: int, delta: CallDelta) -> str:
         """Return a part of a tool call, which only chat completions have."""
         raise NotImplementedError
 
+    def end(self, index: int, finish: str) -> str:
+        return self.event(index, self.delta(None), finish=finish)
+
+    def event(
+        self, index: int, content: dict[str, Any], logprobs: Logprobs | None = None, finish: str | None = None
+    ) -> str:
+        return f"{self._open}{dumps(self._entry(index, content, logprobs, finish))}{self._close}"
+
+    def _entry(
+        self, index: int, content: dict[str, Any], logprobs: Logprobs | None, finish: str | None
+    ) -> dict[str, Any]:
+        encoded = None if logprobs is None else self.logprobs(index, logprobs)
+        return {"index": index, **content, "logprobs": encoded, "finish_reason": finish}
+
     @abstractmethod
-    def end(self, index: int, finish: str) -> str: ...
+    def message(self, choice: AnswerChoice) -> dict[str, Any]:
+        """Return the content of a choice in `body`."""
+
+    @abstractmethod
+    def delta(self, text: str | None) -> dict[str, Any]:
+        """Return the content of a choice in an event: the next part of its text, or None after it."""
+
+    @abstractmethod
+    def logprobs(self, index: int, logprobs: Logprobs) -> dict[str, Any]: ...
 
 
 class ChatWriter(BodyWriter):
@@ -106,8 +115,7 @@ class ChatWriter(BodyWriter):
     chunk_kind = "chat.completion.chunk"
     prefix = "chatcmpl"
 
-    def entry(self, index: int, choice: AnswerChoice) -> dict[str, Any]:
-        logprobs = None if choice.logprobs is None else _chat_logprobs(choice.logprobs)
+    def message(self, choice: AnswerChoice) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
         if choice.calls:
             message["content"] = choice.text or None
@@ -119,17 +127,13 @@ class ChatWriter(BodyWriter):
                 }
                 for call in choice.calls
             ]
-        return {"message": message, "logprobs": logprobs}
+        return {"message": message}
 
     def first(self, index: int) -> str:
-        return self._delta(index, '{"role":"assistant","content":""}', "null", "null")
+        return self.event(index, {"delta": {"role": "assistant", "content": ""}})
 
-    def part(self, index: int, text: str, logprobs: Logprobs | None) -> str:
-        encoded = "null" if logprobs is None else dumps(_chat_logprobs(logprobs))
-        return self._delta(index, f'{{"content":{dumps(text)}}}', encoded, "null")
-
-    def end(self, index: int, finish: str) -> str:
-        return self._delta(index, "{}", "null", f'"{finish}"')
+    def delta(self, text: str | None) -> dict[str, Any]:
+        return {"delta": {} if text is None else {"content": text}}
 
     def call(self, index: int, delta: CallDelta) -> str:
         """Return a part of a tool call."""
@@ -138,10 +142,18 @@ class ChatWriter(BodyWriter):
         if delta.id is not None:
             function = {"name": delta.name or "", **function}
             call = {"index": delta.index, "id": delta.id, "type": "function", "function": function}
-        return self._delta(index, dumps({"tool_calls": [call]}), "null", "null")
+        return self.event(index, {"delta": {"tool_calls": [call]}})
 
-    def _delta(self, index: int, delta: str, logprobs: str, finish: str) -> str:
-        return f'{self._open}{{"index":{index},"delta":{delta},"logprobs":{logprobs},"finish_reason":{finish}}}{self._close}'
+    def logprobs(self, index: int, logprobs: Logprobs) -> dict[str, Any]:
+        def entry(token: str, logprob: float) -> dict[str, Any]:
+            # a token that is part of a character has no text
+            return {"token": token, "logprob": logprob, "bytes": None if "\ufffd" in token else list(token.encode())}
+
+        content = [
+            {**entry(token, logprob), "top_logprobs": [entry(*other) for other in top]}
+            for token, logprob, top in logprobs
+        ]
+        return {"content": content, "refusal": None}
 
 
 class TextWriter(BodyWriter):
@@ -151,28 +163,17 @@ class TextWriter(BodyWriter):
     chunk_kind = "text_completion"
     prefix = "cmpl"
 
-    def __init__(self, head: ResponseHead, *, count: int = 1, with_usage: bool = False) -> None:
-        super().__init__(head, count=count, with_usage=with_usage)
+    def __init__(self, model: str, fingerprint: str, *, count: int = 1, with_usage: bool = False) -> None:
+        super().__init__(model, fingerprint, count=count, with_usage=with_usage)
         self._offsets: dict[int, int] = {}
 
-    def entry(self, index: int, choice: AnswerChoice) -> dict[str, Any]:
-        return {"text": choice.text, "logprobs": self._logprobs(index, choice.logprobs)}
+    def message(self, choice: AnswerChoice) -> dict[str, Any]:
+        return {"text": choice.text}
 
-    def first(self, index: int) -> str:
-        return ""
+    def delta(self, text: str | None) -> dict[str, Any]:
+        return {"text": text or ""}
 
-    def part(self, index: int, text: str, logprobs: Logprobs | None) -> str:
-        return self._choice(index, text, dumps(self._logprobs(index, logprobs)), "null")
-
-    def end(self, index: int, finish: str) -> str:
-        return self._choice(index, "", "null", f'"{finish}"')
-
-    def _choice(self, index: int, text: str, logprobs: str, finish: str) -> str:
-        return f'{self._open}{{"index":{index},"text":{dumps(text)},"logprobs":{logprobs},"finish_reason":{finish}}}{self._close}'
-
-    def _logprobs(self, index: int, logprobs: Logprobs | None) -> dict[str, Any] | None:
-        if logprobs is None:
-            return None
+    def logprobs(self, index: int, logprobs: Logprobs) -> dict[str, Any]:
         offsets = []
         for token, _, _ in logprobs:
             offsets.append(self._offsets.get(index, 0))
@@ -201,14 +202,3 @@ def usage_of(choices: Sequence[AnswerChoice], count: int) -> dict[str, Any]:
 def error_event(body: dict[str, Any]) -> str:
     """Return an error as an event of a stream."""
     return f"data: {dumps(body)}\n\n"
-
-
-def _chat_logprobs(logprobs: Logprobs) -> dict[str, Any]:
-    def entry(token: str, logprob: float) -> dict[str, Any]:
-        # a token that is part of a character has no text
-        return {"token": token, "logprob": logprob, "bytes": None if "\ufffd" in token else list(token.encode())}
-
-    content = [
-        {**entry(token, logprob), "top_logprobs": [entry(*other) for other in top]} for token, logprob, top in logprobs
-    ]
-    return {"content": content, "refusal": None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from typing import Literal
 
@@ -55,11 +56,11 @@ class Engine:
         finally:
             await self.guides.stop()
 
-    def submit(self, build: Callable[[int], GenerationRequest], listener: Callable[[Part], None]) -> int:
-        """Send the request that `build` creates for a new id, and return the id; `listener` receives the parts of the answer."""
+    def submit(self, request: GenerationRequest, listener: Callable[[Part], None]) -> int:
+        """Send `request` with a new id, and return the id; `listener` receives the parts of the answer."""
         number = next(self._numbers)
         self.listeners[number] = listener
-        self._send({"generate": to_json(build(number))})
+        self._send({"generate": to_json(replace(request, id=number))})
         return number
 
     def cancel(self, number: int) -> None:

@@ -48,10 +48,6 @@ class GuideCheck:
         self._turn = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
 
-    @property
-    def pid(self) -> int | None:
-        return self._worker.pid if self._worker else None
-
     async def failure(self, model: Path, guide: Guide) -> Failure | None:
         """Return why no answer of the ONNX model in the folder `model` can follow `guide`; None if one can.
 

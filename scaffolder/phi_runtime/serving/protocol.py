@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from phi_runtime.inference.generator import Guide, SamplingParams
-from phi_runtime.serving.errors import ApiError, invalid
+from phi_runtime.serving.errors import invalid
 from phi_runtime.serving.fields import check_depth, check_extra, check_keys
 from phi_runtime.serving.messages import Message, check_text
 
@@ -192,13 +192,3 @@ def _schema(response_format: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise invalid("response_format.json_schema.schema is not a JSON schema", "response_format.json_schema.schema")
     return schema
-
-
-def model_not_found(name: str, known: list[str], suggestion: str) -> ApiError:
-    """Return the 404 error for the model `name`, with the models that exist."""
-    return ApiError(
-        404,
-        f"unknown model `{name}`{suggestion}; available: {', '.join(known)}",
-        param="model",
-        code="model_not_found",
-    )

@@ -23,6 +23,9 @@ from phi_runtime.serving.engine import KEY, Engine
 from phi_runtime.serving.guard import is_loopback
 from phi_runtime.serving.wire import LoadRequest
 
+STOP_S = 30.0
+"""Seconds that running answers get at a graceful shutdown."""
+
 
 @dataclass(frozen=True)
 class ServerSettings:
@@ -45,28 +48,20 @@ class ServerSettings:
     limits: ServingLimits = field(default_factory=ServingLimits)
 
 
-@dataclass(frozen=True)
-class Ready:
-    """The base URL for clients, and the names of the models."""
-
-    url: str
-    models: list[str]
-
-
 def serve(
     settings: ServerSettings,
     emit: Emit,
-    on_ready: Callable[[Ready], None],
+    on_ready: Callable[[str, list[str]], None],
     on_loading: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    At the first signal, new requests get 503 and running ones may finish within `limits.stop_s`; a second signal ends them.
+    At the first signal, new requests get 503 and running ones may finish within `STOP_S`; a second signal ends them.
 
     Args:
         settings: Settings of the server.
         emit: Receives an event for each request, and warnings.
-        on_ready: Called once the models are loaded.
+        on_ready: Called once the models are loaded, with the base URL for clients and the names of the models.
         on_loading: Called once the address is open, before the models are loaded.
 
     Raises:
@@ -125,8 +120,8 @@ class _Server(uvicorn.Server):
 class _Shutdown:
     """Graceful shutdown. `signal` is the one that started it."""
 
-    def __init__(self, engine: Engine, queue: AdmissionQueue, stop_s: float) -> None:
-        self.engine, self.queue, self.stop_s = engine, queue, stop_s
+    def __init__(self, queue: AdmissionQueue) -> None:
+        self.queue, self.stop_s = queue, STOP_S
         self.signal: int | None = None
         self.server: _Server | None = None
         self._loop = asyncio.get_running_loop()
@@ -143,29 +138,29 @@ class _Shutdown:
             self.stop_s = 0
 
     async def _drain(self) -> None:
-        self.engine.refuse()
+        self.queue.engine.refuse()
         deadline = self._loop.time() + self.stop_s
         while self.queue.active and self.stop_s and self._loop.time() < deadline:
             await asyncio.sleep(0.05)
         self.end()
 
     def end(self) -> None:
-        self.engine.stop()
+        self.queue.engine.stop()
         if self.server:
             self.server.should_exit = True
 
 
 async def _serve(
-    settings: ServerSettings, listener: socket.socket, emit: Emit, on_ready: Callable[[Ready], None]
+    settings: ServerSettings, listener: socket.socket, emit: Emit, on_ready: Callable[[str, list[str]], None]
 ) -> int | None:
     """Return the signal that ended the server."""
     limits = settings.limits
     asyncio.get_running_loop().set_exception_handler(FaultReport(emit))
-    engine = Engine(settings.load, emit, lambda: on_ready(Ready(_url(listener), list(engine.models))))
-    queue = AdmissionQueue(engine, limits.parallel + limits.queue, limits.timeout_s, emit)
-    shutdown = _Shutdown(engine, queue, limits.stop_s)
+    engine = Engine(settings.load, emit, lambda: on_ready(_url(listener), list(engine.models)))
+    queue = AdmissionQueue(engine, settings.load.parallel + limits.queue, limits.timeout_s, emit)
+    shutdown = _Shutdown(queue)
     config = uvicorn.Config(
-        build_app(engine, queue, limits, settings.key, settings.origins),
+        build_app(queue, limits, settings.key, settings.origins),
         lifespan="off",
         ws="none",
         log_config=None,

@@ -61,31 +61,34 @@ def tool_format(template: ChatTemplate) -> ToolFormat | None:
     """Return the format of a template, or None if it does not write tools, or calls in a form that is not known here."""
     if template.form.tools is None or template.form.calls is None:
         return None
-    with suppress(RowError):
+    try:
         prompt = template.render([PROBE_QUESTION], _TOOLS, add_generation_prompt=True)
         turn = _turn(template, prompt, 1)
-        if (call := _Call.find(turn, 0)) is None:
-            return None
-        separator, end = None, call.end
-        with suppress(RowError):
-            both = _turn(template, prompt, 2)
-            if second := _Call.find(both, 1):
-                turn, end = both, second.end
-                separator = both[call.end : second.start]
-        texts = [turn[: call.start], *call.texts(turn), separator, turn[end:]]
-        opener, head, middle, tail, separator, closer = (text and _without_ids(text) for text in texts)
-        return ToolFormat(
-            opener or "",
-            head or "",
-            middle or "",
-            tail or "",
-            separator,
-            closer or "",
-            name_first=call.name < call.arguments[0],
-            is_object=call.is_object,
-            markers=tuple(marker for marker in template.markers if any(marker in (text or "") for text in texts)),
-        )
-    return None
+    except RowError:
+        return None
+    if (call := _Call.find(turn, 0)) is None:
+        return None
+    separator, end = None, call.end
+    with suppress(RowError):
+        both = _turn(template, prompt, 2)
+        if second := _Call.find(both, 1):
+            turn, end = both, second.end
+            separator = _without_ids(both[call.end : second.start])
+    texts = [_without_ids(text) for text in (turn[: call.start], *call.texts(turn), turn[end:])]
+    opener, head, middle, tail, closer = texts
+    return ToolFormat(
+        opener,
+        head,
+        middle,
+        tail,
+        separator,
+        closer,
+        name_first=call.name < call.arguments,
+        is_object=call.is_object,
+        markers=tuple(
+            marker for marker in template.markers if any(marker in text for text in (*texts, separator or ""))
+        ),
+    )
 
 
 def _turn(template: ChatTemplate, prompt: str, count: int) -> str:
@@ -101,36 +104,36 @@ def _turn(template: ChatTemplate, prompt: str, count: int) -> str:
 
 @dataclass(frozen=True)
 class _Call:
-    """The places of a call in a text: start, end, start of the name, and span of the arguments."""
+    """The places of a call in a text: start, end, and the spans of the name and of the arguments."""
 
     start: int
     end: int
-    name: int
-    name_length: int
+    name: tuple[int, int]
     arguments: tuple[int, int]
     is_object: bool
 
     @classmethod
     def find(cls, text: str, number: int) -> _Call | None:
         """Return the call of the probe `number`."""
-        name, length = text.find(_NAMES[number]), len(_NAMES[number])
+        name = text.find(_NAMES[number])
         arguments = next(((start, end) for start, end, value in _objects(text) if value == _ARGUMENTS[number]), None)
         if name < 0 or arguments is None:
             return None
+        span = name, name + len(_NAMES[number])
         around = [
             (start, end)
             for start, end, value in _objects(text)
             if start < name < end and _NAMES[number] in value.values() and _ARGUMENTS[number] in value.values()
         ]
         if around:
-            return cls(*around[-1], name, length, arguments, True)
+            return cls(*around[-1], span, arguments, True)
         if name < arguments[0]:
-            return cls(name, arguments[1], name, length, arguments, False)
+            return cls(name, arguments[1], span, arguments, False)
         return None
 
     def texts(self, text: str) -> tuple[str, str, str]:
         """Return head, middle and tail."""
-        first, second = sorted([(self.name, self.name + self.name_length), self.arguments])
+        first, second = sorted([self.name, self.arguments])
         return text[self.start : first[0]], text[first[1] : second[0]], text[second[1] : self.end]
 
 

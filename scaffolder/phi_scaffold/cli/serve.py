@@ -63,7 +63,7 @@ def serve(
     """
     project = flags.enter_project()
     try:
-        from phi_runtime.serving.server import Ready, ServerSettings
+        from phi_runtime.serving.server import ServerSettings
         from phi_runtime.serving.server import serve as run_server
     except ModuleNotFoundError as e:
         if e.name not in ("fastapi", "uvicorn", "starlette"):
@@ -89,7 +89,7 @@ def serve(
         port,
         api_key or os.environ.get(KEY) or None,
         tuple(cors_origin or ()),
-        ServingLimits(max_tokens, temperature, parallel, max_queue, timeout),
+        ServingLimits(max_tokens, temperature, max_queue, timeout),
     )
 
     def log(event: Event) -> None:
@@ -98,9 +98,9 @@ def serve(
         elif not flags.quiet:
             print(_request_line(event.data), file=sys.stderr)
 
-    def ready(server: Ready) -> None:
-        facts = {"url": server.url, "models": server.models}
-        print(json.dumps(facts) if flags.as_json else f"{server.url} serves {', '.join(server.models)}", flush=True)
+    def ready(url: str, models: list[str]) -> None:
+        facts = {"url": url, "models": models}
+        print(json.dumps(facts) if flags.as_json else f"{url} serves {', '.join(models)}", flush=True)
 
     def loading() -> None:
         if not flags.quiet:

@@ -10,9 +10,8 @@ import pytest
 from phi_runtime.config.schema import Evaluation
 from phi_runtime.core.errors import ConfigError, DataError, Location
 from phi_runtime.data.hooks import MetricsHook, load_training_hooks
-from phi_runtime.evaluation.fields import field_results
+from phi_runtime.evaluation.class_results import field_results, label_results
 from phi_runtime.evaluation.intervals import wilson
-from phi_runtime.evaluation.labels import label_results
 from phi_runtime.evaluation.own_metrics import Metric, OwnMetrics
 from phi_runtime.evaluation.row_results import Measured, RowResult
 from phi_runtime.evaluation.row_statistics import statistics_of

@@ -168,7 +168,7 @@ def test_nothing_is_accepted_between_the_death_of_a_worker_and_the_next_one(proj
         running = asyncio.create_task(engine.run())
         await ready.wait()
         sampling = SamplingParams(400, guide=Guide("regex", LONG))
-        engine.submit(lambda number: GenerationRequest(number, "onnx", None, None, "sunny", sampling, True), receive)
+        engine.submit(GenerationRequest(0, "onnx", None, None, "sunny", sampling, True), receive)
         assert engine.pid
         os.kill(engine.pid, signal.SIGKILL)
         await failed.wait()
