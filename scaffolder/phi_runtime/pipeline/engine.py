@@ -116,7 +116,7 @@ def run(
     if nproc > 1 or nodes:
         from phi_runtime.training.distributed.shares import check_processes
 
-        check_processes(workflow, nproc, emit, nodes.count if nodes else 1)
+        check_processes(workflow, nproc, emit, nodes.rendezvous.count if nodes else 1)
     _warn_of_config(config, emit)
     project.gen_model.mkdir(parents=True, exist_ok=True)
     stages = plan(workflow, project)

@@ -24,6 +24,7 @@ from phi_runtime.hardware.process_memory import peak_and_total, reset_peak
 from phi_runtime.models.fetch import present
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.pipeline.load import load_workflow
+from phi_runtime.training.pass_bases import LayeredAdapter
 from phi_runtime.workers.child import Parent
 from phi_runtime.workers.process import Worker, python
 
@@ -180,7 +181,7 @@ def rehearse(context: PassContext[Any]) -> Rehearsal:
 
 
 def _shortened(context: PassContext[Any]) -> tuple[PassContext[Any], int]:
-    """Return a context that trains `_STEPS` steps without evaluation, checkpoints or trackers, and its batches per step.
+    """Return a context that trains `_STEPS` steps and keeps nothing, without evaluation or trackers, and its batches per step.
 
     Two batches stand for any larger number: from the second on, the forward pass runs while gradients are in memory.
     """
@@ -195,7 +196,9 @@ def _shortened(context: PassContext[Any]) -> tuple[PassContext[Any], int]:
         "load_best_model_at_end": False,
         "report_to": "none",
     }
-    short = {"training_args": settings.model_copy(update=changes), "early_stopping_patience": None}
+    short: dict[str, Any] = {"training_args": settings.model_copy(update=changes), "early_stopping_patience": None}
+    if isinstance(context.config, LayeredAdapter):
+        short["activation_cache_gb"] = 0
     return replace(context, config=context.config.model_copy(update=short)), micro_batches
 
 

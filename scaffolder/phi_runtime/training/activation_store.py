@@ -7,6 +7,7 @@ written in part has another checksum and is computed again.
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
 from collections.abc import Iterable
@@ -51,14 +52,16 @@ class ActivationStore:
         for file, size in ((self._states, self.size_bytes), (self._sums, self.rows * _SUM.itemsize)):
             with file.open("ab") as stream:
                 stream.truncate(size)  # parts that were never written take no space on most disks
-        (folder / "used").touch()
+        self._used = folder / "used"
+        self._used.touch()
 
     def read(self, ids: np.ndarray) -> bytes | None:
-        """Return the activations of the row `ids` (T,); None if they are not there."""
+        """Return the activations of the row `ids` (T,); None if they are not there. Raises OSError if the store was removed."""
         place = self._places.get(_key(ids))
         if place is None:
             return None
         number, offset = place
+        os.utime(self._used)
         expected = _read(self._sums, number * _SUM.itemsize, _SUM.itemsize)
         if not any(expected):
             return None
@@ -66,7 +69,11 @@ class ActivationStore:
         return states if _sum(states) == expected else None
 
     def write(self, ids: np.ndarray, states: bytes) -> None:
-        """Keep the activations of the row `ids` (T,), if there is space for them. Raises OSError if the disk is full."""
+        """Keep the activations of the row `ids` (T,), if there is space for them.
+
+        Raises:
+            OSError: The disk is full, or the store was removed.
+        """
         place = self._places.get(_key(ids))
         if place is None:
             return

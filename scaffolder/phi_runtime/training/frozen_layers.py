@@ -162,20 +162,29 @@ class ActivationCache:
 
     def _states(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the states (T, H) of the row `ids` (T,)."""
-        row = ids.cpu().numpy()
+        row, kept = ids.cpu().numpy(), None
         store = self._stores.get(self._rounded)
-        if self._keeps and store and (kept := store.read(row)):
+        if self._keeps and store:
+            with self._until_an_error():
+                kept = store.read(row)
+        if kept:
             return torch.frombuffer(bytearray(kept), dtype=self._dtype).view(len(row), -1).to(ids.device)
         states = self._frozen.states(ids)  # (T, H)
         self.computed += 1
         if self._keeps:
-            try:
+            with self._until_an_error():
                 store = store or self._open(states)
                 store.write(row, states.contiguous().view(-1).view(torch.uint8).cpu().numpy().tobytes())
-            except OSError as e:
-                self._keeps = False
-                self._warn(f"activations are not kept ({e.strerror}): the lower layers are computed in every epoch")
         return states
+
+    @contextmanager
+    def _until_an_error(self) -> Iterator[None]:
+        """Switch the cache off at an error of the disk: it is full, or another training removed the store to make space."""
+        try:
+            yield
+        except OSError as e:
+            self._keeps = False
+            self._warn(f"activations are not kept ({e.strerror}): the lower layers are computed in every epoch")
 
     @property
     def _rounded(self) -> bool:

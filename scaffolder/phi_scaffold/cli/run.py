@@ -173,7 +173,7 @@ def _run_on_nodes(
         run_stages(project, flags, only=stages, until=until, force=force, nproc=nproc)
         return
     with Nodes(rendezvous) as nodes:
-        if nodes.rank:
+        if nodes.rendezvous.rank:
             from phi_runtime.training.distributed.launch import join_trainings
 
             join_trainings(nodes, project)

@@ -67,6 +67,12 @@ def test_apart_it_leaves_nothing_but_tokens_behind(make_project: MakeProject) ->
     assert not project.runs.exists()
 
 
+def test_the_step_keeps_no_activations(make_project: MakeProject, tmp_path: Path) -> None:
+    project = make_project(passes={"finetune": {"layers": "upper-half", "activation_cache_gb": 1}})
+    rehearse(context_of(project, tmp_path / "work", Listener()))
+    assert not project.activation_cache.exists()
+
+
 def test_what_the_step_raises_is_raised_here(make_project: MakeProject) -> None:
     project = make_project()
     data = project.root / "datasets" / "train.jsonl"

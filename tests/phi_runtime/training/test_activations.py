@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,28 @@ def test_the_stores_of_a_project_stay_within_the_limit(tmp_path: Path) -> None:
         ActivationStore(tmp_path / f"{number}", ROWS[:2], 100, 10_000)
     remove_older(tmp_path, 2700)
     assert [folder.name[0] for folder in sorted(tmp_path.glob("*"))] == ["2", "3"]
+
+
+def test_a_store_that_a_training_still_reads_is_not_the_oldest(tmp_path: Path) -> None:
+    stores = [ActivationStore(tmp_path / f"{number}", ROWS[:2], 100, 10_000) for number in range(2)]
+    for minutes, file in enumerate(sorted(tmp_path.glob("*/used"))):
+        os.utime(file, (60 * minutes, 60 * minutes))
+    stores[0].read(ROWS[0])
+    remove_older(tmp_path, 1300)
+    assert [folder.name[0] for folder in tmp_path.glob("*")] == ["0"]
+
+
+def test_a_training_continues_after_another_one_has_removed_its_store(tiny_phi3: Path, tmp_path: Path) -> None:
+    losses, warnings = [], list[str]()
+    for limit_bytes in (0, ALL_BYTES):
+        model = upper_half(tiny_phi3)
+        cache = cache_of(model, tmp_path / "cache", limit_bytes, warn=warnings.append)
+        with cache.supplied(Layout().collate(list(sequences_of(EXAMPLES[:2])), 2)):
+            remove_older(tmp_path / "cache", 0)
+        losses.append(train(model, tmp_path, cache)[0])
+    assert losses[1] == losses[0]
+    assert len(warnings) == 1
+    assert "activations are not kept" in warnings[0]
 
 
 # -- settings ------------------------------------------------------------------------------------------------------------

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from phi_runtime.config.schema import FinetunePass, Workflow
 from phi_runtime.config.schema.training_args import FsdpConfig
+from phi_runtime.training.distributed.nodes import ALONE, Rendezvous
 
 _HEAD = "# How accelerate starts the processes of a training: https://huggingface.co/docs/accelerate/package_reference/cli\n"
 
 
-@dataclass(frozen=True)
-class Machine:
-    """One of the `count` machines that train together, and the address at which their processes meet."""
-
-    rank: int
-    count: int
-    address: str
-    port: int
-
-
 def accelerate_config(
-    workflow: Workflow, step: FinetunePass, processes: int, machine: Machine | None = None
+    workflow: Workflow, step: FinetunePass, processes: int, machines: Rendezvous = ALONE
 ) -> dict[str, Any]:
-    """Return the config that starts the processes of `step` on `machine`: `processes` on all machines together.
+    """Return the config that starts the processes of `step` on this one of `machines`: `processes` on all of them together.
 
     The workers take all training settings, mixed precision too, from the workflow. FSDP is included because accelerate
     chooses the communication backend by it.
@@ -38,17 +28,16 @@ def accelerate_config(
         "distributed_type": "MULTI_GPU",
         "use_cpu": cpu,
         "mixed_precision": "no",
-        "num_machines": 1,
+        "num_machines": machines.count,
         "num_processes": processes,
-        "machine_rank": 0,
-        "main_process_port": 0,  # any free port
+        "machine_rank": machines.rank,
+        "main_process_port": machines.port,
         "rdzv_backend": "static",
         "same_network": True,
         "debug": False,
     }
-    if machine:
-        meeting = {"main_process_ip": machine.address, "main_process_port": machine.port}
-        config |= {"num_machines": machine.count, "machine_rank": machine.rank, **meeting}
+    if machines.address:
+        config["main_process_ip"] = machines.address
     if step.training_args.fsdp and not cpu:
         config |= {"distributed_type": "FSDP", "fsdp_config": _fsdp(step.training_args.fsdp_config or FsdpConfig())}
     return config

@@ -6,12 +6,14 @@ one pipe as stdin; when its other end closes, as it also does when this process 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,13 @@ from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.hardware.device import CORES, share_of, usable_cores
-from phi_runtime.training.distributed.accelerate_config import Machine, accelerate_config, as_yaml
-from phi_runtime.training.distributed.nodes import Nodes, shared_request
+from phi_runtime.training.distributed.accelerate_config import accelerate_config, as_yaml
+from phi_runtime.training.distributed.nodes import ALONE, Nodes, Rendezvous, shared_request
 from phi_runtime.training.distributed.request import errors_of, forget_errors, read_request, write_request
 from phi_runtime.training.distributed.shares import share
 from phi_runtime.training.distributed.worker import WATCHED
 from phi_runtime.workers.failures import signal_name
-from phi_runtime.workers.process import Worker
+from phi_runtime.workers.process import SILENCE_S, Worker
 
 _MODULE = "phi_runtime.training.distributed.worker"
 _END_S = 30.0  # for the processes to end by themselves
@@ -48,18 +50,20 @@ def run_in_processes(context: PassContext, count: int, nodes: Nodes | None = Non
         KeyboardInterrupt: At the second Ctrl-C.
     """
     settings = context.config.training_args
-    total = count * (nodes.count if nodes else 1)
+    machines = nodes.rendezvous if nodes else ALONE
+    total = count * machines.count
     rows, accumulation = share(settings.per_device_train_batch_size, settings.gradient_accumulation_steps, total)
-    where = f" on {nodes.count} machines" if nodes else ""
+    where = f" on {machines.count} machines" if nodes else ""
     message = f"{total} processes{where}: {rows} rows × {accumulation} batches × {total} = {rows * accumulation * total} rows a step"
     context.info(message)
     folder = context.work / "processes"
     folder.mkdir(parents=True, exist_ok=True)
     request = write_request(context, folder)
     forget_errors(request)
-    machine = Machine(0, nodes.count, nodes.address, nodes.share_training(request, count)) if nodes else None
+    if nodes:
+        machines = replace(machines, port=nodes.share_training(request, count))
     log = (context.record or folder) / f"{context.name}.processes.log"
-    facts = _run_share(context, request, count, machine, log)
+    facts = _run_share(context, request, count, machines, log)
     if facts is None:
         raise _failure(request, log, total)
     return {**facts, "processes": total}
@@ -75,31 +79,31 @@ def join_trainings(nodes: Nodes, project: ProjectFolder) -> None:
         while training := nodes.next_training():
             request = shared_request(training, project)
             context = read_request(request)
-            total = training.processes * nodes.count
-            log = (context.record or request.parent) / f"{context.name}.processes.{nodes.rank}.log"
-            machine = Machine(nodes.rank, nodes.count, nodes.address, training.port)
-            if _run_share(context, request, training.processes, machine, log) is None:
+            machines = replace(nodes.rendezvous, port=training.port)
+            log = (context.record or request.parent) / f"{context.name}.processes.{machines.rank}.log"
+            if _run_share(context, request, training.processes, machines, log) is None:
                 nodes.next_training(_END_S)  # the first machine knows best why it ended
-                raise _failure(request, log, total)
+                raise _failure(request, log, training.processes * machines.count)
 
 
 def _run_share(
-    context: PassContext, request: Path, count: int, machine: Machine | None, log: Path
+    context: PassContext, request: Path, count: int, machines: Rendezvous, log: Path
 ) -> dict[str, Any] | None:
     """Run the `count` processes of this machine; return what the first process found out, or None if it failed.
 
-    On the other machines, which have no facts, an empty dictionary is success.
+    The other machines have no facts, and no events on the way: an empty dictionary is success there.
     """
-    rank, machines = (machine.rank, machine.count) if machine else (0, 1)
+    rank = machines.rank
+    silence_s = math.inf if rank else SILENCE_S
     config = request.with_name(f"accelerate.{rank}.yaml" if rank else "accelerate.yaml")
-    write_text(config, as_yaml(accelerate_config(context.workflow, context.config, count * machines, machine)))
+    write_text(config, as_yaml(accelerate_config(context.workflow, context.config, count * machines.count, machines)))
     command = [sys.executable, "-m", "accelerate.commands.launch", *_arguments(config, request)]
     facts: dict[str, Any] | None = None
     with Worker(command, f"`{context.name}`", log=log, environment=_environment(count)) as worker:
         try:
             signals = _Signals()
             with handled_by(signals.on_signal):
-                for line in worker.messages(context.emit):
+                for line in worker.messages(context.emit, silence_s):
                     if "pid" in line:
                         signals.first_pid = line["pid"]
                     elif "result" in line:

@@ -39,13 +39,17 @@ _SHARED_S = 60.0  # until a file of the first machine is visible here: NFS cache
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The machines as torchrun's variables describe them: this one's rank, their number, and where they meet."""
+    """The machines that train together: the rank of this one, their number, and the address and port at which they meet."""
 
     rank: int
     count: int
     address: str
     port: int
     served: bool = False  # torchrun has a store there already
+
+
+ALONE = Rendezvous(0, 1, "", 0)
+"""This machine alone; its processes meet at any free port."""
 
 
 def take_rendezvous(environment: MutableMapping[str, str] = os.environ) -> Rendezvous | None:
@@ -100,9 +104,9 @@ class Nodes:
     def __init__(self, rendezvous: Rendezvous) -> None:
         from torch.distributed import DistError, TCPStore
 
-        self.rank, self.count, self.address = rendezvous.rank, rendezvous.count, rendezvous.address
+        self.rendezvous = rendezvous
         self._trainings = 0
-        serves = self.rank == 0 and not rendezvous.served
+        serves = rendezvous.rank == 0 and not rendezvous.served
         try:
             self._store = TCPStore(
                 rendezvous.address, rendezvous.port, is_master=serves, timeout=_START, wait_for_workers=False
@@ -115,16 +119,16 @@ class Nodes:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        if self.rank == 0:
+        if self.rendezvous.rank == 0:
             code = 0 if error is None else getattr(error, "exit_code", 1)
             self._send({"exit_code": code})
             deadline = time.monotonic() + _LEAVE_S
-            others = [_left(rank) for rank in range(1, self.count)]
+            others = [_left(rank) for rank in range(1, self.rendezvous.count)]
             while time.monotonic() < deadline and not self._store.check(others):
                 time.sleep(_POLL_S)
         else:
             with suppress(RuntimeError):  # the first machine is gone
-                self._store.set(_left(self.rank), "")
+                self._store.set(_left(self.rendezvous.rank), "")
 
     def _send(self, message: dict[str, Any]) -> None:
         self._store.set(f"phi-scaffold/{self._trainings}", json.dumps(message))

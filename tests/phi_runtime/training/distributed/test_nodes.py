@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,12 +12,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from phi_runtime.core.errors import Interrupted, PhiError, UsageError, WorkFailed
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.training.distributed import launch
 from phi_runtime.training.distributed import nodes as nodes_module
+from phi_runtime.training.distributed.launch import _run_share
 from phi_runtime.training.distributed.nodes import (
     Nodes,
     Rendezvous,
@@ -27,6 +31,7 @@ from phi_runtime.training.distributed.nodes import (
 from tests.conftest import Listener, MakeProject
 from tests.phi_runtime.training.distributed.test_processes import make as make
 from tests.phi_runtime.training.distributed.test_processes import none_left, same_as_one_process
+from tests.phi_runtime.training.test_methods import context_of
 
 
 def free_port() -> int:
@@ -112,6 +117,18 @@ def test_a_training_of_another_folder_or_disk_is_refused(tmp_path: Path, monkeyp
     stale.write_text("{}")
     with pytest.raises(WorkFailed, match="not visible"):
         shared_request(SharedTraining(str(stale), "another digest", 1, 1), project)
+
+
+def test_a_machine_without_events_waits_for_its_processes_however_long_they_are_silent(
+    make_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, request = context_of(make_project(), tmp_path), tmp_path / "request.json"
+    monkeypatch.setattr(launch, "SILENCE_S", 0.0)
+    silent = SimpleNamespace(executable=shutil.which("true"))  # ends with 0, without a message
+    monkeypatch.setattr(launch, "sys", silent)
+    assert _run_share(context, request, 1, Rendezvous(1, 2, "127.0.0.1", 1), tmp_path / "log") == {}
+    with pytest.raises(WorkFailed, match="sent nothing"):
+        _run_share(context, request, 1, Rendezvous(0, 2, "127.0.0.1", 1), tmp_path / "log")
 
 
 def machine(project: ProjectFolder, rank: int, port: int) -> subprocess.Popen[str]:
