@@ -325,7 +325,7 @@ def content_of(project: ProjectFolder) -> dict[str, str]:
     return found
 
 
-_TIMES = re.compile(r"_s$|_s_range$|tokens_per_s|_bytes|_mb$|^key$|runtime|_per_second|wall|^best_config_digest$|cost")
+_TIMES = re.compile(r"_s$|_s_range$|tokens_per_s|_bytes|_mb$|^key$|runtime|_per_second|wall|cost")
 
 
 def _without_times(path: Path) -> Any:

@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 CARD = "README.md"
 _LARGE_BYTES = 10_000_000  # of a file whose digest is cached on disk
 _RACY_NS = 2_000_000_000  # a file this new may change again and keep its modification time
+WRITTEN = "written.json"  # the record of `replace_unless_edited`
 KEEP = ".gitkeep"  # keeps an empty folder of an emitted project in git; not part of an artifact
 
 
@@ -247,24 +248,27 @@ def free_name(path: Path) -> Path:
     return next(n for n in names if not n.exists() and not n.is_symlink())
 
 
-def replace_unless_edited(path: Path, text: str, known: str | None) -> Path | None:
+def replace_unless_edited(path: Path, text: str, record: Path) -> Path | None:
     """Write `text` to `path`, and keep a file that the user edited.
 
     Args:
         path: The file.
         text: Its new content.
-        known: `digest` of the content that was written last.
+        record: File that remembers what was written last: a digest by the name of the file.
 
     Returns:
         The name under which the edited file was kept; None if it was not edited.
     """
+    known = read_json(record) if record.is_file() else {}
     current = path.read_text(encoding="utf-8") if path.is_file() else text
     backup = None
-    if current != text and digest(current) != known:
+    if current != text and digest(current) != known.get(path.name):
         backup = free_name(path)
         path.replace(backup)
     if current != text or not path.is_file():
         write_text(path, text)
+    if known.get(path.name) != digest(text):
+        write_json(record, {**known, path.name: digest(text)})
     return backup
 
 

@@ -41,6 +41,20 @@ def silent(_: Event) -> None:
     """Ignore an event."""
 
 
+def warnings_once(emit: Emit) -> Emit:
+    """Return a listener that forwards events to `emit`, each warning only once, of whatever stage."""
+    emitted: set[str] = set()
+
+    def emit_once(event: Event) -> None:
+        if event.event == "warning":
+            if event.data["message"] in emitted:
+                return
+            emitted.add(event.data["message"])
+        emit(event)
+
+    return emit_once
+
+
 def progress_message(stage: str, message: str) -> Event:
     """Return the event for a step of `stage` without a count."""
     return Event("progress", stage, {"done": None, "total": None, "unit": "", "message": message})

@@ -11,7 +11,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -67,8 +67,11 @@ def _born(pid: int) -> float:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, wait: Callable[[Holder], None] | None = None) -> Iterator[None]:
     """Hold the lock file at `path`.
+
+    Args:
+        wait: Called with the running process that holds it, again and again until that releases it; None: raise Conflict.
 
     Raises:
         Conflict: another process holds it.
@@ -83,8 +86,11 @@ def exclusive(path: Path) -> Iterator[None]:
         except Timeout:
             holder = read_holder(path)
             if holder and holder.is_running:
-                raise holder.conflict() from None
-            if time.monotonic() > deadline:
+                if wait is None:
+                    raise holder.conflict() from None
+                wait(holder)
+                deadline = time.monotonic() + END_S
+            elif time.monotonic() > deadline:
                 raise Conflict(
                     f"processes of a run that was killed are still active in this project (they hold {path})",
                     fix="end them, then run the same command again",

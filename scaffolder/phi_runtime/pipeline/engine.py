@@ -17,7 +17,7 @@ from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, compared_models, 
 from phi_runtime.config.schema import FinetunePass, Pass, Workflow
 from phi_runtime.config.stage_names import FETCH, evaluation_stages, stage_order
 from phi_runtime.context import PassContext
-from phi_runtime.core.artifacts import read_json, read_manifest, write_json
+from phi_runtime.core.artifacts import delete_folder, read_json, read_manifest, write_json
 from phi_runtime.core.dotenv import read_dotenv
 from phi_runtime.core.errors import Interrupted, Location, MissingDependency, OutOfResources, PhiError, UsageError
 from phi_runtime.core.events import Emit, Event, error_event
@@ -247,20 +247,24 @@ class _Run:
             self.graph.models[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
             self.report_cached(stage)
             return
-        if FETCH in self.force:
-            if read_manifest(stage.target) is not None:
-                shutil.rmtree(stage.target)
-            adapter = input_adapter_path(self.workflow.input_model, self.project)
-            if adapter and hub_name(adapter, self.project) and read_manifest(adapter) is not None:
-                shutil.rmtree(adapter)
-            for data in hub_data(self.workflow, self.project.config):
-                data.unlink(missing_ok=True)
         with self.working(FETCH, stage.target), exclusive(self.project.fetch_lock):
+            if FETCH in self.force:
+                self.delete_fetched(stage)
             self.graph.models[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
             # Needs the config.json of the model, and refuses it before anything is trained.
             check_base_model(self.workflow, self.project)
             fetch_adapter(self.workflow.input_model, self.project, self.emit)
             fetch_data(self.workflow, self.project.config, self.emit, FETCH)
+
+    def delete_fetched(self, stage: Stage) -> None:
+        """Delete what was downloaded; a killed deletion leaves no part of a model under its name."""
+        if read_manifest(stage.target) is not None:
+            delete_folder(stage.target)
+        adapter = input_adapter_path(self.workflow.input_model, self.project)
+        if adapter and hub_name(adapter, self.project) and read_manifest(adapter) is not None:
+            delete_folder(adapter)
+        for data in hub_data(self.workflow, self.project.config):
+            data.unlink(missing_ok=True)
 
     def run_pass(self, name: str) -> None:
         node = self.graph.node(name)

@@ -6,8 +6,6 @@ last checkpoint if it was interrupted. Its models are deleted once they are meas
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from phi_runtime.core.errors import Interrupted
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.hardware.process_memory import free_cached
 from phi_runtime.pipeline.artifact import finish_stage, make_stage, work_folder
 from phi_runtime.pipeline.compare import Comparison
 from phi_runtime.pipeline.engine import run
@@ -116,7 +115,7 @@ def run_seeds(seeds: SeedPlan, emit: Emit) -> None:
             except (KeyboardInterrupt, Interrupted):
                 raise Interrupted(f"stopped in the training with seed {each.seed}", fix=fix) from None
             finally:
-                _free_memory()
+                free_cached()
             record_seed(seeds.project, each.training, each.of.measured_inputs, each.seed, each.stage.target)
 
 
@@ -151,10 +150,3 @@ def _steps(each: SeedRun) -> list[str]:
     """Return the passes whose models are measured."""
     passes = each.workflow.passes
     return [name for name in passes if each.training in trainings_of(passes, name)]
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

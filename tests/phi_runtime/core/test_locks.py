@@ -103,6 +103,37 @@ def test_the_workers_of_a_killed_run_that_do_not_end_are_named_as_the_reason(
         process.wait()
 
 
+def test_a_lock_is_waited_for_as_long_as_its_holder_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "END_S", 0.1)
+    lock = tmp_path / "run.lock"
+    process, _ = start(HOLD, lock)
+    pids = []
+
+    def kill(holder: Holder) -> None:
+        pids.append(holder.pid)
+        process.kill()
+        process.wait()
+
+    with exclusive(lock, wait=kill):
+        assert pids == [process.pid]
+
+
+def test_the_workers_of_a_killed_run_are_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "END_S", 0.1)
+    process, _ = start(HOLD, tmp_path / "run.lock")
+    try:
+        gone = asdict(replace(Holder.this_process(), born=1.0))
+        (tmp_path / "run.lock.holder").write_text(json.dumps(gone))
+        waits = exclusive(tmp_path / "run.lock", wait=lambda _: None)
+        with pytest.raises(Conflict, match="that was killed are still active"), waits:
+            pass
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_look_at_the_lock_refuses_no_run(tmp_path: Path) -> None:
     looking = FileLock(tmp_path / "run.lock", thread_local=False)  # as `is_held` does, but for longer
     looking.acquire()

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from phi_runtime.core.errors import DataError, NetworkError
+from phi_runtime.core.errors import Conflict, DataError, NetworkError
+from phi_runtime.core.events import silent
+from phi_runtime.core.locks import exclusive
 from phi_runtime.evaluation import benchmarks
 from phi_runtime.evaluation.intervals import wilson
 from phi_runtime.inference.generator import PromptTask, SamplingParams
 from phi_runtime.models.reference import ModelRef
-from phi_runtime.pipeline.benchmarks import stored_benchmarks
+from phi_runtime.pipeline.benchmarks import run_benchmarks, stored_benchmarks
 from phi_runtime.pipeline.graph import existing_models
 from phi_runtime.pipeline.load import load_workflow
 from tests.conftest import Cli, MakeProject
@@ -166,3 +168,12 @@ def test_stored_results_are_those_of_the_models_as_they_are_now(trained_project:
     for content in ("{", "[]", '{"results": {"x": []}}', f'{{"results": {{"{adapter}": []}}}}'):
         file.write_text(content, encoding="utf-8")
         assert stored_benchmarks(workflow, project, "finetune") == []
+
+
+def test_benchmarks_wait_for_other_runs_and_replace_a_damaged_file(trained_project: MakeProject) -> None:
+    project = trained_project(until="finetune")
+    workflow = load_workflow(project.config)
+    with exclusive(project.run_lock), pytest.raises(Conflict):  # both would write the results that they have read
+        run_benchmarks(workflow, project, ["evaluate"], [], silent)
+    (project.gen_model / "benchmarks.json").write_text("[]", encoding="utf-8")
+    assert run_benchmarks(workflow, project, ["evaluate"], [], silent) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.config.schema import canonical
-from phi_runtime.core.artifacts import read_json, read_manifest
+from phi_runtime.core.artifacts import read_json, read_manifest, seal
 from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
@@ -267,6 +268,28 @@ def test_a_full_disk_is_said_and_loses_nothing(make_project: MakeProject, monkey
     assert states(project)["merge"] == "failed"
     run(project, Listener(), until="merge")
     assert states(project)["merge"] == "cached"
+
+
+def test_a_killed_deletion_of_the_base_leaves_no_part_that_counts_as_the_users_model(
+    make_project: MakeProject, tiny_phi3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project()
+    base = project.model_cache / "org" / "tiny"
+    shutil.copytree(tiny_phi3, base)
+    seal(base, key="", kind="hf", facts={"source": "hub:org/tiny"})
+    edit_config(project, lambda config: config["input_model"].update(model_path="../model-cache/org/tiny"))
+    delete = shutil.rmtree
+
+    def killed(folder: Path, **options: Any) -> None:
+        if (folder / "manifest.json").is_file():
+            (folder / "manifest.json").unlink()
+            raise KeyboardInterrupt
+        delete(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Interrupted):
+        run(project, Listener(), only=["fetch"], force=["fetch"])
+    assert states(project)["fetch"] == "missing"
 
 
 def test_a_stage_that_dies_leaves_its_traceback_in_a_file_and_one_line_for_the_user(

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.schema import Choice, FloatRange, IntRange, Sweep
 from phi_runtime.core.errors import ConfigError, Interrupted, OutOfResources, UsageError, WorkFailed
 from phi_runtime.core.events import Event
@@ -92,9 +93,22 @@ def test_a_best_config_that_was_edited_is_kept(make_project: MakeProject) -> Non
     first = sweep(project)
     assert sweep(project).previous_config is None
     first.config.write_text("{}")
-    kept = sweep(project).previous_config
+    again = sweep(project)
+    kept = again.previous_config
     assert kept is not None
     assert kept.read_text() == "{}"
+    assert again.as_dict(project)["best"]["previous_config"] == project.shown(kept)
+
+
+def test_a_search_of_another_file_ends_whatever_sweep_yaml_holds(make_project: MakeProject) -> None:
+    project = make_project(max_steps=1)
+    write_sweep(project, {"r": choice(2)})
+    other = project.config.with_name("mine.yaml")
+    (project.config.parent / "sweep.yaml").rename(other)
+    (project.config.parent / "sweep.yaml").write_text("search_space: 1")
+    found = sweep(project, overrides=Overrides(search=other))
+    assert found.model.is_dir()
+    assert (found.folder / "trials.json").is_file()
 
 
 def test_a_seeded_search_is_repeatable_and_an_interruption_changes_nothing(make_project: MakeProject) -> None:

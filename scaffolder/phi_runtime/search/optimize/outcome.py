@@ -13,7 +13,7 @@ from phi_runtime.config.dialects.migrate import canonical_text
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.parse import parse_config
 from phi_runtime.config.schema import canonical
-from phi_runtime.core.artifacts import free_name, replace_unless_edited, write_text
+from phi_runtime.core.artifacts import WRITTEN, free_name, replace_unless_edited, write_text
 from phi_runtime.search.optimize.candidates import Candidate
 from phi_runtime.search.optimize.constraints import Verdict, nearest
 from phi_runtime.search.optimize.planning import OptimizePlan
@@ -29,7 +29,7 @@ class OptimizeResult:
         earlier: Known results of other candidates for the same inputs.
         inputs_key: Digest of these inputs.
         reference: Figures of the full-precision model.
-        config: The config with the chosen options, next to the project's own; `config_digest` is its digest.
+        config: The config with the chosen options, next to the project's own.
         previous_config: The user's edited version of an earlier one, under its new name.
         model: The chosen model, if it still exists.
         outdated_training: The int4-aware training that the next run repeats with the chosen options.
@@ -42,7 +42,6 @@ class OptimizeResult:
     inputs_key: str
     reference: dict[str, Any] | None
     chosen: str | None
-    config_digest: str = ""
     config: Path | None = None
     previous_config: Path | None = None
     model: Path | None = None
@@ -103,7 +102,7 @@ class OptimizeResult:
         """Write the table for later calls and for people."""
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         file = self.plan.folder / FILE
-        content = {**self.as_dict(), "inputs_key": self.inputs_key, "config_digest": self.config_digest}
+        content = {**self.as_dict(), "inputs_key": self.inputs_key}
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             write_text(file, text)
@@ -120,17 +119,17 @@ def _nearest_to_json(row: CandidateRow, verdict: Verdict) -> dict[str, Any]:
 # -- the config --------------------------------------------------------------------------------------------------------
 
 
-def write_best(plan: OptimizePlan, chosen: Candidate, known_digest: str) -> tuple[Path, Path | None]:
+def write_best(plan: OptimizePlan, chosen: Candidate) -> tuple[Path, Path | None]:
     """Write the config with the chosen options next to the project's own, so that relative paths stay valid.
 
-    An earlier one that the user has edited (its digest is not `known_digest`) is kept under another name.
+    An earlier one that the user has edited is kept under another name.
 
     Returns:
         The path of the config, and that of the kept one, if any.
     """
     config = plan.project.config
     target = config.with_name(f"{config.stem}.optimized.json")
-    return target, replace_unless_edited(target, canonical_text(_changed(plan, chosen), target), known_digest)
+    return target, replace_unless_edited(target, canonical_text(_changed(plan, chosen), target), plan.folder / WRITTEN)
 
 
 def apply_options(plan: OptimizePlan, chosen: Candidate) -> Path | None:

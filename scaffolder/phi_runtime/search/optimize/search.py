@@ -12,7 +12,7 @@ from phi_runtime.config.pass_graph import BASE
 from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.artifacts import Manifest, delete_folder, digest, folder_bytes, put_in_place, read_manifest
 from phi_runtime.core.errors import ConfigError, Interrupted, Location, WorkFailed
-from phi_runtime.core.events import Emit, Event, progress_message
+from phi_runtime.core.events import Emit, Event, progress_message, warnings_once
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.evaluation.row_results import ROWS, read_rows
@@ -73,10 +73,9 @@ class _OptimizeSearch:
     """The state of a search: `rows` are the results so far, in the order of the candidates."""
 
     def __init__(self, plan: OptimizePlan, emit: Emit, *, keep: bool, force: bool) -> None:
-        self.plan, self.emit, self.keep = plan, emit, keep
+        self.plan, self.emit, self.keep = plan, warnings_once(emit), keep
         self.rows: list[CandidateRow] = []
         self.chosen: Candidate | None = None
-        self.warnings: set[str] = set()
         self.source_rows = plan.folder / SOURCE / ROWS
         self.stages = plan.stages()
         self.inputs_key = digest(plan.inputs(self._source_key()))
@@ -227,16 +226,8 @@ class _OptimizeSearch:
         self.emit(progress_message(name, message))
 
     def emit_as(self, name: str) -> Emit:
-        """Return a listener that forwards events of a worker under the candidate's name, each warning once."""
-
-        def emit(event: Event) -> None:
-            if event.event == "warning":
-                if event.data["message"] in self.warnings:
-                    return
-                self.warnings.add(event.data["message"])
-            self.emit(replace(event, stage=name))
-
-        return emit
+        """Return a listener that forwards events of a worker under the candidate's name."""
+        return lambda event: self.emit(replace(event, stage=name))
 
     def remove_model(self, candidate: Candidate) -> None:
         """Remove the model of `candidate`, unless all are kept; its figures and its record stay."""
@@ -256,17 +247,15 @@ class _OptimizeSearch:
         keys = {row.key for row in rows}
         earlier = [row for key, row in self.table.rows.items() if key not in keys]
         chosen = self.chosen.name if self.chosen else None
-        table = self.table
-        return OptimizeResult(self.plan, rows, earlier, self.inputs_key, table.reference, chosen, table.config_digest)
+        return OptimizeResult(self.plan, rows, earlier, self.inputs_key, self.table.reference, chosen)
 
     def conclude(self, *, apply: bool) -> OptimizeResult:
         """Write the table and the config with the chosen options; with `apply`, also change the project."""
         result = self.result()
         if self.chosen is not None:
-            config, previous = write_best(self.plan, self.chosen, self.table.config_digest)
-            config_digest = digest(config.read_text(encoding="utf-8"))
-            result = replace(result, config=config, previous_config=previous, config_digest=config_digest)
-            result = replace(result, outdated_training=self.plan.outdated_training(self.chosen))
+            config, previous = write_best(self.plan, self.chosen)
+            outdated = self.plan.outdated_training(self.chosen)
+            result = replace(result, config=config, previous_config=previous, outdated_training=outdated)
             stage = self.stages[self.chosen.name]
             assert isinstance(stage, Stage)
             if apply:

@@ -13,6 +13,7 @@ from phi_runtime.search.optimize.constraints import Verdict, check_constraints
 
 FILE = "candidates.json"
 State = Literal["measured", "built", "failed", "skipped"]
+_KEYS = ("name", "options", "provider", "key", "state", "why", "fix", "expected_size_mb", "wall_s")
 FIGURES = (
     "size_mb",
     "score",
@@ -67,23 +68,14 @@ class CandidateRow:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "name": self.name,
-            "options": self.options,
-            "provider": self.provider,
-            "state": self.state,
-            "why": self.why,
-            "fix": self.fix,
-            "expected_size_mb": self.expected_size_mb,
+            **{name: getattr(self, name) for name in _KEYS},
             **{name: self.figures.get(name) for name in FIGURES},
-            "wall_s": self.wall_s,
-            "key": self.key,
         }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> CandidateRow:
         figures = {name: value[name] for name in FIGURES if value.get(name) is not None}
-        names = ("name", "options", "provider", "key", "state", "why", "fix", "expected_size_mb", "wall_s")
-        return cls(**{name: value[name] for name in names}, figures=figures)
+        return cls(**{name: value[name] for name in _KEYS}, figures=figures)
 
 
 @dataclass
@@ -94,13 +86,11 @@ class CandidateTable:
         inputs_key: Digest of the inputs that all results share.
         rows: Results by their own keys.
         reference: Figures of the full-precision model.
-        config_digest: Digest of the config that was written last.
     """
 
     inputs_key: str = ""
     rows: dict[str, CandidateRow] = field(default_factory=dict)
     reference: dict[str, Any] | None = None
-    config_digest: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> CandidateTable:
@@ -109,10 +99,10 @@ class CandidateTable:
             content = read_json(folder / FILE)
             rows = [CandidateRow.from_dict(row) for row in (*content["candidates"], *content["earlier"])]
             known = {row.key: row for row in rows if row.state != "skipped"}
-            return cls(content["inputs_key"], known, content["reference"], content["config_digest"])
+            return cls(content["inputs_key"], known, content["reference"])
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
     def for_inputs(self, inputs_key: str) -> CandidateTable:
         """Return this table if it has these inputs, else an empty one for them."""
-        return self if self.inputs_key == inputs_key else CandidateTable(inputs_key, config_digest=self.config_digest)
+        return self if self.inputs_key == inputs_key else CandidateTable(inputs_key)

@@ -15,11 +15,10 @@ from phi_runtime.config.parse import parse_config
 from phi_runtime.config.reading.source import read_source
 from phi_runtime.config.schema import Sweep, Workflow
 from phi_runtime.config.search_space import full_key
-from phi_runtime.core.artifacts import digest, read_json, replace_unless_edited, write_json, write_text
+from phi_runtime.core.artifacts import WRITTEN, read_json, replace_unless_edited, write_json, write_text
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.evaluation.metrics import main_result
 from phi_runtime.evaluation.row_results import RESULTS
-from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.model_names import comparison_name
 from phi_runtime.pipeline.stage import evaluation_folder, model_folder
 from phi_runtime.search.sweep import metric as metrics
@@ -30,7 +29,9 @@ from phi_runtime.search.sweep.trial import State, TrialSettings
 if TYPE_CHECKING:
     import optuna
 
-TRIALS, IMPORTANCES, WRITTEN = "trials.json", "importances.svg", "written.json"
+    from phi_runtime.search.sweep.planning import SweepPlan
+
+TRIALS, IMPORTANCES = "trials.json", "importances.svg"
 _MIN_TRIALS = 6  # finished trials from which on importances are meaningful
 
 
@@ -55,16 +56,7 @@ class Trial:
     intermediate_values: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "number": self.number,
-            "values": self.values,
-            "state": self.state,
-            "score": self.score,
-            "why": self.why,
-            "wall_s": self.wall_s,
-            "metrics": self.figures,
-            "intermediate_values": self.intermediate_values,
-        }
+        return {"metrics" if name == "figures" else name: value for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,11 @@ class SweepResult:
 
     def as_dict(self, project: ProjectFolder) -> dict[str, Any]:
         """Return the output of `sweep --json` (docs/json.md)."""
-        paths = {"config": project.shown(self.config), "model": project.shown(self.model)}
+        paths = {
+            "config": project.shown(self.config),
+            "previous_config": project.shown(self.previous_config) if self.previous_config else None,
+            "model": project.shown(self.model),
+        }
         return {
             "study": self.study,
             "folder": project.shown(self.folder),
@@ -130,18 +126,18 @@ def trials_of(place: StudyFolder, sweep: Sweep) -> list[Trial]:
         return [trial_of(t, sweep) for t in load_study(place).get_trials(deepcopy=False)]
 
 
-def conclude(settings: TrialSettings, sweep: Sweep, place: StudyFolder, study: optuna.Study, best: int) -> SweepResult:
+def conclude(plan: SweepPlan, study: optuna.Study, best: int) -> SweepResult:
     """Write trials.json and importances.svg into the study, and the best config next to the project's config.
 
     Args:
         best: The number of the best trial.
     """
-    trials = [trial_of(trial, sweep) for trial in study.get_trials(deepcopy=False)]
+    settings, place = plan.settings, plan.place
+    trials = [trial_of(trial, plan.sweep) for trial in study.get_trials(deepcopy=False)]
     importances = importances_of(study)
     config, previous = _write_best(settings, trials[best])
-    model = model_folder(
-        load_workflow(config), replace(settings.project, output=place.trial_folder(best)), settings.stage
-    )
+    trial = replace(settings.project, output=place.trial_folder(best))
+    model = model_folder(plan.workflow, trial, settings.stage)
     result = SweepResult(
         place.name, place.folder, settings.metric, trials, trials[best], importances, config, model, previous
     )
@@ -201,11 +197,7 @@ def _write_best(settings: TrialSettings, best: Trial) -> tuple[Path, Path | None
     parsed = parse_config(read_source(config), Overrides(settings=settings.overrides.settings, values=values))
     target = config.with_name(f"{config.stem}.best.json")
     text = canonical_text(parsed.draft, target)
-    written = settings.project.gen_model / FOLDER / WRITTEN
-    known = read_json(written) if written.is_file() else {}
-    previous = replace_unless_edited(target, text, known.get(target.name))
-    write_json(written, {**known, target.name: digest(text)})
-    return target, previous
+    return target, replace_unless_edited(target, text, settings.project.gen_model / FOLDER / WRITTEN)
 
 
 def chart(importances: dict[str, float], metric: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.errors import Interrupted, UsageError, WorkFailed
-from phi_runtime.core.events import Emit, Event
+from phi_runtime.core.events import Emit, Event, warnings_once
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.signals import handled_by, interrupt
 from phi_runtime.hardware.device import usable_cores
@@ -67,7 +67,7 @@ def search(plan: SweepPlan, emit: Emit, *, jobs: int = 0, debug: bool = False) -
             searching.end()
         if searching.best is None:
             raise WorkFailed("no trial completed", fix=f"see the records in {plan.place.folder}")
-        return conclude(plan.settings, plan.sweep, plan.place, searching.study, searching.best)
+        return conclude(plan, searching.study, searching.best)
 
 
 class _SweepSearch:
@@ -76,12 +76,11 @@ class _SweepSearch:
     def __init__(self, plan: SweepPlan, emit: Emit) -> None:
         from optuna.trial import TrialState
 
-        self.plan, self.listener = plan, emit
+        self.plan, self.listener = plan, warnings_once(emit)
         self.study = study.open_study(plan.place, plan.sweep.search_strategy, plan.trials)
         self.lock = threading.RLock()
         self.stopping = False
         self.error: BaseException | None = None
-        self.warnings: set[str] = set()
         self.failures = 0
         existing = self.study.get_trials(deepcopy=False)
         self.unfinished = [t.number for t in existing if t.state == TrialState.RUNNING]
@@ -284,11 +283,5 @@ class _SweepSearch:
             )
 
     def emit(self, event: Event) -> None:
-        """Forward an event, each warning only once."""
-        if event.event == "warning":
-            message = str(event.data.get("message"))
-            if message in self.warnings:
-                return
-            self.warnings.add(message)
         with self.lock:
             self.listener(event)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +16,11 @@ from phi_runtime.config.schema import Workflow
 from phi_runtime.config.stage_names import EVALUATE, FETCH
 from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import Conflict, Interrupted, MissingDependency, NetworkError, PhiError
-from phi_runtime.core.events import Emit, Event
-from phi_runtime.core.locks import exclusive
+from phi_runtime.core.events import Emit, Event, progress_message
+from phi_runtime.core.locks import Holder, exclusive
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.dataset import data_context, load_dataset
+from phi_runtime.hardware.process_memory import free_cached
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.graph import existing_models
@@ -109,7 +108,7 @@ def run_trial(settings: TrialSettings, task: TrialTask, emit: Emit, judge: Judge
             raise
         result = TrialResult("failed", why=e.what)
     finally:
-        _free_memory()
+        free_cached()
     return replace(result, wall_s=round(time.monotonic() - started, 2))
 
 
@@ -119,7 +118,11 @@ def _run(settings: TrialSettings, task: TrialTask, emit: Emit, judge: Judge) -> 
     listener = _Listener(settings, task, emit, judge)
     config = load_config(project.config, overrides)
     workflow = config.require_valid()
-    with _turn(settings.folder / _TURN):  # one trial at a time writes what all share
+
+    def wait(_: Holder) -> None:
+        emit(progress_message(task.name, "waiting for another trial, which prepares the data of all"))
+
+    with exclusive(settings.folder / _TURN, wait=cache(wait)):  # one trial at a time writes what all share
         run(project, listener, config=config, only=[FETCH])
         base = present(workflow.input_model, project)
         assert base is not None
@@ -195,23 +198,3 @@ def _evaluated(settings: TrialSettings, workflow: Workflow, project: ProjectFold
     )
     result = content["models"][0]
     return {**result["metrics"], metric.PERPLEXITY: result["perplexity"]}
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """Wait for the lock file at `path`, and hold it."""
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(exclusive(path))
-                break
-            except Conflict:
-                time.sleep(0.2)
-        yield
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
