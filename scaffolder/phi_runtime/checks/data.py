@@ -18,7 +18,7 @@ from phi_runtime.core.errors import ConfigError, DataError, MissingDependency
 from phi_runtime.core.remote_job import in_job
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.data.column_meanings import means
-from phi_runtime.data.columns import column_names
+from phi_runtime.data.columns import first_row
 from phi_runtime.data.hooks import hooks_file
 from phi_runtime.data.rows import ReadOptions, scan
 from phi_runtime.data.selection import read_options
@@ -80,7 +80,7 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: KnownCol
                 return
             source = (file.path, read_options(load, file.path))
             if source not in known_columns:
-                known_columns[source] = column_names(*source)
+                known_columns[source] = list(first_row(*source).values)
         except (DataError, MissingDependency) as e:
             yield c.error(file_at, "data", str(e))
             return

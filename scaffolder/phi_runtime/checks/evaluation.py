@@ -15,9 +15,10 @@ from phi_runtime.config.tasks import METRICS
 from phi_runtime.core.errors import DataError, MissingDependency
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.data.hooks import functions_key, hooks_file
+from phi_runtime.data.row import RowError
 from phi_runtime.data.rows import BadRow
 from phi_runtime.data.selection import select
-from phi_runtime.data.template import PromptTemplate, RowError, TemplateError
+from phi_runtime.data.template import PromptTemplate, TemplateError
 
 _LIKELIHOODS = ("loss", "perplexity", "validation_loss")
 

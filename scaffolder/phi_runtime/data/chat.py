@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from phi_runtime.data.chatgpt import messages_of_export
-from phi_runtime.data.messages import SHAPE_FIX, SPEAKER_KEYS, TOOLS, ChatError, Message, parsed, read_message
+from phi_runtime.data.messages import SHAPE_FIX, SPEAKER_KEYS, TOOLS, Message, parsed, read_message
+from phi_runtime.data.row import RowError
 
 SYSTEM = "system"
 """Column next to the conversation with the text of a system message."""
@@ -47,10 +48,10 @@ def conversation_of(values: Mapping[str, Any], columns: Sequence[str]) -> Conver
             assistant.
 
     Raises:
-        ChatError: the conversation cannot be trained on.
+        RowError: the conversation cannot be trained on.
     """
     if missing := [column for column in columns if column not in values]:
-        raise ChatError(f"this row has no column `{missing[0]}`", f"it has {', '.join(values) or 'none'}")
+        raise RowError(f"this row has no column `{missing[0]}`", f"it has {', '.join(values) or 'none'}")
     turns: list[_Turn] = []
     column = ""
     try:
@@ -62,8 +63,8 @@ def conversation_of(values: Mapping[str, Any], columns: Sequence[str]) -> Conver
                 read.append(_Turn(message, learned and last, message["role"] == "assistant" and not learned))
             turns = _followed(turns, read)
         return _conversation(turns, values)
-    except ChatError as e:
-        raise ChatError(f"`{column}` {e}", e.fix) from None
+    except RowError as e:
+        raise RowError(f"`{column}` {e}", e.fix) from None
 
 
 def _followed(turns: list[_Turn], read: list[_Turn]) -> list[_Turn]:
@@ -90,8 +91,8 @@ def _conversation(turns: list[_Turn], values: Mapping[str, Any]) -> Conversation
     end = next((i for i in range(len(turns), 0, -1) if turns[i - 1].trained), 0)
     if not end:
         if any(turn.message["role"] == "assistant" for turn in turns):
-            raise ChatError("has no answer that is trained")
-        raise ChatError("has no message of the assistant, so there is no answer to train on")
+            raise RowError("has no answer that is trained")
+        raise RowError("has no message of the assistant, so there is no answer to train on")
     remarks = () if end == len(turns) else (UNANSWERED,)
     turns = turns[:end]
     _link([turn.message for turn in turns])
@@ -149,9 +150,7 @@ def _items(values: Mapping[str, Any], column: str, speaker: str) -> list[Any]:
     if speaker == "user" and isinstance(value, list) and value and all(map(_is_exchange, value)):
         return [{"role": role, "content": text} for pair in value for role, text in zip(_EXCHANGE, pair, strict=True)]
     if not isinstance(value, list) or not value:
-        raise ChatError(
-            f"is {'empty' if value == [] else type(value).__name__}; expected a list of messages", SHAPE_FIX
-        )
+        raise RowError(f"is {'empty' if value == [] else type(value).__name__}; expected a list of messages", SHAPE_FIX)
     return value
 
 
@@ -189,7 +188,7 @@ def _tools_of(value: Any) -> list[Any] | None:
     tools: list[Any] = value if isinstance(value, list) else [None]
     tools = [parsed(tool, what) if isinstance(tool, str) and tool.lstrip().startswith("{") else tool for tool in tools]
     if not all(isinstance(tool, dict) and isinstance(tool.get("function", tool), dict) for tool in tools):
-        raise ChatError("has `tools` that are not a list of function schemas")
+        raise RowError("has `tools` that are not a list of function schemas")
     return [tool if "function" in tool else _wrapped(tool) for tool in tools]
 
 

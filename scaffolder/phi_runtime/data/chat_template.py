@@ -18,8 +18,9 @@ from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.core.errors import ConfigError, DataError, Location
 from phi_runtime.data.chat import Conversation, conversation_of, text_of
 from phi_runtime.data.end_tokens import end_tokens, split_ends
-from phi_runtime.data.messages import ChatError, Message
-from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered, RowError
+from phi_runtime.data.messages import Message
+from phi_runtime.data.row import RowError
+from phi_runtime.data.template import FILE, Piece, PromptTemplate, Rendered
 from phi_runtime.data.template_form import TemplateForm, form_of
 
 _TEMPLATE_FIX = "use a model whose chat template writes them, or set chat_template to Jinja source that does"
@@ -124,10 +125,6 @@ class ChatTemplate:
     def input_text(self, values: Mapping[str, Any]) -> str:
         """Return the question of a row: the prompt, since only the template separates turns."""
         return self.render_prompt(values)
-
-    def prompt_for(self, text: str) -> str:
-        """Return the prompt of a conversation that starts with the user's `text`."""
-        return self.render([{"role": "user", "content": text}], add_generation_prompt=True)
 
     def row_of(self, messages: list[Message]) -> dict[str, Any]:
         """Return the row of a data file that holds `messages`."""
@@ -263,10 +260,7 @@ class ChatTemplate:
 
     def _read(self, values: Mapping[str, Any]) -> tuple[Conversation, list[str]]:
         """Return the conversation, and the end tokens that came off its answers."""
-        try:
-            chat = conversation_of(values, self.columns)
-        except ChatError as e:
-            raise RowError(str(e), e.fix) from None
+        chat = conversation_of(values, self.columns)
         if any("tool_calls" in message for message in chat.messages) and not self.form.calls:
             raise RowError("this row has tool calls, which the chat template does not write", _TEMPLATE_FIX)
         removed: list[str] = []

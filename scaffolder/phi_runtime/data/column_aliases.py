@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
+from phi_runtime.data.column_meanings import key_of
 from phi_runtime.data.template import is_placeholder
 
 _LONGEST = 40  # characters
@@ -28,7 +28,7 @@ def aliases_of(names: Iterable[str]) -> dict[str, str]:
 
 def _alias(name: str) -> str:
     """Return the words of `name` in lower case, joined by `_`; `how_are_you` for "How are you?"."""
-    words = re.sub(r"\W+", "_", name.casefold()).strip("_")
+    words = key_of(name)
     if len(words) > _LONGEST:
         words = words[: _LONGEST + 1].rpartition("_")[0] or words[:_LONGEST]
     return words if is_placeholder(words) else f"column_{words}".strip("_")

@@ -35,10 +35,11 @@ from phi_runtime.data.end_tokens import ENDS, split_ends
 from phi_runtime.data.files import no_rows
 from phi_runtime.data.labels import QuestionCounter
 from phi_runtime.data.longest import Longest, size_of
-from phi_runtime.data.messages import TOOLS, ChatError, Message
+from phi_runtime.data.messages import TOOLS, Message
 from phi_runtime.data.other_purposes import columns_flag, refuse_lists, refuse_other_purposes
+from phi_runtime.data.row import RowError
 from phi_runtime.data.rows import ReadOptions, Row, read_rows
-from phi_runtime.data.template import PromptTemplate, RowError, is_empty
+from phi_runtime.data.template import PromptTemplate, is_empty
 from phi_runtime.data.template import text_of as cell_text
 from phi_runtime.data.transcripts import refuse_transcript
 
@@ -89,10 +90,10 @@ class UnknownAnswer(DataError):
     """No column can be recognized as the answer; the user has to name it."""
 
 
-def column_names(path: Path, reading: ReadOptions | None = None) -> list[str]:
-    """Return the columns of the first row. Raises DataError as `read_rows` does."""
+def first_row(path: Path, reading: ReadOptions | None = None) -> Row:
+    """Return the first row of a file. Raises DataError as `read_rows` does, and if there is none."""
     for row in read_rows(path, reading):
-        return list(row.values)
+        return row
     raise no_rows(path)
 
 
@@ -113,7 +114,7 @@ def find_columns(
             a row: pairs of answers to compare, images.
     """
     files = _Files((path, *more), reading)
-    first = files.first()
+    first = first_row(path, reading)
     if chosen:
         return _chosen(files, first, chosen)
     refuse_other_purposes(path, first)
@@ -140,11 +141,6 @@ def find_columns(
 class _Files:
     paths: tuple[Path, ...]
     reading: ReadOptions | None
-
-    def first(self) -> Row:
-        for row in read_rows(self.paths[0], self.reading):
-            return row
-        raise no_rows(self.paths[0])
 
     def __iter__(self) -> Iterator[tuple[Path, Row]]:
         return ((path, row) for path in self.paths for row in read_rows(path, self.reading))
@@ -341,7 +337,7 @@ def _conversations(files: _Files, columns: tuple[str, ...]) -> Columns:
             continue
         try:
             chat = conversation_of(row.values, columns)
-        except ChatError as e:
+        except RowError as e:
             raise DataError(str(e), where=Location(path, row.line), fix=e.fix) from None
         count += 1
         texts = [_text_of_message(message) for message in chat.messages]

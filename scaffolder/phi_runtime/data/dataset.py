@@ -93,13 +93,9 @@ class DataSplit:
 
     def sample(self, count: int) -> DataSplit:
         """Return up to `count` rows, evenly over labels, in their order."""
-        return replace(self, chosen=self.chosen[self.sampled(count)])
-
-    def sampled(self, count: int) -> np.ndarray:
-        """Return the places of the rows of `sample`."""
         from phi_runtime.data.split import sample_evenly
 
-        return sample_evenly(self.store.rows[self.chosen], count, self.seed)
+        return replace(self, chosen=self.chosen[sample_evenly(self.store.rows[self.chosen], count, self.seed)])
 
     def values(self) -> list[Values]:
         """Read the files again, and return the columns of the chosen rows after the hooks, with that of `group_by`."""

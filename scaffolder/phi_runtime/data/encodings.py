@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import io
 import re
+from collections.abc import Generator
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -70,30 +72,37 @@ def _utf8_or_windows(chunk: bytes) -> str:
     return WINDOWS
 
 
-class Recoded(io.RawIOBase):
-    """The bytes of a text of any encoding as UTF-8. What cannot be decoded becomes a byte that is not UTF-8 either."""
+class ByteStream(io.RawIOBase):
+    """A stream of the bytes that a generator yields; closing the stream closes it."""
 
-    def __init__(self, stream: io.BufferedReader, encoding: str) -> None:
-        name = codecs.lookup(encoding).name
-        marks = [mark for mark, of in _MARKS if of == name]
-        if name in ("utf-16", "utf-32") and not any(map(stream.peek(4).startswith, marks)):
-            encoding = f"{name}-le"  # as Python reads a complete text; its incremental decoder requires a mark
-        self.stream, self.decoder = stream, codecs.getincrementaldecoder(encoding)(_INVALID)
-        self.output = memoryview(b"")
-        self.ended = False
+    def __init__(self, pieces: Generator[bytes]) -> None:
+        self.pieces, self.left = pieces, memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self.output and not self.ended:
-            piece = self.stream.read(2**17)
-            self.ended = not piece
-            text = self.decoder.decode(piece, self.ended)
-            self.output = memoryview(text.encode(UTF8, "surrogateescape"))
-        size = min(len(buffer), len(self.output))
-        buffer[:size], self.output = self.output[:size], self.output[size:]
+        while not self.left:
+            if (piece := next(self.pieces, None)) is None:
+                return 0
+            self.left = memoryview(piece)
+        size = min(len(buffer), len(self.left))
+        buffer[:size], self.left = self.left[:size], self.left[size:]
         return size
+
+    def close(self) -> None:
+        self.pieces.close()
+        super().close()
+
+
+def recoded(stream: io.BufferedReader, encoding: str) -> Generator[bytes]:
+    """Yield a text of any encoding as UTF-8. What cannot be decoded becomes a byte that is not UTF-8 either."""
+    name = codecs.lookup(encoding).name
+    marks = [mark for mark, of in _MARKS if of == name]
+    if name in ("utf-16", "utf-32") and not any(map(stream.peek(4).startswith, marks)):
+        encoding = f"{name}-le"  # as Python reads a complete text; its incremental decoder requires a mark
+    for text in codecs.iterdecode(iter(partial(stream.read, 2**17), b""), encoding, _INVALID):
+        yield text.encode(UTF8, "surrogateescape")
 
 
 _INVALID = "phi_invalid"

@@ -28,15 +28,5 @@ def fetch_data(workflow: Workflow, config_path: Path, emit: Emit, stage: str) ->
     for path, data in hub_data(workflow, config_path).items():
         if path.is_file():
             continue
-        load = data.load_dataset_config
-        facts = download(
-            load.data_name,
-            subset=load.subset,
-            split=split_name(data),
-            revision=load.revision,
-            data_dir=load.data_dir,
-            target=path,
-            emit=emit,
-            stage=stage,
-        )
+        facts = download(data.load_dataset_config, split_name(data), path, emit, stage)
         write_json(path.with_suffix(".source.json"), facts)

@@ -11,11 +11,10 @@ from typing import Any
 
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.encodings import UTF8, WINDOWS
-from phi_runtime.data.files import head
 from phi_runtime.data.json_rows import json_form
 from phi_runtime.data.row import BadRow, ReadOptions, Row
-from phi_runtime.data.rows import records, resolve, scan
-from phi_runtime.data.tables import column_names, separator_line
+from phi_runtime.data.rows import has_separator_line, records, resolve, scan
+from phi_runtime.data.tables import column_names
 from phi_runtime.data.workbook import sheet_names
 
 _SAMPLED = 200  # rows of a table that are searched for a header
@@ -133,7 +132,7 @@ def _with_header(path: Path, options: ReadOptions) -> ReadOptions:
         sample = [record[1] for record in islice(records(path, options), _SAMPLED) if not isinstance(record, BadRow)]
     except DataError:
         return options  # the reader reports it
-    sep_line = options.format == "csv" and separator_line(head(path, options.encoding or UTF8, 32)[0]) is not None
+    sep_line = options.format == "csv" and has_separator_line(path, options.encoding or UTF8)
     if options.header is None:
         return replace(options, names=_names(sample), header="infer") if sample else options
     row = _header_row(sample)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import io
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.errors import DataError, Location, MissingDependency
-from phi_runtime.data.encodings import UTF8, Recoded, detect_encoding
+from phi_runtime.data.encodings import UTF8, ByteStream, detect_encoding, recoded
 
 LIMIT_BYTES = 16 * 2**20
 """Longest row that is read. A longer one is not training text but a mistake, and would fill the memory."""
@@ -35,42 +35,7 @@ _BINARY = {
 }
 
 
-class _Zstd(io.RawIOBase):
-    """The bytes of a .zst file. zstandard's own reader accepts a truncated file silently (seen in 0.25)."""
-
-    def __init__(self, file: Any, zstandard: Any) -> None:
-        self.decompressor, self.error = zstandard.ZstdDecompressor(), zstandard.ZstdError
-        self.file = file
-        self.frame: Any = None
-        self.compressed, self.output = b"", memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self.output:
-            self.compressed = self.compressed or self.file.read(2**14)
-            if not self.compressed:
-                if self.frame:
-                    raise EOFError("it is truncated")
-                return 0
-            self.frame = self.frame or self.decompressor.decompressobj()
-            try:
-                self.output = memoryview(self.frame.decompress(self.compressed))
-            except self.error as e:
-                raise EOFError(str(e)) from None
-            ended = self.frame.eof
-            self.compressed, self.frame = (self.frame.unused_data, None) if ended else (b"", self.frame)
-        size = min(len(buffer), len(self.output))
-        buffer[:size], self.output = self.output[:size], self.output[size:]
-        return size
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
-
-
-def _zstd(path: Path) -> Any:
+def _zstd(path: Path) -> ByteStream:
     try:
         import zstandard
     except ImportError:
@@ -78,7 +43,24 @@ def _zstd(path: Path) -> Any:
         raise MissingDependency(
             "reading a .zst file needs the package zstandard", where=Location(path), fix=fix
         ) from None
-    return _Zstd(path.open("rb"), zstandard)
+    return ByteStream(_unpacked_zstd(path, zstandard))
+
+
+def _unpacked_zstd(path: Path, zstandard: Any) -> Generator[bytes]:
+    """Yield the bytes of a .zst file. zstandard's own reader accepts a truncated file silently (seen in 0.25)."""
+    decompressor, frame = zstandard.ZstdDecompressor(), None
+    with path.open("rb") as file:
+        while packed := file.read(2**14):
+            while packed:
+                frame = frame or decompressor.decompressobj()
+                try:
+                    piece = frame.decompress(packed)
+                except zstandard.ZstdError as e:
+                    raise EOFError(str(e)) from None
+                yield piece
+                packed, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame:
+        raise EOFError("it is truncated")
 
 
 def _opener(path: Path) -> tuple[Callable[[Path], Any], tuple[type[Exception], ...]]:
@@ -111,7 +93,7 @@ def opened(path: Path, encoding: str | None = None) -> Iterator[io.BufferedReade
     """
     encoding = encoding or encoding_of(path)
     with _decompressed(path) as stream:
-        text: Any = stream if encoding == UTF8 else io.BufferedReader(Recoded(stream, encoding), 2**18)
+        text: Any = stream if encoding == UTF8 else io.BufferedReader(ByteStream(recoded(stream, encoding)), 2**18)
         if text.peek(3)[:3] == _BOM:
             text.read(3)
         yield text

@@ -12,7 +12,7 @@ from phi_runtime.config.paths import resolve
 from phi_runtime.config.schema import DataConfig
 from phi_runtime.core.artifacts import digest, file_digest
 from phi_runtime.core.errors import DataError, Location, UsageError
-from phi_runtime.data.template import RowError
+from phi_runtime.data.row import RowError
 
 FILE = "hooks.py"
 TEXT = "text"

@@ -19,6 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from phi_runtime.config.schema import LoadDataset
 from phi_runtime.core.artifacts import staged
 from phi_runtime.core.errors import ConfigError, DataError, MissingDependency, PhiError
 from phi_runtime.core.events import Emit, Event
@@ -33,17 +34,7 @@ _SHOWN_NAMES = 20
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def download(
-    name: str,
-    *,
-    subset: str | None,
-    split: str,
-    revision: str | None,
-    data_dir: str | None,
-    target: Path,
-    emit: Emit,
-    stage: str,
-) -> dict[str, Any]:
+def download(load: LoadDataset, split: str, target: Path, emit: Emit, stage: str) -> dict[str, Any]:
     """Write a split of a Hub data set to `target`, one row a line.
 
     `target` is complete or absent. Datetimes are written as ISO 8601 text, decimals as text, NaN and infinities as null.
@@ -51,10 +42,8 @@ def download(
     comes from HF_TOKEN or `hf auth login`.
 
     Args:
-        name: Id of the data set.
-        subset, data_dir: As in `datasets.load_dataset`.
+        load: Id (`data_name`), subset, revision and data_dir of the data set.
         split: Name of the split, without a slice.
-        revision: Branch, tag or commit.
         target: File to write.
         emit, stage: Progress in rows; its total is the number on the data set's card.
 
@@ -64,13 +53,14 @@ def download(
     Raises:
         NetworkError: the Hub does not answer or refuses.
         DataError: the subset or split does not exist, or rows cannot be written as JSON.
-        ConfigError: `name` is not an id.
+        ConfigError: the name is not an id.
         MissingDependency: `datasets` or a library for the file format is not installed.
     """
+    name = load.data_name
     datasets = _library(name)
-    with _translated_errors(name, revision), tempfile.TemporaryDirectory(prefix="phi-scaffold-") as scratch:
-        info = _repository(name, revision)
-        builder = _builder(datasets, info, subset, data_dir, scratch)
+    with _translated_errors(name, load.revision), tempfile.TemporaryDirectory(prefix="phi-scaffold-") as scratch:
+        info = _repository(name, load.revision)
+        builder = _builder(datasets, info, load.subset, load.data_dir, scratch)
         rows = _split(builder, name, split)
         announced = getattr((builder.info.splits or {}).get(split), "num_examples", None) or None
         written = _write(_rows(datasets, rows, name), target, announced, emit, stage)

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from phi_runtime.core.suggestions import nearest
+from phi_runtime.data.row import RowError
 
 Message = dict[str, Any]
 
@@ -54,23 +55,14 @@ _PARTS = {
     "reasoning_text": True,
     "thinking": True,
 }
-_ROW_FIX = "fix or remove this row"
 SHAPE = '[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]'
 SHAPE_FIX = f"write the messages as {SHAPE}"
-
-
-class ChatError(ValueError):
-    """A conversation that cannot be trained on, and how to fix it."""
-
-    def __init__(self, what: str, fix: str = _ROW_FIX) -> None:
-        super().__init__(what)
-        self.fix = fix
 
 
 def read_message(item: Any, number: int) -> tuple[Message, bool]:
     """Return a message, and True if it is an answer to train on."""
     if not isinstance(item, dict):
-        raise ChatError(f"has a message {number} that is not an object", SHAPE_FIX)
+        raise RowError(f"has a message {number} that is not an object", SHAPE_FIX)
     role = _role(item, number)
     content, reasoning = _content(item, role, number)
     calls = _calls(item, content, role, number)
@@ -86,9 +78,9 @@ def read_message(item: Any, number: int) -> tuple[Message, bool]:
         message[TOOLS] = item[TOOLS]
     learned = _is_trained(item, role, number)
     if content is None and not calls:
-        raise ChatError(f"has no content in message {number}")
+        raise RowError(f"has no content in message {number}")
     if learned and not (content or "").strip() and not calls:
-        raise ChatError(f"has an empty answer in message {number}")
+        raise RowError(f"has an empty answer in message {number}")
     return message, learned
 
 
@@ -97,13 +89,13 @@ def _role(item: dict[str, Any], number: int) -> str:
     key = key or next((key for key in SPEAKER_KEYS if key in item), None)
     if key is None:
         what = f"has neither `role` and `content` nor `from` and `value` in message {number}"
-        raise ChatError(what, SHAPE_FIX)
+        raise RowError(what, SHAPE_FIX)
     name = item[key]
     folded = str(name).strip().casefold().replace(" ", "_").replace("-", "_")
     if folded not in ROLES:
         near = nearest(str(name), ROLES)
         what = f"has the {'role' if key == 'role' else 'speaker'} {name!r:.40} in message {number}, which is unknown"
-        raise ChatError(what + (f" (did you mean `{near}`?)" if near else ""), "use system, user, assistant or tool")
+        raise RowError(what + (f" (did you mean `{near}`?)" if near else ""), "use system, user, assistant or tool")
     return ROLES[folded]
 
 
@@ -112,14 +104,14 @@ def _content(item: dict[str, Any], role: str, number: int) -> tuple[str | None, 
     content = next((item[key] for key in _CONTENT_KEYS if item.get(key) is not None), item.get("refusal"))
     reasoning = next((item[key] for key in _REASONING_KEYS if item.get(key)), "")
     if not isinstance(reasoning, str):
-        raise ChatError(f"has reasoning in message {number} that is not text")
+        raise RowError(f"has reasoning in message {number} that is not text")
     if role in ("tool", CALL) and not isinstance(content, str | None) and not _has_parts(content):
         return json.dumps(content, ensure_ascii=False), reasoning
     if isinstance(content, list):
         content, in_parts = _joined(content, number)
         reasoning = reasoning or in_parts
     if content is not None and not isinstance(content, str):
-        raise ChatError(f"has {content!r:.40} as content of message {number}; expected text")
+        raise RowError(f"has {content!r:.40} as content of message {number}; expected text")
     return content, reasoning
 
 
@@ -139,12 +131,12 @@ def _joined(parts: list[Any], number: int) -> tuple[str, str]:
         kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
         if not isinstance(part, dict) or not isinstance(kind, str) or kind not in _PARTS:
             what = f"has the content part {kind!s:.40} in message {number}; only text is trained"
-            raise ChatError(what, "remove such parts, or the rows that need them")
+            raise RowError(what, "remove such parts, or the rows that need them")
         text = next((part[key] for key in (kind, "text", "value", "content") if part.get(key) is not None), None)
         if isinstance(text, list):  # of parts of text, as Mistral writes reasoning
             text = _joined(text, number)[0]
         if not isinstance(text, str):
-            raise ChatError(f"has a content part `{kind}` without text in message {number}")
+            raise RowError(f"has a content part `{kind}` without text in message {number}")
         texts[_PARTS[kind]].append(text)
     return "".join(texts[0]), "".join(texts[1])
 
@@ -154,12 +146,12 @@ def _is_trained(item: dict[str, Any], role: str, number: int) -> bool:
     train, weight = item.get("train"), item.get("weight")
     if role != "assistant":
         if train is True:
-            raise ChatError(f"has `train: true` in message {number} of the {role}; only answers are trained")
+            raise RowError(f"has `train: true` in message {number} of the {role}; only answers are trained")
         return False
     if train not in (None, False, True):
-        raise ChatError(f"has {train!r:.40} as `train` of message {number}; expected true or false")
+        raise RowError(f"has {train!r:.40} as `train` of message {number}; expected true or false")
     if weight not in (None, 0, 1):
-        raise ChatError(f"has the weight {weight!r:.40} in message {number}", "use 0 or 1: an answer is trained or not")
+        raise RowError(f"has the weight {weight!r:.40} in message {number}", "use 0 or 1: an answer is trained or not")
     return train is not False and weight != 0
 
 
@@ -178,7 +170,7 @@ def _calls(item: dict[str, Any], content: str | None, role: str, number: int) ->
         value = item.get(CALL) or []
     calls = value if isinstance(value, list) else [value]
     if calls and role not in ("assistant", CALL):
-        raise ChatError(f"has tool calls in message {number} of the {role}; only the assistant calls")
+        raise RowError(f"has tool calls in message {number} of the {role}; only the assistant calls")
     made = role == CALL or not item.get("tool_calls")
     return [_call(call, f"call{number:03}{i:02}" if made else None, number) for i, call in enumerate(calls)]
 
@@ -186,14 +178,14 @@ def _calls(item: dict[str, Any], content: str | None, role: str, number: int) ->
 def _call(call: Any, new_id: str | None, number: int) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise ChatError(f"has a call in message {number} without the name of a function")
+        raise RowError(f"has a call in message {number} without the name of a function")
     key = "arguments" if "arguments" in function or "parameters" not in function else "parameters"
     arguments = function.get(key)
     if isinstance(arguments, str):
         what = f"has arguments of `{function['name']:.40}` in message {number} that are not JSON"
         arguments = parsed(arguments, what) if arguments.strip() else {}
     if not isinstance(arguments, dict | None):
-        raise ChatError(f"has arguments of `{function['name']:.40}` in message {number} that are not an object")
+        raise RowError(f"has arguments of `{function['name']:.40}` in message {number} that are not an object")
     if function is call:
         function = {"name": function["name"], "arguments": arguments or {}}
         call = {"type": "function", "function": function} | ({"id": call["id"]} if call.get("id") else {})
@@ -203,13 +195,13 @@ def _call(call: Any, new_id: str | None, number: int) -> dict[str, Any]:
 
 
 def parsed(text: str, what: str) -> Any:
-    """Return the value of JSON text. Raises ChatError, which says `what` is wrong."""
+    """Return the value of JSON text. Raises RowError, which says `what` is wrong."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         if _is_python(text):
-            raise ChatError("is Python text, not JSON", "write it with json.dumps, not with str") from None
-        raise ChatError(what, SHAPE_FIX) from None
+            raise RowError("is Python text, not JSON", "write it with json.dumps, not with str") from None
+        raise RowError(what, SHAPE_FIX) from None
 
 
 def _is_python(text: str) -> bool:

@@ -33,11 +33,12 @@ from phi_runtime.data.column_meanings import marked_false
 from phi_runtime.data.end_tokens import SpecialTokens
 from phi_runtime.data.files import missing_file
 from phi_runtime.data.hooks import Hooks
+from phi_runtime.data.row import RowError
 from phi_runtime.data.rows import BadRow, original_names
 from phi_runtime.data.selection import SelectedRow, read_options, select
 from phi_runtime.data.store import ROW, Store, StoreWriter, discard_old_stores, discard_parts, open_store
 from phi_runtime.data.survey import Survey
-from phi_runtime.data.template import Piece, Rendered, RowError
+from phi_runtime.data.template import Piece, Rendered
 from phi_runtime.data.tokenize import EncodedBatch, Encoder
 from phi_runtime.models.fetch import TOKENIZER_FILES
 
@@ -227,8 +228,7 @@ def _rare_collections() -> Iterator[None]:
 def _fill(writer: StoreWriter, recipe: Recipe, tokenizer: Any, emit: Emit, stage: str) -> None:
     """Read in this thread and encode in others: the tokenizer releases Python's lock and uses all cores."""
     template = recipe.template
-    settings = recipe.data.pre_process_data_config
-    encoder = Encoder(tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
+    encoder = Encoder.of(tokenizer, recipe.data.pre_process_data_config, template)
     waiting: deque[Future[Store]] = deque()
     done, reported = writer.seen, time.monotonic()
     threads = 1 if encoder.words else ENCODERS
@@ -328,8 +328,12 @@ def _group(column: str | None, read: Mapping[str, Any], changed: Mapping[str, An
     return values[column]
 
 
+def _blake2b(text: bytes, size: int = 8) -> bytes:
+    return hashlib.blake2b(text, digest_size=size).digest()
+
+
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()[:8], "little")
+    return int.from_bytes(_blake2b(text.encode(errors="surrogatepass"), 16)[:8], "little")
 
 
 def _with_original_names(what: str, originals: Mapping[str, str]) -> str:
@@ -341,13 +345,9 @@ def _with_original_names(what: str, originals: Mapping[str, str]) -> str:
 def hashes_of(question: str, answer: str) -> bytes:
     """Return hashes of the question (16 bytes), the answer (8) and the question's words (8)."""
     written = question.encode()
-    exact = hashlib.blake2b(written, digest_size=16).digest()
+    exact = _blake2b(written, 16)
     words = _ascii_words(written) if question.isascii() else _words(question)
-    return (
-        exact
-        + hashlib.blake2b(answer.encode(), digest_size=8).digest()
-        + (hashlib.blake2b(words, digest_size=8).digest() if words else exact[:8])
-    )
+    return exact + _blake2b(answer.encode()) + (_blake2b(words) if words else exact[:8])
 
 
 def _words(question: str) -> bytes:
@@ -364,7 +364,7 @@ def _ascii_words(question: bytes) -> bytes:
 
 def answer_hash(answer: str) -> int:
     """Return the hash of an answer in the rows of a store."""
-    return int.from_bytes(hashlib.blake2b(answer.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(_blake2b(answer.encode()), "little")
 
 
 def _encoded(encoder: Encoder, batch: _Batch) -> Store:

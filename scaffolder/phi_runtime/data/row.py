@@ -50,6 +50,14 @@ class Row(NamedTuple):
     line: int
 
 
+class RowError(ValueError):
+    """A row that cannot be trained on, and how to fix it. `empty`: it has no text, so it is skipped rather than bad."""
+
+    def __init__(self, what: str, fix: str = FIX, *, empty: bool = False) -> None:
+        super().__init__(what)
+        self.fix, self.empty = fix, empty
+
+
 @dataclass(frozen=True)
 class BadRow:
     """A row that cannot be used: where it is, why, and how to fix it."""

@@ -81,7 +81,7 @@ def records(path: Path, reading: ReadOptions) -> Iterator[Record | BadRow]:
         yield from workbook_records(path, reading.sheet)
         return
     encoding = reading.encoding or UTF8
-    skip = reading.header in ("infer", None) and _has_separator_line(path, encoding)
+    skip = reading.header in ("infer", None) and has_separator_line(path, encoding)
     with opened(path, encoding) as stream:
         if not first_byte(stream):
             raise empty_file(path)
@@ -140,7 +140,8 @@ def resolve(path: Path, reading: ReadOptions) -> ReadOptions:
     return replace(reading, sep=sep, skipinitialspace=spaces)
 
 
-def _has_separator_line(path: Path, encoding: str) -> bool:
+def has_separator_line(path: Path, encoding: str) -> bool:
+    """Return True if the first line of a CSV file is `sep=…`."""
     return separator_line(head(path, encoding, 32)[0]) is not None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +28,6 @@ class Survey:
     """
 
     read: int = 0
-    kept: int = 0
     broken: int = 0
     empty: int = 0
     filtered: int = 0
@@ -72,7 +71,6 @@ class Survey:
 
     def count_row(self, file: int, line: int, question: str, answer: str) -> None:
         """Count a good row."""
-        self.kept += 1
         if self.labels is not None:
             self.labels[answer] += 1
             if len(self.labels) > LABELS:
@@ -101,27 +99,14 @@ class Survey:
 
     def add(self, other: Survey) -> None:
         """Add the counts of another part of the rows."""
-        for name in ("read", "kept", "broken", "empty", "filtered", "endless", "double_bos", "double_end"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in (
-            "broken_at",
-            "empty_at",
-            "personal_at",
-            "encoding_at",
-            "ends_at",
-            "special_at",
-            "foreign_at",
-            "untrained_at",
-        ):
-            setattr(self, name, (getattr(self, name) + getattr(other, name))[:SHOWN])
-        for name in ("columns", "personal", "encoding", "ends", "special", "foreign", "untrained"):
-            getattr(self, name).update(getattr(other, name))
-        if self.labels is not None and other.labels is not None:
-            self.labels += other.labels
-            if len(self.labels) > LABELS:
-                self.labels = None
-        else:
-            self.labels = None
+        labels = self.labels + other.labels if self.labels is not None and other.labels is not None else None
+        for name in (each.name for each in fields(self) if each.name != "labels"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, Counter):
+                mine.update(theirs)
+            else:
+                setattr(self, name, mine + theirs if isinstance(mine, int) else (mine + theirs)[:SHOWN])
+        self.labels = labels if labels is not None and len(labels) <= LABELS else None
 
 
 def _count(

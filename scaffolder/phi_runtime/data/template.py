@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from phi_runtime.core.artifacts import write_json
 from phi_runtime.data.end_tokens import split_ends
+from phi_runtime.data.row import RowError
 
 FILE = "prompt_template.json"
 
@@ -46,14 +47,6 @@ class Rendered(NamedTuple):
 
 class TemplateError(ValueError):
     """A text_template that cannot be split into a prompt and a completion."""
-
-
-class RowError(ValueError):
-    """A row that a template cannot render. `empty`: it has no text, so it is skipped rather than bad."""
-
-    def __init__(self, what: str, fix: str = "fix or remove this row", *, empty: bool = False) -> None:
-        super().__init__(what)
-        self.fix, self.empty = fix, empty
 
 
 @dataclass(frozen=True)
@@ -177,10 +170,6 @@ class PromptTemplate:
         pieces = [(prompt, False), (completion, True)] if masked else [(prompt + completion, True)]
         text = "\n".join([self.input_text(values), answer]) if self.inputs else answer
         return Rendered(pieces, prompt if self.inputs else completion, answer.strip(), text, ends)
-
-    def prompt_for(self, text: str) -> str:
-        """Return the prompt with `text` in each of its columns."""
-        return self.render_prompt(dict.fromkeys(self.inputs, text))
 
     def input_text(self, values: Mapping[str, Any]) -> str:
         """Return the question of a row without the text of the template."""

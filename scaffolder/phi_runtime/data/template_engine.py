@@ -92,14 +92,8 @@ class CompiledTemplate:
                 raise TemplateFault("does too much work for one conversation", _line(e)) from None
 
 
-@lru_cache(64)
-def compiled(source: str) -> CompiledTemplate:
-    """Return the template of `source`.
-
-    Raises:
-        TemplateFault: It is too long, or no Jinja.
-    """
-    return CompiledTemplate(source)
+compiled = lru_cache(64)(CompiledTemplate)
+"""Return the template of a source. Raises TemplateFault if it is too long, or no Jinja."""
 
 
 def _line(error: BaseException) -> int:

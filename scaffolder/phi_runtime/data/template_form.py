@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phi_runtime.data.messages import TOOLS, Message
-from phi_runtime.data.template import RowError
+from phi_runtime.data.row import RowError
 
 Render = Callable[[Sequence[Message], list[Any] | None], str]
 """Returns the text of messages and tools. Raises RowError."""

@@ -6,13 +6,17 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.data.template import Piece
 from phi_runtime.data.words import EncodedWords, Run, WordEncoder
+
+if TYPE_CHECKING:
+    from phi_runtime.config.schema import PreProcess
+    from phi_runtime.data.chat_template import Template
 
 _LONGEST_WORD = 200
 
@@ -23,14 +27,6 @@ class Encoded(NamedTuple):
     ids: list[int]
     runs: list[Run]
     endless: bool = False
-
-    @property
-    def trained(self) -> list[bool]:
-        """Training mask of the ids."""
-        flags = [False] * len(self.ids)
-        for start, stop in self.runs:
-            flags[start:stop] = [True] * (stop - start)
-        return flags
 
 
 class EncodedBatch(NamedTuple):
@@ -117,6 +113,11 @@ class Encoder:
             self.backend.no_padding()
             self.backend.no_truncation()
             self.words = WordEncoder.of(self.backend)
+
+    @classmethod
+    def of(cls, tokenizer: Any, settings: PreProcess, template: Template) -> Encoder:
+        """Return the encoder of the rows that `template` renders."""
+        return cls(tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
 
     def encode(self, rows: Sequence[Sequence[Piece]]) -> list[Encoded]:
         """Encode rows, each a sequence of pieces."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.core.errors import DataError, Location, MissingDependency
+from phi_runtime.core.errors import DataError, Location
 from phi_runtime.data.files import missing_file, refuse_binary, require_file
 from phi_runtime.data.row import BadRow
 from phi_runtime.data.tables import Record
@@ -32,7 +32,6 @@ def workbook_records(path: Path, name: str | None) -> Iterator[Record | BadRow]:
 
     Raises:
         DataError: the workbook cannot be read, or has no such sheet.
-        MissingDependency: openpyxl is not installed.
     """
     with _workbook(path, values=True) as book:
         sheet = _sheet(path, book, name)
@@ -91,14 +90,8 @@ def _unpacked_bytes(path: Path) -> int:
 @contextmanager
 def _workbook(path: Path, *, values: bool) -> Iterator[Any]:
     """Open a workbook for streaming, with the values or the formulas of its cells."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise MissingDependency(
-            "reading a workbook needs the package openpyxl",
-            where=Location(path),
-            fix="run `pip install openpyxl` in the environment of phi-scaffold",
-        ) from None
+    import openpyxl
+
     if not path.exists():
         raise missing_file(path)
     require_file(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from phi_runtime.data.dataset import DataContext
 from phi_runtime.data.hooks import Values
-from phi_runtime.data.template import RowError
+from phi_runtime.data.row import RowError
 from phi_runtime.data.tokenize import Encoder, prompt_ids
 from phi_runtime.evaluation.metrics import row_scores
 from phi_runtime.evaluation.questions import Questions
@@ -84,7 +84,7 @@ def scored_rows(
         limit = min(settings.max_seq_len, context_tokens or settings.max_seq_len)
         texts = (test.store.row(index)[0][:limit].tolist() for index in test.chosen)
         return [_free_text(ids, tokenizer) for ids in texts]
-    encoder = Encoder(tokenizer, end_token=settings.add_special_tokens, chat=not template.special)
+    encoder = Encoder.of(tokenizer, settings, template)
     encoded = encoder.encode([template.row(row, completion_only=True).pieces for row in questions.values])
     rows = []
     for row, prompt, reference in zip(encoded, questions.prompts, questions.references, strict=True):

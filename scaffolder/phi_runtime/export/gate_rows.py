@@ -122,8 +122,7 @@ def _encoded(split: DataSplit, source: ModelRef) -> Iterator[tuple[list[int], li
             ids, trained = split.store.row(int(index))
             yield ids.tolist(), _runs(trained)
         return
-    tokenizer = load_tokenizer(source)
-    encoder = Encoder(tokenizer, end_token=split.settings.add_special_tokens, chat=not template.special)
+    encoder = Encoder.of(load_tokenizer(source), split.settings, template)
     pieces = [template.row(row, completion_only=True).pieces for row in split.values()]
     for row in encoder.encode(pieces):
         yield row.ids, row.runs

@@ -18,7 +18,8 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate, Template, default_template, load_template
 from phi_runtime.data.dataset import data_context, template_of
-from phi_runtime.data.template import RowError, TemplateError
+from phi_runtime.data.row import RowError
+from phi_runtime.data.template import TemplateError
 from phi_runtime.inference.generator import Answer, Generator, GeneratorOptions, SamplingParams, unknown_adapter
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.models.onnx_adapters import FOLDER, SUFFIX, fit_adapter

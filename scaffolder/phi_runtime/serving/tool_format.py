@@ -14,7 +14,7 @@ from typing import Any
 
 from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.data.template import RowError
+from phi_runtime.data.row import RowError
 from phi_runtime.data.template_form import PROBE_KEY, PROBE_QUESTION, probe_tool
 
 ID = "\ue000"

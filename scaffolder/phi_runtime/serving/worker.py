@@ -9,7 +9,7 @@ from phi_runtime.core.errors import UsageError, to_wire
 from phi_runtime.core.wire import from_json, to_json
 from phi_runtime.data.chat import Message
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.data.template import RowError
+from phi_runtime.data.row import RowError
 from phi_runtime.inference.generator import SamplingParams
 from phi_runtime.pipeline.session import NO_ADAPTER, Session, open_session, select_adapter
 from phi_runtime.serving.scheduler import Scheduler

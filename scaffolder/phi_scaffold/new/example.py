@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from phi_runtime.data.row import RowError
 from phi_runtime.data.rows import read_rows
-from phi_runtime.data.template import PromptTemplate, RowError
+from phi_runtime.data.template import PromptTemplate
 from phi_scaffold.new.answers import Answers
 from phi_scaffold.new.data_source import LocalData, data_source
 from phi_scaffold.new.derive import text_template_for

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from phi_runtime.data.column_aliases import aliases_of
-from phi_runtime.data.columns import Columns, column_names
+from phi_runtime.data.columns import Columns, first_row
 from phi_scaffold.new.data_source import HubData, LocalData
 
 
@@ -45,7 +45,7 @@ def renamed(columns: Columns, source: HubData | LocalData) -> Renaming:
         return Renaming(columns)
     options: dict[str, Any] = {"column_mapping": aliases}
     if isinstance(source, LocalData) and source.format in ("csv", "xlsx") and len(source.read) == 1:
-        names = [aliases.get(name, name) for name in column_names(source.read[0], source.reading)]
+        names = [aliases.get(name, name) for name in first_row(source.read[0], source.reading).values]
         options = {"header": 0, **source.load_options, "names": names}
     new = replace(
         columns,

@@ -26,6 +26,12 @@ def marked(ids: Sequence[int], trained: Sequence[bool], endless: bool = False) -
     return Encoded(list(ids), runs, endless)
 
 
+def mask(row: Encoded) -> list[bool]:
+    """The training mask of the ids of a row."""
+    trained: list[bool] = EncodedBatch.of([row]).trained.tolist()
+    return trained
+
+
 def store_of(
     rows: Sequence[Encoded],
     questions: Sequence[tuple[str, str] | Rendered] | None = None,

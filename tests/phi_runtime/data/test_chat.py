@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from phi_runtime.data.chat import columns_of_messages, conversation_of, text_of
-from phi_runtime.data.messages import ChatError, Message
+from phi_runtime.data.messages import Message
+from phi_runtime.data.row import RowError
 
 QUESTION = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Ho"}
@@ -98,7 +99,7 @@ def test_an_answer_that_is_off_is_context(key: str, off: Any, on: Any) -> None:
     assert found.trained == [False, False, False, True]
     assert found.masked == [False, True, False, False]
     assert len(found.remarks) == 1
-    with pytest.raises(ChatError, match="has no answer that is trained"):
+    with pytest.raises(RowError, match="has no answer that is trained"):
         messages_of([QUESTION, ANSWER | {key: off}])
 
 
@@ -146,13 +147,13 @@ def test_an_export_of_chatgpt_is_the_path_to_its_current_node() -> None:
     assert columns_of_messages(row, ()) == ("mapping",)
     assert conversation_of(row, ["mapping"]).messages == [QUESTION, ANSWER]
     image = EXPORT | {"a": node("q", "assistant", {"asset": 1}, kind="multimodal_text")}
-    with pytest.raises(ChatError, match="type `multimodal_text` of `assistant`"):
+    with pytest.raises(RowError, match="type `multimodal_text` of `assistant`"):
         conversation_of(row | {"mapping": image}, ["mapping"])
     odd = EXPORT | {"a": {"parent": "q", "message": {"author": "x"}}}
-    with pytest.raises(ChatError, match="without author and content"):
+    with pytest.raises(RowError, match="without author and content"):
         conversation_of(row | {"mapping": odd}, ["mapping"])
     loop = EXPORT | {"root": {"parent": "a", "message": None}}
-    with pytest.raises(ChatError, match="loop"):
+    with pytest.raises(RowError, match="loop"):
         conversation_of(row | {"mapping": loop}, ["mapping"])
 
 
@@ -240,7 +241,7 @@ def test_a_conversation_that_is_read_is_not_changed() -> None:
     ],
 )
 def test_each_fault_of_a_conversation_says_where_it_is(value: Any, says: str) -> None:
-    with pytest.raises(ChatError, match=says):
+    with pytest.raises(RowError, match=says):
         messages_of(value)
 
 
@@ -261,7 +262,7 @@ def test_tools_are_a_list_of_schemas_or_their_json() -> None:
     ],
 )
 def test_tools_that_are_no_schemas_are_refused(value: Any, says: str) -> None:
-    with pytest.raises(ChatError, match=says):
+    with pytest.raises(RowError, match=says):
         tools_of(value)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.chat_template import ChatTemplate, load_template
-from phi_runtime.data.template import PromptTemplate, RowError
+from phi_runtime.data.row import RowError
+from phi_runtime.data.template import PromptTemplate
 
 MARKERS = (
     "<s>", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|im_start|>", "<|im_end|>", "<think>",
@@ -207,7 +208,8 @@ def test_question_and_reference_are_those_of_the_last_answer() -> None:
     assert question_of(TURNS) == json.dumps(TURNS["messages"][:-1])
     assert question_of(TURNS) != question_of(TURNS | {"system": "Be brief."})
     assert question_of(chat("Hi", "Ho", "Bye")) == question_of(chat("Hi", "Ha"))
-    assert made.prompt_for("Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    prompt = made.render([{"role": "user", "content": "Hi"}], add_generation_prompt=True)
+    assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert made.render_prompt(chat("Hi", "Ho", system="Be brief.")).startswith("<|im_start|>system\nBe brief.")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.errors import DataError
-from phi_runtime.data.columns import Columns, column_names, find_columns
+from phi_runtime.data.columns import Columns, find_columns, first_row
 from phi_runtime.data.longest import size_of
 from phi_runtime.data.rows import ReadOptions
 
@@ -119,10 +119,10 @@ def test_a_row_without_usable_text_is_refused_with_its_line(tmp_path: Path, seco
 def test_the_names_of_the_columns_are_those_of_the_first_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("q;a\nx;y\nbroken\n", encoding="utf-8")
-    assert column_names(path, ReadOptions("csv", ";")) == ["q", "a"]
+    assert list(first_row(path, ReadOptions("csv", ";")).values) == ["q", "a"]
     path.write_text("q;a\n", encoding="utf-8")
     with pytest.raises(DataError, match="no row"):
-        column_names(path)
+        first_row(path)
 
 
 PEOPLE = ("Ann Lee", "Bo Fox", "Cy Day")

@@ -10,8 +10,9 @@ import pytest
 
 from phi_runtime.data.chat_template import ChatTemplate, load_template
 from phi_runtime.data.end_tokens import SpecialTokens, end_tokens, special_tokens, split_ends
+from phi_runtime.data.row import RowError
 from phi_runtime.data.store import Store
-from phi_runtime.data.template import PromptTemplate, RowError
+from phi_runtime.data.template import PromptTemplate
 from tests.phi_runtime.data.test_prepare import made, prepared, write
 
 EOS = "<|im_end|>"

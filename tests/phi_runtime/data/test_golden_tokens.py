@@ -15,6 +15,7 @@ import pytest
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_runtime.data.tokenize import Encoder, prompt_ids
 from phi_scaffold.new.catalog import catalog
+from tests.phi_runtime.data.stores import mask
 
 CHAT = [
     {"role": "user", "content": "Hello, who are you?"},
@@ -188,13 +189,13 @@ def test_the_ids_are_those_of_the_text_and_of_apply_chat_template_and_the_answer
     assert encoded.ids == ids_of(family.text, family, tokenizer)
     assert encoded.ids == tokenizer.apply_chat_template(CHAT)["input_ids"]
     rest = family.text
-    mask: list[bool] = []
+    expected: list[bool] = []
     for stretch in family.trained:
         before, found, rest = rest.partition(stretch)
         assert found
-        mask += [False] * len(ids_of(before, family, tokenizer)) + [True] * len(ids_of(stretch, family, tokenizer))
-    mask += [False] * len(ids_of(rest, family, tokenizer))
-    assert encoded.trained == mask
+        expected += [False] * len(ids_of(before, family, tokenizer)) + [True] * len(ids_of(stretch, family, tokenizer))
+    expected += [False] * len(ids_of(rest, family, tokenizer))
+    assert mask(encoded) == expected
     assert not encoded.endless
     if family.bos and family.bos != "<|im_start|>":
         assert encoded.ids.count(tokenizer.bos_token_id) == family.text.count(family.bos)
@@ -225,7 +226,7 @@ def test_every_template_of_the_catalogue_ends_each_turn_once_and_takes_a_system_
     trained = [text for text, learned in pieces if learned]
     assert len(trained) == 2
     (encoded,) = Encoder(tokenizer, chat=True).encode([pieces])
-    ends = [i for i, learned in zip(encoded.ids, encoded.trained, strict=True) if learned and i < len(family.specials)]
+    ends = [i for i, learned in zip(encoded.ids, mask(encoded), strict=True) if learned and i < len(family.specials)]
     expected = [t for stretch in family.trained for t in re.findall(r"<[^>]+>", stretch)]
     assert len(ends) == (len(expected) if name in FAMILIES else 2)
 

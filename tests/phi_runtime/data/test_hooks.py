@@ -12,7 +12,7 @@ import pytest
 from phi_runtime.config.schema import DataConfig
 from phi_runtime.core.errors import DataError
 from phi_runtime.data.hooks import Hooks, hooks_key, load_hooks, script_of
-from phi_runtime.data.template import RowError
+from phi_runtime.data.row import RowError
 
 
 def data(**pre_process: Any) -> DataConfig:

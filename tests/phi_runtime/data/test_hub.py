@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from phi_runtime.config.schema import LoadDataset
 from phi_runtime.core.errors import ConfigError, DataError, MissingDependency, NetworkError, PhiError
 from phi_runtime.core.events import Event, silent
 from phi_runtime.data import hub as data_hub
@@ -42,8 +43,8 @@ def target(tmp_path: Path) -> Path:
 @pytest.fixture
 def download(target: Path) -> Download:
     def call(name: str, split: str = "train", **settings: Any) -> dict[str, Any]:
-        given = {"subset": None, "revision": None, "data_dir": None, "emit": silent, "stage": "fetch", **settings}
-        return data_hub.download(name, split=split, target=target, **given)
+        emit = settings.pop("emit", silent)
+        return data_hub.download(LoadDataset.model_construct(data_name=name, **settings), split, target, emit, "fetch")
 
     return call
 
@@ -414,11 +415,12 @@ def test_without_the_library_the_way_to_get_it_is_told(download: Download, monke
 CHILD = """
 import sys
 from pathlib import Path
-from phi_runtime.data.hub import download
+from phi_runtime.config.schema import LoadDataset
 from phi_runtime.core.events import silent
+from phi_runtime.data.hub import download
 heavy = {"datasets", "pyarrow", "pandas", "huggingface_hub"} & set(sys.modules)
 assert not heavy, heavy
-download("org/phrases", subset=None, split="train", revision=None, data_dir=None, target=Path(sys.argv[1]), emit=silent, stage="")
+download(LoadDataset(data_name="org/phrases"), "train", Path(sys.argv[1]), silent, "")
 assert "torch" not in sys.modules
 """
 

@@ -119,8 +119,9 @@ def test_what_is_seen_on_the_way_is_counted_with_its_place(tmp_path: Path, cache
         tmp_path / "two.jsonl", {"q": "", "a": "x"}, {"q": "ask jo@example.org", "a": "fear"}, {"q": "no", "a": "x"}
     )
     hooks = Hooks(filter=lambda row: bool(row["q"] != "no"), key="k")
-    survey = prepared(made(tiny_tokenizer, one, two, hooks=hooks), cache).survey
-    assert (survey.read, survey.kept, survey.broken, survey.empty, survey.filtered) == (8, 2, 3, 2, 1)
+    store = prepared(made(tiny_tokenizer, one, two, hooks=hooks), cache)
+    survey = store.survey
+    assert (survey.read, len(store), survey.broken, survey.empty, survey.filtered) == (8, 2, 3, 2, 1)
     assert [place[:3] for place in survey.broken_at] == [
         [0, 2, "this row is not valid JSON (Expecting value)"],
         [0, 4, "this row has no column `a`"],
@@ -148,8 +149,8 @@ def test_half_of_a_surrogate_pair_anywhere_in_a_row_is_its_fault(
     )
     template = "{{ tools | tojson }}{% for m in messages %}{{ m.role }}: {{ m.content }}"
     template += "{{ m.tool_calls | default([]) | tojson }}\n{% endfor %}"
-    survey = prepared(made(tiny_tokenizer, path, chat_template=template), cache).survey
-    assert (survey.kept, survey.broken) == (1, 4)
+    store = prepared(made(tiny_tokenizer, path, chat_template=template), cache)
+    assert (len(store), store.survey.broken) == (1, 4)
 
 
 def test_rows_that_are_all_empty_make_a_store_of_none(tmp_path: Path, cache: Path, tiny_tokenizer: Any) -> None:
@@ -384,15 +385,15 @@ def test_rows_that_kto_marks_as_bad_are_refused_until_they_are_filtered(
 ) -> None:
     rows = [{"prompt": "q", "completion": "a", "label": True}, {"prompt": "q", "completion": "b", "label": False}]
     recipe = made(tiny_tokenizer, write(tmp_path / "a.jsonl", *rows), text_template="{prompt}\n{completion}")
-    survey = prepared(recipe, cache).survey
-    assert (survey.kept, survey.broken_at[0][:2]) == (1, [0, 2])
-    assert '"col_filters": {"label": true}' in survey.broken_at[0][4]
+    store = prepared(recipe, cache)
+    assert (len(store), store.survey.broken_at[0][:2]) == (1, [0, 2])
+    assert '"col_filters": {"label": true}' in store.survey.broken_at[0][4]
     load = recipe.data.load_dataset_config.model_copy(update={"col_filters": {"label": True}})
     filtered = replace(recipe, data=recipe.data.model_copy(update={"load_dataset_config": load}))
-    survey = prepared(filtered, cache).survey
-    assert (survey.read, survey.kept, survey.broken) == (1, 1, 0)
+    store = prepared(filtered, cache)
+    assert (store.survey.read, len(store), store.survey.broken) == (1, 1, 0)
     labels = made(tiny_tokenizer, write(tmp_path / "b.jsonl", *rows), text_template="{prompt}\n{label}{completion}")
-    assert prepared(labels, cache).survey.kept == 2  # the template has the label: it is a part of the text
+    assert len(prepared(labels, cache)) == 2  # the template has the label: it is a part of the text
 
 
 def test_optional_columns_shape_the_tokens(recipe: Recipe, cache: Path) -> None:
@@ -459,8 +460,9 @@ def test_rows_whose_content_is_not_trained_are_counted_with_their_places(
         {"messages": [turns[0], turns[1] | {"reasoning_content": "hm"}], "tools": [{"name": "lamp"}]},
     ]
     path = write(tmp_path / "a.jsonl", *rows)
-    survey = prepared(made(tiny_tokenizer, path, chat_template=CHATML, strategy="line-by-line"), cache).survey
-    assert (survey.read, survey.kept, survey.broken) == (4, 3, 1)
+    store = prepared(made(tiny_tokenizer, path, chat_template=CHATML, strategy="line-by-line"), cache)
+    survey = store.survey
+    assert (survey.read, len(store), survey.broken) == (4, 3, 1)
     assert survey.broken_at[0][1] == 3
     assert sorted(survey.untrained.values()) == [1, 1, 1]
     assert [place[:2] for place in survey.untrained_at] == [[0, 2], [0, 4]]

@@ -10,7 +10,8 @@ import pytest
 
 from phi_runtime.data.chat_template import load_template
 from phi_runtime.data.hooks import import_file
-from phi_runtime.data.template import PromptTemplate, RowError, TemplateError
+from phi_runtime.data.row import RowError
+from phi_runtime.data.template import PromptTemplate, TemplateError
 
 
 def test_the_last_column_is_the_completion_and_all_before_it_the_prompt() -> None:
@@ -78,7 +79,11 @@ def test_the_text_of_a_row_is_its_prompt_which_is_not_trained_and_its_completion
     row = {"q": "x", "a": " y "}
     assert template.row(row, completion_only=True).pieces == [("Q: x\nA: ", False), (" y .", True)]
     assert template.row(row, completion_only=False).pieces == [("Q: x\nA:  y .", True)]
-    assert (template.row(row, completion_only=True).question, template.reference(row), template.prompt_for("z")) == (
+    assert (
+        template.row(row, completion_only=True).question,
+        template.reference(row),
+        template.render_prompt({"q": "z"}),
+    ) == (
         "Q: x\nA: ",
         "y",
         "Q: z\nA: ",

@@ -10,7 +10,7 @@ import pytest
 from phi_runtime.core.errors import ConfigError
 from phi_runtime.data import template_engine
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.data.template import RowError
+from phi_runtime.data.row import RowError
 from phi_runtime.data.template_engine import TemplateFault, compiled
 from tests.phi_runtime.data import test_chat_template, tool_templates
 from tests.phi_runtime.serving import templates

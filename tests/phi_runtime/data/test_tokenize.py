@@ -15,7 +15,7 @@ from phi_runtime.config.schema import PreProcess
 from phi_runtime.data.sequences import IGNORED, Sequences, build_sequences
 from phi_runtime.data.template import Piece, PromptTemplate
 from phi_runtime.data.tokenize import Encoded, EncodedBatch, Encoder, prompt_ids
-from tests.phi_runtime.data.stores import as_lists, encoded
+from tests.phi_runtime.data.stores import as_lists, encoded, mask
 from tests.tokenizer_kinds import LLAMA_3
 
 ROW = {"phrase": "we won the game", "tone": "joy"}
@@ -42,7 +42,7 @@ def one(row: dict[str, str], template: PromptTemplate, tokenizer: Any, *, comple
 
 
 def learned(tokenizer: Any, row: Encoded) -> str:
-    return str(tokenizer.decode([i for i, trained in zip(row.ids, row.trained, strict=True) if trained]))
+    return str(tokenizer.decode([i for i, trained in zip(row.ids, mask(row), strict=True) if trained]))
 
 
 # -- one row ----------------------------------------------------------------------------------------------------------------
@@ -55,14 +55,14 @@ def test_the_prompt_is_masked_and_the_answer_with_one_end_token_is_trained(
     row = one(ROW, template, tiny_tokenizer, completion_only=True)
     prompt = prompt_ids(tiny_tokenizer, template.render_prompt(ROW))
     assert row.ids[: len(prompt)] == prompt
-    assert row.trained == [False] * len(prompt) + [True] * (len(row.ids) - len(prompt))
+    assert mask(row) == [False] * len(prompt) + [True] * (len(row.ids) - len(prompt))
     assert learned(tiny_tokenizer, row) == "joy<|im_end|>"
-    assert sum(row.trained) == len(row.ids) - len(prompt)
+    assert sum(mask(row)) == len(row.ids) - len(prompt)
     assert not row.endless
 
 
 def test_on_request_the_prompt_is_trained_too(tiny_tokenizer: Any) -> None:
-    assert all(one(ROW, PLAIN, tiny_tokenizer, completion_only=False).trained)
+    assert all(mask(one(ROW, PLAIN, tiny_tokenizer, completion_only=False)))
 
 
 def test_a_bos_that_the_prompt_spells_out_is_not_doubled(bos_tokenizer: Any) -> None:
@@ -109,7 +109,7 @@ def test_a_text_that_is_trained_whole_is_tokenised_whole(tiny_tokenizer: Any) ->
 def test_free_text_has_its_own_bos_once_one_end_and_no_blank_between(bos_tokenizer: Any, completion_only: bool) -> None:
     row = one({"text": TEXTS[0]}, PromptTemplate.from_text("{text}"), bos_tokenizer, completion_only=completion_only)
     assert bos_tokenizer.decode(row.ids) == f"<|im_start|>{TEXTS[0]}<|im_end|>"
-    assert all(row.trained[1:])
+    assert all(mask(row)[1:])
 
 
 def test_without_an_end_token_a_text_ends_as_it_is_written(tiny_tokenizer: Any) -> None:
@@ -288,8 +288,8 @@ def test_the_model_learns_to_go_on_from_the_very_prompt_that_it_is_given(tokeniz
     for ((prompt, _), answer), row in zip(rows, Encoder(tokenizer).encode(rows), strict=True):
         prompt_tokens = prompt_ids(tokenizer, prompt)
         assert row.ids[: len(prompt_tokens)] == prompt_tokens, (prompt, answer)
-        assert not any(row.trained[: len(prompt_tokens)])
-        assert all(row.trained[len(prompt_tokens) :])
+        assert not any(mask(row)[: len(prompt_tokens)])
+        assert all(mask(row)[len(prompt_tokens) :])
         assert row.ids[-1] == tokenizer.eos_token_id
 
 

@@ -9,8 +9,7 @@ import pytest
 
 from phi_runtime.data.chat import conversation_of
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_runtime.data.messages import ChatError
-from phi_runtime.data.template import RowError
+from phi_runtime.data.row import RowError
 from tests.phi_runtime.data.tool_templates import DEEPSEEK_R1, LLAMA_31, MISTRAL_3, PHI_4_MINI, QWEN_25
 
 PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -222,5 +221,5 @@ def test_the_expected_answer_of_a_call_is_its_text() -> None:
     ],
 )
 def test_a_call_that_cannot_be_read_is_refused(message: dict[str, Any], says: str) -> None:
-    with pytest.raises(ChatError, match=says):
+    with pytest.raises(RowError, match=says):
         conversation_of({"messages": [QUESTION, message, ANSWER]}, ["messages"])
