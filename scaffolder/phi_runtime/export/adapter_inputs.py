@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.artifacts import staged
 from phi_runtime.core.errors import WorkFailed
-from phi_runtime.models.onnx_adapters import AdapterSlot, cuts_of, module_parts, place_parts
+from phi_runtime.models.onnx_adapters import TYPES, AdapterSlot, cuts_of, module_parts, place_parts
 from phi_runtime.models.peft_lora import MERGE
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # /model/layers.0/attn/qkv_proj/MatMul, with _Q4 or _Q8 if its weight is quantized
 _PRODUCT = re.compile(r"/model/layers\.(\d+)/(attn|mlp)/(\w+)/MatMul(?:_\w+)?")
-_TYPES = {1: "float32", 10: "float16", 16: "bfloat16"}
+_NAMES = {number: name for name, number in TYPES.items()}
 _ALONE = "_without_adapter"
 
 
@@ -64,7 +64,7 @@ def add_inputs(file: Path, modules: Collection[str], shape: Shape) -> dict[str, 
         nodes.append(node)
         place = _place(node.name) if _is_product(node) else ""
         if place in chosen:
-            sites[place] = _site(place, types[node.output[0].removesuffix(_ALONE)], linear, shape)
+            sites[place] = _site(place, types.get(node.output[0].removesuffix(_ALONE)), linear, shape)
             nodes += [] if place in existing else _add_adapter(model.graph, node, place, sites[place])
     if chosen != existing:
         del model.graph.node[:]
@@ -87,10 +87,10 @@ def _place(node: str) -> str:
 def _site(place: str, output: Any, linear: list[str], shape: Shape) -> AdapterSlot:
     cuts = cuts_of(place, linear, shape)
     sizes = {module.name: module for module in shape.linear}
-    width = output.shape.dim[-1].dim_value
-    if not cuts or sum(cut.stop - cut.start for cut in cuts) != width or output.elem_type not in _TYPES:
+    width = output.shape.dim[-1].dim_value if output is not None else 0
+    if not cuts or sum(cut.stop - cut.start for cut in cuts) != width or output.elem_type not in _NAMES:
         raise WorkFailed(f"`{place}` of the ONNX graph does not match the modules of the model", fix=MERGE)
-    return AdapterSlot(sizes[cuts[0].module].inputs, width, _TYPES[output.elem_type], cuts)
+    return AdapterSlot(sizes[cuts[0].module].inputs, width, _NAMES[output.elem_type], cuts)
 
 
 def _add_adapter(graph: onnx.GraphProto, node: onnx.NodeProto, place: str, sizes: AdapterSlot) -> list[onnx.NodeProto]:
@@ -101,7 +101,7 @@ def _add_adapter(graph: onnx.GraphProto, node: onnx.NodeProto, place: str, sizes
     path = node.name.rpartition("/")[0]
     output, alone = node.output[0], f"{node.output[0]}{_ALONE}"
     a, b = f"{place}.lora_A.MatMul.weight", f"{place}.lora_B.MatMul.weight"
-    number = {name: kind for kind, name in _TYPES.items()}[sizes.dtype]
+    number = TYPES[sizes.dtype]
     rank = f"rank of {place}"  # with one name for all, the runtime would reuse a buffer of another rank
     for name, dims in ((a, (sizes.inputs, rank)), (b, (rank, sizes.outputs))):
         graph.input.append(helper.make_tensor_value_info(name, number, dims))

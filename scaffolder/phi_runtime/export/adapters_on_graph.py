@@ -32,7 +32,7 @@ from phi_runtime.export.build import build_pass, complete_export
 from phi_runtime.export.folder import complete_folder
 from phi_runtime.export.gate import run_gate
 from phi_runtime.models.fetch import base_name
-from phi_runtime.models.onnx_adapters import FOLDER, RECORD, Record, adapter_file, fit_adapter, read_record, source_key
+from phi_runtime.models.onnx_adapters import FOLDER, RECORD, Record, adapter_file, fit_adapter, read_record
 from phi_runtime.models.peft_lora import read_lora
 from phi_runtime.models.shape import shape_of
 
@@ -142,16 +142,16 @@ def _adapter(context: PassContext, name: str, known: dict[str, Any], rounding: f
 
     It is linked from `context.previous` if it is the one `known` there, otherwise converted and compared with peft.
     """
-    folder, file = context.adapters[name].path, adapter_file(context.out, name)
+    source, file = context.adapters[name], adapter_file(context.out, name)
     template = file.with_suffix("") / TEMPLATE
     template.parent.mkdir(parents=True)
-    if (folder / TEMPLATE).is_file():
-        shutil.copyfile(folder / TEMPLATE, template)
-    if known.get("source") == source_key(folder) and context.previous:
+    if (source.path / TEMPLATE).is_file():
+        shutil.copyfile(source.path / TEMPLATE, template)
+    if known.get("source") == source.key and context.previous:
         _link(adapter_file(context.previous, name), file)
         return known
     try:
-        facts = fit_adapter(context.out, folder, file)
+        facts = fit_adapter(context.out, source.path, file)
     except PhiError as e:
         raise WorkFailed(e.what, fix=e.fix) from e
-    return {**facts, **run_gate(context, name, rounding)}
+    return {"source": source.key, **facts, **run_gate(context, name, rounding)}

@@ -20,6 +20,7 @@ from phi_runtime.context import PassContext, dataset_behind
 from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.errors import PhiError, WorkFailed
 from phi_runtime.core.events import Event
+from phi_runtime.core.grouping import grouped
 from phi_runtime.export.gate_comparison import Comparison, Predictions, Read, compare_predictions
 from phi_runtime.export.gate_limits import GateLimits, Violation, better_setting
 from phi_runtime.export.gate_rows import ROW_TOKENS, Row, first_rows, sample_rows, validation_rows
@@ -247,14 +248,14 @@ def _compare_with_source(
 
 
 def source_predictions(model: Any, rows: Sequence[Row]) -> Iterator[Predictions]:
-    """Yield the predictions of a model of transformers for each row; neighbors are computed together.
+    """Yield the predictions of a model of transformers for each row; neighbors of up to `_BATCH_TOKENS` are computed together.
 
     Their padding is on the right, where no token sees it.
     """
     import torch
 
     with torch.inference_mode():
-        for batch in _batches(rows):
+        for batch in grouped(rows, _fits):
             longest = max(len(row.ids) for row in batch) - 1
             tokens = [row.ids[:-1] + [0] * (longest + 1 - len(row.ids)) for row in batch]  # (B, T)
             kept = sorted({position for row in batch for position in row.predicting})  # K
@@ -267,16 +268,8 @@ def source_predictions(model: Any, rows: Sequence[Row]) -> Iterator[Predictions]
                 yield Predictions.from_logits(chosen.cpu().numpy(), row)
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Split rows to batches of up to `_BATCH_TOKENS` with padding, at least one row each."""
-    batch: list[Row] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * max(len(each.ids) for each in (*batch, row)) > _BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _fits(batch: Sequence[Row], row: Row) -> bool:
+    return (len(batch) + 1) * max(len(each.ids) for each in (*batch, row)) <= _BATCH_TOKENS
 
 
 def _dtype(source: ModelRef) -> str | torch.dtype:  # type: ignore[name-defined]  # noqa: F821

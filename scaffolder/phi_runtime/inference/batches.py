@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.common_prefix import common_prefix
+from phi_runtime.core.grouping import grouped
 from phi_runtime.inference.decoding import Decoder, StartedAnswers
 from phi_runtime.inference.generator import PromptResult, PromptTask
 from phi_runtime.inference.kv_cache import select_rows
@@ -55,22 +56,19 @@ def run_batched(generator: TransformersGenerator, tasks: Sequence[PromptTask], b
 
 
 def _batches(tasks: Sequence[PromptTask], batch_size: int, switch: int | None) -> Iterator[list[int]]:
-    """Yield indices of tasks of similar length.
+    """Return indices of tasks of similar length.
 
     A batch has at most `batch_size` prompts, `_BATCH_TOKENS` with padding, and one set of rotary factors, which the longest
     prompt selects (`switch`).
     """
-    batch: list[int] = []
     lengths = [len(task.ids) for task in tasks]
-    for index in sorted(range(len(tasks)), key=lambda i: (lengths[i], tasks[i].longest_continuation)):
-        crosses = batch and switch is not None and lengths[batch[0]] <= switch < lengths[index]
+
+    def fits(batch: list[int], index: int) -> bool:
+        crosses = switch is not None and lengths[batch[0]] <= switch < lengths[index]
         tokens = (len(batch) + 1) * (lengths[index] + tasks[index].longest_continuation)
-        if crosses or len(batch) == batch_size or (batch and tokens > _BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+        return not crosses and len(batch) < batch_size and tokens <= _BATCH_TOKENS
+
+    return grouped(sorted(range(len(tasks)), key=lambda i: (lengths[i], tasks[i].longest_continuation)), fits)
 
 
 @dataclass(frozen=True)
@@ -199,12 +197,6 @@ class _Batch:
             [[float(self.first[row, completion[0]])] if completion else [] for completion in task.completions]
             for row, task in enumerate(self.tasks)
         ]
-        longer = [
-            (row, number, completion)
-            for row, task in enumerate(self.tasks)
-            for number, completion in enumerate(task.completions)
-            if len(completion) > 1
-        ]
         if self.reads_trees:
             for row, inner in enumerate(self.inner):
                 values = {path: logits.float().log_softmax(-1) for path, logits in inner.items()}
@@ -213,8 +205,13 @@ class _Batch:
                     paths = [tuple(completion[:i]) for i in range(1, len(completion))]
                     found[row][number] += [float(values[path][completion[len(path)]]) for path in paths]
             return found
-        longer.sort(key=lambda item: len(item[2]))
-        for chunk in self._chunks(longer):
+        longer = [
+            (row, number, completion)
+            for row, task in enumerate(self.tasks)
+            for number, completion in enumerate(task.completions)
+            if len(completion) > 1
+        ]
+        for chunk in grouped(sorted(longer, key=lambda item: len(item[2])), self._fits):
             rows, longest = [row for row, _, _ in chunk], len(chunk[-1][2]) - 1
             tokens = [ids[:-1] + [self.generator.pad_id] * (longest + 1 - len(ids)) for _, _, ids in chunk]
             logits = self._forward(rows, tokens, select_rows(self.cache, rows))
@@ -225,18 +222,10 @@ class _Batch:
                 likeliest[row] |= zip((tuple(ids[: i + 1]) for i in places), values.argmax(-1).tolist(), strict=True)
         return found
 
-    def _chunks(self, completions: Sequence[tuple[int, int, list[int]]]) -> Iterator[list[tuple[int, int, list[int]]]]:
-        """Split completions, which are sorted by length, to what is computed at once."""
-        chunk: list[tuple[int, int, list[int]]] = []
-        cached = self.mask.shape[1]
-        for item in completions:
-            rows, tokens = len(chunk) + 1, len(item[2]) - 1
-            if chunk and (rows * tokens > _LOGIT_TOKENS or rows * (cached + tokens) > _BATCH_TOKENS):
-                yield chunk
-                chunk = []
-            chunk.append(item)
-        if chunk:
-            yield chunk
+    def _fits(self, chunk: list[tuple[int, int, list[int]]], item: tuple[int, int, list[int]]) -> bool:
+        """Return True if a completion, at least as long as those of `chunk`, can be computed with them."""
+        rows, tokens = len(chunk) + 1, len(item[2]) - 1
+        return rows * tokens <= _LOGIT_TOKENS and rows * (self.mask.shape[1] + tokens) <= _BATCH_TOKENS
 
 
 def _inner_paths(completions: Sequence[list[int]]) -> list[Path]:

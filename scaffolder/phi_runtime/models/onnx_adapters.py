@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.artifacts import digest, file_digest, read_json, read_manifest, staged, write_json
+from phi_runtime.core.artifacts import file_digest, read_json, staged, write_json
 from phi_runtime.core.errors import UsageError, WorkFailed
 from phi_runtime.core.wire import from_json
 from phi_runtime.models.peft_folder import names_other_model, trained_on
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from phi_runtime.models.shape import Shape
 
 RECORD, FOLDER, SUFFIX = "adapters.json", "adapters", ".onnx_adapter"
-_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}  # of ONNX, by name
+TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
+"""Number types of ONNX, by name."""
 _FORM = 1
 
 
@@ -191,23 +192,14 @@ def fit_adapter(onnx_folder: Path, peft_folder: Path, out_file: Path) -> dict[st
     return {
         "ranks": lora.ranks,
         "modules": sorted({module.rpartition(".")[2] for module in lora.modules}),
-        "source": source_key(peft_folder),
         "content": file_digest(out_file),
         "size_bytes": out_file.stat().st_size,
     }
 
 
-def source_key(peft_folder: Path) -> str:
-    """Return a digest of the content of an adapter of peft."""
-    manifest = read_manifest(peft_folder)
-    files = sorted(peft_folder.glob("adapter_*"))
-    return manifest.content if manifest else digest([(file.name, file_digest(file)) for file in files])
-
-
 def check_base(record: Record, lora: Lora) -> None:
     """Raise UsageError if the adapter is known to be trained on another model than that of the graph."""
-    manifest = read_manifest(lora.folder)
-    key = trained_on(manifest.facts) if manifest else None
+    key = trained_on(lora.folder)
     if key is not None:
         if key != record.base_key:
             raise _other_base(lora, "its manifest names another base model")
@@ -283,7 +275,7 @@ def write_adapter(tensors: Mapping[str, tuple[str, np.ndarray]], dtypes: Mapping
     format_.set_model_version(1)
     format_.set_parameters(
         {
-            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(kept[name], _TYPES[dtypes[place]])
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(kept[name], TYPES[dtypes[place]])
             for name, (place, _) in tensors.items()
         }
     )
@@ -298,13 +290,13 @@ def write_adapter(tensors: Mapping[str, tuple[str, np.ndarray]], dtypes: Mapping
 
 
 def _in_type(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Convert float32 `values` to `dtype`; bfloat16 as its bits."""
+    """Convert float32 `values` to `dtype`; bfloat16 as its bits, which numpy does not have as a number."""
     import numpy as np
+    from ml_dtypes import bfloat16
 
     if dtype != "bfloat16":
         return np.ascontiguousarray(values, dtype=dtype)
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # to the nearest, ties to even
+    return np.ascontiguousarray(values, dtype=bfloat16).view(np.uint16)
 
 
 def _bytes(value: Any) -> bytes:

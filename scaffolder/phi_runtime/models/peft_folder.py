@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,8 +33,8 @@ _REFUSED = {
 }
 _PICKLE = "adapter_model.bin"
 _CONVERT = (
-    'python -c "from peft import load_peft_weights as load; from safetensors.torch import save_file as save; '
-    "save(load('{folder}', 'cpu'), '{folder}/adapter_model.safetensors')\""
+    'python -c "import sys; from peft import load_peft_weights as load; from safetensors.torch import save_file as save; '
+    "save(load(sys.argv[1], 'cpu'), sys.argv[1] + '/adapter_model.safetensors')\" "
 )
 _MERGE_ELSEWHERE = "merge it into its model with peft, and set `model_path` to the result"
 _PARAMETER = re.compile(
@@ -64,8 +65,7 @@ class PeftFolder:
     @property
     def base_key(self) -> str | None:
         """Digest of the model that it was trained on, if it was trained by this runtime."""
-        manifest = read_manifest(self.folder)
-        return trained_on(manifest.facts) if manifest else None
+        return trained_on(self.folder)
 
     @cached_property
     def modules(self) -> dict[str, dict[str, list[int]]]:
@@ -107,7 +107,7 @@ def read_peft_folder(folder: Path) -> PeftFolder:
         if (folder / _PICKLE).is_file():
             raise UsageError(
                 f"{folder} has pickled weights ({_PICKLE}), which can run code when they are loaded",
-                fix=f"if you trust it, convert it: {_CONVERT.format(folder=folder.as_posix())}",
+                fix=f"if you trust it, convert it: {_CONVERT}{shlex.quote(folder.as_posix())}",
             )
         raise UsageError(f"{folder} has no {WEIGHTS}", fix="copy the adapter again, with its weights")
     shapes = tensors(folder, WEIGHTS)
@@ -127,9 +127,10 @@ def files_of(folder: Path) -> list[Path]:
     return sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
 
 
-def trained_on(facts: Mapping[str, Any]) -> str | None:
-    """Return the key of the full model that an adapter was trained on, from the facts of its manifest."""
-    inputs = facts.get("inputs", {})
+def trained_on(folder: Path) -> str | None:
+    """Return the key of the full model that the adapter in `folder` was trained on, from its manifest."""
+    manifest = read_manifest(folder)
+    inputs = manifest.facts.get("inputs", {}) if manifest else {}
     key = inputs.get("base", inputs.get("input"))  # that of an adapter that was trained further is in `base`
     return str(key) if key else None
 

@@ -105,6 +105,11 @@ def _refuse_others(folder: Path, config: Mapping[str, Any]) -> None:
         _refuse(folder, f"`init_lora_weights`: {start} changed the base that it was trained on", fix=CONVERT_START)
     if reason := why_not_low_rank(config):
         _refuse(folder, reason, fix=MERGE)
+    for pattern in config.get("alpha_pattern") or ():
+        try:
+            re.compile(pattern)
+        except re.error as e:
+            _refuse(folder, f"`{pattern}` in `alpha_pattern` is no regular expression ({e})", fix=f"correct {CONFIG}")
 
 
 def changed_base(config: Mapping[str, Any]) -> str:
@@ -129,7 +134,7 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """Return alpha / r as peft computes it: patterns match the end of a module's name, and rsLoRA uses √r."""
     alpha = next(
         (value for key, value in (config.get("alpha_pattern") or {}).items() if re.match(rf"(.*\.)?({key})$", module)),
-        config["lora_alpha"],
+        config.get("lora_alpha", 8),  # peft's default
     )
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
@@ -151,12 +156,10 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
 
 def _array(part: Mapping[str, Any]) -> np.ndarray:
     import numpy as np
+    from ml_dtypes import bfloat16
 
-    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-    values = np.frombuffer(part["data"], dtype=kinds[part["dtype"]]).reshape(part["shape"])
-    if part["dtype"] == "BF16":  # the upper half of a float32
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": bfloat16}
+    return np.frombuffer(part["data"], dtype=kinds[part["dtype"]]).reshape(part["shape"]).astype(np.float32)
 
 
 def _refuse(folder: Path, why: str, fix: str = "use it with peft, or train another") -> NoReturn:

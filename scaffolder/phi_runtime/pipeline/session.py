@@ -12,7 +12,6 @@ from typing import Any
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import BASE, full_source, sources
 from phi_runtime.config.schema import Workflow
-from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import MissingDependency, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.data.chat import Message
@@ -252,8 +251,7 @@ def _onnx_adapter(graph: Path, name: str, folder: Path, project: ProjectFolder) 
 
 def _check_base(ref: ModelRef) -> None:
     """Raise UsageError if an adapter was trained on another base model than the current one."""
-    manifest = read_manifest(ref.path) if ref.kind == "adapter" and ref.base else None
-    base_key = trained_on(manifest.facts) if manifest else None
+    base_key = trained_on(ref.path) if ref.kind == "adapter" else None
     if ref.base and base_key and base_key != ref.base.key:
         raise UsageError(
             f"the adapter in {ref.path} was trained on another model than {ref.base.path}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.core.artifacts import seal
+from phi_runtime.core.errors import UsageError
+from phi_runtime.models.peft_folder import read_peft_folder
 from tests.phi_runtime.checks.test_adapters import put_model
 from tests.phi_runtime.config.test_refused import refused
 from tests.phi_runtime.export.tiny_adapters import edit_json
@@ -204,6 +207,17 @@ def test_pickled_and_truncated_weights_are_refused(tmp_path: Path) -> None:
     (finding,) = found(tmp_path)
     assert (finding.rule, finding.key) == ("adapter", AT)
     assert "load_peft_weights" in finding.fix
+
+
+def test_the_command_that_converts_pickled_weights_names_any_folder(tmp_path: Path) -> None:
+    folder = tmp_path / """it's "$HOME" `id`"""
+    put_adapter(folder)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(UsageError, match="pickled weights") as caught:
+        read_peft_folder(folder)
+    command = shlex.split(caught.value.fix.partition("convert it: ")[2])
+    assert command[:2] == ["python", "-c"]
+    assert command[3:] == [folder.as_posix()]
 
 
 TRAIN = {"train_data_config": "train"}

@@ -157,6 +157,23 @@ def test_an_adapter_that_is_added_later_or_trained_anew_takes_no_rebuild(
         run(project, Listener(), until="export", force=["export"])
 
 
+def test_an_adapter_whose_weights_were_replaced_is_converted_again(project: ProjectFolder) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    edit_config(project, lambda c: c["passes"]["export"].update(adapters=["tone", "style"]))
+    run(project, Listener(), until="export")
+    onnx, style = project.gen_model / "onnx", project.gen_model / "adapter-style"
+    before = {name: onnx_logits(onnx, name) for name in ("tone", "style")}
+    file = style / "adapter_model.safetensors"
+    weights = {name: -values if "lora_A" in name else values for name, values in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
+    assert read_manifest(style) is not None  # its files have the sizes that it lists
+    assert run(project, Listener(), until="export").done == ("export",)
+    assert np.array_equal(onnx_logits(onnx, "tone"), before["tone"])
+    assert furthest(onnx_logits(onnx, "style"), before["style"]) > 1e-3
+    assert furthest(onnx_logits(onnx, "style"), peft_logits(base_of(project), style)) < 1e-3
+
+
 def test_an_adapter_that_does_not_say_what_it_says_in_peft_fails_the_stage(
     project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

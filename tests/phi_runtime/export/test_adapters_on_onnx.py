@@ -255,6 +255,7 @@ def refusal(graph: Path, adapter: Path) -> str:
         ({"init_lora_weights": "pissa_niter_16"}, "changed the base"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "`layer_replication`"),
         ({"an_option_of_tomorrow": {"on": True}}, "`an_option_of_tomorrow`"),
+        ({"alpha_pattern": {"(q_proj": 4}}, "`(q_proj` in `alpha_pattern` is no regular expression"),
     ],
 )
 def test_what_is_more_than_two_matrices_a_module_is_refused(
@@ -263,6 +264,27 @@ def test_what_is_more_than_two_matrices_a_module_is_refused(
     graph, adapter = adapted
     edit_json(adapter / "adapter_config.json", lambda c: c.update(change))
     assert said in refusal(graph, adapter)
+
+
+def test_without_lora_alpha_the_default_of_peft_applies(adapted: tuple[Path, Path], bases: dict[str, Path]) -> None:
+    graph, adapter = adapted
+    edit_json(adapter / "adapter_config.json", lambda c: c.pop("lora_alpha"))
+    fit_adapter(graph, adapter, adapter_file(graph, "sound"))
+    assert furthest(onnx_logits(graph, "sound"), peft_logits(bases["llama"], adapter)) < 1e-3
+
+
+def test_a_graph_that_does_not_give_the_size_of_a_product_is_refused(
+    bases: dict[str, Path], graph_of: Graph, tmp_path: Path
+) -> None:
+    import onnx
+
+    base, graph = bases["llama"], graph_of("llama")
+    model = onnx.load(graph / "model.onnx", load_external_data=False)
+    del model.graph.value_info[:]
+    onnx.save(model, graph / "model.onnx")
+    with pytest.raises(WorkFailed, match="of the ONNX graph does not match") as caught:
+        add_adapters(graph, base, {"first": make_adapter(base, tmp_path / "first", ["q_proj"])})
+    assert "MergeAdapterWeights" in caught.value.fix
 
 
 def test_weights_that_are_no_matrices_of_a_lora_are_refused_whatever_the_config_says(
