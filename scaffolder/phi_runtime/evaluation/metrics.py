@@ -22,22 +22,6 @@ _WORD = re.compile(r"[^\W_]+")
 _OBJECT_START = re.compile(r'\{\s*["}]')
 
 
-def score(task: str, answers: Texts, references: Texts) -> dict[str, float]:
-    """Return the metrics of a task over all pairs: the mean of each metric of a row, then those of all rows together.
-
-    Args:
-        task: One of `TASKS`.
-        answers: At least one answer.
-        references: The expected answers, as many as `answers`.
-
-    Raises:
-        ValueError: There are not as many references as answers.
-    """
-    rows = [row_scores(task, *pair) for pair in zip(answers, references, strict=True)]
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-    return means | _OF_TASK[task].corpus(answers, references)
-
-
 def row_scores(task: str, answer: str, reference: str) -> dict[str, float]:
     """Return the metrics of a task that a single row has; `score` averages them."""
     return {name: metric(answer, reference) for name, metric in _OF_TASK[task].rows.items()}
@@ -151,35 +135,6 @@ def field_values(value: dict[str, Any]) -> Fields:
     return fields
 
 
-def _of_labels(answers: Texts, references: Texts) -> dict[str, float]:
-    """Return metrics over the labels in `references`; an answer that is not a label only lowers the recall of its reference.
-
-    They are those of scikit-learn, whose import takes seconds in each process that measures a model.
-    """
-    pairs, predicted, expected = Counter(zip(answers, references, strict=True)), Counter(answers), Counter(references)
-    recalls = [pairs[label, label] / rows for label, rows in expected.items()]
-    f1s = {label: 2 * pairs[label, label] / (predicted[label] + rows) for label, rows in expected.items()}
-    return {
-        "balanced_accuracy": sum(recalls) / len(expected),
-        "macro_f1": sum(f1s.values()) / len(expected),
-        "weighted_f1": sum(f1s[label] * rows for label, rows in expected.items()) / len(references),
-    }
-
-
-def _of_objects(answers: Texts, references: Texts) -> dict[str, float]:
-    """Return micro precision, recall and F1 over the fields of all answers.
-
-    As in slot filling and MUC-4 (https://aclanthology.org/M92-1002).
-    """
-    common, written, expected = map(sum, zip(*count_fields(answers, references), strict=True))
-    empty = sum(map(_valid_json, answers, references)) / len(references)  # if no object has a field
-    return {
-        "field_f1": 2 * common / (written + expected) if written + expected else empty,
-        "field_precision": common / written if written else empty * (not expected),
-        "field_recall": common / expected if expected else empty * (not written),
-    }
-
-
 class _FieldCounts(NamedTuple):
     """Fields of one row: equal in answer and reference, of the answer, and of the reference."""
 
@@ -206,11 +161,13 @@ def _same_object(answer: str, reference: str) -> float:
     return float(written is not None and expected is not None and field_values(written) == field_values(expected))
 
 
-def _of_texts(answers: Texts, references: Texts) -> dict[str, float]:
-    """Return BLEU and chrF of sacrebleu (https://aclanthology.org/W18-6319), as fractions.
+def corpus_scores(task: str, answers: Texts, references: Texts) -> dict[str, float]:
+    """Return BLEU and chrF of sacrebleu (https://aclanthology.org/W18-6319) as fractions; none for a task without free text.
 
     BLEU counts only the n-gram lengths that an answer has, or all texts of up to three words would score 0.
     """
+    if not _OF_TASK[task].is_text:
+        return {}
     from sacrebleu.metrics import BLEU, CHRF
 
     texts, expected = list(answers), [list(references)]
@@ -257,17 +214,17 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)  # NaN and Infinity
 class _TaskMetrics(NamedTuple):
     headline: str
     rows: dict[str, Callable[[str, str], float]]
-    corpus: Callable[[Texts, Texts], dict[str, float]]
+    is_text: bool = False
 
 
 _F1_AND_ROUGE: dict[str, Callable[[str, str], float]] = {"token_f1": token_f1, "rouge_l": rouge_l}
 _OF_TASK: dict[str, _TaskMetrics] = {
-    "classification": _TaskMetrics("accuracy", {"accuracy": exact_match}, _of_labels),
-    "chat": _TaskMetrics("token_f1", _F1_AND_ROUGE, _of_texts),
-    "question-answering": _TaskMetrics(
-        "token_f1", {"exact_match": normalized_match, "token_f1": token_f1}, lambda *_: {}
+    "classification": _TaskMetrics("accuracy", {"accuracy": exact_match}),
+    "chat": _TaskMetrics("token_f1", _F1_AND_ROUGE, is_text=True),
+    "question-answering": _TaskMetrics("token_f1", {"exact_match": normalized_match, "token_f1": token_f1}),
+    "summarization": _TaskMetrics(
+        "rouge_l", {"rouge_l": rouge_l, "rouge_1": rouge_1, "rouge_2": rouge_2}, is_text=True
     ),
-    "summarization": _TaskMetrics("rouge_l", {"rouge_l": rouge_l, "rouge_1": rouge_1, "rouge_2": rouge_2}, _of_texts),
-    "extraction": _TaskMetrics("field_f1", {"exact_match": _same_object, "valid_json": _valid_json}, _of_objects),
-    "generation": _TaskMetrics("token_f1", {"exact_match": exact_match, **_F1_AND_ROUGE}, _of_texts),
+    "extraction": _TaskMetrics("field_f1", {"exact_match": _same_object, "valid_json": _valid_json}),
+    "generation": _TaskMetrics("token_f1", {"exact_match": exact_match, **_F1_AND_ROUGE}, is_text=True),
 }

@@ -17,7 +17,7 @@ from phi_runtime.core.errors import ConfigError, DataError, Location
 from phi_runtime.core.suggestions import nearest
 from phi_runtime.data.hooks import MetricsHook
 from phi_runtime.evaluation.intervals import Interval
-from phi_runtime.evaluation.metrics import headline, score
+from phi_runtime.evaluation.metrics import corpus_scores, headline
 from phi_runtime.evaluation.row_results import RowResult, groups_of
 from phi_runtime.evaluation.row_statistics import Statistic, mean_of, statistics_of, sum_of
 
@@ -93,12 +93,8 @@ class OwnMetrics:
         """Return the metrics of the task, then those of the project, by name; rows of one group count together in intervals."""
         task = self.settings.task
         statistics = statistics_of(task, answers, references)
-        metrics = {
-            name: Metric(value, statistics[name].interval(groups), statistics[name])
-            if name in statistics
-            else Metric(value)
-            for name, value in score(task, answers, references).items()
-        }
+        metrics = {name: Metric(s.observed, s.interval(groups), s) for name, s in statistics.items()}
+        metrics |= {name: Metric(value) for name, value in corpus_scores(task, answers, references).items()}
         if self.settings.cost:
             metrics[MEAN_COST] = _mean_cost(self.settings.cost, answers, references, groups)
         metrics |= self._of_hook(answers, references, (*metrics, *self.settings.combined), groups)

@@ -1,4 +1,4 @@
-"""Metrics as functions of sums over rows, so that rows can be resampled for an interval.
+"""Metrics over rows, as functions of sums over them, so that rows can be resampled for an interval.
 
 Shapes: N rows, C columns of numbers, L labels.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from phi_runtime.evaluation.intervals import Interval, Scores, bootstrap, interval_of
-from phi_runtime.evaluation.metrics import count_fields, labels_of, row_scores
+from phi_runtime.evaluation.metrics import corpus_scores, count_fields, labels_of, row_scores
 
 Texts = Sequence[str]
 _SEED = 0
@@ -31,11 +31,32 @@ class Statistic:
     value: Callable[[np.ndarray], np.ndarray]
     scores: Scores | None = None
 
+    @property
+    def observed(self) -> float:
+        """Value over all rows."""
+        return float(self.value(self.columns.sum(axis=0)))
+
     def interval(self, groups: Sequence[int] | None) -> Interval | None:
         """Return its interval: of a mean as `interval_of`, else of the bootstrap; None where no row differs from another."""
         if self.scores:
             return interval_of(self.scores, groups, seed=_SEED)
         return bootstrap(self.columns, self.value, groups, seed=_SEED)
+
+
+def score(task: str, answers: Texts, references: Texts) -> dict[str, float]:
+    """Return the metrics of a task over all pairs: the mean of each metric of a row, then those of all rows together.
+
+    Args:
+        task: One of `TASKS`.
+        answers: At least one answer.
+        references: The expected answers, as many as `answers`.
+
+    Raises:
+        ValueError: There are not as many references as answers.
+    """
+    statistics = statistics_of(task, answers, references)
+    values = {name: statistic.observed for name, statistic in statistics.items()}
+    return values | corpus_scores(task, answers, references)
 
 
 def statistics_of(task: str, answers: Texts, references: Texts) -> dict[str, Statistic]:
@@ -45,7 +66,7 @@ def statistics_of(task: str, answers: Texts, references: Texts) -> dict[str, Sta
     if task == "classification":
         statistics |= _of_labels(answers, references)
     if task == "extraction":
-        statistics |= _of_fields(answers, references)
+        statistics |= _of_fields(answers, references, statistics["valid_json"])
     return statistics
 
 
@@ -56,7 +77,10 @@ def mean_of(values: Sequence[float]) -> Statistic:
 
 
 def _of_labels(answers: Texts, references: Texts) -> dict[str, Statistic]:
-    """Return the metrics over the L labels that rows expect; a label without a row in a sample does not count there."""
+    """Return the metrics over the L labels that rows expect; an answer that is no label only lowers the recall of its reference.
+
+    A label without a row in a sample does not count there.
+    """
     labels = np.array(labels_of(references))
     expected, predicted = (np.array(texts)[:, None] == labels for texts in (references, answers))  # (N, L) each
     columns = np.concatenate([expected & predicted, predicted, expected], axis=1).astype(np.float64)  # (N, 3 L)
@@ -84,11 +108,14 @@ def _of_labels(answers: Texts, references: Texts) -> dict[str, Statistic]:
     return {name: Statistic(columns, value) for name, value in values.items()}
 
 
-def _of_fields(answers: Texts, references: Texts) -> dict[str, Statistic]:
-    """Return precision, recall and F1 over the fields of all objects; none if no object has a field."""
+def _of_fields(answers: Texts, references: Texts, valid: Statistic) -> dict[str, Statistic]:
+    """Return micro F1, precision and recall over the fields of all objects; if none has a field, `valid`, the share of objects.
+
+    As in slot filling and MUC-4 (https://aclanthology.org/M92-1002).
+    """
     columns = np.array(count_fields(answers, references), dtype=np.float64)  # (N, 3): common, written, expected
-    if not columns[:, 1:].any(axis=0).all():
-        return {}
+    if not columns[:, 1:].any():
+        return dict.fromkeys(("field_f1", "field_precision", "field_recall"), valid)
     return {
         "field_f1": Statistic(columns, lambda sums: 2 * sums[..., 0] / np.maximum(sums[..., 1] + sums[..., 2], 1)),
         "field_precision": Statistic(columns, lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1)),

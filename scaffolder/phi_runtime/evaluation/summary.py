@@ -8,7 +8,7 @@ from typing import Any
 
 from phi_runtime.evaluation.class_results import field_results, label_results
 from phi_runtime.evaluation.intervals import Difference, Interval, Scores, compare, interval_of
-from phi_runtime.evaluation.metrics import headline_scores, score
+from phi_runtime.evaluation.metrics import headline_scores
 from phi_runtime.evaluation.row_results import Measured, RowResult, groups_of
 
 BASE = "base"
@@ -34,6 +34,8 @@ def summarize(task: str, rows: Sequence[RowResult]) -> list[dict[str, Any]]:
         task: Task of the evaluation.
         rows: At least one row, each with the same models.
     """
+    from phi_runtime.evaluation.row_statistics import score
+
     results = {name: [row.models[name] for row in rows] for name in rows[0].models}
     references = [row.reference for row in rows]
     groups = groups_of(rows)

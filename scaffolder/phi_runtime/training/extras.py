@@ -105,8 +105,8 @@ def _answer_scorer(
 
     The metrics are the user's, or those of the task if one of them selects the best state.
     """
-    from phi_runtime.evaluation.metrics import score
     from phi_runtime.evaluation.questions import sample_questions
+    from phi_runtime.evaluation.row_statistics import score
     from phi_runtime.inference.generator import GeneratorOptions, short_answers
     from phi_runtime.inference.loading import context_length
     from phi_runtime.inference.transformers import TransformersGenerator

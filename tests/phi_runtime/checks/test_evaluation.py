@@ -77,6 +77,6 @@ def test_the_suggestion_for_a_label_changes_no_other_that_contains_it() -> None:
 
 
 def test_the_names_of_metrics_are_those_that_are_computed() -> None:
-    from phi_runtime.evaluation.metrics import score
+    from phi_runtime.evaluation.row_statistics import score
 
     assert {task: tuple(score(task, ["a"], ["a"])) for task in TASKS} == METRICS

@@ -16,9 +16,9 @@ from phi_runtime.evaluation.metrics import (
     rouge_1,
     rouge_2,
     rouge_l,
-    score,
     token_f1,
 )
+from phi_runtime.evaluation.row_statistics import score
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from phi_runtime.evaluation.class_results import field_results, label_results
 from phi_runtime.evaluation.intervals import wilson
 from phi_runtime.evaluation.own_metrics import Metric, OwnMetrics
 from phi_runtime.evaluation.row_results import Measured, RowResult
-from phi_runtime.evaluation.row_statistics import statistics_of
 from phi_runtime.evaluation.summary import summarize
 
 REFERENCES = ["fear"] * 10 + ["joy"] * 10
@@ -61,18 +60,6 @@ def test_the_interval_of_a_combination_of_one_metric_is_that_of_the_metric() -> 
     cost, loss = metrics["mean_cost"].interval, metrics["loss"].interval
     assert cost
     assert loss == pytest.approx((-cost.high, -cost.low), abs=0.06)
-
-
-@pytest.mark.parametrize("task", ["classification", "extraction", "summarization", "question-answering"])
-def test_a_metric_as_a_function_of_sums_is_the_metric(task: str) -> None:
-    from phi_runtime.evaluation.metrics import score
-
-    answers = ['{"a": 1, "b": 2}', '{"a": 1}', "not so", '{"a": 3}', '{"a": 1}']
-    references = ['{"a": 1, "b": 3}', '{"a": 1}', '{"a": 1, "b": 3}', '{"a": 3}', '{"a": 3}']
-    values, statistics = score(task, answers, references), statistics_of(task, answers, references)
-    assert set(values) - set(statistics) <= {"bleu", "chrf"}
-    for name, statistic in statistics.items():
-        assert float(statistic.value(statistic.columns.sum(axis=0))) == pytest.approx(values[name]), name
 
 
 def test_results_by_label_are_those_of_scikit_learn() -> None:
