@@ -14,7 +14,7 @@ from phi_runtime.checks.azureml import check_azureml
 from phi_runtime.checks.data import KnownColumns, check_data, count_rows
 from phi_runtime.checks.export import check_export
 from phi_runtime.checks.sections import Checks, ConfigParts, config_parts
-from phi_runtime.checks.training import check_training
+from phi_runtime.checks.training import check_lengths, check_training
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.data import used_data_configs
 from phi_runtime.config.dialects.draft import Draft
@@ -81,6 +81,7 @@ def cross_check(
         *_passes(checks),
         *check_used_adapters(checks),
     ]
+    findings += check_lengths(checks)
     used = used_data_configs(draft)
     for i, data in enumerate(checks.parts.data_configs):
         if data is not None and (not used or data.name in used):
@@ -278,10 +279,10 @@ def _split_rows(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Finding]
     place = (*at, "eval_dataset_size" if sizes[0] else "test_dataset_size")
     if all(0 < size < 1 for size in sizes) and sum(sizes) >= 1:
         yield c.error(place, "out-of-range", "validation and test rows are all rows: no rows are left to train on")
-    used = sum(int(size) for size in sizes if size > 1)
+    used = sum(int(size) for size in sizes if size >= 1)
     data = next((d for d in c.parts.data_configs if d and d.name == step.train_data_config), None)
     if used and data and (rows := count_rows(data, c.path, used + 1)) <= used:
-        kind = "validation and test" if all(size > 1 for size in sizes) else "test" if sizes[1] > 1 else "validation"
+        kind = "validation and test" if all(size >= 1 for size in sizes) else "test" if sizes[1] >= 1 else "validation"
         yield c.error(
             place, "out-of-range", f"cannot use {used} of {rows} rows for {kind}: no rows are left to train on"
         )

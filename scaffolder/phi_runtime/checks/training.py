@@ -52,7 +52,6 @@ def check_training(c: Checks, at: KeyPath, step: FinetunePass) -> Iterator[Findi
     yield from _validation(c, at, step)
     yield from _needed_settings(c, args_at, args)
     yield from _scheduler(c, args_at, args)
-    yield from _lengths(c, step)
     if args.deepspeed is not None and args.fsdp:
         message = "`deepspeed` and `fsdp` both shard the model: remove one"
         yield c.error((*args_at, "deepspeed"), "contradiction", message)
@@ -128,15 +127,14 @@ def _scheduler(c: Checks, at: KeyPath, args: TrainingArgs) -> Iterator[Finding]:
         yield c.error((*at, "lr_scheduler_kwargs", "min_lr"), "contradiction", message)
 
 
-def _lengths(c: Checks, step: FinetunePass) -> Iterator[Finding]:
-    """Yield a warning if rows may exceed the length at which the base model switches its rotary factors."""
+def check_lengths(c: Checks) -> Iterator[Finding]:
+    """Yield a warning for trained data whose rows may exceed the length at which the base model switches its rotary factors."""
     from phi_runtime.models.stored import rope_switch
 
     switch = rope_switch(c.stored)
-    if switch is None:
-        return
+    trained = {name for step in c.steps.values() if isinstance(step, FinetunePass) for name in step.data_names}
     for i, data in enumerate(c.parts.data_configs):
-        if data and data.name in step.data_names and data.pre_process_data_config.max_seq_len > switch:
+        if switch and data and data.name in trained and data.pre_process_data_config.max_seq_len > switch:
             message = (
                 f"`max_seq_len` is {data.pre_process_data_config.max_seq_len}, but above {switch} tokens the model uses "
                 "other rotary factors (LongRoPE) for the whole batch, so that short and long rows train different models. "

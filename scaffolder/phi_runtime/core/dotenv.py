@@ -31,6 +31,7 @@ _ALLOWED = re.compile(
     r"|AZURE_(TENANT_ID|CLIENT_ID|CLIENT_SECRET|SUBSCRIPTION_ID|RESOURCE_GROUP)"
     r"|CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|NO_COLOR"
 )
+_QUOTED, _COMMENT = re.compile(r"""\s*(["'])(.*?)\1\s*(#.*)?"""), re.compile(r"\s#")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # `echo A=b > .env` in Windows PowerShell
 
@@ -38,8 +39,9 @@ _BOMS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # `echo 
 def read_dotenv(root: Path, warn: Callable[[str], None] = lambda _: None) -> None:
     """Set the variables of the project's .env in the environment, except those that are set already.
 
-    Reads lines of the form `NAME=value` and `export NAME=value`; strips quotes around the value; `#` starts a comment. The
-    user's own credentials are removed from the environment of this process if .env names the server for them.
+    Reads lines of the form `NAME=value` and `export NAME=value`; strips quotes around the value; `#` starts a comment at the
+    beginning of a line, after a space or after a closing quote. The user's own credentials are removed from the environment of
+    this process if .env names the server for them.
 
     Args:
         root: Folder of the .env.
@@ -80,12 +82,11 @@ def _variables(file: Path) -> list[tuple[str, str, int]]:
     variables = []
     for number, line in enumerate(_text(file).splitlines(), start=1):
         name, equals, value = line.strip().removeprefix("export ").partition("=")
-        name, value = name.strip(), value.strip()
+        name = name.strip()
         if not equals or not name or name.startswith("#"):
             continue
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
-        variables.append((name, value, number))
+        quoted = _QUOTED.fullmatch(value)
+        variables.append((name, quoted[2] if quoted else _COMMENT.split(value, maxsplit=1)[0].strip(), number))
     return variables
 
 

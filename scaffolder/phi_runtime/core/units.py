@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def size(count: float) -> str:
@@ -23,9 +24,13 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
 
 
-def energy(cpu_j: float | None, gpu_j: float | None) -> str:
-    """Format joules as watt-hours: CPU 1.25 Wh, GPU 31.0 Wh; what is not measured has no part."""
-    parts = (("CPU", cpu_j), ("GPU", gpu_j))
+def energy(figures: Mapping[str, Any]) -> str:
+    """Format the energy of a stage in watt-hours: CPU 1.25 Wh, GPU 31.0 Wh; what was not measured has no part.
+
+    Args:
+        figures: An entry of stages.json.
+    """
+    parts = (("CPU", figures.get("cpu_energy_j")), ("GPU", figures.get("gpu_energy_j")))
     return ", ".join(f"{name} {_watt_hours(joules)}" for name, joules in parts if joules is not None)
 
 

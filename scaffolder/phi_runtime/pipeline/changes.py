@@ -20,6 +20,7 @@ _MESSAGES = {
     "base": "the base model changed",
     "rounding": "the rounding of its int4 export changed",
 }
+_ABSENT = {"hooks": "", "rounding": ""}  # inputs that are absent if there are none
 _OTHER_VERSION = "built by another version of phi-scaffold"
 
 
@@ -65,21 +66,18 @@ def describe_changes(
         functions = origin_changed("functions")
         changes += ["the functions over the rows changed"] if functions else []
         changes += ["the data changed"] if origin_changed("files") or not functions else []
-    for part in ("hooks", "rounding"):  # absent if there are none
-        if previous.get(part, "") != current.get(part, ""):
-            changes.append(_MESSAGES[part])
-    for part in current.keys() - {"input", "data", "hooks", "rounding"}:
+    previous, current = {**_ABSENT, **previous}, {**_ABSENT, **current}
+    for part in current.keys() - {"input", "data"}:
         changes += _differences(part, previous.get(part, current[part]), current[part])
     return "; ".join(sorted(changes)) or _OTHER_VERSION
 
 
 def _differences(name: str, previous: Any, current: Any) -> list[str]:
-    if isinstance(previous, dict) and isinstance(current, dict):
-        keys = [k for k in {**previous, **current} if previous.get(k) != current.get(k)]
-        return [d for k in keys for d in _differences(k, previous.get(k), current.get(k))]
     if previous == current:
         return []
     if name in _MESSAGES:
         return [_MESSAGES[name]]
+    if isinstance(previous, dict) and isinstance(current, dict):
+        return [d for key in {**previous, **current} for d in _differences(key, previous.get(key), current.get(key))]
     old, new = (json.dumps(value, ensure_ascii=False) for value in (previous, current))
     return [f"{name}: {old} → {new}" if max(len(old), len(new)) <= _MAX_SHOWN else f"{name} changed"]

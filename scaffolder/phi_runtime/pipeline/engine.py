@@ -29,7 +29,7 @@ from phi_runtime.data.fetch import fetch_data, hub_data
 from phi_runtime.hardware.energy import EnergyMeter
 from phi_runtime.hardware.process_memory import peak_rss_bytes, reset_peak
 from phi_runtime.models.exportable import check_base_model
-from phi_runtime.models.fetch import adapter_is_present, fetch, fetch_adapter
+from phi_runtime.models.fetch import fetch, fetch_adapter
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.place import hub_name, input_adapter_path
 from phi_runtime.pipeline.artifact import (
@@ -241,8 +241,7 @@ class _Run:
     # -- stages -------------------------------------------------------------------------------------------------------
 
     def fetch(self) -> None:
-        present = BASE in self.graph.models and adapter_is_present(self.workflow.input_model, self.project)
-        stage = fetch_stage(self.workflow, self.project, is_present=present)
+        stage = fetch_stage(self.graph)
         if stage.state == "cached" and FETCH not in self.force:
             self.graph.models[BASE] = fetch(self.workflow.input_model, self.project, self.emit)
             self.report_cached(stage)

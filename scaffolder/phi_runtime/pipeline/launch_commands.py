@@ -45,6 +45,9 @@ def write_launch_command(
         UsageError: The pass does not train, or its inputs do not exist yet.
     """
     check_processes(workflow, count, silent)
+    config = config.absolute()
+    if not config.parent.is_dir():
+        raise UsageError(f"there is no folder {config.parent}", fix="create it, or choose another file")
     if name is None and workflow.finetune:
         name = workflow.finetune[0]
     step = workflow.passes.get(name or "")
@@ -58,9 +61,6 @@ def write_launch_command(
     folder = work / "processes"
     folder.mkdir(parents=True, exist_ok=True)
     context = graph.context(node, work, silent, overrides)
-    config = config.absolute()
-    if not config.parent.is_dir():
-        raise UsageError(f"there is no folder {config.parent}", fix="create it, or choose another file")
     write_text(config, as_yaml(accelerate_config(workflow, step, count)))
     return LaunchCommand(config, name, command_line(config, write_request(context, folder), count))
 

@@ -25,8 +25,7 @@ _UNNEEDED = "deleted; what was built from it is up to date"
 def plan(workflow: Workflow, project: ProjectFolder) -> list[Stage]:
     """Return all stages in order, each with its current state."""
     graph = ModelGraph(workflow, project)
-    present = BASE in graph.models and adapter_is_present(workflow.input_model, project)
-    stages = [fetch_stage(workflow, project, is_present=present)]
+    stages = [fetch_stage(graph)]
     for node in graph.walk():
         parents = tuple(FETCH if parent == BASE else parent for parent in graph.parents_of(node.name))
         stages.append(replace(node.stage, after=parents))
@@ -68,10 +67,12 @@ def unneeded_stages(stages: Sequence[Stage], selected: Collection[str] = (), for
     return unneeded
 
 
-def fetch_stage(workflow: Workflow, project: ProjectFolder, *, is_present: bool) -> Stage:
-    """Return the download stage: cached if the base model `is_present` and so is the data of the hub."""
-    cached = is_present and all(path.is_file() for path in hub_data(workflow, project.config))
-    return Stage(FETCH, "Fetch", base_model_path(workflow.input_model, project), "cached" if cached else "missing")
+def fetch_stage(graph: ModelGraph) -> Stage:
+    """Return the download stage: cached if the base model is present with its adapter, and so is the data of the hub."""
+    model, project = graph.workflow.input_model, graph.project
+    present = BASE in graph.models and adapter_is_present(model, project)
+    cached = present and all(path.is_file() for path in hub_data(graph.workflow, project.config))
+    return Stage(FETCH, "Fetch", base_model_path(model, project), "cached" if cached else "missing")
 
 
 def _with_work_state(stage: Stage, project: ProjectFolder) -> Stage:

@@ -29,7 +29,7 @@ from phi_runtime.workers.child import Parent
 from phi_runtime.workers.process import Worker, python
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 _STEPS = 2  # the first creates the optimizer's moments; the second is timed
 _SAMPLED_BATCHES = 50  # from which the mean batch size is estimated
@@ -84,7 +84,7 @@ def rehearse_apart(project: ProjectFolder, stage: str, overrides: Overrides | No
                 worker.send(to_json(request))
                 measured: Rehearsal = from_json(Rehearsal, worker.result(emit))
         except (KeyboardInterrupt, Interrupted):
-            log.unlink()
+            log.unlink(missing_ok=True)  # the worker may not have started
             raise Interrupted(f"{subject} was stopped", fix="skip it with `run --dry-run --no-step`") from None
         except PhiError as e:
             if str(log) not in e.fix:
@@ -132,7 +132,7 @@ def rehearse(context: PassContext[Any]) -> Rehearsal:
     """
     import torch
     from peft.helpers import disable_input_dtype_casting
-    from torch.utils.data import SequentialSampler
+    from torch.utils.data import SequentialSampler, Subset
     from transformers import TrainerCallback
     from transformers.trainer_callback import DefaultFlowCallback
 
@@ -168,7 +168,7 @@ def rehearse(context: PassContext[Any]) -> Rehearsal:
         if not isinstance(callback, DefaultFlowCallback):
             trainer.remove_callback(callback)
     trainer.add_callback(clock)
-    trainer.train_dataset = _Repeated(rows, longest, _STEPS * micro_batches)
+    trainer.train_dataset = Subset(rows, longest.tolist() * _STEPS * micro_batches)
     trainer._get_train_sampler = SequentialSampler  # sorting by length would regroup the repeated rows
     with disable_input_dtype_casting(trainer.model, active=training.dtype != "float32"):  # as finetune does
         trainer.train()
@@ -200,19 +200,6 @@ def _shortened(context: PassContext[Any]) -> tuple[PassContext[Any], int]:
     if isinstance(context.config, LayeredAdapter):
         short["activation_cache_gb"] = 0
     return replace(context, config=context.config.model_copy(update=short)), micro_batches
-
-
-class _Repeated:
-    """A data set of the `chosen` sequences, repeated `times` times."""
-
-    def __init__(self, sequences: Any, chosen: np.ndarray, times: int) -> None:
-        self.sequences, self.indices = sequences, [int(i) for i in chosen] * times
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.sequences[self.indices[index]]
 
 
 def _first_batches(order: Any, size: int) -> list[list[int]]:

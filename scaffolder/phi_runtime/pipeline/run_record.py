@@ -18,7 +18,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,7 +43,6 @@ from phi_runtime.core.errors import Interrupted, PhiError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.secrets import NAME, SECRET, without_visible_secrets
 from phi_runtime.core.trust import is_trusted
-from phi_runtime.core.units import energy
 from phi_runtime.data.hooks import FILE as HOOKS
 from phi_runtime.data.hooks import script_of
 from phi_runtime.hardware.device import usable_cores
@@ -312,11 +311,6 @@ def _functions(workflow: Workflow, project: ProjectFolder) -> list[dict[str, str
     scripts = [script_of(data, project.config)[0] for data in workflow.data_configs]
     files = [project.config.with_name(HOOKS), *(script for script in scripts if script)]
     return [{"file": project.shown(path), "sha256": file_digest(path)} for path in files if path.is_file()]
-
-
-def energy_text(figures: Mapping[str, Any]) -> str:
-    """Return the energy of an entry in stages.json as text; empty if it was not measured."""
-    return energy(figures.get("cpu_energy_j"), figures.get("gpu_energy_j"))
 
 
 def last_figures(project: ProjectFolder) -> dict[str, dict[str, Any]]:

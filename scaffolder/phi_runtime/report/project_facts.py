@@ -12,12 +12,13 @@ from phi_runtime.config.schema import Workflow, canonical
 from phi_runtime.config.stage_names import evaluation_stages
 from phi_runtime.core.artifacts import read_json, read_json_lines, read_object
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.core.units import energy
 from phi_runtime.evaluation.row_results import RESULTS, ROWS, RowResult
 from phi_runtime.models.fetch import base_name
 from phi_runtime.models.place import base_model_path
 from phi_runtime.pipeline.benchmarks import stored_benchmarks
 from phi_runtime.pipeline.plan import plan
-from phi_runtime.pipeline.run_record import ENVIRONMENT, RECORD, energy_text, last_figures
+from phi_runtime.pipeline.run_record import ENVIRONMENT, RECORD, last_figures
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.report.facts import read_facts
 from phi_runtime.report.stored_ratings import stored_ratings
@@ -55,7 +56,7 @@ class StageFacts:
     @property
     def energy(self) -> str:
         """The energy of its run as text; empty if it was not measured."""
-        return energy_text(self.figures)
+        return energy(self.figures)
 
 
 @dataclass(frozen=True)

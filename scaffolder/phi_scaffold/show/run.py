@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from phi_runtime.core.project import tasks
-from phi_runtime.core.units import duration, interval, percent, percents, size
+from phi_runtime.core.units import duration, energy, interval, percent, percents, size
 from phi_runtime.evaluation.metrics import headline
-from phi_runtime.pipeline.run_record import energy_text, last_figures
+from phi_runtime.pipeline.run_record import last_figures
 from phi_runtime.training.diagnosis.curve_statistics import curve
 from phi_runtime.training.diagnosis.run import read_loss_log, short
 from phi_scaffold.show import verdict as show_verdict
@@ -159,7 +159,7 @@ def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, qu
         print(json.dumps({"stages": rows, "tasks": others}))
         return
     shown = {s.name: figures[s.name] for s in stages if s.name in figures and (s.manifest or s.name == "fetch")}
-    used = {name: energy_text(entry) for name, entry in shown.items()}
+    used = {name: energy(entry) for name, entry in shown.items()}
     energy_column = ("energy",) if any(used.values()) else ()
     states = table("!stage", "!state", "!output", "!took", *energy_column, "why")
     for s in stages:

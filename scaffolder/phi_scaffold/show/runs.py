@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.text import Text
 
-from phi_runtime.core.units import duration, interval, percent, percents, size
-from phi_runtime.pipeline.run_record import FIGURES, energy_text
+from phi_runtime.core.units import duration, energy, interval, percent, percents, size
+from phi_runtime.pipeline.run_record import FIGURES
 from phi_runtime.report.differences import ValueChange, changes, chosen_config, flattened, inputs_of
 from phi_runtime.report.history import MainScore, run_before
 from phi_scaffold.show.terminal import console, prose, table
@@ -128,7 +128,7 @@ def details(run: RecordedRun) -> None:
 
 def _outputs(run: RecordedRun) -> None:
     figures = _figures(run)
-    used = {stage: energy_text(entry) for stage, entry in figures.items()}
+    used = {stage: energy(entry) for stage, entry in figures.items()}
     energy_column = ("energy",) if any(used.values()) else ()
     lines = table("!stage", "!state", ">!took", ">memory", *energy_column, "!output", "still this one")
     for stage, output in run.outputs.items():

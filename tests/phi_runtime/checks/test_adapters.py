@@ -181,6 +181,7 @@ def test_an_embedding_that_is_the_output_head_too_is_only_trained_where_both_sta
 def test_rows_on_both_sides_of_the_switch_of_long_rope_are_warned_of(
     tmp_path: Path, config: dict[str, Any], length: int, warned: bool
 ) -> None:
-    found = findings_on(tmp_path, {"tune": {"type": "LoRA"}}, config, max_seq_len=length)
+    passes = {"tune": {"type": "LoRA"}, "other": {"type": "LoRA"}}  # both on the same data
+    found = findings_on(tmp_path, passes, config, max_seq_len=length)
     assert [f.rule for f in found] == (["long-rope"] if warned else [])
     assert all("Set max_seq_len to 256" in f.message and f.severity == "warning" for f in found)

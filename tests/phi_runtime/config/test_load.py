@@ -185,6 +185,7 @@ def test_evaluation_json_beside_it_is_read(write: Callable[[dict[str, Any]], Pat
         (lambda c: c["passes"]["lora"].update(r=0), "out-of-range", '"r": 0', ""),
         (lambda c: c["passes"]["lora"].update(lora_dropout=1.5), "out-of-range", '"lora_dropout"', ""),
         (lambda c: c["passes"]["lora"].update(eval_dataset_size=2.5), "out-of-range", '"eval_dataset_size"', ""),
+        (lambda c: c["passes"]["lora"].update(eval_dataset_size=1), "out-of-range", '"eval_dataset_size"', ""),
         (lambda c: c["passes"]["lora"].update(eval_dataset_size=100), "out-of-range", '"eval_dataset_size"', ""),
         (lambda c: c["passes"]["lora"].update(eval_dataset_size=10**30), "out-of-range", '"eval_dataset_size"', ""),
         (lambda c: c["passes"]["lora"].update(test_dataset_size=2.5), "out-of-range", '"test_dataset_size"', ""),

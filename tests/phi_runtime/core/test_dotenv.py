@@ -42,6 +42,25 @@ def test_values_are_read_and_those_of_the_shell_win(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("hf_x # mine", "hf_x"),
+        ("hf_x\t#mine", "hf_x"),
+        ("'hf_x' # mine", "hf_x"),
+        ('"hf_x" # of "me"', "hf_x"),
+        ('"hf # x"', "hf # x"),
+        ('"hf"x"', 'hf"x'),
+        ("hf#x", "hf#x"),
+        ('"hf_x', '"hf_x'),
+    ],
+)
+def test_a_comment_after_a_value_is_no_part_of_it(tmp_path: Path, written: str, value: str) -> None:
+    assert read(tmp_path, f"HF_TOKEN={written}\nWANDB_API_KEY= # none\n") == []
+    assert os.environ["HF_TOKEN"] == value
+    assert "WANDB_API_KEY" not in os.environ
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "PYTHONPATH",

@@ -137,7 +137,7 @@ def test_the_energy_of_the_gpus_is_that_of_their_driver(tmp_path: Path, monkeypa
 
 
 def test_energy_is_shown_in_watt_hours() -> None:
-    assert energy(None, None) == ""
-    assert energy(4_500.0, None) == "CPU 1.25 Wh"
-    assert energy(90.0, 5_400_000.0) == "CPU 0.03 Wh, GPU 1.50 kWh"
-    assert energy(None, 111_600.0) == "GPU 31.0 Wh"
+    assert energy({"cpu_energy_j": None}) == ""
+    assert energy({"cpu_energy_j": 4_500.0}) == "CPU 1.25 Wh"
+    assert energy({"cpu_energy_j": 90.0, "gpu_energy_j": 5_400_000.0}) == "CPU 0.03 Wh, GPU 1.50 kWh"
+    assert energy({"cpu_energy_j": None, "gpu_energy_j": 111_600.0}) == "GPU 31.0 Wh"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.context import PassContext
-from phi_runtime.core.errors import DataError, OutOfResources
+from phi_runtime.core.errors import DataError, Interrupted, OutOfResources
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.load import load_workflow
@@ -82,6 +82,17 @@ def test_what_the_step_raises_is_raised_here(make_project: MakeProject) -> None:
     assert caught.value.where is not None
     assert str(caught.value.where).startswith(f"{data}:61:")
     assert caught.value.fix
+
+
+def test_a_stop_before_the_worker_has_a_log_is_an_interruption(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phi_runtime.workers.process.Worker.__init__", interrupt)
+    with pytest.raises(Interrupted):
+        rehearse_apart(make_project(), "finetune", None, Listener())
 
 
 @pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGKILL)", "raise MemoryError"])

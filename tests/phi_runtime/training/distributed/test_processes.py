@@ -22,6 +22,7 @@ from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import Conflict, DataError, UsageError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.pipeline.artifact import work_root
 from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.training.distributed.accelerate_config import accelerate_config, as_yaml
@@ -239,6 +240,16 @@ def test_the_config_of_accelerate_is_written_with_the_command_line_that_takes_it
     refused = cli("run", "merge", "--emit-accelerate-config", file, "--project", project.root)
     assert refused.code == 2
     assert "`merge` does not train" in refused.err
+
+
+def test_a_missing_folder_of_the_config_of_accelerate_leaves_no_work_that_seems_interrupted(
+    make: MakeProject, cli: Cli, tmp_path: Path
+) -> None:
+    project, file = make("two", "lora"), tmp_path / "missing" / "accelerate.yaml"
+    refused = cli("run", "--nproc", "2", "--emit-accelerate-config", file, "--project", project.root)
+    assert refused.code == 2
+    assert "there is no folder" in refused.err
+    assert not work_root(project).exists()
 
 
 def test_the_config_of_accelerate_says_how_gpus_cut_the_model(make: MakeProject, tmp_path: Path) -> None:
