@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from phi_runtime.data.groups import are_first
 from phi_runtime.data.near import NONE, are_near, common_pairs, sketch
 from phi_runtime.data.store import TRAINED, Clusters, Store
 
@@ -22,7 +23,7 @@ def find_clusters(store: Store) -> Clusters:
         return Clusters(np.zeros(0, dtype=np.uint64))
     question = store.rows["question"]
     order = np.lexsort((np.arange(len(store)), question[:, 1], question[:, 0]))
-    first = np.concatenate([[True], (question[order][1:] != question[order][:-1]).any(axis=1)])
+    first = are_first(question[order])
     leaders = order[first]  # (G,) by content: one row of each question
     limit = min(max(_LARGEST, int(_LARGEST_SHARE * len(leaders))), -(-len(leaders) // 2))
     clusters, common = _families(store, leaders, limit)
@@ -81,7 +82,7 @@ def _similar(store: Store, leaders: np.ndarray, clusters: np.ndarray) -> np.ndar
     apart: np.ndarray = np.zeros(0, dtype=np.int64)  # pairs that are known to differ
     for band in sketches.bands.T:
         order = np.argsort(band, kind="stable")
-        begins = np.concatenate([[True], band[order][1:] != band[order][:-1]])
+        begins = are_first(band[order])
         firsts = order[np.flatnonzero(begins)[np.cumsum(begins) - 1]]
         previous = np.where(begins, order, np.roll(order, 1))
         for others in (firsts, previous):  # not all pairs, whose number is the square

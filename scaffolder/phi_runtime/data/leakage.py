@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from phi_runtime.data.groups import places_in
 from phi_runtime.data.near import BANDS, NONE, are_near, common_pairs, sketch
 from phi_runtime.data.store import Store
 
@@ -58,8 +59,7 @@ def _questions(store: Store, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the hashes of all questions of `rows`, the last of each first, and the indices of their rows in `rows`."""
     counts = store.rows["turns"][rows].astype(np.int64)
     owners: np.ndarray = np.repeat(np.arange(len(rows)), counts)
-    place = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-    earlier = store.turns[np.repeat(store.turn_starts[rows], counts) + place]
+    earlier = store.turns[np.repeat(store.turn_starts[rows], counts) + places_in(counts)]
     last = store.rows["question"][rows][:, 0]
     return np.concatenate([last, earlier]), np.concatenate([np.arange(len(rows)), owners])
 
@@ -94,6 +94,5 @@ def _candidates(trained: np.ndarray, validated: np.ndarray) -> np.ndarray:
     order = np.argsort(trained, kind="stable")
     begin, end = (np.searchsorted(trained, validated, side=side, sorter=order) for side in ("left", "right"))
     counts = np.where(validated == NONE, 0, np.minimum(end - begin, _TRIES))
-    place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     rows: np.ndarray = np.repeat(np.arange(len(validated)), counts)
-    return np.stack([order[np.repeat(begin, counts) + place], rows], axis=1)
+    return np.stack([order[np.repeat(begin, counts) + places_in(counts)], rows], axis=1)

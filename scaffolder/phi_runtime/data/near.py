@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from phi_runtime.data.groups import places_in
 from phi_runtime.data.store import Store
 from phi_runtime.hardware.device import usable_cores
 
@@ -180,8 +181,7 @@ def _pairs(store: Store, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     sizes = np.minimum(store.rows["tokens"][rows].astype(np.int64), _BLOCK_TOKENS)
     owners: np.ndarray = np.repeat(np.arange(len(rows)), sizes)
-    begins = np.cumsum(sizes) - sizes
-    place = np.arange(len(owners)) - np.repeat(begins, sizes)
+    begins, place = np.cumsum(sizes) - sizes, places_in(sizes)
     begin, end = (int(store.starts[rows[0]]), int(store.starts[rows[-1]] + sizes[-1])) if len(rows) else (0, 0)
     if end - begin == len(owners) and (np.diff(rows) == 1).all():
         tokens, trained = store.tokens[begin:end].copy(), store.trained[begin:end].copy()

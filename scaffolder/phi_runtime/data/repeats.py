@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from phi_runtime.data.groups import are_first
+
 
 @dataclass(frozen=True)
 class Repeats:
@@ -30,8 +32,8 @@ def find_repeats(rows: np.ndarray, shown: int = 20) -> Repeats:
         return Repeats(0, 0, 0)
     question, answer = rows["question"], rows["answer"]
     order = np.lexsort((np.arange(len(rows)), answer, question[:, 1], question[:, 0]))
-    new_question = np.concatenate([[True], (question[order][1:] != question[order][:-1]).any(axis=1)])
-    new_answer = new_question | np.concatenate([[True], answer[order][1:] != answer[order][:-1]])
+    new_question = are_first(question[order])
+    new_answer = new_question | are_first(answer[order])
     starts = np.flatnonzero(new_question)
     # The first row of each answer after the first one of its question.
     others = np.flatnonzero(new_answer & ~new_question)

@@ -19,6 +19,7 @@ from numpy.lib.format import open_memmap
 
 from phi_runtime.config.schema import PreProcess
 from phi_runtime.core.errors import DataError
+from phi_runtime.data.groups import places_in
 from phi_runtime.data.store import Store
 
 IGNORED = -100
@@ -186,8 +187,7 @@ def _line_by_line(
 def _split(starts: np.ndarray, sizes: np.ndarray, limit: int) -> np.ndarray:
     """Return the spans of each row in blocks of `limit` tokens, the last of which may be shorter."""
     counts: np.ndarray = -(-sizes // limit)
-    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    begin = np.repeat(starts, counts) + number * limit
+    begin = np.repeat(starts, counts) + places_in(counts) * limit
     end = np.minimum(begin + limit, np.repeat(starts + sizes, counts))
     return np.stack([begin, end, np.zeros_like(begin)], axis=1)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from phi_runtime.data.groups import are_first, places_in
 from phi_runtime.data.store import TRAINED
 
 _LABELS_SHARE = 5  # answers are labels if on average at least this many questions have the same one
@@ -42,8 +43,7 @@ def split_rows(rows: np.ndarray, clusters: np.ndarray, sizes: tuple[float, float
         return Sides(*[np.arange(0)] * 3)
     question, group = rows["question"], rows["group"]
     order = np.lexsort((np.arange(len(rows)), group, question[:, 1], _ranks(question[:, 0], seed)))
-    changes = (question[order][1:] != question[order][:-1]).any(axis=1) | (group[order][1:] != group[order][:-1])
-    first = np.concatenate([[True], changes])  # of the rows of one question
+    first = are_first(question[order]) | are_first(group[order])  # of the rows of one question
     leader_of = np.cumsum(first) - 1  # (N,), in the order of ranks
     leaders = order[first]  # (G,)
     questions = _RankedQuestions.of(rows, leaders, clusters[leaders], seed)
@@ -222,9 +222,8 @@ def _stratified(answers: np.ndarray, count: int) -> np.ndarray:
 def _place_of(labels: np.ndarray) -> np.ndarray:
     """Return the place of each item among those with the same label, (N,), counted from 0."""
     order = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels)
     places: np.ndarray = np.empty(len(labels), dtype=np.int64)
-    places[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    places[order] = places_in(np.bincount(labels))
     return places
 
 
