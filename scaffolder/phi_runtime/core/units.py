@@ -1,4 +1,4 @@
-"""Formats of sizes, durations, energy, shares and intervals for people."""
+"""Formats of counts, sizes, durations, energy, shares and intervals for people."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def size(count: float) -> str:
+def count(number: int, noun: str) -> str:
+    """Format a number of things: 1 row, 1,402 rows."""
+    return f"{number:,} {noun if number == 1 else f'{noun}s'}"
+
+
+def size(number: float) -> str:
     """Format bytes in the unit that fits: 86.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
 
 
 def duration(seconds: float) -> str:

@@ -20,14 +20,14 @@ UNPACK = ("python", "-m", "tarfile", "-e", ARCHIVE, FOLDER)
 _NOT_RUN = (
     "*/__pycache__/*",
     *(f"phi_scaffold/{name}/*" for name in ("_template", "chat", "doctor", "mcp", "new", "remote", "update")),
-    *(f"phi_scaffold/show/{name}*" for name in ("benchmarks", "clean", "data", "doctor", "models", "new", "optimize")),
+    *(f"phi_scaffold/show/{name}*" for name in ("clean", "data", "doctor", "models", "new", "optimize")),
     *(f"phi_scaffold/show/{name}*" for name in ("rating", "remote", "runs", "seeds", "sweep", "update")),
     "phi_scaffold/olive/[ab]*",
     *(f"phi_runtime/config/{name}" for name in ("dialects/json_schema*", "dialects/migrate.py", "reference.py")),
     *(f"phi_runtime/config/reading/{name}.py" for name in ("comments", "write")),
     "phi_runtime/pipeline/conversation.py",
     "phi_runtime/remote/[!_w]*",
-    *(f"phi_runtime/report/{name}*" for name in ("compare", "judge", "rating_files", "reproduction")),
+    *(f"phi_runtime/report/{name}*" for name in ("judge", "rating_files", "reproduction")),
     "phi_runtime/search/*",
     "phi_runtime/serving/*",
 )

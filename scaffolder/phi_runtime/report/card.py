@@ -12,11 +12,10 @@ from typing import Any
 from phi_runtime.config.schema import DataConfig, FinetunePass
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.signed_text import signed
-from phi_runtime.core.units import interval, percent, percents
+from phi_runtime.core.units import count, interval, percent, percents
 from phi_runtime.evaluation.metrics import main_result
 from phi_runtime.report.differences import flattened
 from phi_runtime.report.facts import Facts, Model
-from phi_runtime.report.figures import count
 from phi_runtime.report.text import inert
 from phi_runtime.report.verdict import judge
 

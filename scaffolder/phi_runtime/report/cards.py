@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from phi_runtime.config.pass_graph import BASE, INPUT_ADAPTER, trainings_of
@@ -77,7 +76,7 @@ def _card_model(
         is_chat=template.get("kind") == "chat",
         run=run.id if run else "",
         commit=str((run.record.get("git") or {}).get("commit", "")) if run else "",
-        versions=dict(_versions(manifest)),
+        versions=manifest.facts.get("inputs", {}).get("versions", {}),
     )
 
 
@@ -98,8 +97,8 @@ def base_model(project: ProjectFolder, workflow: Workflow) -> ModelOrigin:
 
 def _evaluation(workflow: Workflow, training: str, stages: dict[str, Stage]) -> dict[str, Any] | None:
     """Return the evaluation of a training if it is up to date."""
-    name = next((stage for stage, of in evaluation_stages(workflow).items() if of == training), None)
-    stage = stages.get(name) if name else None
+    measured = {of: stages[name] for name, of in evaluation_stages(workflow).items()}
+    stage = measured.get(training)
     return read_object(stage.target / RESULTS) or None if stage and stage.state == "cached" else None
 
 
@@ -112,7 +111,3 @@ def _name_in_comparison(workflow: Workflow, step: str, training: str, facts: Fac
 def _has_built(run: RecordedRun, stage: str, manifest: Manifest) -> bool:
     output = run.record.get("outputs", {}).get(stage, {})
     return output.get("state") == "done" and output.get("content") == manifest.content
-
-
-def _versions(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    yield from manifest.facts.get("inputs", {}).get("versions", {}).items()

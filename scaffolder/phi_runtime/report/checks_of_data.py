@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
+from phi_runtime.core.units import count
 from phi_runtime.data.labels import shortened
 from phi_runtime.evaluation.intervals import wilson
 from phi_runtime.evaluation.row_results import RowResult
 from phi_runtime.report.changes import AdvisedChange, value_at
 from phi_runtime.report.facts import Facts
-from phi_runtime.report.figures import count, percent, percents
-from phi_runtime.report.finding import MUCH, data_key, finding, rows_file
+from phi_runtime.report.figures import percent, percents
+from phi_runtime.report.finding import MUCH, data_key, finding, rows_file, side_keys
 from phi_runtime.training.diagnosis import Diagnosis
 
 FEW_TRAINING_ROWS, FEW_OF_A_LABEL = 100, 10
@@ -42,9 +43,7 @@ def leaks(facts: Facts) -> Iterator[Diagnosis]:
     if leakage["examples"]:
         pair = leakage["examples"][0]
         evidence += f", such as {pair['validation']} and {pair['training']}"
-    key, size = (
-        ("test_data_config", "test_dataset_size") if side == "test" else ("eval_data_config", "eval_dataset_size")
-    )
+    key, size = side_keys(side)
     own = value_at(facts.workflow, f"passes.{facts.training}.{key}")
     split_off = {f"passes.{facts.training}.{key}": None, f"passes.{facts.training}.{size}": 0.1}
     yield finding(

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from phi_runtime.config.schema import ExportPass
+from phi_runtime.core.units import count
+from phi_runtime.data.labels import FEWEST_ROWS
 from phi_runtime.export.gate_limits import more_exact
 from phi_runtime.pipeline.model_names import comparison_models
 from phi_runtime.report.changes import AdvisedChange, value_at
 from phi_runtime.report.facts import Facts, Model
-from phi_runtime.report.figures import count, difference, loss_is_open, quality
-from phi_runtime.report.finding import MUCH, data_key, evaluation_key, finding, rows_file
+from phi_runtime.report.figures import difference, loss_is_open, quality
+from phi_runtime.report.finding import MUCH, data_key, evaluation_key, finding, rows_file, side_keys
 from phi_runtime.training.diagnosis import Diagnosis
 from phi_runtime.training.diagnosis.problem import Light, ProblemKind
 
-FEWEST_ROWS = 20  # test rows below which a score is mostly chance
 WIDE = 0.2  # width of the interval of a metric above which the rows are too few
 NEARLY_PERFECT = 0.99  # a score that leaves nothing to gain
 WORSE_PERPLEXITY = 1.2  # times that of the exact weights; of free text, the smallest difference is significant
@@ -70,9 +71,7 @@ def few_test_rows(facts: Facts) -> Iterator[Diagnosis]:
     if rows < total:
         changes.append(AdvisedChange({evaluation_key(facts, "max_rows"): min(total, 10 * rows)}, in_evaluation=True))
     side = facts.evaluation["rows_of"]
-    own, key = (
-        ("test_data_config", "test_dataset_size") if side == "test" else ("eval_data_config", "eval_dataset_size")
-    )
+    own, key = side_keys(side)
     every = rows + (facts.counts.get("rows") or 0)
     size = value_at(facts.workflow, f"passes.{facts.training}.{key}") or 0
     larger = 0.2 if every >= _ROWS_FOR_A_FIFTH else 0.3

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
@@ -35,25 +34,14 @@ _MATRIX = 280  # pixels
 _TABLE_POINTS = 60  # of a curve, in the table behind its chart
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of what may be large in the data.
+class Limits(NamedTuple):
+    """Limits of what may be large in the data."""
 
-    Attributes:
-        rows: Rows of a list.
-        characters: Of a text.
-    """
-
-    rows: int
-    characters: int
+    rows: int  # of a list
+    characters: int  # of a text
 
 
-_LIMITS = (
-    Limits(20, 1200),
-    Limits(10, 600),
-    Limits(5, 300),
-    Limits(2, 120),
-)  # the first whose document is small enough
+_LIMITS = (Limits(20, 1200), Limits(10, 600), Limits(5, 300), Limits(2, 120))  # the first whose page is small enough
 
 
 def document(facts: ProjectFacts, trainings: Sequence[TrainingView]) -> str:

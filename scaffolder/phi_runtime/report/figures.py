@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from phi_runtime.core.units import count
+
 Model = Mapping[str, Any]
 Ends = tuple[float, float]
 
@@ -22,11 +24,6 @@ def percents(ends: Ends) -> str:
 def points(ends: Ends) -> str:
     """Format an interval of differences: -5 to +2 points."""
     return f"{100 * ends[0]:+.0f} to {100 * ends[1]:+.0f} points"
-
-
-def count(number: int, noun: str) -> str:
-    """Format a number of things: 1 row, 1,402 rows."""
-    return f"{number:,} {noun if number == 1 else f'{noun}s'}"
 
 
 def quality(model: Model, metric: str, rows: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Any
 
 from phi_runtime.report.changes import EVALUATION, AdvisedChange, as_text, open_changes, value_at
@@ -34,7 +35,7 @@ def finding(
     value: Any = None
     if left:
         setting, value = next(iter(left[0].values.items()))
-        file = _next_to(facts.config, EVALUATION) if left[0].in_evaluation else facts.config
+        file = PurePosixPath(facts.config).with_name(EVALUATION).as_posix() if left[0].in_evaluation else facts.config
     elif setting:
         file = facts.config
     texts = [as_text(change, facts.workflow) for change in left]
@@ -42,9 +43,10 @@ def finding(
     return Diagnosis(problem, evidence, setting, advice, value, file, light)
 
 
-def _next_to(config: str, name: str) -> str:
-    folder, slash, _ = config.rpartition("/")
-    return f"{folder}{slash}{name}"
+def side_keys(side: str) -> tuple[str, str]:
+    """Return the keys of a training for the data and for the size of its `test` or `validation` rows."""
+    name = "test" if side == "test" else "eval"
+    return f"{name}_data_config", f"{name}_dataset_size"
 
 
 def data_key(facts: Facts) -> str:

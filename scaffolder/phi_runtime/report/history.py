@@ -100,10 +100,15 @@ class RecordedRun:
         """Start as ISO 8601; of an older record, from the name of its folder."""
         if started := self.record.get("started"):
             return str(started)
+        return time.astimezone().isoformat(timespec="seconds") if (time := self.time) else ""
+
+    @property
+    def time(self) -> datetime | None:
+        """The local time in the id of the run."""
         try:
-            return datetime.strptime(self.id, _ID_FORMAT).astimezone().isoformat(timespec="seconds")
+            return datetime.strptime(self.id, _ID_FORMAT)
         except ValueError:
-            return ""
+            return None
 
     @property
     def state(self) -> RunState:

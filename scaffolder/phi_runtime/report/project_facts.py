@@ -10,7 +10,7 @@ from typing import Any
 
 from phi_runtime.config.schema import Workflow, canonical
 from phi_runtime.config.stage_names import evaluation_stages
-from phi_runtime.core.artifacts import read_json, read_json_lines, read_object
+from phi_runtime.core.artifacts import read_json_lines, read_object
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.units import energy
 from phi_runtime.evaluation.row_results import RESULTS, ROWS, RowResult
@@ -18,15 +18,15 @@ from phi_runtime.models.fetch import base_name
 from phi_runtime.models.place import base_model_path
 from phi_runtime.pipeline.benchmarks import stored_benchmarks
 from phi_runtime.pipeline.plan import plan
-from phi_runtime.pipeline.run_record import ENVIRONMENT, RECORD, last_figures
+from phi_runtime.pipeline.run_record import last_figures
 from phi_runtime.pipeline.stage import Stage
 from phi_runtime.report.facts import read_facts
+from phi_runtime.report.history import RecordedRun, read_runs
 from phi_runtime.report.stored_ratings import stored_ratings
 from phi_runtime.report.verdict import Verdict, judge
 from phi_runtime.training.diagnosis import curve_statistics
 from phi_runtime.training.diagnosis.run import read_loss_log
 
-_RUN_TIME = "%Y%m%d-%H%M%S-%f"  # name of a run's folder
 _REQUIRED = ("task", "rows", "rows_of", "total_rows", "baselines", "models")  # keys of evaluation.json
 
 
@@ -141,33 +141,25 @@ class ProjectFacts:
 
 def read_project(workflow: Workflow, project: ProjectFolder) -> ProjectFacts:
     """Read the facts of `project`; a file that is absent or unreadable is a fact less, never an error."""
-    records = sorted((folder for folder in project.runs.glob("*") if folder.is_dir()), key=lambda folder: folder.name)
+    runs = read_runs(project)
     stages = {stage.name: stage for stage in plan(workflow, project)}
     measured = last_figures(project)
-    last = records[-1] if records else None
+    last = runs[0] if runs else None
     return ProjectFacts(
         project=project.root.name,
         task_name=project.output.name if project.output else "",
         base_model=_model_name(workflow, project),
-        run=last.name if last else "",
-        time=run_time(last.name) if last else None,
+        run=last.id if last else "",
+        time=last.time if last else None,
         stages=[_stage(stage, project, measured.get(stage.name, {})) for stage in stages.values()],
         trainings=[
-            _training(workflow, project, training, stages, stages[stage], records)
+            _training(workflow, project, training, stages, stages[stage], runs)
             for stage, training in evaluation_stages(workflow).items()
             if training is not None
         ],
-        environment=_first_json(records, ENVIRONMENT) or {},
-        record=(_read_json(last / RECORD) if last else None) or {},
+        environment=next((run.environment for run in runs if run.environment), {}),
+        record=last.record if last else {},
     )
-
-
-def run_time(run: str) -> datetime | None:
-    """Return the time in the id of a run."""
-    try:
-        return datetime.strptime(run, _RUN_TIME)
-    except ValueError:
-        return None
 
 
 def _evaluation(folder: Path) -> tuple[dict[str, Any] | None, str]:
@@ -202,7 +194,7 @@ def _training(
     name: str,
     stages: Mapping[str, Stage],
     measured: Stage,
-    records: Sequence[Path],
+    runs: Sequence[RecordedRun],
 ) -> TrainingFacts:
     stage = stages[name]
     facts = stage.manifest.facts if stage.manifest else {}
@@ -216,7 +208,7 @@ def _training(
         name,
         facts.get("inputs", {}).get("config") or canonical(workflow.passes[name]),
         {key: value for key, value in facts.items() if key not in ("inputs", "origins")},
-        _curves(stage, facts, records),
+        _curves(stage, facts, runs),
         evaluation,
         judged.rows,
         judged.data,
@@ -233,13 +225,13 @@ def _changed(stages: Mapping[str, Stage], measured: Stage) -> str:
     return f"`{stage.name}` ({stage.why or stage.state})"
 
 
-def _curves(stage: Stage, facts: Mapping[str, Any], records: Sequence[Path]) -> Curves:
+def _curves(stage: Stage, facts: Mapping[str, Any], runs: Sequence[RecordedRun]) -> Curves:
     """Return the curves of the trained model; of a training that did not end, those in the record of its run."""
     if stage.manifest is not None:
         log = read_loss_log(stage.target)
         return replace(_read_curves(log, "eval_loss"), best_step=facts.get("best_step"))
-    for record in reversed(records):
-        log = [e for e in read_json_lines(record / "metrics.jsonl") if e.get("stage") == stage.name and "step" in e]
+    for run in runs:
+        log = [e for e in read_json_lines(run.folder / "metrics.jsonl") if e.get("stage") == stage.name and "step" in e]
         if log:
             return replace(_read_curves(log, "validation_loss"), complete=False)
     return Curves()
@@ -256,16 +248,3 @@ def _read_curves(log: Sequence[Mapping[str, Any]], validation: str) -> Curves:
 def _model_name(workflow: Workflow, project: ProjectFolder) -> str:
     path = base_model_path(workflow.input_model, project)
     return base_name(path, project) or path.name
-
-
-def _first_json(records: Sequence[Path], name: str) -> Any:
-    """Return the file `name` of the last run that has it."""
-    contents = (_read_json(record / name) for record in reversed(records))
-    return next((content for content in contents if isinstance(content, dict)), None)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except (OSError, ValueError):
-        return None

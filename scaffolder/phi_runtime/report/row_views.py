@@ -134,10 +134,22 @@ class TrainingView:
     """A training with what is computed from its rows."""
 
     facts: TrainingFacts
-    comparison: Comparison | None
-    errors: list[RowList]
-    slices: dict[str, list[Slice]]
-    samples: list[int]
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        return read_comparison(self.facts.evaluation, self.facts.rows)
+
+    @cached_property
+    def errors(self) -> list[RowList]:
+        return errors(self.comparison) if self.comparison else []
+
+    @cached_property
+    def slices(self) -> dict[str, list[Slice]]:
+        return slices(self.comparison) if self.comparison else {}
+
+    @cached_property
+    def samples(self) -> list[int]:
+        return samples(self.comparison) if self.comparison else []
 
     @property
     def models(self) -> list[Mapping[str, Any]]:
@@ -178,14 +190,6 @@ class TrainingView:
     @property
     def is_free_text(self) -> bool:
         return bool(self.models) and not any(model["metrics"] for model in self.models)
-
-
-def view(training: TrainingFacts) -> TrainingView:
-    """Return `training` with its lists of rows."""
-    comparison = read_comparison(training.evaluation, training.rows)
-    if comparison is None:
-        return TrainingView(training, None, [], {}, [])
-    return TrainingView(training, comparison, errors(comparison), slices(comparison), samples(comparison))
 
 
 # -- errors -------------------------------------------------------------------------------------------------------------------

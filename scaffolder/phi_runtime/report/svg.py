@@ -47,18 +47,17 @@ def diamond(x: float, y: float, radius: float, kind: str, title: str = "") -> st
     return element("path", {"class": kind, "d": path}, _title(title))
 
 
-def text(x: float, y: float, words: str, kind: str = "", room: float | None = None, title: str = "") -> str:
+def text(x: float, y: float, words: str, kind: str = "", room: float | None = None) -> str:
     """Return a line of text.
 
     Args:
         kind: CSS classes; `end` and `middle` align the text at `x`.
         room: Pixels that it has; a longer one ends with an ellipsis, and its title is the whole.
-        title: Text that appears under a pointer.
     """
     shown = words if room is None else fitted(words, room / FONT)
     whole = words if room is not None and shown.endswith("…") and shown != words else ""
     attributes: dict[str, float | str] = {"x": x, "y": y} | ({"class": kind} if kind else {})
-    return element("text", attributes, (escaped(shown) or " ") + _title(title or whole))
+    return element("text", attributes, (escaped(shown) or " ") + _title(whole))
 
 
 def _title(words: str) -> str:

@@ -103,8 +103,8 @@ def with_verdicts(evaluation: Mapping[str, Any] | None, judged: Mapping[str, Ver
 
 def _sentence(facts: Facts, light: Light, decisive: Diagnosis | None) -> str:
     lead = f"{_LEADS[light]}, {decisive.problem}" if decisive else _LEADS[light]
-    if not facts.measured:
-        return f"{lead}: {decisive.evidence if decisive else 'nothing was measured'}"
+    if decisive and not facts.measured:
+        return f"{lead}: {decisive.evidence}"
     model = facts.trained or facts.evaluation["models"][0]
     parts = [quality(model, facts.metric, facts.measured)]
     if versus := model["versus"]:

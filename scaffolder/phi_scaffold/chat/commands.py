@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from phi_runtime.core.errors import Conflict, UsageError
 from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.core.units import count
 from phi_scaffold.show.terminal import note
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ class Commands:
         path = Path(argument.strip("\"'") or DEFAULT_FILE).expanduser()
         existed = _append(path, rows)
         cut = sum(not turn.complete for turn in self.conversation.turns)
-        skipped = f"; {cut} cut answer{'s' if cut > 1 else ''} not to be trained on" if cut else ""
-        note(f"{'added' if existed else 'saved'} {len(rows)} row{'s' if len(rows) > 1 else ''} to {path}{skipped}")
+        skipped = f"; {count(cut, 'cut answer')} not to be trained on" if cut else ""
+        note(f"{'added' if existed else 'saved'} {count(len(rows), 'row')} to {path}{skipped}")
 
     def _open(self, flags: Flags) -> None:
         """Continue with the model and the adapter that `flags` name."""

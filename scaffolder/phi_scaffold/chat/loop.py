@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.signals import handled_by
+from phi_runtime.core.units import count
 from phi_runtime.data.chat_template import ChatTemplate
 from phi_scaffold.chat.commands import Commands
 from phi_scaffold.chat.reader import Entry, Reader
@@ -149,8 +150,8 @@ class Loop:
 
 def _summary(answer: Answer, tokens_per_s: float, context: int) -> str:
     usage = answer.usage
-    count = usage.completion_tokens
+    tokens = usage.completion_tokens
     end = {"stop": "", "length": " (the limit)"}.get(answer.finish or "", " (stopped)")
-    rate = f", {tokens_per_s:.1f} tokens/s" if count > 1 else ""
-    total = f"{usage.prompt_tokens + count:,}" + (f" of {context:,}" if context < 1 << 30 else "")
-    return f"{count} token{'s' if count != 1 else ''}{end}{rate}; context: {total} tokens"
+    rate = f", {tokens_per_s:.1f} tokens/s" if tokens > 1 else ""
+    total = f"{usage.prompt_tokens + tokens:,}" + (f" of {context:,}" if context < 1 << 30 else "")
+    return f"{count(tokens, 'token')}{end}{rate}; context: {total} tokens"

@@ -43,7 +43,6 @@ def evaluate(
     from phi_runtime.pipeline.model_names import stages_that_measure
     from phi_runtime.report.finish import finish_run, judge_run, write_page
     from phi_runtime.report.verdict import with_verdicts
-    from phi_scaffold.show import benchmarks as show_benchmarks
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import report as show_report
     from phi_scaffold.show import run as show
@@ -83,6 +82,6 @@ def evaluate(
         print(json.dumps({**(result or {}), "benchmarks": benchmarks} if benchmark else result))
     elif outcome.evaluation:
         show.comparisons(outcome.evaluation)
-        show_benchmarks.table_of(benchmarks)
+        show.benchmarks(benchmarks)
         show_verdict.verdicts(judged, flags.repeated())
         show_report.report_of_run(report, project)

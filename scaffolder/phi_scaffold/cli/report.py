@@ -62,11 +62,10 @@ def report(
     sheet = sheet.absolute() if sheet else None
     project = flags.enter_project()
     from phi_runtime.pipeline.load import load_workflow
-    from phi_runtime.report.compare import write_comparison
     from phi_runtime.report.judge import connect, is_on_this_machine, is_url, local_judge
     from phi_runtime.report.project_facts import read_project
     from phi_runtime.report.rating_files import evaluate_files, judged_path, read_key, write_judged, write_sheet
-    from phi_runtime.report.write import write_report
+    from phi_runtime.report.write import write_comparison, write_report
     from phi_scaffold.show import rating as show_ratings
     from phi_scaffold.show import report as show
     from phi_scaffold.show.terminal import note

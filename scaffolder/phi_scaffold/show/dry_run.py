@@ -13,7 +13,7 @@ from phi_runtime.config.schema import ExportPass, Workflow
 from phi_runtime.core.errors import OutOfResources
 from phi_runtime.core.events import Event, progress_message
 from phi_runtime.core.project import ProjectFolder
-from phi_runtime.core.units import duration, size
+from phi_runtime.core.units import count, duration, size
 from phi_runtime.hardware.device import usable_cores
 from phi_runtime.models.fetch import adapter_is_present, present
 from phi_runtime.models.memory import calibration_bytes, calibration_s
@@ -180,7 +180,7 @@ def _print_forecast(estimate: Forecast) -> None:
     """Print the estimated memory of a stage, by part."""
     job, needed = estimate.job, estimate.estimate.as_dict()
     at_most = "" if estimate.longest else "at most "
-    rows = f"{job.batch} row{'s' if job.batch > 1 else ''} of {at_most}{job.tokens:,} tokens"
+    rows = f"{count(job.batch, 'row')} of {at_most}{job.tokens:,} tokens"
     memory = "GPU memory" if job.device == "gpu" else "memory"
     total = size(estimate.estimate.total_bytes)
     prose(f"\n{estimate.stage}: about {total} of {memory} ({rows} a step, in {estimate.dtype})")
@@ -204,5 +204,4 @@ def _print_rehearsal(rehearsal: Rehearsal) -> None:
     peak = f", {size(rehearsal.peak_bytes)} of memory at its peak" if rehearsal.peak_bytes else ""
     prose(f"\n{rehearsal.stage}: tried a step on the longest batch ({lines} × {tokens:,} tokens, in {rehearsal.dtype})")
     prose(f"  {duration(rehearsal.step_s)}{peak}")
-    steps = f"{rehearsal.steps:,} step{'s' if rehearsal.steps > 1 else ''}"
-    prose(f"  {steps} take about {duration(rehearsal.stage_s)}, without validation")
+    prose(f"  {count(rehearsal.steps, 'step')} take about {duration(rehearsal.stage_s)}, without validation")

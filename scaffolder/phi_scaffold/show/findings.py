@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phi_runtime.core.errors import Location, PhiError
+from phi_runtime.core.units import count
 from phi_scaffold.show.inert import inert
 from phi_scaffold.show.paths import short_path, with_short_paths
 
@@ -47,7 +48,7 @@ def print_findings(findings: Sequence[Finding], *, stderr: bool = False, verbose
 
 def not_valid_yet(errors: Sequence[Finding]) -> str:
     """Return the line before the errors in a config that was written."""
-    return f"the result is not valid yet: {len(errors)} error{'s' if len(errors) > 1 else ''}"
+    return f"the result is not valid yet: {count(len(errors), 'error')}"
 
 
 def print_error(error: PhiError) -> None:

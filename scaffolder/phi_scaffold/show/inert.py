@@ -62,9 +62,6 @@ class InertStream:
         for line in lines:
             self.write(line)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.wrapped)
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self.wrapped, name)
 

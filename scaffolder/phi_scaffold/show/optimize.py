@@ -17,12 +17,10 @@ from phi_scaffold.show.terminal import console, prose, table
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_UNITS = {"max_size_mb": "MB", "max_accuracy_drop": "", "min_tokens_per_s": "tokens/s", "max_memory_mb": "MB"}
-_NAMES = {
-    "max_size_mb": "size",
-    "max_accuracy_drop": "drop",
-    "min_tokens_per_s": "answer speed",
-    "max_memory_mb": "memory",
+_MEASURED = {
+    "max_size_mb": ("size", "MB"),
+    "min_tokens_per_s": ("answer speed", "tokens/s"),
+    "max_memory_mb": ("memory", "MB"),
 }
 
 
@@ -132,9 +130,9 @@ def violation_text(violation: dict[str, Any], row: dict[str, Any]) -> str:
         if violation["shown"]:
             return f"drop {_drop(row)} > {violation['limit']:g}"
         return f"drop {_drop(row)}: {row['rows']} rows do not show that it is below {violation['limit']:g}"
-    unit = f" {_UNITS[name]}" if _UNITS[name] else ""
+    measured, unit = _MEASURED[name]
     sign = "<" if name.startswith("min") else ">"
-    return f"{_NAMES[name]} {violation['value']:g} {sign} {violation['limit']:g}{unit} (by {violation['excess']:g})"
+    return f"{measured} {violation['value']:g} {sign} {violation['limit']:g} {unit} (by {violation['excess']:g})"
 
 
 # -- results ---------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.core.units import duration, size
+from phi_runtime.core.units import count, duration, size
 from phi_runtime.training.diagnosis.run import rate_text
 from phi_scaffold.show.paths import with_short_paths
 from phi_scaffold.show.sparkline import sparkline
@@ -101,7 +101,7 @@ def figures(data: dict[str, Any]) -> list[str]:
     elif "cpu_share" in values:
         texts.append(f"cores {100 * values['cpu_share']:.0f} %")
     if skipped := values.get("skipped_steps"):
-        texts.append(f"{skipped:.0f} step{'s' if skipped > 1 else ''} skipped")
+        texts.append(f"{count(round(skipped), 'step')} skipped")
     if values.get("remaining_s"):
         texts.append(f"{duration(values['remaining_s'])} left")
     return texts

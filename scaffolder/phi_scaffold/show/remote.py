@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phi_runtime.core.units import size
+from phi_runtime.core.units import count, size
 from phi_runtime.remote.slurm import SCRIPT
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ def what_is_sent(job: RemoteJob, place: str, say: Callable[[str], None]) -> None
     """Print all that leaves this machine for a job: files with their sizes, inputs, and names of secrets."""
     for step in job.steps:
         machines = step.machines
-        count = f"{machines.count} machine{'s' if machines.count > 1 else ''}"
-        say(f"{job.name}: {', '.join(step.stages)} on `{machines.compute}` ({count}) in {place}")
+        say(
+            f"{job.name}: {', '.join(step.stages)} on `{machines.compute}` ({count(machines.count, 'machine')}) in {place}"
+        )
     files = job.snapshot.files
     say(f"uploads {len(files)} files, {size(job.snapshot.size_bytes)}:")
     for file in files:
@@ -44,9 +45,9 @@ def azureml_dry_run(job: RemoteJob, files: Mapping[str, str], *, as_json: bool) 
         return
     what_is_sent(job, "a dry run", lambda text: print(text, file=sys.stderr))
     packages = {step.environment.image: sum(not p.startswith("-") for p in step.environment.pins) for step in job.steps}
-    for image, count in packages.items():
-        if count:
-            print(f"environment: {image} with {count} packages at tested versions, each with its hash", file=sys.stderr)
+    for image, pins in packages.items():
+        if pins:
+            print(f"environment: {image} with {pins} packages at tested versions, each with its hash", file=sys.stderr)
     print("nothing was submitted\n", file=sys.stderr)
     print(files["job.yaml"], end="")
 

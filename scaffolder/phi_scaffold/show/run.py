@@ -17,7 +17,7 @@ from phi_runtime.training.diagnosis.curve_statistics import curve
 from phi_runtime.training.diagnosis.run import read_loss_log, short
 from phi_scaffold.show import verdict as show_verdict
 from phi_scaffold.show.sparkline import sparkline
-from phi_scaffold.show.terminal import console, prose, table
+from phi_scaffold.show.terminal import STATE_STYLES, console, prose, table
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 
 _CURVE_WIDTH = 24
 _LIKELIHOODS = ("label_loss", "bits_per_byte", "perplexity")  # the first that was measured is shown
-_STATE_STYLES = {
-    "cached": "green",
-    "deleted": "green",
-    "stale": "yellow",
-    "failed": "red",
-    "running": "cyan",
-    "missing": "dim",
-}
 
 
 def outcome(result: Outcome, project: ProjectFolder, judged: Mapping[str, Verdict], flags: str = "") -> None:
@@ -141,6 +133,18 @@ def _versus(versus: dict[str, Any], rows: int) -> str:
     return f"{versus['model']}: no difference seen in {rows:,} rows ({changes}{more})"
 
 
+def benchmarks(results: Sequence[dict[str, Any]]) -> None:
+    """Print one line per model and metric of each benchmark, with its interval and rows."""
+    if not results:
+        return
+    lines = table("benchmark", "model", "metric", ">value", ">95 %", ">rows", title="lm-evaluation-harness")
+    for entry in results:
+        rows = f"{entry['rows']:,} of {entry['total_rows']:,}"
+        value, ends = f"{entry['value']:.3f}", interval(entry["interval"], 3)
+        lines.add_row(escape(entry["task"]), entry["model"], entry["metric"], value, ends, rows)
+    console().print(lines)
+
+
 def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, quiet: bool) -> None:
     """Print the state of each stage; unless `quiet`, also the other tasks of the project."""
     figures = last_figures(project)
@@ -164,7 +168,7 @@ def status(stages: Sequence[Stage], project: ProjectFolder, *, as_json: bool, qu
     states = table("!stage", "!state", "!output", "!took", *energy_column, "why")
     for s in stages:
         took = duration(shown[s.name]["wall_s"]) if "wall_s" in shown.get(s.name, {}) else ""
-        state = f"[{_STATE_STYLES[s.state]}]{s.state}[/]"
+        state = f"[{STATE_STYLES[s.state]}]{s.state}[/]"
         cells = [used.get(s.name, "")] if energy_column else []
         states.add_row(s.name, state, project.shown(s.target), took, *cells, escape(s.why))
     console().print(states)

@@ -15,14 +15,13 @@ from phi_runtime.core.units import duration, energy, interval, percent, percents
 from phi_runtime.pipeline.run_record import FIGURES
 from phi_runtime.report.differences import ValueChange, changes, chosen_config, flattened, inputs_of
 from phi_runtime.report.history import MainScore, run_before
-from phi_scaffold.show.terminal import console, prose, table
+from phi_scaffold.show.terminal import STATE_STYLES, console, prose, table
 
 if TYPE_CHECKING:
     from phi_runtime.report.differences import RunDifferences, ScoreChange
     from phi_runtime.report.history import RecordedRun
     from phi_runtime.report.reproduction import ReproducedOutput, Reproduction
 
-_STATE_STYLES = {"done": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
 _SHOWN_CHARACTERS = 60
 _DIGEST = re.compile(r"\b[0-9a-f]{40,64}\b")
 _DIGEST_CHARACTERS = 12
@@ -51,7 +50,7 @@ def listing(runs: Sequence[RecordedRun]) -> None:
         return
     lines = table("!run", "!started", "!state", "stages", "model", "method", "score", ">!took")
     for run in runs:
-        state = f"[{_STATE_STYLES[run.state]}]{run.state}[/]"
+        state = f"[{STATE_STYLES[run.state]}]{run.state}[/]"
         stages = ", ".join(stage["stage"] for stage in run.stages)
         methods = ", ".join(step["type"] for step in run.trainings.values())
         score = score_text(run.score) if run.score else ""
@@ -106,7 +105,7 @@ def details_as_dict(run: RecordedRun) -> dict[str, Any]:
 def details(run: RecordedRun) -> None:
     """Print all facts of a run."""
     out = console()
-    out.print(f"[bold]run {run.id}[/]: [{_STATE_STYLES[run.state]}]{run.state}[/], started {_minute(run.started)}")
+    out.print(f"[bold]run {run.id}[/]: [{STATE_STYLES[run.state]}]{run.state}[/], started {_minute(run.started)}")
     if failure := run.record.get("failure"):
         prose(f"  `{failure['stage']}`: {failure['message']}")
         if failure["fix"]:
@@ -251,13 +250,5 @@ def reproduction_as_dict(plan: Reproduction, outputs: Sequence[ReproducedOutput]
         "files": [plan.project.shown(path) for path in plan.files],
         "command": plan.command,
         "differences": [asdict(mismatch) for mismatch in plan.mismatches],
-        "outputs": [
-            {
-                "stage": output.stage,
-                "recorded": output.recorded,
-                "reproduced": output.reproduced,
-                "same": output.is_same,
-            }
-            for output in outputs
-        ],
+        "outputs": [{**asdict(output), "same": output.is_same} for output in outputs],
     }

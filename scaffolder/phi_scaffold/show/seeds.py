@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from phi_runtime.core.units import duration
+from phi_runtime.core.units import count, duration
 
 if TYPE_CHECKING:
     from phi_runtime.search.seeds import SeedPlan
@@ -18,6 +18,6 @@ def before(plan: SeedPlan) -> None:
         return
     names = ", ".join(str(run.seed) for run in missing)
     times = f", about {duration(plan.expected_s)} as the last run and the evaluation" if plan.expected_s else ""
-    trainings = f"{len(missing)} more training{'s' if len(missing) > 1 else ''}"
+    trainings = count(len(missing), "more training")
     folder = plan.project.shown(missing[0].project.gen_model.parent)
     print(f"Seeds {names}: {trainings}{times}; Ctrl-C keeps what is done in {folder}", file=sys.stderr)

@@ -14,7 +14,7 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.units import duration, size
 from phi_runtime.search.sweep import metric as metrics
 from phi_scaffold.show.progress import bars, display_search, figures, warn, warn_above
-from phi_scaffold.show.terminal import console, prose, table
+from phi_scaffold.show.terminal import STATE_STYLES, console, prose, table
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
     from phi_runtime.search.sweep.outcome import SweepResult, Trial
 
-_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "running": "cyan"}
 _BAR_WIDTH = 30  # characters for 100 %
 
 
@@ -68,7 +67,7 @@ class _Bars:
         elif event.event == "stage-finished" and event.stage in self.running:
             self.progress.remove_task(self.running.pop(event.stage))
             if "finished" in data:
-                print_(f"[{_STYLES[data['state']]}]{escape(_finished(event))}[/]")
+                print_(f"[{STATE_STYLES[data['state']]}]{escape(_finished(event))}[/]")
             if "finished" in data and self.all_trials is not None:
                 finished = f"{data['finished']}/{data['count']}"
                 self.progress.update(
@@ -181,7 +180,7 @@ def result(
             str(trial.number),
             *(escape(value_text(trial.values[key])) if key in trial.values else "" for key in keys),
             "" if trial.score is None else f"{trial.score:.4f}",
-            f"[{_STYLES[trial.state]}]{trial.state}[/]",
+            f"[{STATE_STYLES[trial.state]}]{trial.state}[/]",
             duration(trial.wall_s) if trial.wall_s else "",
             escape(trial.why or ("best" if best else "")),
             style="bold" if best else "",

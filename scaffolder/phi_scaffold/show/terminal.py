@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+STATE_STYLES = {
+    **dict.fromkeys(("cached", "deleted", "done", "complete"), "green"),
+    **dict.fromkeys(("stale", "interrupted", "pruned"), "yellow"),
+    "failed": "red",
+    "running": "cyan",
+    "missing": "dim",
+}
+"""Styles of the states of stages, runs and trials."""
 _PIPED_WIDTH = 240  # tables use as much of it as they need; a file or a pipe has no edge to wrap at
 
 

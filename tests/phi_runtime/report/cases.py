@@ -14,7 +14,7 @@ from phi_runtime.report.document import document
 from phi_runtime.report.project_facts import Curves, ProjectFacts, StageFacts, TrainingFacts
 from phi_runtime.report.rating import evaluate_ratings
 from phi_runtime.report.rating_sheet import Judgment, Rating, Sheet, SheetRow
-from phi_runtime.report.row_views import view
+from phi_runtime.report.row_views import TrainingView
 from phi_runtime.report.verdict import Verdict
 
 BASELINES = (
@@ -130,7 +130,7 @@ def project_of(*trainings: TrainingFacts, **facts: Any) -> ProjectFacts:
 
 def page_of(*trainings: TrainingFacts, **facts: Any) -> Page:
     project = project_of(*trainings, **facts)
-    return Page(document(project, [view(training) for training in project.trainings]))
+    return Page(document(project, [TrainingView(training) for training in project.trainings]))
 
 
 class Page(HTMLParser):

@@ -9,7 +9,7 @@ import pytest
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.evaluation.row_results import write_rows
-from phi_runtime.report.compare import write_comparison
+from phi_runtime.report.write import write_comparison
 from tests.factory import tiny_project
 from tests.phi_runtime.report.cases import Page, evaluation_of, rows_of
 from tests.phi_runtime.report.test_document import check

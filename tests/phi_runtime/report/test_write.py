@@ -6,7 +6,7 @@ from pathlib import Path
 
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.report.document import render
-from phi_runtime.report.outdated import REPORT, is_outdated
+from phi_runtime.report.finish import REPORT, is_outdated
 
 
 def test_a_report_is_outdated_if_the_last_run_has_not_written_it(tmp_path: Path) -> None:
