@@ -144,7 +144,7 @@ def test_a_training_that_does_not_fit_into_memory_is_noted_with_one_that_does(
     needs, _ = needs_of(project)
     assert (needs.too_large, needs.fitting) == ("", "")
     assert machine.memory(needs).level == "good"
-    monkeypatch.setattr("phi_runtime.training.forecast.free_bytes", lambda _: int(1e6))
+    monkeypatch.setattr("phi_runtime.training.forecast.free_bytes", lambda *_: int(1e6))
     needs, _ = needs_of(project)
     check = machine.memory(needs)
     assert (check.level, check.fix) == ("note", needs.fitting)

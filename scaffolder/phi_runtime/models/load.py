@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.errors import MissingDependency, UsageError, first_line
+from phi_runtime.core.project import setup_command
 from phi_runtime.models.reference import ModelRef
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def missing_runtime(error: ImportError) -> MissingDependency:
     """Return the error for a missing ML library."""
     return MissingDependency(
         f"the runtime is not installed in this environment ({error})",
-        fix="run `bash setup/setup.sh` (Windows: setup\\setup.ps1)",
+        fix=f"run `{setup_command()}`",
     )
 
 

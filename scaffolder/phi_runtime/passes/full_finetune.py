@@ -10,7 +10,7 @@ from phi_runtime.config.schema.common import Kind
 from phi_runtime.config.schema.registry import register
 from phi_runtime.models.memory import Method, tokenizer_bytes
 from phi_runtime.models.shape import Shape
-from phi_runtime.training.pass_bases import TrainingPass, attention_kernel
+from phi_runtime.training.pass_bases import TrainingPass
 
 if TYPE_CHECKING:
     import torch
@@ -33,14 +33,7 @@ class FullFinetune(TrainingPass):
         """Return the model in float32, and the number type to compute in."""
         import torch
 
-        from phi_runtime.hardware.device import compute_dtype, pick_device
-        from phi_runtime.models.load import load_model
-        from phi_runtime.training.placement import placement
-
-        device = pick_device(context.workflow.host_device)
-        where = placement(self, context.source, torch.float32, device)
-        model = load_model(context.source, torch.float32, **where, **attention_kernel(context))
-        return model, compute_dtype(self.torch_dtype, device)
+        return self.load_base(context, torch.float32)
 
     def output_bytes(self, shape: Shape, source_bytes: int) -> int:
         return 4 * shape.parameters + tokenizer_bytes(shape)  # float32

@@ -15,7 +15,6 @@ from phi_runtime.core.project import setup_command
 from phi_runtime.models.memory import Job, Method
 from phi_runtime.models.shape import Shape
 from phi_runtime.passes.lora import LowRankAdapter
-from phi_runtime.training.pass_bases import attention_kernel
 
 if TYPE_CHECKING:
     import torch
@@ -77,27 +76,18 @@ class QLoRA(LowRankAdapter):
         Raises:
             MissingDependency: bitsandbytes is not installed.
         """
-        from phi_runtime.hardware.device import compute_dtype, pick_device
-        from phi_runtime.models.load import load_model
-        from phi_runtime.training.placement import placement
-
-        device = pick_device(context.workflow.host_device)
-        dtype = compute_dtype(self.compute_type, device)
-        source = context.source.full
-        where = {"device_map": {"": device}, **placement(self, source, dtype, device)}
-        quantization = self._quantization(context, dtype)
-        base = load_model(source, dtype, quantization_config=quantization, **where, **attention_kernel(context))
+        base, dtype = self.load_base(context)
         if not self.int4_aware:
             _keep_gradients(base)
         return self.with_adapter(base, context.source), dtype
 
-    def _quantization(self, context: PassContext[Any], dtype: torch.dtype) -> Any:
+    def quantization(self, context: PassContext[Any], dtype: torch.dtype) -> dict[str, Any]:
         """Return the quantization config for `from_pretrained`: of bitsandbytes, or with the rounding of the int4 export."""
         if self.int4_aware:
             from phi_runtime.training.rounded_base import RoundedBaseConfig
 
             rounding = trained_rounding(context.workflow.passes, context.name)
-            return RoundedBaseConfig(rounding=rounding, skipped=tuple(self.modules_to_save or ()))
+            return {"quantization_config": RoundedBaseConfig(rounding, tuple(self.modules_to_save or ()))}
         try:
             import bitsandbytes  # noqa: F401
         except ImportError as e:
@@ -106,12 +96,13 @@ class QLoRA(LowRankAdapter):
             ) from e
         from transformers import BitsAndBytesConfig
 
-        return BitsAndBytesConfig(
+        config = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=self.quant_type,
             bnb_4bit_use_double_quant=self.double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
+        return {"quantization_config": config}
 
 
 def _keep_gradients(base: Any) -> None:

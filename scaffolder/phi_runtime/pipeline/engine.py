@@ -296,11 +296,12 @@ class _Run:
 
     def check_fits(self, context: PassContext[Pass], training: FinetunePass) -> None:
         """Warn if the training is likely to need more memory than is free."""
-        if check_fits(self.workflow, self.project, context.name) is None:
+        processes = self.nproc * (self.nodes.rendezvous.count if self.nodes else 1)
+        if check_fits(self.workflow, self.project, context.name, processes) is None:
             return
         # Without stored tokens the estimate assumes rows of max_seq_len; tokenizing them makes it exact.
         load_dataset(self.workflow, training, context.data, self.emit, context.name)
-        if message := check_fits(self.workflow, self.project, context.name):
+        if message := check_fits(self.workflow, self.project, context.name, processes):
             context.warn(message)
 
     def evaluate(self, name: str) -> list[dict[str, Any]]:

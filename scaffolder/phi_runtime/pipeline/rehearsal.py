@@ -131,19 +131,18 @@ def rehearse(context: PassContext[Any]) -> Rehearsal:
     Writes temporary files into `context.out` and `context.work`, and tokens into the project's token cache.
     """
     import torch
-    from peft.helpers import disable_input_dtype_casting
     from torch.utils.data import SequentialSampler, Subset
     from transformers import TrainerCallback
     from transformers.trainer_callback import DefaultFlowCallback
 
     from phi_runtime.training.arguments import total_steps
     from phi_runtime.training.batches import LengthGroupedSampler
-    from phi_runtime.training.finetune import prepare
+    from phi_runtime.training.finetune import computing, prepare
 
     settings: TrainingArgs = context.config.training_args
     context, micro_batches = _shortened(context)
     reset_peak()
-    training = prepare(context, context.config.load_trainable)
+    training = prepare(context)
     rows = training.data.training
     trainer: Any = training.trainer
     size = min(trainer.args.train_batch_size, len(rows))
@@ -170,7 +169,7 @@ def rehearse(context: PassContext[Any]) -> Rehearsal:
     trainer.add_callback(clock)
     trainer.train_dataset = Subset(rows, longest.tolist() * _STEPS * micro_batches)
     trainer._get_train_sampler = SequentialSampler  # sorting by length would regroup the repeated rows
-    with disable_input_dtype_casting(trainer.model, active=training.dtype != "float32"):  # as finetune does
+    with computing(context, training):
         trainer.train()
 
     steps = total_steps(settings, len(rows))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import TrainingArguments
 
-_MIN_LIGER = (0, 8, 5)  # earlier ones miscompute rotary embeddings of a part of the head, as in Phi-4-mini
+_MIN_LIGER = "0.8.5"  # earlier ones miscompute rotary embeddings of a part of the head, as in Phi-4-mini
 
 
 def training_arguments(
@@ -110,11 +110,13 @@ def _liger(context: FinetuneContext) -> dict[str, Any]:
     settings = context.config.training_args
     if not settings.use_liger_kernel:
         return {}
+    from packaging.version import Version
+
     version = versions(("liger-kernel",)).get("liger-kernel")
-    if version is None or tuple(map(int, version.split(".")[:3])) < _MIN_LIGER:
+    if version is None or Version(version) < Version(_MIN_LIGER):
         raise MissingDependency(
-            f"use_liger_kernel needs liger-kernel 0.8.5 or later; installed: {version or 'none'}",
-            fix="run `pip install 'liger-kernel>=0.8.5'` in .venv",
+            f"use_liger_kernel needs liger-kernel {_MIN_LIGER} or later; installed: {version or 'none'}",
+            fix=f"run `pip install 'liger-kernel>={_MIN_LIGER}'` in .venv",
         )
     no_losses = {"fused_linear_cross_entropy": False, "cross_entropy": False}
     return {"liger_kernel_config": {**(settings.liger_kernel_config or {}), **no_losses}}

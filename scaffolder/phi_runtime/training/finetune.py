@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +28,12 @@ from phi_runtime.training.starting_weights import save_plain
 from phi_runtime.training.trackers import configure_trackers, project_name, receiver, run_name
 
 if TYPE_CHECKING:
-    import torch
     from transformers import TrainingArguments
 
     from phi_runtime.training.batches import Layout
     from phi_runtime.training.callbacks import ProgressEvents, StopOnSignal
+    from phi_runtime.training.pass_bases import TrainingPass
     from phi_runtime.training.trainer import SelectiveTrainer
-
-Trainable = Callable[[PassContext[Any]], "tuple[Any, torch.dtype]"]
-"""Loads the model of a pass with its trainable weights, and returns it with the type to compute in."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class PreparedTraining:
     threads: AdaptedThreads | None
 
 
-def prepare(context: FinetuneContext, trainable: Trainable) -> PreparedTraining:
+def prepare(context: PassContext[TrainingPass]) -> PreparedTraining:
     """Read the rows, load the model and build the trainer; cheap checks come first.
 
     Raises:
@@ -69,7 +66,7 @@ def prepare(context: FinetuneContext, trainable: Trainable) -> PreparedTraining:
             context.warn(f"training_args.report_to: `{name}` sends losses and settings to {to}")
     optimizer = resolve_optimizer(context)
     data = load_training_data(context)
-    model, dtype = trainable(context)
+    model, dtype = context.config.load_trainable(context)
     check_stop_tokens(context, model, data)
     dtype_name = str(dtype).removeprefix("torch.")
     facts = {
@@ -88,7 +85,7 @@ def prepare(context: FinetuneContext, trainable: Trainable) -> PreparedTraining:
     return _build(context, model, arguments, data, layout, dtype_name)
 
 
-def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
+def finetune(context: PassContext[TrainingPass]) -> dict[str, Any]:
     """Train a model, and save it with tokenizer, prompt template and loss log to `context.out`.
 
     Resumes from the newest complete checkpoint in `context.work`.
@@ -102,26 +99,13 @@ def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
         OutOfResources: Memory or disk space ran out.
     """
     import torch
-    from peft.helpers import disable_input_dtype_casting
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    from phi_runtime.training.recomputation import recomputed_activations
-
-    run = prepare(context, trainable)
+    run = prepare(context)
     data, trainer, stop = run.data, run.trainer, run.stop
     checkpoint = _resume_point(context, trainer)
     # peft would compile and write an empty card, with the path of the base model, at each save.
     trainer.model.create_or_update_model_card = lambda _folder: None
-    # Under autocast peft's own casts would only copy the inputs of an adapter back and forth. Layers of IA3 and PEANuT have none,
-    # and peft 0.21.2 fails for them.
-    layers = [module for module in trainer.model.modules() if isinstance(module, BaseTunerLayer)]
-    casts = run.dtype != "float32" and all(hasattr(layer, "cast_input_dtype_enabled") for layer in layers)
-    with (
-        handled_by(stop.on_signal),
-        run.resources,
-        disable_input_dtype_casting(trainer.model, active=casts),
-        recomputed_activations(trainer.model) if context.config.recomputes_activations else nullcontext(),
-    ):
+    with handled_by(stop.on_signal), run.resources, computing(context, run):
         if checkpoint is None or not _restore_stopped_early(trainer, checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.caught:
@@ -153,6 +137,24 @@ def finetune(context: FinetuneContext, trainable: Trainable) -> dict[str, Any]:
         **({"fewest_threads": run.threads.fewest} if run.threads and run.threads.fewest < run.threads.cores else {}),
         "diagnosis": _diagnose(context, run, log),
     }
+
+
+@contextmanager
+def computing(context: FinetuneContext, run: PreparedTraining) -> Iterator[None]:
+    """Let the model of `run` compute within the context as a training does."""
+    from peft.helpers import disable_input_dtype_casting
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from phi_runtime.training.recomputation import recomputed_activations
+
+    model: Any = run.trainer.model
+    # Under autocast peft's own casts would only copy the inputs of an adapter back and forth. Layers of IA3 and PEANuT have none,
+    # and peft 0.21.2 fails for them.
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    casts = run.dtype != "float32" and all(hasattr(layer, "cast_input_dtype_enabled") for layer in layers)
+    recomputed = recomputed_activations(model) if context.config.recomputes_activations else nullcontext()
+    with disable_input_dtype_casting(model, active=casts), recomputed:
+        yield
 
 
 # -- preparation ------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from phi_runtime.models.place import base_model_path, input_adapter_path
 from phi_runtime.models.shape import Shape, shape_of
 from phi_runtime.training.continued import completed
 from phi_runtime.training.pass_bases import AdapterPass, LayeredAdapter, TrainingPass
+from phi_runtime.training.placement import exceeds_one, trained_bytes
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ class Forecast:
         return f"set {changes}{then} (about {self.fit.estimate.total_bytes / 1e9:.1f} GB)"
 
 
-def forecast(workflow: Workflow, project: ProjectFolder, stage: str, shape: Shape | None = None) -> Forecast | None:
+def forecast(
+    workflow: Workflow, project: ProjectFolder, stage: str, shape: Shape | None = None, processes: int = 1
+) -> Forecast | None:
     """Return the forecast for a stage that trains; None if the shape of the base model is unknown.
 
     Args:
@@ -71,6 +74,7 @@ def forecast(workflow: Workflow, project: ProjectFolder, stage: str, shape: Shap
         project: Its project.
         stage: Name of a pass that trains.
         shape: Shape of the base model until it is downloaded.
+        processes: Number of processes that train; a single one may use all GPUs.
     """
     step = _as_trained(workflow, project, stage)
     shape = shape_of(base_model_path(workflow.input_model, project)) or shape
@@ -82,7 +86,8 @@ def forecast(workflow: Workflow, project: ProjectFolder, stage: str, shape: Shap
     eager = workflow.input_model.load_kwargs.attn_implementation == "eager"
     job = replace(job_of(step, shape, tokens), device=device, number_bytes=number_bytes, eager=eager)
     needed = estimate(shape, job)
-    free = None if workflow.remote else free_bytes(device)
+    spread_bytes = trained_bytes(step, shape, number_bytes) if step.device_map == "auto" and processes == 1 else 0
+    free = None if workflow.remote else free_bytes(device, spread_bytes)
     fit = what_fits(shape, job, free) if free is not None and needed.total_bytes > free else None
     settings = _settings(stage, step, fit) if fit else {}
     return Forecast(stage, job, dtype, longest, needed, free, fit, settings)
@@ -101,9 +106,9 @@ def _as_trained(workflow: Workflow, project: ProjectFolder, stage: str) -> Train
         return step
 
 
-def check_fits(workflow: Workflow, project: ProjectFolder, stage: str) -> str | None:
+def check_fits(workflow: Workflow, project: ProjectFolder, stage: str, processes: int = 1) -> str | None:
     """Return a warning if the stage is likely to exceed the free memory, otherwise None. Takes milliseconds."""
-    result = forecast(workflow, project, stage)
+    result = forecast(workflow, project, stage, processes=processes)
     if result is None or result.fits is not False:
         return None
     assert result.available_bytes is not None
@@ -111,11 +116,17 @@ def check_fits(workflow: Workflow, project: ProjectFolder, stage: str) -> str | 
     return f"training is likely to run out of memory (about {needed:.1f} GB of {free:.1f} GB): {result.advice}"
 
 
-def free_bytes(device: str) -> int | None:
-    """Return the free memory of the device, in bytes; None if it is unknown."""
+def free_bytes(device: str, spread_bytes: float) -> int | None:
+    """Return the free memory of the device, in bytes; None if it is unknown.
+
+    Args:
+        device: cpu or gpu. That of all GPUs counts if the model is spread over them.
+        spread_bytes: Weights that are spread over all GPUs if they exceed the first.
+    """
     if device == "gpu" and sys.platform != "darwin":  # its GPU shares the memory of the machine
         cards = gpus()
-        return cards[0].free_bytes if cards else None
+        used = cards if exceeds_one([card.memory_bytes for card in cards], spread_bytes) else cards[:1]
+        return sum(card.free_bytes for card in used) if cards else None
     return available_bytes()
 
 

@@ -45,11 +45,28 @@ class TrainingPass(FinetunePass):
         """
         from phi_runtime.training.finetune import finetune
 
-        return finetune(context, self.load_trainable)
+        return finetune(context)
 
     @abstractmethod
     def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
         """Return the model with its trainable weights, and the number type to compute in."""
+
+    def load_base(self, context: PassContext[Any], stored: torch.dtype | None = None) -> tuple[Any, torch.dtype]:
+        """Return the base model, with weights in `stored` (default: the type to compute in), and the type to compute in."""
+        from phi_runtime.hardware.device import compute_dtype, pick_device
+        from phi_runtime.models.load import load_model
+        from phi_runtime.training.placement import placement
+
+        device = pick_device(context.workflow.host_device)
+        dtype = compute_dtype(self.compute_type, device)
+        base = context.source.full
+        kernel = context.workflow.input_model.load_kwargs.attn_implementation
+        options = {**({"attn_implementation": kernel} if kernel else {}), **self.quantization(context, dtype)}
+        return load_model(base, stored or dtype, **placement(self, base, dtype, device), **options), dtype
+
+    def quantization(self, context: PassContext[Any], dtype: torch.dtype) -> dict[str, Any]:
+        """Return the arguments of `from_pretrained` that quantize the base, whose products are in `dtype`."""
+        return {}
 
     def memory_job(self, job: Job, shape: Shape) -> Job:
         """Return `job` completed with what this method adds: trained weights, kept inputs, rebuilt matrices."""
@@ -99,15 +116,8 @@ class AdapterPass(AdapterOutput, TrainingPass):
 
     def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:
         """Return the base in `torch_dtype` with its adapter on it, and the number type to compute in."""
-        from phi_runtime.hardware.device import compute_dtype, pick_device
-        from phi_runtime.models.load import load_model
-        from phi_runtime.training.placement import placement
-
-        device = pick_device(context.workflow.host_device)
-        dtype = compute_dtype(self.torch_dtype, device)
-        base = context.source.full
-        where = placement(self, base, dtype, device)
-        return self.with_adapter(load_model(base, dtype, **where, **attention_kernel(context)), context.source), dtype
+        base, dtype = self.load_base(context)
+        return self.with_adapter(base, context.source), dtype
 
     def output_bytes(self, shape: Shape, source_bytes: int) -> int:
         job = self.memory_job(Job(self.memory_method, 1, 1), shape)
@@ -267,9 +277,3 @@ class LayeredAdapter(LinearAdapter):
 def missing_layer(layer: int, layers: int) -> str:
     """Return the error for an index in layers_to_transform that a model with this number of layers does not have."""
     return f"layers_to_transform names layer {layer}, but the model has {layers} layers (from 0)"
-
-
-def attention_kernel(context: PassContext[Any]) -> dict[str, Any]:
-    """Return the attention kernel that the config sets, as a keyword of `from_pretrained`."""
-    kernel = context.workflow.input_model.load_kwargs.attn_implementation
-    return {"attn_implementation": kernel} if kernel else {}

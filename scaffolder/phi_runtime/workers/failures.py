@@ -7,6 +7,7 @@ from pathlib import Path
 
 from phi_runtime.core.errors import Interrupted, MissingDependency, OutOfResources, PhiError, WorkFailed, first_line
 from phi_runtime.core.os_failures import failure_from_os_error, full_disk
+from phi_runtime.core.project import setup_command
 
 RUN_AGAIN = "run the same command again; completed steps are kept"
 LESS_MEMORY = "lower per_device_train_batch_size and raise gradient_accumulation_steps, or train with QLoRA"
@@ -37,7 +38,7 @@ def failure_from_exception(
         return OutOfResources(f"{subject} ran out of memory", fix=memory_fix)
     if isinstance(error, ImportError):
         return MissingDependency(
-            f"{subject} needs a library that is not installed: {message}", fix="run setup/setup.sh"
+            f"{subject} needs a library that is not installed: {message}", fix=f"run `{setup_command()}` in the project"
         )
     return WorkFailed(first_line(f"{subject} failed: {type(error).__name__}: {message}").rstrip(": "))
 

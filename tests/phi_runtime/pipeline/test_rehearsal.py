@@ -15,7 +15,9 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.models.fetch import present
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.rehearsal import Rehearsal, rehearse, rehearse_apart
+from phi_runtime.training.recomputation import Recomputation
 from tests.conftest import Listener, MakeProject
+from tests.phi_runtime.training.test_methods import train_with
 
 
 def context_of(project: ProjectFolder, folder: Path, emit: Any) -> PassContext:
@@ -65,6 +67,20 @@ def test_apart_it_leaves_nothing_but_tokens_behind(make_project: MakeProject) ->
     for name in ("adapter", "merged", "onnx"):
         assert [p.name for p in (project.gen_model / name).iterdir()] in ([], [".gitkeep"])
     assert not project.runs.exists()
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "IA3", "PEANuT"])
+def test_the_step_computes_as_a_run_does_in_bfloat16_too(
+    make_project: MakeProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("PHI_SCAFFOLD_BFLOAT16", "1")
+    recomputing = []
+    forward_pass = Recomputation.forward_pass
+    monkeypatch.setattr(Recomputation, "forward_pass", lambda self: recomputing.append(self) or forward_pass(self))
+    project = make_project()
+    train_with(project, kind, torch_dtype="bfloat16")
+    assert rehearse(context_of(project, tmp_path / "work", Listener())).dtype == "bfloat16"
+    assert recomputing
 
 
 def test_the_step_keeps_no_activations(make_project: MakeProject, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.project import ProjectFolder
+from phi_runtime.hardware.machine import Gpu
 from phi_runtime.models.memory import estimate
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.shape import shape_of
@@ -135,6 +136,26 @@ def test_where_nothing_fits_a_smaller_model_is_the_way(
     with_free(monkeypatch, 1000)
     assert foretold(project).fit is None
     assert "smaller base model" in str(check_fits(load_workflow(project.config), project, "finetune"))
+
+
+@pytest.mark.parametrize(
+    ("device_map", "processes", "cards"), [("auto", 1, 2), ("current_device", 1, 1), ("auto", 2, 1)]
+)
+def test_a_model_that_exceeds_one_gpu_has_the_memory_of_all_if_it_is_spread_over_them(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch, device_map: str, processes: int, cards: int
+) -> None:
+    project = make_project(method="full", passes={"finetune": {"device_map": device_map}})
+    accelerator = {"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]}
+    edit_config(project, lambda config: config["systems"][config["host"]].update(accelerators=[accelerator]))
+    workflow = load_workflow(project.config)
+    shape = shape_of(base_model_path(workflow.input_model, project))
+    assert shape
+    size = 16 * shape.parameters
+    for memory_bytes, used in ((size, cards), (2 * size, 1)):
+        monkeypatch.setattr(forecasting, "gpus", lambda size=memory_bytes: [Gpu("", size, size - 1, 9.0)] * 2)
+        found = forecast(workflow, project, "finetune", processes=processes)
+        assert found
+        assert found.available_bytes == used * (memory_bytes - 1)
 
 
 def test_a_run_warns_once_of_a_training_that_is_not_likely_to_fit(

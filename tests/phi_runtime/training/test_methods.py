@@ -381,7 +381,7 @@ def test_the_end_token_is_trained_even_if_it_is_the_padding_token(
 
     assert tiny_tokenizer.pad_token_id == tiny_tokenizer.eos_token_id
     context = context_of(make_project(), tmp_path)
-    trainer = prepare(context, context.config.load_trainable).trainer
+    trainer = prepare(context).trainer
     end = tiny_tokenizer.eos_token_id
     for batch in trainer.get_train_dataloader():
         rows = batch["attention_mask"].shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from phi_runtime.core.errors import (
     to_wire,
 )
 from phi_runtime.core.events import Event, silent
-from phi_runtime.workers.failures import Killed
+from phi_runtime.models.load import missing_runtime
+from phi_runtime.workers.failures import Killed, failure_from_exception
 from phi_runtime.workers.process import Worker
 from tests.conftest import Listener
 
@@ -139,6 +141,13 @@ def test_what_ends_a_child_is_one_error_for_the_user(
         assert caught.value.resource == ("disk" if request_["do"] == "disk" else "memory")
     if isinstance(caught.value, DataError):
         assert (str(caught.value.where), caught.value.fix) == ("rows.jsonl:3:4", "remove it")
+
+
+def test_a_missing_library_is_installed_by_the_command_of_this_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        fixes = [failure_from_exception(ImportError("x"), "y").fix, missing_runtime(ImportError("x")).fix]
+    assert all(r"powershell -File setup\setup.ps1" in fix for fix in fixes)
 
 
 def test_a_child_that_sends_nothing_is_ended_after_a_while(start: Start) -> None:
