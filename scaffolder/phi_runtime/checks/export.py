@@ -13,6 +13,7 @@ from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.pass_graph import training_of
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import ExportPass
+from phi_runtime.config.schema.export import ROUNDING_OPTIONS
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.models.exportable import why_not_exportable
 
@@ -30,25 +31,6 @@ _PROVIDERS = {
     ("extra_options", "fuse_qk_norm_gqa"): (_CUDA, _WEBGPU),
 }
 """Options that only some execution providers read."""
-
-_ROUNDING = [
-    (name,)
-    for name in (
-        "int4_block_size",
-        "int4_accuracy_level",
-        "int4_is_symmetric",
-        "int4_op_types_to_quantize",
-        "int4_nodes_to_exclude",
-        "int4_algo_config",
-        "int4_calibration",
-        "use_qdq",
-        "use_cuda_bf16",
-    )
-] + [
-    ("extra_options", name)
-    for name in ("matmul_mixed_precision", "matmulnbits_weights_prepacked", "enable_cuda_fpa_intb_gemm")
-]
-"""Options for weights of 4 or 8 bits."""
 
 _Conflict = tuple[tuple[str, ...], str, str]
 """Key path below the pass, message, and the value to set instead, if there is one."""
@@ -99,7 +81,7 @@ def _ignored(step: ExportPass, provider: str | None) -> Iterator[tuple[tuple[str
         if provider and provider not in providers and _value(step, place) is not None:
             yield place, f"it is for {' and '.join(providers)}, and the target has {provider}"
     if not step.quantizes:
-        for place in _ROUNDING:
+        for place in (tuple(key.split(".")) for key in ROUNDING_OPTIONS):
             if _value(step, place) is not None:
                 yield place, f"it is for weights of 4 or 8 bits, and the precision is {step.precision}"
         return

@@ -6,11 +6,11 @@ import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from phi_runtime.config.diagnostics import Finding, key_path_of, warning
 from phi_runtime.config.dialects.draft import Draft
@@ -19,6 +19,7 @@ from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import AnyPass, AnySystem, AzureMLSystem, DataConfig, InputModel, Pass, System, Workflow
 from phi_runtime.config.schema.systems import AzureMLClient
 from phi_runtime.core.remote_job import in_job
+from phi_runtime.core.wire import adapter
 from phi_runtime.models.stored import stored_config
 
 
@@ -36,7 +37,7 @@ class ConfigParts:
     passes: dict[str, Pass | None]
     host: Any
     target: Any
-    azureml_client: AzureMLClient | None = None
+    azureml_client: AzureMLClient | None
 
 
 @dataclass(frozen=True)
@@ -120,39 +121,31 @@ def config_parts(value: dict[str, Any], workflow: Workflow | None) -> ConfigPart
             workflow.azureml_client,
         )
     return ConfigParts(
-        _valid_part("model", value.get("input_model")),
-        _valid_members("system", value.get("systems")),
-        [_valid_part("data", c) for c in data_values],
+        _valid_part(InputModel, value.get("input_model")),
+        _valid_members(AnySystem, value.get("systems")),
+        [_valid_part(DataConfig, c) for c in data_values],
         data_names,
-        _valid_members("pass", value.get("passes")),
+        _valid_members(AnyPass, value.get("passes")),
         value.get("host"),
         value.get("target"),
-        _valid_part("client", value["azureml_client"]) if value.get("azureml_client") else None,
+        _valid_part(AzureMLClient, value["azureml_client"]) if value.get("azureml_client") else None,
     )
 
 
-def _valid_members(kind: str, members: Any) -> dict[str, Any]:
+def _valid_members(kind: Any, members: Any) -> dict[str, Any]:
     return {name: _valid_part(kind, part) for name, part in members.items()} if isinstance(members, dict) else {}
 
 
-def _valid_part(kind: str, part: Any) -> Any:
-    """Return the model of `part`, without its invalid keys if necessary; None if it is invalid even so."""
-    adapter = _adapter(kind)
+def _valid_part(kind: Any, part: Any) -> Any:
+    """Return `part` as the type `kind`, without its invalid keys if necessary; None if it is invalid even so."""
     try:
-        return adapter.validate_python(part)
+        return adapter(kind).validate_python(part)
     except ValidationError as e:
         invalid = [key_path_of(part, error["loc"]) for error in e.errors(include_url=False)]
     try:
-        return adapter.validate_python(_without(part, invalid))
+        return adapter(kind).validate_python(_without(part, invalid))
     except ValidationError:
         return None
-
-
-@cache  # building a TypeAdapter takes longer than using it
-def _adapter(kind: str) -> TypeAdapter[Any]:
-    kinds: dict[str, Any] = {"model": InputModel, "system": AnySystem, "data": DataConfig, "pass": AnyPass}
-    kinds["client"] = AzureMLClient
-    return TypeAdapter(kinds[kind])
 
 
 def _without(part: Any, paths: list[KeyPath]) -> Any:
@@ -176,7 +169,7 @@ def _without(part: Any, paths: list[KeyPath]) -> Any:
 _PLACEHOLDER = re.compile(r"your\b.*|<.*>|\{.*\}", re.IGNORECASE | re.DOTALL)
 
 
-def placeholders(c: Checks, at: KeyPath, value: Any, *, errors: bool = False) -> Iterator[Finding]:
+def placeholders(c: Checks, at: KeyPath, value: Any, *, errors: bool) -> Iterator[Finding]:
     """Yield a finding for each value that is still a placeholder of a template: an error if it would be sent to Azure."""
     if isinstance(value, str) and _PLACEHOLDER.fullmatch(value.strip()):
         message = f"`{value}` is a placeholder: replace it"

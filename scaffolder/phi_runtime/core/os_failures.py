@@ -53,7 +53,7 @@ def failure_from_os_error(error: OSError, subject: str = "", folder: Path | None
     return kind(f"{prefix}cannot use {path}: {reason}", fix=fix)
 
 
-def full_disk(subject: str, place: Path | None = None) -> OutOfResources:
+def full_disk(subject: str, place: Path | None) -> OutOfResources:
     """Return the error for a disk that became full in the work `subject`, at `place` unless another one is the full one."""
     places = (*([place] if place else []), Path(), *_other_places())
     where = next((other for other in places if is_full(other)), place)

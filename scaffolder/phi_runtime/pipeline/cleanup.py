@@ -68,7 +68,7 @@ class Removable:
     size_bytes: int
 
 
-def removable(project: ProjectFolder, overrides: Overrides | None = None) -> list[Removable]:
+def removable(project: ProjectFolder, overrides: Overrides) -> list[Removable]:
     """Return what can be deleted of model-cache/ and gen-model/, in the order of `GROUPS`.
 
     Never what only a training or the user can bring back: neither an adapter nor a fine-tuned or ONNX model, nor a base model that

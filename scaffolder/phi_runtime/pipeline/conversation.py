@@ -59,10 +59,6 @@ class Conversation:
         self.dropped = first
         return answer
 
-    def add(self, turn: Turn) -> None:
-        """Add a turn, which later answers follow."""
-        self.turns.append(turn)
-
     def clear(self) -> None:
         """Forget all turns, but not the system message."""
         self.turns, self.dropped = [], 0

@@ -148,9 +148,7 @@ def _warn_of_config(config: LoadedConfig, emit: Emit) -> None:
         warn("this trains once, with the values of the config; `phi-scaffold sweep` runs the search")
 
 
-def select_stages(
-    workflow: Workflow, only: Sequence[str] = (), until: str | None = None, force: Sequence[str] = ()
-) -> list[str]:
+def select_stages(workflow: Workflow, only: Sequence[str], until: str | None, force: Sequence[str]) -> list[str]:
     """Return the stages to run: `only` with the stages they need, and those up to `until`; all if neither is given.
 
     Raises:

@@ -32,7 +32,7 @@ class PassNode:
     stage: Stage
     source: ModelRef | None
     adapters: Mapping[str, ModelRef]
-    trust_remote_code: bool = False
+    trust_remote_code: bool
 
     @property
     def output(self) -> ModelRef:

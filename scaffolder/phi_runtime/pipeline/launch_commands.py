@@ -33,13 +33,13 @@ class LaunchCommand:
 
 
 def write_launch_command(
-    project: ProjectFolder, workflow: Workflow, overrides: Overrides, count: int, config: Path, name: str | None = None
+    project: ProjectFolder, workflow: Workflow, overrides: Overrides, count: int, config: Path, name: str | None
 ) -> LaunchCommand:
     """Write the accelerate config for a training on `count` processes.
 
     Args:
         config: The file to write.
-        name: The pass to train; default: the first one that trains.
+        name: The pass to train; None: the first one that trains.
 
     Raises:
         UsageError: The pass does not train, or its inputs do not exist yet.

@@ -116,7 +116,7 @@ class Loop:
         else:
             print(flush=True)
         if written.strip():
-            self.conversation.add(Turn(text, written, answer.finish == "stop"))
+            self.conversation.turns.append(Turn(text, written, answer.finish == "stop"))
         elif not self.quiet:
             note("the answer is empty; the conversation continues without it")
         if self.reader.interactive and sys.stdout.isatty() and not (self.quiet or self.as_json):

@@ -19,7 +19,7 @@ def converse(conversation: Conversation, *texts: str) -> str:
     for text in texts:
         answer = conversation.ask(text)
         written = "".join(piece.text for piece in answer).strip()
-        conversation.add(Turn(text, written, answer.finish == "stop"))
+        conversation.turns.append(Turn(text, written, answer.finish == "stop"))
     return written
 
 
@@ -149,7 +149,7 @@ def test_saved_turns_of_text_prompts_are_rows_with_the_columns_of_the_training()
         made = PromptTemplate.from_text(template, optional=optional)
         conversation = Conversation(session(made), SamplingParams(8))
         for turn in turns:
-            conversation.add(turn)
+            conversation.turns.append(turn)
         return conversation.rows()
 
     cut = Turn("c", "fe", complete=False)

@@ -6,13 +6,13 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from phi_runtime.config.diagnostics import Finding, dotted, finding, short, warning
 from phi_runtime.config.reading.source import KeyPath, Source
+from phi_runtime.core.wire import adapter
 
 MISSING: Any = object()
 EMPTY = "it is empty"
@@ -110,7 +110,7 @@ class Draft:
     def is_valid(self, path: KeyPath, form: Any) -> bool:
         """Return True if nothing was refused, and the value at `path` has the type `form`."""
         try:
-            _adapter(form).validate_python(self.get(path))
+            adapter(form).validate_python(self.get(path))
         except ValidationError:
             return False
         return not self.refused
@@ -274,12 +274,6 @@ class Draft:
         self, rule: Rule, path: KeyPath, new: KeyPath | None, message: str, changes_result: bool = False
     ) -> None:
         self.translations.append(Translation(rule, self.source_path(path), new, message, changes_result))
-
-
-@cache
-def _adapter(form: Any) -> TypeAdapter[Any]:
-    """Return the adapter of a type, which takes longer to create than to use."""
-    return TypeAdapter(form)
 
 
 def _has_index(value: list[Any], key: int | str) -> bool:

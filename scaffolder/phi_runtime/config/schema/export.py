@@ -179,6 +179,25 @@ class Int4Rounding:
     packs_qkv: bool = True
 
 
+INT4_OPTIONS = ("use_qdq", "int4_calibration")
+"""Keys of an ExportPass that are for weights of 4 bits only."""
+
+ROUNDING_OPTIONS = (
+    *INT4_OPTIONS,
+    "int4_block_size",
+    "int4_accuracy_level",
+    "int4_is_symmetric",
+    "int4_op_types_to_quantize",
+    "int4_nodes_to_exclude",
+    "int4_algo_config",
+    "use_cuda_bf16",
+    "extra_options.matmul_mixed_precision",
+    "extra_options.matmulnbits_weights_prepacked",
+    "extra_options.enable_cuda_fpa_intb_gemm",
+)
+"""Dotted keys of an ExportPass that are for weights of 4 or 8 bits only."""
+
+
 class ExportPass(Pass):
     """Settings of a pass that builds an ONNX model for ONNX Runtime GenAI."""
 

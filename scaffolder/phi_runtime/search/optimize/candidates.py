@@ -6,21 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from phi_runtime.config.schema.export import INT4_OPTIONS, ROUNDING_OPTIONS
 from phi_runtime.models.memory import inference_bytes, onnx_bytes
 from phi_runtime.models.shape import Shape
 from phi_runtime.search.optimize.targets import Target
 
 _BLOCK, _MIXED, _ALGORITHM = "int4_block_size", "extra_options.matmul_mixed_precision", "int4_algo_config"
-# Options of a config that are valid for its own precision only.
-_INT4_ONLY = ("use_qdq", "int4_calibration")
-_QUANTIZED_ONLY = (
-    "int4_accuracy_level",
-    "int4_op_types_to_quantize",
-    "int4_nodes_to_exclude",
-    "use_cuda_bf16",
-    "extra_options.matmulnbits_weights_prepacked",
-    "extra_options.enable_cuda_fpa_intb_gemm",
-)
 _DML = "DmlExecutionProvider"  # its latest release, 0.14.1, has no matmul_mixed_precision
 
 
@@ -37,15 +28,13 @@ class Candidate:
     @property
     def options(self) -> Mapping[str, Any]:
         """The options of the ModelBuilder pass to change, by dotted key; None removes an option."""
-        removed = ["int4_is_symmetric"]
+        removed = ["int4_is_symmetric"]  # and what is valid for the precision of the config only
         if self.algorithm:
             removed.append("int4_calibration")
         if self.precision != "int4":
-            removed += _INT4_ONLY
-        if self.precision not in ("int4", "int8"):
-            removed += _QUANTIZED_ONLY
+            removed += INT4_OPTIONS if self.precision == "int8" else ROUNDING_OPTIONS
         own = {"precision": self.precision, _BLOCK: self.block_size, _MIXED: self.mixed, _ALGORITHM: self.algorithm}
-        return own | dict.fromkeys(removed)
+        return dict.fromkeys(removed) | own
 
     @property
     def written(self) -> dict[str, Any]:

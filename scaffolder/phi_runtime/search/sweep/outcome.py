@@ -78,7 +78,7 @@ class SweepResult:
     importances: dict[str, float]
     config: Path
     model: Path
-    previous_config: Path | None = None
+    previous_config: Path | None
 
     def as_dict(self, project: ProjectFolder) -> dict[str, Any]:
         """Return the output of `sweep --json` (docs/json.md)."""
