@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.project import ProjectFolder
-from phi_scaffold.show.optimize import options_text, result, verdict
+from phi_scaffold.show.optimize import result, verdict
+from phi_scaffold.show.progress import options_text
 from tests.conftest import Cli, MakeProject, edit_config
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from phi_runtime.pipeline.stage import Stage
 from phi_runtime.report.verdict import Verdict
 from phi_runtime.training.diagnosis import Diagnosis
 from phi_scaffold.cli.options import Flags
+from phi_scaffold.show import optimize as show_optimize
 from phi_scaffold.show import run as show
 from phi_scaffold.show import verdict as show_verdict
 from phi_scaffold.show.progress import bar_with_figures, display, figures, in_lines, shortened
@@ -68,22 +69,26 @@ class Terminal(io.StringIO):
         return True
 
 
-def on_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int, events: Sequence[Event]) -> list[str]:
+def on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, width: int, events: Sequence[Event], display: Callable[..., Any] = display
+) -> list[str]:
     """The lines that a terminal of that width was sent, without colors: after each message the bar is drawn below it."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm-256color")
-    with display(as_json=False, quiet=False) as emit:
+    with display(quiet=False) as emit:
         for event in events:
             emit(event)
     moved = re.sub(r"\r|\x1b\[[0-9]*[AK]", "\n", terminal.getvalue())  # to another line, or back on this one
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", moved).splitlines()
 
 
-def piped(capsys: pytest.CaptureFixture[str], events: Sequence[Event]) -> list[str]:
+def piped(
+    capsys: pytest.CaptureFixture[str], events: Sequence[Event], display: Callable[..., Any] = display
+) -> list[str]:
     """The lines that a pipe was sent."""
-    with display(as_json=False, quiet=False) as emit:
+    with display(quiet=False) as emit:
         for event in events:
             emit(event)
     return capsys.readouterr().err.splitlines()
@@ -238,6 +243,58 @@ def test_the_status_shows_the_losses_of_a_finished_training(
     assert expected in terminal.getvalue().splitlines()
     show.status(stages, project, as_json=False, quiet=False)
     assert "█" not in capsys.readouterr().out
+
+
+FIGURES = {"size_mb": 86.3, "accuracy_drop": None, "decode_tokens_per_s": 80.2, "peak_memory_mb": 300.0}
+SEARCH = [
+    Event("stage-started", "merged", {"index": 0, "count": 2, "options": {}}),
+    Event("stage-finished", "merged", {"state": "done", "result": {}, "output": "", "wall_s": 4.0}),
+    Event("stage-started", "int4", {"index": 1, "count": 2, "options": {"precision": "int4"}}),
+    Event("progress", "int4", {"done": None, "total": None, "unit": "", "message": "building"}),
+    Event(
+        "stage-finished",
+        "int4",
+        {
+            "state": "measured",
+            "result": {"state": "measured", **FIGURES},
+            "wall_s": 80.0,
+            "meets_constraints": True,
+            "violations": [],
+        },
+    ),
+    Event("stage-started", "int8", {"index": 2, "count": 2, "options": {"precision": "int8"}}),
+    Event(
+        "stage-finished",
+        "int8",
+        {
+            "state": "failed",
+            "result": {"state": "failed", "why": "no [memory]", **dict.fromkeys(FIGURES)},
+            "wall_s": 1.0,
+            "meets_constraints": False,
+            "violations": [],
+        },
+    ),
+]
+
+
+def test_a_search_for_options_is_shown_as_a_run_with_its_options_and_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    met = "meets the constraints (86.3 MB, 80 tokens/s, 300 MB of memory) in 1 min 20 s"
+    assert piped(capsys, SEARCH, show_optimize.display) == [
+        "merged: done in 4.0 s",
+        "[1/2] int4: precision=int4",
+        "[1/2] int4: building",
+        f"[1/2] int4: {met}",
+        "[2/2] int8: precision=int8",
+        "[2/2] int8: failed: no [memory] in 1.0 s",
+    ]
+    lines = on_a_terminal(monkeypatch, 120, SEARCH, show_optimize.display)
+    assert [line for line in lines if line[:2] in ("✓ ", "! ")] == [
+        "✓ merged: done in 4.0 s",
+        f"✓ int4: {met}",
+        "! int8: failed: no [memory] in 1.0 s",
+    ]
 
 
 def test_a_long_name_is_cut_and_a_usual_one_is_not() -> None:

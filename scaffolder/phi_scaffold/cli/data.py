@@ -45,7 +45,7 @@ def check(flags: Flags, training_pass: PassName = None) -> None:
     from phi_scaffold.show import data as show_data
     from phi_scaffold.show import progress as show_progress
 
-    with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+    with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
         workflow, training, place = _open_data(project, flags.overrides(), emit, training_pass)
         report = examine(workflow, training, place, emit)
     if flags.as_json:
@@ -78,7 +78,7 @@ def preview(
     from phi_scaffold.show import data as show_data
     from phi_scaffold.show import progress as show_progress
 
-    with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+    with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
         overrides = replace(flags.overrides(), skip_bad_rows=True)
         workflow, training, place = _open_data(project, overrides, emit, training_pass)
         dataset = load_dataset(workflow, training, place, emit, "data")

@@ -56,7 +56,7 @@ def evaluate(
         from phi_runtime.evaluation.benchmarks import load_benchmarks
 
         tasks = load_benchmarks(benchmark, workflow.evaluation.max_rows)  # an error in them shows before a training
-    with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+    with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
         outcome = run_workflow(project, emit, only=only, config=config)
         report = finish_run(project, workflow, outcome, emit)
     if seeds > 1:
@@ -64,7 +64,7 @@ def evaluate(
 
         planned = plan_seeds(config, project, only, seeds)
         show_seeds.before(planned)
-        with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+        with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
             run_seeds(planned, emit)
             outcome = run_workflow(project, emit, only=only, config=config)
             report = finish_run(project, workflow, outcome, emit)
@@ -72,10 +72,10 @@ def evaluate(
     if benchmark:
         from phi_runtime.pipeline.benchmarks import run_benchmarks
 
-        with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+        with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
             benchmarks = run_benchmarks(workflow, project, only, tasks, emit)
             report = write_page(project, workflow, emit)
-    with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+    with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
         judged = judge_run(project, workflow, outcome, emit)
     if flags.as_json:
         result = with_verdicts(outcome.evaluation, judged)

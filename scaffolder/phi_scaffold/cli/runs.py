@@ -113,7 +113,7 @@ def reproduce(
                 fix="; ".join([*(mismatch.fix for mismatch in changed if mismatch.fix), "or pass --allow-differences"]),
             )
         plan.write()
-        with show_progress.display(as_json=False, quiet=flags.quiet or flags.as_json) as emit:
+        with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
             run_workflow(plan.project, emit, overrides=plan.overrides, **plan.request)
         outputs = compare_outputs(plan)
     if flags.as_json:

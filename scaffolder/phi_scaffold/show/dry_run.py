@@ -127,7 +127,7 @@ def _why_skipped(project: ProjectFolder, workflow: Workflow, estimate: Forecast 
 
 
 def _try_step(project: ProjectFolder, overrides: Overrides, name: str, quiet: bool) -> Rehearsal | dict[str, str]:
-    with show_progress.display(as_json=False, quiet=quiet) as emit:
+    with show_progress.display(quiet=quiet) as emit:
         emit(Event("stage-started", name, {"index": 1, "count": 1}))
         emit(progress_message(name, "trying a step on the longest batch"))
         try:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any
 
 from rich.markup import escape
 
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.units import duration
-from phi_scaffold.show.progress import bars, display_search, warn, warn_above
+from phi_scaffold.show import progress
+from phi_scaffold.show.progress import options_text
 from phi_scaffold.show.terminal import console, prose, table
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 _MEASURED = {
     "max_size_mb": ("size", "MB"),
@@ -26,74 +23,14 @@ _MEASURED = {
 
 def display(*, quiet: bool) -> AbstractContextManager[Emit]:
     """Return a listener for the events of a search: a live bar, plain lines, or only warnings if `quiet`."""
-    return display_search(quiet=quiet, live=_live, plain=_Lines())
+    return progress.display(quiet=quiet, finished=_finished)
 
 
-class _Lines:
-    """A line at the start, at each new activity, and at the end of a candidate."""
-
-    def __init__(self) -> None:
-        self.activity = ""
-
-    def __call__(self, event: Event) -> None:
-        warn(event)
-        if event.event == "stage-started":
-            self.activity = ""
-            print(_started(event), file=sys.stderr, flush=True)
-        elif event.event == "progress" and event.data.get("message", self.activity) != self.activity:
-            self.activity = str(event.data["message"])
-            print(f"  {self.activity}", file=sys.stderr, flush=True)
-        elif event.event == "stage-finished":
-            print(f"  {_finished(event)}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _live() -> Iterator[Emit]:
-    with bars("[dim]{task.fields[activity]}") as progress:
-        yield _Bar(progress)
-
-
-class _Bar:
-    """A bar for the running candidate, and a line for each finished one."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-        self.task: TaskID | None = None
-
-    def __call__(self, event: Event) -> None:
-        data = event.data
-        if event.event == "stage-started":
-            self._end()
-            self.task = self.progress.add_task(escape(_started(event)), total=None, activity="")
-        elif event.event == "progress" and self.task is not None:
-            activity = data.get("message") or str(data.get("unit", ""))
-            self.progress.update(self.task, total=data.get("total"), completed=data.get("done") or 0, activity=activity)
-        elif event.event == "stage-finished":
-            self._end()
-            style = "dim" if "meets_constraints" not in data else "green" if data["meets_constraints"] else "yellow"
-            if data["state"] != "cached":
-                self.progress.console.print(f"[{style}]{escape(f'{event.stage}: {_finished(event)}')}[/]")
-        elif event.event == "warning":
-            warn_above(self.progress, event)
-
-    def _end(self) -> None:
-        if self.task is not None:
-            self.progress.remove_task(self.task)
-            self.task = None
-
-
-def _started(event: Event) -> str:
-    data = event.data
-    place = f"[{data['index']}/{data['count']}] " if data.get("index") else ""
-    options = options_text(data.get("options") or {})
-    return f"{place}{event.stage}" + (f": {options}" if options else "")
-
-
-def _finished(event: Event) -> str:
+def _finished(event: Event) -> tuple[str, str]:
     data, row = event.data, event.data.get("result")
     took = f" in {duration(data['wall_s'])}" if data.get("wall_s") else ""
     if row is None or "meets_constraints" not in data:
-        return f"{data['state']}{took}"
+        return f"{data['state']}{took}", "dim"
     figures = {
         f"{row['size_mb'] or 0:.1f} MB": row["size_mb"],
         f"drop {_drop(row)}": row["accuracy_drop"],
@@ -102,12 +39,8 @@ def _finished(event: Event) -> str:
     }
     measured = ", ".join(text for text, value in figures.items() if value is not None)
     result = verdict(row | {"violations": data["violations"]})
-    return f"{result}{f' ({measured})' if measured else ''}{took}"
-
-
-def options_text(options: dict[str, Any]) -> str:
-    """Format the options of a candidate: precision=int4 int4_block_size=32."""
-    return " ".join(f"{name.removeprefix('extra_options.')}={value}" for name, value in options.items())
+    style = "green" if data["meets_constraints"] else "yellow"
+    return f"{result}{f' ({measured})' if measured else ''}{took}", style
 
 
 def verdict(row: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.events import Emit, Event
@@ -21,14 +22,29 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+Finished = Callable[[Event], tuple[str, str]]
+"""Returns the text of the end of a stage, and its style: `green`, `dim` or `yellow`."""
+_MARKS = {"green": "✓", "dim": "✓", "yellow": "!"}
+
+
+def _finished(event: Event) -> tuple[str, str]:
+    data = event.data
+    if data["state"] == "cached":
+        return f"cached ({data['output']})", "dim"
+    if data["state"] == "deleted":
+        return f"not needed ({data['output']} is deleted)", "dim"
+    return f"done in {duration(data['wall_s'])} → {data['output']}", "green"
+
+
 @contextmanager
-def display(*, as_json: bool, quiet: bool) -> Iterator[Emit]:
+def display(*, quiet: bool, as_json: bool = False, finished: Finished = _finished) -> Iterator[Emit]:
     """Yield a listener for the events of a run: JSON lines, only warnings if `quiet`, a live bar, or plain lines.
 
     Output that libraries print meanwhile goes to stderr: stdout is for JSON lines and for results.
     """
     if not as_json:
-        with display_search(quiet=quiet, live=_live, plain=_PlainLines()) as emit:
+        live = partial(_live, finished)
+        with display_search(quiet=quiet, live=live, plain=_PlainLines(finished)) as emit:
             yield emit
         return
     out = sys.stdout
@@ -62,23 +78,22 @@ def warn_above(progress: Progress, event: Event) -> None:
     progress.console.print(f"[yellow]warning:[/] {escape(_warning(event))}")
 
 
-def bars(*columns: str) -> Progress:
-    """Return live bars of searches: description, bar, then these fields of each task, and the time."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    texts = [TextColumn(column) for column in columns]
-    start = TextColumn("{task.description}")
-    return Progress(
-        start, BarColumn(bar_width=24), *texts, TimeElapsedColumn(), console=console(stderr=True), transient=True
-    )
-
-
 # -- text of events ---------------------------------------------------------------------------------------------------------
 
 
 def _warning(event: Event) -> str:
     message = with_short_paths(str(event.data["message"]))
     return f"{event.stage}: {message}" if event.stage else message
+
+
+def _place(event: Event) -> str:
+    data = event.data
+    return f"[{data['index']}/{data['count']}] {event.stage}" if data["index"] else event.stage
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """Format the options that a stage is tried with: precision=int4 int4_block_size=32."""
+    return " ".join(f"{name.removeprefix('extra_options.')}={value}" for name, value in options.items())
 
 
 def figures(data: dict[str, Any]) -> list[str]:
@@ -122,14 +137,6 @@ def _training_data(data: dict[str, Any]) -> str:
     return f"{data['rows']:,} rows in {data['sequences']:,} sequences of {tokens}{last}"
 
 
-def _finished(data: dict[str, Any]) -> str:
-    if data["state"] == "cached":
-        return f"cached ({data['output']})"
-    if data["state"] == "deleted":
-        return f"not needed ({data['output']} is deleted)"
-    return f"done in {duration(data['wall_s'])} → {data['output']}"
-
-
 def _problems(data: dict[str, Any]) -> list[str]:
     """Format the problems in a metric event."""
     return [f"{entry['problem']}: {entry['evidence']}" for entry in data.get("diagnosis", ())]
@@ -147,15 +154,18 @@ class _PlainLines:
     EVERY_S = 5.0
     SHARE = 0.02  # least interval, as a share of the time that the stage has taken
 
-    def __init__(self) -> None:
+    def __init__(self, finished: Finished) -> None:
+        self.finished = finished
         self.started = self.last = 0.0
         self.place = ""
 
     def __call__(self, event: Event) -> None:
         data = event.data
         if event.event == "stage-started":
-            self.place, self.last = f"[{data['index']}/{data['count']}] {event.stage}", 0.0
+            self.place, self.last = _place(event), 0.0
             self.started = time.monotonic()
+            if options := data.get("options"):
+                self.line(options_text(options))
         elif event.event == "progress":
             now = time.monotonic()
             if data.get("message") or now - self.last >= max(self.EVERY_S, self.SHARE * (now - self.started)):
@@ -168,7 +178,7 @@ class _PlainLines:
             for problem in _problems(data):
                 self.line(problem)
         elif event.event == "stage-finished":
-            self.line(_finished(data))
+            self.line(self.finished(event)[0])
         warn(event)
 
     def line(self, text: str) -> None:
@@ -179,7 +189,7 @@ class _PlainLines:
 
 
 @contextmanager
-def _live() -> Iterator[Emit]:
+def _live(finished: Finished) -> Iterator[Emit]:
     """Draw a bar for the running stage with its measurements below, and print a line above for each finished stage."""
     from rich.markup import escape
     from rich.text import Text
@@ -194,9 +204,8 @@ def _live() -> Iterator[Emit]:
             nonlocal task
             data = event.data
             if event.event == "stage-started":
-                place = f"[{data['index']}/{data['count']}] {event.stage}"
-                task = progress.add_task(escape(shortened(place, terminal.width)), total=None, done="")
-                below.clear()
+                task = progress.add_task(escape(shortened(_place(event), terminal.width)), total=None, done="")
+                below[:] = [options_text(options)] if (options := data.get("options")) else []
                 losses.clear()
             elif event.event == "progress" and task is not None:
                 message = str(data.get("message") or "")
@@ -216,8 +225,8 @@ def _live() -> Iterator[Emit]:
                 progress.remove_task(task)
                 task = None
                 below.clear()
-                style = "green" if data["state"] == "done" else "dim"
-                terminal.print(f"[{style}]✓[/] {event.stage}: {escape(_finished(data))}")
+                text, style = finished(event)
+                terminal.print(f"[{style}]{_MARKS[style]}[/] {event.stage}: {escape(text)}")
             elif event.event == "warning":
                 warn_above(progress, event)
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.units import duration, size
 from phi_runtime.search.sweep import metric as metrics
-from phi_scaffold.show.progress import bars, display_search, figures, warn, warn_above
+from phi_scaffold.show.progress import display_search, figures, warn, warn_above
 from phi_scaffold.show.terminal import STATE_STYLES, console, prose, table
 
 if TYPE_CHECKING:
@@ -40,7 +40,16 @@ def _line(event: Event) -> None:
 
 @contextmanager
 def _live() -> Iterator[Emit]:
-    with bars("{task.fields[done]}", "[dim]{task.fields[figures]}") as progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[done]}"),
+        TextColumn("[dim]{task.fields[figures]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         yield _Bars(progress)
 
 
