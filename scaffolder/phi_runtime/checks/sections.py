@@ -141,7 +141,7 @@ def _valid_part(kind: Any, part: Any) -> Any:
     try:
         return adapter(kind).validate_python(part)
     except ValidationError as e:
-        invalid = [key_path_of(part, error["loc"]) for error in e.errors(include_url=False)]
+        invalid = [key_path_of(part, error) for error in e.errors(include_url=False)]
     try:
         return adapter(kind).validate_python(_without(part, invalid))
     except ValidationError:

@@ -146,7 +146,7 @@ def from_pydantic(
     findings: dict[KeyPath, Finding] = {}
     for error in errors:
         # pydantic puts the tag of a union's member into the path (passes, lora, LoRA, r); the file knows no such key.
-        path = key_path_of(value, error["loc"])
+        path = key_path_of(value, error)
         findings.setdefault(path, _convert(source, error, model, path, source_path))
     suggested = {f.suggestion: p[:-1] for p, f in findings.items() if f.rule == "unknown-key" and f.suggestion}
     # A missing key that a misspelled one was meant to be needs no error.
@@ -166,8 +166,9 @@ def _convert(
     place = source_path(path)
     kind, context, name = error["type"], error.get("ctx", {}), dotted(place)
     if kind == "extra_forbidden":
-        known = _fields_at(model, error["loc"][:-1])
-        return finding(source, place, "unknown-key", f"unknown key `{place[-1]}`", nearest(str(place[-1]), list(known)))
+        _, part = _at(model, error["loc"][:-1])
+        known = list(part.model_fields) if _is_model(part) else []
+        return finding(source, place, "unknown-key", f"unknown key `{place[-1]}`", nearest(str(place[-1]), known))
     example = _example(model, error["loc"])
     hint = f", such as {example}" if example else ""
     if kind == "missing":
@@ -237,37 +238,21 @@ def short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def key_path_of(value: Any, loc: tuple[int | str, ...]) -> KeyPath:
-    """Return the keys of `value` in pydantic's error path, which also contains union tags."""
+def key_path_of(value: Any, error: ErrorDetails) -> KeyPath:
+    """Return the keys of `value` in the path of pydantic's error, which also contains union tags."""
     path: list[str | int] = []
-    for position, step in enumerate(loc):
-        last = position == len(loc) - 1
-        if isinstance(value, dict) and isinstance(step, str):
-            if step in value or (last and not _is_tag(step)):
-                path.append(step)
-                value = value.get(step)
-        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+    for step in error["loc"]:
+        if step in (value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()):
             path.append(step)
             value = value[step]
-    return tuple(path)
-
-
-# Tags that unions put into an error path; none of them is a key.
-_TAG = re.compile(
-    r"a path|a registry model|a workspace model|one file|a list|a datastore|files by split"
-    r"|str|int|float|bool|nullable|(literal|function-before|list|dict)\[.*|constrained-\w+"
-)
-
-
-def _is_tag(step: str) -> bool:
-    return _TAG.fullmatch(step) is not None
+    return (*path, error["loc"][-1]) if error["type"] == "missing" else tuple(path)
 
 
 def _example(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
     """Return an example value of the field at `loc`, as JSON."""
     import json
 
-    field = _field_at(model, loc)
+    field, _ = _at(model, loc)
     if field is None:
         return ""
     value = field.examples[0] if field.examples else None if field.is_required() else field.default
@@ -278,22 +263,18 @@ def _example(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
     )
 
 
-def _field_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> FieldInfo | None:
-    while loc and isinstance(loc[-1], str) and _is_tag(loc[-1]):
-        loc = loc[:-1]
-    return _fields_at(model, loc[:-1]).get(str(loc[-1])) if loc else None
-
-
-def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> dict[str, FieldInfo]:
-    """Return the fields of the model at `loc`, following dictionaries, lists and tagged unions."""
+def _at(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[FieldInfo | None, Any]:
+    """Return the field at `loc` and its type, following dictionaries, lists and tagged unions."""
     current: Any = model
+    field = None
     for step in loc:
         if _is_model(current):
-            current = current.model_fields[step].annotation if step in current.model_fields else current
+            field = current.model_fields.get(step)
+            current = field.annotation if field else current
         elif typing.get_origin(current) in (dict, list):
-            current = typing.get_args(current)[-1]
+            field, current = None, typing.get_args(current)[-1]
         current = _member(current, step)
-    return current.model_fields if _is_model(current) else {}
+    return field, current
 
 
 def _member(annotation: Any, step: int | str) -> Any:

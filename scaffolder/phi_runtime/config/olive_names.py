@@ -206,7 +206,7 @@ DATA_CONTAINERS: dict[str, OliveName] = {
     **_unsupported(
         "holds data for other tasks than text generation",
         "write the rows to a JSON Lines file and use `HuggingfaceContainer`",
-        *("DataContainer", "DefaultDataContainer", "RawDataContainer", "ImageDataContainer"),
+        *("DefaultDataContainer", "RawDataContainer", "ImageDataContainer"),
     ),
 }
 

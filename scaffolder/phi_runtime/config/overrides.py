@@ -122,7 +122,7 @@ def _is_accepted(draft: Draft, path: KeyPath, created: KeyPath) -> bool:
     try:
         Workflow.model_validate({k: v for k, v in draft.value.items() if k not in ("sweep", "evaluation")})
     except ValidationError as e:
-        errors = (key_path_of(draft.value, error["loc"]) for error in e.errors(include_url=False))
+        errors = (key_path_of(draft.value, error) for error in e.errors(include_url=False))
         return not any(error[: len(path)] == path[: len(error)] and len(error) >= len(created) for error in errors)
     return True
 
@@ -160,8 +160,8 @@ def set_value(config: Any, path: KeyPath, value: Any) -> None:
 
 
 def _read_from(draft: Draft, name: str, file: Path) -> None:
-    configs = draft.get(("data_configs",))
-    names = [c.get("name") if isinstance(c, dict) else None for c in configs] if isinstance(configs, list) else []
+    configs = draft.items(("data_configs",))
+    names = [c.get("name") if isinstance(c, dict) else None for c in configs]
     if not name and len(names) != 1:
         raise UsageError(
             f"the config has {len(names)} data configs",

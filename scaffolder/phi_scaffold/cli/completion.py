@@ -49,10 +49,10 @@ def _workflow() -> Workflow | None:
 
 
 def _stages() -> Iterable[str]:
-    from phi_runtime.config.stage_names import FETCH, evaluation_stages
+    from phi_runtime.config.stage_names import stage_order
 
     workflow = _workflow()
-    return [FETCH, *workflow.passes, *evaluation_stages(workflow)] if workflow else []
+    return stage_order(workflow) if workflow else []
 
 
 def _removable() -> Iterable[str]:

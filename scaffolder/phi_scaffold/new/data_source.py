@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from phi_runtime.config.file_formats import FORMATS, FORMATS_OF_KEY, Format, format_of, known_format
+from phi_runtime.config.file_search import is_pattern
 from phi_runtime.config.schema import LoadDataset
 from phi_runtime.core.errors import DataError, Location, UsageError
 from phi_runtime.core.hub_id import HUB_ID
@@ -22,7 +22,6 @@ from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold.new.answers import FormFlags
 
 _EXAMINED = 20  # files whose form is detected
-_MAGIC = re.compile(r"[*?\[]")
 # Assumed of a data set of the Hub whose rows are not read, for max_seq_len 1024 and max_new_tokens 128.
 _UNREAD = Columns((), "", 10_000, (), longest=1600, longest_answer=256)
 
@@ -83,8 +82,8 @@ def data_source(written: str | Path, form: FormFlags = FormFlags()) -> HubData |
     path = Path(written).expanduser()
     if path.is_dir():
         return _files_of(path, f"{path.resolve().name}/", form)
-    if not path.exists() and _MAGIC.search(str(path)):
-        fixed = next(i for i, part in enumerate(path.parts) if _MAGIC.search(part))
+    if not path.exists() and is_pattern(path):
+        fixed = next(i for i, part in enumerate(path.parts) if is_pattern(part))
         folder, pattern = Path(*path.parts[:fixed]), Path(*path.parts[fixed:])
         return _files_of(folder, f"{folder.resolve().name}/{pattern.as_posix()}", form)
     name, _, split = str(written).partition(":")

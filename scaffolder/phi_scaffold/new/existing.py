@@ -10,6 +10,7 @@ from typing import Any
 from phi_runtime.config.diagnostics import Finding, raise_if_any
 from phi_runtime.config.dialects.draft import Draft, is_respelling
 from phi_runtime.config.dialects.migrate import canonical_files
+from phi_runtime.config.file_search import is_pattern
 from phi_runtime.config.parse import EVALUATION, SWEEP, parse_config
 from phi_runtime.config.paths import data_paths, resolve
 from phi_runtime.config.reading.source import KeyPath, Source, read_source
@@ -151,8 +152,7 @@ class _Moved:
 
     def _moved(self, written: str, folder: str, prefix: str) -> str:
         found = resolve(written, self.config, pattern=True).path
-        is_pattern = any(c in found.name for c in "*?[") and not found.exists()
-        if not found.exists() and not (is_pattern and found.parent.is_dir()):
+        if not found.exists() and not (is_pattern(found.name) and found.parent.is_dir()):
             return written  # a Hub id, or a file that is missing
         if not folder or not found.is_file() or found.stat().st_size > LARGEST_COPY:
             self.notes.append(f"{found} is used where it is, not copied")

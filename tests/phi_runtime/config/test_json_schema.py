@@ -16,7 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from phi_runtime.config.dialects import json_schema
-from phi_runtime.config.dialects.json_schema import FILES, MODELS, Name
+from phi_runtime.config.dialects.json_schema import MODELS, Name
 from phi_runtime.config.dialects.json_schema_completion import enums
 from phi_runtime.config.dialects.json_schema_forms import Schema
 from phi_runtime.config.dialects.json_schema_values import VALUES
@@ -26,6 +26,11 @@ from phi_runtime.config.schema.registry import pass_types
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "template" / ".vscode"
 CASES = Path(__file__).parent / "dialects"
+FILES: dict[Name, str] = {
+    "workflow": "olive-config.schema.json",
+    "evaluation": "evaluation.schema.json",
+    "sweep": "sweep.schema.json",
+}
 
 schema_of = functools.cache(json_schema.schema_of)
 

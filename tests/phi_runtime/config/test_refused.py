@@ -82,6 +82,8 @@ def test_the_config_that_the_refused_ones_start_from_is_sound(tmp_path: Path) ->
             '"token"',
         ),
         (lambda c: c["systems"]["local"].update(hf_token=SECRET), "secret", '"hf_token"'),
+        (lambda c: c["input_model"].update(token=SECRET), "secret", '"token"'),
+        (lambda c: c["passes"]["lora"].update(hf_token=SECRET), "secret", '"hf_token"'),
         (
             lambda c: c["passes"]["lora"]["training_args"].update(push_to_hub=True, hub_token=SECRET),
             "not-supported",

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.config.dialects.credentials import refuse_tokens
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, NOTHING_LEFT, Draft
 from phi_runtime.config.dialects.key_table import fix_case
 from phi_runtime.config.dialects.keys import (
@@ -43,7 +42,7 @@ def list_data_configs(draft: Draft) -> None:
         for i, key in enumerate(named):
             draft.set_source_path((*at, i), (*source_path, key))
             _name_by_key(draft, (*at, i), key)
-    for i, config in enumerate(draft.get(at) if isinstance(draft.get(at), list) else []):
+    for i, config in enumerate(draft.items(at)):
         name = config.get("name") if isinstance(config, dict) else None
         if isinstance(name, str) and (plain := re.sub(r"[^A-Za-z0-9_]", "_", name)) != name:
             message = f"data config `{name}` renamed to `{plain}`: only letters, digits and underscores are allowed"
@@ -65,16 +64,15 @@ def _name_by_key(draft: Draft, at: KeyPath, key: str) -> None:
 def translate_data(draft: Draft, before_0_7: bool) -> None:
     """Translate the listed data configs; `before_0_7`: the model has the form of Olive before 0.7."""
     at: KeyPath = ("data_configs",)
-    configs = draft.get(at) if isinstance(draft.get(at), list) else []
     used = used_data_configs(draft)
-    for i, item in reversed(list(enumerate(configs))):
+    for i, item in reversed(list(enumerate(draft.items(at)))):
         if used is None or not isinstance(item, dict) or item.get("name") in used:
             continue
         alone = Draft(draft.source, {"data_configs": [item]})
         _data_config(alone, (*at, 0), before_0_7)
         if not alone.is_valid((*at, 0), DataConfig):
             draft.drop((*at, i), "no pass that runs uses it")
-    for i, item in enumerate(configs):
+    for i, item in enumerate(draft.items(at)):
         if isinstance(item, dict):
             _data_config(draft, (*at, i), before_0_7)
 
@@ -88,9 +86,8 @@ def used_data_configs(draft: Draft) -> list[str] | None:
                 yield inner
             yield from names(inner)
 
-    configs = draft.get(("data_configs",))
     used = list(names(draft.get(PASSES)))  # no set: the name of a config may be any value
-    known = [item.get("name") for item in configs if isinstance(item, dict)] if isinstance(configs, list) else []
+    known = [item.get("name") for item in draft.items(("data_configs",)) if isinstance(item, dict)]
     return used if all(name in known for name in used) else None
 
 
@@ -186,8 +183,6 @@ def _load_dataset(draft: Draft, at: KeyPath) -> bool:
     """Translate the rows to read; return True if they come from a known function of a user script."""
     if not isinstance(draft.get(at), dict):
         return False
-    draft.unnest((*at, "params"))
-    refuse_tokens(draft, at)
     translate_keys(draft, at, LoadDataset)
     kind = (*at, "type")
     fix_case(draft, kind, FILTER_FUNCTIONS)

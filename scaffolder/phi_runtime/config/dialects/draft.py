@@ -85,6 +85,11 @@ class Draft:
         value = self.get(path)
         return list(value) if isinstance(value, dict) else []
 
+    def items(self, path: KeyPath) -> list[Any]:
+        """Return the items of the list at `path`; empty if there is no list."""
+        value = self.get(path)
+        return [*value] if isinstance(value, list) else []
+
     def source_path(self, path: KeyPath) -> KeyPath:
         """Return the path in the file of the value at `path`."""
         for length in range(len(path), -1, -1):
@@ -121,12 +126,10 @@ class Draft:
         """Take a note of the author out of the value; `notes` keeps it, by its source path."""
         self.notes.append((self.source_path(path), self._parent(path).pop(path[-1])))
 
-    def rename(
-        self, path: KeyPath, key: str, message: str = "", rule: Rule = "renamed", *, changes_result: bool = False
-    ) -> None:
+    def rename(self, path: KeyPath, key: str) -> None:
         """Rename the last key of `path`, keeping its position in the object."""
         new = (*path[:-1], key)
-        self._record(rule, path, new, message or f"`{path[-1]}` renamed to `{key}`", changes_result)
+        self._record("renamed", path, new, f"`{path[-1]}` renamed to `{key}`")
         if self._is_taken(path, new):
             return
         parent = self.get(path[:-1])
@@ -135,20 +138,18 @@ class Draft:
         parent.update(items)
         self._rebase(path, new)
 
-    def move(
-        self, path: KeyPath, new: KeyPath, message: str, rule: Rule = "restructured", *, changes_result: bool = False
-    ) -> None:
+    def move(self, path: KeyPath, new: KeyPath, message: str) -> None:
         """Move the value at `path` to `new`, creating the objects around it."""
         if not self._can_hold(new):
             return
-        self._record(rule, path, new, message, changes_result)
+        self._record("restructured", path, new, message)
         if self._is_taken(path, new):
             return
         value = self._parent(path).pop(path[-1])
         self._rebase(path, new)
         self._set(new, value)
 
-    def unnest(self, path: KeyPath, message: str = "") -> None:
+    def unnest(self, path: KeyPath) -> None:
         """Replace the object at `path`, if there is one, by its members."""
         value = self.get(path)
         if value is MISSING:
@@ -163,7 +164,7 @@ class Draft:
             self.refuse((*path, path[-1]), f"unknown key `{path[-1]}`", rule="unknown-key")
         outer = path[:-1]
         level = "one level up" if outer else "to the top level"
-        self._record("restructured", path, outer, message or f"keys of `{path[-1]}` moved {level}")
+        self._record("restructured", path, outer, f"keys of `{path[-1]}` moved {level}")
         for key in list(value):
             self._is_taken((*path, key), (*outer, key))
         parent = self.get(outer)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 from phi_runtime.config.dialects.draft import MISSING, NOTHING_LEFT, Draft
 from phi_runtime.config.dialects.key_table import fix_values
 from phi_runtime.config.dialects.keys import BUILDER_KEYS, BUILDER_LISTS, BUILDER_NAMES, PASSES, translate_keys
 from phi_runtime.config.dialects.pass_names import CLASSIC_EXPORT, EMBEDDING_SURGERY, EXTRACT_OPTIONS, SURGERIES
+from phi_runtime.config.dialects.pass_types import pass_kinds
 from phi_runtime.config.dialects.quantizers import translate_quantizers
 from phi_runtime.config.pass_graph import INPUT_ADAPTER
 from phi_runtime.config.reading.source import KeyPath
@@ -46,8 +46,8 @@ def translate_builder(draft: Draft, at: KeyPath) -> None:
     fix_values(draft, at, ExportPass)
     if draft.get((*at, "int4_accuracy_level")) == 0:
         draft.drop((*at, "int4_accuracy_level"), "0 leaves the choice to the builder")
-    operators = draft.get((*at, "int4_op_types_to_quantize"))
-    if isinstance(operators, list) and any(name != "Gemm" for name in operators):
+    operators = draft.items((*at, "int4_op_types_to_quantize"))
+    if any(name != "Gemm" for name in operators):
         for i in reversed([i for i, name in enumerate(operators) if name == "Gemm"]):
             draft.drop((*at, "int4_op_types_to_quantize", i), "the builder makes no such operator")
     for key in draft.keys(extra):
@@ -76,8 +76,8 @@ def _classic_export(draft: Draft) -> None:
 
     Extracted adapters become its `adapters`; otherwise the adapter is merged into the model.
     """
-    kinds = {name: draft.get((*PASSES, name, "type")) for name in draft.keys(PASSES)}
-    steps = [n for n, kind in kinds.items() if isinstance(kind, str) and kind in CLASSIC_EXPORT]
+    kinds = pass_kinds(draft)
+    steps = [n for n, kind in kinds.items() if kind in CLASSIC_EXPORT]
     builders = [n for n in kinds if kinds[n] == "ModelBuilder"]
     metadata = [n for n in builders if draft.get((*PASSES, n, "metadata_only")) is True]
     complete = [n for n in builders if n not in metadata]
@@ -89,7 +89,7 @@ def _classic_export(draft: Draft) -> None:
     small_embedding = [n for n in steps if _surgeries(draft, (*PASSES, n))]
     builder = next(iter([*complete, *metadata, *steps]))
     at = (*PASSES, builder)
-    replaced = " → ".join(str(kinds[n]) for n in kinds if n in steps or n in metadata or n == builder)
+    replaced = " → ".join(kinds[n] for n in kinds if n in steps or n in metadata or n == builder)
     where = f"with separate adapters {', '.join(adapters)}" if adapters else "with the adapter merged"
     message = f"{replaced} replaced by one ModelBuilder pass, {where}"
     precision, cause = _classic_precision(draft, steps, kinds)
@@ -132,8 +132,7 @@ def _surgeries(draft: Draft, at: KeyPath) -> bool:
     Returns:
         True if one of them stores the embedding in 8 bits.
     """
-    surgeries = draft.get((*at, "surgeries"))
-    places = [(*at, "surgeries", i) for i in range(len(surgeries))] if isinstance(surgeries, list) else []
+    places = [(*at, "surgeries", i) for i in range(len(draft.items((*at, "surgeries"))))]
     names = {place: draft.get((*place, "surgeon")) for place in places}
     known = {name.casefold() for name in SURGERIES}
     for place, name in reversed(names.items()):
@@ -145,7 +144,7 @@ def _surgeries(draft: Draft, at: KeyPath) -> bool:
     return any(str(name).casefold() == EMBEDDING_SURGERY.casefold() for name in names.values())
 
 
-def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
+def _extracted(draft: Draft, kinds: dict[str, str]) -> list[str]:
     """Return the passes whose adapters an ExtractAdapters pass extracts; refuse its options that are not supported.
 
     Empty without such a pass, or if the adapter before it is merged or not a LoRA.
@@ -158,7 +157,7 @@ def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
     for key in draft.keys(at):
         if key not in ("type", *EXTRACT_OPTIONS):
             draft.refuse((*at, key), f"unknown key `{key}`", nearest(key, list(EXTRACT_OPTIONS)), rule="unknown-key")
-    adapters = [n for n in names[: names.index(extract)] if _adds_low_rank(kinds[n])]
+    adapters = [n for n in names[: names.index(extract)] if getattr(pass_type(kinds[n]), "adds_low_rank", False)]
     if has_input_adapter(draft):
         adapters.insert(0, INPUT_ADAPTER)
     if not adapters or "MergeAdapterWeights" in kinds.values():
@@ -174,7 +173,7 @@ def _extracted(draft: Draft, kinds: dict[str, Any]) -> list[str]:
     return adapters
 
 
-def _classic_precision(draft: Draft, steps: list[str], kinds: dict[str, Any]) -> tuple[str, KeyPath]:
+def _classic_precision(draft: Draft, steps: list[str], kinds: dict[str, str]) -> tuple[str, KeyPath]:
     """Return the precision of the graph that `steps` make, and the place of the key or pass that sets it."""
     for name in steps:
         for key, value in (("float16", True), ("torch_dtype", "float16")):
@@ -187,7 +186,7 @@ def _classic_precision(draft: Draft, steps: list[str], kinds: dict[str, Any]) ->
 
 def _merge_before_export(draft: Draft) -> None:
     """Insert a merge before a ModelBuilder that follows an adapter, unless it keeps the adapter separate."""
-    kinds = {name: draft.get((*PASSES, name, "type")) for name in draft.keys(PASSES)}
+    kinds = pass_kinds(draft)
     if "MergeAdapterWeights" in kinds.values():
         return
     names = list(kinds)
@@ -195,7 +194,8 @@ def _merge_before_export(draft: Draft) -> None:
         kinds[INPUT_ADAPTER] = "LoRA"  # of whatever type it is, it can be merged or a check says why not
     for previous, name in pairwise(n for n in (INPUT_ADAPTER, *names) if n in kinds):
         separate = draft.has((*PASSES, name, "adapters"))
-        if _merges(kinds[previous]) and kinds[name] == "ModelBuilder" and not separate:
+        merges = getattr(pass_type(kinds[previous]), "merges", False)
+        if merges and kinds[name] == "ModelBuilder" and not separate:
             unused = next(n for n in ("merge", "merge_adapter_weights", "merge_adapter") if n not in kinds)
             draft.set_default((*PASSES, unused), {"type": "MergeAdapterWeights"}, "an adapter is merged before the export",
                               cause=(*PASSES, name), changes_result=True)  # fmt: skip
@@ -207,15 +207,3 @@ def _merge_before_export(draft: Draft) -> None:
 def has_input_adapter(draft: Draft) -> bool:
     """Return True if the input model has an adapter, which is a pass before those of the config."""
     return isinstance(draft.get(("input_model", "adapter_path")), str)
-
-
-def _merges(kind: object) -> bool:
-    """Return True for the type of a pass whose adapter can be merged into its base."""
-    cls = pass_type(kind)
-    return cls is not None and cls.merges
-
-
-def _adds_low_rank(kind: object) -> bool:
-    """Return True for the type of a pass whose adapter can be an input of an ONNX graph."""
-    cls = pass_type(kind)
-    return cls is not None and cls.adds_low_rank

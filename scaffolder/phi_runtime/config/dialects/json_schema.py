@@ -30,11 +30,6 @@ from phi_runtime.config.schema.registry import pass_types
 
 Name = Literal["workflow", "evaluation", "sweep"]
 MODELS: dict[Name, type[BaseModel]] = {"workflow": Workflow, "evaluation": Evaluation, "sweep": Sweep}
-FILES: dict[Name, str] = {
-    "workflow": "olive-config.schema.json",
-    "evaluation": "evaluation.schema.json",
-    "sweep": "sweep.schema.json",
-}
 
 
 def _translated_parts() -> list[type[Strict]]:
@@ -58,7 +53,6 @@ def schema_of(name: Name) -> Schema:
         _add_older_keys(part, definitions[part], table)
     if name == "workflow":
         add_older_forms(definitions)
-    _nulls(definitions)
     _values(definitions)
     if "Sweep" in definitions:
         space = definitions["Sweep"]["properties"]["search_space"]
@@ -165,35 +159,24 @@ def _any_case_member(definitions: Schema, name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}.cased"}
 
 
-def _nulls(definitions: Schema) -> None:
-    """Accept null, which means the default, wherever Olive does."""
-    for model in _translated_parts():
-        properties = definitions.get(model.__name__, {}).get("properties", {})
-        for key, field in model.model_fields.items():
-            if key in properties and not takes_null(field):
-                either(properties, key, {"type": "null"}, "Older form: remove the key.")
-
-
 def _values(definitions: Schema) -> None:
-    """Accept flags as 0 and 1, and named values in any case, as `fix_values` does; and notes of the author."""
+    """Accept null for the default, flags as 0 and 1, named values in any case, and notes of the author, as `translate_keys`."""
     for model in _translated_parts():
         part = definitions.get(model.__name__, {})
         if part:
             part["patternProperties"] = {NOTE: {}}
+        properties = part.get("properties", {})
         for key, field in model.model_fields.items():
-            if key not in part.get("properties", {}):
+            if key not in properties:
                 continue
+            if not takes_null(field):
+                either(properties, key, {"type": "null"}, "Older form: remove the key.")
             if is_flag(field):
-                either(
-                    part["properties"],
-                    key,
-                    {"type": "integer", "minimum": 0, "maximum": 1},
-                    "Older form: use true or false.",
-                )
+                form: Schema = {"type": "integer", "minimum": 0, "maximum": 1}
+                either(properties, key, form, "Older form: use true or false.")
             elif (names := named_values(field)) and key != "type":
-                pattern = "|".join(any_case(name)["pattern"] for name in names)
-                form = {"type": "string", "pattern": pattern}
-                either(part["properties"], key, form, "Older form: use lower case.")
+                form = {"type": "string", "pattern": "|".join(any_case(name)["pattern"] for name in names)}
+                either(properties, key, form, "Older form: use lower case.")
 
 
 def _search(properties: Schema) -> None:

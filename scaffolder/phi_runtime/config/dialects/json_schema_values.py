@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
+
 _BNB = "of bitsandbytes, which needs CUDA"
 _8BIT = f"with states in 8 bits, {_BNB}"
 _PAGED = f"whose states move to the memory of the CPU if the GPU is full, {_BNB}"
 _RARELY = "needs its own package"
+_PROVIDERS = {
+    "CPUExecutionProvider": "ONNX Runtime on any processor",
+    "CUDAExecutionProvider": "NVIDIA GPUs",
+    "DmlExecutionProvider": "DirectML, GPUs on Windows",
+    "WebGpuExecutionProvider": "GPUs through WebGPU",
+}
 
 VALUES: dict[str, dict[str | int, str]] = {
     "device": {"cpu": "The processor.", "gpu": "The graphics processor."},
     "execution_providers": {
-        "CPUExecutionProvider": "ONNX Runtime on any processor: fp32, int8, int4.",
-        "CUDAExecutionProvider": "NVIDIA GPUs: all precisions.",
-        "DmlExecutionProvider": "DirectML, GPUs on Windows: fp16, int4.",
-        "WebGpuExecutionProvider": "GPUs through WebGPU: int8, int4.",
+        provider: f"{_PROVIDERS[provider]}: {', '.join(precisions)}."
+        for provider, precisions in SUPPORTED_PRECISIONS.items()
     },
     "precision": {
         "fp32": "32 bits: the precision of the original, four times the size of int8.",

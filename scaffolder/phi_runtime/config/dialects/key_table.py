@@ -14,6 +14,8 @@ from phi_runtime.config.dialects.draft import EMPTY, OFF, Draft
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import Strict
 
+_TOKENS = ("token", "use_auth_token", "hf_token")  # true means the one of the environment
+
 
 @dataclass(frozen=True)
 class KeyTable:
@@ -32,14 +34,17 @@ class KeyTable:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def apply(self, draft: Draft, at: KeyPath) -> None:
-        """Unnest, rename, ignore and refuse the keys of the object at `at`, if there is one."""
+        """Unnest, rename, ignore and refuse the keys of the object at `at`, if there is one; refuse access tokens in it."""
         if not isinstance(draft.get(at), dict):
             return
         if self.nested:
             draft.unnest((*at, self.nested))
         for key in draft.keys(at):
             path = (*at, key)
-            if key in self.renamed:
+            if key in _TOKENS and isinstance(draft.get(path), str):
+                message = "never write a token into a config; put it into .env as `HF_TOKEN` and revoke this one"
+                draft.refuse(path, message, rule="secret")
+            elif key in self.renamed:
                 draft.rename(path, self.renamed[key])
             elif key in self.ignored:
                 draft.drop(path, self.ignored[key])

@@ -6,8 +6,9 @@ import copy
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from phi_runtime.config.diagnostics import dotted, raise_if_any
 from phi_runtime.config.dialects.draft import Draft, Translation
@@ -109,7 +110,8 @@ def _migrate(source: Source, target: Path, *, write: bool) -> Migration:
         raise Conflict(f"{sweep} is in the way of the search in {path.name}", fix=f"move {SWEEP} away")
     source_written = _read_back(target, files[target], value)
     draft = parsed.draft
-    ordered = sorted(draft.translations, key=lambda t: _line_and_column(draft, t))
+    by_place = attrgetter("line", "column")
+    ordered = sorted(draft.translations, key=lambda t: by_place(draft.source.locate(draft.origin(t))))
     changes = [_change(draft, t, source_written) for t in ordered]
     backup = None
     if write:
@@ -132,7 +134,7 @@ def canonical_files(draft: Draft, target: Path) -> dict[Path, str]:
 def canonical_text(draft: Draft, target: Path) -> str:
     """Return the text of the translated config for `target`, in JSON or YAML by its suffix, with the source's comments."""
     value = _canonical(draft)
-    return render(value, _comments(draft, value), _form(target))
+    return render(value, _comments(draft, value), "yaml" if is_yaml(target) else "json")
 
 
 def _canonical(draft: Draft) -> dict[str, Any]:
@@ -147,10 +149,6 @@ def _canonical(draft: Draft) -> dict[str, Any]:
             holder = holder[key]
         (holder if isinstance(holder, dict) else value)[str(path[-1])] = note
     return value
-
-
-def _form(path: Path) -> Literal["json", "yaml"]:
-    return "yaml" if is_yaml(path) else "json"
 
 
 def _ordered(value: dict[str, Any]) -> dict[str, Any]:
@@ -218,11 +216,6 @@ def _change(draft: Draft, translation: Translation, new_source: Source) -> Chang
         dotted(new) if new is not None else None,
         location,
     )
-
-
-def _line_and_column(draft: Draft, translation: Translation) -> tuple[int, int]:
-    location = draft.source.locate(draft.origin(translation))
-    return location.line, location.column
 
 
 def _location(key: str | None, where: Location | None) -> dict[str, Any] | None:

@@ -89,8 +89,7 @@ def _model(draft: Draft) -> Iterator[_Evidence]:
 
 def _inputs(draft: Draft) -> Iterator[_Evidence]:
     for part in _around(draft, _MODEL, "config"):
-        names = draft.get((*part, "io_config", "input_names"))
-        for i, name in enumerate(names if isinstance(names, list) else []):
+        for i, name in enumerate(draft.items((*part, "io_config", "input_names"))):
             if isinstance(name, str) and name in OTHER_INPUTS:
                 message = f"the input `{name}`: this config is for {OTHER_INPUTS[name]}, not for text generation"
                 yield _Evidence((*part, "io_config", "input_names", i), message, _NO_TEXT)
@@ -150,8 +149,7 @@ def _targets(draft: Draft) -> Iterator[_Evidence]:
     for at in _systems_in_use(draft):
         for part in _around(draft, at, "config"):
             yield from _providers(draft, (*part, "execution_providers"))
-            accelerators = draft.get((*part, "accelerators"))
-            for i in range(len(accelerators)) if isinstance(accelerators, list) else ():
+            for i in range(len(draft.items((*part, "accelerators")))):
                 item: KeyPath = (*part, "accelerators", i)
                 yield from _providers(draft, (*item, "execution_providers"))
                 yield from _named(draft, (*item, "device"), DEVICES)
@@ -176,7 +174,7 @@ def _providers(draft: Draft, at: KeyPath) -> Iterator[_Evidence]:
     """Yield the first provider of a list that has none of this domain; a provider may be a pair with its library."""
     value = draft.get(at)
     listed: list[tuple[KeyPath, Any]] = [(at, value)] if isinstance(value, str) else []
-    for i, item in enumerate(value if isinstance(value, list) else []):
+    for i, item in enumerate(draft.items(at)):
         pair = isinstance(item, list) and item
         listed.append(((*at, i, 0) if pair else (*at, i), item[0] if pair else item))
     found = [list(_named(draft, path, PROVIDERS)) for path, _ in listed]

@@ -10,6 +10,7 @@ from phi_runtime.config.dialects.export import translate_builder, translate_expo
 from phi_runtime.config.dialects.key_table import fix_case
 from phi_runtime.config.dialects.keys import PASSES, translate_keys
 from phi_runtime.config.dialects.pass_names import CLASSIC_EXPORT, PASS_NAMES, PASS_SETTINGS, SKIPPED_PASSES
+from phi_runtime.config.dialects.pass_types import training_passes
 from phi_runtime.config.dialects.quantizers import QUANTIZER_PASSES
 from phi_runtime.config.dialects.training_keys import OFTEN_IN_THE_PASS, OPTIMIZERS, OPTIMIZERS_REFUSED, TRAINING_NAMES
 from phi_runtime.config.reading.source import KeyPath
@@ -90,12 +91,6 @@ def _pass_type(draft: Draft, at: KeyPath) -> str:
     except ConfigError as e:
         raise ConfigError(e.what, where=draft.source.locate(draft.source_path(at)), fix=e.fix) from e
     return kind
-
-
-def training_passes(draft: Draft) -> list[str]:
-    """Return the names of the passes that train."""
-    kinds = {name: pass_type(draft.get((*PASSES, name, "type"))) for name in draft.keys(PASSES)}
-    return [name for name, kind in kinds.items() if kind and issubclass(kind, FinetunePass)]
 
 
 def _flows(draft: Draft) -> None:
@@ -260,11 +255,9 @@ def rename_data(draft: Draft, name: str, new: str, message: str) -> None:
 
 
 def _only_data(draft: Draft, at: KeyPath) -> None:
-    configs = draft.get(("data_configs",))
-    if draft.has(at) or not isinstance(configs, list) or len(configs) != 1 or not isinstance(configs[0], dict):
-        return
-    if isinstance(name := configs[0].get("name"), str):
-        draft.set_default(at, name, "the only data config")
+    names = [draft.get(("data_configs", i, "name")) for i in range(len(draft.items(("data_configs",))))]
+    if not draft.has(at) and len(names) == 1 and isinstance(names[0], str):
+        draft.set_default(at, names[0], "the only data config")
 
 
 def _training_config(draft: Draft) -> None:
@@ -288,8 +281,7 @@ def _training_config(draft: Draft) -> None:
 
 def translate_dataset_types(draft: Draft) -> None:
     """Translate `dataset_type` (up to 0.6.2), which defines the tokens of the loss."""
-    configs = draft.get(("data_configs",))
-    for i, config in enumerate(configs if isinstance(configs, list) else []):
+    for i, config in enumerate(draft.items(("data_configs",))):
         at = ("data_configs", i, "pre_process_data_config")
         kind, ignored = (*at, "dataset_type"), (*at, "ignore_source_in_labels")
         if draft.get(kind) not in ("corpus", "pair"):

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from phi_runtime.config.dialects.draft import MISSING, Draft
 from phi_runtime.config.dialects.keys import PASSES
+from phi_runtime.config.dialects.pass_types import pass_kinds, training_passes
 from phi_runtime.config.reading.source import KeyPath
-from phi_runtime.config.schema import FinetunePass
-from phi_runtime.config.schema.registry import pass_type
 
 
 class Quantizer(NamedTuple):
@@ -86,13 +85,12 @@ def translate_quantizers(draft: Draft) -> None:
 
     Without a ModelBuilder they remain: validation reports them, by the table of `olive_names`.
     """
-    types = {name: draft.get((*PASSES, name, "type")) for name in draft.keys(PASSES)}
-    kinds = {name: kind for name, kind in types.items() if isinstance(kind, str)}
+    kinds = pass_kinds(draft)
     builder = next((name for name, kind in kinds.items() if kind == "ModelBuilder"), None)
     if builder is None:
         return
     order = list(kinds)
-    last_training = max((order.index(name) for name, kind in kinds.items() if _trains(kind)), default=-1)
+    last_training = max(map(order.index, training_passes(draft)), default=-1)
     options = _Options(draft, builder, is_trained=last_training >= 0)
     for name in [name for name, kind in kinds.items() if kind in QUANTIZER_PASSES]:
         at = (*PASSES, name)
@@ -259,8 +257,3 @@ class _Options:
             self.draft.set_default(path, value, reason, cause=cause)
         elif self.draft.get(path) != value:
             self.draft.replace(path, value, f"`{path[-1]}` is now `{value}`: {reason}")
-
-
-def _trains(kind: str) -> bool:
-    cls = pass_type(kind)
-    return cls is not None and issubclass(cls, FinetunePass)

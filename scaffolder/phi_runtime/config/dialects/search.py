@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from phi_runtime.config.dialects.draft import Draft
 from phi_runtime.config.dialects.keys import PASSES, translate_keys
-from phi_runtime.config.dialects.passes import training_passes
+from phi_runtime.config.dialects.pass_types import training_passes
 from phi_runtime.config.dialects.training_keys import TRAINING_NAMES
 from phi_runtime.config.reading.source import KeyPath, Source
 from phi_runtime.config.schema import SearchStrategy, TrainingArgs
@@ -73,4 +73,4 @@ def _sweep(draft: Draft, at: KeyPath) -> None:
         if isinstance(draft.get(path), list):
             draft.replace(path, {"type": "choice", "values": draft.get(path)}, f"`{key}` is now a choice")
         if key in _SHORT_KEYS:
-            draft.rename(path, _SHORT_KEYS[key], f"`{key}` renamed to `{_SHORT_KEYS[key]}`")
+            draft.rename(path, _SHORT_KEYS[key])

@@ -6,7 +6,6 @@ import typing
 from typing import Any
 
 from phi_runtime.config.diagnostics import dotted
-from phi_runtime.config.dialects.credentials import refuse_tokens
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, Draft
 from phi_runtime.config.dialects.key_table import fix_case
 from phi_runtime.config.dialects.keys import OTHER_ENVIRONMENTS, translate_keys
@@ -78,7 +77,6 @@ def _system(draft: Draft, at: KeyPath, everywhere: KeyPath) -> None:
     if not isinstance(draft.get(at), dict):
         return
     draft.unnest((*at, "config"))
-    refuse_tokens(draft, at)
     fix_case(draft, (*at, "type"), ("LocalSystem", "AzureML", *OTHER_ENVIRONMENTS))
     if isinstance(kind := draft.get((*at, "type")), str) and kind in OTHER_ENVIRONMENTS:
         message = f"`{kind}` is now `LocalSystem`: all passes run in the environment of the project"

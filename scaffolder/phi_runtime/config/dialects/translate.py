@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 
-from phi_runtime.config.dialects.credentials import refuse_tokens
 from phi_runtime.config.dialects.data import list_data_configs, translate_data
 from phi_runtime.config.dialects.draft import EMPTY, MISSING, Draft
 from phi_runtime.config.dialects.key_table import fix_case
@@ -82,7 +81,6 @@ def _input_model(draft: Draft) -> bool:
         new = (*arguments, "trust_remote_code")
         draft.move((*at, "trust_remote_code"), new, "`trust_remote_code` moved to `load_kwargs`")
     draft.unnest((*arguments, "extra_args"))
-    refuse_tokens(draft, arguments)
     window = (*arguments, "sliding_window")
     if draft.get(window) is None:
         draft.drop(window, "the attention window is read from the model", changes_result=True)

@@ -26,17 +26,14 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[list[str], Field(min_length=1)]
 
 
-def _shape_of_names(value: object) -> str:
-    if value is None:
-        return "nullable"
-    return "a list" if isinstance(value, list | tuple) else "constrained-str"
+def list_or_one(value: object) -> str:
+    """Return the tag of a list, or of a single value."""
+    return "a list" if isinstance(value, list | tuple) else "one"
 
 
 NamesOrPattern = Annotated[
-    Annotated[str, Tag("constrained-str"), Field(min_length=1)]
-    | Annotated[Names, Tag("a list")]
-    | Annotated[None, Tag("nullable")],
-    Discriminator(_shape_of_names),
+    Annotated[str, Tag("one"), Field(min_length=1)] | Annotated[Names, Tag("a list")] | Annotated[None, Tag("nothing")],
+    Discriminator(lambda value: "nothing" if value is None else list_or_one(value)),
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from phi_runtime.config.file_formats import Format, SampleBy
-from phi_runtime.config.schema.common import Count, Names, Strict, Whole, no_effect
+from phi_runtime.config.schema.common import Count, Names, Strict, Whole, list_or_one, no_effect
 from phi_runtime.config.schema.systems import AzureMLClient
 
 SPLIT = r"^\w+(\[(-?\d+%?)?:(-?\d+%?)?\])?$"
@@ -30,14 +30,10 @@ class Datastore(Strict):
         return self.datastore_url or f"azureml://datastores/{self.datastore_name}/paths/{self.relative_path}"
 
 
-def _list_or_one(value: Any) -> str:
-    return "a list" if isinstance(value, list | tuple) else "one file"
-
-
 FileOrFiles = Annotated[
-    Annotated[str, Tag("one file"), Field(min_length=1)]
+    Annotated[str, Tag("one"), Field(min_length=1)]
     | Annotated[list[Annotated[str, Field(min_length=1)]], Tag("a list"), Field(min_length=1)],
-    Discriminator(_list_or_one),
+    Discriminator(list_or_one),
 ]
 
 
@@ -46,7 +42,7 @@ def _files_shape(value: Any) -> str:
         return "nothing"
     if isinstance(value, Datastore) or (isinstance(value, dict) and value.get("type") == "azureml_datastore"):
         return "a datastore"
-    return "files by split" if isinstance(value, dict) else _list_or_one(value)
+    return "files by split" if isinstance(value, dict) else list_or_one(value)
 
 
 def _known_encoding(name: str) -> str:
@@ -117,7 +113,7 @@ class LoadDataset(Strict):
         "Olive needs it for a file that is an object.",
     )
     data_files: Annotated[
-        Annotated[str, Tag("one file"), Field(min_length=1)]
+        Annotated[str, Tag("one"), Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Tag("a list"), Field(min_length=1)]
         | Annotated[Datastore, Tag("a datastore")]
         | Annotated[dict[str, FileOrFiles], Tag("files by split"), Field(min_length=1)]

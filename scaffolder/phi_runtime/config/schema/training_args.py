@@ -4,18 +4,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from phi_runtime.config.schema.common import Count, Names, Strict, Whole, no_effect
+from phi_runtime.config.schema.common import Count, Names, Strict, Whole, list_or_one, no_effect
 from phi_runtime.config.schema.training_basics import TrainingBasics
 
 Tracker = Literal["none", "all", "tensorboard", "mlflow", "trackio", "wandb"]
 
 
-def _trackers_shape(value: Any) -> str:
-    return "a list" if isinstance(value, list | tuple) else "literal[tracker]"
-
-
 def _fsdp_shape(value: Any) -> str:
-    return "nullable" if value is None else "constrained-str" if isinstance(value, str) else "bool"
+    return "nothing" if value is None else "flags" if isinstance(value, str) else "switch"
 
 
 class FsdpConfig(Strict):
@@ -95,8 +91,8 @@ class TrainingArgs(TrainingBasics):
     """Fields that training/ converts, instead of passing them to the Trainer."""
 
     report_to: Annotated[
-        Annotated[Tracker, Tag("literal[tracker]")] | Annotated[list[Tracker], Tag("a list")],
-        Discriminator(_trackers_shape),
+        Annotated[Tracker, Tag("one")] | Annotated[list[Tracker], Tag("a list")],
+        Discriminator(list_or_one),
     ] = Field(
         "none",
         description="Experiment trackers, one or a list; all: every installed one. Default none. metrics.jsonl of the run is "
@@ -214,9 +210,9 @@ class TrainingArgs(TrainingBasics):
         "transformers decides.",
     )
     fsdp: Annotated[
-        Annotated[str, Tag("constrained-str"), Field(pattern=r"^(full_shard|shard_grad_op|offload|auto_wrap| )+$")]
-        | Annotated[bool, Tag("bool")]
-        | Annotated[None, Tag("nullable")],
+        Annotated[str, Tag("flags"), Field(pattern=r"^(full_shard|shard_grad_op|offload|auto_wrap| )+$")]
+        | Annotated[bool, Tag("switch")]
+        | Annotated[None, Tag("nothing")],
         Discriminator(_fsdp_shape),
     ] = Field(
         None,
