@@ -44,7 +44,7 @@ from phi_runtime.export.gate import compare
 from phi_runtime.export.gate_comparison import Comparison
 from phi_runtime.export.gate_rows import Row, full_row
 from phi_runtime.export.gate_text import TEXT
-from phi_runtime.inference.onnx import open_model
+from phi_runtime.inference.onnx_folder import open_model
 from phi_runtime.models.load import load_tokenizer, quiet_libraries
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.workers.process import Worker, python

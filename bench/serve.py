@@ -136,7 +136,7 @@ class Plain:
     """ONNX Runtime GenAI as in its examples, with the number of threads that we use."""
 
     def __init__(self, folder: Path) -> None:
-        from phi_runtime.inference.onnx import open_model, runtime
+        from phi_runtime.inference.onnx_folder import open_model, runtime
 
         self.og = og = runtime()
         self.model = open_model(folder)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.errors import PhiError, WorkFailed
-from phi_runtime.inference.onnx import open_model
+from phi_runtime.inference.onnx_folder import open_model
 from phi_runtime.models.load import load_model, load_tokenizer
 from phi_runtime.models.modules import is_truncated, tensors
 from phi_runtime.models.peft_folder import read_peft_folder

@@ -64,12 +64,11 @@ class OnnxLM(TemplateLM):
         return totals
 
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
-        results = []
+        pairs = []
         for _texts, context, continuation in requests:
             excess = max(len(context) + len(continuation) - self.generator.context_length, 0)  # cut off at the left
-            loss, greedy = self.generator.completion_score(context[excess:], continuation)
-            results.append((-loss, greedy))
-        return results
+            pairs.append((context[excess:], continuation))
+        return self.generator.completion_scores(pairs)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         tasks = []

@@ -9,7 +9,7 @@ Shapes: P compared positions of a row, T tokens of a row, V vocabulary.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +25,9 @@ from phi_runtime.export.gate_comparison import Comparison, Predictions, Read, co
 from phi_runtime.export.gate_limits import GateLimits, Violation, better_setting
 from phi_runtime.export.gate_rows import ROW_TOKENS, Row, first_rows, sample_rows, validation_rows
 from phi_runtime.export.gate_tokens import check_tokens, sample_prompts, warn_of_other_apps
-from phi_runtime.inference.onnx import open_model, provider_available, runtime
-from phi_runtime.inference.stored_tokenizer import open_tokenizer
-from phi_runtime.models.onnx_adapters import adapter_file
+from phi_runtime.inference.generator import PromptTask
+from phi_runtime.inference.onnx import OnnxGenerator
+from phi_runtime.inference.onnx_folder import provider_available
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,20 +65,20 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
     rows, kind = _rows(context, dataset)
     context.info(f"testing the adapter `{adapter}`" if adapter else "testing the model")
     try:
-        model = open_model(context.out)
+        generator = OnnxGenerator(context.out, adapter=adapter)
         if adapter is None:
-            warn_of_other_apps(context, runtime(), model, compared)
-        predictions, sample, read = _onnx_predictions(model, context.out, rows, _comparable(context, rows), adapter)
-        del model
-    except PhiError:
-        raise
+            warn_of_other_apps(context, generator.og, generator.model, compared)
+        predictions, sample, read = _onnx_predictions(generator, rows, _comparable(context, rows))
+        del generator
     except Exception as e:
+        if isinstance(e, PhiError) and not isinstance(e, WorkFailed):
+            raise
         raise WorkFailed(f"the ONNX model was built but does not run: {e}", fix=_advice(context)) from e
     gc.collect()
     if context.config.gate is None:
         return {"checked": True, "sample": sample}
     context.info("comparing it with its source model")
-    comparison = _compare(context, rows, predictions, kind, read, adapter)
+    comparison = _compare(source, rows, predictions, kind, read, _device(context))
     context.emit(Event("metric", context.name, comparison.figures))
     limits = GateLimits.from_pass(context.config)
     violation = limits.violation(comparison)
@@ -108,9 +108,9 @@ def _advice(context: PassContext) -> str:
 
 def compare(source: ModelRef, folder: Path, rows: Sequence[Row], kind: str, device: str = "cpu") -> Comparison:
     """Compare the ONNX model in `folder` with `source`, which runs on the torch `device`, on `rows`."""
-    predictions, _, read = _onnx_predictions(open_model(folder), folder, rows, len(rows))
+    predictions, _, read = _onnx_predictions(OnnxGenerator(folder), rows, len(rows))
     gc.collect()
-    return _compare_with_source(source, rows, predictions, kind, read, device)
+    return _compare(source, rows, predictions, kind, read, device)
 
 
 # -- the rows --------------------------------------------------------------------------------------------------------------
@@ -146,92 +146,55 @@ def _comparable(context: PassContext, rows: Sequence[Row]) -> int:
 # -- the two models --------------------------------------------------------------------------------------------------------
 
 
-def _onnx_predictions(
-    model: Any, folder: Path, rows: Sequence[Row], count: int, adapter: str | None = None
-) -> tuple[list[Predictions], str, Read]:
-    """Run the ONNX `model` of `folder`, with `adapter` active.
+def _onnx_predictions(generator: OnnxGenerator, rows: Sequence[Row], count: int) -> tuple[list[Predictions], str, Read]:
+    """Run an ONNX model.
 
     Returns:
         Predictions for the first `count` rows, a sample that continues the prompt of the first row, and how the rows were read.
     """
-    og = runtime()
-    adapters = None
-    if adapter:
-        adapters = og.Adapters(model)
-        adapters.load(str(adapter_file(folder, adapter)), adapter)
-
-    def new_generator(max_length: int) -> Any:
-        parameters = og.GeneratorParams(model)  # the key-value cache is allocated for the whole max_length at once
-        parameters.set_search_options(max_length=max_length, do_sample=False)
-        generator = og.Generator(model, parameters)
-        if adapters is not None:
-            generator.set_active_adapter(adapters, adapter)
-        return generator
-
-    sample = _generate(open_tokenizer(folder), new_generator, rows[0])
+    prompt = rows[0].ids[: max(1, rows[0].positions[0])]
+    [sample] = generator.run_prompts([PromptTask(prompt, max_new_tokens=_SAMPLE_TOKENS)], 1)
     read: Read = "whole"
     predictions = []
     for row in rows[:count]:
         if read == "whole":
-            logits = _logits(new_generator, row.ids, [len(row.ids) - 1])
+            logits = _logits(generator, row.ids, [len(row.ids) - 1])
             if len(logits) < len(row.ids) - 1:
                 read = "token by token"
             else:
                 logits = logits[row.predicting]
         if read == "token by token":
-            logits = _logits(new_generator, row.ids, row.positions)
+            logits = _logits(generator, row.ids, row.positions)
         predictions.append(Predictions.from_logits(logits, row))
-    return predictions, sample, read
+    return predictions, sample.answer, read
 
 
-def _generate(tokenizer: Any, new_generator: Callable[[int], Any], row: Row) -> str:
-    import numpy as np
-
-    prompt = row.ids[: max(1, row.positions[0])]
-    generator = new_generator(len(prompt) + _SAMPLE_TOKENS)
-    generator.append_tokens(np.asarray(prompt, dtype=np.int32))
-    ids: list[int] = []
-    while not generator.is_done() and len(ids) < _SAMPLE_TOKENS:
-        generator.generate_next_token()
-        ids.append(int(generator.get_next_tokens()[0]))
-    return str(tokenizer.decode(ids))
-
-
-def _logits(new_generator: Callable[[int], Any], ids: Sequence[int], ends: Sequence[int]) -> np.ndarray:
+def _logits(generator: OnnxGenerator, ids: Sequence[int], ends: Sequence[int]) -> np.ndarray:
     """Return the logits of `ids`, read in chunks that end before `ends`.
 
     They are (T, V); a graph with a pruned head returns one row per chunk, that of its last token.
     """
     import numpy as np
 
-    generator = new_generator(len(ids))
+    sequence = generator.create_sequence(len(ids), generator.adapter)
     chunks = []
     for start, end in pairwise([0, *ends]):
-        generator.append_tokens(np.asarray(ids[start:end], dtype=np.int32))
-        logits = np.asarray(generator.get_output("logits"), dtype=np.float32)  # (1, T, V)
+        sequence.prefill(ids[start:end])
+        logits = np.asarray(sequence.generator.get_output("logits"), dtype=np.float32)  # (1, T, V)
         chunks.append(logits.reshape(-1, logits.shape[-1]))
     return np.concatenate(chunks)
 
 
-def _compare(
-    context: PassContext,
-    rows: Sequence[Row],
-    predictions: Sequence[Predictions],
-    kind: str,
-    read: Read,
-    adapter: str | None,
-) -> Comparison:
+def _device(context: PassContext) -> str:
     from phi_runtime.hardware.device import pick_device
 
     try:
-        device = pick_device(context.workflow.host_device)
+        return pick_device(context.workflow.host_device)
     except PhiError:  # this machine lacks the host's GPU
-        device = "cpu"
-    source = context.adapters[adapter] if adapter else context.source
-    return _compare_with_source(source, rows, predictions, kind, read, device)
+        return "cpu"
 
 
-def _compare_with_source(
+def _compare(
     source: ModelRef, rows: Sequence[Row], predictions: Sequence[Predictions], kind: str, read: Read, device: str
 ) -> Comparison:
     """Compare `predictions` for the first of `rows` with those of `source`."""
@@ -279,5 +242,5 @@ def _dtype(source: ModelRef) -> str | torch.dtype:  # type: ignore[name-defined]
     from phi_runtime.hardware.machine import available_bytes
     from phi_runtime.models.shape import shape_of
 
-    shape = shape_of((source.base or source).path if source.kind == "adapter" else source.path)
+    shape = shape_of(source.full.path)
     return torch.float32 if shape and 5 * shape.parameters < available_bytes() else "auto"

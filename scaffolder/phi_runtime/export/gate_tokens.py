@@ -11,7 +11,7 @@ from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.data.dataset import Dataset
 from phi_runtime.data.tokenize import prompt_ids
-from phi_runtime.inference.onnx import short_error
+from phi_runtime.inference.onnx_folder import short_error
 from phi_runtime.inference.stored_tokenizer import open_tokenizer
 from phi_runtime.models.load import load_tokenizer
 from phi_runtime.models.reference import ModelRef

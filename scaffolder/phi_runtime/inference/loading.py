@@ -41,6 +41,6 @@ def uses_gpu(ref: ModelRef, device: str) -> bool:
     """Return True if the model of `ref` runs on a GPU: one that is not ONNX on the torch `device`, an ONNX model by its files."""
     if ref.kind != "onnx":
         return device != "cpu"
-    from phi_runtime.inference.onnx import runtime_providers
+    from phi_runtime.inference.onnx_folder import runtime_providers
 
     return bool(runtime_providers(read_json(ref.path / "genai_config.json")))

@@ -1,15 +1,26 @@
-"""The generation loop of one answer, token by token, for all kinds of models."""
+"""The generation loop of one answer, token by token, and what else the generators of all kinds of models have in common."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.errors import DataError
-from phi_runtime.inference.detokenizer import Detokenizer
-from phi_runtime.inference.generator import FinishReason, Piece, PromptTooLong, SamplingParams, TokenLogprob, Usage
+from phi_runtime.data.tokenize import prompt_ids
+from phi_runtime.inference.detokenizer import Detokenizer, detokenizer
+from phi_runtime.inference.generator import (
+    FinishReason,
+    GeneratorOptions,
+    Piece,
+    PromptTooLong,
+    SamplingParams,
+    Speed,
+    TokenLogprob,
+    Usage,
+)
 from phi_runtime.inference.sampler import Sampler, log_softmax
-from phi_runtime.inference.sequences import CachedSequence, prefill_chunks
+from phi_runtime.inference.sequences import CachedSequence, SequenceCache, prefill_chunks
 from phi_runtime.inference.stop_strings import StopStrings, Suffix
 
 if TYPE_CHECKING:
@@ -117,6 +128,78 @@ class StreamedAnswer:
         top = logprobs.argsort()[::-1][:top_count] if top_count else ()
         listed = tuple((self._token_text(int(other)), float(logprobs[other])) for other in top)
         return TokenLogprob(self._token_text(token), float(logprobs[token]), listed)
+
+
+class CachedGenerator:
+    """What generators have in common that keep sequences for the next turn of a conversation.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        options: Options of the model.
+        create: Creates a sequence for a capacity in tokens and an adapter.
+
+    Attributes:
+        stop_ids: Tokens that end an answer.
+    """
+
+    stop_ids: set[int]
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        options: GeneratorOptions | None,
+        create: Callable[[int, str | None], CachedSequence],
+    ) -> None:
+        self.tokenizer, self.options = tokenizer, options or GeneratorOptions()
+        self._sequences = SequenceCache(self.options.conversations, create)
+
+    def count(self, text: str, adapter: str | None = None) -> int:
+        return len(self.encode(text, adapter))
+
+    def encode(self, prompt: str, adapter: str | None = None) -> list[int]:
+        """Tokenize a prompt as in training."""
+        special = self.options.adds_special_tokens(adapter)
+        return [int(token) for token in prompt_ids(self.tokenizer, prompt, special=special)]
+
+    def token_text(self, token: int) -> str:
+        return str(self.tokenizer.decode([token]))
+
+    def _stream(
+        self,
+        ids: list[int],
+        sampling: SamplingParams,
+        sequences: SequenceCache,
+        capacity: int,
+        adapter: str | None,
+    ) -> StreamedAnswer:
+        """Return the answer to the prompt `ids`, in a sequence of `sequences` for `capacity` tokens."""
+        return StreamedAnswer(
+            ids,
+            sampling,
+            self.stop_ids,
+            detokenizer(self.tokenizer),
+            self.token_text,
+            lambda: sequences.acquire(ids, capacity, adapter),
+            lambda sequence, reusable: sequences.release(sequence, reusable=reusable),
+        )
+
+    def _measured_sequence(self, tokens: int) -> CachedSequence:
+        """Return a new sequence that has `tokens` tokens before it ends."""
+        raise NotImplementedError
+
+    def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
+        """Measure one answer, in the steps of any other; see Generator.speed."""
+        text = self.encode("The weather was fine and we went for a walk. ")
+        ids = (text * (prompt_tokens // len(text) + 1))[:prompt_tokens]
+        sequence = self._measured_sequence(prompt_tokens + new_tokens)
+        start = time.perf_counter()
+        for chunk in prefill_chunks(ids):
+            sequence.prefill(chunk)
+        sequence.step()
+        first_token = time.perf_counter()
+        for _ in range(new_tokens - 1):
+            sequence.step()
+        return Speed(first_token - start, (new_tokens - 1) / (time.perf_counter() - first_token))
 
 
 def check_context_length(prompt_tokens: int, sampling: SamplingParams, context_length: int) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.data.tokenize import pad_id
-from phi_runtime.data.tokenize import prompt_ids as encode_prompt
 from phi_runtime.hardware.busy_cores import AdaptedThreads
-from phi_runtime.inference.detokenizer import detokenizer
 from phi_runtime.inference.generator import (
     Answer,
     GeneratorOptions,
@@ -17,11 +14,9 @@ from phi_runtime.inference.generator import (
     PromptResult,
     PromptTask,
     SamplingParams,
-    Speed,
     unknown_adapter,
 )
-from phi_runtime.inference.sequences import SequenceCache
-from phi_runtime.inference.streaming import StreamedAnswer, check_context_length
+from phi_runtime.inference.streaming import CachedGenerator, check_context_length
 from phi_runtime.models.load import put_adapter
 from phi_runtime.models.stored import rope_switch
 
@@ -90,7 +85,7 @@ class TorchSequence:
             self._cached = len(self.ids)
 
 
-class TransformersGenerator:
+class TransformersGenerator(CachedGenerator):
     """A base, an adapter on its base, or a merged model.
 
     Args:
@@ -106,8 +101,8 @@ class TransformersGenerator:
     def __init__(
         self, model: Any, tokenizer: Any, device: str = "cpu", options: GeneratorOptions | None = None
     ) -> None:
-        self.model, self.tokenizer, self.device = model, tokenizer, device
-        self.options = options or GeneratorOptions()
+        super().__init__(tokenizer, options, lambda _, adapter: self.create_sequence(adapter))
+        self.model, self.device = model, device
         self.pad_id = pad_id(tokenizer)
         self.rope_switch = rope_switch(model.config.to_dict())
         self.context_length = int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
@@ -118,7 +113,6 @@ class TransformersGenerator:
         self._active: str | None = None
         self._loaded: set[str] = set()
         self._threads = AdaptedThreads() if device == "cpu" else None
-        self._sequences = SequenceCache(self.options.conversations, lambda _, adapter: self.create_sequence(adapter))
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -132,26 +126,7 @@ class TransformersGenerator:
         if sampling.guide:
             raise InvalidGuide("only ONNX models can be guided", fix="use the ONNX model, or omit the guide")
         self._activate(adapter)
-        return StreamedAnswer(
-            ids,
-            sampling,
-            self.stop_ids,
-            detokenizer(self.tokenizer),
-            self.token_text,
-            lambda: self._sequences.acquire(ids, 0, adapter),
-            lambda sequence, reusable: self._sequences.release(sequence, reusable=reusable),
-        )
-
-    def count(self, text: str, adapter: str | None = None) -> int:
-        return len(self.encode(text, adapter))
-
-    def encode(self, prompt: str, adapter: str | None = None) -> list[int]:
-        """Tokenize a prompt as in training."""
-        special = self.options.adds_special_tokens(adapter)
-        return [int(token) for token in encode_prompt(self.tokenizer, prompt, special=special)]
-
-    def token_text(self, token: int) -> str:
-        return str(self.tokenizer.decode([token]))
+        return self._stream(ids, sampling, self._sequences, 0, adapter)
 
     def _activate(self, adapter: str | None) -> None:
         """Activate `adapter`, or with None the model's own, or disable all if it has none.
@@ -255,36 +230,8 @@ class TransformersGenerator:
 
         return run_batched(self, tasks, batch_size)
 
-    def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
-        import torch
-        from transformers.generation.streamers import BaseStreamer
-
-        class Clock(BaseStreamer):
-            """Records when the prompt goes in and when each token comes out."""
-
-            def __init__(self) -> None:
-                self.times: list[float] = []
-
-            def put(self, value: Any) -> None:
-                self.times.append(time.perf_counter())
-
-            def end(self) -> None:
-                pass
-
-        text = self.tokenizer("The weather was fine and we went for a walk. ", add_special_tokens=False).input_ids
-        ids = torch.tensor([(text * prompt_tokens)[:prompt_tokens]], device=self.device)  # (1, T)
-        clock = Clock()
-        self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            streamer=clock,
-            min_new_tokens=new_tokens,
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            pad_token_id=self.pad_id,
-        )
-        start, first_token, *_, last_token = clock.times
-        return Speed(first_token - start, (new_tokens - 1) / (last_token - first_token))
+    def _measured_sequence(self, tokens: int) -> TorchSequence:
+        return self.create_sequence()
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:

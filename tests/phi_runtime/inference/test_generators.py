@@ -23,9 +23,9 @@ from phi_runtime.inference.generator import (
     UnknownAdapter,
 )
 from phi_runtime.inference.loading import open_generator
-from phi_runtime.inference.onnx import OnnxGenerator
+from phi_runtime.inference.onnx import OnnxGenerator, OnnxSequence
 from phi_runtime.inference.sampler import log_softmax
-from phi_runtime.inference.transformers import TransformersGenerator
+from phi_runtime.inference.transformers import TorchSequence, TransformersGenerator
 from phi_runtime.models.reference import ModelRef
 from tests.phi_runtime.export.tiny_adapters import make_adapter
 from tests.phi_runtime.inference.conftest import build_onnx
@@ -204,7 +204,9 @@ def test_transformers_models_refuse_a_guide(torch_model: TransformersGenerator) 
         torch_model.answer(PROMPT, SamplingParams(guide=Guide("regex", "joy")))
 
 
-@pytest.mark.parametrize("fault", ["cut", "foreign", "empty", "no tokenizer"])
+@pytest.mark.parametrize(
+    "fault", ["cut", "foreign", "empty", "no tokenizer", "head_size", "num_hidden_layers", "eos_token_id", "vocab_size"]
+)
 def test_a_corrupt_folder_is_an_error_with_a_fix(tiny_onnx: Path, tmp_path: Path, fault: str) -> None:
     folder = tmp_path / "broken onnx"
     shutil.copytree(tiny_onnx, folder)
@@ -216,8 +218,12 @@ def test_a_corrupt_folder_is_an_error_with_a_fix(tiny_onnx: Path, tmp_path: Path
     elif fault == "empty":
         shutil.rmtree(folder)
         folder.mkdir()
-    else:
+    elif fault == "no tokenizer":
         (folder / "tokenizer.json").unlink()
+    else:
+        config = json.loads((folder / "genai_config.json").read_text())
+        config["model"].pop(fault, None) or config["model"]["decoder"].pop(fault)
+        (folder / "genai_config.json").write_text(json.dumps(config))
     with pytest.raises(WorkFailed) as caught:
         OnnxGenerator(folder)
     assert str(folder) in caught.value.what
@@ -437,13 +443,54 @@ def test_prompts_in_a_batch_keep_their_window_and_their_rotary_factors(
     check_tasks(model, [*tasks_of(model), *longer], batch_size)
 
 
+def test_the_choices_of_a_question_read_its_context_once(onnx: OnnxGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, other = onnx.encode(PROMPT), onnx.encode("we won the dark")
+    likeliest = onnx.encode(PROMPT + said(onnx, max_new_tokens=3))[len(context) :]
+    pairs = [(context, [7, 8, 9]), (context, likeliest), (context, [11, 12]), (other, [7, 8])]
+    alone = [onnx.completion_scores([pair])[0] for pair in pairs]
+    read, prefill = [], OnnxSequence.prefill
+
+    def count(self: OnnxSequence, ids: Any) -> None:
+        read.append(len(ids))
+        prefill(self, ids)
+
+    monkeypatch.setattr(OnnxSequence, "prefill", count)
+    assert onnx.completion_scores(pairs) == alone
+    assert read[:3] == [len(context), 2, 2]
+    assert read[3] < len(other)
+    results = onnx.run_prompts([PromptTask(prompt, [completion]) for prompt, completion in pairs], 1)
+    assert [score for score, _ in alone] == pytest.approx([sum(result.logprobs[0]) for result in results], abs=1e-4)
+    assert [greedy for _, greedy in alone] == [False, True, False, False]
+    assert onnx.completion_scores([]) == []
+
+
+def test_the_speed_is_that_of_the_steps_of_an_answer(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = OnnxSequence if isinstance(model, OnnxGenerator) else TorchSequence
+    calls: list[tuple[str, int]] = []
+    prefill, step = kind.prefill, kind.step
+
+    def counted_prefill(self: Any, ids: Any) -> None:
+        calls.append(("prefill", len(ids)))
+        prefill(self, ids)
+
+    def counted_step(self: Any, logits: Any = None) -> int:
+        calls.append(("step", len(self.ids)))
+        return step(self, logits)
+
+    monkeypatch.setattr(kind, "prefill", counted_prefill)
+    monkeypatch.setattr(kind, "step", counted_step)
+    speed = model.speed(300, 4)
+    assert calls == [("prefill", 256), ("prefill", 44), *(("step", 300 + i) for i in range(4))]
+    assert min(speed.time_to_first_token_s, speed.decode_tokens_per_s) > 0
+
+
 def test_an_onnx_model_gives_what_the_same_prompts_give_one_by_one(onnx: OnnxGenerator) -> None:
     tasks = tasks_of(onnx)
     for task, result in zip(tasks, onnx.run_prompts(tasks, 16), strict=True):
         assert onnx.run_prompts([task], 1) == [result]
         assert result.answer == said(onnx, onnx.tokenizer.decode(task.ids), max_new_tokens=12)
         first, *_, longest = result.logprobs
-        sequence = onnx._create_sequence(64, None)
+        sequence = onnx.create_sequence(64, None)
         sequence.prefill(task.ids)
         for token, value in zip(task.completions[-1], longest, strict=True):
             assert value == pytest.approx(float(log_softmax(sequence.logits())[token]), abs=1e-6)

@@ -14,7 +14,8 @@ from phi_runtime.core.errors import WorkFailed
 from phi_runtime.data.tokenize import prompt_ids
 from phi_runtime.export.gate_tokens import check_tokens, probe_texts, warn_of_other_apps
 from phi_runtime.inference.generator import GeneratorOptions, SamplingParams
-from phi_runtime.inference.onnx import OnnxGenerator, open_model, runtime
+from phi_runtime.inference.onnx import OnnxGenerator
+from phi_runtime.inference.onnx_folder import open_model, runtime
 from phi_runtime.inference.stored_tokenizer import open_tokenizer
 from phi_runtime.models.reference import ModelRef
 from tests.tokenizer_kinds import KINDS, tokenizer_of

@@ -83,7 +83,7 @@ def target_for(name: str | None, workflow: Workflow) -> Target:
 
 def why_unavailable(target: Target) -> str:
     """Return why a model for `target` cannot run on this machine; empty if it can."""
-    from phi_runtime.inference.onnx import provider_available
+    from phi_runtime.inference.onnx_folder import provider_available
 
     if target.provider == "CUDAExecutionProvider" and not has_nvidia_gpu():
         return "no NVIDIA GPU was found"
