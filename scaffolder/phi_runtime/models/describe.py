@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from phi_runtime.core.errors import ConfigError
-from phi_runtime.models.modules import unknown_module
+from phi_runtime.models.modules import adapted, last_names, unknown_module
 
 
-def linear_names(model: Any) -> dict[str, list[str]]:
-    """Return the full names of all linear modules but the output head, by their last part."""
+def linear_names(model: Any) -> list[str]:
+    """Return the full names of all linear modules but the output head."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    names: dict[str, list[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not model.get_output_embeddings():
-            names.setdefault(name.rpartition(".")[2], []).append(name)
-    return names
+    head = model.get_output_embeddings()
+    linear = torch.nn.Linear | Conv1D
+    return [name for name, module in model.named_modules() if isinstance(module, linear) and module is not head]
 
 
 def target_modules(model: Any, setting: list[str] | str | None, *, all_linear: bool) -> list[str]:
-    """Return the modules that get an adapter.
-
-    Args:
-        model: The loaded base model.
-        setting: `target_modules` of the config; a string is a regular expression for full names, as in peft.
-        all_linear: With None as setting, use all linear modules, not only those of the attention.
+    """Return the modules of the loaded base `model` that get an adapter, as `adapted` does: ends of names, or full names.
 
     Raises:
         ConfigError: the model lacks one of them; the message lists those it has.
     """
-    names = linear_names(model)
-    if isinstance(setting, str):
-        matches = sorted(full for group in names.values() for full in group if re.fullmatch(setting, full))
-        if not matches:
-            raise ConfigError(f"no linear module of the model matches `{setting}`", fix="fix target_modules")
-        return matches
-    attention = sorted(n for n, full in names.items() if any("attn" in f or "attention" in f for f in full))
-    if setting == ["all-linear"] or (setting is None and (all_linear or not attention)):
-        return sorted(names)
-    if setting is None:
-        return attention
-    refuse_unknown("target_modules", model, setting)
-    return list(setting)
+    if isinstance(setting, list) and setting != ["all-linear"]:
+        refuse_unknown("target_modules", model, setting)
+        return setting
+    chosen = adapted(linear_names(model), setting, all_linear=all_linear)
+    if isinstance(setting, str) and not chosen:
+        raise ConfigError(f"no linear module of the model matches `{setting}`", fix="fix target_modules")
+    return sorted(chosen) if isinstance(setting, str) else last_names(chosen)
 
 
 def saved_modules(model: Any, setting: list[str] | None) -> list[str] | None:
@@ -56,7 +42,7 @@ def saved_modules(model: Any, setting: list[str] | None) -> list[str] | None:
 
 def refuse_unknown(key: str, model: Any, names: list[str]) -> None:
     """Raise ConfigError for the first of `names`, the value of `key`, that is not a linear module of the model."""
-    _refuse_unknown(key, "linear module", names, [f for full in linear_names(model).values() for f in full])
+    _refuse_unknown(key, "linear module", names, linear_names(model))
 
 
 def ties_embeddings(model: Any) -> bool:

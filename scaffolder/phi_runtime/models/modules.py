@@ -19,10 +19,32 @@ class Modules:
     all: tuple[str, ...]
 
 
+def ends_with(module: str, ends: Iterable[str]) -> bool:
+    """Return True if the full name of a module ends with one of `ends`, as peft matches target_modules."""
+    return any(f".{module}".endswith(f".{end}") for end in ends)
+
+
+def adapted(linear: Iterable[str], setting: list[str] | str | None, *, all_linear: bool) -> list[str]:
+    """Return the linear modules that get an adapter.
+
+    Args:
+        linear: Full names of all linear modules.
+        setting: `target_modules` of the config; a string is a regular expression for full names, as in peft.
+        all_linear: With None as setting, use all modules, not only those of the attention and others with the same last name, to
+            which peft adds an adapter too.
+    """
+    linear = list(linear)
+    if isinstance(setting, str):
+        return [name for name in linear if re.fullmatch(setting, name)]
+    if setting is None and not all_linear:
+        setting = last_names(name for name in linear if "attn" in name or "attention" in name)
+    return [name for name in linear if ends_with(name, setting)] if setting and "all-linear" not in setting else linear
+
+
 def unknown_module(kind: str, end: str, known: Iterable[str]) -> str:
     """Return an error message if no module of `known` ends with `end`, as peft matches names; else ""."""
     known = list(known)
-    if any(name == end or name.endswith(f".{end}") for name in known):
+    if any(ends_with(name, [end]) for name in known):
         return ""
     return f"the model has no {kind} `{end}`; it has {', '.join(last_names(known))}"
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from phi_runtime.core.artifacts import read_object
-from phi_runtime.models.modules import is_embedding, tensors
+from phi_runtime.models.modules import adapted, is_embedding, tensors
 
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -56,15 +55,9 @@ class Shape:
 
     def targets(self, setting: list[str] | str | None, *, all_linear: bool) -> tuple[Linear, ...]:
         """Return the modules that get an adapter, as `describe.target_modules` does for a loaded model."""
-        if setting is not None and setting != ["all-linear"]:
-            if isinstance(setting, str):
-                named = tuple(m for m in self.linear if re.fullmatch(setting, m.name))
-            else:
-                named = tuple(m for m in self.linear if any(f".{m.name}".endswith(f".{end}") for end in setting))
-            if named:
-                return named
-        attention = tuple(m for m in self.linear if "attn" in m.name or "attention" in m.name)
-        return self.linear if all_linear or setting == ["all-linear"] or not attention else attention
+        names = [m.name for m in self.linear]
+        chosen = set(adapted(names, setting, all_linear=all_linear) or adapted(names, None, all_linear=all_linear))
+        return tuple(m for m in self.linear if m.name in chosen)
 
 
 def assembled(

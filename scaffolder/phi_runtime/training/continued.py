@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from phi_runtime.models.modules import adapted, ends_with
 from phi_runtime.models.peft_folder import PeftFolder
 
 if TYPE_CHECKING:
@@ -61,16 +61,9 @@ def _same(value: Any, stored: Any) -> bool:
 
 def _has_modules(adapter: PeftFolder, setting: Any, linear: Iterable[str]) -> bool:
     """Return True if `setting`, names or a regular expression, means the modules that `adapter` is on."""
-    if isinstance(setting, str) and setting != "all-linear":
-        chosen = {name for name in linear if re.fullmatch(setting, name)}
-    elif "all-linear" in setting:
-        chosen = set(linear)
-    else:
-        chosen = {name for name in linear if any(f".{name}".endswith(f".{end}") for end in setting)}
+    chosen = adapted(linear, setting, all_linear=False)
     # The names in the files of a model may lack the prefix that they have in the loaded model.
-    return len(chosen) == len(adapter.modules) and all(
-        any(f".{module}".endswith(f".{name}") for name in chosen) for module in adapter.modules
-    )
+    return len(chosen) == len(adapter.modules) and all(ends_with(module, chosen) for module in adapter.modules)
 
 
 def _shown(value: Any) -> str:

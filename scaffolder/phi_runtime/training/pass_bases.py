@@ -140,8 +140,8 @@ class LinearAdapter(AdapterPass):
     target_modules: NamesOrPattern = Field(
         None,
         description='Linear modules that get an adapter, by the end of their name, such as ["qkv_proj", "o_proj"], '
-        '["all-linear"], or a regular expression for full names. Default null: those of the attention. More modules fit '
-        "more and cost memory in proportion.",
+        '["all-linear"], or a regular expression for full names. Default null: those of the attention, and others of '
+        "the same name, as c_proj in GPT-2. More modules fit more and cost memory in proportion.",
     )
     modules_to_save: Names | None = Field(
         None,
@@ -189,7 +189,7 @@ class LinearAdapter(AdapterPass):
         """Return `job` with the adapter's weights on the modules `targets`, and what its gradient keeps."""
 
     def _saved_weights(self, shape: Shape) -> int:
-        ends = tuple(self.modules_to_save or ())
+        ends = tuple(self.modules_to_save or ())  # which peft matches without a dot before them (seen in 0.21.2)
         linear = sum(m.inputs * m.outputs for m in shape.linear if ends and m.name.endswith(ends))
         one = shape.vocabulary * shape.hidden
         heads = sum(one for end in ends if end.rpartition(".")[2] in ("embed_tokens", "lm_head", "wte"))

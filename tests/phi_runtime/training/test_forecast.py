@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from phi_runtime.pipeline.load import load_config, load_workflow
 from phi_runtime.training import forecast as forecasting
 from phi_runtime.training.forecast import Forecast, check_fits, disk_bytes, forecast, job_of
 from tests.conftest import Listener, MakeProject, edit_config
+from tests.phi_runtime.training.test_methods import step_of
 
 
 def foretold(project: ProjectFolder) -> Forecast:
@@ -68,6 +70,18 @@ def test_the_trained_weights_are_those_that_peft_makes(
     model = step.with_adapter(load_model(source, "auto"))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert job.adapter + job.saved == pytest.approx(trained, rel=0.25 if type_ == "LoKr" else 0)
+
+
+def test_modules_with_the_name_of_one_of_the_attention_are_counted_as_peft_adapts_them(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1}
+    base = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model("gpt2", **sizes))
+    base.save_pretrained(tmp_path)
+    shape, step = shape_of(tmp_path), step_of("LoRA")
+    assert shape
+    weights = dict(step.with_adapter(base).named_parameters())
+    assert any("mlp.c_proj.lora_A" in name for name in weights)
+    assert job_of(step, shape, 16).adapter == sum(w.numel() for w in weights.values() if w.requires_grad)
 
 
 def test_rows_are_as_long_as_may_be_until_they_were_tokenised(make_project: MakeProject) -> None:
