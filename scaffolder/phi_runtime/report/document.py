@@ -61,7 +61,7 @@ def render(page: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    style = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "document.css"))
+    style = (_FOLDER / "style.css").read_text(encoding="utf-8")
     environment = Environment(
         loader=FileSystemLoader(_FOLDER / "pages"),
         autoescape=True,
