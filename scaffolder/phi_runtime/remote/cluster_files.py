@@ -21,8 +21,8 @@ from phi_runtime.core.artifacts import write_text
 from phi_runtime.core.errors import Conflict, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.signed_text import is_edited, signed
-from phi_runtime.remote.job import Environment, Machines, RemoteJob, job_label
-from phi_runtime.remote.plan import Part, plan_job
+from phi_runtime.remote.job import Environment, Machines, RemoteJob, Step, job_label
+from phi_runtime.remote.plan import plan_job
 
 SETUP = "setup"
 
@@ -51,9 +51,9 @@ def cluster_file(
     """
     if not (project.root / SETUP / "setup.py").is_file():
         raise UsageError("the project has no setup/", fix="create one around the config: phi-scaffold new --from")
-    machines = Machines(kind, "", workflow.host_device, 1, processes)
-    part = Part("run", stages, arguments, machines, Environment())
-    job = plan_job(project, workflow, [part], upload=True)
+    machines = Machines("", workflow.host_device, 1, processes)
+    step = Step("run", arguments, stages, machines, Environment())
+    job = plan_job(project, workflow, [step], upload=True)
     if stored := [each.address for each in job.inputs if each.address]:
         raise UsageError(f"{stored[0]} can be read on Azure ML only", fix="name a local file or a model of the Hub")
     return KINDS[kind](job)

@@ -32,7 +32,6 @@ class Downloaded:
     artifacts: tuple[str, ...]
     present: tuple[str, ...]
     size_bytes: int
-    exit_code: int
 
 
 def download(engine: Engine, name: str, project: ProjectFolder, emit: Emit, only: Sequence[str] = ()) -> Downloaded:
@@ -93,7 +92,7 @@ def download(engine: Engine, name: str, project: ProjectFolder, emit: Emit, only
     shutil.rmtree(parts, ignore_errors=True)
     finished = {"state": "done", "output": project.shown(project.gen_model)}
     emit(Event("stage-finished", "download", {**finished, "wall_s": round(time.monotonic() - started, 2)}))
-    return Downloaded(tuple(loaded), tuple(present), loader.loaded_bytes, int(manifest["exit_code"]))
+    return Downloaded(tuple(loaded), tuple(present), loader.loaded_bytes)
 
 
 class _Loader:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, Protocol
 
 from phi_runtime.remote.job import RemoteJob
 
 JobState = Literal["queued", "running", "done", "failed", "canceled"]
-ENDED: tuple[JobState, ...] = ("done", "failed", "canceled")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Status:
 
     @property
     def has_ended(self) -> bool:
-        return self.state in ENDED
+        return self.state in ("done", "failed", "canceled")
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,8 @@ class Engine(Protocol):
         """Return the files that are submitted, by name. Needs no account, no network and no client."""
         ...
 
-    def submit(self, job: RemoteJob, folder: Path) -> Status:
-        """Submit the files of `render`, and return the status; a job that has this name at the service already is success.
-
-        Args:
-            folder: An empty folder for the files, which is there until the call returns.
-        """
+    def submit(self, job: RemoteJob) -> Status:
+        """Submit the files of `render`, and return the status; a job that has this name at the service already is success."""
         ...
 
     def status(self, name: str) -> Status | None:

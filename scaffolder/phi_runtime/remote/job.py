@@ -71,7 +71,6 @@ class Machines:
     """The machines of a step.
 
     Attributes:
-        system: Name of the system in the config.
         compute: Name of the compute cluster, or partition.
         device: "gpu" or "cpu".
         count: Number of machines.
@@ -80,13 +79,17 @@ class Machines:
         store: Name of the datastore for outputs.
     """
 
-    system: str
     compute: str
     device: str
     count: int = 1
     processes: int = 1
     resources: Mapping[str, Any] = field(default_factory=dict)
     store: str = ""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of `phi-scaffold run` for these processes."""
+        return ("--nproc", str(self.processes)) if self.processes > 1 else ()
 
 
 @dataclass(frozen=True)
@@ -120,14 +123,12 @@ class RemoteJob:
         name: Name at the service: the project's, and the start of `key`. The same work has the same name everywhere, so that a
             service that has a job of this name has done the work, or is doing it.
         project: Folder of the project.
-        title: Name for people.
         output: Folder of the project that is downloaded: gen-model, or gen-model/TASK.
         timeout_s: Time limit in seconds; None for that of the service.
     """
 
     name: str
     project: Path
-    title: str
     steps: tuple[Step, ...]
     snapshot: Snapshot
     output: str = "gen-model"

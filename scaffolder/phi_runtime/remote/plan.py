@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from phi_runtime.config.paths import data_paths, datastore_place
@@ -12,43 +13,25 @@ from phi_runtime.config.schema import Datastore, Workflow
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import GEN_MODEL, ProjectFolder
 from phi_runtime.models.place import base_model_path, download_id
-from phi_runtime.remote.job import Environment, Input, InputKind, Machines, RemoteJob, Step, job_key, job_label
+from phi_runtime.remote.engine import Engine, Status
+from phi_runtime.remote.job import Input, InputKind, RemoteJob, Step, job_key, job_label
 from phi_runtime.remote.snapshot import Snapshot, SnapshotFile, project_files
-
-
-@dataclass(frozen=True)
-class Part:
-    """Stages that run on the same machines.
-
-    Attributes:
-        name: Identifier of the step.
-        stages: Stages of the workflow that the step updates.
-        arguments: Arguments of `phi-scaffold` that do so, without `--nproc`.
-        secrets: Addresses of the secrets that it reads, see `job.Step`.
-    """
-
-    name: str
-    stages: tuple[str, ...]
-    arguments: tuple[str, ...]
-    machines: Machines
-    environment: Environment
-    secrets: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_job(
     project: ProjectFolder,
     workflow: Workflow,
-    parts: Sequence[Part],
+    steps: Sequence[Step],
     *,
     package: Sequence[SnapshotFile] = (),
     tags: Mapping[str, str] | None = None,
     upload: bool = False,
     timeout_s: int | None = None,
 ) -> RemoteJob:
-    """Return the job that runs `parts` in order, each on its machines.
+    """Return the job that runs `steps` in order, each on its machines.
 
     Args:
-        parts: The commands; each after the first starts from the gen-model/ of the one before.
+        steps: The commands, without `--nproc` and inputs; each after the first starts from the gen-model/ of the one before.
         package: Files of phi-scaffold for machines that do not have it.
         upload: Send local data and a local base model as inputs, and not in the snapshot.
 
@@ -59,31 +42,39 @@ def plan_job(
     inputs = [*_data_inputs(project, workflow, upload=upload), *_model_inputs(project, workflow, upload=upload)]
     skipped = frozenset(each.local for each in inputs if each.local)
     snapshot = Snapshot((*project_files(project, workflow, skipped).files, *package))
-    steps: list[Step] = []
-    for part in parts:
-        processes = part.machines.processes
-        arguments = (*part.arguments, *(("--nproc", str(processes)) if processes > 1 else ()))
-        after = steps[-1].name if steps else ""
-        machines, environment = part.machines, part.environment
-        steps.append(Step(part.name, arguments, part.stages, machines, environment, tuple(inputs), part.secrets, after))
-    key = job_key(tuple(steps), snapshot)
-    title = project.root.name
-    output = project.gen_model.relative_to(project.root).as_posix() if project.output else GEN_MODEL
+    sent = [
+        replace(step, arguments=(*step.arguments, *step.machines.arguments), inputs=tuple(inputs)) for step in steps
+    ]
+    complete = (*sent[:1], *(replace(step, after=before.name) for before, step in itertools.pairwise(sent)))
+    key = job_key(complete, snapshot)
     return RemoteJob(
         f"{job_label(project.root)}-{key[:12]}",
         project.root,
-        title,
-        tuple(steps),
+        complete,
         snapshot,
-        output,
+        project.gen_model.relative_to(project.root).as_posix() if project.output else GEN_MODEL,
         {"phi-scaffold": key, **(tags or {})},
         timeout_s,
     )
 
 
-def another_attempt(job: RemoteJob, number: int) -> RemoteJob:
-    """Return `job` under the name of its attempt `number`, from 2 on: the names of failed jobs stay taken."""
-    return replace(job, name=f"{job.name}-{number}")
+def find_attempt(engine: Engine, job: RemoteJob, *, again: bool = False) -> tuple[RemoteJob, Status | None]:
+    """Return the attempt of `job` that runs or is done, with its status; or else the first name that is free, and None.
+
+    A job of the same name has done the work already, or is doing it. The names of failed jobs stay taken.
+
+    Args:
+        engine: The engine to submit to.
+        job: The job, under the name of its first attempt.
+        again: Run it again even if an attempt is done.
+    """
+    attempt = job
+    for number in itertools.count(2):
+        status = engine.status(attempt.name)
+        if status is None or not (status.state in ("failed", "canceled") or (status.state == "done" and again)):
+            break
+        attempt = replace(job, name=f"{job.name}-{number}")
+    return attempt, status
 
 
 def _data_inputs(project: ProjectFolder, workflow: Workflow, *, upload: bool) -> list[Input]:

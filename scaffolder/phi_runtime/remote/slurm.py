@@ -139,17 +139,16 @@ def slurm_job(
         chosen["cpus-per-task"] = str(processes)
     nodes = chosen.get("nodes", "1")
     machines = Machines(
-        "slurm",
         chosen.get("partition", ""),
         device,
         int(nodes) if nodes.isdecimal() else 1,
         processes,
         chosen,
     )
-    command = (*arguments, *(("--nproc", str(processes)) if processes > 1 else ()))
+    command = (*arguments, *machines.arguments)
     name = f"{job_label(project.root)}-{digest([str(project.root), command])[:8]}"
     step = Step("run", command, stages, machines, Environment())
-    return RemoteJob(name, project.root, project.root.name, (step,), Snapshot(()), timeout_s=time_limit_s)
+    return RemoteJob(name, project.root, (step,), Snapshot(()))
 
 
 def _option(text: str) -> tuple[str, str]:
@@ -173,6 +172,10 @@ class Slurm:
         self.logs_folder = project.root / _LOGS
 
     def render(self, job: RemoteJob) -> dict[str, str]:
+        """Return the script that is submitted: the one of the project if the user has edited it."""
+        script = job.project / SCRIPT
+        if is_edited(script):
+            return {SCRIPT.name: script.read_text(encoding="utf-8")}
         machines = job.steps[0].machines
         counted = any(name.startswith(("gpus", "gres")) for name in machines.resources)  # not in addition to it
         gpus = f"{'#SBATCH' if machines.device == 'gpu' and not counted else '##SBATCH'} --gpus-per-node=1"
@@ -182,7 +185,7 @@ class Slurm:
         text = _TEMPLATE.format(
             name=job_label(job.project), gpus=gpus, logs=_LOGS.as_posix(), python=shlex.quote(str(python))
         )
-        return {SCRIPT.name: text}
+        return {SCRIPT.name: signed(text, comment="#")}
 
     def command(self, job: RemoteJob) -> list[str]:
         """Return the command that submits the job, in the folder of the project."""
@@ -200,13 +203,6 @@ class Slurm:
             *step.arguments,
         ]
 
-    def script(self, job: RemoteJob) -> str:
-        """Return the script that is submitted: the one of the project if the user has edited it."""
-        script = job.project / SCRIPT
-        if is_edited(script):
-            return script.read_text(encoding="utf-8")
-        return signed(self.render(job)[SCRIPT.name], comment="#")
-
     def active(self, job: RemoteJob) -> Status | None:
         """Return the status of an equal job that is queued or running; None if there is none."""
         names = [f"--user={getpass.getuser()}", f"--name={job.name}"]
@@ -217,11 +213,11 @@ class Slurm:
                 return self._known(number)
         return None
 
-    def submit(self, job: RemoteJob, folder: Path) -> Status:
+    def submit(self, job: RemoteJob) -> Status:
         """Submit the job and return its status. Jobs of Slurm have numbers; `active` finds an equal one."""
         script = job.project / SCRIPT
         script.parent.mkdir(exist_ok=True)
-        write_text(script, self.script(job))
+        write_text(script, self.render(job)[SCRIPT.name])
         self.logs_folder.mkdir(parents=True, exist_ok=True)
         number = _call(self.command(job), self.project.root).strip().partition(";")[0]  # NUMBER;CLUSTER
         return self._known(number)

@@ -93,7 +93,7 @@ def download(
 
     Example: phi-scaffold remote download --only adapter
     """
-    from phi_scaffold.remote.wait import download_outputs
+    from phi_runtime.remote.download import download as download_outputs
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import remote as show
 
@@ -102,7 +102,7 @@ def download(
         show.outputs_in_place(record.name, [], {}, flags.repeated(), as_json=flags.as_json, quiet=flags.quiet)
         return
     with show_progress.display(as_json=flags.as_json, quiet=flags.quiet) as emit:
-        result = download_outputs(engine, record, project, emit, only or [])
+        result = download_outputs(engine, record.name, project, emit, only or [])
     show.downloaded(project, record.name, result, flags.repeated(), as_json=flags.as_json, quiet=flags.quiet)
 
 

@@ -5,10 +5,9 @@ For clusters that this machine cannot submit to, `emit` writes their files inste
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ from phi_scaffold.remote.wait import notes, use_client, wait_and_download
 if TYPE_CHECKING:
     from phi_runtime.config.schema import Workflow
     from phi_runtime.remote.engine import Engine, Status
-    from phi_runtime.remote.records import JobRecord
+    from phi_runtime.remote.job import RemoteJob
+    from phi_runtime.remote.snapshot import SnapshotFile
     from phi_scaffold.cli.options import Flags
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -51,9 +51,9 @@ def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> No
     """Submit the stages as a job of Azure ML, and wait for its outputs."""
     from phi_runtime.pipeline.engine import select_stages
     from phi_runtime.pipeline.load import load_workflow
-    from phi_runtime.remote.azureml.build import azureml_job, engine_of, settings_of
-    from phi_runtime.remote.records import write_record
-    from phi_runtime.remote.submit import find_attempt, submit
+    from phi_runtime.remote.azureml.build import azureml_job
+    from phi_runtime.remote.azureml.engine import AzureML
+    from phi_runtime.remote.plan import find_attempt
     from phi_scaffold.new.template_files import setup_folder
     from phi_scaffold.show import remote as show
 
@@ -80,27 +80,21 @@ def run_on_azureml(project: ProjectFolder, flags: Flags, request: Request) -> No
     say = notes(flags)
     for note in planned.notes:
         say(f"warning: {note}")
-    engine = engine_of(settings_of(planned.workspace), say)
+    engine = AzureML(planned.workspace, say)
     if request.dry_run:
         show.azureml_dry_run(planned.job, engine.render(planned.job), as_json=flags.as_json)
         return
     use_client(project, flags)
     show.what_is_sent(planned.job, planned.workspace.name, say)
-    attempt = find_attempt(engine, planned.job, again=bool(request.force))
-    status = attempt.status or submit(engine, attempt.job)
-    _report_submission(status, say, is_new=attempt.status is None)
-    files = engine.render(attempt.job)
-    record = write_record(project, attempt.job, engine.name, settings_of(planned.workspace), files)
-    _wait(project, flags, engine, record, status, detach=request.detach)
+    job, found = find_attempt(engine, planned.job, again=bool(request.force))
+    _finish(project, flags, request, engine, job, found, asdict(planned.workspace))
 
 
 def run_on_slurm(project: ProjectFolder, flags: Flags, request: Request) -> None:
     """Submit the stages as a job of the Slurm cluster, and wait for its end."""
     from phi_runtime.core.signed_text import is_edited
     from phi_runtime.pipeline.engine import select_stages
-    from phi_runtime.remote.records import write_record
     from phi_runtime.remote.slurm import SCRIPT, Slurm, slurm_job
-    from phi_runtime.remote.submit import submit
     from phi_runtime.training.distributed.shares import check_shares
     from phi_scaffold.show import remote as show
 
@@ -119,13 +113,35 @@ def run_on_slurm(project: ProjectFolder, flags: Flags, request: Request) -> None
     if is_edited(project.root / SCRIPT):
         say(f"{SCRIPT} was edited, and is submitted as it is")
     if request.dry_run:
-        show.slurm_dry_run(job, engine.script(job), engine.command(job), as_json=flags.as_json)
+        show.slurm_dry_run(job, engine.render(job), engine.command(job), as_json=flags.as_json)
         return
-    active = engine.active(job)
-    status = active or submit(engine, job)
-    _report_submission(status, say, is_new=active is None)
-    record = write_record(project, replace(job, name=status.name), engine.name, {}, {SCRIPT.name: engine.script(job)})
-    _wait(project, flags, engine, record, status, detach=request.detach)
+    _finish(project, flags, request, engine, job, engine.active(job), {})
+
+
+def _finish(
+    project: ProjectFolder,
+    flags: Flags,
+    request: Request,
+    engine: Engine,
+    job: RemoteJob,
+    found: Status | None,
+    settings: Mapping[str, Any],
+) -> None:
+    """Submit `job` unless it is `found` at the service, record it, and wait for its outputs."""
+    from phi_runtime.remote.records import write_record
+    from phi_scaffold.show import remote as show
+
+    status, say = found or engine.submit(job), notes(flags)
+    if found:
+        say(f"job {status.name} is {status.state} already, and was not submitted again")
+    else:
+        say(f"submitted job {status.name}{f': {status.page}' if status.page else ''}")
+    job = replace(job, name=status.name)
+    record = write_record(project, job, engine.name, settings, engine.render(job))
+    if request.detach:
+        show.detached(status, flags.repeated(settings=False), as_json=flags.as_json)
+    else:
+        wait_and_download(project, flags, engine, record)
 
 
 def emit(project: ProjectFolder, flags: Flags, request: Request, kinds: Sequence[str]) -> None:
@@ -180,41 +196,18 @@ def _require_no_pass_here(workflow: Workflow, stages: Sequence[str]) -> None:
         )
 
 
-def own_package(base_model: str) -> Any:
+def own_package(base_model: str) -> SnapshotFile:
     """Return phi-scaffold itself for a job; the tokenizers of embedded models only if `base_model` is one."""
-    from phi_runtime.models.embedded import EMBEDDED
-    from phi_runtime.models.place import cached_part
-
-    used = cached_part(base_model)
-    return _package_without(tuple(model.tokenizer for name, model in EMBEDDED.items() if name != used))
-
-
-@functools.cache  # compressing it takes a second
-def _package_without(tokenizers: tuple[str, ...]) -> Any:
     import phi_runtime
     import phi_scaffold
+    from phi_runtime.models.embedded import EMBEDDED
+    from phi_runtime.models.place import cached_part
     from phi_runtime.remote.package import package
 
+    used = cached_part(base_model)
+    tokenizers = [model.tokenizer for name, model in EMBEDDED.items() if name != used]
     folders = [Path(str(module.__file__)).parent for module in (phi_runtime, phi_scaffold)]
     return package(folders, phi_scaffold.__version__, without=tokenizers)
-
-
-def _report_submission(status: Status, say: Callable[[str], None], *, is_new: bool) -> None:
-    if is_new:
-        say(f"submitted job {status.name}{f': {status.page}' if status.page else ''}")
-    else:
-        say(f"job {status.name} is {status.state} already, and was not submitted again")
-
-
-def _wait(
-    project: ProjectFolder, flags: Flags, engine: Engine, record: JobRecord, status: Status, *, detach: bool
-) -> None:
-    from phi_scaffold.show import remote as show
-
-    if detach:
-        show.detached(status, flags.repeated(settings=False), as_json=flags.as_json)
-    else:
-        wait_and_download(project, flags, engine, record)
 
 
 def _command(request: Request) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.errors import Interrupted, Location, WorkFailed
@@ -23,6 +23,7 @@ def wait_and_download(project: ProjectFolder, flags: Flags, engine: Engine, reco
         PhiError: The job failed, with the exit code of its error, or was canceled.
         Interrupted: The user stopped waiting; the job continues.
     """
+    from phi_runtime.remote.download import download
     from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import remote as show
 
@@ -40,7 +41,7 @@ def wait_and_download(project: ProjectFolder, flags: Flags, engine: Engine, reco
 
         try:
             _follow(engine, record, collect, notes(flags), again)
-            downloaded = None if engine.shares_disk else download_outputs(engine, record, project, emit)
+            downloaded = None if engine.shares_disk else download(engine, record.name, project, emit)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"no longer waiting for job {record.name}, which continues",
@@ -51,15 +52,6 @@ def wait_and_download(project: ProjectFolder, flags: Flags, engine: Engine, reco
         show.outputs_in_place(record.name, list(outputs), verdict, repeated, as_json=flags.as_json, quiet=flags.quiet)
     else:
         show.downloaded(project, record.name, downloaded, repeated, as_json=flags.as_json, quiet=flags.quiet)
-
-
-def download_outputs(
-    engine: Engine, record: JobRecord, project: ProjectFolder, emit: Emit, only: Sequence[str] = ()
-) -> Any:
-    """Download the outputs of a job."""
-    from phi_runtime.remote.download import download
-
-    return download(engine, record.name, project, emit, only)
 
 
 def use_client(project: ProjectFolder, flags: Flags) -> None:

@@ -52,13 +52,13 @@ def azureml_dry_run(job: RemoteJob, files: Mapping[str, str], *, as_json: bool) 
     print(files["job.yaml"], end="")
 
 
-def slurm_dry_run(job: RemoteJob, script: str, command: Sequence[str], *, as_json: bool) -> None:
+def slurm_dry_run(job: RemoteJob, files: Mapping[str, str], command: Sequence[str], *, as_json: bool) -> None:
     """Print the script of a Slurm job on stdout, and the command that would submit it on stderr."""
     if as_json:
-        print(json.dumps({"name": job.name, "files": {SCRIPT.name: script}, "command": list(command)}))
+        print(json.dumps({"name": job.name, "files": files, "command": list(command)}))
         return
     print(f"nothing was submitted; in {job.project}, this would be:\n  {shlex.join(command)}\n", file=sys.stderr)
-    print(script, end="")
+    print(files[SCRIPT.name], end="")
 
 
 def emitted(files: Sequence[ClusterFile], *, as_json: bool) -> None:

@@ -30,8 +30,7 @@ class FakeEngine:
     def render(self, job: RemoteJob) -> dict[str, str]:
         return {"job.yaml": job.name}
 
-    def submit(self, job: RemoteJob, folder: Path) -> Status:
-        job.snapshot.write(folder)
+    def submit(self, job: RemoteJob) -> Status:
         self.submitted.append(job.name)
         return Status(job.name, "queued", "Queued")
 

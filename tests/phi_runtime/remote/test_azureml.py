@@ -21,9 +21,9 @@ from phi_runtime.remote.azureml.engine import AzureML
 from phi_runtime.remote.azureml.render import render
 from phi_runtime.remote.azureml.sign_in import half_set
 from phi_runtime.remote.azureml.systems import Workspace
+from phi_runtime.remote.plan import find_attempt
 from phi_runtime.remote.requirements import why_not_installable
 from phi_runtime.remote.snapshot import SnapshotFile
-from phi_runtime.remote.submit import find_attempt
 from tests.conftest import Cli
 from tests.phi_runtime.remote.fake_engine import FakeEngine
 
@@ -285,14 +285,14 @@ def test_a_job_is_submitted_in_the_environment_that_has_the_client(
 def test_a_job_that_runs_or_is_done_is_not_submitted_again(azure_project: ProjectFolder) -> None:
     job = planned(azure_project).job
     for state in ("queued", "running", "done"):
-        attempt = find_attempt(FakeEngine(jobs={job.name: [state]}), job)
-        assert (attempt.job.name, attempt.status is not None) == (job.name, True)
+        attempt, status = find_attempt(FakeEngine(jobs={job.name: [state]}), job)
+        assert (attempt.name, status is not None) == (job.name, True)
 
 
 def test_a_failed_job_is_submitted_under_another_name(azure_project: ProjectFolder) -> None:
     job = planned(azure_project).job
-    attempt = find_attempt(FakeEngine(jobs={job.name: ["failed"], f"{job.name}-2": ["canceled"]}), job)
-    assert (attempt.job.name, attempt.status) == (f"{job.name}-3", None)
+    attempt, status = find_attempt(FakeEngine(jobs={job.name: ["failed"], f"{job.name}-2": ["canceled"]}), job)
+    assert (attempt.name, status) == (f"{job.name}-3", None)
 
 
 def test_another_attempt_uses_the_data_that_the_first_has_uploaded(azure_project: ProjectFolder) -> None:
@@ -300,17 +300,15 @@ def test_another_attempt_uses_the_data_that_the_first_has_uploaded(azure_project
     change(azure_project, lambda config: config["data_configs"][0].update(local))
     job = planned(azure_project, upload=True).job
     assert job.inputs[0].local is not None
-    attempt = find_attempt(FakeEngine(jobs={job.name: ["failed"]}), job)
-    addresses = [
-        yaml.safe_load(render(each)["job.yaml"])["inputs"]["train_data"]["path"] for each in (job, attempt.job)
-    ]
+    attempt, _ = find_attempt(FakeEngine(jobs={job.name: ["failed"]}), job)
+    addresses = [yaml.safe_load(render(each)["job.yaml"])["inputs"]["train_data"]["path"] for each in (job, attempt)]
     assert addresses[0] == addresses[1]
     assert addresses[0].startswith("azureml:phi-tiny-train-data:")
 
 
 def test_force_submits_work_again_that_is_done(azure_project: ProjectFolder) -> None:
     job = planned(azure_project).job
-    assert find_attempt(FakeEngine(jobs={job.name: ["done"]}), job, again=True).job.name == f"{job.name}-2"
+    assert find_attempt(FakeEngine(jobs={job.name: ["done"]}), job, again=True)[0].name == f"{job.name}-2"
 
 
 def test_each_request_without_the_client_is_one_error_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
 
@@ -38,7 +37,7 @@ class Scripted:
     def render(self, job: RemoteJob) -> dict[str, str]:
         raise NotImplementedError
 
-    def submit(self, job: RemoteJob, folder: Path) -> Status:
+    def submit(self, job: RemoteJob) -> Status:
         raise NotImplementedError
 
     def cancel(self, name: str) -> None:

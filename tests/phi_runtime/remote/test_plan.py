@@ -12,16 +12,16 @@ import pytest
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import ProjectFolder, find_project
 from phi_runtime.pipeline.load import load_workflow
-from phi_runtime.remote.job import Environment, Machines, RemoteJob
-from phi_runtime.remote.plan import Part, another_attempt, plan_job
+from phi_runtime.remote.job import Environment, Machines, RemoteJob, Step
+from phi_runtime.remote.plan import plan_job
 
-MACHINES = Machines("aml", "gpu-cluster", "gpu", processes=2)
-PART = Part("run", ("finetune", "merge"), ("run", "--until", "merge"), MACHINES, Environment("image:1"))
+MACHINES = Machines("gpu-cluster", "gpu", processes=2)
+STEP = Step("run", ("run", "--until", "merge"), ("finetune", "merge"), MACHINES, Environment("image:1"))
 STORE = {"type": "azureml_datastore", "datastore_name": "workspaceblobstore", "relative_path": "data/train.json"}
 
 
-def job_of(project: ProjectFolder, *parts: Part, **options: Any) -> RemoteJob:
-    return plan_job(project, load_workflow(project.config), parts or (PART,), **options)
+def job_of(project: ProjectFolder, *steps: Step, **options: Any) -> RemoteJob:
+    return plan_job(project, load_workflow(project.config), steps or (STEP,), **options)
 
 
 def edit(project: ProjectFolder, change: Any) -> None:
@@ -51,15 +51,15 @@ def test_the_same_work_has_the_same_name_wherever_it_is_sent_from(
 
 
 @pytest.mark.parametrize(
-    "part",
+    "step",
     [
-        replace(PART, arguments=("run",)),
-        replace(PART, machines=replace(MACHINES, count=2)),
-        replace(PART, environment=Environment("image:2")),
+        replace(STEP, arguments=("run",)),
+        replace(STEP, machines=replace(MACHINES, count=2)),
+        replace(STEP, environment=Environment("image:2")),
     ],
 )
-def test_other_work_has_another_name(remote_project: ProjectFolder, part: Part) -> None:
-    assert job_of(remote_project, part).name != job_of(remote_project).name
+def test_other_work_has_another_name(remote_project: ProjectFolder, step: Step) -> None:
+    assert job_of(remote_project, step).name != job_of(remote_project).name
 
 
 def test_changed_data_is_other_work(remote_project: ProjectFolder) -> None:
@@ -78,21 +78,21 @@ def test_changed_data_that_is_uploaded_is_other_work(remote_project: ProjectFold
 
 def test_a_changed_conda_file_of_the_user_is_other_work(remote_project: ProjectFolder) -> None:
     files: list[dict[str, Any]] = [{"dependencies": [f"torch=={version}"]} for version in ("2.12.0", "2.13.0")]
-    parts = [replace(PART, environment=Environment("image:1", conda=file)) for file in files]
-    assert job_of(remote_project, parts[0]).name != job_of(remote_project, parts[1]).name
+    steps = [replace(STEP, environment=Environment("image:1", conda=file)) for file in files]
+    assert job_of(remote_project, steps[0]).name != job_of(remote_project, steps[1]).name
 
 
 def test_a_changed_dockerfile_or_file_next_to_it_is_other_work(remote_project: ProjectFolder) -> None:
     context = remote_project.root / "image"
     (context / "gen-model").mkdir(parents=True)
-    part = replace(PART, environment=Environment(build=(context, "Dockerfile")))
-    names = {job_of(remote_project, part).name}
+    step = replace(STEP, environment=Environment(build=(context, "Dockerfile")))
+    names = {job_of(remote_project, step).name}
     for file in ("Dockerfile", "packages.txt"):
         (context / file).write_text(file)
-        names.add(job_of(remote_project, part).name)
+        names.add(job_of(remote_project, step).name)
     assert len(names) == 3
     (context / "gen-model" / "output").write_text("of a run")
-    assert job_of(remote_project, part).name in names
+    assert job_of(remote_project, step).name in names
 
 
 def test_several_processes_are_an_argument_of_the_command(remote_project: ProjectFolder) -> None:
@@ -101,7 +101,7 @@ def test_several_processes_are_an_argument_of_the_command(remote_project: Projec
 
 
 def test_later_steps_start_from_the_one_before(remote_project: ProjectFolder) -> None:
-    job = job_of(remote_project, PART, replace(PART, name="build", arguments=("run", "export")))
+    job = job_of(remote_project, STEP, replace(STEP, name="build", arguments=("run", "export")))
     assert [(step.name, step.after) for step in job.steps] == [("run", ""), ("build", "run")]
 
 
@@ -154,8 +154,3 @@ def test_a_model_of_this_machine_needs_upload(remote_project: ProjectFolder) -> 
     assert "--upload" in failure.value.fix
     (_, base) = job_of(remote_project, upload=True).inputs
     assert (base.kind, base.place, base.local) == ("folder", "my-model", folder)
-
-
-def test_another_attempt_has_another_name(remote_project: ProjectFolder) -> None:
-    job = job_of(remote_project)
-    assert another_attempt(job, 2).name == f"{job.name}-2"

@@ -81,7 +81,7 @@ def test_each_process_on_gpus_gets_one(
     assert [word for word in command if word.startswith(("--gpus", "--gres"))] == gpus
     assert ("--nproc" in command) == (processes > 1)
     # An option for GPUs replaces the one of the script.
-    assert ("\n#SBATCH --gpus" in Slurm(project).script(job)) == (device == "gpu" and not gpus)
+    assert ("\n#SBATCH --gpus" in Slurm(project).render(job)[SCRIPT.name]) == (device == "gpu" and not gpus)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_script_is_valid_bash_that_runs_the_interpreter_of_the_project(
     project = folder(tmp_path / "a 'b'")
     for python in (project.root / ".venv/bin/python", tmp_path / "other env/bin/python"):
         monkeypatch.setattr(sys, "executable", str(python))
-        text = Slurm(project).script(job_of(project, device="gpu"))
+        text = Slurm(project).render(job_of(project, device="gpu"))[SCRIPT.name]
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
         words = shlex.split(next(line for line in text.splitlines() if "phi_scaffold" in line).rstrip("&"))
         assert words[0] == (".venv/bin/python" if python.is_relative_to(project.root) else str(python))
@@ -120,10 +120,10 @@ def test_an_edited_script_is_submitted_and_kept(tmp_path: Path) -> None:
     project = folder(tmp_path)
     job, script = job_of(project), project.root / SCRIPT
     script.parent.mkdir()
-    script.write_text(Slurm(project).script(job).replace("--nodes=1", "--nodes=3"))
-    assert "#SBATCH --nodes=3" in Slurm(project).script(job)
+    script.write_text(Slurm(project).render(job)[SCRIPT.name].replace("--nodes=1", "--nodes=3"))
+    assert "#SBATCH --nodes=3" in Slurm(project).render(job)[SCRIPT.name]
     script.unlink()
-    assert "#SBATCH --nodes=1" in Slurm(project).script(job)
+    assert "#SBATCH --nodes=1" in Slurm(project).render(job)[SCRIPT.name]
 
 
 @pytest.mark.parametrize(

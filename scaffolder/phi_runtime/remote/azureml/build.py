@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from phi_runtime.remote.azureml.systems import (
     systems_of,
     workspace_of,
 )
-from phi_runtime.remote.job import RemoteJob
-from phi_runtime.remote.plan import Part, plan_job
+from phi_runtime.remote.job import RemoteJob, Step
+from phi_runtime.remote.plan import plan_job
 from phi_runtime.remote.snapshot import SnapshotFile
 
 
@@ -70,7 +70,7 @@ def azureml_job(
         UsageError: There is no such system, systems are in different workspaces, or a file may not be sent.
     """
     systems = systems_of(workflow, project.config, on, stages)
-    parts, notes = [], []
+    steps, notes = [], []
     tags: dict[str, str] = {}
     for name, names in systems:
         system = workflow.systems[name]
@@ -83,8 +83,8 @@ def azureml_job(
         if reasons and system.aml_docker_config:
             file = system.aml_docker_config.conda_file_path
             notes.append(f"{file} is replaced by the tested versions of phi-scaffold: {'; '.join(reasons)}")
-        machines, secrets = machines_of(system, name, processes), secrets_of(workflow, name)
-        parts.append(Part(_step_name(names, workflow), names, tuple(words), machines, environment, secrets))
+        machines, secrets = machines_of(system, processes), secrets_of(workflow, name)
+        steps.append(Step(_step_name(names, workflow), tuple(words), names, machines, environment, secrets=secrets))
         tags |= system.tags or {}
     workspaces = list(dict.fromkeys(workspace_of(project, workflow, name) for name, _ in systems))
     if len(workspaces) > 1:
@@ -93,7 +93,7 @@ def azureml_job(
             where=Location(project.config),
             fix="run one after the other: --on " + ", then --on ".join(dict.fromkeys(name for name, _ in systems)),
         )
-    job = plan_job(project, workflow, parts, package=[package], tags=tags, upload=upload, timeout_s=timeout_s)
+    job = plan_job(project, workflow, steps, package=[package], tags=tags, upload=upload, timeout_s=timeout_s)
     return AzureMLJob(job, workspaces[0], tuple(dict.fromkeys(notes)))
 
 
@@ -101,11 +101,6 @@ def _step_name(stages: Sequence[str], workflow: Workflow) -> str:
     """Return the name of a step, an identifier: that of its first pass, in lower case, as nodes of a pipeline need it."""
     first = next((name for name in stages if name in workflow.passes), stages[0])
     return f"{'' if first[0].isalpha() else 'step_'}{re.sub('[^a-z0-9]', '_', first.lower())}"
-
-
-def settings_of(workspace: Workspace) -> dict[str, Any]:
-    """Return the settings for the record of a job."""
-    return asdict(workspace)
 
 
 def engine_of(settings: Mapping[str, Any], say: Callable[[str], None]) -> AzureML:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from phi_runtime.core.errors import NetworkError
-from phi_runtime.remote.azureml.sign_in import SignIn
+from phi_runtime.remote.azureml.sign_in import credential_of
 from phi_runtime.remote.azureml.systems import Workspace
 
 _RESOURCE_MANAGER = "https://management.azure.com"
@@ -46,8 +46,8 @@ class Connection:
         )
 
         self.workspace = workspace
-        self.sign_in = SignIn(workspace, say)
-        self._retries = RetryPolicy(
+        self.credential = credential_of(workspace, say)
+        retries = RetryPolicy(
             retry_total=workspace.retries,
             retry_backoff_factor=max(workspace.retry_interval_s, 1) / 10,
             timeout=600,
@@ -55,8 +55,8 @@ class Connection:
         policies = [
             RequestIdPolicy(),
             RedirectPolicy(),
-            self._retries,
-            BearerTokenCredentialPolicy(self.sign_in.credential, _SCOPE),
+            retries,
+            BearerTokenCredentialPolicy(self.credential, _SCOPE),
         ]
         self._client: Any = PipelineClient(_RESOURCE_MANAGER, policies=policies)
 
@@ -119,7 +119,7 @@ class Connection:
         secrets = (
             self.request("POST", f"/datastores/{match['store']}/listSecrets", version=DATASTORES, body=lifetime) or {}
         )
-        credential = secrets.get("sasToken") or secrets.get("key") or self.sign_in.credential
+        credential = secrets.get("sasToken") or secrets.get("key") or self.credential
         host = f"https://{account}.blob.{properties.get('endpoint') or 'core.windows.net'}"
         return BlobFolder(ContainerClient(host, container, credential, **self.storage), match["path"].strip("/") + "/")
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,20 +54,32 @@ class AzureML:
         """Return job.yaml and the conda file that it names."""
         return render(job)
 
-    def submit(self, job: RemoteJob, folder: Path) -> Status:
-        """Write snapshot and YAML into `folder`, and submit them."""
-        job.snapshot.write(folder / SNAPSHOT)
-        # The client would read .gitignore instead; the snapshot has none of these anyway.
-        (folder / SNAPSHOT / ".amlignore").write_text("".join(f"{name}\n" for name in sorted(NEVER)), encoding="utf-8")
-        for name, text in self.render(job).items():
-            (folder / name).write_text(text, encoding="utf-8")
+    def submit(self, job: RemoteJob) -> Status:
+        """Write snapshot and YAML into a temporary folder, and submit them."""
+        with tempfile.TemporaryDirectory(prefix="phi-scaffold-job-") as name:
+            folder = Path(name)
+            job.snapshot.write(folder / SNAPSHOT)
+            # The client would read .gitignore instead; the snapshot has none of these anyway.
+            ignored = "".join(f"{each}\n" for each in sorted(NEVER))
+            (folder / SNAPSHOT / ".amlignore").write_text(ignored, encoding="utf-8")
+            for file, text in self.render(job).items():
+                (folder / file).write_text(text, encoding="utf-8")
+            self._submit(job, folder)
+        status = self.status(job.name)
+        if status is None:
+            raise NetworkError(
+                f"Azure ML has no job {job.name} after it was submitted", fix="run the same command again"
+            )
+        return status
+
+    def _submit(self, job: RemoteJob, folder: Path) -> None:
+        """Submit the files in `folder`, after the local inputs of the job."""
         with as_ours("submitting the job"), _quiet_client(), contextlib.chdir(folder):  # no git repository is there
             from azure.ai.ml import MLClient, load_job
             from azure.core.exceptions import ResourceExistsError
 
-            connection = self._connection
             client = MLClient(
-                connection.sign_in.credential,
+                self._connection.credential,
                 self.workspace.subscription,
                 self.workspace.group,
                 self.workspace.name,
@@ -78,12 +91,6 @@ class AzureML:
                     self._upload(client, job, each)
             with contextlib.suppress(ResourceExistsError):  # sent twice: the job of this name is this job
                 client.jobs.create_or_update(load_job(folder / JOB_FILE))
-        status = self.status(job.name)
-        if status is None:
-            raise NetworkError(
-                f"Azure ML has no job {job.name} after it was submitted", fix="run the same command again"
-            )
-        return status
 
     def status(self, name: str) -> Status | None:
         """Return the status of the job `name`."""
@@ -171,7 +178,7 @@ class AzureML:
         from azure.ai.ml.entities import Data
         from azure.core.exceptions import ResourceNotFoundError
 
-        name, version = asset_of(job, each.name)
+        name, version = asset_of(job, each)
         try:
             client.data.get(name, version)  # the same content is there
         except ResourceNotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from phi_runtime.config.reading import write
 from phi_runtime.core.remote_job import JOB
-from phi_runtime.remote.job import Environment, RemoteJob, Step, job_label
+from phi_runtime.remote.job import Environment, Input, RemoteJob, Step, job_label
 from phi_runtime.remote.package import FOLDER, UNPACK
 from phi_runtime.remote.snapshot import content_digest
 from phi_runtime.remote.worker import SECRET_VARIABLES
@@ -37,12 +37,12 @@ def conda_name(job: RemoteJob, step: Step) -> str:
 
 def job_document(job: RemoteJob) -> dict[str, Any]:
     """Return the content of job.yaml: a command job, or a pipeline job if there are several steps."""
-    head = {"name": job.name, "display_name": job.title, "experiment_name": job.title}
+    head = {"name": job.name, "display_name": job.project.name, "experiment_name": job.project.name}
     tags = {"tags": dict(job.tags)}
     if len(job.steps) == 1:
         return {"$schema": _SCHEMA.format("command"), "type": "command", **head, **_step(job, job.steps[0]), **tags}
     jobs = {step.name: {"type": "command", **_step(job, step)} for step in job.steps}
-    inputs = {each.name: _input(job, each.name) for each in job.inputs}
+    inputs = {each.name: _input(job, each) for each in job.inputs}
     outputs = {OUTPUT: _output(job, job.steps[-1])}
     content = {**({"inputs": inputs} if inputs else {}), "outputs": outputs, "jobs": jobs}
     return {"$schema": _SCHEMA.format("pipeline"), "type": "pipeline", **head, **content, **tags}
@@ -69,8 +69,7 @@ def _step(job: RemoteJob, step: Step) -> dict[str, Any]:
     is_pipeline = len(job.steps) > 1
     machines = step.machines
     inputs = {
-        each.name: f"${{{{parent.inputs.{each.name}}}}}" if is_pipeline else _input(job, each.name)
-        for each in step.inputs
+        each.name: f"${{{{parent.inputs.{each.name}}}}}" if is_pipeline else _input(job, each) for each in step.inputs
     }
     if step.after:
         inputs[FROM] = f"${{{{parent.jobs.{step.after}.outputs.{OUTPUT}}}}}"
@@ -100,23 +99,15 @@ def _step(job: RemoteJob, step: Step) -> dict[str, Any]:
     return document
 
 
-def _input(job: RemoteJob, name: str) -> dict[str, str]:
-    each = next(each for each in job.inputs if each.name == name)
-    address = each.address or asset_address(job, name)
+def _input(job: RemoteJob, each: Input) -> dict[str, str]:
+    address = each.address or "azureml:{}:{}".format(*asset_of(job, each))
     return {"type": _INPUT_TYPES[each.kind], "path": address, "mode": "download" if each.kind != "file" else "ro_mount"}
 
 
-def asset_address(job: RemoteJob, name: str) -> str:
-    """Return the address of the data asset that `--upload` makes of a local input."""
-    asset, version = asset_of(job, name)
-    return f"azureml:{asset}:{version}"
-
-
-def asset_of(job: RemoteJob, name: str) -> tuple[str, str]:
-    """Return name and version of the data asset of a local input: the version is its content."""
-    each = next(each for each in job.inputs if each.name == name)
+def asset_of(job: RemoteJob, each: Input) -> tuple[str, str]:
+    """Return name and version of the data asset that `--upload` makes of a local input: the version is its content."""
     assert each.local is not None
-    return f"{job_label(job.project)}-{name}".replace("_", "-"), content_digest(each.local)[:12]
+    return f"{job_label(job.project)}-{each.name}".replace("_", "-"), content_digest(each.local)[:12]
 
 
 def _output(job: RemoteJob, step: Step) -> dict[str, str]:

@@ -18,47 +18,32 @@ _SECRET = re.compile(r"(?i)secret|password|assertion|certificate")
 _USED = re.compile(r"(?:Default\w+|Chained\w+) acquired a token from (\w+)")
 
 
-class SignIn:
-    """The credential for a workspace.
+def credential_of(workspace: Workspace, say: Callable[[str], None]) -> Any:
+    """Return the credential for a workspace; `say` receives a device code, and the kind of credential that is used."""
+    from azure.identity import DefaultAzureCredential, DeviceCodeCredential
 
-    Attributes:
-        credential: What Azure's clients take.
-        used: Name of the kind of credential that gave the last token, such as `AzureCliCredential`; "" before the first.
-    """
-
-    def __init__(self, workspace: Workspace, say: Callable[[str], None]) -> None:
-        from azure.identity import DefaultAzureCredential, DeviceCodeCredential
-
-        quiet_logs()
-        settings = {key: json.loads(value) for key, value in workspace.sign_in}
-        if secret := next((key for key in settings if _SECRET.search(key)), None):
-            raise NetworkError(f"`default_auth_params` has `{secret}`", fix="set it in your shell: AZURE_CLIENT_SECRET")
-        for name in (*_SERVICE_PRINCIPAL, *_PROOFS):
-            if os.environ.get(name) == "":  # as CI sets a secret that it does not have; azure-identity refuses it
-                del os.environ[name]
-        if half := half_set(os.environ):
-            say(half)
-        self.credential: Any = DefaultAzureCredential(**settings)
-        is_named = any(os.environ.get(name) for name in ("AZURE_CLIENT_ID", *_PROOFS))
-        if not is_named and not os.environ.get("CI"):  # in CI, nobody can enter a code
-            tenant = {"tenant_id": os.environ["AZURE_TENANT_ID"]} if os.environ.get("AZURE_TENANT_ID") else {}
-            device = DeviceCodeCredential(
-                prompt_callback=lambda uri, code, _: say(f"to sign in, open {uri} and enter {code}"), **tenant
-            )
-            self.credential = _DefaultOrDeviceCode(self.credential, device)
-        self.used = ""
-        self._say = say
-        listener = _Listener(self._heard)
-        logger = logging.getLogger("azure.identity")
-        logger.handlers = [listener]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-
-    def _heard(self, message: str) -> None:
-        match = _USED.search(message)
-        if match and match[1] not in (self.used, "DefaultAzureCredential"):
-            self.used = match[1]
-            self._say(f"signed in to Azure with {self.used}")
+    quiet_logs()
+    settings = {key: json.loads(value) for key, value in workspace.sign_in}
+    if secret := next((key for key in settings if _SECRET.search(key)), None):
+        raise NetworkError(f"`default_auth_params` has `{secret}`", fix="set it in your shell: AZURE_CLIENT_SECRET")
+    for name in (*_SERVICE_PRINCIPAL, *_PROOFS):
+        if os.environ.get(name) == "":  # as CI sets a secret that it does not have; azure-identity refuses it
+            del os.environ[name]
+    if half := half_set(os.environ):
+        say(half)
+    logger = logging.getLogger("azure.identity")
+    logger.handlers = [_Listener(say)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    default = DefaultAzureCredential(**settings)
+    is_named = any(os.environ.get(name) for name in ("AZURE_CLIENT_ID", *_PROOFS))
+    if is_named or os.environ.get("CI"):  # in CI, nobody can enter a code
+        return default
+    tenant = {"tenant_id": os.environ["AZURE_TENANT_ID"]} if os.environ.get("AZURE_TENANT_ID") else {}
+    device = DeviceCodeCredential(
+        prompt_callback=lambda uri, code, _: say(f"to sign in, open {uri} and enter {code}"), **tenant
+    )
+    return _DefaultOrDeviceCode(default, device)
 
 
 def half_set(environment: Mapping[str, str]) -> str:
@@ -102,9 +87,14 @@ class _DefaultOrDeviceCode:
 
 
 class _Listener(logging.Handler):
-    def __init__(self, heard: Callable[[str], None]) -> None:
+    """Reports each kind of credential that returned a token, such as `AzureCliCredential`, when it changes."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
-        self._heard = heard
+        self._say, self._used = say, ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._heard(record.getMessage())
+        match = _USED.search(record.getMessage())
+        if match and match[1] not in (self._used, "DefaultAzureCredential"):
+            self._used = match[1]
+            self._say(f"signed in to Azure with {self._used}")

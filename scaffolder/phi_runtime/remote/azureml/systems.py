@@ -142,13 +142,13 @@ def workspace_of(project: ProjectFolder, workflow: Workflow, name: str) -> Works
     )
 
 
-def machines_of(system: AzureMLSystem, name: str, processes: int = 1) -> Machines:
+def machines_of(system: AzureMLSystem, processes: int = 1) -> Machines:
     """Return the machines of an Azure ML system."""
     device = system.accelerators[0].device
     resources = dict(system.resources or {})
     count = int(resources.pop("instance_count", system.instance_count))
     compute = system.aml_compute.removeprefix("azureml:")
-    return Machines(name, compute, device, count, processes, resources, system.datastores)
+    return Machines(compute, device, count, processes, resources, system.datastores)
 
 
 def secrets_of(workflow: Workflow, name: str) -> dict[str, str]:
