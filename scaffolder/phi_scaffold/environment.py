@@ -14,12 +14,6 @@ from phi_runtime.core.project import ProjectFolder, new_command, setup_command
 _HANDED_OVER = "PHI_SCAFFOLD_HANDED_OVER"
 
 
-def project_python(project: ProjectFolder) -> Path | None:
-    """Return the interpreter of the project's .venv, if setup has created it."""
-    python = venv_python(project)
-    return python if python.exists() else None
-
-
 def venv_python(project: ProjectFolder) -> Path:
     """Return the path of the interpreter of the project's .venv, which setup creates."""
     return project.root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -39,10 +33,10 @@ def use_project_environment(project: ProjectFolder, *, trusted: bool, required: 
         MissingDependency: The interpreter of .venv cannot be run; or there is no .venv that may be used, and this environment
             has no ML libraries.
     """
-    python = project_python(project)
+    python = venv_python(project)
     here = Path(sys.prefix)
-    elsewhere = python and here.resolve() != (project.root / ".venv").resolve() and not handed_over()
-    if python and elsewhere and trusted:
+    elsewhere = python.exists() and here.resolve() != (project.root / ".venv").resolve() and not handed_over()
+    if elsewhere and trusted:
         _hand_over(python)
     if required and importlib.util.find_spec("torch") is None:
         if elsewhere:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def emit(tmp_path: Path, answers: Answers, data: str | None, name: str) -> Path:
         own = tmp_path / "source" / name
         own.parent.mkdir()
         own.write_text(data, encoding="utf-8")
-        answers = Answers(**{**answers.__dict__, "data": own})
+        answers = replace(answers, data=own)
     return generate.new(tmp_path / "project", answers).folder
 
 

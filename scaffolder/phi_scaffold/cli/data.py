@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phi_runtime.core.suggestions import one_of
 from phi_scaffold.cli.group import Group
-from phi_scaffold.cli.options import OUTPUT, Flags, accepts, one_of
+from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides
@@ -43,9 +44,8 @@ def check(flags: Flags, training_pass: PassName = None) -> None:
     from phi_runtime.core.errors import DataError
     from phi_runtime.data.report import examine
     from phi_scaffold.show import data as show_data
-    from phi_scaffold.show import progress as show_progress
 
-    with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
+    with flags.progress() as emit:
         workflow, training, place = _open_data(project, flags.overrides(), emit, training_pass)
         report = examine(workflow, training, place, emit)
     if flags.as_json:
@@ -76,9 +76,8 @@ def preview(
     from phi_runtime.data.dataset import load_dataset
     from phi_runtime.data.preview import preview as segments_of
     from phi_scaffold.show import data as show_data
-    from phi_scaffold.show import progress as show_progress
 
-    with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
+    with flags.progress() as emit:
         overrides = replace(flags.overrides(), skip_bad_rows=True)
         workflow, training, place = _open_data(project, overrides, emit, training_pass)
         dataset = load_dataset(workflow, training, place, emit, "data")

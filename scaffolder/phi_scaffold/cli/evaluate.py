@@ -43,7 +43,6 @@ def evaluate(
     from phi_runtime.pipeline.model_names import stages_that_measure
     from phi_runtime.report.finish import finish_run, judge_run, write_page
     from phi_runtime.report.verdict import with_verdicts
-    from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import report as show_report
     from phi_scaffold.show import run as show
     from phi_scaffold.show import seeds as show_seeds
@@ -56,7 +55,7 @@ def evaluate(
         from phi_runtime.evaluation.benchmarks import load_benchmarks
 
         tasks = load_benchmarks(benchmark, workflow.evaluation.max_rows)  # an error in them shows before a training
-    with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
+    with flags.progress() as emit:
         outcome = run_workflow(project, emit, only=only, config=config)
         report = finish_run(project, workflow, outcome, emit)
     if seeds > 1:
@@ -64,18 +63,17 @@ def evaluate(
 
         planned = plan_seeds(config, project, only, seeds)
         show_seeds.before(planned)
-        with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
+        with flags.progress() as emit:
             run_seeds(planned, emit)
             outcome = run_workflow(project, emit, only=only, config=config)
             report = finish_run(project, workflow, outcome, emit)
     benchmarks = []
-    if benchmark:
-        from phi_runtime.pipeline.benchmarks import run_benchmarks
+    with flags.progress() as emit:
+        if benchmark:
+            from phi_runtime.pipeline.benchmarks import run_benchmarks
 
-        with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
             benchmarks = run_benchmarks(workflow, project, only, tasks, emit)
             report = write_page(project, workflow, emit)
-    with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
         judged = judge_run(project, workflow, outcome, emit)
     if flags.as_json:
         result = with_verdicts(outcome.evaluation, judged)

@@ -14,13 +14,11 @@ import typer
 from typer._click.exceptions import NoArgsIsHelpError, NoSuchOption
 from typer._click.exceptions import UsageError as ClickUsageError  # no public name; typer is pinned
 
-from phi_runtime.core.errors import PhiError, UsageError
+from phi_runtime.core.errors import Interrupted, PhiError, UsageError
 from phi_runtime.core.events import error_event
 from phi_runtime.core.os_failures import failure_from_os_error
 from phi_runtime.core.suggestions import did_you_mean
 from phi_scaffold.show.inert import inert_output
-
-INTERRUPTED = 130
 
 
 @dataclass
@@ -51,7 +49,7 @@ def _guarded(app: Callable[..., Any]) -> int:
         return e.code if isinstance(e.code, int) else int(bool(e.code))
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+        return Interrupted.exit_code
     except BrokenPipeError:
         _discard_stdout()
         return 0

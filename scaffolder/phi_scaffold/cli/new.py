@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phi_runtime.core.errors import ConfigError, UsageError
+from phi_runtime.core.errors import ConfigError, Interrupted, UsageError
 from phi_runtime.core.project import CONFIG
 from phi_scaffold.cli import completion
-from phi_scaffold.cli.failure import INTERRUPTED
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ def _from_wizard(settings: Mapping[str, Any], folder: Path) -> Answers:
         return Wizard(settings, folder).answers()
     except KeyboardInterrupt:
         print("\nstopped, nothing is written", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(Interrupted.exit_code) from None
 
 
 def _existing(config: Path, settings: Mapping[str, Any]) -> ExistingConfig:

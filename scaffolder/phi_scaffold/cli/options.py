@@ -9,8 +9,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -29,19 +29,15 @@ from phi_scaffold.environment import handed_over, use_project_environment
 
 if TYPE_CHECKING:
     from phi_runtime.config.overrides import Overrides
+    from phi_runtime.core.events import Emit
     from phi_runtime.inference.generator import Guide, SamplingParams
     from phi_runtime.pipeline.session import Session
 
 
-def _errors_as_json(ctx: typer.Context, value: bool) -> bool:
+def _format_errors(ctx: typer.Context, parameter: typer.CallbackParam, value: bool) -> bool:
+    """Set the attribute of the output of errors that has the name of the flag."""
     if value and (output := ctx.find_object(ErrorOutput)):
-        output.as_json = True
-    return value
-
-
-def _errors_with_traceback(ctx: typer.Context, value: bool) -> bool:
-    if value and (output := ctx.find_object(ErrorOutput)):
-        output.debug = True
+        setattr(output, str(parameter.name), True)
     return value
 
 
@@ -160,12 +156,12 @@ class Flags:
         list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before this text; repeatable.")
     ] = None
     as_json: Annotated[
-        bool, typer.Option("--json", is_eager=True, callback=_errors_as_json, help="Print JSON on stdout.")
+        bool, typer.Option("--json", is_eager=True, callback=_format_errors, help="Print JSON on stdout.")
     ] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")] = False
     debug: Annotated[
         bool,
-        typer.Option("--debug", is_eager=True, callback=_errors_with_traceback, help="Show the traceback of an error."),
+        typer.Option("--debug", is_eager=True, callback=_format_errors, help="Show the traceback of an error."),
     ] = False
 
     def find_project(self) -> ProjectFolder:
@@ -273,6 +269,12 @@ class Flags:
             settings=dict(map(_setting, self.settings or ())),
         )
 
+    def progress(self) -> AbstractContextManager[Emit]:
+        """Show the progress of a command that prints its result: only warnings with --quiet or --json."""
+        from phi_scaffold.show import progress
+
+        return progress.display(quiet=self.quiet or self.as_json)
+
     def open_session(self, project: ProjectFolder) -> Session:
         """Load the model that --model names, with the adapter that --adapter names: one of its own, or a folder."""
         from phi_runtime.pipeline.session import open_session
@@ -330,18 +332,3 @@ def accepts(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]
         return with_flags
 
     return decorate
-
-
-def one_of(flag: str, value: str, choices: Iterable[str]) -> str:
-    """Return the choice that `value` names, in any case.
-
-    Raises:
-        UsageError: No choice matches; the message suggests the nearest.
-    """
-    choices = list(choices)
-    for choice in choices:
-        if choice.casefold() == value.casefold():
-            return choice
-    raise UsageError(
-        f"unknown value `{value}` for {flag}{did_you_mean(value, choices)}", fix=f"choose one of {', '.join(choices)}"
-    )

@@ -98,7 +98,6 @@ def reproduce(
     from phi_runtime.pipeline.engine import run as run_workflow
     from phi_runtime.report.history import find_run
     from phi_runtime.report.reproduction import compare_outputs, plan_reproduction
-    from phi_scaffold.show import progress as show_progress
     from phi_scaffold.show import runs as show_runs
 
     plan = plan_reproduction(find_run(project, run), flags.overrides())
@@ -113,7 +112,7 @@ def reproduce(
                 fix="; ".join([*(mismatch.fix for mismatch in changed if mismatch.fix), "or pass --allow-differences"]),
             )
         plan.write()
-        with show_progress.display(quiet=flags.quiet or flags.as_json) as emit:
+        with flags.progress() as emit:
             run_workflow(plan.project, emit, overrides=plan.overrides, **plan.request)
         outputs = compare_outputs(plan)
     if flags.as_json:

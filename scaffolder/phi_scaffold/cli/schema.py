@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from phi_runtime.core.suggestions import one_of
 from phi_scaffold.cli import completion
-from phi_scaffold.cli.options import Flags, accepts, one_of
+from phi_scaffold.cli.options import Flags, accepts
 
 
 @accepts("debug")

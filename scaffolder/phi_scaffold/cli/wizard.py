@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +15,8 @@ from phi_runtime.core.units import size
 from phi_runtime.data.columns import Columns, UnknownAnswer
 from phi_runtime.models.memory import Method
 from phi_scaffold.new.answers import PRECISIONS, TARGETS, TASKS, Answers
-from phi_scaffold.new.base_models import BaseModel, base_model, find_base_model
-from phi_scaffold.new.catalog import DEFAULT, catalog
-from phi_scaffold.new.data_source import data_source
+from phi_scaffold.new.base_models import base_model, find_base_model
+from phi_scaffold.new.catalog import DEFAULT, BaseModel, catalog
 from phi_scaffold.new.derive import data_note
 from phi_scaffold.new.example import example_of
 from phi_scaffold.new.fit import METHOD_NAMES, fit_notes, this_trainer
@@ -63,19 +61,6 @@ class _Back(Exception):
     """The user wants to answer the question before."""
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A question.
-
-    Attributes:
-        flag: Name of the flag that answers it.
-        ask: Prints it, reads an answer and returns it; raises PhiError for one that is not usable.
-    """
-
-    flag: str
-    ask: Callable[[], Any]
-
-
 class Wizard:
     """Prompts for the answers that no flag gives.
 
@@ -101,15 +86,15 @@ class Wizard:
         self._columns = self._answers().data_columns  # what is wrong with a flag is no answer to correct here
         with suppress(ImportError):
             import readline  # noqa: F401  # line editing in input()
-        every = (
-            _Question("data", self._data),
-            _Question("task", self._task),
-            _Question("model", self._model),
-            _Question("method", self._method),
-            _Question("target", self._target),
-            _Question("precision", self._precision),
-        )
-        questions = [q for q in every if q.flag not in self._flags]
+        every: dict[str, Callable[[], Any]] = {
+            "data": self._data,
+            "task": self._task,
+            "model": self._model,
+            "method": self._method,
+            "target": self._target,
+            "precision": self._precision,
+        }
+        questions = [flag for flag in every if flag not in self._flags]
         if questions:
             self._print(
                 "[dim]Enter takes the value in brackets, `back` returns to the question before, Ctrl-C stops.[/]"
@@ -118,7 +103,7 @@ class Wizard:
         while True:
             try:
                 if at < len(questions):
-                    self._flags[questions[at].flag] = questions[at].ask()
+                    self._flags[questions[at]] = every[questions[at]]()
                     at += 1
                 elif self._confirmed(answers := self._answers()):
                     return answers
@@ -127,7 +112,7 @@ class Wizard:
             except _Back:
                 at = max(at - 1, 0)
                 if at < len(questions):
-                    self._flags.pop(questions[at].flag, None)
+                    self._flags.pop(questions[at], None)
 
     # -- questions ---------------------------------------------------------------------------------------------------------
 
@@ -150,10 +135,11 @@ class Wizard:
     def _show_data(self, written: str, columns: str = "") -> None:
         chosen = {"columns": columns} if columns else {}
         answers = answers_from({**self._flags, "data": written, **chosen})
-        assert answers.data_columns is not None
+        assert answers.data_columns
+        assert answers.source
         self._flags |= chosen
         self._columns = answers.data_columns
-        self._print(f"  {data_note(answers.data_columns, data_source(written, answers.form))}", markup=False)
+        self._print(f"  {data_note(answers.data_columns, answers.source)}", markup=False)
         if example := example_of(answers):
             self._print("  A row as the model sees it:", style="dim")
             self._print("\n".join(f"    {line}" for line in example.splitlines()), markup=False)

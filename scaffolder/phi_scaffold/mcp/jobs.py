@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any, Literal
 
 import psutil  # type: ignore[import-untyped]
 
 from phi_runtime.core.errors import Conflict, UsageError
+from phi_runtime.workers.process import Worker
 
 State = Literal["running", "done", "failed", "canceled"]
 INTERRUPT = signal.SIGTERM if os.name == "nt" else signal.SIGINT
@@ -25,30 +24,37 @@ _EVENTS = 20  # of a job that a client sees
 _LINES = 20  # of stderr, for a job that failed
 
 
-@dataclass
 class Job:
     """A command at work, or its result.
 
-    Attributes:
+    Args:
         id: Name for the client.
-        command: Words after `phi-scaffold`.
-        process: The process; the leader of a session.
+        words: Words after `phi-scaffold`.
+        command: The command line.
+
+    Attributes:
         events: Its last events.
+        lines: The last lines that it printed on stderr.
         result: The last of its objects that is no event, or its last event.
     """
 
-    id: str
-    command: tuple[str, ...]
-    process: subprocess.Popen[bytes]
-    is_canceled: bool = False
-    events: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=_EVENTS))
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES))
-    result: dict[str, Any] | None = None
-    readers: tuple[Thread, ...] = ()
+    def __init__(self, id: str, words: Sequence[str], command: Sequence[str]) -> None:
+        self.id, self.words = id, tuple(words)
+        self.is_canceled = False
+        self.events: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
+        self.lines: deque[str] = deque(maxlen=_LINES)
+        self.result: dict[str, Any] | None = None
+        self._is_complete = False
+        self.worker = Worker(command, self.id, output_messages=True, deliver=self._receive)
+        self.worker.hang_up()  # it reads no input
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        return self.worker.process
 
     @property
     def state(self) -> State:
-        if self.process.poll() is None or any(reader.is_alive() for reader in self.readers):
+        if self.process.poll() is None or not self._is_complete:
             return "running"
         return "done" if not self.process.returncode else "canceled" if self.is_canceled else "failed"
 
@@ -61,33 +67,19 @@ class Job:
     def as_dict(self) -> dict[str, Any]:
         """Return its state; `output` is what it printed on stderr, if it failed."""
         state = self.state
-        facts = {"id": self.id, "command": self.command[0], "state": state, "exit_code": self.exit_code}
+        facts = {"id": self.id, "command": self.words[0], "state": state, "exit_code": self.exit_code}
         output = list(self.lines) if state == "failed" else []
         return {**facts, "events": list(self.events), "result": self.result, "output": output}
 
-    def read(self) -> None:
-        """Read both outputs on threads, until the process closes them."""
-        readers = Thread(target=self._read_events, daemon=True), Thread(target=self._read_lines, daemon=True)
-        for reader in readers:
-            reader.start()
-        self.readers = readers
-
-    def _read_events(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                self.result = value
-                if "event" in value:
-                    self.events.append(value)
-
-    def _read_lines(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.lines.append(line.decode(errors="replace").rstrip())
+    def _receive(self, message: Any) -> None:
+        if message is None:
+            self._is_complete = True
+        elif isinstance(message, dict) and message.keys() == {"output"}:
+            self.lines.append(message["output"].rstrip())
+        elif isinstance(message, dict):
+            self.result = message
+            if "event" in message:
+                self.events.append(message)
 
 
 class Jobs:
@@ -106,15 +98,7 @@ class Jobs:
         with self._starting:
             if running := next((job for job in self._jobs if job.state == "running"), None):
                 raise Conflict(f"the job `{running.id}` is running", fix="wait for it, or cancel it")
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C reaches the server alone, which ends its jobs
-            )
-            job = Job(f"{arguments[0]}-{len(self._jobs) + 1}", tuple(arguments), process)
-            job.read()
+            job = Job(f"{arguments[0]}-{len(self._jobs) + 1}", arguments, command)
             self._jobs.append(job)
             return job
 
@@ -136,11 +120,7 @@ class Jobs:
                 with suppress(subprocess.TimeoutExpired):
                     job.process.wait(seconds)
                     break
-            else:
-                job.process.kill()
-                job.process.wait()
-            for reader in job.readers:
-                reader.join()
+            job.worker.end()
         return job
 
 

@@ -15,14 +15,13 @@ from mcp.server import MCPServer
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import Field
 
-from phi_runtime.core.errors import PhiError, WorkFailed
+from phi_runtime.core.errors import Interrupted, PhiError, WorkFailed
 from phi_runtime.core.events import error_event
 from phi_runtime.workers.process import python
 from phi_scaffold import __version__
 from phi_scaffold.mcp.jobs import Jobs, end_all
 from phi_scaffold.show.inert import raw
 
-INTERRUPTED = 130
 _INSTRUCTIONS = (
     "Fine-tune, export and evaluate the small language model of one project. After an edit in fine-tuning/: `validate`; before a "
     "run: `plan`; `run` and `evaluate` start a job: poll `status`. Results have the keys of `phi-scaffold COMMAND --json`; an error "
@@ -172,4 +171,4 @@ def serve(config: str, flags: Sequence[str]) -> None:
 def _stop(*_: object) -> None:
     """End the server at once: a thread that waits for stdin cannot be interrupted."""
     end_all()
-    os._exit(INTERRUPTED)
+    os._exit(Interrupted.exit_code)

@@ -7,9 +7,10 @@ import shlex
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 from phi_runtime.config.tasks import TASKS
@@ -18,6 +19,9 @@ from phi_runtime.core.project import WINDOWS_DEVICES
 from phi_runtime.data.columns import Columns
 from phi_runtime.data.other_purposes import as_flag
 from phi_runtime.models.memory import Method
+
+if TYPE_CHECKING:
+    from phi_scaffold.new.data_source import HubData, LocalData
 
 METHODS: tuple[Method, ...] = get_args(Method)
 _PROVIDERS = {
@@ -98,6 +102,13 @@ class Answers:
     prompt_template: str = "plain"
     form: FormFlags = FormFlags()
     data_columns: Columns | None = None
+
+    @cached_property
+    def source(self) -> HubData | LocalData | None:
+        """The user's data, as `data_source` finds it; None for the sample data."""
+        from phi_scaffold.new.data_source import data_source
+
+        return data_source(self.data, self.form) if self.data else None
 
 
 def check_name(folder: Path) -> str:

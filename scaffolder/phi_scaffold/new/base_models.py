@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from phi_runtime.core.errors import UsageError
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.models.exportable import Reason, why_not_exportable, why_not_loadable
+from phi_runtime.models.exportable import why_not_exportable, why_not_loadable
 from phi_runtime.models.known import known_id
 from phi_runtime.models.place import is_model_folder
-from phi_runtime.models.shape import Shape, shape_of, text_config
-from phi_scaffold.new.catalog import CatalogModel, catalog
+from phi_runtime.models.shape import shape_of, text_config
+from phi_scaffold.new.catalog import BaseModel, catalog
 
 _ADDRESS = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/?#]+/[^/?#]+)(?:[/?#].*)?", re.IGNORECASE
@@ -29,43 +28,6 @@ FAMILIES: dict[tuple[str, ...], str] = {("phi", "3"): "microsoft/Phi-3-mini-4k-i
 _VARIANTS = (["instruct"], ["it"], ["chat"])  # words that a name of the usual variant of a model may lack
 
 
-@dataclass(frozen=True)
-class LocalModel:
-    """A base model in a folder of this machine, with the attributes of a CatalogModel that `new` uses.
-
-    Attributes:
-        id: Its absolute path, or its Hub id if a project downloaded it.
-        base: It has no chat template.
-        prompt_format: `own` is that of its chat template.
-    """
-
-    id: str
-    shape: Shape
-    context: int
-    base: bool
-    license: str
-    architecture: str
-    source: str
-    why_not_exportable: Reason | None
-    about: str = "model on this machine"
-    gated: bool = False
-    learning_rate: float = 2e-4
-    note: str = ""
-    unverified: tuple[str, ...] = ()
-    target_modules: tuple[str, ...] | None = None  # detected when the model is loaded
-
-    @property
-    def parameters(self) -> int:
-        return self.shape.parameters
-
-    @property
-    def prompt_format(self) -> str:
-        return "plain" if self.base else "own"
-
-
-BaseModel = CatalogModel | LocalModel
-
-
 @cache
 def base_model(id_: str) -> BaseModel | None:
     """Return what is known of a model that `find_base_model` returned; None for one of the Hub that is not in the catalog."""
@@ -74,7 +36,7 @@ def base_model(id_: str) -> BaseModel | None:
     return local or catalog().models.get(id_)
 
 
-def local_model(folder: Path, id_: str = "") -> LocalModel | None:
+def local_model(folder: Path, id_: str = "") -> BaseModel | None:
     """Return the facts of the model in `folder`, from its files; None if its config.json lacks a size."""
     shape = shape_of(folder)
     if shape is None:
@@ -84,11 +46,13 @@ def local_model(folder: Path, id_: str = "") -> LocalModel | None:
     files = (folder / "chat_template.jinja", folder / "tokenizer_config.json")
     has_template = files[0].is_file() or (files[1].is_file() and "chat_template" in read_json(files[1]))
     manifest, named = read_manifest(folder), config.get("architectures")
-    return LocalModel(
-        id_ or str(folder),
-        shape,
-        next((context for context in contexts if isinstance(context, int)), UNKNOWN_CONTEXT),
+    return BaseModel(
+        id=id_ or str(folder),
+        about="model on this machine",
+        shape=shape,
+        context=next((context for context in contexts if isinstance(context, int)), UNKNOWN_CONTEXT),
         base=not has_template,
+        prompt_format="own" if has_template else "plain",
         license=str((manifest.facts.get("license") if manifest else "") or "unknown"),
         architecture=str(named[0]) if isinstance(named, list) and named else "unknown",
         source=str(folder / "config.json"),
@@ -96,7 +60,7 @@ def local_model(folder: Path, id_: str = "") -> LocalModel | None:
     )
 
 
-def downloaded_model(name: str, project: ProjectFolder) -> LocalModel | None:
+def downloaded_model(name: str, project: ProjectFolder) -> BaseModel | None:
     """Return the facts of a model of the Hub that is in the model-cache/ of the project; None if it is not there."""
     return local_model(project.model_cache / name, name) if HUB_ID.fullmatch(name) else None
 

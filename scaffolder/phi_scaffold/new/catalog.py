@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
 
 DEFAULT = "smollm2-135m"
+_SIZES = ("parameters", "hidden", "layers", "heads", "kv_heads", "intermediate", "vocabulary", "head_dim")
 
 
 @dataclass(frozen=True)
@@ -36,32 +38,30 @@ class PromptFormat:
 
 
 @dataclass(frozen=True)
-class CatalogModel:
-    """A base model, with the sizes of its configuration.
+class BaseModel:
+    """A base model, of the catalog or in a folder of this machine.
 
     Attributes:
+        id: Its id in the catalog or on the Hub, or the absolute path of its folder.
+        shape: Sizes that the memory estimates depend on.
+        prompt_format: Name of its format of prompts; `own` is that of its chat template.
         source: Origin of the sizes, and its date.
-        head_dim: Size of an attention head; 0 if it is hidden / heads.
+        target_modules: Modules that an adapter changes; None: detected when the model is loaded.
+        base: It has no chat template.
         note: A limit that a user must know.
+        unverified: Facts that the page of the model does not confirm.
     """
 
     id: str
     about: str
-    parameters: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    intermediate: int
-    vocabulary: int
+    shape: Shape
     context: int
     license: str
     architecture: str
     prompt_format: str
-    target_modules: tuple[str, ...]
     source: str
-    head_dim: int = 0
-    tied: bool = False
+    why_not_exportable: Reason | None
+    target_modules: tuple[str, ...] | None = None
     gated: bool = False
     base: bool = False
     learning_rate: float = 2e-4
@@ -69,25 +69,8 @@ class CatalogModel:
     unverified: tuple[str, ...] = ()
 
     @property
-    def why_not_exportable(self) -> Reason | None:
-        return why_not_exportable({"architectures": [self.architecture]})
-
-    @property
-    def shape(self) -> Shape:
-        """Sizes that the memory estimates depend on."""
-        return assembled(
-            parameters=self.parameters,
-            hidden=self.hidden,
-            intermediate=self.intermediate,
-            layers=self.layers,
-            vocabulary=self.vocabulary,
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            tied=self.tied,
-            fused="qkv_proj" in self.target_modules,
-            gated=self.architecture not in ("PhiForCausalLM", "GPT2LMHeadModel"),
-        )
+    def parameters(self) -> int:
+        return self.shape.parameters
 
 
 @dataclass(frozen=True)
@@ -103,7 +86,7 @@ class UnsupportedModel:
 class Catalog:
     """Models by id, prompt formats by name, and models that cannot be used."""
 
-    models: dict[str, CatalogModel]
+    models: dict[str, BaseModel]
     prompt_formats: dict[str, PromptFormat]
     unsupported: tuple[UnsupportedModel, ...]
 
@@ -117,12 +100,26 @@ class Catalog:
 def catalog() -> Catalog:
     """Load the catalog that ships with this version."""
     raw = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
-    lists = ("target_modules", "unverified")
-    entries: list[dict[str, Any]] = [{k: tuple(v) if k in lists else v for k, v in e.items()} for e in raw["model"]]
-    models = [CatalogModel(**entry) for entry in entries]
+    models = [_model(**entry) for entry in raw["model"]]
     formats = {name: PromptFormat(name, **entry) for name, entry in raw["prompt_format"].items()}
     unsupported = (UnsupportedModel(id_, e["reason"], e["instead"]) for e in raw["unsupported"] for id_ in e["ids"])
     return Catalog({m.id: m for m in models}, formats, tuple(unsupported))
+
+
+def _model(
+    *, architecture: str, target_modules: list[str], unverified: Sequence[str] = (), tied: bool = False, **facts: Any
+) -> BaseModel:
+    """Return a model of catalog.toml from its entry, in which the sizes are next to the other facts."""
+    sizes = {size: facts.pop(size) for size in _SIZES if size in facts}
+    gated = architecture not in ("PhiForCausalLM", "GPT2LMHeadModel")
+    return BaseModel(
+        architecture=architecture,
+        shape=assembled(**sizes, tied=tied, fused="qkv_proj" in target_modules, gated=gated),
+        why_not_exportable=why_not_exportable({"architectures": [architecture]}),
+        target_modules=tuple(target_modules),
+        unverified=tuple(unverified),
+        **facts,
+    )
 
 
 def base_shape(workflow: Workflow, project: ProjectFolder) -> Shape | None:

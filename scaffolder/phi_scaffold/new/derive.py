@@ -19,9 +19,9 @@ from phi_runtime.data.labels import few_rows
 from phi_runtime.data.template import PromptTemplate, TemplateError
 from phi_scaffold import __version__
 from phi_scaffold.new.answers import PRECISIONS, Answers
-from phi_scaffold.new.base_models import BaseModel, base_model
-from phi_scaffold.new.catalog import PromptFormat, catalog
-from phi_scaffold.new.data_source import HubData, LocalData, columns_of, data_source
+from phi_scaffold.new.base_models import base_model
+from phi_scaffold.new.catalog import BaseModel, PromptFormat, catalog
+from phi_scaffold.new.data_source import HubData, LocalData, columns_of
 from phi_scaffold.new.fit import fit_notes
 from phi_scaffold.new.lengths import lengths_of
 from phi_scaffold.new.renaming import renamed
@@ -62,7 +62,7 @@ def derive(answers: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
         notes.append(f"`{answers.model}` is not in the catalog: its settings are detected when it is loaded{hint}")
     notes += fit_notes(answers, model)
     columns = answers.data_columns or SAMPLES[answers.task]
-    source = data_source(answers.data, answers.form) if answers.data else None
+    source = answers.source
     originals: Mapping[str, str] = {}
     load_options: dict[str, Any] = {}
     if source:

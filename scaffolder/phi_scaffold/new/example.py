@@ -6,7 +6,7 @@ from phi_runtime.data.row import RowError
 from phi_runtime.data.rows import read_rows
 from phi_runtime.data.template import PromptTemplate
 from phi_scaffold.new.answers import Answers
-from phi_scaffold.new.data_source import LocalData, data_source
+from phi_scaffold.new.data_source import LocalData
 from phi_scaffold.new.derive import text_template_for
 from phi_scaffold.new.renaming import renamed
 
@@ -20,7 +20,7 @@ def example_of(answers: Answers) -> str:
         UsageError: The prompt template does not fit the data.
         DataError: The data cannot be read.
     """
-    source = data_source(answers.data, answers.form) if answers.data else None
+    source = answers.source
     if not isinstance(source, LocalData) or answers.data_columns is None or answers.data_columns.kind != "columns":
         return ""
     renaming = renamed(answers.data_columns, source)

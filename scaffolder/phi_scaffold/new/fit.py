@@ -11,8 +11,7 @@ from phi_runtime.hardware.machine import gpus, has_bfloat16, memory_bytes
 from phi_runtime.models.memory import Job, Method, estimate, with_lora
 from phi_runtime.models.shape import Shape
 from phi_scaffold.new.answers import Answers
-from phi_scaffold.new.base_models import BaseModel
-from phi_scaffold.new.catalog import catalog
+from phi_scaffold.new.catalog import BaseModel, catalog
 
 METHOD_NAMES: dict[Method, str] = {"lora": "LoRA", "qlora": "QLoRA", "full": "full"}
 ROW_TOKENS = 2048  # of the row that the estimates assume

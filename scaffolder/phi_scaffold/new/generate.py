@@ -15,7 +15,7 @@ from phi_runtime.core.artifacts import free_name
 from phi_runtime.core.errors import Conflict, UsageError, WorkFailed
 from phi_runtime.core.project import CONFIG
 from phi_scaffold.new.answers import Answers, check_name
-from phi_scaffold.new.data_source import LocalData, data_source
+from phi_scaffold.new.data_source import LocalData
 from phi_scaffold.new.derive import derive, recorded
 from phi_scaffold.new.template_files import render
 
@@ -70,8 +70,8 @@ def new(
         if existing:
             notes = existing.notes
             _write_existing(tree, existing)
-        elif answers.data and isinstance(source := data_source(answers.data, answers.form), LocalData):
-            source.copy_to(tree / "datasets")
+        elif isinstance(answers.source, LocalData):
+            answers.source.copy_to(tree / "datasets")
         files = tuple(sorted(p.relative_to(tree).as_posix() for p in tree.rglob("*") if p.is_file()))
         if dry_run:
             return CreatedProject(folder, files, notes)

@@ -11,7 +11,7 @@ from typing import Any
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.hub_id import HUB_ID
 from phi_runtime.core.project import CONFIG
-from phi_runtime.core.suggestions import did_you_mean
+from phi_runtime.core.suggestions import did_you_mean, one_of
 from phi_runtime.data.columns import Columns
 from phi_scaffold.new.answers import CHOICES, METHODS, OTHER_WORDS, PRECISION, TARGETS, TASKS, Answers, FormFlags
 from phi_scaffold.new.base_models import find_base_model
@@ -54,19 +54,14 @@ def choice(name: str, value: Any) -> str:
     Raises:
         UsageError: There is no such value; the message suggests the nearest, or where to set it.
     """
-    choices, word = CHOICES[name], str(value).strip().casefold()
-    word = OTHER_WORDS.get(name, {}).get(word, word)
-    for known in choices:
-        if known.casefold() == word:
-            return known
-    if name == "method" and (kind := _other_methods().get(word)):
+    word = str(value).strip()
+    word = OTHER_WORDS.get(name, {}).get(word.casefold(), word)
+    if name == "method" and word.casefold() not in METHODS and (kind := _other_methods().get(word.casefold())):
         raise UsageError(
             f"`{kind}` is a setting of a project, not a method of `new`",
             fix=f'use --method lora, then set "type": "{kind}" in the pass `finetune` of {CONFIG}',
         )
-    raise UsageError(
-        f"unknown value `{value}` for --{name}{did_you_mean(word, choices)}", fix=f"choose one of {', '.join(choices)}"
-    )
+    return one_of(f"--{name}", word, CHOICES[name])
 
 
 def _other_methods() -> dict[str, str]:

@@ -14,8 +14,8 @@ from phi_runtime.config.overrides import set_value
 from phi_runtime.config.pass_graph import INPUT_ADAPTER
 from phi_runtime.config.reading.source import KeyPath, Source, parse_source, read_source
 from phi_runtime.core.errors import UsageError
+from phi_runtime.core.suggestions import one_of
 from phi_runtime.hardware.device import has_nvidia_gpu
-from phi_scaffold.cli.options import one_of
 from phi_scaffold.olive.arguments import OliveArguments, typed
 
 _OUTPUT = {  # Olive's defaults of --output_path

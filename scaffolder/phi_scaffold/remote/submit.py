@@ -151,9 +151,9 @@ def emit(project: ProjectFolder, flags: Flags, request: Request, kinds: Sequence
         UsageError: There is no such kind of cluster, or the run reads files that may not leave this machine.
         Conflict: The user has edited one of the files.
     """
+    from phi_runtime.core.suggestions import one_of
     from phi_runtime.pipeline.engine import select_stages
     from phi_runtime.remote.cluster_files import KINDS, cluster_file, write_cluster_files
-    from phi_scaffold.cli.options import one_of
     from phi_scaffold.show import remote as show
 
     chosen = dict.fromkeys(one_of("--emit", kind, KINDS) for kind in kinds)

@@ -26,8 +26,7 @@ from phi_scaffold.show.terminal import console, prose
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
-    from phi_scaffold.new.base_models import BaseModel
-    from phi_scaffold.new.catalog import CatalogModel
+    from phi_scaffold.new.catalog import BaseModel
 
 _NAMED = 2  # models that the foot of the table names
 _NAME = 19  # columns before the fact of a model
@@ -49,7 +48,7 @@ def downloaded(project: ProjectFolder, *, as_json: bool) -> None:
         out.print(terminal.fitting_table({name: list(map(escape, cells)) for name, cells in columns.items()}, out))
 
 
-def table(models: Sequence[CatalogModel], *, as_json: bool, quiet: bool) -> None:
+def table(models: Sequence[BaseModel], *, as_json: bool, quiet: bool) -> None:
     """Print the catalog, with memory estimates for one row of `ROW_TOKENS` tokens per step; unless `quiet`, explain them."""
     trainer = this_trainer()
     rows = [_facts(model, trainer) for model in models]
@@ -71,7 +70,7 @@ def table(models: Sequence[CatalogModel], *, as_json: bool, quiet: bool) -> None
         _explain([name.lstrip(">!") for name in columns], len(shown.columns), models, trainer)
 
 
-def _explain(names: Sequence[str], count: int, models: Sequence[CatalogModel], trainer: Trainer) -> None:
+def _explain(names: Sequence[str], count: int, models: Sequence[BaseModel], trainer: Trainer) -> None:
     """Print what the first `count` columns of the catalog mean, and which are missing."""
     shown, missing = names[:count], names[count:]
     print()
@@ -87,7 +86,7 @@ def _explain(names: Sequence[str], count: int, models: Sequence[CatalogModel], t
         prose(f"Not verified on the page of the model: {facts}. `phi-scaffold models ID` names the source.")
 
 
-def _unverified(models: Sequence[CatalogModel]) -> str:
+def _unverified(models: Sequence[BaseModel]) -> str:
     """Return the facts that were not verified, each with its models, or their number if they are many and not all."""
     ids = {fact: [m.id for m in models if fact in m.unverified] for m in models for fact in m.unverified}
     parts = []
