@@ -99,9 +99,6 @@ class LowRankAdapter(LayeredAdapter):
             keep_start(model)
         return model
 
-    def _module_names(self) -> list[str]:
-        return self.target_modules if isinstance(self.target_modules, list) else []
-
     def peft_config(self, base: Any) -> PeftConfig:
         import peft
 
@@ -136,7 +133,8 @@ class LowRankAdapter(LayeredAdapter):
             return super().why_not_graph_input()
         if self.modules_to_save:
             return f"it trains {', '.join(self.modules_to_save)} fully; {MERGE_INSTEAD}"
-        if embeddings := [name for name in self._module_names() if is_embedding(name)]:
+        names = self.target_modules if isinstance(self.target_modules, list) else []
+        if embeddings := [name for name in names if is_embedding(name)]:
             return f"it changes {embeddings[0]}, for which the graph has no adapter input; {MERGE_INSTEAD}"
         return ""
 

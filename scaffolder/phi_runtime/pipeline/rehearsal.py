@@ -136,7 +136,7 @@ def rehearse(context: PassContext[Any]) -> Rehearsal:
     from transformers.trainer_callback import DefaultFlowCallback
 
     from phi_runtime.training.arguments import total_steps
-    from phi_runtime.training.batches import LengthGroupedSampler
+    from phi_runtime.training.batches import first_batches
     from phi_runtime.training.finetune import computing, prepare
 
     settings: TrainingArgs = context.config.training_args
@@ -147,7 +147,7 @@ def rehearse(context: PassContext[Any]) -> Rehearsal:
     trainer: Any = training.trainer
     size = min(trainer.args.train_batch_size, len(rows))
     longest = (-rows.lengths).argsort(kind="stable")[:size]
-    batches = _first_batches(LengthGroupedSampler(rows.lengths.tolist(), size, settings.order_seed), size)
+    batches = first_batches(rows.lengths, size, settings.order_seed, _SAMPLED_BATCHES)
     tokens = [_shape(trainer.data_collator([rows[i] for i in batch])) for batch in batches]
     shape = _shape(trainer.data_collator([rows[int(i)] for i in longest]))
 
@@ -199,11 +199,6 @@ def _shortened(context: PassContext[Any]) -> tuple[PassContext[Any], int]:
     if isinstance(context.config, LayeredAdapter):
         short["activation_cache_gb"] = 0
     return replace(context, config=context.config.model_copy(update=short)), micro_batches
-
-
-def _first_batches(order: Any, size: int) -> list[list[int]]:
-    indices = list(order)[: _SAMPLED_BATCHES * size]
-    return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
 def _shape(batch: dict[str, Any]) -> tuple[int, int]:

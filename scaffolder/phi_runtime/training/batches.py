@@ -15,13 +15,10 @@ import numpy as np
 import torch
 
 from phi_runtime.data.sequences import IGNORED, Example
-from phi_runtime.training.module_state import evaluation_mode
+from phi_runtime.training.module_state import are_equal, evaluation_mode, probe_rows
 
 _SAMPLED_BATCHES = 200  # batches from which the layout is chosen
 _WORTH_PACKING = 0.97  # of the cost of padding: packing must be cheaper than this, as it has a mask to build
-# Largest difference of logits taken for rounding, in standard deviations of the logits: far above the rounding of bfloat16, far
-# below the effect of another row's tokens.
-_LEAK_TOLERANCE = 0.1
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
@@ -106,8 +103,7 @@ def choose_layout(
         hidden_size: H of the model.
         packing: True or False: the best layout that packs, or pads.
     """
-    order = list(LengthGroupedSampler(lengths.tolist(), batch_size, seed))[: _SAMPLED_BATCHES * batch_size]
-    batches = [lengths[order[i : i + batch_size]] for i in range(0, len(order), batch_size)]  # (B,) each
+    batches = [lengths[rows] for rows in first_batches(lengths, batch_size, seed, _SAMPLED_BATCHES)]  # (B,) each
     row_tokens = sum(int(batch.sum()) for batch in batches)
     # (cost, computed tokens) by capacity of a line; 0 is padding
     costs = {0: _cost([(len(batch), int(batch.max())) for batch in batches], hidden_size)}
@@ -117,6 +113,12 @@ def choose_layout(
     pack = costs[best_packed][0] < _WORTH_PACKING * costs[0][0] if packing is None else packing
     chosen, other = (best_packed, 0) if pack else (0, best_packed)
     return Layout(chosen, 1 - row_tokens / costs[chosen][1], 1 - row_tokens / costs[other][1])
+
+
+def first_batches(lengths: np.ndarray, batch_size: int, seed: int, count: int) -> list[list[int]]:
+    """Return the rows of the first `count` batches of a training on rows of these `lengths` (rows,)."""
+    order = list(LengthGroupedSampler(lengths.tolist(), batch_size, seed))[: count * batch_size]
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def _cost(shapes: Sequence[tuple[int, int]], hidden_size: int) -> tuple[float, int]:
@@ -219,22 +221,11 @@ def row_borders(batch: dict[str, torch.Tensor]) -> Iterator[tuple[int, int, int]
 
 def isolates_packed_rows(model: Any, pad_id: int) -> bool:
     """Return True if `model` computes the same logits for a row whether it is packed with others or not."""
-    generator = torch.Generator().manual_seed(0)
-    vocab_size = min(model.config.get_text_config().vocab_size, 30_000)
-    # Longest first, so that the packed line keeps this order.
-    rows = [torch.randint(vocab_size, (length,), generator=generator).numpy() for length in (9, 7, 6)]
+    rows = probe_rows(model, (9, 7, 6))  # longest first, so that the packed line keeps this order
     batch = pack_batch([{"input_ids": row, "labels": row} for row in rows], pad_id, len(rows))
     with evaluation_mode(model):
         ids, positions = (batch[name].to(model.device) for name in ("input_ids", "position_ids"))  # (1, T)
         packed = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0].float()  # (T, V)
-        single = [
-            model(input_ids=torch.as_tensor(row)[None].to(model.device), use_cache=False).logits[0].float()
-            for row in rows
-        ]
+        single = [model(input_ids=row[None].to(model.device), use_cache=False).logits[0].float() for row in rows]
     expected = torch.cat(single)  # (9 + 7 + 6, V)
     return are_equal(packed[: len(expected)], expected)
-
-
-def are_equal(logits: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Return True if logits (N, V) differ from the expected ones by no more than rounding."""
-    return bool((logits - expected).abs().max() <= _LEAK_TOLERANCE * expected.std())

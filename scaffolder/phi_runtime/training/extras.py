@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from phi_runtime.config.schema.export import Int4Rounding
 from phi_runtime.core.errors import ConfigError, Location
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import TrainingHooks, load_training_hooks
-from phi_runtime.training.process_group import world_size
 from phi_runtime.training.rows import FinetuneContext, TrainingData
 from phi_runtime.training.selection import VALIDATION_LOSS, ModelSelection
 
@@ -39,7 +38,6 @@ class TrainingExtras:
         activations: Activations that are supplied in place of the layers below the first trained one.
         warn: Shows a message to the user.
         describe_rows: Describes training sequences, given by index, in a message (file and line).
-        checkpoint_facts: Facts to record in each checkpoint.
         batch_size: Rows of a micro-batch over all processes; None: those of this process.
     """
 
@@ -52,7 +50,6 @@ class TrainingExtras:
     activations: ActivationCache | None = None
     warn: Callable[[str], None] = lambda _: None
     describe_rows: Callable[[Sequence[int]], str] = lambda indices: ", ".join(map(str, indices))
-    checkpoint_facts: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
 
 
@@ -63,8 +60,6 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
         ConfigError: Answers are to be scored and the rows have no questions.
         DataError: hooks.py cannot be loaded.
     """
-    import torch
-
     from phi_runtime.training.activations import activation_cache
     from phi_runtime.training.adapter import virtual_tokens
 
@@ -82,7 +77,6 @@ def training_extras(context: FinetuneContext, model: Any, data: TrainingData) ->
         activations=activation_cache(context, model, data, own_loss=hooks.loss is not None, int4_base=int4_base),
         warn=context.warn,
         describe_rows=data.describe_rows,
-        checkpoint_facts={"processes": world_size(), "threads": torch.get_num_threads()},
         batch_size=config.training_args.per_device_train_batch_size,
     )
 

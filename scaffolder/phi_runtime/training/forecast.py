@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
@@ -249,8 +248,3 @@ def _kept_activations(workflow: Workflow, project: ProjectFolder, step: Training
     tokens = _longest_row(workflow.data_config(step.train_data_config), project)[2]
     needed = tokens * shape.hidden * _number(step, device)[0] * (2 if step.rounds_base else 1)
     return min(needed or limit, limit)
-
-
-def free_disk_bytes(project: ProjectFolder) -> int:
-    """Return the free bytes on the disk of the project."""
-    return shutil.disk_usage(project.root).free

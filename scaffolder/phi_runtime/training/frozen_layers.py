@@ -21,10 +21,10 @@ import torch
 from phi_runtime.core.artifacts import digest, versions
 from phi_runtime.data.sequences import IGNORED
 from phi_runtime.training.activation_store import ActivationStore, remove_older
-from phi_runtime.training.batches import are_equal, pad_batch, row_borders
+from phi_runtime.training.batches import pad_batch, row_borders
 from phi_runtime.training.decoder import decoder_of
 from phi_runtime.training.loss import model_inputs
-from phi_runtime.training.module_state import evaluation_mode, forward_replaced
+from phi_runtime.training.module_state import are_equal, evaluation_mode, forward_replaced, probe_rows
 
 if TYPE_CHECKING:
     from phi_runtime.training.rounding import AlternatingBase
@@ -75,10 +75,7 @@ class FrozenLayers:
 
     def why_not_skipped(self) -> str:
         """Return why the model cannot continue from states of single rows; "" if it computes the same as from tokens."""
-        generator = torch.Generator().manual_seed(0)
-        vocab_size = min(self._model.config.get_text_config().vocab_size, 30_000)
-        rows = [torch.randint(vocab_size, (length,), generator=generator) for length in (9, 6)]
-        batch = pad_batch([{"input_ids": row, "labels": row} for row in rows], 0)
+        batch = pad_batch([{"input_ids": row, "labels": row} for row in probe_rows(self._model, (9, 6))], 0)
         batch = {name: values.to(self._model.device) for name, values in batch.items()}
         try:
             with evaluation_mode(self._model):

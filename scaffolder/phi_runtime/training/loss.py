@@ -9,9 +9,8 @@ import torch
 from torch.nn import functional
 
 from phi_runtime.data.sequences import IGNORED
-from phi_runtime.training.batches import are_equal
 from phi_runtime.training.decoder import decoder_of, mlp_at
-from phi_runtime.training.module_state import evaluation_mode, forward_replaced
+from phi_runtime.training.module_state import are_equal, evaluation_mode, forward_replaced
 
 _CHUNK_BYTES = 64_000_000  # of float32 logits in memory at a time
 

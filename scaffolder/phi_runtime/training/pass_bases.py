@@ -95,7 +95,6 @@ class AdapterOutput(Pass):
 class AdapterPass(AdapterOutput, TrainingPass):
     """An adapter in float32 over a frozen base: a new one, or that of the input model trained further."""
 
-    produces: ClassVar[Kind] = "adapter"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "tokenizers")
     merges: ClassVar[bool] = True
     ties_embeddings: ClassVar[bool] = False

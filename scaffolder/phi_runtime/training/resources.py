@@ -7,8 +7,10 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import Any
 
@@ -103,7 +105,6 @@ def _process_probe() -> Callable[[], Figures]:
 
     process, cores = psutil.Process(), usable_cores()
     process.cpu_percent()  # the next call measures from here
-    gpu_share = _GpuShare()
 
     def measure() -> Figures:
         figures: Figures = {
@@ -114,7 +115,7 @@ def _process_probe() -> Callable[[], Figures]:
             devices = range(cuda.device_count())
             figures["gpu_memory_bytes"] = sum(cuda.memory_reserved(d) for d in devices)
             figures["gpu_allocated_bytes"] = sum(cuda.memory_allocated(d) for d in devices)
-            figures |= gpu_share(cuda)
+            figures |= _gpu_share(cuda)
         return figures
 
     return measure
@@ -126,20 +127,9 @@ def _cuda() -> Any | None:
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
-class _GpuShare:
-    """Measures the use of the GPUs, until the first failure."""
-
-    def __init__(self) -> None:
-        self.available = True
-
-    def __call__(self, cuda: Any) -> Figures:
-        if not self.available:
-            return {}
-        try:
-            devices = [d for d in range(cuda.device_count()) if cuda.memory_reserved(d)]
-            return {"gpu_share": round(sum(cuda.utilization(d) for d in devices) / 100 / len(devices), 4)}
-        except ZeroDivisionError:  # no device in use yet
-            return {}
-        except Exception:  # nvidia-ml-py is missing, or the driver does not support it
-            self.available = False
-            return {}
+def _gpu_share(cuda: Any) -> Figures:
+    """Return the mean use of the devices that torch uses; empty if there is none yet, or without nvidia-ml-py and a driver."""
+    with suppress(Exception):
+        used = [device for device in range(cuda.device_count()) if cuda.memory_reserved(device)]
+        return {"gpu_share": round(fmean(cuda.utilization(device) for device in used) / 100, 4)}
+    return {}

@@ -12,6 +12,7 @@ from typing import Any
 
 from phi_runtime.core.artifacts import write_json
 from phi_runtime.core.errors import ConfigError
+from phi_runtime.models.modules import tensors
 from phi_runtime.models.peft_lora import CONFIG, WEIGHTS, read_config
 
 _ATTRIBUTE = "starting_weights"
@@ -67,7 +68,7 @@ def start_from_rounding(model: Any, folder: Path) -> None:
     from peft.tuners.lora import Linear4bit
     from safetensors import safe_open
 
-    files = {name: file for file in sorted(folder.glob("*.safetensors")) for name in _names(file)}
+    files = {name: file for file in sorted(folder.glob("*.safetensors")) for name in tensors(folder, file.name)}
     for path, module in model.named_modules():
         if not isinstance(module, Linear4bit):
             continue
@@ -85,10 +86,3 @@ def start_from_rounding(model: Any, folder: Path) -> None:
             root = (sizes[:rank] / scale).sqrt()
             module.lora_A[adapter].weight.data.copy_(root[:, None] * right[:rank])
             module.lora_B[adapter].weight.data.copy_(left[:, :rank] * root)
-
-
-def _names(file: Path) -> list[str]:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as tensors:
-        return list(tensors.keys())

@@ -61,6 +61,7 @@ class SelectiveTrainer(Trainer):
     control: TrainerControl
 
     def __init__(self, *, extras: TrainingExtras | None = None, **arguments: Any) -> None:
+        self._checkpoint_facts = {"processes": world_size(), "threads": torch.get_num_threads()}
         super().__init__(**arguments)
         self.extras = extras or TrainingExtras()
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the trained tokens of the whole step
@@ -283,7 +284,7 @@ class SelectiveTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Trainer writes into the final folder and rotates by itself (transformers#35525): point it at a staging folder.
         root = Path(self.args.output_dir)
-        facts = {**self.extras.checkpoint_facts, "parts": self.batch_parts, "skipped": self.skipped_steps}
+        facts = {**self._checkpoint_facts, "parts": self.batch_parts, "skipped": self.skipped_steps}
         with checkpoints.staged(root, self.state.global_step, facts) as staging_dir:
             self.args.output_dir = str(staging_dir)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from phi_runtime.models.memory import calibration_bytes, calibration_s
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.rehearsal import Rehearsal, rehearse_apart
 from phi_runtime.pipeline.stage import Stage
-from phi_runtime.training.forecast import Forecast, disk_bytes, forecast, free_disk_bytes
+from phi_runtime.training.forecast import Forecast, disk_bytes, forecast
 from phi_scaffold.new.catalog import base_shape
 from phi_scaffold.show import progress as show_progress
 from phi_scaffold.show.terminal import console, prose, table
@@ -51,12 +52,13 @@ def dry_run(
     trains = [row["name"] for row in rows if row["would_run"] and row["name"] in workflow.trainings]
     shape = base_shape(workflow, project)
     disk = disk_bytes(workflow, project, shape) if shape else {}
+    free_bytes = shutil.disk_usage(project.root).free
     if not as_json:
         _print_stages(rows, disk)
         if trains and disk:
-            needed, free = size(disk["checkpoints"]), size(free_disk_bytes(project))
+            needed = size(disk["checkpoints"])
             kept = f", kept activations up to {size(disk['activations'])}" if disk["activations"] else ""
-            prose(f"\nCheckpoints take up to {needed} during training{kept}; {free} are free on the disk.")
+            prose(f"\nCheckpoints take up to {needed} during training{kept}; {size(free_bytes)} are free on the disk.")
     estimates, steps = [], []
     for name in trains:
         estimate = forecast(workflow, project, name, shape)
@@ -78,7 +80,7 @@ def dry_run(
         for calibration in calibrations:
             _print_calibration(calibration)
     if as_json:
-        sizes = {f"{name}_bytes": needed for name, needed in disk.items()} | {"free_bytes": free_disk_bytes(project)}
+        sizes = {f"{name}_bytes": needed for name, needed in disk.items()} | {"free_bytes": free_bytes}
         tried = [s if isinstance(s, dict) else asdict(s) for s in steps]
         content = {"stages": rows, "estimates": estimates, "disk": sizes, "steps": tried}
         print(json.dumps(content | ({"calibrations": calibrations} if calibrations else {})))

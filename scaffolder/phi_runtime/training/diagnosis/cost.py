@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from phi_runtime.training.diagnosis.problem import Diagnosis, ProblemKind
-from phi_runtime.training.diagnosis.run import Adjustment, RunRecord
+from phi_runtime.training.diagnosis.problem import Adjustment, Diagnosis
+from phi_runtime.training.diagnosis.run import RunRecord
 
 TIGHT = 0.92  # of the memory: a longer row than any so far may not fit
 ROOMY = 0.4  # of the memory: twice as much would fit
@@ -43,7 +43,7 @@ def memory_tight(run: RunRecord) -> Diagnosis | None:
         changes.append(Adjustment("type", "LoRA", "type FullFinetune → LoRA"))
     if not changes:
         changes.append(Adjustment("max_seq_len", None, "a smaller max_seq_len"))
-    return _diagnosis("memory", "; ".join(evidence), changes, ", or ")
+    return Diagnosis.of("memory", "; ".join(evidence), changes[0], ", or ".join(change.text for change in changes))
 
 
 def slow(run: RunRecord) -> Diagnosis | None:
@@ -84,10 +84,4 @@ def slow(run: RunRecord) -> Diagnosis | None:
     if not causes:
         return None
     evidence = f"{wall_s / 60:.0f} min: " + "; ".join(text for text, _ in causes)
-    return _diagnosis("slow training", evidence, [change for _, change in causes], "; ")
-
-
-def _diagnosis(problem: ProblemKind, evidence: str, changes: list[Adjustment], between: str) -> Diagnosis:
-    first = changes[0]
-    advice = between.join(change.text for change in changes)
-    return Diagnosis(problem, evidence, first.setting, advice, first.value)
+    return Diagnosis.of("slow training", evidence, causes[0][1], "; ".join(change.text for _, change in causes))

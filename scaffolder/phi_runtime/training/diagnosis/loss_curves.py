@@ -16,7 +16,7 @@ from phi_runtime.training.diagnosis.curve_statistics import (
     slope,
     wobble,
 )
-from phi_runtime.training.diagnosis.problem import Diagnosis
+from phi_runtime.training.diagnosis.problem import Adjustment, Diagnosis
 from phi_runtime.training.diagnosis.run import LEARNED, MIN_LINES, MIN_VALIDATION, RunRecord, short
 
 # Overfitting
@@ -60,7 +60,7 @@ def learning_rate_too_high(run: RunRecord) -> Diagnosis | None:
         advice += ", and max_grad_norm 0 → 1"
     if run.facts.get("dtype") == "float16":
         advice += "; torch_dtype float16 → bfloat16 overflows less, if the device supports it"
-    return Diagnosis("learning rate too high", "; ".join(evidence), change.setting, advice, change.value)
+    return Diagnosis.of("learning rate too high", "; ".join(evidence), change, advice)
 
 
 def _diverged(run: RunRecord) -> str:
@@ -144,7 +144,7 @@ def overfitting(run: RunRecord) -> Diagnosis | None:
     others += ["weight_decay 0.01"] if run.facts.get("weight_decay", 0) < 0.01 else []
     others += ["lora_dropout 0.1"] if run.kind == "adapter" and run.facts.get("lora_dropout", 0) < 0.1 else []
     advice = f"{shorter.text}, or {stopping}; {', '.join(others)} help as well"
-    return Diagnosis("overfitting", evidence, shorter.setting, advice, shorter.value)
+    return Diagnosis.of("overfitting", evidence, shorter, advice)
 
 
 def _keeps_rising(after: Curve) -> bool:
@@ -182,22 +182,22 @@ def nothing_learned(run: RunRecord) -> Diagnosis | None:
     rate, low_rate = run.facts.get("learning_rate", math.inf), LOW_RATE[run.kind]
     still_falling = -slope(part(run.loss, 2 / 3, 1)) * run.steps >= 0.5 * fall
     if fall < CREEPING * run.first and rate < low_rate and still_falling:
-        change = run.rate_set_to(USUAL_RATE[run.kind])
-        return Diagnosis(
-            "learning rate too low", f"{evidence}, still falling", change.setting, change.text, change.value
-        )
+        return Diagnosis.of("learning rate too low", f"{evidence}, still falling", _usual_rate(run))
     return None
 
 
 def _nothing_learned(run: RunRecord, evidence: str) -> Diagnosis:
     rate, low_rate = run.facts.get("learning_rate", math.inf), LOW_RATE[run.kind]
     if rate < low_rate:
-        change = run.rate_set_to(USUAL_RATE[run.kind])
-        return Diagnosis("nothing learned", evidence, change.setting, change.text, change.value)
+        return Diagnosis.of("nothing learned", evidence, _usual_rate(run))
     rank = f", a larger r (now {run.facts['r']})" if "r" in run.facts else ""
     lower, higher = run.rate_change(0.5), run.rate_change(2)
     advice = f"check the rows with `phi-scaffold data preview`; then {lower.text} or {higher.text}{rank}"
-    return Diagnosis("nothing learned", evidence, lower.setting, advice, lower.value)
+    return Diagnosis.of("nothing learned", evidence, lower, advice)
+
+
+def _usual_rate(run: RunRecord) -> Adjustment:
+    return run.rate_set_to(USUAL_RATE[run.kind])
 
 
 def not_finished(run: RunRecord) -> Diagnosis | None:
@@ -217,8 +217,7 @@ def not_finished(run: RunRecord) -> Diagnosis | None:
     start_level, end_level = short(level(end[:3])), short(level(end[-3:]))
     evidence = f"training loss fell from {start_level} to {end_level} in the last third and did not slow down"
     longer = run.length_change(2)
-    advice = f"{longer.text}, or {run.rate_change(2).text}"
-    return Diagnosis("not finished", evidence, longer.setting, advice, longer.value)
+    return Diagnosis.of("not finished", evidence, longer, f"{longer.text}, or {run.rate_change(2).text}")
 
 
 def plateau(run: RunRecord) -> Diagnosis | None:
@@ -244,4 +243,4 @@ def plateau(run: RunRecord) -> Diagnosis | None:
     )
     same = f"{shorter.text} or early_stopping_patience 2 gives the same result"
     advice = f"{same}; for a better one, {run.rate_change(2).text}"
-    return Diagnosis("plateau", evidence, shorter.setting, advice, shorter.value)
+    return Diagnosis.of("plateau", evidence, shorter, advice)

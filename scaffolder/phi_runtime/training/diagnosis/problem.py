@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 ProblemKind = Literal[
     "not measured",
@@ -39,6 +39,14 @@ ProblemKind = Literal[
 Light = Literal["ready", "check", "not ready"]
 
 
+class Adjustment(NamedTuple):
+    """A new value of a setting, None where it is not known, and the change as text."""
+
+    setting: str
+    value: Any
+    text: str
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """One problem.
@@ -60,6 +68,11 @@ class Diagnosis:
     value: Any = None
     file: str = ""
     light: Light = "ready"
+
+    @classmethod
+    def of(cls, problem: ProblemKind, evidence: str, change: Adjustment, advice: str = "") -> Diagnosis:
+        """Return the diagnosis of a problem that `change` solves; `advice` is the text of it and of what else helps, if anything."""
+        return cls(problem, evidence, change.setting, advice or change.text, change.value)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry of `diagnosis` in the stage's manifest and `metric` event, and of `findings` in a verdict."""

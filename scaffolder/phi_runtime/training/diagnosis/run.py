@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from phi_runtime.core.artifacts import read_json_lines
 from phi_runtime.training.diagnosis.curve_statistics import curve, level
+from phi_runtime.training.diagnosis.problem import Adjustment
 
 LOSS_LOG = "loss_log.jsonl"  # in the folder of a trained model: an entry of the log a line
 MIN_STEPS = 20  # optimizer steps below which a curve is only warm-up and chance
@@ -17,14 +18,6 @@ MIN_VALIDATION = 3  # validation losses below which there is no minimum to rise 
 LEARNED = 0.05  # nats: below this loss there is nothing left to learn, and its wobble means nothing
 
 RATE = "training_args.learning_rate"
-
-
-class Adjustment(NamedTuple):
-    """A new value of a setting, None where it is not known, and the change as text."""
-
-    setting: str
-    value: Any
-    text: str
 
 
 class RunRecord:
