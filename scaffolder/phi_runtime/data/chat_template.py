@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -319,7 +320,7 @@ def _origin(folder: Path) -> str:
 
 def default_template(tokenizer: Any) -> Template:
     """Return the template of a model that no data describes: the chat template of its tokenizer, or the text alone."""
-    if tokenizer.chat_template:
+    with suppress(DataError):  # none, or several by name without a default
         return ChatTemplate.from_config(tokenizer, True, "messages")
     return PromptTemplate("{text}", "{answer}", ("text",), "answer", "")
 

@@ -69,7 +69,7 @@ def _share(head: str, complete: bool, sep: str) -> float:
 
 
 def _records_of(head: str, sep: str) -> Iterator[list[str]]:
-    csv.field_size_limit(LIMIT_BYTES)  # of the process, and far lower before
+    csv.field_size_limit(LIMIT_BYTES)  # of all readers of the process; 128 KiB at its start
     return csv.reader(io.StringIO(head, newline=""), delimiter=sep)
 
 

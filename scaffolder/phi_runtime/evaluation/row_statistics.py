@@ -81,10 +81,13 @@ def _of_labels(answers: Texts, references: Texts) -> dict[str, Statistic]:
 
     A label without a row in a sample does not count there.
     """
-    labels = np.array(labels_of(references))
-    expected, predicted = (np.array(texts)[:, None] == labels for texts in (references, answers))  # (N, L) each
+    number = {label: i for i, label in enumerate(labels_of(references))}  # numpy drops "\0" at the end of text
+    count = len(number)
+    expected, predicted = (
+        np.array([number.get(text, count) for text in texts])[:, None] == np.arange(count)
+        for texts in (references, answers)
+    )  # (N, L) each
     columns = np.concatenate([expected & predicted, predicted, expected], axis=1).astype(np.float64)  # (N, 3 L)
-    count = len(labels)
 
     def recalls(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return sums[..., :count] / np.maximum(sums[..., 2 * count :], 1), sums[..., 2 * count :]

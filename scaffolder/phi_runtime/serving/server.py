@@ -65,7 +65,7 @@ def serve(
         on_loading: Called once the address is open, before the models are loaded.
 
     Raises:
-        UsageError: The address is public and there is no key.
+        UsageError: The address is public and there is no key, or it is not one of this machine.
         Conflict: The port is in use.
         PhiError: The models cannot be loaded.
         KeyboardInterrupt: The signal was SIGINT; raised after the shutdown.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.errors import DataError
-from phi_runtime.data.chat_template import ChatTemplate, load_template
+from phi_runtime.data.chat_template import ChatTemplate, default_template, load_template
 from phi_runtime.data.row import RowError
 from phi_runtime.data.template import PromptTemplate
 
@@ -271,6 +271,7 @@ def test_of_several_templates_the_default_is_taken_and_without_one_it_is_said(to
         with pytest.raises(DataError, match="the model has no chat template") as caught:
             ChatTemplate.from_config(tokenizer, True, "messages")
         assert "chat_template" in caught.value.fix
+        assert default_template(tokenizer).render_prompt({"text": "Hello"}) == "Hello"
 
 
 def test_a_saved_template_comes_back_and_writes_the_same(tokenizer: Any, tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def test_accuracy_counts_rows_and_macro_f1_labels() -> None:
     assert found["macro_f1"] == pytest.approx((2 / 4 + 2 / 3) / 2)
 
 
+def test_an_answer_that_only_begins_with_a_label_is_no_label() -> None:
+    assert set(score("classification", ["joy\0", "joy ", "joyful"], ["joy"] * 3).values()) == {0.0}
+
+
 def test_exact_match_of_generated_text_is_to_the_letter() -> None:
     assert exact_match("Dear Ann", "Dear Ann") == 1
     assert exact_match("Dear Ann.", "Dear Ann") == 0
