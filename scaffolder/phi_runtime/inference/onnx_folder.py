@@ -123,7 +123,7 @@ def load_folder(path: Path) -> tuple[Any, Any, OnnxFacts]:
         genai_config: dict[str, Any] = read_json(path / "genai_config.json")
         return open_model(path), open_tokenizer(path), OnnxFacts.from_config(genai_config)
     except (OSError, ValueError, KeyError, TypeError) as e:
-        reason = f"genai_config.json has no {e}" if isinstance(e, KeyError) else short_error(e)
+        reason = f"genai_config.json has no `{e.args[0]}`" if isinstance(e, KeyError) else short_error(e)
         raise WorkFailed(
             f"{path} contains no ONNX model: {reason}",
             fix="build it with `phi-scaffold run`, or name another folder",
