@@ -87,7 +87,8 @@ class QLoRA(LowRankAdapter):
             from phi_runtime.training.rounded_base import RoundedBaseConfig
 
             rounding = trained_rounding(context.workflow.passes, context.name)
-            return {"quantization_config": RoundedBaseConfig(rounding, tuple(self.modules_to_save or ()))}
+            skipped = tuple(self.modules_to_save or ())
+            return {"quantization_config": RoundedBaseConfig(rounding=rounding, skipped=skipped)}
         try:
             import bitsandbytes  # noqa: F401
         except ImportError as e:
