@@ -131,7 +131,7 @@ class StreamedAnswer:
 
 
 class CachedGenerator:
-    """What generators have in common that keep sequences for the next turn of a conversation.
+    """Base of generators that keep sequences for the next turn of a conversation.
 
     Args:
         tokenizer: Tokenizer of the model.
