@@ -107,7 +107,7 @@ class SequenceCache:
     def full(self) -> bool:
         return len(self.idle) + self.busy >= max(self.limit, 1)
 
-    def release(self, sequence: CachedSequence, *, reusable: bool = True) -> None:
+    def release(self, sequence: CachedSequence, reusable: bool = True) -> None:
         """Return a sequence; it is dropped if it failed in the middle of a step (not `reusable`)."""
         self.busy -= 1
         if reusable and len(self.idle) + self.busy < self.limit:

@@ -145,10 +145,7 @@ class CachedGenerator:
     stop_ids: set[int]
 
     def __init__(
-        self,
-        tokenizer: Any,
-        options: GeneratorOptions | None,
-        create: Callable[[int, str | None], CachedSequence],
+        self, tokenizer: Any, options: GeneratorOptions | None, create: Callable[[int, str | None], CachedSequence]
     ) -> None:
         self.tokenizer, self.options = tokenizer, options or GeneratorOptions()
         self._sequences = SequenceCache(self.options.conversations, create)
@@ -165,12 +162,7 @@ class CachedGenerator:
         return str(self.tokenizer.decode([token]))
 
     def _stream(
-        self,
-        ids: list[int],
-        sampling: SamplingParams,
-        sequences: SequenceCache,
-        capacity: int,
-        adapter: str | None,
+        self, ids: list[int], sampling: SamplingParams, sequences: SequenceCache, capacity: int, adapter: str | None
     ) -> StreamedAnswer:
         """Return the answer to the prompt `ids`, in a sequence of `sequences` for `capacity` tokens."""
         return StreamedAnswer(
@@ -180,7 +172,7 @@ class CachedGenerator:
             detokenizer(self.tokenizer),
             self.token_text,
             lambda: sequences.acquire(ids, capacity, adapter),
-            lambda sequence, reusable: sequences.release(sequence, reusable=reusable),
+            sequences.release,
         )
 
     def _measured_sequence(self, tokens: int) -> CachedSequence:
