@@ -11,6 +11,7 @@ from phi_runtime.checks.sections import Checks, placeholders
 from phi_runtime.config.diagnostics import Finding
 from phi_runtime.config.dialects.draft import MISSING
 from phi_runtime.config.file_formats import FORMATS_OF_KEY, known_format
+from phi_runtime.config.file_search import is_file
 from phi_runtime.config.paths import data_paths, datastore_place, resolve, split_name
 from phi_runtime.config.reading.source import KeyPath
 from phi_runtime.config.schema import BUILDERS, DataConfig, Datastore, PreProcess
@@ -73,7 +74,7 @@ def check_data(c: Checks, at: KeyPath, data: DataConfig, known_columns: KnownCol
             message = f"{file.path.name} is under the project root, not next to this file"
             yield c.warning(file_at, "found-under-root", message)
         try:
-            if not file.path.is_file():
+            if not is_file(file.path):
                 if load.format:  # else the fetch stage downloads it
                     place = file_at if load.data_files else (*load_at, "data_dir" if load.data_dir else "data_name")
                     yield c.error(place, "file-not-found", f"no data file at {file.path}")

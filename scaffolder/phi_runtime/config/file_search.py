@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from fnmatch import translate
 from functools import cache
@@ -24,6 +25,16 @@ def is_pattern(path: Path | str) -> bool:
 def exists(path: Path) -> bool:
     """Return True if there is something at `path`, False if this user may not look it up."""
     return os.path.exists(path)  # noqa: PTH110
+
+
+def is_file(path: Path) -> bool:
+    """Return True if `path` is a file. Raises PermissionError, which pathlib does not since Python 3.14."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
 
 
 def matches(pattern: Path) -> Iterator[Path]:

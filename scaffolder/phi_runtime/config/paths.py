@@ -11,7 +11,7 @@ from pathlib import Path
 from phi_runtime.config.file_formats import Format, known_format, unpacked_name
 from phi_runtime.config.file_search import exists, is_pattern, matches, require_few_files
 from phi_runtime.config.schema import DataConfig, Datastore, LoadDataset
-from phi_runtime.core.artifacts import digest
+from phi_runtime.core.artifacts import digest, read_object
 from phi_runtime.core.project import project_of
 
 _LONGEST_NAME = 200  # bytes; file systems take 255
@@ -86,16 +86,29 @@ def data_paths(data: DataConfig, config_path: Path) -> list[Resolved]:
 def hub_path(load: LoadDataset, config_path: Path) -> Path:
     """Return the path of the downloaded split of a Hub dataset.
 
-    A digest keeps apart what has the same readable name: another subset, folder or revision. A dataset alone needs none.
+    A digest keeps apart what has the same readable name: another subset, folder or revision. A dataset alone needs none, nor does a
+    subset that release 0.1.0 downloaded: the record next to its file names it.
     """
     split, revision = load.split.partition("[")[0], load.revision or ""
     parts = [load.data_name.replace("/", "--"), load.subset, load.data_dir, split]
     name = "--".join(re.sub(r"[^\w.-]+", "-", part) for part in parts if part)
     name += f"@{re.sub(r'[^A-Za-z0-9._-]+', '-', revision)}" if revision else ""
+    folder = project_of(config_path).model_cache / "datasets"
+    plain = folder / f"{name}.jsonl"
     is_exact = not load.subset and not load.data_dir and re.fullmatch(r"[A-Za-z0-9._]*", revision)
-    if not is_exact or len(name.encode()) > _LONGEST_NAME:
-        name = f"{name[:60]}-{digest([load.data_name, load.subset, load.data_dir, split, revision])[:16]}"
-    return project_of(config_path).model_cache / "datasets" / f"{name}.jsonl"
+    if is_exact and len(name.encode()) <= _LONGEST_NAME:
+        return plain
+    key = digest([load.data_name, load.subset, load.data_dir, split, revision])[:16]
+    path = folder / f"{name[:60]}-{key}.jsonl"
+    is_old = load.subset and not load.data_dir and not revision and not exists(path) and exists(plain)
+    return plain if is_old and _is_subset(plain, load.data_name, load.subset) else path
+
+
+def _is_subset(file: Path, name: str, subset: str | None) -> bool:
+    """Return True if `file` is `subset` of the dataset `name`, which may have another owner on the Hub by now."""
+    record = read_object(file.with_suffix(".source.json"))
+    id_ = str(record.get("source")).removeprefix("hub:datasets/")
+    return record.get("subset") == subset and id_.rpartition("/")[2] == name.rpartition("/")[2]
 
 
 def datastore_place(data: DataConfig, config_path: Path) -> Path:

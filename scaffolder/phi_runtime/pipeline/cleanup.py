@@ -71,9 +71,8 @@ class Removable:
 def removable(project: ProjectFolder, overrides: Overrides) -> list[Removable]:
     """Return what can be deleted of model-cache/ and gen-model/, in the order of `GROUPS`.
 
-    Never what only a training or the user can bring back: neither an adapter nor a fine-tuned or ONNX model, nor a base model that
-    was not downloaded.
-
+    Never what only a training or the user can bring back: neither an adapter nor a fine-tuned or ONNX model, nor a base
+    model that was not downloaded.
 
     Raises:
         ConfigError: The config is not valid, so that it is not known what its stages need.

@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.pass_graph import INPUT_ADAPTER, sources
@@ -27,9 +27,6 @@ from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.training.pass_bases import LayeredAdapter
 from phi_runtime.workers.child import Parent
 from phi_runtime.workers.process import Worker, python
-
-if TYPE_CHECKING:
-    pass
 
 _STEPS = 2  # the first creates the optimizer's moments; the second is timed
 _SAMPLED_BATCHES = 50  # from which the mean batch size is estimated

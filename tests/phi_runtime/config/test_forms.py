@@ -113,9 +113,7 @@ def test_an_operator_that_the_builder_does_not_have_is_ignored_each_time(tmp_pat
     assert config.draft.value["passes"]["build"]["int4_op_types_to_quantize"] == ["MatMul"]
 
 
-def test_a_data_config_that_is_no_object_is_an_error_with_a_data_file_too(
-    tmp_path: Path,
-) -> None:
+def test_a_data_config_that_is_no_object_is_an_error_with_a_data_file_too(tmp_path: Path) -> None:
     checked(tmp_path, lambda c: c.update(data_configs=[5]))
     overrides = Overrides(data={"": tmp_path / "rows.jsonl"})
     assert ("wrong-type", "data_configs.0") in found(check_file(tmp_path / "olive-config.json", overrides=overrides))

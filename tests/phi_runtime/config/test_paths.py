@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,30 @@ def test_a_hub_data_set_of_an_earlier_version_is_found_if_no_other_can_have_its_
     tmp_path: Path, keys: dict[str, str], name: str
 ) -> None:
     assert hub_path(LoadDataset(**keys), tmp_path / "c.json").name == name
+
+
+@pytest.mark.parametrize(
+    ("source", "subset", "is_used"),
+    [
+        ("hub:datasets/glue", "sst2", True),
+        ("hub:datasets/nyu-mll/glue", "sst2", True),  # moved on the Hub
+        ("hub:datasets/glue/sst2", "default", False),  # the dataset whose file has the same name
+        ("hub:datasets/glue/sst2", "sst2", False),
+    ],
+)
+def test_a_subset_that_release_0_1_0_downloaded_is_found_if_its_record_names_it(
+    tmp_path: Path, source: str, subset: str, is_used: bool
+) -> None:
+    config, load = tmp_path / "config.json", LoadDataset(data_name="glue", subset="sst2")
+    new, old = hub_path(load, config), tmp_path / "model-cache" / "datasets" / "glue--sst2--train.jsonl"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    assert hub_path(load, config) == new
+    old.with_suffix(".source.json").write_text(json.dumps({"source": source, "subset": subset}))
+    assert hub_path(load, config) == (old if is_used else new)
+    assert hub_path(load.model_copy(update={"data_dir": "en"}), config) != old
+    new.touch()
+    assert hub_path(load, config) == new
 
 
 def test_a_path_that_may_be_no_pattern_is_not_searched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
