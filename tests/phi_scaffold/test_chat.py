@@ -135,9 +135,10 @@ def test_saving_changes_no_other_file(talk: Talk, root: Path) -> None:
     ):
         assert talk(f"a\n/save {target}\n").code == code, target
     assert [file.read_bytes() for file in files] == before
-    (root / "chat.jsonl").write_text('{"messages": []}', encoding="utf-8")  # without an end of the line
+    # After a blank line, and without an end of the line.
+    (root / "chat.jsonl").write_text('\n{"messages": []}', encoding="utf-8")
     assert talk("a\n/save\n").code == 0
-    assert len((root / "chat.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    assert len((root / "chat.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_the_memory_of_a_model_is_free_before_the_next_one_is_loaded(

@@ -135,6 +135,7 @@ def test_the_disk_must_hold_what_run_writes(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(int(free)))
     check = machine.disk(tmp_path, Needs(disk_bytes=None if needed is None else int(needed)))
     assert (check.level, check.value) == (level, int(free))
+    assert check.message.endswith("; `run` writes nothing") == (needed == 0)
 
 
 def test_a_training_that_does_not_fit_into_memory_is_noted_with_one_that_does(
@@ -205,7 +206,22 @@ def test_a_card_that_run_may_not_use_is_none(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "pynvml", driver(("NVIDIA T4", 15360 << 20, 0, (7, 5))))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     check, cards = machine.gpu()
-    assert (check.level, check.message, cards) == ("note", "no NVIDIA GPU; using the CPU", [])
+    assert (check.level, check.message, cards) == ("note", "CUDA_VISIBLE_DEVICES hides all GPUs; using the CPU", [])
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert machine.gpu()[0].message == "no NVIDIA driver; using the CPU"
+
+
+def test_a_card_that_shares_the_memory_of_the_machine_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = driver(("NVIDIA GB10", 0, 0, (12, 1)))
+
+    def refuse(_: object) -> None:
+        raise nvml.NVMLError
+
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", refuse)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    _, cards = machine.gpu()
+    assert cards == [Card("NVIDIA GB10", "shared memory", "580.65.06")]
 
 
 def test_a_driver_without_a_card_is_noted_with_its_program(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,8 @@ def test_an_impossible_name_is_refused_with_one_that_would_do(cli: Cli, inside: 
         (["--prompt-template", "{phrase}"], "two columns"),
         (["--prompt-template", "{phrase} {mood}"], "`mood`"),
         (["--metod", "lora"], "--method"),
-        (["--data-file", "nowhere.json"], "cannot be read"),
+        (["--data-file", "nowhere.json"], "error: nowhere.json cannot be read: No such file or directory\n"),
+        (["--data-file", sys.executable], f"error: {sys.executable} is not UTF-8\n"),
     ],
 )
 def test_an_unknown_value_is_refused_and_nothing_is_written(

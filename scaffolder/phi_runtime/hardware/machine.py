@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,9 +81,9 @@ def of_gpus(read: Callable[[Any, Any], T]) -> tuple[T, ...]:
         count = pynvml.nvmlDeviceGetCount()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
         if visible is not None:
-            handles = [_handle_of(pynvml, device.strip(), handles) for device in visible.split(",")]
+            handles = list(_visible(pynvml, visible, handles))
         return tuple(read(pynvml, handle) for handle in handles)
-    except (pynvml.NVMLError, IndexError):
+    except pynvml.NVMLError:
         return ()
     finally:
         pynvml.nvmlShutdown()
@@ -94,11 +94,13 @@ def used_gpu_bytes() -> int:
     return next((card.memory_bytes - card.free_bytes for card in gpus()), 0)
 
 
-def _handle_of(pynvml: Any, device: str, handles: list[Any]) -> Any:
-    """Return the handle of an entry of CUDA_VISIBLE_DEVICES: an index, or a UUID."""
-    if device.isdigit():
-        return handles[int(device)]
-    return pynvml.nvmlDeviceGetHandleByUUID(device.encode())
+def _visible(pynvml: Any, visible: str, handles: Sequence[Any]) -> Iterator[Any]:
+    """Yield the handle of each entry of CUDA_VISIBLE_DEVICES, an index or a UUID, up to the first that names no GPU, as CUDA does."""
+    for device in map(str.strip, visible.split(",")):
+        try:
+            yield handles[int(device)] if device.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(device.encode())
+        except (pynvml.NVMLError, IndexError):
+            return
 
 
 def _describe(pynvml: Any, handle: Any) -> Gpu:

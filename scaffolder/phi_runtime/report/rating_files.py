@@ -82,7 +82,8 @@ def write_judged(sheet: Sheet, out: Path, judge: str, ask: Ask) -> None:
 
 def _check_new(path: Path) -> None:
     if path.exists():
-        raise Conflict("the file exists and may be filled in", where=Location(path), fix="choose another name")
+        fix = "move it, or choose another name"
+        raise Conflict("the file exists and may be filled in", where=Location(path), fix=fix)
 
 
 def _compared(facts: ProjectFacts, models: tuple[str, str] | None) -> tuple[TrainingFacts, tuple[str, str]]:

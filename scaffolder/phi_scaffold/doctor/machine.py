@@ -73,7 +73,7 @@ def disk(project: ProjectFolder | Path, needs: Needs) -> Check:
     folder = project if isinstance(project, Path) else project.root
     free, where = shutil.disk_usage(folder).free, f"free at {folder}"
     if needs.disk_bytes is not None:
-        needed = f"`run` writes about {size(needs.disk_bytes)}"
+        needed = f"`run` writes {f'about {size(needs.disk_bytes)}' if needs.disk_bytes else 'nothing'}"
         if free < needs.disk_bytes:
             fix = "phi-scaffold clean        (shows what can be deleted), or choose a smaller model"
             return Check("error", "disk", f"{size(free)} {where}, and {needed}", fix, free)
@@ -118,12 +118,16 @@ def gpu() -> tuple[Check, list[Card]]:
         return Check("good", "gpu", "; ".join(map(str, cards)), value=list(map(str, cards))), cards
     if has_nvidia_gpu():
         return Check("note", "gpu", "the NVIDIA driver finds no GPU", "check the NVIDIA driver: nvidia-smi", []), []
-    return Check("note", "gpu", "no NVIDIA GPU; using the CPU", value=[]), []
+    why = "CUDA_VISIBLE_DEVICES hides all GPUs" if shutil.which("nvidia-smi") else "no NVIDIA driver"
+    return Check("note", "gpu", f"{why}; using the CPU", value=[]), []
 
 
 def _card(pynvml: Any, handle: Any) -> Card:
-    name, driver = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlSystemGetDriverVersion()
-    return Card(name, f"{pynvml.nvmlDeviceGetMemoryInfo(handle).total >> 20} MiB", driver)
+    try:
+        memory = f"{pynvml.nvmlDeviceGetMemoryInfo(handle).total >> 20} MiB"
+    except pynvml.NVMLError:  # a GPU that shares the memory of the machine, such as a GB10, has none
+        memory = "shared memory"
+    return Card(pynvml.nvmlDeviceGetName(handle), memory, pynvml.nvmlSystemGetDriverVersion())
 
 
 def editor() -> Check:

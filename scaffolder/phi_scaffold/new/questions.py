@@ -119,8 +119,10 @@ def load_answers(path: Path, *, fix: str) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path} cannot be read: {e}", fix=fix) from e
+    except OSError as e:
+        raise UsageError(f"{path} cannot be read: {e.strerror}", fix=fix) from e
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path} is not UTF-8", fix=fix) from e
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         where = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)

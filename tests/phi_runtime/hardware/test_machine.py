@@ -72,6 +72,7 @@ H200, OLD = ("NVIDIA H200", 143771 << 20, 143000 << 20, (9, 0)), ("Tesla T4", 15
         ("GPU-1", ["Tesla T4"]),
         ("", []),
         ("7", []),
+        ("1, 7, 0", ["Tesla T4"]),  # CUDA ignores all after an entry that names no GPU
     ],
 )
 def test_cards_are_read_from_their_driver_in_the_order_in_which_cuda_counts_them(
