@@ -91,8 +91,14 @@ def test_a_model_that_any_config_of_the_project_uses_stays(cli: Cli, project: Pr
     config["input_model"]["model_path"] = "../model-cache/org/unused"
     other.write_text(json.dumps(config), encoding="utf-8")
     assert "unused" not in names(cli, project)
-    other.write_text("{", encoding="utf-8")  # it may use any
+    other.write_text(json.dumps(config)[:-1], encoding="utf-8")  # it may use any
     assert "unused" not in names(cli, project)
+
+
+@pytest.mark.parametrize("rows", ['{"q": "a"}\n{"q": "b"}\n', json.dumps([{"q": "a"}] * 20_000)])
+def test_data_next_to_the_config_hides_no_unused_model(cli: Cli, project: ProjectFolder, rows: str) -> None:
+    project.config.with_name("train.json").write_text(rows, encoding="utf-8")
+    assert "unused" in names(cli, project)
 
 
 def test_a_model_that_no_download_brings_back_stays(cli: Cli, project: ProjectFolder) -> None:

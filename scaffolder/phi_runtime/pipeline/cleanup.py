@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phi_runtime.config.overrides import Overrides
 from phi_runtime.config.parse import WORKFLOW_KEYS
-from phi_runtime.config.reading.source import is_yaml, read_source
+from phi_runtime.config.reading.source import MOST_BYTES, is_yaml, read_source
 from phi_runtime.config.stage_names import FETCH
 from phi_runtime.core.artifacts import current_content, delete_folder, read_manifest
 from phi_runtime.core.errors import PhiError, UsageError
@@ -56,6 +56,7 @@ GROUPS = {
 }
 _FOLDERS = ("sweep", "optimize", "seeds")
 """Groups that are folders of gen-model/ with this name, or with it and that of a pass."""
+_MODEL_KEY = re.compile(rb"model_(path|name)")
 _LEFT = re.compile(r"\.(deleted-.+|.+\.(partial|old))")  # names of what a download or a deletion left in model-cache/
 
 
@@ -130,7 +131,7 @@ def _unused_models(project: ProjectFolder) -> Iterator[tuple[str, Path]]:
             model = load_workflow(config).input_model
             task = ProjectFolder(project.root, config)
             used |= {path for path in (base_model_path(model, task), input_adapter_path(model, task)) if path}
-    except PhiError:  # an unreadable config may use any of them
+    except (OSError, PhiError):  # an unreadable config may use any of them
         return
     for folder in model_folders(project.model_cache):
         if not any(model == folder or folder in model.parents for model in used) and _is_replaceable(folder):
@@ -138,10 +139,15 @@ def _unused_models(project: ProjectFolder) -> Iterator[tuple[str, Path]]:
 
 
 def _configs(project: ProjectFolder) -> Iterator[Path]:
-    """Yield the config, and the files next to it that `--config` accepts. Raises ConfigError for one that cannot be read."""
+    """Yield the config, and the files next to it that `--config` accepts, which name a model: data next to it does not.
+
+    Raises ConfigError or OSError for one that cannot be read.
+    """
     yield project.config
     for path in sorted(project.config.parent.iterdir()):
-        if path.is_file() and (path.suffix.lower() in (".json", ".jsonc") or is_yaml(path)):
+        if not path.is_file() or not (path.suffix.lower() in (".json", ".jsonc") or is_yaml(path)):
+            continue
+        if path.stat().st_size <= MOST_BYTES and _MODEL_KEY.search(path.read_bytes()):
             value = read_source(path).value
             if isinstance(value, dict) and value.keys() & WORKFLOW_KEYS:
                 yield path
