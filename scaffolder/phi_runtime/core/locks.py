@@ -19,7 +19,7 @@ from pathlib import Path
 
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import Conflict
-from phi_runtime.core.project import GEN_MODEL, ProjectFolder, tasks
+from phi_runtime.core.project import GEN_MODEL, RUN_LOCK, ProjectFolder
 
 END_S = 10.0
 """Seconds to wait for a lock whose holder is gone: its workers are ending, or another process only looks if it is held."""
@@ -118,7 +118,8 @@ def exclusive_tasks(project: ProjectFolder) -> Iterator[None]:
         Conflict: A run of one of them is active.
     """
     outputs = project.root / GEN_MODEL
-    folders = {project.gen_model, outputs, *(outputs / name for name in tasks(project))}
+    # Not only of tasks with runs: the first command of a task may be a search, which has none.
+    folders = {project.gen_model, outputs, *(lock.parent for lock in outputs.glob(f"*/{RUN_LOCK}"))}
     with ExitStack() as locks:
         for folder in sorted(folders):
             locks.enter_context(exclusive(replace(project, output=folder).run_lock))

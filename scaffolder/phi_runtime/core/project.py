@@ -16,7 +16,7 @@ CONFIG = Path("fine-tuning/olive-config.json")
 _CONFIG_FOLDERS = (CONFIG.parent.name, "finetuning")  # the second in projects of AI Toolkit
 GEN_MODEL = "gen-model"
 RATINGS = "ratings"
-_RUN_LOCK = ".run.lock"
+RUN_LOCK = ".run.lock"
 RESERVED = (
     "adapter",
     "input_adapter",
@@ -77,7 +77,7 @@ class ProjectFolder:
     @property
     def run_lock(self) -> Path:
         """Lock file held by a run of this task, by a search and by what deletes its outputs."""
-        return self.gen_model / _RUN_LOCK
+        return self.gen_model / RUN_LOCK
 
     @property
     def fetch_lock(self) -> Path:
@@ -180,9 +180,8 @@ def for_task(project: ProjectFolder, name: str, *, config_given: bool = False) -
 
 
 def tasks(project: ProjectFolder) -> list[str]:
-    """Return the names of the other tasks in gen-model/: those with runs, and those whose first command is active."""
-    outputs = project.root / GEN_MODEL
-    folders = {path.parent for pattern in ("*/runs", f"*/{_RUN_LOCK}") for path in outputs.glob(pattern)}
+    """Return the names of the other tasks that have runs in gen-model/."""
+    folders = (runs.parent for runs in (project.root / GEN_MODEL).glob("*/runs"))
     return sorted(folder.name for folder in folders if folder.name not in RESERVED and folder != project.gen_model)
 
 

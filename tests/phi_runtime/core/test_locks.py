@@ -16,7 +16,8 @@ from filelock import FileLock
 
 from phi_runtime.core import locks
 from phi_runtime.core.errors import Conflict
-from phi_runtime.core.locks import Holder, exclusive, is_held, read_holder
+from phi_runtime.core.locks import Holder, exclusive, exclusive_tasks, is_held, read_holder
+from phi_runtime.core.project import ProjectFolder
 from phi_runtime.workers.process import Worker
 
 HOLD = """
@@ -132,6 +133,19 @@ def test_the_workers_of_a_killed_run_are_not_waited_for_without_end(
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_locks_of_all_tasks_include_that_of_a_task_without_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first command may be a sweep with a downloaded base, which opens no record in gen-model/<task>/runs."""
+    monkeypatch.setattr(locks, "END_S", 0.0)
+    project = ProjectFolder(tmp_path, tmp_path / "fine-tuning" / "olive-config.json")
+    style = replace(project, output=tmp_path / "gen-model" / "style")
+    with exclusive(style.run_lock), pytest.raises(Conflict), exclusive_tasks(project):
+        pass
+    with exclusive_tasks(project):
+        assert is_held(style.run_lock)
 
 
 def test_a_look_at_the_lock_refuses_no_run(tmp_path: Path) -> None:

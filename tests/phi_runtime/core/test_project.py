@@ -56,10 +56,8 @@ def test_no_task_gets_the_folder_of_other_outputs() -> None:
     assert folders <= set(RESERVED)
 
 
-def test_a_task_counts_from_its_first_command_on(tmp_path: Path) -> None:
-    """A sweep with a downloaded base opens no record in gen-model/<task>/runs."""
+def test_the_lock_of_a_mistyped_task_makes_no_task(tmp_path: Path) -> None:
     project = project_of(write(tmp_path / "fine-tuning" / "olive-config.json"))
-    write(tmp_path / "gen-model" / "style" / ".run.lock")
     write(tmp_path / "gen-model" / "mood" / "runs" / "1")
-    write(tmp_path / "gen-model" / "seeds" / ".run.lock")
-    assert tasks(project) == ["mood", "style"]
+    write(tmp_path / "gen-model" / "modo" / ".run.lock")
+    assert tasks(project) == ["mood"]
