@@ -195,6 +195,19 @@ def test_a_process_that_ignores_the_interrupt_is_killed(monkeypatch: pytest.Monk
     assert job.process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell and a named pipe of Unix")
+def test_a_job_runs_until_its_output_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    late = """(read line < pipe; echo '{"event": "x"}') &"""  # holds stdout after the end of the command
+    job = jobs.Jobs().start(["sh", "-c", f"cd '{tmp_path}'; {late}"], ["run"])
+    assert job.process.wait(30) == 0
+    assert (job.state, job.result) == ("running", None)
+    (tmp_path / "pipe").write_text("continue\n")
+    while job.state == "running":
+        time.sleep(0.01)
+    assert (job.state, job.result) == ("done", {"event": "x"})
+
+
 def test_every_tool_is_in_the_documentation() -> None:
     page = (Path(__file__).parents[2] / "docs" / "mcp.md").read_text(encoding="utf-8")
     assert {name for name in TOOLS if f"| `{name}` |" in page} == TOOLS
