@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from phi_runtime.config.pass_graph import training_of
 from phi_runtime.context import PassContext, dataset_behind
 from phi_runtime.core.artifacts import read_json
-from phi_runtime.core.errors import PhiError, WorkFailed
+from phi_runtime.core.errors import MissingDependency, PhiError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.grouping import grouped
 from phi_runtime.export.gate_comparison import Comparison, Predictions, Read, compare_predictions
@@ -70,9 +70,9 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
             warn_of_other_apps(context, generator.og, generator.model, compared)
         predictions, sample, read = _onnx_predictions(generator, rows, _comparable(context, rows))
         del generator
-    except Exception as e:
-        if isinstance(e, PhiError) and not isinstance(e, WorkFailed):
-            raise
+    except MissingDependency:
+        raise
+    except Exception as e:  # with a fix for answers, such as a shorter prompt, which does not help an export
         raise WorkFailed(f"the ONNX model was built but does not run: {e}", fix=_advice(context)) from e
     gc.collect()
     if context.config.gate is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ class StreamedAnswer:
         return TokenLogprob(self._token_text(token), float(logprobs[token]), listed)
 
 
-class CachedGenerator:
+class CachedGenerator(ABC):
     """Base of generators that keep sequences for the next turn of a conversation.
 
     Args:
@@ -175,9 +176,9 @@ class CachedGenerator:
             sequences.release,
         )
 
+    @abstractmethod
     def _measured_sequence(self, tokens: int) -> CachedSequence:
         """Return a new sequence that has `tokens` tokens before it ends."""
-        raise NotImplementedError
 
     def speed(self, prompt_tokens: int, new_tokens: int) -> Speed:
         """Measure one answer, in the steps of any other; see Generator.speed."""

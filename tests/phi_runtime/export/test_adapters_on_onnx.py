@@ -16,7 +16,7 @@ import pytest
 from phi_runtime.core.artifacts import seal
 from phi_runtime.core.errors import UsageError, WorkFailed
 from phi_runtime.models import onnx_adapters
-from phi_runtime.models.onnx_adapters import adapter_file, fit_adapter, read_record
+from phi_runtime.models.onnx_adapters import adapter_file, fit_adapter, read_record, write_adapter
 from tests.phi_runtime.export.tiny_adapters import (
     add_adapters,
     build_graph,
@@ -341,6 +341,18 @@ def test_a_module_without_inputs_and_a_graph_without_any_say_what_to_do(
     with pytest.raises(UsageError, match="accepts no adapters") as caught:
         fit_adapter(plain("llama", "fp32"), adapter, tmp_path / "none.onnx_adapter")
     assert "`adapters`" in caught.value.fix
+
+
+def test_weights_for_a_graph_in_bfloat16_are_rounded_as_torch_does(tmp_path: Path) -> None:
+    import onnxruntime as ort
+    import torch
+
+    values = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    values[0] = 1 + np.arange(8) / 256  # among them ties between two numbers of bfloat16
+    write_adapter({"a": ("place", values)}, {"place": "bfloat16"}, tmp_path / "file")
+    written = ort.AdapterFormat.read_adapter(str(tmp_path / "file")).get_parameters()["a"]
+    expected = torch.from_numpy(values).bfloat16().view(torch.int16).numpy()
+    assert (written.shape(), onnx_adapters._bytes(written)) == ([64, 8], expected.tobytes())
 
 
 def test_what_the_file_does_not_hold_is_noticed(adapted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

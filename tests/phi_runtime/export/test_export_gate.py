@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phi_runtime.context import PassContext
 from phi_runtime.core.artifacts import read_manifest
-from phi_runtime.core.errors import WorkFailed
+from phi_runtime.core.errors import MissingDependency, OutOfResources, PhiError, WorkFailed
 from phi_runtime.data.dataset import data_context, load_dataset
-from phi_runtime.export.gate import compare, source_predictions
+from phi_runtime.export.gate import _advice, compare, run_gate, source_predictions
 from phi_runtime.export.gate_comparison import Comparison, Predictions, compare_predictions
 from phi_runtime.export.gate_limits import GateLimits, better_setting
 from phi_runtime.export.gate_rows import Row, decisions, first_rows, full_row, sample_rows, validation_rows
+from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.models.load import load_reference
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
@@ -323,6 +325,36 @@ def test_an_export_is_compared_on_validation_rows_and_its_folder_is_complete(tra
     assert '"gate": {"max_kl": ' in failed.value.fix
     assert states(project)["export"] == "failed"
     assert read_manifest(folder) == manifest  # the last good one stays where it was
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OutOfResources("the KV cache is too large", fix="shorten the prompt"), WorkFailed),
+        (WorkFailed("the adapter is corrupt", fix="rebuild it"), WorkFailed),
+        (RuntimeError("no such kernel"), WorkFailed),
+        (MissingDependency("no runtime", fix="install it"), MissingDependency),
+    ],
+)
+def test_an_export_that_does_not_run_has_the_fix_of_an_export(
+    make_project: MakeProject,
+    decided: ModelRef,
+    exact: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    raised: type[PhiError],
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(OnnxGenerator, "run_prompts", fail)
+    project = exporting(make_project())
+    workflow = load_workflow(project.config)
+    step = workflow.passes["export"]
+    context = PassContext("export", step, decided, exact, exact.parent, workflow, project, Listener())
+    with pytest.raises(raised, match=str(error)) as failed:
+        run_gate(context)
+    assert failed.value.fix == (_advice(context) if raised is WorkFailed else "install it")
 
 
 def genai_version() -> str:
