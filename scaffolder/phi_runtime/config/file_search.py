@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from fnmatch import translate
 from functools import cache
 from pathlib import Path
@@ -55,12 +55,23 @@ def matches(pattern: Path) -> Iterator[Path]:
     return map(Path, paths)
 
 
-def require_few_files(folder: Path) -> None:
-    """Raise ConfigError if a search below `folder` would take long, as one of a whole disk."""
-    count = 0
-    for _, folders, files in os.walk(folder):
-        count += len(folders) + len(files)
+def paths_below(folder: Path, skipped: Container[str] = ()) -> list[Path]:
+    """Return all that is below a folder and is no folder, sorted.
+
+    Args:
+        folder: The folder.
+        skipped: Names of files, and of folders that are not entered.
+
+    Raises:
+        ConfigError: The search would take long, as one of a whole disk.
+    """
+    paths, count = [], 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in skipped]
+        count += len(folders) + len(names)
         _require_few(count, folder)
+        paths += [Path(place, name) for name in names if name not in skipped]
+    return sorted(paths)
 
 
 def _bounded(folder: Path) -> _Entries:
@@ -81,7 +92,7 @@ def _bounded(folder: Path) -> _Entries:
 def _require_few(count: int, folder: Path) -> None:
     if count > MOST_FILES:
         what = f"more than {MOST_FILES:,} files are below {folder}"
-        raise ConfigError(what, fix="name the folder that holds the data")
+        raise ConfigError(what, fix="name the folder that holds the files")
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phi_runtime.config.file_formats import Format, known_format, unpacked_name
-from phi_runtime.config.file_search import exists, is_pattern, matches, require_few_files
+from phi_runtime.config.file_search import exists, is_pattern, matches, paths_below
 from phi_runtime.config.schema import DataConfig, Datastore, LoadDataset
 from phi_runtime.core.artifacts import digest, read_object
 from phi_runtime.core.project import project_of
@@ -141,8 +141,7 @@ def _expanded(resolved: Resolved, format: Format) -> Iterator[Resolved]:
 def _of_folder(resolved: Resolved, format: Format) -> Iterator[Resolved]:
     """Yield the files of one format in a folder and below it, without hidden ones; the folder itself if there are none."""
     folder = resolved.path
-    require_few_files(folder)
-    paths = [path for path in sorted(folder.rglob("*")) if known_format(path) == format]
+    paths = [path for path in paths_below(folder) if known_format(path) == format]
     visible = [
         path for path in paths if path.is_file() and not any(p[0] in "._" for p in path.relative_to(folder).parts)
     ]

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from phi_runtime.config.file_search import require_few_files
+from phi_runtime.config.file_search import paths_below
 from phi_runtime.config.parse import EVALUATION
 from phi_runtime.config.paths import data_paths, resolve
 from phi_runtime.config.schema import Datastore, Workflow
@@ -100,9 +100,7 @@ def content_digest(path: Path) -> str:
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    require_few_files(folder)
-    files = (path for path in sorted(folder.rglob(pattern)) if path.is_file())
-    return [path for path in files if not NEVER.intersection(path.relative_to(folder).parts)]
+    return [path for path in paths_below(folder, NEVER) if path.match(pattern) and path.is_file()]
 
 
 def _name(path: Path, project: ProjectFolder) -> str:

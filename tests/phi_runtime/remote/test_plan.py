@@ -82,7 +82,9 @@ def test_a_changed_conda_file_of_the_user_is_other_work(remote_project: ProjectF
     assert job_of(remote_project, steps[0]).name != job_of(remote_project, steps[1]).name
 
 
-def test_a_changed_dockerfile_or_file_next_to_it_is_other_work(remote_project: ProjectFolder) -> None:
+def test_a_changed_dockerfile_or_file_next_to_it_is_other_work(
+    remote_project: ProjectFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context = remote_project.root / "image"
     (context / "gen-model").mkdir(parents=True)
     step = replace(STEP, environment=Environment(build=(context, "Dockerfile")))
@@ -91,8 +93,10 @@ def test_a_changed_dockerfile_or_file_next_to_it_is_other_work(remote_project: P
         (context / file).write_text(file)
         names.add(job_of(remote_project, step).name)
     assert len(names) == 3
-    (context / "gen-model" / "output").write_text("of a run")
-    assert job_of(remote_project, step).name in names
+    monkeypatch.setattr("phi_runtime.config.file_search.MOST_FILES", 20)
+    for number in range(20):
+        (context / "gen-model" / f"output-{number}").write_text("of a run")
+    assert job_of(remote_project, step).name in names  # no other work, and not too many files
 
 
 def test_several_processes_are_an_argument_of_the_command(remote_project: ProjectFolder) -> None:
