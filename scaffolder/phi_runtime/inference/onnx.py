@@ -129,7 +129,7 @@ class OnnxGenerator(CachedGenerator):
         self.model, tokenizer, facts = load_folder(path)
         super().__init__(tokenizer, options, self.create_sequence)
         self.context_length, self.vocab_size = facts.context_length, facts.vocab_size
-        self._token_bytes = facts.token_bytes
+        self._token_bytes, self._rope_switch = facts.token_bytes, facts.rope_switch
         template_ends = [tokenizer(token, add_special_tokens=False).input_ids[-1] for token in self.options.stop_tokens]
         self.stop_ids = {*facts.stop_ids, *template_ends}
         self._files = {**adapter_files(path), **self.options.adapters}
@@ -254,15 +254,17 @@ class OnnxGenerator(CachedGenerator):
     def completion_scores(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Return the log-probability (nats) of each completion after its prompt, and True if all of its tokens are the likeliest.
 
-        What a prompt has in common with the one before, such as the context of a question with several choices, is read once.
+        What a prompt has in common with the one before, such as the context of a question with several choices, is read once,
+        unless the two have other rotary factors.
         """
         from phi_runtime.inference.sampler import log_softmax
 
-        scores = []
+        scores, switch = [], self._rope_switch
         capacity = max((len(prompt) + len(completion) for prompt, completion in pairs), default=1)
         sequence = self.create_sequence(capacity, self.adapter)
         for prompt, completion in pairs:
-            cached = reusable_prefix(sequence, prompt)
+            switches = switch is not None and (sequence.prompt_length > switch) != (len(prompt) > switch)
+            cached = 0 if switches else reusable_prefix(sequence, prompt)
             sequence.rewind(cached)
             sequence.prefill(prompt[cached:])
             sequence.prompt_length = len(prompt)

@@ -18,6 +18,10 @@ from phi_runtime.inference.stored_tokenizer import open_tokenizer
 # Keys of a session.
 _LOADS_OR_WRITES = re.compile(r"(?i)library|profiling|backend_path|lib_paths|optimized_model|file_?path")
 
+_ROPE_SWITCH = (
+    4096  # of all models with LongRoPE that the runtime knows, Phi-3 to Phi-4-mini; genai_config.json does not have it
+)
+
 
 @dataclass(frozen=True)
 class OnnxFacts:
@@ -28,12 +32,14 @@ class OnnxFacts:
         vocab_size: Number of tokens.
         stop_ids: Tokens that end an answer.
         token_bytes: Size of the keys and values of a token in float32.
+        rope_switch: Length in tokens above which the model may use other rotary factors; None if they never change.
     """
 
     context_length: int
     vocab_size: int
     stop_ids: frozenset[int]
     token_bytes: int
+    rope_switch: int | None
 
     @classmethod
     def from_config(cls, genai_config: dict[str, Any]) -> OnnxFacts:
@@ -42,7 +48,10 @@ class OnnxFacts:
         decoder, eos = model["decoder"], model["eos_token_id"]
         token_bytes = 8 * decoder["num_hidden_layers"] * decoder["num_key_value_heads"] * decoder["head_size"]
         stop_ids = frozenset(eos if isinstance(eos, list) else [eos])
-        return cls(model["context_length"], model["vocab_size"], stop_ids, token_bytes)
+        context_length = model["context_length"]
+        switches = str(model.get("type")).startswith("phi") and context_length > _ROPE_SWITCH
+        rope_switch = _ROPE_SWITCH if switches else None
+        return cls(context_length, model["vocab_size"], stop_ids, token_bytes, rope_switch)
 
 
 def runtime() -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from phi_runtime.core.errors import WorkFailed
-from phi_runtime.inference import batches, decoding
+from phi_runtime.inference import batches, decoding, onnx_folder
 from phi_runtime.inference.generator import (
     Generator,
     GeneratorOptions,
@@ -27,7 +27,7 @@ from phi_runtime.inference.onnx import OnnxGenerator, OnnxSequence
 from phi_runtime.inference.sampler import log_softmax
 from phi_runtime.inference.transformers import TorchSequence, TransformersGenerator
 from phi_runtime.models.reference import ModelRef
-from tests.phi_runtime.export.tiny_adapters import make_adapter
+from tests.phi_runtime.export.tiny_adapters import build_graph, make_adapter
 from tests.phi_runtime.inference.conftest import build_onnx
 
 PROMPT = "we won the game 7 and a lovely party 9"
@@ -462,6 +462,19 @@ def test_the_choices_of_a_question_read_its_context_once(onnx: OnnxGenerator, mo
     assert [score for score, _ in alone] == pytest.approx([sum(result.logprobs[0]) for result in results], abs=1e-4)
     assert [greedy for _, greedy in alone] == [False, True, False, False]
     assert onnx.completion_scores([]) == []
+
+
+def test_a_context_with_other_rotary_factors_is_read_again(
+    tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rope = CONFIGS["longrope"]["rope_parameters"] | {"type": "longrope"}  # the builder reads this name
+    model = phi3(tmp_path / "model", tiny_tokenizer, **CONFIGS["longrope"] | {"rope_parameters": rope})
+    monkeypatch.setattr(onnx_folder, "_ROPE_SWITCH", model.rope_switch)
+    onnx = OnnxGenerator(build_graph(tmp_path / "model", tmp_path / "graph", "fp32"))
+    ids = list(range(40, 100))
+    pairs = [(ids[:count], [7, 8]) for count in (60, 20, 60, 50)]
+    expected = [sum(result.logprobs[0]) for result in model.run_prompts([PromptTask(p, [c]) for p, c in pairs], 1)]
+    assert [score for score, _ in onnx.completion_scores(pairs)] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_speed_is_that_of_the_steps_of_an_answer(model: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
