@@ -190,9 +190,9 @@ class OnnxChat(Chat):
         generator = self.prepared(needed, sampling, adapter)
         cached = generator.get_sequence(0)
         same = next((i for i, (new, old) in enumerate(zip(ids, cached)) if new != old), min(len(ids), len(cached)))
-        # Read at least two tokens: a single one is rounded differently.
-        if (keep := max(0, min(same, len(ids) - 2))) < len(cached):
-            generator.rewind_to(keep)
+        keep = max(0, min(same, len(ids) - 2))  # read at least two tokens: a single one is rounded differently
+        keep = 0 if keep <= 4096 < max(len(cached), len(ids)) else keep  # LongRoPE: other factors for all tokens
+        generator.rewind_to(keep)
         generator.append_tokens(ids[keep:])
         return self.pieces(generator, sampling.max_new_tokens)
 

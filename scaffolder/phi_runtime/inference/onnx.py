@@ -24,7 +24,7 @@ from phi_runtime.inference.generator import (
 from phi_runtime.inference.guides import require_bounded, require_short
 from phi_runtime.inference.onnx_folder import load_folder, runtime, short_error
 from phi_runtime.inference.prompt_tasks import run_alone
-from phi_runtime.inference.sequences import SequenceCache, reusable_prefix
+from phi_runtime.inference.sequences import SequenceCache, prefill_chunks, reusable_prefix
 from phi_runtime.inference.streaming import CachedGenerator, check_context_length
 from phi_runtime.models.onnx_adapters import adapter_files
 
@@ -37,23 +37,27 @@ _GUIDE_ERRORS = ("Error creating grammar: ", "Error committing tokens: ", "Error
 
 
 class OnnxSequence:
-    """A sequence of the runtime; see sequences.CachedSequence."""
+    """A sequence of the runtime; see sequences.CachedSequence.
 
-    def __init__(self, generator: Any, capacity: int, adapter: str | None) -> None:
-        self.generator, self.capacity, self.adapter = generator, capacity, adapter
+    The runtime chooses the rotary factors of a step by the length after it. What earlier steps read with others is read again.
+    """
+
+    def __init__(self, generator: Any, capacity: int, adapter: str | None, rope_switch: int | None = None) -> None:
+        self.generator, self.capacity, self.adapter, self.rope_switch = generator, capacity, adapter, rope_switch
         self.ids: list[int] = []
         self.prefilled = self.prompt_length = 0
 
     def rewind(self, length: int) -> None:
         if length < len(self.ids):
-            self.generator.rewind_to(length)
+            switches = self._is_long(len(self.ids)) and not self._is_long(length)
+            self.generator.rewind_to(0 if switches else length)
             del self.ids[length:]
+            for chunk in prefill_chunks(self.ids) if switches else ():
+                self._append(chunk)
         self.prefilled = min(self.prefilled, length)
 
     def prefill(self, ids: Sequence[int]) -> None:
-        import numpy as np
-
-        self.generator.append_tokens(np.asarray(ids, dtype=np.int32))
+        self._read(ids)
         if self.prefilled == len(self.ids):
             self.prefilled += len(ids)
         self.ids += ids
@@ -65,12 +69,19 @@ class OnnxSequence:
         return logits.reshape(-1, logits.shape[-1])[-1]  # (V,)
 
     def append(self, token: int) -> None:
-        import numpy as np
-
-        self.generator.append_tokens(np.array([token], dtype=np.int32))
+        self._read([token])
         self.ids.append(token)
 
     def step(self, logits: np.ndarray | None = None) -> int:
+        if self.rope_switch is not None and 0 <= len(self.ids) - self.rope_switch <= 1:
+            # At the second of these lengths the runtime reads the sequence again by itself, and drops `logits`.
+            token = int((self.logits() if logits is None else logits).argmax())
+            self.append(token)
+            return token
+        return self._generate(logits)
+
+    def _generate(self, logits: np.ndarray | None) -> int:
+        """Let the runtime choose the next token, from `logits` (V,) if given."""
         if logits is not None:
             self.generator.set_logits(logits.reshape(1, 1, -1))  # (1, 1, V)
         self.generator.generate_next_token()
@@ -78,12 +89,28 @@ class OnnxSequence:
         self.ids.append(token)
         return token
 
+    def _is_long(self, length: int) -> bool:
+        return self.rope_switch is not None and length > self.rope_switch
+
+    def _read(self, ids: Sequence[int]) -> None:
+        if self.ids and not self._is_long(len(self.ids)) and self._is_long(len(self.ids) + len(ids)):
+            self.generator.rewind_to(0)
+            ids = [*self.ids, *ids]
+        self._append(ids)
+
+    def _append(self, ids: Sequence[int]) -> None:
+        import numpy as np
+
+        self.generator.append_tokens(np.asarray(ids, dtype=np.int32))
+
 
 class GuidedSequence(OnnxSequence):
     """A sequence whose tokens a guide limits; some guides show only while they are followed that they are too complex."""
 
-    def __init__(self, generator: Any, capacity: int, adapter: str | None, guide: Guide) -> None:
-        super().__init__(generator, capacity, adapter)
+    def __init__(
+        self, generator: Any, capacity: int, adapter: str | None, rope_switch: int | None, guide: Guide
+    ) -> None:
+        super().__init__(generator, capacity, adapter, rope_switch)
         self.guide = guide
 
     def prefill(self, ids: Sequence[int]) -> None:
@@ -96,7 +123,7 @@ class GuidedSequence(OnnxSequence):
 
     def step(self, logits: np.ndarray | None = None) -> int:
         with self._explained():
-            return super().step(logits)
+            return self._generate(logits)  # the guide is known to the runtime alone
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -192,8 +219,8 @@ class OnnxGenerator(CachedGenerator):
         if adapter is not None:
             generator.set_active_adapter(self._og_adapters, adapter)
         if guide:
-            return GuidedSequence(generator, capacity, adapter, guide)
-        return OnnxSequence(generator, capacity, adapter)
+            return GuidedSequence(generator, capacity, adapter, self._rope_switch, guide)
+        return OnnxSequence(generator, capacity, adapter, self._rope_switch)
 
     def _create_guided(
         self, ids: list[int], sampling: SamplingParams, guide: Guide, adapter: str | None
@@ -254,17 +281,15 @@ class OnnxGenerator(CachedGenerator):
     def completion_scores(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Return the log-probability (nats) of each completion after its prompt, and True if all of its tokens are the likeliest.
 
-        What a prompt has in common with the one before, such as the context of a question with several choices, is read once,
-        unless the two have other rotary factors.
+        What a prompt has in common with the one before, such as the context of a question with several choices, is read once.
         """
         from phi_runtime.inference.sampler import log_softmax
 
-        scores, switch = [], self._rope_switch
+        scores = []
         capacity = max((len(prompt) + len(completion) for prompt, completion in pairs), default=1)
         sequence = self.create_sequence(capacity, self.adapter)
         for prompt, completion in pairs:
-            switches = switch is not None and (sequence.prompt_length > switch) != (len(prompt) > switch)
-            cached = 0 if switches else reusable_prefix(sequence, prompt)
+            cached = reusable_prefix(sequence, prompt)
             sequence.rewind(cached)
             sequence.prefill(prompt[cached:])
             sequence.prompt_length = len(prompt)

@@ -8,7 +8,7 @@ from typing import Any
 from phi_runtime.inference.detokenizer import detokenizer
 from phi_runtime.inference.generator import FinishReason, PromptResult, PromptTask
 from phi_runtime.inference.sampler import log_softmax
-from phi_runtime.inference.sequences import CachedSequence, prefill_chunks
+from phi_runtime.inference.sequences import CachedSequence, prompt_chunks
 
 Path = tuple[int, ...]
 """Tokens after a prompt."""
@@ -66,7 +66,7 @@ def run_alone(
         stop_ids: Tokens that end an answer.
         tokenizer: Tokenizer of the model.
     """
-    for chunk in prefill_chunks(task.ids[cached:]):
+    for chunk in prompt_chunks(sequence, task.ids[cached:]):
         sequence.prefill(chunk)
     length = sequence.prompt_length = len(task.ids)
     requested: dict[Path, set[int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from phi_runtime.core.common_prefix import common_prefix
@@ -27,6 +28,7 @@ class CachedSequence(Protocol):
         prompt_length: Tokens of the last prompt.
         capacity: Tokens that fit into its cache.
         adapter: Adapter that it was computed with.
+        rope_switch: Length in tokens above which its model may use other rotary factors for all tokens; None if they never change.
     """
 
     ids: list[int]
@@ -34,6 +36,7 @@ class CachedSequence(Protocol):
     prompt_length: int
     capacity: int
     adapter: str | None
+    rope_switch: int | None
 
     def rewind(self, length: int) -> None:
         """Drop all but the first `length` tokens."""
@@ -123,12 +126,28 @@ def reusable_prefix(sequence: CachedSequence, ids: Sequence[int]) -> int:
     common = common_prefix(sequence.ids, ids)
     if common <= sequence.prompt_length:
         common = min(common, sequence.prefilled)
-    return max(0, min(common, len(ids) - MIN_PREFILL))
+    common = max(0, min(common, len(ids) - MIN_PREFILL))
+    switch = sequence.rope_switch
+    if switch is not None and common <= switch < max(len(sequence.ids), len(ids)):
+        return 0  # what it holds, or what is to come, has other rotary factors
+    return common
 
 
-def prefill_chunks(ids: Sequence[int], size: int = PREFILL_CHUNK) -> list[Sequence[int]]:
-    """Split a prompt into chunks of `size` tokens, the last of at least MIN_PREFILL."""
-    starts = list(range(0, len(ids), size))
+def prompt_chunks(sequence: CachedSequence, ids: Sequence[int]) -> list[Sequence[int]]:
+    """Split the tokens of a prompt that `sequence` does not hold into chunks to read one after another.
+
+    The first chunk reaches past `rope_switch` if the prompt does: the length after a step decides on the rotary factors of all
+    tokens, and those that were read in an earlier step with others would be read twice.
+    """
+    held, switch = len(sequence.ids), sequence.rope_switch
+    if switch is not None and held <= switch < held + len(ids):
+        return prefill_chunks(ids, first=switch + 1 - held)
+    return prefill_chunks(ids)
+
+
+def prefill_chunks(ids: Sequence[int], size: int = PREFILL_CHUNK, first: int = 0) -> list[Sequence[int]]:
+    """Split a prompt into chunks of `size` tokens, the first of at least `first` and the last of at least MIN_PREFILL."""
+    starts = [0, *range(max(size, first), len(ids), size)] if ids else []
     if len(starts) > 1 and len(ids) - starts[-1] < MIN_PREFILL:
         starts.pop()
-    return [ids[start:end] for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
+    return [ids[start:end] for start, end in pairwise([*starts, len(ids)])]

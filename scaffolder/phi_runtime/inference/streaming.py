@@ -21,7 +21,7 @@ from phi_runtime.inference.generator import (
     Usage,
 )
 from phi_runtime.inference.sampler import Sampler, log_softmax
-from phi_runtime.inference.sequences import CachedSequence, SequenceCache, prefill_chunks
+from phi_runtime.inference.sequences import CachedSequence, SequenceCache, prompt_chunks
 from phi_runtime.inference.stop_strings import StopStrings, Suffix
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class StreamedAnswer:
         try:
             self.usage.cached_tokens = cached
             sequence.prompt_length = len(self._ids)
-            for chunk in prefill_chunks(self._ids[cached:]):
+            for chunk in prompt_chunks(sequence, self._ids[cached:]):
                 sequence.prefill(chunk)
                 yield Piece("")
             yield from self._decode(sequence)
@@ -186,7 +186,7 @@ class CachedGenerator(ABC):
         ids = (text * (prompt_tokens // len(text) + 1))[:prompt_tokens]
         sequence = self._measured_sequence(prompt_tokens + new_tokens)
         start = time.perf_counter()
-        for chunk in prefill_chunks(ids):
+        for chunk in prompt_chunks(sequence, ids):
             sequence.prefill(chunk)
         sequence.step()
         first_token = time.perf_counter()

@@ -34,6 +34,7 @@ class TorchSequence:
 
     def __init__(self, generator: TransformersGenerator, adapter: str | None) -> None:
         self.generator, self.adapter, self.capacity = generator, adapter, _UNLIMITED
+        self.rope_switch = generator.rope_switch
         self.ids: list[int] = []
         self.prefilled = self.prompt_length = 0
         self._cache: Any = None
@@ -41,7 +42,7 @@ class TorchSequence:
         self._logits: Any = None  # (V,)
 
     def rewind(self, length: int) -> None:
-        switch = self.generator.rope_switch
+        switch = self.rope_switch
         if length < self._cached:
             try:
                 if switch is not None and length <= switch < self._cached:
@@ -76,7 +77,7 @@ class TorchSequence:
 
     def _compute(self) -> None:
         """Run the model on the tokens that are not in the cache."""
-        switch = self.generator.rope_switch
+        switch = self.rope_switch
         if switch is not None and 0 < self._cached <= switch < len(self.ids):
             self._cache, self._cached = None, 0
         if self._cached < len(self.ids):
@@ -104,7 +105,7 @@ class TransformersGenerator(CachedGenerator):
         super().__init__(tokenizer, options, lambda _, adapter: self.create_sequence(adapter))
         self.model, self.device = model, device
         self.pad_id = pad_id(tokenizer)
-        self.rope_switch = rope_switch(model.config.to_dict())
+        self.rope_switch: int | None = rope_switch(model.config.to_dict())
         self.context_length = int(getattr(model.config, "max_position_embeddings", None) or _UNLIMITED)
         template_ends = tokenizer.convert_tokens_to_ids(list(self.options.stop_tokens))
         self.stop_ids = stop_ids(model, tokenizer) | set(template_ends)

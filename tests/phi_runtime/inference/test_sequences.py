@@ -17,6 +17,7 @@ class Remembered:
     ids: list[int] = field(default_factory=list)
     prefilled: int = 0
     prompt_length: int = 0
+    rope_switch: int | None = None
 
     def rewind(self, length: int) -> None:
         del self.ids[length:]
@@ -45,6 +46,22 @@ def test_a_repeated_prompt_is_computed_as_the_first_time() -> None:
 def test_an_edited_history_reuses_the_part_before_the_edit() -> None:
     assert reusable_prefix(talked(PROMPT, ANSWER), [*PROMPT[:10], 7, *PROMPT[11:]]) == 10
     assert reusable_prefix(talked(PROMPT, ANSWER), [7, *PROMPT]) == 0
+
+
+def test_tokens_with_other_rotary_factors_are_not_reused() -> None:
+    longer = [*PROMPT, *ANSWER, 1, 2, 3]
+    assert [reusable_prefix(talked(PROMPT, ANSWER, rope_switch=at), longer) for at in (29, 30, 32, 33)] == [
+        30,
+        0,
+        0,
+        30,
+    ]
+    assert [reusable_prefix(talked(PROMPT, ANSWER, rope_switch=at), PROMPT) for at in (17, 18, 29, 30)] == [
+        18,
+        0,
+        0,
+        18,
+    ]
 
 
 def test_each_conversation_has_its_own_sequence_up_to_the_limit() -> None:

@@ -25,6 +25,9 @@ class Script:
         self.tokens = [*map(ord, text), END]
         self.prompt_length = 0
 
+    ids: tuple[int, ...] = ()
+    rope_switch = None
+
     def prefill(self, ids: Any) -> None: ...
 
     def step(self, logits: Any = None) -> int:
