@@ -176,7 +176,7 @@ def _hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         if e.errno:
             raise
         raise NetworkError(
-            f"cannot download {repo_id} from {constants.ENDPOINT}: {reason(e)}", fix=network_fix(e, "resumes")
+            f"cannot download {repo_id} from {constants.ENDPOINT}: {reason(e)}", fix=network_fix(e, "model")
         ) from e
     except (
         ValueError,

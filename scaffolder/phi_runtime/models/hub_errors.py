@@ -43,19 +43,21 @@ def hub_errors(kind: str, name: str, revision: str | None) -> Iterator[None]:
             fix=f"check the id; for a private one {login}",
         ) from e
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as e:
-        fix = network_fix(e, "resumes" if kind == "model" else "starts over")
-        raise NetworkError(f"cannot download {name} from {site}: {reason(e)}", fix=fix) from e
+        raise NetworkError(f"cannot download {name} from {site}: {reason(e)}", fix=network_fix(e, kind)) from e
 
 
-def network_fix(error: Exception, again: str) -> str:
-    """Return what to do about `error`; `again` is what the download does at the next run."""
+def network_fix(error: Exception, kind: str) -> str:
+    """Return what to do about a failed download of a `model` or `data set`."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE"):
-        return "unset HF_HUB_OFFLINE and HF_DATASETS_OFFLINE, which forbid the network"
+    forbidding = ["HF_HUB_OFFLINE"] if constants.HF_HUB_OFFLINE else []
+    if kind == "data set" and os.environ.get("HF_DATASETS_OFFLINE"):
+        forbidding.append("HF_DATASETS_OFFLINE")
+    if forbidding:
+        return f"unset {' and '.join(forbidding)} to allow the network"
     if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
         return "check HF_TOKEN, or log in again with `hf auth login`"
-    return f"check the network and run again; the download {again}"
+    return f"check the network and run again; the download {'resumes' if kind == 'model' else 'starts over'}"
 
 
 def reason(error: Exception) -> str:

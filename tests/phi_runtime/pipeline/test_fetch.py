@@ -305,8 +305,10 @@ def test_a_model_that_is_not_there_and_a_hub_that_is_not_there(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(NetworkError, match="cannot download org/tiny"):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")  # forbids no model
+    with pytest.raises(NetworkError, match="cannot download org/tiny") as caught:
         fetch(model("org/tiny"), project, silent)
+    assert "check the network" in caught.value.fix
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(NetworkError, match="cannot download org/tiny") as caught:
         fetch(model("org/tiny"), project, silent)
