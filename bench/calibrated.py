@@ -31,8 +31,8 @@ from phi_runtime.data.dataset import load_dataset
 from phi_runtime.export.build import options_of
 from phi_runtime.export.calibrated import round_source
 from phi_runtime.export.gate import compare
-from phi_runtime.export.gate_comparison import Comparison
-from phi_runtime.export.gate_rows import Row, validation_rows
+from phi_runtime.export.gate_comparison import GateComparison
+from phi_runtime.export.gate_rows import GateRow, validation_rows
 from phi_runtime.models.load import quiet_libraries
 from phi_runtime.models.reference import ModelRef
 from phi_runtime.passes.model_builder import ModelBuilder
@@ -61,7 +61,7 @@ def main(root: Path, rounds: int, tokens: int, names: list[str]) -> None:
     merged = next(models[name] for name, step in workflow.passes.items() if step.produces == "hf")
     name = next(name for name, step in workflow.passes.items() if step.produces == "onnx")
     text = text_rows(merged)
-    builds: dict[str, tuple[Build, Comparison]] = {}
+    builds: dict[str, tuple[Build, GateComparison]] = {}
     sources: dict[Any, Path] = {}  # calibrated, by rounding
     with tempfile.TemporaryDirectory(prefix="phi-bench-") as temporary:
         folder = Path(temporary)
@@ -93,7 +93,7 @@ def main(root: Path, rounds: int, tokens: int, names: list[str]) -> None:
         show(builds)
 
 
-def unseen_rows(context: PassContext[Any]) -> list[Row]:
+def unseen_rows(context: PassContext[Any]) -> list[GateRow]:
     """The validation and test rows of the project."""
     workflow = context.workflow
     training = workflow.passes[next(iter(workflow.trainings))]
@@ -123,7 +123,7 @@ def calibrate(root: Path, name: str, settings: dict[str, Any], out: Path) -> tup
     return time.perf_counter() - start, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def measured(merged: ModelRef, source: Path, folder: Path, step: ModelBuilder, rows: list[Row]) -> Comparison:
+def measured(merged: ModelRef, source: Path, folder: Path, step: ModelBuilder, rows: list[GateRow]) -> GateComparison:
     """How far the build is from the merged model; a pruned head has no logits to compare, so its twin is built."""
     if not step.extra_options.prune_lm_head:
         return compare(merged, folder, rows, "bench")
@@ -133,7 +133,7 @@ def measured(merged: ModelRef, source: Path, folder: Path, step: ModelBuilder, r
     return compare(merged, twin, rows, "bench")
 
 
-def show(builds: dict[str, tuple[Build, Comparison]]) -> None:
+def show(builds: dict[str, tuple[Build, GateComparison]]) -> None:
     own, own_answers = builds["builder's int4"]
     columns = ("build", "MB", "× prefill", "× decode", "answers lost", "KL", "perplexity", "gap ×")
     print(f"\n| {' | '.join(columns)} | text: KL | perplexity | gap × |")
@@ -165,7 +165,7 @@ def show(builds: dict[str, tuple[Build, Comparison]]) -> None:
         print(f"builder's int4: {statistics.median(own.prefill):.0f} and {statistics.median(own.decode):.0f} tokens/s")
 
 
-def increase(comparison: Comparison) -> float:
+def increase(comparison: GateComparison) -> float:
     return comparison.perplexity - comparison.source_perplexity
 
 

@@ -41,8 +41,8 @@ from phi_runtime.core.artifacts import folder_bytes
 from phi_runtime.core.errors import PhiError
 from phi_runtime.core.events import silent
 from phi_runtime.export.gate import compare
-from phi_runtime.export.gate_comparison import Comparison
-from phi_runtime.export.gate_rows import Row, full_row
+from phi_runtime.export.gate_comparison import GateComparison
+from phi_runtime.export.gate_rows import GateRow, full_row
 from phi_runtime.export.gate_text import TEXT
 from phi_runtime.inference.onnx_folder import open_model
 from phi_runtime.models.load import load_tokenizer, quiet_libraries
@@ -83,7 +83,7 @@ class Build:
 
     folder: Path
     build_s: float
-    quality: Comparison | None = None
+    quality: GateComparison | None = None
     prefill: list[float] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
 
@@ -111,11 +111,11 @@ def main(source: Path, rounds: int, names: list[str]) -> None:
         show(builds)
 
 
-def text_rows(source: ModelRef) -> list[Row]:
+def text_rows(source: ModelRef) -> list[GateRow]:
     """Token ids of the texts, in rows of 256."""
     tokenizer = load_tokenizer(source)
     texts = [TEXT, inspect.getsource(textwrap)[:1600], inspect.getsource(string)[:1600]]
-    rows: list[Row] = []
+    rows: list[GateRow] = []
     for text in texts:
         ids = tokenizer(text).input_ids
         rows += [full_row(ids[i : i + ROW]) for i in range(0, len(ids), ROW) if len(ids[i : i + ROW]) > 1]
@@ -143,7 +143,9 @@ def made(source: Path, out: Path, precision: str, options: dict[str, Any]) -> Bu
     return Build(out, time.perf_counter() - start)
 
 
-def quality(source: ModelRef, folder: Path, precision: str, options: dict[str, Any], rows: list[Row]) -> Comparison:
+def quality(
+    source: ModelRef, folder: Path, precision: str, options: dict[str, Any], rows: list[GateRow]
+) -> GateComparison:
     """How far the build in `folder` is from its source; a pruned head has no logits to compare, so its twin is built."""
     if not options.get("prune_lm_head"):
         return compare(source, folder, rows, "bench")

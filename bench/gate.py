@@ -34,9 +34,9 @@ from phi_runtime.core.events import silent
 from phi_runtime.core.project import find_project
 from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.export.gate import compare, source_predictions
-from phi_runtime.export.gate_comparison import Comparison, Predictions, compare_predictions
+from phi_runtime.export.gate_comparison import GateComparison, Predictions, compare_predictions
 from phi_runtime.export.gate_limits import GateLimits
-from phi_runtime.export.gate_rows import Row, sample_rows, validation_rows
+from phi_runtime.export.gate_rows import GateRow, sample_rows, validation_rows
 from phi_runtime.models.load import load_reference, quiet_libraries
 from phi_runtime.models.place import base_model_path
 from phi_runtime.models.reference import ModelRef
@@ -106,7 +106,7 @@ def main(project: Path, file: Path, parts: list[str]) -> None:
         for case in _measured(project, set(found), parts or list(PARTS)):
             log.write(json.dumps(case) + "\n")
             log.flush()
-            print(case["kind"], case["name"], Comparison(**case["figures"]).summary, flush=True)
+            print(case["kind"], case["name"], GateComparison(**case["figures"]).summary, flush=True)
             found[case["kind"], case["name"]] = case
     show(list(found.values()))
 
@@ -131,7 +131,7 @@ def _measured(folder: Path, known: set[tuple[str, str]], parts: list[str]) -> It
                 yield {"kind": kind, "name": name, "figures": asdict(_built(source, precision, options, compared))}
 
 
-def _roundings(source: ModelRef, rows: list[Row], known: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+def _roundings(source: ModelRef, rows: list[GateRow], known: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     missing = [rounding for rounding in ROUNDINGS if ("rounding", str(rounding)) not in known]
     if not missing:
         return
@@ -162,7 +162,7 @@ def rounded(weight: torch.Tensor, rounding: Rounding) -> torch.Tensor:
     return blocks.lerp(nearest, rounding.way).reshape_as(weight)
 
 
-def _built(source: ModelRef, precision: str, options: dict[str, Any], rows: list[Row]) -> Comparison:
+def _built(source: ModelRef, precision: str, options: dict[str, Any], rows: list[GateRow]) -> GateComparison:
     folder = Path(tempfile.mkdtemp(prefix="phi-bench-"))
     try:
         request = {
@@ -191,7 +191,7 @@ def show(cases: list[dict[str, Any]]) -> None:
     print("\n| model | answers lost | KL | same most likely token | perplexity | gate |\n|---|---|---|---|---|---|")
     stopped, passed = [], []  # verdicts on ruined models, and on good builds
     for case in sorted(cases, key=lambda case: (case["kind"], case["figures"]["kl"])):
-        found = Comparison(**case["figures"])
+        found = GateComparison(**case["figures"])
         lost = (found.lost - found.gained) / found.answers if found.answers else None
         violation = _limits(case["name"].split(",")[0]).violation(found)
         if lost is not None and lost >= RUINED:

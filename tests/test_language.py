@@ -50,5 +50,14 @@ def faults(path: Path) -> Iterator[str]:
             yield f"{place}:{line}: name: {name}"
 
 
+def test_no_two_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 def test_docstrings_define_and_names_are_nouns_of_the_domain() -> None:
     assert not (all_faults := [fault for path in SOURCES for fault in faults(path)]), "\n".join(all_faults)

@@ -95,7 +95,7 @@ def test_errors_show_their_line_and_a_secret_does_not(
     assert str(tmp_path) not in result.out
 
 
-def test_what_changes_the_result_comes_first_and_respellings_are_one_line(cli: Cli) -> None:
+def test_what_changes_the_result_comes_first_and_older_forms_are_one_line(cli: Cli) -> None:
     path = CASES / "toolkit-chain-qlora.json"
     lines = cli("validate", path).out.splitlines()
     warnings = [line for line in lines if ": warning: " in line]

@@ -264,7 +264,7 @@ def test_the_preview_shows_the_changes_and_writes_nothing(cli: Cli, created: Cal
 
 
 def test_long_generated_lines_are_not_in_the_preview(capsys: pytest.CaptureFixture[str]) -> None:
-    change = merge.Change("x.json", "updated", b"{}", b"x" * 5000)
+    change = merge.FileChange("x.json", "updated", b"{}", b"x" * 5000)
     show_update.diff(project_module.Update("1", "2", (change,)), quiet=False)
     assert len(capsys.readouterr().out) < 200
 
@@ -379,7 +379,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from phi_scaffold.update.apply import apply
-from phi_scaffold.update.merge import Change
+from phi_scaffold.update.merge import FileChange
 
 root, number, sign = Path(sys.argv[1]), int(sys.argv[2]), getattr(signal, sys.argv[3])
 original, count = Path.replace, 0
@@ -394,7 +394,7 @@ def replace(self, target):
 
 Path.replace = replace
 contents = [("a", b"1", b"2"), ("b", None, b"2"), ("c", b"1", None), ("d", b"1", b"2")]
-apply(root, [Change(name, "updated", before, after) for name, before, after in contents])
+apply(root, [FileChange(name, "updated", before, after) for name, before, after in contents])
 """
 
 

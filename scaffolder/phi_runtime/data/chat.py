@@ -18,7 +18,7 @@ UNANSWERED = "end with a message that has no trained answer, and which is droppe
 
 
 @dataclass(frozen=True)
-class Conversation:
+class ChatRow:
     """The messages of a row, up to its last trained answer.
 
     Attributes:
@@ -36,7 +36,7 @@ class Conversation:
     remarks: tuple[str, ...] = ()
 
 
-def conversation_of(values: Mapping[str, Any], columns: Sequence[str]) -> Conversation:
+def conversation_of(values: Mapping[str, Any], columns: Sequence[str]) -> ChatRow:
     """Return the conversation of a row.
 
     Args:
@@ -87,7 +87,7 @@ class _Turn(NamedTuple):
     masked: bool
 
 
-def _conversation(turns: list[_Turn], values: Mapping[str, Any]) -> Conversation:
+def _conversation(turns: list[_Turn], values: Mapping[str, Any]) -> ChatRow:
     end = next((i for i in range(len(turns), 0, -1) if turns[i - 1].trained), 0)
     if not end:
         if any(turn.message["role"] == "assistant" for turn in turns):
@@ -100,7 +100,7 @@ def _conversation(turns: list[_Turn], values: Mapping[str, Any]) -> Conversation
     if isinstance(system, str) and system.strip() and turns[0].message["role"] != "system":
         turns = [_Turn({"role": "system", "content": system}, trained=False, masked=False), *turns]
     messages, trained, masked = map(list, zip(*turns, strict=True))
-    return Conversation(messages, trained, masked, _tools_of(values.get(TOOLS)), remarks)
+    return ChatRow(messages, trained, masked, _tools_of(values.get(TOOLS)), remarks)
 
 
 def columns_of_messages(values: Mapping[str, Any], usual: Sequence[str]) -> tuple[str, ...]:

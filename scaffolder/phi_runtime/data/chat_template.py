@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.core.errors import ConfigError, DataError, Location
-from phi_runtime.data.chat import Conversation, conversation_of, text_of
+from phi_runtime.data.chat import ChatRow, conversation_of, text_of
 from phi_runtime.data.end_tokens import end_tokens, split_ends
 from phi_runtime.data.messages import Message
 from phi_runtime.data.row import RowError
@@ -202,7 +202,7 @@ class ChatTemplate:
         question, earlier = _question(messages[:-1]), _earlier_questions(messages)
         return Rendered(pieces, question, self._answer(chat, whole), text, ends, earlier, sorted(remarks))
 
-    def _answer(self, chat: Conversation, whole: str | None = None) -> str:
+    def _answer(self, chat: ChatRow, whole: str | None = None) -> str:
         """Return the text of the last answer, with its tool calls as the template writes them."""
         last = chat.messages[-1]
         if not last.get("tool_calls"):
@@ -212,7 +212,7 @@ class ChatTemplate:
         spans = self._spans(chat, whole, [message is last for message in chat.messages])
         return split_ends(whole[slice(*spans[0])], self._ends)[0].strip() if spans else ""
 
-    def _spans(self, chat: Conversation, whole: str, chosen: Sequence[bool]) -> list[tuple[int, int]]:
+    def _spans(self, chat: ChatRow, whole: str, chosen: Sequence[bool]) -> list[tuple[int, int]]:
         """Return start and end in `whole` of the `chosen` messages, all of the assistant, as far as the template shows them."""
         messages, tools = chat.messages, chat.tools
         spans: list[tuple[int, int]] = []
@@ -230,7 +230,7 @@ class ChatTemplate:
                 spans.append((start, end))
         return spans
 
-    def _unwritten(self, chat: Conversation, whole: str) -> Iterator[str]:
+    def _unwritten(self, chat: ChatRow, whole: str) -> Iterator[str]:
         """Yield the parts of a conversation that the template does not write."""
         messages, letters = chat.messages, _letters(whole)
         for role in ("system", "user"):
@@ -259,7 +259,7 @@ class ChatTemplate:
     def _ends(self) -> tuple[str, ...]:
         return end_tokens(self.markers, self.names.get("eos_token"))
 
-    def _read(self, values: Mapping[str, Any]) -> tuple[Conversation, list[str]]:
+    def _read(self, values: Mapping[str, Any]) -> tuple[ChatRow, list[str]]:
         """Return the conversation, and the end tokens that came off its answers."""
         chat = conversation_of(values, self.columns)
         if any("tool_calls" in message for message in chat.messages) and not self.form.calls:

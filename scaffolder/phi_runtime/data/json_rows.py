@@ -15,7 +15,7 @@ from phi_runtime.config.file_formats import unpacked_name
 from phi_runtime.core.errors import DataError, Location
 from phi_runtime.data.encodings import FIX as ENCODING_FIX
 from phi_runtime.data.files import head, lines, opened
-from phi_runtime.data.json_window import TOO_LONG, Decoder, Window, json_fix
+from phi_runtime.data.json_window import TOO_LONG, JsonDecoder, Window, json_fix
 from phi_runtime.data.row import FIX, BadRow, Row
 
 Layout = Literal["lines", "array", "objects", "field", "columns"]
@@ -156,7 +156,7 @@ def json_rows(path: Path, stream: io.BufferedReader, form: JsonForm, encoding: s
 
 
 def _json_lines(path: Path, stream: io.BufferedReader) -> Iterator[Row | BadRow]:
-    decoder = Decoder()
+    decoder = JsonDecoder()
     for number, line in lines(stream):
         text = decoded(line, path, number)
         if isinstance(text, BadRow):
@@ -187,7 +187,7 @@ def decoded(line: bytes | None, path: Path, number: int) -> str | BadRow:
     return text.removeprefix("\ufeff")  # in the middle of files that were concatenated
 
 
-def _row(value: Any, path: Path, decoder: Decoder, line: int, column: int = 0) -> Row | BadRow:
+def _row(value: Any, path: Path, decoder: JsonDecoder, line: int, column: int = 0) -> Row | BadRow:
     if decoder.duplicates:
         what = f"this row has the key `{decoder.duplicates[0]}` twice, with different values"
         return BadRow(Location(path, line, column), what, f"keep one of the two, or name them differently: {FIX}")

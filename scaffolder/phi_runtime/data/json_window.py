@@ -21,7 +21,7 @@ _LONGEST_WORD = 32  # of JSON outside a string: the end of the window may cut th
 _PYTHON = re.compile(r"'|None\b|True\b|False\b")
 
 
-class Decoder:
+class JsonDecoder:
     """A JSON decoder that records `duplicates`: keys that an object of the last value has twice, with different values."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Window:
     def __init__(self, path: Path, stream: io.BufferedReader) -> None:
         self.path, self.stream = path, io.TextIOWrapper(stream, encoding="utf-8", newline="")
         self.text, self.at, self.line, self.column, self.ended = "", 0, 1, 1, False
-        self.decoder = Decoder()
+        self.decoder = JsonDecoder()
 
     @property
     def where(self) -> Location:

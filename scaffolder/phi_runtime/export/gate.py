@@ -21,9 +21,9 @@ from phi_runtime.core.artifacts import read_json
 from phi_runtime.core.errors import MissingDependency, PhiError, WorkFailed
 from phi_runtime.core.events import Event
 from phi_runtime.core.grouping import grouped
-from phi_runtime.export.gate_comparison import Comparison, Predictions, Read, compare_predictions
-from phi_runtime.export.gate_limits import GateLimits, Violation, better_setting
-from phi_runtime.export.gate_rows import ROW_TOKENS, Row, first_rows, sample_rows, validation_rows
+from phi_runtime.export.gate_comparison import GateComparison, Predictions, Read, compare_predictions
+from phi_runtime.export.gate_limits import GateLimits, LimitViolation, better_setting
+from phi_runtime.export.gate_rows import ROW_TOKENS, GateRow, first_rows, sample_rows, validation_rows
 from phi_runtime.export.gate_tokens import check_tokens, sample_prompts, warn_of_other_apps
 from phi_runtime.inference.generator import PromptTask
 from phi_runtime.inference.onnx import OnnxGenerator
@@ -85,7 +85,7 @@ def run_gate(context: PassContext, adapter: str | None = None, rounding: float =
     exact = adapter and (context.config.precision, comparison.source_dtype) == ("fp32", "float32")
     if exact and not violation and comparison.largest_difference > (expected := max(_EXACT, 10 * rounding)):
         difference = comparison.largest_difference
-        violation = Violation(
+        violation = LimitViolation(
             f"a log-probability differs by {difference:.2g}; rounding explains at most {expected:.2g}"
         )
     if violation:
@@ -106,7 +106,7 @@ def _advice(context: PassContext) -> str:
     return better_setting(context.config, context.workflow.execution_provider, has_rows=has_rows)
 
 
-def compare(source: ModelRef, folder: Path, rows: Sequence[Row], kind: str, device: str = "cpu") -> Comparison:
+def compare(source: ModelRef, folder: Path, rows: Sequence[GateRow], kind: str, device: str = "cpu") -> GateComparison:
     """Compare the ONNX model in `folder` with `source`, which runs on the torch `device`, on `rows`."""
     predictions, _, read = _onnx_predictions(OnnxGenerator(folder), rows, len(rows))
     gc.collect()
@@ -122,7 +122,7 @@ def _dataset(context: PassContext, adapter: str | None) -> Dataset | None:
     return dataset_behind(context, training, "a fixed text is compared on") if training else None
 
 
-def _rows(context: PassContext, dataset: Dataset | None) -> tuple[list[Row], str]:
+def _rows(context: PassContext, dataset: Dataset | None) -> tuple[list[GateRow], str]:
     """Return validation rows, or rows of the sample text if there are none."""
     limit_tokens = context.config.gate.tokens if context.config.gate else ROW_TOKENS
     rows, kind = validation_rows(dataset, context.source) if dataset else [], "validation rows"
@@ -131,7 +131,7 @@ def _rows(context: PassContext, dataset: Dataset | None) -> tuple[list[Row], str
     return first_rows(rows, limit_tokens), kind
 
 
-def _comparable(context: PassContext, rows: Sequence[Row]) -> int:
+def _comparable(context: PassContext, rows: Sequence[GateRow]) -> int:
     """Return how many of the rows have distributions that fit into `_KEPT_BYTES`, at least one; 0 without a gate."""
     if context.config.gate is None:
         return 0
@@ -146,7 +146,9 @@ def _comparable(context: PassContext, rows: Sequence[Row]) -> int:
 # -- the two models --------------------------------------------------------------------------------------------------------
 
 
-def _onnx_predictions(generator: OnnxGenerator, rows: Sequence[Row], count: int) -> tuple[list[Predictions], str, Read]:
+def _onnx_predictions(
+    generator: OnnxGenerator, rows: Sequence[GateRow], count: int
+) -> tuple[list[Predictions], str, Read]:
     """Run an ONNX model.
 
     Returns:
@@ -195,8 +197,8 @@ def _device(context: PassContext) -> str:
 
 
 def _compare(
-    source: ModelRef, rows: Sequence[Row], predictions: Sequence[Predictions], kind: str, read: Read, device: str
-) -> Comparison:
+    source: ModelRef, rows: Sequence[GateRow], predictions: Sequence[Predictions], kind: str, read: Read, device: str
+) -> GateComparison:
     """Compare `predictions` for the first of `rows` with those of `source`."""
     from phi_runtime.models.load import load_reference
 
@@ -210,7 +212,7 @@ def _compare(
     return comparison
 
 
-def source_predictions(model: Any, rows: Sequence[Row]) -> Iterator[Predictions]:
+def source_predictions(model: Any, rows: Sequence[GateRow]) -> Iterator[Predictions]:
     """Yield the predictions of a model of transformers for each row; neighbors of up to `_BATCH_TOKENS` are computed together.
 
     Their padding is on the right, where no token sees it.
@@ -231,7 +233,7 @@ def source_predictions(model: Any, rows: Sequence[Row]) -> Iterator[Predictions]
                 yield Predictions.from_logits(chosen.cpu().numpy(), row)
 
 
-def _fits(batch: Sequence[Row], row: Row) -> bool:
+def _fits(batch: Sequence[GateRow], row: GateRow) -> bool:
     return (len(batch) + 1) * max(len(each.ids) for each in (*batch, row)) <= _BATCH_TOKENS
 
 

@@ -19,7 +19,7 @@ from phi_runtime.evaluation.intervals import Difference, compare_counts
 if TYPE_CHECKING:
     import numpy as np
 
-    from phi_runtime.export.gate_rows import Row
+    from phi_runtime.export.gate_rows import GateRow
 
 Read = Literal["whole", "token by token"]
 
@@ -37,13 +37,13 @@ class Predictions:
     logprobs: np.ndarray
 
     @classmethod
-    def from_logits(cls, logits: np.ndarray, row: Row) -> Predictions:
+    def from_logits(cls, logits: np.ndarray, row: GateRow) -> Predictions:
         """Return the predictions of (P, V) logits at the positions of `row`."""
         return cls(logits.argmax(-1), _log_softmax(logits[row.decisions]))
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GateComparison:
     """Distance of an ONNX model from its source model.
 
     Attributes:
@@ -116,13 +116,13 @@ class Comparison:
 
 
 def compare_predictions(
-    rows: Sequence[Row],
+    rows: Sequence[GateRow],
     exact: Iterable[Predictions],
     others: Iterable[Predictions],
     kind: str,
     read: Read,
     source_dtype: str = "float32",
-) -> Comparison:
+) -> GateComparison:
     """Compare predictions of the source model, `exact`, with those of the ONNX model, `others`, for each of `rows`.
 
     Args:
@@ -152,7 +152,7 @@ def compare_predictions(
         loss -= float(q[order, following].sum(dtype=np.float64))
         own_loss -= float(p[order, following].sum(dtype=np.float64))
         positions, decisions = positions + len(expected), decisions + len(p)
-    return Comparison(
+    return GateComparison(
         rows=kind,
         read=read,
         positions=positions,

@@ -17,13 +17,13 @@ from phi_runtime.config.schema.export import (
 from phi_runtime.config.supported_precisions import SUPPORTED_PRECISIONS
 
 if TYPE_CHECKING:
-    from phi_runtime.export.gate_comparison import Comparison
+    from phi_runtime.export.gate_comparison import GateComparison
 
 _BLOCK_SIZE = 32  # of the builder's default, and of int4-aware training
 
 
 @dataclass(frozen=True)
-class Violation:
+class LimitViolation:
     """A limit that a model exceeds: its key, and the measured value; no key if no limit could allow it."""
 
     text: str
@@ -65,30 +65,30 @@ class GateLimits:
             GATE_MAX_LOST_ANSWERS[step.precision] if step.gate.max_lost_answers is None else step.gate.max_lost_answers,
         )
 
-    def violation(self, found: Comparison) -> Violation | None:
+    def violation(self, found: GateComparison) -> LimitViolation | None:
         """Return the first violated limit, or None. A KL that is not a finite number violates all."""
         kl, top1, increase = found.kl, found.top1, found.perplexity_increase
         if not math.isfinite(kl):
-            return Violation("its logits are not numbers")
+            return LimitViolation("its logits are not numbers")
         if self._loses_answers(found) and _is_shown(found):
             net = (found.lost - found.gained) / found.answers
             text = f"it loses {found.lost} of {found.answers} right answers and gains {found.gained}"
-            return Violation(
+            return LimitViolation(
                 f"{text} ({100 * net:.1f} %, more than {100 * self.max_lost_answers:g} %)", "max_lost_answers", net
             )
         if kl > self.max_kl:
-            return Violation(f"KL {kl:.3g} is above {self.max_kl:g}", "max_kl", kl)
+            return LimitViolation(f"KL {kl:.3g} is above {self.max_kl:g}", "max_kl", kl)
         if increase > self.max_perplexity_increase:
             text = (
                 f"the perplexity grew by {100 * increase:.0f} %, more than {100 * self.max_perplexity_increase:.0f} %"
             )
-            return Violation(text, "max_perplexity_increase", increase)
+            return LimitViolation(text, "max_perplexity_increase", increase)
         if self.min_top1 is not None and top1 < self.min_top1:
             text = f"the most likely token is the same in {100 * top1:.0f} %, less than {100 * self.min_top1:.0f} %"
-            return Violation(text, "min_top1", top1)
+            return LimitViolation(text, "min_top1", top1)
         return None
 
-    def doubt(self, found: Comparison) -> str | None:
+    def doubt(self, found: GateComparison) -> str | None:
         """Return what the rows are too few to show, or None."""
         if self._loses_answers(found) and not _is_shown(found):
             return (
@@ -97,11 +97,11 @@ class GateLimits:
             )
         return None
 
-    def _loses_answers(self, found: Comparison) -> bool:
+    def _loses_answers(self, found: GateComparison) -> bool:
         return found.lost - found.gained > self.max_lost_answers * found.answers
 
 
-def _is_shown(found: Comparison) -> bool:
+def _is_shown(found: GateComparison) -> bool:
     """Return True if the interval of the difference in right answers excludes that none is lost."""
     interval = found.right_answers.interval
     return interval is not None and interval.high < 0

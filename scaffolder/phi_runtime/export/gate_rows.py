@@ -28,7 +28,7 @@ Answer = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Row:
+class GateRow:
     """A row that two models read.
 
     Attributes:
@@ -47,12 +47,12 @@ class Row:
         return [position - 1 for position in self.positions]
 
 
-def full_row(ids: list[int]) -> Row:
+def full_row(ids: list[int]) -> GateRow:
     """Return a row that is compared at each token but the first."""
-    return Row(ids, list(range(1, len(ids))), [True] * (len(ids) - 1))
+    return GateRow(ids, list(range(1, len(ids))), [True] * (len(ids) - 1))
 
 
-def sample_rows(source: ModelRef) -> list[Row]:
+def sample_rows(source: ModelRef) -> list[GateRow]:
     """Return the sample text as rows of `source`'s tokens, compared from the second token on."""
     from phi_runtime.export.gate_text import TEXT
 
@@ -60,7 +60,7 @@ def sample_rows(source: ModelRef) -> list[Row]:
     return [full_row(ids[i : i + ROW_TOKENS]) for i in range(0, len(ids), ROW_TOKENS)]
 
 
-def validation_rows(dataset: Dataset, source: ModelRef) -> list[Row]:
+def validation_rows(dataset: Dataset, source: ModelRef) -> list[GateRow]:
     """Return validation rows as tokens of `source`, compared at the answers; at each token if there are no prompts."""
     known: list[Answer] = []
     for ids, runs in _encoded(dataset.training.first(_TRAINING_ROWS), source):
@@ -76,7 +76,7 @@ def validation_rows(dataset: Dataset, source: ModelRef) -> list[Row]:
                 found[answer] = decisions(answer, known)
             compared |= zip(range(start - first, stop - first), found[answer], strict=True)
         compared = {position: is_open for position, is_open in compared.items() if position > 0}
-        rows.append(Row(ids[first:], list(compared), list(compared.values())))
+        rows.append(GateRow(ids[first:], list(compared), list(compared.values())))
     rows = [row for row in rows if row.positions]
     if any(any(row.decisions) for row in rows):
         return rows
@@ -98,18 +98,18 @@ def decisions(answer: Answer, known: Sequence[Answer]) -> list[bool]:
     return found
 
 
-def first_rows(rows: Sequence[Row], limit: int) -> list[Row]:
+def first_rows(rows: Sequence[GateRow], limit: int) -> list[GateRow]:
     """Return the first rows with up to `limit` decisions together; the last row is cut."""
     import numpy as np
 
-    first: list[Row] = []
+    first: list[GateRow] = []
     for row in rows:
         if limit < 1:
             break
         ends = np.flatnonzero(np.cumsum(row.decisions) > limit)
         stop = int(ends[0]) if len(ends) else len(row.positions)
         positions = row.positions[:stop]
-        first.append(Row(row.ids[: positions[-1] + 1], positions, row.decisions[:stop]))
+        first.append(GateRow(row.ids[: positions[-1] + 1], positions, row.decisions[:stop]))
         limit -= sum(row.decisions[:stop])
     return first
 

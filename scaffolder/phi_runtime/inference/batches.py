@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phi_runtime.core.common_prefix import common_prefix
 from phi_runtime.core.grouping import grouped
-from phi_runtime.inference.decoding import Decoder, StartedAnswers
+from phi_runtime.inference.decoding import AnswerDecoder, StartedAnswers
 from phi_runtime.inference.generator import PromptResult, PromptTask
 from phi_runtime.inference.kv_cache import select_rows
 from phi_runtime.inference.prompt_tasks import GreedyAnswer, Path, run_alone
@@ -39,7 +39,7 @@ def run_batched(generator: TransformersGenerator, tasks: Sequence[PromptTask], b
                 together.append(i)
         long = switch is not None and any(len(tasks[i].ids) > switch for i in together)
         prefix = _Prefix.read(generator, [tasks[i].ids for i in together], share=not long) if together else None
-        decoder = Decoder(generator)
+        decoder = AnswerDecoder(generator)
         started: dict[int, tuple[GreedyAnswer, list[list[float]]]] = {}  # answers and log-probabilities
         for indices in _batches([tasks[i] for i in together], batch_size, switch):
             assert prefix

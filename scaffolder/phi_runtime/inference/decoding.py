@@ -40,7 +40,7 @@ class StartedAnswers:
         return StartedAnswers(answers, cache, self.mask[indices], self.lengths[indices], self.long)
 
 
-class Decoder:
+class AnswerDecoder:
     """Collects started answers while their joined KV cache is small, and continues them to their ends.
 
     Args:

@@ -6,7 +6,7 @@ Size and memory mean the same in estimates and in measurements:
 - memory: peak of the resident set of a process that only runs this model, with a context of so many tokens; GPU memory on a GPU
 
 In training, with P parameters, h hidden and i intermediate size, L layers, B rows of T tokens and e bytes for a number
-(2 in bfloat16 and float16, 4 in float32), the parts of an `Estimate` are:
+(2 in bfloat16 and float16, 4 in float32), the parts of a `MemoryEstimate` are:
 
 - weights: eP under an adapter; 4P in full fine-tuning, and 2P for the 16-bit copies that autocast makes; in 4 bits half a
   byte a weight and a scale for every 64 (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), or a byte and a scale for every
@@ -59,7 +59,7 @@ _CORE_FLOPS, _SCALE_SEARCH_S = 120e9, 2.5e-7  # of a core; seconds a weight
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One training job, as far as its memory depends on it.
 
     Attributes:
@@ -108,7 +108,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Parts of the peak memory of a training step, in bytes."""
 
     weights: int
@@ -127,14 +127,14 @@ class Estimate:
         return {**{f"{part}_bytes": size for part, size in asdict(self).items()}, "total_bytes": self.total_bytes}
 
 
-def estimate(shape: Shape, job: Job) -> Estimate:
+def estimate(shape: Shape, job: TrainingJob) -> MemoryEstimate:
     """Estimate the peak memory of `job` on a model of this `shape`."""
     trained = shape.parameters if job.method == "full" else job.adapter + job.saved
     activations, logits = _activations(shape, job), _logits(shape, job)
     gradients = 4 * trained
     if job.accumulation == 1:
         gradients = max(0, gradients - activations - logits)
-    return Estimate(
+    return MemoryEstimate(
         weights=_weights(shape, job),
         adapter=4 * (job.adapter + job.saved),
         gradients=gradients,
@@ -145,7 +145,7 @@ def estimate(shape: Shape, job: Job) -> Estimate:
     )
 
 
-def _weights(shape: Shape, job: Job) -> int:
+def _weights(shape: Shape, job: TrainingJob) -> int:
     if job.method == "full":
         return (4 if job.number_bytes == 4 else 6) * shape.parameters
     linear = min(shape.linear_parameters, shape.parameters)
@@ -158,7 +158,7 @@ def _weights(shape: Shape, job: Job) -> int:
     return round((0.5 + constant) * linear) + others
 
 
-def _moment_bytes(job: Job) -> float:
+def _moment_bytes(job: TrainingJob) -> float:
     """Return the optimizer state per trained weight, in bytes. On a CPU, AdamW replaces the optimizers of bitsandbytes."""
     name = job.optimizer
     if name in ("sgd", "adafactor", "galore_adafactor"):
@@ -172,7 +172,7 @@ def _moment_bytes(job: Job) -> float:
     return 12 if "ademamix" in name else 8
 
 
-def _activations(shape: Shape, job: Job) -> int:
+def _activations(shape: Shape, job: TrainingJob) -> int:
     h, i, e = shape.hidden, shape.intermediate, job.number_bytes
     layers = max(1, shape.layers - job.frozen_layers)  # that the backward pass goes through
     positions = job.batch * job.tokens  # B·T
@@ -196,14 +196,14 @@ def _activations(shape: Shape, job: Job) -> int:
     return round(_overhead(job) * (max(saved + current, evaluation) + mask))
 
 
-def _overhead(job: Job) -> float:
+def _overhead(job: TrainingJob) -> float:
     """Return the memory that the allocator holds per byte of activations: it keeps freed blocks, not all of which fit again."""
     if job.device == "gpu":
         return _HELD_GPU
     return _HELD_CPU_RECOMPUTING if job.checkpointing else _HELD_CPU
 
 
-def _logits(shape: Shape, job: Job) -> int:
+def _logits(shape: Shape, job: TrainingJob) -> int:
     e = job.number_bytes
     positions = max(job.batch, job.evaluation_batch) * job.tokens
     held = 2 * min(_LOGIT_CHUNK_BYTES, 4 * positions * shape.vocabulary) + 2 * e * positions * shape.hidden
@@ -219,12 +219,12 @@ def _logits(shape: Shape, job: Job) -> int:
 class Fit:
     """A job that fits into memory; `changes` holds the fields that differ from the job that does not."""
 
-    job: Job
-    estimate: Estimate
+    job: TrainingJob
+    estimate: MemoryEstimate
     changes: dict[str, Any]
 
 
-def what_fits(shape: Shape, job: Job, available_bytes: int) -> Fit | None:
+def what_fits(shape: Shape, job: TrainingJob, available_bytes: int) -> Fit | None:
     """Return the job nearest to `job` that fits into `available_bytes`; None if none does.
 
     The changes with the least effect on the result are tried first: smaller batches with more accumulation, gradient
@@ -238,7 +238,7 @@ def what_fits(shape: Shape, job: Job, available_bytes: int) -> Fit | None:
     return None
 
 
-def _nearest_first(shape: Shape, job: Job) -> Iterator[Job]:
+def _nearest_first(shape: Shape, job: TrainingJob) -> Iterator[TrainingJob]:
     for variant in _variants(shape, job):
         for tokens in _shorter(job.tokens):
             for checkpointing in dict.fromkeys((job.checkpointing, True)):
@@ -254,7 +254,7 @@ def _nearest_first(shape: Shape, job: Job) -> Iterator[Job]:
                     )
 
 
-def _variants(shape: Shape, job: Job) -> Iterator[Job]:
+def _variants(shape: Shape, job: TrainingJob) -> Iterator[TrainingJob]:
     yield job
     if job.int4_aware:
         yield replace(job, int4_aware=False)
@@ -280,7 +280,7 @@ def _shorter(tokens: int) -> Iterator[int]:
         size //= 2
 
 
-def _batches(job: Job) -> Iterator[tuple[int, int]]:
+def _batches(job: TrainingJob) -> Iterator[tuple[int, int]]:
     """Yield training and validation batch sizes that keep the rows of a step."""
     yield job.batch, job.evaluation_batch
     for batch in range(job.batch, 0, -1):
@@ -288,7 +288,7 @@ def _batches(job: Job) -> Iterator[tuple[int, int]]:
             yield batch, min(batch, job.evaluation_batch)
 
 
-def longest_that_fits(shape: Shape, job: Job, available_bytes: int, limit: int) -> int:
+def longest_that_fits(shape: Shape, job: TrainingJob, available_bytes: int, limit: int) -> int:
     """Return the longest rows with which `job` fits, in tokens and at most `limit`; 0 if none fit.
 
     The estimate never shrinks as rows grow, so that a binary search finds it.
@@ -303,7 +303,7 @@ def longest_that_fits(shape: Shape, job: Job, available_bytes: int, limit: int) 
 # -- adapters ------------------------------------------------------------------------------------------------------------
 
 
-def with_lora(job: Job, targets: Sequence[Linear], rank: int) -> Job:
+def with_lora(job: TrainingJob, targets: Sequence[Linear], rank: int) -> TrainingJob:
     """Return `job` with a LoRA on `targets`: r · (in + out) weights each (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
     return replace(
         job,

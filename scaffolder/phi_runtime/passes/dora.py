@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from phi_runtime.config.schema.registry import register
-from phi_runtime.models.memory import Job
+from phi_runtime.models.memory import TrainingJob
 from phi_runtime.models.shape import Linear
 from phi_runtime.passes.lora import LowRankAdapter
 
@@ -34,7 +34,7 @@ class DoRA(LowRankAdapter):
         offload = peft.LoraRuntimeConfig(ephemeral_gpu_offload=self.ephemeral_gpu_offload)
         return {"use_dora": True, "runtime_config": offload}
 
-    def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
+    def adapter_memory(self, job: TrainingJob, targets: Sequence[Linear]) -> TrainingJob:
         outputs = sum(m.outputs for m in targets)  # the outputs of base and adapter are both kept, to scale their sum
         lora = super().adapter_memory(job, targets)
         return replace(lora, adapter=lora.adapter + outputs, adapter_outputs=outputs)

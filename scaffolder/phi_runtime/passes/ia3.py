@@ -10,7 +10,7 @@ from pydantic import Field
 
 from phi_runtime.config.schema.common import Names
 from phi_runtime.config.schema.registry import register
-from phi_runtime.models.memory import Job
+from phi_runtime.models.memory import TrainingJob
 from phi_runtime.models.shape import Linear
 from phi_runtime.training.pass_bases import LinearAdapter
 
@@ -55,6 +55,6 @@ class IA3(LinearAdapter):
             refuse_unknown("feedforward_modules", base, self.feedforward_modules)
         return super().module_settings(base)
 
-    def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
+    def adapter_memory(self, job: TrainingJob, targets: Sequence[Linear]) -> TrainingJob:
         outputs = sum(m.outputs for m in targets)
         return replace(job, adapter=outputs, adapter_outputs=outputs)

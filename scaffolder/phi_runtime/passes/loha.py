@@ -10,7 +10,7 @@ from pydantic import Field
 
 from phi_runtime.config.schema.common import Count, Fraction, NamesOrPattern, no_effect
 from phi_runtime.config.schema.registry import register
-from phi_runtime.models.memory import Job, with_lora
+from phi_runtime.models.memory import TrainingJob, with_lora
 from phi_runtime.models.shape import Linear
 from phi_runtime.training.pass_bases import LayeredAdapter
 
@@ -67,11 +67,11 @@ class ProductAdapter(LayeredAdapter):
             refuse_unknown("exclude_modules", base, self.exclude_modules)
         return super().module_settings(base)
 
-    def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
+    def adapter_memory(self, job: TrainingJob, targets: Sequence[Linear]) -> TrainingJob:
         inputs, matrices = sum(m.inputs for m in targets), sum(m.inputs * m.outputs for m in targets)
         return replace(job, adapter=self.weights(job, targets), adapter_inputs=inputs, rebuilt=matrices)
 
-    def weights(self, job: Job, targets: Sequence[Linear]) -> int:
+    def weights(self, job: TrainingJob, targets: Sequence[Linear]) -> int:
         """Return the number of weights of the adapter on `targets`."""
         raise NotImplementedError
 
@@ -91,5 +91,5 @@ class LoHa(ProductAdapter):
 
         return peft.LoHaConfig(**self.product_settings(base))
 
-    def weights(self, job: Job, targets: Sequence[Linear]) -> int:
+    def weights(self, job: TrainingJob, targets: Sequence[Linear]) -> int:
         return 2 * with_lora(job, targets, self.r).adapter

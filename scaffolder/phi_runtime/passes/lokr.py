@@ -9,7 +9,7 @@ from pydantic import Field
 
 from phi_runtime.config.schema.common import Whole
 from phi_runtime.config.schema.registry import register
-from phi_runtime.models.memory import Job, lokr_weights
+from phi_runtime.models.memory import TrainingJob, lokr_weights
 from phi_runtime.models.shape import Linear
 from phi_runtime.passes.loha import ProductAdapter
 
@@ -46,5 +46,5 @@ class LoKr(ProductAdapter):
             **self.product_settings(base),
         )
 
-    def weights(self, job: Job, targets: Sequence[Linear]) -> int:
+    def weights(self, job: TrainingJob, targets: Sequence[Linear]) -> int:
         return sum(lokr_weights(module, self.r) for module in targets)

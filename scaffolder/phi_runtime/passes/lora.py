@@ -10,7 +10,7 @@ from pydantic import Field
 
 from phi_runtime.config.schema.common import Count, Fraction, no_effect
 from phi_runtime.config.schema.registry import register
-from phi_runtime.models.memory import Job, with_lora
+from phi_runtime.models.memory import TrainingJob, with_lora
 from phi_runtime.models.shape import Linear, Shape
 from phi_runtime.training.pass_bases import MERGE_INSTEAD, LayeredAdapter
 
@@ -120,10 +120,10 @@ class LowRankAdapter(LayeredAdapter):
         """Return the arguments of `peft.LoraConfig` that make it another variant of LoRA."""
         return {}
 
-    def memory_job(self, job: Job, shape: Shape) -> Job:
+    def memory_job(self, job: TrainingJob, shape: Shape) -> TrainingJob:
         return replace(super().memory_job(job, shape), dropout=self.lora_dropout > 0, int4_aware=self.int4_aware)
 
-    def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
+    def adapter_memory(self, job: TrainingJob, targets: Sequence[Linear]) -> TrainingJob:
         return with_lora(job, targets, self.r)
 
     def why_not_graph_input(self) -> str:

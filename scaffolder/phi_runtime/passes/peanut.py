@@ -10,7 +10,7 @@ from pydantic import Field
 
 from phi_runtime.config.schema.common import Count, Whole
 from phi_runtime.config.schema.registry import register
-from phi_runtime.models.memory import Job
+from phi_runtime.models.memory import TrainingJob
 from phi_runtime.models.shape import Linear
 from phi_runtime.training.pass_bases import LinearAdapter
 
@@ -40,7 +40,7 @@ class PEANuT(LinearAdapter):
         settings = self.module_settings(base)
         return peft.PeanutConfig(r=self.r, depth=self.depth, act_fn=self.act_fn, scaling=self.scaling, **settings)
 
-    def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
+    def adapter_memory(self, job: TrainingJob, targets: Sequence[Linear]) -> TrainingJob:
         inputs, matrices = sum(m.inputs for m in targets), sum(m.inputs * m.outputs for m in targets)
         outputs = sum(m.outputs for m in targets)  # the bottleneck reads the weight by its outputs
         weights = 2 * self.r * outputs + 2 * self.depth * self.r**2 * len(targets)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from phi_runtime.config.schema.common import Count
 from phi_runtime.config.schema.registry import register
-from phi_runtime.models.memory import Job
+from phi_runtime.models.memory import TrainingJob
 from phi_runtime.models.shape import Shape
 from phi_runtime.training.pass_bases import USE_UNMERGED, AdapterPass
 
@@ -65,7 +65,7 @@ class PromptTuning(AdapterPass):
             task_type="CAUSAL_LM",
         )
 
-    def memory_job(self, job: Job, shape: Shape) -> Job:
+    def memory_job(self, job: TrainingJob, shape: Shape) -> TrainingJob:
         tokens = job.tokens + self.num_virtual_tokens
         return replace(job, tokens=tokens, adapter=self.num_virtual_tokens * shape.hidden)
 

@@ -12,7 +12,7 @@ from phi_runtime.config.schema.common import Dtype, NamesOrPattern, no_effect
 from phi_runtime.config.schema.registry import register
 from phi_runtime.core.errors import MissingDependency
 from phi_runtime.core.project import setup_command
-from phi_runtime.models.memory import Job, Method
+from phi_runtime.models.memory import Method, TrainingJob
 from phi_runtime.models.shape import Shape
 from phi_runtime.passes.lora import LowRankAdapter
 
@@ -67,7 +67,7 @@ class QLoRA(LowRankAdapter):
     def all_linear(self, model_type: str) -> bool:
         return True
 
-    def memory_job(self, job: Job, shape: Shape) -> Job:
+    def memory_job(self, job: TrainingJob, shape: Shape) -> TrainingJob:
         return replace(super().memory_job(job, shape), double_quant=self.double_quant)
 
     def load_trainable(self, context: PassContext[Any]) -> tuple[Any, torch.dtype]:

@@ -17,7 +17,7 @@ from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.locks import exclusive
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
-from phi_runtime.remote.engine import Engine, RemoteFile
+from phi_runtime.remote.engine import RemoteEngine, RemoteFile
 from phi_runtime.remote.worker import OUTPUT_MANIFEST
 
 PARTS = ".remote"
@@ -34,7 +34,9 @@ class Downloaded:
     size_bytes: int
 
 
-def download(engine: Engine, name: str, project: ProjectFolder, emit: Emit, only: Sequence[str] = ()) -> Downloaded:
+def download(
+    engine: RemoteEngine, name: str, project: ProjectFolder, emit: Emit, only: Sequence[str] = ()
+) -> Downloaded:
     """Download the outputs of the job `name`.
 
     Args:
@@ -98,7 +100,7 @@ def download(engine: Engine, name: str, project: ProjectFolder, emit: Emit, only
 class _Loader:
     """Downloads files into a folder, and continues those that are there in part."""
 
-    def __init__(self, engine: Engine, name: str, folder: Path, emit: Emit) -> None:
+    def __init__(self, engine: RemoteEngine, name: str, folder: Path, emit: Emit) -> None:
         self.engine, self.name, self.folder, self.emit = engine, name, folder, emit
         self.loaded_bytes = self.total_bytes = 0
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from phi_runtime.core.errors import NetworkError, WorkFailed
 from phi_runtime.core.events import Emit, Event
-from phi_runtime.remote.engine import Engine, Status
+from phi_runtime.remote.engine import RemoteEngine, Status
 
 Say = Callable[[str], None]
 SHORTEST_S, LONGEST_S = 1.0, 15.0
@@ -26,7 +26,7 @@ class LogReader:
         failure: The error of the run in the log; of the last run if the job was queued again.
     """
 
-    def __init__(self, engine: Engine, name: str, emit: Emit, say: Say) -> None:
+    def __init__(self, engine: RemoteEngine, name: str, emit: Emit, say: Say) -> None:
         self.engine, self.name, self.emit, self.say = engine, name, emit, say
         self.failure: Event | None = None
         self._offsets: dict[str, int] = {}
@@ -65,7 +65,9 @@ class LogReader:
             self.say(text)
 
 
-def follow(engine: Engine, name: str, emit: Emit, say: Say, *, pause: Callable[[float], None] = time.sleep) -> Status:
+def follow(
+    engine: RemoteEngine, name: str, emit: Emit, say: Say, *, pause: Callable[[float], None] = time.sleep
+) -> Status:
     """Report status and log of the job `name` until it ends, and return its last status.
 
     Args:

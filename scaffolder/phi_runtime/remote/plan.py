@@ -13,7 +13,7 @@ from phi_runtime.config.schema import Datastore, Workflow
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import GEN_MODEL, ProjectFolder
 from phi_runtime.models.place import base_model_path, download_id
-from phi_runtime.remote.engine import Engine, Status
+from phi_runtime.remote.engine import RemoteEngine, Status
 from phi_runtime.remote.job import Input, InputKind, RemoteJob, Step, job_key, job_label
 from phi_runtime.remote.snapshot import Snapshot, SnapshotFile, project_files
 
@@ -58,7 +58,7 @@ def plan_job(
     )
 
 
-def find_attempt(engine: Engine, job: RemoteJob, *, again: bool = False) -> tuple[RemoteJob, Status | None]:
+def find_attempt(engine: RemoteEngine, job: RemoteJob, *, again: bool = False) -> tuple[RemoteJob, Status | None]:
     """Return the attempt of `job` that runs or is done, with its status; or else the first name that is free, and None.
 
     A job of the same name has done the work already, or is doing it. The names of failed jobs stay taken.

@@ -55,7 +55,7 @@ def _cell(cell: object) -> str:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PointEstimate:
     """A value with its interval.
 
     Attributes:
@@ -71,10 +71,10 @@ class Estimate:
 
 
 def dot_chart(
-    estimates: Sequence[Estimate],
+    estimates: Sequence[PointEstimate],
     title: str,
     *,
-    baseline: Estimate | None = None,
+    baseline: PointEstimate | None = None,
     number: Callable[[float], str] = percent,
     limits: tuple[float, float] | None = (0.0, 1.0),
     width: int = WIDE,
@@ -123,7 +123,7 @@ def dot_chart(
     return image(width, bottom + 22, parts, title, described, "dot-chart")
 
 
-def _value_text(estimate: Estimate, number: Callable[[float], str]) -> str:
+def _value_text(estimate: PointEstimate, number: Callable[[float], str]) -> str:
     if estimate.value is None or not math.isfinite(estimate.value):
         return "no value"
     ends = finite([estimate.low, estimate.high])
@@ -133,7 +133,7 @@ def _value_text(estimate: Estimate, number: Callable[[float], str]) -> str:
     return f"{number(estimate.value)} ({low}–{high})"
 
 
-def _dot(estimate: Estimate, scale: Scale, y: float) -> list[str]:
+def _dot(estimate: PointEstimate, scale: Scale, y: float) -> list[str]:
     if estimate.value is None or not math.isfinite(estimate.value):
         return []
     kind = "ring" if estimate.is_baseline else "dot"

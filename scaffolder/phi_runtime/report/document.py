@@ -17,7 +17,16 @@ from markupsafe import Markup
 from phi_runtime.core import units
 from phi_runtime.core.units import duration, percent, percents, size
 from phi_runtime.evaluation.metrics import headline, main_result
-from phi_runtime.report.charts import NARROW, WIDE, Estimate, bar_chart, both_widths, data_table, dot_chart, heat_map
+from phi_runtime.report.charts import (
+    NARROW,
+    WIDE,
+    PointEstimate,
+    bar_chart,
+    both_widths,
+    data_table,
+    dot_chart,
+    heat_map,
+)
 from phi_runtime.report.loss_chart import loss_chart
 from phi_runtime.report.project_facts import ProjectFacts
 from phi_runtime.report.rating_text import conclusions, judge_lines, rated_rows
@@ -210,10 +219,10 @@ def scores_chart(training: TrainingView) -> Markup:
     return _figure(shown, title, ("model", metric, "95 % from", "to"), rows)
 
 
-def _estimate(model: Mapping[str, Any], task: str, *, is_baseline: bool) -> Estimate:
+def _estimate(model: Mapping[str, Any], task: str, *, is_baseline: bool) -> PointEstimate:
     _, value, ends = main_result(task, model)
     low, high = ends or (None, None)
-    return Estimate(model["name"], value, low, high, is_baseline)
+    return PointEstimate(model["name"], value, low, high, is_baseline)
 
 
 def curves_chart(training: TrainingView) -> Markup:

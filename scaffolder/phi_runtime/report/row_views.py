@@ -24,7 +24,7 @@ FEW_LABELS = 6
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RowComparison:
     """The rows of evaluation.json with the score of each model on each row.
 
     Attributes:
@@ -107,7 +107,7 @@ class Slice:
         return self.rows < SMALL_SLICE
 
 
-def read_comparison(evaluation: Mapping[str, Any] | None, rows: Sequence[RowResult]) -> Comparison | None:
+def read_comparison(evaluation: Mapping[str, Any] | None, rows: Sequence[RowResult]) -> RowComparison | None:
     """Return the comparison; None without rows, or if no model of evaluation.json has results on each of them."""
     if evaluation is None or not rows:
         return None
@@ -119,7 +119,7 @@ def read_comparison(evaluation: Mapping[str, Any] | None, rows: Sequence[RowResu
     scores = {
         name: comparable_scores(evaluation["task"], [row.models[name] for row in rows], references) for name in complete
     }
-    return Comparison(evaluation, rows, scores)
+    return RowComparison(evaluation, rows, scores)
 
 
 def best_baseline(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -136,7 +136,7 @@ class TrainingView:
     facts: TrainingFacts
 
     @cached_property
-    def comparison(self) -> Comparison | None:
+    def comparison(self) -> RowComparison | None:
         return read_comparison(self.facts.evaluation, self.facts.rows)
 
     @cached_property
@@ -162,7 +162,7 @@ class TrainingView:
         return best_baseline(self.facts.evaluation) if self.facts.evaluation else None
 
     @cached_property
-    def confusions(self) -> dict[str, Confusion]:
+    def confusions(self) -> dict[str, ConfusionMatrix]:
         """The confusion matrix of each model that is no baseline; empty if the task has no labels."""
         comparison = self.comparison
         if comparison is None or comparison.task != "classification" or comparison.is_free_text:
@@ -195,13 +195,13 @@ class TrainingView:
 # -- errors -------------------------------------------------------------------------------------------------------------------
 
 
-def errors(comparison: Comparison) -> list[RowList]:
+def errors(comparison: RowComparison) -> list[RowList]:
     """Return the lists of errors that have rows: lost by what was made of a model, wrong in all, and most confident."""
     lists = [*_lost(comparison), *_wrong_in_all(comparison), *_most_confident(comparison)]
     return [found for found in lists if found.rows]
 
 
-def _lost(comparison: Comparison) -> Iterable[RowList]:
+def _lost(comparison: RowComparison) -> Iterable[RowList]:
     """Yield the rows on which a merged or exported model is worse than the model that it was made of."""
     for model in comparison.evaluation["models"]:
         name, versus = model["name"], model["versus"]
@@ -217,7 +217,7 @@ def _lost(comparison: Comparison) -> Iterable[RowList]:
         yield RowList(f"Lost by {name}", note, sorted(drops, key=lambda i: (-drops[i], i)))
 
 
-def _wrong_in_all(comparison: Comparison) -> Iterable[RowList]:
+def _wrong_in_all(comparison: RowComparison) -> Iterable[RowList]:
     if not comparison.counts_rows or not comparison.trained:
         return
     wrong = [
@@ -227,7 +227,7 @@ def _wrong_in_all(comparison: Comparison) -> Iterable[RowList]:
     yield RowList("Wrong in all trained models", note, wrong)
 
 
-def _most_confident(comparison: Comparison) -> Iterable[RowList]:
+def _most_confident(comparison: RowComparison) -> Iterable[RowList]:
     """Yield the rows of the last model that are wrong, or worst, in the order of their loss."""
     if not comparison.trained:
         return
@@ -263,7 +263,7 @@ def confidence(measured: Measured) -> float | None:
 # -- slices -------------------------------------------------------------------------------------------------------------------
 
 
-def slices(comparison: Comparison) -> dict[str, list[Slice]]:
+def slices(comparison: RowComparison) -> dict[str, list[Slice]]:
     """Return the slices by kind; a kind that does not divide the rows is absent.
 
     Of more than 30 slices of a kind, those with the most rows are returned.
@@ -279,7 +279,7 @@ def slices(comparison: Comparison) -> dict[str, list[Slice]]:
     return {kind: parts for kind, parts in found.items() if len(parts) > 1}
 
 
-def _slices_of(comparison: Comparison, kind: str, value: Callable[[RowResult], Hashable]) -> list[Slice]:
+def _slices_of(comparison: RowComparison, kind: str, value: Callable[[RowResult], Hashable]) -> list[Slice]:
     parts: dict[Hashable, list[int]] = {}
     for i, row in enumerate(comparison.rows):
         if (key := value(row)) is not None:
@@ -293,14 +293,14 @@ def _slices_of(comparison: Comparison, kind: str, value: Callable[[RowResult], H
     return sorted(found, key=lambda part: part.name) if kind == "length" else found
 
 
-def slice_models(comparison: Comparison) -> list[str]:
+def slice_models(comparison: RowComparison) -> list[str]:
     """Return the models that slices are shown for: the best baseline, the first trained model and the last one."""
     best = best_baseline(comparison.evaluation)
     names = [best["name"]] if best and best["name"] in comparison.scores else []
     return [*names, *dict.fromkeys([*comparison.trained[:1], *comparison.trained[-1:]])]
 
 
-def _result(comparison: Comparison, model: str, chosen: Sequence[int]) -> tuple[float, Interval | None]:
+def _result(comparison: RowComparison, model: str, chosen: Sequence[int]) -> tuple[float, Interval | None]:
     scores = comparison.scores[model]
     part = Scores([scores.values[i] for i in chosen], scores.weights and [scores.weights[i] for i in chosen])
     mean, interval = part.mean, interval_of(part)
@@ -334,7 +334,7 @@ def _near_duplicate(row: RowResult) -> str | None:
 # -- samples ------------------------------------------------------------------------------------------------------------------
 
 
-def samples(comparison: Comparison) -> list[int]:
+def samples(comparison: RowComparison) -> list[int]:
     """Return rows for reading: of each expected answer in turn for classification, else evenly over all."""
     count = len(comparison.rows)
     if comparison.task != "classification":
@@ -353,7 +353,7 @@ def samples(comparison: Comparison) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusionMatrix:
     """A confusion matrix.
 
     Attributes:
@@ -367,7 +367,7 @@ class Confusion:
     counts: list[list[int]]
 
 
-def confusion(rows: Sequence[RowResult], model: str) -> Confusion:
+def confusion(rows: Sequence[RowResult], model: str) -> ConfusionMatrix:
     """Return the confusion matrix of a model, with at most 20 labels. The names of sums are in parentheses if labels have them."""
     references = Counter(row.reference or "" for row in rows)
     kept = sorted(references)
@@ -382,7 +382,7 @@ def confusion(rows: Sequence[RowResult], model: str) -> Confusion:
     has_others = len(kept) < len(references)
     has_none = any(column == no_label for _, column in pairs)
     labels, answers = [*kept, *[other] * has_others], [*kept, *[other_label] * has_others, *[no_label] * has_none]
-    return Confusion(labels, answers, [[pairs[label, answer] for answer in answers] for label in labels])
+    return ConfusionMatrix(labels, answers, [[pairs[label, answer] for answer in answers] for label in labels])
 
 
 def _free_name(name: str, labels: Container[str]) -> str:

@@ -16,7 +16,7 @@ from phi_runtime.report.document import document, render
 from phi_runtime.report.finish import REPORT
 from phi_runtime.report.history import find_run
 from phi_runtime.report.project_facts import ProjectFacts, StageFacts, read_project
-from phi_runtime.report.row_views import Comparison, RowList, Slice, TrainingView
+from phi_runtime.report.row_views import RowComparison, RowList, Slice, TrainingView
 
 COMPARISON = "comparison.html"
 
@@ -87,7 +87,7 @@ def _stage(stage: StageFacts) -> dict[str, Any]:
     return {**content, **dict.fromkeys(FIGURES), **figures}
 
 
-def _row_list(found: RowList, comparison: Comparison) -> dict[str, Any]:
+def _row_list(found: RowList, comparison: RowComparison) -> dict[str, Any]:
     places = [{"file": comparison.rows[i].file, "line": comparison.rows[i].line} for i in found.rows]
     return {"title": found.title, "note": found.note, "rows": places}
 

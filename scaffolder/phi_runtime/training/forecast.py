@@ -14,7 +14,7 @@ from phi_runtime.core.artifacts import folder_bytes, read_manifest
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.hardware.machine import available_bytes, gpus, has_bfloat16
-from phi_runtime.models.memory import SUGGESTED_RANK, Estimate, Fit, Job, estimate, what_fits
+from phi_runtime.models.memory import SUGGESTED_RANK, Fit, MemoryEstimate, TrainingJob, estimate, what_fits
 from phi_runtime.models.peft_folder import read_peft_folder
 from phi_runtime.models.place import base_model_path, input_adapter_path
 from phi_runtime.models.shape import Shape, shape_of
@@ -39,10 +39,10 @@ class Forecast:
     """
 
     stage: str
-    job: Job
+    job: TrainingJob
     dtype: str
     longest: bool
-    estimate: Estimate
+    estimate: MemoryEstimate
     available_bytes: int | None
     fit: Fit | None
     settings: dict[str, Any]
@@ -129,12 +129,12 @@ def free_bytes(device: str, spread_bytes: float) -> int | None:
     return available_bytes()
 
 
-def job_of(step: TrainingPass, shape: Shape, tokens: int) -> Job:
+def job_of(step: TrainingPass, shape: Shape, tokens: int) -> TrainingJob:
     """Return the job of `step` on rows of `tokens` tokens, on a CPU in 16-bit numbers."""
     settings = step.training_args
     validates = step.has_validation_rows and settings.eval_strategy != "no"
     checkpointing = settings.gradient_checkpointing_kwargs
-    job = Job(
+    job = TrainingJob(
         method=step.memory_method,
         batch=settings.per_device_train_batch_size,
         tokens=tokens,
@@ -238,7 +238,9 @@ def disk_bytes(workflow: Workflow, project: ProjectFolder, shape: Shape) -> dict
     return {**sizes, "checkpoints": checkpoints, "activations": activations}
 
 
-def _kept_activations(workflow: Workflow, project: ProjectFolder, step: TrainingPass, job: Job, shape: Shape) -> int:
+def _kept_activations(
+    workflow: Workflow, project: ProjectFolder, step: TrainingPass, job: TrainingJob, shape: Shape
+) -> int:
     """Estimate the size of the activation cache of `step`; its limit if the rows are not tokenized."""
     epochs = 2 if step.training_args.max_steps > 0 else step.training_args.num_train_epochs
     device = workflow.host_device

@@ -12,7 +12,7 @@ from pydantic import Field
 from phi_runtime.config.schema.common import Count, Kind, Names, NamesOrPattern, Whole
 from phi_runtime.config.schema.pass_base import FinetunePass, Pass
 from phi_runtime.core.errors import ConfigError
-from phi_runtime.models.memory import Job, Method, tokenizer_bytes
+from phi_runtime.models.memory import Method, TrainingJob, tokenizer_bytes
 from phi_runtime.models.modules import layer_of
 from phi_runtime.models.peft_folder import read_peft_folder
 from phi_runtime.models.reference import ModelRef
@@ -68,7 +68,7 @@ class TrainingPass(FinetunePass):
         """Return the arguments of `from_pretrained` that quantize the base, whose products are in `dtype`."""
         return {}
 
-    def memory_job(self, job: Job, shape: Shape) -> Job:
+    def memory_job(self, job: TrainingJob, shape: Shape) -> TrainingJob:
         """Return `job` completed with what this method adds: trained weights, kept inputs, rebuilt matrices."""
         return job
 
@@ -119,7 +119,7 @@ class AdapterPass(AdapterOutput, TrainingPass):
         return self.with_adapter(base, context.source), dtype
 
     def output_bytes(self, shape: Shape, source_bytes: int) -> int:
-        job = self.memory_job(Job(self.memory_method, 1, 1), shape)
+        job = self.memory_job(TrainingJob(self.memory_method, 1, 1), shape)
         return 4 * (job.adapter + job.saved) + tokenizer_bytes(shape)  # float32
 
     def with_adapter(self, base: Any, source: ModelRef | None = None) -> Any:
@@ -173,7 +173,7 @@ class LinearAdapter(AdapterPass):
             "task_type": "CAUSAL_LM",
         }
 
-    def memory_job(self, job: Job, shape: Shape) -> Job:
+    def memory_job(self, job: TrainingJob, shape: Shape) -> TrainingJob:
         targets = self.placed(shape)
         layers = [layer_of(module.name) for module in targets]
         frozen = 0 if self.modules_to_save else min((layer or 0 for layer in layers), default=0)
@@ -184,7 +184,7 @@ class LinearAdapter(AdapterPass):
         return shape.targets(self.target_modules, all_linear=self.all_linear("phi3" if shape.fused else ""))
 
     @abstractmethod
-    def adapter_memory(self, job: Job, targets: Sequence[Linear]) -> Job:
+    def adapter_memory(self, job: TrainingJob, targets: Sequence[Linear]) -> TrainingJob:
         """Return `job` with the adapter's weights on the modules `targets`, and what its gradient keeps."""
 
     def _saved_weights(self, shape: Shape) -> int:

@@ -30,10 +30,10 @@ class Command(NamedTuple):
 
     argument: str
     description: str
-    run: Callable[[Commands, str], None]
+    run: Callable[[ChatCommands, str], None]
 
 
-class Commands:
+class ChatCommands:
     """The commands, on one conversation.
 
     Args:
@@ -145,16 +145,16 @@ class Commands:
 
 ALIASES = {"quit": "exit", "bye": "exit", "?": "help"}
 COMMANDS = {
-    "help": Command("", "list the commands", Commands.help),
-    "exit": Command("", "end the chat; also /quit, /bye", Commands.exit),
-    "clear": Command("", "forget the conversation, but not the system message", Commands.clear),
-    "model": Command("[NAME]", "list the models, or continue with another one", Commands.switch_model),
+    "help": Command("", "list the commands", ChatCommands.help),
+    "exit": Command("", "end the chat; also /quit, /bye", ChatCommands.exit),
+    "clear": Command("", "forget the conversation, but not the system message", ChatCommands.clear),
+    "model": Command("[NAME]", "list the models, or continue with another one", ChatCommands.switch_model),
     "adapter": Command(
-        "[NAME]", "list the adapters, or continue with another one; none: without", Commands.switch_adapter
+        "[NAME]", "list the adapters, or continue with another one; none: without", ChatCommands.switch_adapter
     ),
-    "system": Command("[TEXT]", 'show or set the system message; "" removes it', Commands.instruct),
-    "temperature": Command("[X]", "show or set the temperature; 0: the likeliest answer", Commands.set_temperature),
-    "save": Command("[FILE]", f"append the conversation to a data file ({DEFAULT_FILE})", Commands.save),
+    "system": Command("[TEXT]", 'show or set the system message; "" removes it', ChatCommands.instruct),
+    "temperature": Command("[X]", "show or set the temperature; 0: the likeliest answer", ChatCommands.set_temperature),
+    "save": Command("[FILE]", f"append the conversation to a data file ({DEFAULT_FILE})", ChatCommands.save),
 }
 
 

@@ -14,7 +14,7 @@ from phi_runtime.core.errors import PhiError
 from phi_runtime.core.signals import handled_by
 from phi_runtime.core.units import count
 from phi_runtime.data.chat_template import ChatTemplate
-from phi_scaffold.chat.commands import Commands
+from phi_scaffold.chat.commands import ChatCommands
 from phi_scaffold.chat.reader import Entry, Reader
 from phi_scaffold.cli.failure import print_failure
 from phi_scaffold.show.terminal import SafeText, note
@@ -40,7 +40,7 @@ class Loop:
         exit_code: Exit code of the first error that was not typed on a terminal; 0 for none.
     """
 
-    def __init__(self, conversation: Conversation, commands: Commands, *, as_json: bool, quiet: bool) -> None:
+    def __init__(self, conversation: Conversation, commands: ChatCommands, *, as_json: bool, quiet: bool) -> None:
         self.conversation, self.commands, self.as_json, self.quiet = conversation, commands, as_json, quiet
         self.exit_code = 0
         self.reader = Reader()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from phi_scaffold import __version__
-from phi_scaffold.cli.group import Group
+from phi_scaffold.cli.group import CommandGroup
 from phi_scaffold.cli.other_names import Commands
 
 COMMANDS = {  # what each does in a line, as in its help: the page of all of them imports none
@@ -80,7 +80,7 @@ def _imported(name: str) -> Any:
     """Return a command or a group of commands from its module, which has its name."""
     module = import_module(f"phi_scaffold.cli.{name}")
     command = getattr(module, name)
-    alone = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None)
+    alone = typer.Typer(cls=CommandGroup, add_completion=False, rich_markup_mode=None)
     if isinstance(command, typer.Typer):
         alone.add_typer(command, name=name)
     else:

@@ -24,12 +24,12 @@ def chat(flags: Flags) -> None:
     """
     project = flags.enter_project()
     from phi_runtime.pipeline.conversation import Conversation
-    from phi_scaffold.chat.commands import Commands
+    from phi_scaffold.chat.commands import ChatCommands
     from phi_scaffold.chat.loop import Loop
     from phi_scaffold.show.terminal import console, prose
 
     conversation = Conversation(flags.open_session(project), flags.sampling())
-    loop = Loop(conversation, Commands(conversation, project, flags), as_json=flags.as_json, quiet=flags.quiet)
+    loop = Loop(conversation, ChatCommands(conversation, project, flags), as_json=flags.as_json, quiet=flags.quiet)
     if not (flags.quiet or flags.as_json):
         prose(f"{model_label(conversation.session, project)}. /help lists the commands.", console(stderr=True))
     loop.run()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phi_runtime.core.suggestions import one_of
-from phi_scaffold.cli.group import Group
+from phi_scaffold.cli.group import CommandGroup
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ PassName = Annotated[
 DATA = ("data", "settings", "trust_project", "trust_remote_code", "task_name", "project_folder", "config", *OUTPUT)
 
 data = typer.Typer(
-    cls=Group,
+    cls=CommandGroup,
     help="Check the data, and preview what the model will see of it.",
     no_args_is_help=True,
 )

@@ -14,7 +14,7 @@ from phi_scaffold.cli.help_page import HelpContext
 _METAVARS = {"str": "TEXT", "int": "N", "float": "NUMBER", "path": "PATH"}
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """A group of commands."""
 
     context_class = HelpContext

@@ -96,7 +96,7 @@ def migrate(
 def _of_command_line(words: list[str]) -> str:
     """Return the config that a command line of Olive describes."""
     from phi_runtime.config.diagnostics import raise_if_any
-    from phi_runtime.config.dialects.draft import is_respelling
+    from phi_runtime.config.dialects.draft import keeps_meaning
     from phi_runtime.config.dialects.migrate import canonical_files
     from phi_runtime.config.parse import parse_config
     from phi_scaffold.olive.arguments import parse
@@ -107,7 +107,7 @@ def _of_command_line(words: list[str]) -> str:
     raise_if_any(project.source, parsed.errors)
     for note in project.notes:
         print(note, file=sys.stderr)
-    print_findings([w for w in parsed.draft.warnings() if not is_respelling(w)], stderr=True)
+    print_findings([w for w in parsed.draft.warnings() if not keeps_meaning(w)], stderr=True)
     return next(iter(canonical_files(parsed.draft, project.source.path).values()))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from phi_runtime.core.errors import UsageError
 from phi_runtime.core.project import setup_command
 from phi_runtime.core.suggestions import nearest
-from phi_scaffold.cli.group import Group
+from phi_scaffold.cli.group import CommandGroup
 from phi_scaffold.olive.flags import COMMANDS as OLIVE_COMMANDS
 
 _EXPORTS_OF_OLIVE = ("capture-onnx-graph", "generate-adapter", "convert-adapters", "extract-adapters")
@@ -44,7 +44,7 @@ _LINES = {
 LINE_OF: Mapping[str, str] = {name: line for line, names in _LINES.items() for name in names}
 
 
-class Commands(Group):
+class Commands(CommandGroup):
     """The commands; for a name of another tool, the error names the line that does the same here."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

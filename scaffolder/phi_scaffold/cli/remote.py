@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phi_scaffold.cli.group import Group
+from phi_scaffold.cli.group import CommandGroup
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 if TYPE_CHECKING:
     from phi_runtime.core.project import ProjectFolder
-    from phi_runtime.remote.engine import Engine
+    from phi_runtime.remote.engine import RemoteEngine
     from phi_runtime.remote.records import JobRecord
 
 PLACE = ("task_name", "project_folder", "config", *OUTPUT)
 JobName = Annotated[str | None, typer.Argument(metavar="[JOB]", help="Name of a job; default: the last one.")]
 
 remote = typer.Typer(
-    cls=Group, help="Status, logs, cancel and download of jobs that `run --on` submitted.", no_args_is_help=True
+    cls=CommandGroup, help="Status, logs, cancel and download of jobs that `run --on` submitted.", no_args_is_help=True
 )
 
 
@@ -106,7 +106,7 @@ def download(
     show.downloaded(project, record.name, result, flags.repeated(), as_json=flags.as_json, quiet=flags.quiet)
 
 
-def _found(flags: Flags, name: str | None) -> tuple[ProjectFolder, JobRecord, Engine]:
+def _found(flags: Flags, name: str | None) -> tuple[ProjectFolder, JobRecord, RemoteEngine]:
     from phi_runtime.remote.records import find_record
 
     project = flags.find_project()
@@ -114,7 +114,7 @@ def _found(flags: Flags, name: str | None) -> tuple[ProjectFolder, JobRecord, En
     return project, record, _engine(flags, project, record)
 
 
-def _engine(flags: Flags, project: ProjectFolder, record: JobRecord) -> Engine:
+def _engine(flags: Flags, project: ProjectFolder, record: JobRecord) -> RemoteEngine:
     from phi_runtime.core.errors import UsageError
 
     if record.engine == "slurm":

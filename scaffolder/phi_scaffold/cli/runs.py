@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phi_scaffold.cli.group import Group
+from phi_scaffold.cli.group import CommandGroup
 from phi_scaffold.cli.options import OUTPUT, Flags, accepts
 
 HISTORY = ("task_name", "project_folder", *OUTPUT)
@@ -16,7 +16,9 @@ RunName = Annotated[
 ]
 _ACCEPTS_NUMBERS = {"ignore_unknown_options": True}  # `-1` is a run, not an option
 
-runs = typer.Typer(cls=Group, help="List, show, compare and reproduce the runs of a project.", no_args_is_help=True)
+runs = typer.Typer(
+    cls=CommandGroup, help="List, show, compare and reproduce the runs of a project.", no_args_is_help=True
+)
 
 
 @runs.command("list")

@@ -20,7 +20,7 @@ def validate(
         Path | None, typer.Argument(help="Workflow config; default: fine-tuning/olive-config.json.")
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="List respellings of older forms instead of counting them.")
+        bool, typer.Option("--verbose", "-v", help="List older forms instead of counting them.")
     ] = False,
 ) -> None:
     """Check a workflow config of any Olive version; print each problem with its place, the important ones first.
@@ -28,7 +28,7 @@ def validate(
     Example: phi-scaffold validate fine-tuning/olive-config.json
     """
     from phi_runtime.config.diagnostics import Finding, findings_as_dict
-    from phi_runtime.config.dialects.draft import is_respelling
+    from phi_runtime.config.dialects.draft import keeps_meaning
     from phi_runtime.core.errors import ConfigError, UsageError
     from phi_runtime.pipeline.load import check_file
     from phi_scaffold.show.findings import print_findings
@@ -50,7 +50,7 @@ def validate(
     else:
         print_findings(errors if flags.quiet else findings, verbose=verbose)
         if not flags.quiet:
-            warnings = sum(1 for f in findings if f.severity == "warning" and not is_respelling(f))
+            warnings = sum(1 for f in findings if f.severity == "warning" and not keeps_meaning(f))
             print(_summary(path, len(errors), warnings), file=sys.stderr)
     if errors:
         raise typer.Exit(ConfigError.exit_code)

@@ -24,7 +24,7 @@ _EVENTS = 20  # of a job that a client sees
 _LINES = 20  # of stderr, for a job that failed
 
 
-class Job:
+class CommandJob:
     """A command at work, or its result.
 
     Args:
@@ -86,10 +86,10 @@ class Jobs:
     """The jobs of this server, the last one at the end."""
 
     def __init__(self) -> None:
-        self._jobs: list[Job] = []
+        self._jobs: list[CommandJob] = []
         self._starting = Lock()
 
-    def start(self, command: Sequence[str], arguments: Sequence[str]) -> Job:
+    def start(self, command: Sequence[str], arguments: Sequence[str]) -> CommandJob:
         """Start the job `arguments`, which is the command line `command`.
 
         Raises:
@@ -98,11 +98,11 @@ class Jobs:
         with self._starting:
             if running := next((job for job in self._jobs if job.state == "running"), None):
                 raise Conflict(f"the job `{running.id}` is running", fix="wait for it, or cancel it")
-            job = Job(f"{arguments[0]}-{len(self._jobs) + 1}", arguments, command)
+            job = CommandJob(f"{arguments[0]}-{len(self._jobs) + 1}", arguments, command)
             self._jobs.append(job)
             return job
 
-    def named(self, name: str) -> list[Job]:
+    def named(self, name: str) -> list[CommandJob]:
         """Return the job with the id `name`, or all jobs for an empty one. Raises UsageError if there is none."""
         found = [job for job in self._jobs if name in ("", job.id)]
         if name and not found:
@@ -110,7 +110,7 @@ class Jobs:
             raise UsageError(f"there is no job `{name}`", fix=f"the jobs are: {known}")
         return found
 
-    def cancel(self, name: str) -> Job:
+    def cancel(self, name: str) -> CommandJob:
         """Stop a job, and return it once its process has ended. Raises UsageError if there is none."""
         (job,) = self.named(name or "(no name)")
         if job.state == "running":

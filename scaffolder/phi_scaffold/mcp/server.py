@@ -41,7 +41,7 @@ Model = Annotated[
 JobId = Annotated[str, Field(description="Id that `run` or `evaluate` returned.")]
 
 
-class Tools:
+class ProjectTools:
     """The tools of a project.
 
     Args:
@@ -145,7 +145,7 @@ def serve(config: str, flags: Sequence[str]) -> None:
 
     The transport keeps stdout for the protocol: what else is written there goes to stderr.
     """
-    tools = Tools(config, flags)
+    tools = ProjectTools(config, flags)
     server = MCPServer("phi-scaffold", version=__version__, instructions=_INSTRUCTIONS, log_level="ERROR")
     annotated: Mapping[Callable[..., Any], ToolAnnotations] = {
         tools.validate: _READ,

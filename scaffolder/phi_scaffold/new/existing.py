@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phi_runtime.config.diagnostics import Finding, raise_if_any
-from phi_runtime.config.dialects.draft import Draft, is_respelling
+from phi_runtime.config.dialects.draft import Draft, keeps_meaning
 from phi_runtime.config.dialects.migrate import canonical_files
 from phi_runtime.config.file_search import is_pattern
 from phi_runtime.config.parse import EVALUATION, SWEEP, parse_config
@@ -107,12 +107,12 @@ def from_source(source: Source) -> ExistingConfig:
         f"{CONFIG.parent}/{f.name}": t for f, t in canonical_files(parsed.draft, path.with_name(CONFIG.name)).items()
     }
     warnings = parsed.draft.warnings()
-    respelled = sum(map(is_respelling, warnings))
-    if respelled:
-        moved.notes.append(f"{respelled} older spellings are in the current format now")
+    translated = sum(map(keeps_meaning, warnings))
+    if translated:
+        moved.notes.append(f"{translated} older forms are in the current format now")
     answers = _answers(workflow, columns)
     data = _data_values(workflow, path, columns)
-    changes = tuple(w for w in warnings if not is_respelling(w))
+    changes = tuple(w for w in warnings if not keeps_meaning(w))
     return ExistingConfig(path, workflow, answers, data, texts, moved.copies, changes, tuple(moved.notes))
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from phi_runtime.core.project import CONFIG
 from phi_runtime.core.units import size
 from phi_runtime.hardware.machine import gpus, has_bfloat16, memory_bytes
-from phi_runtime.models.memory import Job, Method, estimate, with_lora
+from phi_runtime.models.memory import Method, TrainingJob, estimate, with_lora
 from phi_runtime.models.shape import Shape
 from phi_scaffold.new.answers import Answers
 from phi_scaffold.new.catalog import BaseModel, catalog
@@ -38,10 +38,12 @@ class Trainer:
             "dtype": self.dtype,
         }
 
-    def job(self, shape: Shape, context: int, method: Method) -> Job:
+    def job(self, shape: Shape, context: int, method: Method) -> TrainingJob:
         """Return a training step on one row of at most 2048 tokens, with an adapter of rank 16 unless `full`."""
         tokens, double_quant = min(ROW_TOKENS, context), method == "qlora"
-        job = Job(method, 1, tokens, device=self.device, number_bytes=self.number_bytes, double_quant=double_quant)
+        job = TrainingJob(
+            method, 1, tokens, device=self.device, number_bytes=self.number_bytes, double_quant=double_quant
+        )
         return job if method == "full" else with_lora(job, shape.targets(None, all_linear=double_quant), rank=16)
 
     def needed_bytes(self, model: BaseModel, method: Method) -> int:

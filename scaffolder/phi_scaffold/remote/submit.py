@@ -17,7 +17,7 @@ from phi_scaffold.remote.wait import notes, use_client, wait_and_download
 
 if TYPE_CHECKING:
     from phi_runtime.config.schema import Workflow
-    from phi_runtime.remote.engine import Engine, Status
+    from phi_runtime.remote.engine import RemoteEngine, Status
     from phi_runtime.remote.job import RemoteJob
     from phi_runtime.remote.snapshot import SnapshotFile
     from phi_scaffold.cli.options import Flags
@@ -122,7 +122,7 @@ def _finish(
     project: ProjectFolder,
     flags: Flags,
     request: Request,
-    engine: Engine,
+    engine: RemoteEngine,
     job: RemoteJob,
     found: Status | None,
     settings: Mapping[str, Any],

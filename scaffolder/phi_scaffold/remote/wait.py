@@ -11,12 +11,12 @@ from phi_runtime.core.project import ProjectFolder
 
 if TYPE_CHECKING:
     from phi_runtime.core.events import Emit, Event
-    from phi_runtime.remote.engine import Engine, Status
+    from phi_runtime.remote.engine import RemoteEngine, Status
     from phi_runtime.remote.records import JobRecord
     from phi_scaffold.cli.options import Flags
 
 
-def wait_and_download(project: ProjectFolder, flags: Flags, engine: Engine, record: JobRecord) -> None:
+def wait_and_download(project: ProjectFolder, flags: Flags, engine: RemoteEngine, record: JobRecord) -> None:
     """Follow a job until it ends, and download its outputs into gen-model/ if they are not there already.
 
     Raises:
@@ -64,7 +64,7 @@ def use_client(project: ProjectFolder, flags: Flags) -> None:
         use_project_environment(project, trusted=flags.record_trust(project), required=False)
 
 
-def _follow(engine: Engine, record: JobRecord, emit: Emit, say: Callable[[str], None], again: str) -> Status:
+def _follow(engine: RemoteEngine, record: JobRecord, emit: Emit, say: Callable[[str], None], again: str) -> Status:
     from phi_runtime.remote.follow import follow
 
     status = follow(engine, record.name, emit, say)

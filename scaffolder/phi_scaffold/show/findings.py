@@ -27,23 +27,23 @@ Part = tuple[str, str]  # text and style
 
 
 def print_findings(findings: Sequence[Finding], *, stderr: bool = False, verbose: bool = False) -> None:
-    """Print errors, then warnings, those that change the result first; respellings are one line per file unless `verbose`."""
-    from phi_runtime.config.dialects.draft import is_respelling
+    """Print errors, then warnings, those that change the result first; older forms are one line per file unless `verbose`."""
+    from phi_runtime.config.dialects.draft import keeps_meaning
 
-    respellings = [f for f in findings if is_respelling(f)]
+    older_forms = [f for f in findings if keeps_meaning(f)]
     others = sorted(
-        (f for f in findings if not is_respelling(f)), key=lambda f: (f.severity != "error", not f.changes_result)
+        (f for f in findings if not keeps_meaning(f)), key=lambda f: (f.severity != "error", not f.changes_result)
     )
     for finding in others[:_MOST]:
         _print_finding(finding, stderr)
     if (more := len(others) - _MOST) > 0:
         _print_lines([[(f"and {more} more: `phi-scaffold validate --json` lists all", "")]], stderr)
     if verbose:
-        for finding in respellings:
+        for finding in older_forms:
             _print_finding(finding, stderr)
         return
-    for path, rules in _counted(respellings).items():
-        _print_lines([_head(Location(path), "note", _respelled(rules))], stderr)
+    for path, rules in _counted(older_forms).items():
+        _print_lines([_head(Location(path), "note", _older_forms(rules))], stderr)
 
 
 def not_valid_yet(errors: Sequence[Finding]) -> str:
@@ -95,16 +95,16 @@ def _excerpt(where: Location | None, stderr: bool) -> list[list[Part]]:
     return [[(lines[0], "")], [(lines[1], "bold red")]] if lines else []
 
 
-def _counted(respellings: Sequence[Finding]) -> dict[Path | str, Counter[str]]:
+def _counted(older_forms: Sequence[Finding]) -> dict[Path | str, Counter[str]]:
     counts: dict[Path | str, Counter[str]] = {}
-    for finding in respellings:
+    for finding in older_forms:
         counts.setdefault(finding.where.path, Counter())[finding.rule] += 1
     return counts
 
 
-def _respelled(rules: Counter[str]) -> str:
+def _older_forms(rules: Counter[str]) -> str:
     kinds = ", ".join(f"{count} {rule}" for rule, count in rules.most_common())
-    count = f"{rules.total()} older spellings keep their" if rules.total() > 1 else "1 older spelling keeps its"
+    count = f"{rules.total()} older forms keep their" if rules.total() > 1 else "1 older form keeps its"
     return f"{count} meaning: {kinds} (list: `--verbose`, rewrite: `phi-scaffold migrate`)"
 
 

@@ -11,7 +11,7 @@ from phi_runtime.core.project import CONFIG, setup_command
 from phi_runtime.core.units import size
 
 if TYPE_CHECKING:
-    from phi_scaffold.update.merge import Change
+    from phi_scaffold.update.merge import FileChange
     from phi_scaffold.update.project import Update
 
 _UP_TO_DATE = "This project has the template of phi-scaffold {}."
@@ -42,7 +42,7 @@ def updated(result: Update, *, quiet: bool) -> None:
         print("  help: edit them from each `<<<<<<< yours` to its `>>>>>>>`, then commit", file=sys.stderr)
 
 
-def _place(change: Change) -> str:
+def _place(change: FileChange) -> str:
     if change.kind == "kept":
         return f"{change.path} ({'you deleted it' if change.before is None else 'no longer in the template'})"
     if change.kind == "conflict" and not change.lines:
@@ -61,7 +61,7 @@ def diff(result: Update, *, quiet: bool) -> None:
             print(f"# {change.kind} {_place(change)}")
 
 
-def _diff(change: Change) -> str:
+def _diff(change: FileChange) -> str:
     before, after = (
         None if text is None else text.decode(errors="replace").splitlines(keepends=True)
         for text in (change.before, change.after)
@@ -81,6 +81,6 @@ def as_json(result: Update, *, written: bool, diff: bool) -> None:
     print(json.dumps({**facts, "conflicts": len(result.conflicts), "notes": result.notes}))
 
 
-def _as_dict(change: Change, *, diff: bool) -> dict[str, Any]:
+def _as_dict(change: FileChange, *, diff: bool) -> dict[str, Any]:
     shown = {"path": change.path, "change": change.kind, "lines": change.lines}
     return {**shown, "diff": _diff(change) if change.writes else ""} if diff else shown

@@ -9,13 +9,13 @@ from pathlib import Path
 from phi_runtime.core.artifacts import read_json, write_json
 from phi_runtime.core.errors import WorkFailed
 from phi_runtime.core.signals import handled_by, interrupt
-from phi_scaffold.update.merge import Change
+from phi_scaffold.update.merge import FileChange
 
 STAGING = ".phi-scaffold-update"
 _JOURNAL = "journal.json"
 
 
-def apply(root: Path, changes: Sequence[Change]) -> None:
+def apply(root: Path, changes: Sequence[FileChange]) -> None:
     """Write `changes` to the project in `root`.
 
     The new files and copies of the old ones are in a folder of the project before the first one is replaced, with a journal. An
@@ -47,7 +47,7 @@ def apply(root: Path, changes: Sequence[Change]) -> None:
     shutil.rmtree(staging)
 
 
-def _stage(root: Path, staging: Path, changes: Sequence[Change]) -> None:
+def _stage(root: Path, staging: Path, changes: Sequence[FileChange]) -> None:
     staging.mkdir()
     for number, change in enumerate(changes):
         target = root / change.path

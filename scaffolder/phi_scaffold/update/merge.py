@@ -18,7 +18,7 @@ _MOST_CONFLICTS = 127  # `git merge-file` counts to this; larger exit codes are 
 
 
 @dataclass(frozen=True)
-class Change:
+class FileChange:
     """The change of one file.
 
     Attributes:
@@ -49,7 +49,7 @@ def changes(
     versions: tuple[str, str],
     replaced: Collection[str],
     ignored: Collection[str],
-) -> list[Change]:
+) -> list[FileChange]:
     """Return the changes that bring a project from its old template to the new one.
 
     Args:
@@ -95,18 +95,18 @@ def _current(project: Path, name: str) -> bytes | None:
 
 def _change(
     name: str, base: bytes | None, new: bytes | None, current: bytes | None, versions: tuple[str, str]
-) -> Change | None:
+) -> FileChange | None:
     if new == base or current == new:
         return None
     if current == base:
         kind: Kind = "added" if current is None else "deleted" if new is None else "updated"
-        return Change(name, kind, current, new)
+        return FileChange(name, kind, current, new)
     if current is None or new is None:  # one side deleted what the other changed
-        return Change(name, "kept", current, current)
+        return FileChange(name, "kept", current, current)
     return _merged(name, base or b"", new, current, versions)
 
 
-def _merged(name: str, base: bytes, new: bytes, current: bytes, versions: tuple[str, str]) -> Change | None:
+def _merged(name: str, base: bytes, new: bytes, current: bytes, versions: tuple[str, str]) -> FileChange | None:
     crlf = b"\r\n" in current  # an editor or git may have converted the lines
     texts = [text.replace(b"\r\n", b"\n") for text in (current, base, new)]
     if texts[1] == texts[2] or texts[0] == texts[2]:
@@ -119,9 +119,9 @@ def _merged(name: str, base: bytes, new: bytes, current: bytes, versions: tuple[
             command += ["-L", label]
         done = subprocess.run([*command, *names], cwd=folder, capture_output=True, check=False)
     if not 0 <= done.returncode <= _MOST_CONFLICTS:  # not text
-        return Change(name, "conflict", current, current)
+        return FileChange(name, "conflict", current, current)
     begin = f"<<<<<<< {_YOURS}".encode()
     lines = tuple(n for n, line in enumerate(done.stdout.split(b"\n"), 1) if line == begin) if done.returncode else ()
     after = done.stdout.replace(b"\n", b"\r\n") if crlf else done.stdout
     kind: Kind = "conflict" if lines else "updated" if texts[0] == texts[1] else "merged"
-    return Change(name, kind, current, after, lines)
+    return FileChange(name, kind, current, after, lines)

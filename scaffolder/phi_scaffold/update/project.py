@@ -19,7 +19,7 @@ from phi_scaffold.new.derive import derive, of_this_version, recorded
 from phi_scaffold.new.questions import answers_from, answers_of_copier, load_answers
 from phi_scaffold.new.template_files import LOCAL_REQUIREMENT, render, template_root
 from phi_scaffold.update.apply import apply, is_interrupted, restore
-from phi_scaffold.update.merge import Change, changes
+from phi_scaffold.update.merge import FileChange, changes
 from phi_scaffold.update.releases import released_versions, unpack
 
 ANSWERS = ".copier-answers.yml"
@@ -32,11 +32,11 @@ class Update:
 
     old: str
     new: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[FileChange, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
-    def conflicts(self) -> tuple[Change, ...]:
+    def conflicts(self) -> tuple[FileChange, ...]:
         return tuple(change for change in self.changes if change.kind == "conflict")
 
 

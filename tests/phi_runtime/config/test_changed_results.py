@@ -1,4 +1,4 @@
-"""Translations that change the result of an older config are marked; respellings are not."""
+"""Translations that change the result of an older config are marked; older forms that keep it are not."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from phi_runtime.core.artifacts import read_manifest
 from phi_runtime.core.errors import MissingDependency, OutOfResources, PhiError, WorkFailed
 from phi_runtime.data.dataset import data_context, load_dataset
 from phi_runtime.export.gate import _advice, compare, run_gate, source_predictions
-from phi_runtime.export.gate_comparison import Comparison, Predictions, compare_predictions
+from phi_runtime.export.gate_comparison import GateComparison, Predictions, compare_predictions
 from phi_runtime.export.gate_limits import GateLimits, better_setting
-from phi_runtime.export.gate_rows import Row, decisions, first_rows, full_row, sample_rows, validation_rows
+from phi_runtime.export.gate_rows import GateRow, decisions, first_rows, full_row, sample_rows, validation_rows
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.models.load import load_reference
 from phi_runtime.models.place import base_model_path
@@ -52,14 +52,15 @@ def exact(decided: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_graph(decided.path, tmp_path_factory.mktemp("fp32") / "graph", "fp32")
 
 
-def compared(source: ModelRef, graph: Path) -> Comparison:
+def compared(source: ModelRef, graph: Path) -> GateComparison:
     return compare(source, graph, [full_row(row.ids[:65]) for row in sample_rows(source)[:3]], "sample text")
 
 
 def test_rows_that_the_source_reads_together_have_the_predictions_of_each_alone(decided: ModelRef) -> None:
     ids = sample_rows(decided)[0].ids
     rows = [
-        Row(ids[start:end], [4, end - start - 1], [True, True]) for start, end in ((0, 6), (3, 20), (5, 45), (0, 200))
+        GateRow(ids[start:end], [4, end - start - 1], [True, True])
+        for start, end in ((0, 6), (3, 20), (5, 45), (0, 200))
     ]
     model = load_reference(decided, "float32", "cpu").eval()
     together = list(source_predictions(model, rows))
@@ -127,10 +128,10 @@ def figures(
     answers: int = 0,
     lost: int = 0,
     gained: int = 0,
-) -> Comparison:
+) -> GateComparison:
     equal = rows - lost - gained
     perplexity = 2 * (1 + increase)
-    return Comparison(
+    return GateComparison(
         "validation rows", "whole", 300, 100, kl, top1, perplexity, 2.0, rows, equal, answers, lost, gained
     )
 
@@ -139,7 +140,7 @@ def test_what_is_beyond_a_limit_is_named_with_the_limit_that_would_allow_it() ->
     limits = GateLimits(max_kl=1.0, min_top1=0.5, max_perplexity_increase=0.4, max_lost_answers=0.05)
     assert limits.violation(figures()) is None
 
-    def named(found: Comparison) -> tuple[str, str]:
+    def named(found: GateComparison) -> tuple[str, str]:
         violation = limits.violation(found)
         assert violation is not None
         return violation.text, violation.relaxed_setting
@@ -209,15 +210,15 @@ def test_answers_are_compared_even_if_prompts_are_trained_too(make_project: Make
 
 
 def test_rows_are_read_up_to_a_number_of_decisions() -> None:
-    label, text = Row([1, 2, 3, 4], [2, 3], [True, False]), full_row([1, 2, 3, 4])
-    assert first_rows([label, label, text], 3) == [label, label, Row([1, 2], [1], [True])]
+    label, text = GateRow([1, 2, 3, 4], [2, 3], [True, False]), full_row([1, 2, 3, 4])
+    assert first_rows([label, label, text], 3) == [label, label, GateRow([1, 2], [1], [True])]
     assert first_rows([label, label], 2) == [label, label]
 
 
 def test_means_are_over_decisions_and_answers_over_all_tokens() -> None:
     import numpy as np
 
-    rows = [Row([1, 2, 0], [1, 2], [True, False])] * 4
+    rows = [GateRow([1, 2, 0], [1, 2], [True, False])] * 4
 
     def predictions(share: float, tokens: list[int]) -> Predictions:
         """The decision has this probability for token 2, and the rest for token 1."""
@@ -244,7 +245,7 @@ def test_own_limits_replace_those_of_the_precision() -> None:
 def test_answers_that_rounding_turns_are_lost_though_the_means_stay_small(turned: int, passes: bool) -> None:
     import numpy as np
 
-    rows = [Row([1, 2, 0], [1, 2], [True, False])] * 40
+    rows = [GateRow([1, 2, 0], [1, 2], [True, False])] * 40
     sure, near, over = (np.log(np.array([[0.02, 0.98 - share, share]])) for share in (0.5, 0.49, 0.48))
     exact = [Predictions(np.array([2, 0]), sure)] * 40
     others = [Predictions(np.array([1, 0]), over)] * turned + [Predictions(np.array([2, 0]), near)] * (40 - turned)

@@ -13,7 +13,7 @@ from phi_runtime.models.memory import (
     FIXED_CPU_BYTES,
     FIXED_GPU_BYTES,
     NEW_PROJECT_IN_8_BITS,
-    Job,
+    TrainingJob,
     estimate,
     inference_bytes,
     longest_that_fits,
@@ -49,8 +49,8 @@ MINI = assembled(
     fused=True,
     gated=True,
 )
-LORA = with_lora(Job("lora", 1, 2048, device="gpu"), MINI.targets(None, all_linear=False), rank=16)
-FULL = Job("full", 1, 2048, device="gpu", accumulation=2)
+LORA = with_lora(TrainingJob("lora", 1, 2048, device="gpu"), MINI.targets(None, all_linear=False), rank=16)
+FULL = TrainingJob("full", 1, 2048, device="gpu", accumulation=2)
 
 
 def test_the_assembled_shape_has_the_parameters_of_the_model() -> None:
@@ -60,7 +60,7 @@ def test_the_assembled_shape_has_the_parameters_of_the_model() -> None:
 
 def test_only_layers_from_the_first_adapted_one_on_keep_activations() -> None:
     step = LoRA.model_validate({"type": "LoRA", "train_data_config": "rows", "r": 16, "layers": "upper-third"})
-    job = step.memory_job(Job("lora", 1, 2048, device="gpu", checkpointing=False), MINI)
+    job = step.memory_job(TrainingJob("lora", 1, 2048, device="gpu", checkpointing=False), MINI)
     assert job.frozen_layers == 21
     assert 32 * job.adapter == 11 * LORA.adapter
     everything = estimate(MINI, replace(LORA, checkpointing=False))

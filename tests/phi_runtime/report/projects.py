@@ -65,7 +65,7 @@ def phrases(
     return rows
 
 
-def respelled(row: Row) -> Row:
+def spelled_differently(row: Row) -> Row:
     """The row with its words in other case and punctuation."""
     return {**row, "phrase": f"{row['phrase'].capitalize()}!"}
 

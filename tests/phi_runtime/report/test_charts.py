@@ -13,7 +13,7 @@ from phi_runtime.core.units import percent
 from phi_runtime.report.charts import (
     NARROW,
     WIDE,
-    Estimate,
+    PointEstimate,
     bar_chart,
     both_widths,
     data_table,
@@ -56,9 +56,9 @@ def texts(root: ElementTree.Element, name: str = "") -> list[str]:
 # -- dots with intervals ------------------------------------------------------------------------------------------------------
 
 MODELS = [
-    Estimate("majority label", 0.25, 0.181, 0.334, is_baseline=True),
-    Estimate("adapter", 0.9917, 0.9543, 0.9985),
-    Estimate("base", 0.0, 0.0, 0.031),
+    PointEstimate("majority label", 0.25, 0.181, 0.334, is_baseline=True),
+    PointEstimate("adapter", 0.9917, 0.9543, 0.9985),
+    PointEstimate("base", 0.0, 0.0, 0.031),
 ]
 
 
@@ -78,19 +78,19 @@ def test_each_model_has_a_dot_an_interval_and_its_numbers(width: int) -> None:
 
 def test_an_estimate_without_a_number_is_named_and_not_drawn() -> None:
     estimates = [
-        Estimate("nan", NAN),
-        Estimate("none", None, 0.1, 0.2),
-        Estimate("half", 0.5, NAN, 0.6),
-        Estimate("infinite", INFINITY, 0, 1),
+        PointEstimate("nan", NAN),
+        PointEstimate("none", None, 0.1, 0.2),
+        PointEstimate("half", 0.5, NAN, 0.6),
+        PointEstimate("infinite", INFINITY, 0, 1),
     ]
-    root = parsed(dot_chart(estimates, "Accuracy", baseline=Estimate("b", NAN)))
+    root = parsed(dot_chart(estimates, "Accuracy", baseline=PointEstimate("b", NAN)))
     assert texts(root, "value") == ["no value", "no value", "50.0 %", "no value"]
     assert (len(of_class(root, "dot")), len(of_class(root, "interval")), len(of_class(root, "baseline"))) == (1, 0, 0)
 
 
 def test_differences_have_an_axis_with_both_signs() -> None:
-    estimates = [Estimate("int4 − merged", -0.008, -0.051, 0.031)]
-    root = parsed(dot_chart(estimates, "Difference", baseline=Estimate("none", 0.0), limits=None))
+    estimates = [PointEstimate("int4 − merged", -0.008, -0.051, 0.031)]
+    root = parsed(dot_chart(estimates, "Difference", baseline=PointEstimate("none", 0.0), limits=None))
     assert texts(root, "value") == ["-0.8 % (-5.1–3.1)"]
     assert {"-4 %", "0 %", "2 %"} <= set(texts(root, "tick"))
 
@@ -188,7 +188,7 @@ def test_more_than_sixty_bars_are_counted() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda text, width: dot_chart([Estimate(text, 0.5, 0.4, 0.6)], text, width=width),
+        lambda text, width: dot_chart([PointEstimate(text, 0.5, 0.4, 0.6)], text, width=width),
         lambda text, width: loss_chart([(1, 2.0)], text, width=width),
         lambda text, width: heat_map([[1]], [text], [text], text, width=width),
         lambda text, width: bar_chart([(text, 1.0)], text, width=width),

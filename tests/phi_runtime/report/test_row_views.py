@@ -8,7 +8,7 @@ import pytest
 from phi_runtime.evaluation.intervals import wilson
 from phi_runtime.evaluation.row_results import RowResult
 from phi_runtime.report.row_views import (
-    Comparison,
+    RowComparison,
     confidence,
     confusion,
     errors,
@@ -20,7 +20,7 @@ from phi_runtime.report.row_views import (
 from tests.phi_runtime.report.cases import evaluation_of, free_text, rows_of
 
 
-def comparison_of(task: str, rows: list[RowResult]) -> Comparison:
+def comparison_of(task: str, rows: list[RowResult]) -> RowComparison:
     comparison = read_comparison(evaluation_of(task, rows), rows)
     assert comparison is not None
     return comparison

@@ -26,8 +26,8 @@ from tests.phi_runtime.report.projects import (
     models_of,
     perplexity,
     phrases,
-    respelled,
     right,
+    spelled_differently,
 )
 
 Build = Callable[..., Verdict]
@@ -117,7 +117,7 @@ def test_test_rows_that_are_trained_make_a_score_worthless(build: Build) -> None
 
 def test_near_duplicates_between_training_and_test_rows_are_found(build: Build) -> None:
     rows = phrases(460)
-    settings = two_files(rows[:400], [*rows[400:], *map(respelled, rows[:40])])
+    settings = two_files(rows[:400], [*rows[400:], *map(spelled_differently, rows[:40])])
     verdict = build(settings.pop("files"), models_of(right(1.0)), **settings)
     assert first(verdict)[:3] == ("check", "near duplicates", "passes.finetune.test_data_config")
 

@@ -26,7 +26,7 @@ from phi_runtime.pipeline.engine import run
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.search.optimize.accuracy import accuracy_drop, smallest_drop
 from phi_runtime.search.optimize.candidates import ALL, Candidate, candidates_for, expected_bytes, expected_memory_bytes
-from phi_runtime.search.optimize.constraints import Verdict, check_constraints, nearest, resolve_constraints
+from phi_runtime.search.optimize.constraints import ConstraintVerdict, check_constraints, nearest, resolve_constraints
 from phi_runtime.search.optimize.outcome import OptimizeResult
 from phi_runtime.search.optimize.planning import OptimizePlan, prepare
 from phi_runtime.search.optimize.search import optimize
@@ -81,14 +81,20 @@ def test_violations_come_with_the_limit_that_would_be_met() -> None:
         "--min-tokens-per-s 49.9",
     ]
     loosened = Constraints(max_size_mb=87, max_accuracy_drop=0.0312, min_tokens_per_s=49.9, max_memory_mb=500)
-    assert check_constraints(figures, loosened) == Verdict()
+    assert check_constraints(figures, loosened) == ConstraintVerdict()
     assert check_constraints({"size_mb": 1.0}, limits).unknown == (
         "max_accuracy_drop",
         "min_tokens_per_s",
         "max_memory_mb",
     )
-    assert check_constraints({"accuracy_drop_interval": [0.8, 0.9]}, Constraints(max_accuracy_drop=1)) == Verdict()
-    assert check_constraints({"accuracy_drop_interval": [-0.3, 0.0]}, Constraints(max_accuracy_drop=0)) == Verdict()
+    assert (
+        check_constraints({"accuracy_drop_interval": [0.8, 0.9]}, Constraints(max_accuracy_drop=1))
+        == ConstraintVerdict()
+    )
+    assert (
+        check_constraints({"accuracy_drop_interval": [-0.3, 0.0]}, Constraints(max_accuracy_drop=0))
+        == ConstraintVerdict()
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +116,7 @@ def test_the_end_of_the_interval_of_a_drop_decides(
     verdict = check_constraints(found, Constraints(max_accuracy_drop=0.05))
     assert [violation.shown for violation in verdict.violations] == ([] if shown is None else [shown])
     accepted = Constraints(max_accuracy_drop=verdict.violations[0].relaxed_limit) if verdict.violations else None
-    assert accepted is None or check_constraints(found, accepted) == Verdict()
+    assert accepted is None or check_constraints(found, accepted) == ConstraintVerdict()
 
 
 def test_few_rows_show_no_small_drop() -> None:
@@ -137,7 +143,7 @@ def measured(model: str, right: list[bool], losses: list[float] | None = None) -
 def test_the_nearest_model_misses_few_constraints_by_little() -> None:
     limits = Constraints(max_size_mb=100, max_accuracy_drop=0.02)
 
-    def verdict(size_mb: float, drop: float) -> Verdict:
+    def verdict(size_mb: float, drop: float) -> ConstraintVerdict:
         return check_constraints({"size_mb": size_mb, "accuracy_drop_interval": [drop, drop]}, limits)
 
     found = {

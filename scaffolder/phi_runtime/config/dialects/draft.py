@@ -23,7 +23,7 @@ Rule = Literal["renamed", "restructured", "ignored", "default"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 
 
-def is_respelling(finding: Finding) -> bool:
+def keeps_meaning(finding: Finding) -> bool:
     """Return True for the warning of a translation that keeps the meaning of the file."""
     return finding.rule in RULES and not finding.changes_result
 

@@ -52,7 +52,7 @@ class Violation:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ConstraintVerdict:
     """The constraints that a model violates, and those whose figure is unknown."""
 
     violations: tuple[Violation, ...] = ()
@@ -92,7 +92,7 @@ def limits_accuracy(constraints: Constraints) -> bool:
     return constraints.max_accuracy_drop is not None and constraints.max_accuracy_drop < 1
 
 
-def check_constraints(figures: Mapping[str, Any], constraints: Constraints) -> Verdict:
+def check_constraints(figures: Mapping[str, Any], constraints: Constraints) -> ConstraintVerdict:
     """Compare measured figures (see FIGURES; None if not measured) with the constraints.
 
     A drop of accuracy meets its limit if the whole interval does, so that a model is not accepted by chance.
@@ -114,10 +114,10 @@ def check_constraints(figures: Mapping[str, Any], constraints: Constraints) -> V
                     name, limit, value, round(excess, 4), round(excess / scale, 4), name != DROP or lowest > limit
                 )
             )
-    return Verdict(tuple(violations), tuple(unknown))
+    return ConstraintVerdict(tuple(violations), tuple(unknown))
 
 
-def nearest(verdicts: Mapping[str, Verdict]) -> str | None:
+def nearest(verdicts: Mapping[str, ConstraintVerdict]) -> str | None:
     """Return the model with the fewest violations, of equals the one whose largest violation is smallest."""
 
     def distance(name: str) -> tuple[int, float]:

@@ -15,7 +15,7 @@ from phi_runtime.config.parse import parse_config
 from phi_runtime.config.schema import canonical
 from phi_runtime.core.artifacts import WRITTEN, free_name, replace_unless_edited, write_text
 from phi_runtime.search.optimize.candidates import Candidate
-from phi_runtime.search.optimize.constraints import Verdict, nearest
+from phi_runtime.search.optimize.constraints import ConstraintVerdict, nearest
 from phi_runtime.search.optimize.planning import OptimizePlan
 from phi_runtime.search.optimize.table import FILE, CandidateRow
 
@@ -50,7 +50,7 @@ class OptimizeResult:
     backup: Path | None = None
 
     @property
-    def nearest(self) -> tuple[CandidateRow, Verdict] | None:
+    def nearest(self) -> tuple[CandidateRow, ConstraintVerdict] | None:
         """The candidate that violates least; None if one is chosen or none ran."""
         if self.chosen:
             return None
@@ -108,7 +108,7 @@ class OptimizeResult:
             write_text(file, text)
 
 
-def _nearest_to_json(row: CandidateRow, verdict: Verdict) -> dict[str, Any]:
+def _nearest_to_json(row: CandidateRow, verdict: ConstraintVerdict) -> dict[str, Any]:
     return {
         "candidate": row.name,
         "violations": [violation.as_dict() for violation in verdict.violations],

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from phi_runtime.config.schema import Constraints
 from phi_runtime.core.artifacts import read_json
-from phi_runtime.search.optimize.constraints import Verdict, check_constraints
+from phi_runtime.search.optimize.constraints import ConstraintVerdict, check_constraints
 
 FILE = "candidates.json"
 State = Literal["measured", "built", "failed", "skipped"]
@@ -53,7 +53,7 @@ class CandidateRow:
     wall_s: float = 0.0
     fix: str = ""
 
-    def verdict(self, constraints: Constraints) -> Verdict:
+    def verdict(self, constraints: Constraints) -> ConstraintVerdict:
         return check_constraints(self.figures, constraints)
 
     def meets(self, constraints: Constraints, unavailable: str) -> bool:

@@ -18,7 +18,7 @@ from phi_runtime.training.diagnosis.loss_curves import (
     plateau,
 )
 from phi_runtime.training.diagnosis.problem import Diagnosis
-from phi_runtime.training.diagnosis.run import RunRecord
+from phi_runtime.training.diagnosis.run import TrainingRecord
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -45,6 +45,6 @@ def diagnose(log: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> list
               that the batch was halved since memory ran out; padding_share; peak_memory_bytes and memory_bytes, peak use and
               size of the device's memory; cpu_share and gpu_share, mean use, 0 to 1.
     """
-    run = RunRecord(log, facts)
+    run = TrainingRecord(log, facts)
     curve_problem = next((diagnosis for check in _CURVE_CHECKS if (diagnosis := check(run))), None)
     return [diagnosis for diagnosis in (curve_problem, memory_tight(run), slow(run)) if diagnosis]

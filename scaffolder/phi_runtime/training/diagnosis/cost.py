@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from phi_runtime.training.diagnosis.problem import Adjustment, Diagnosis
-from phi_runtime.training.diagnosis.run import RunRecord
+from phi_runtime.training.diagnosis.run import TrainingRecord
 
 TIGHT = 0.92  # of the memory: a longer row than any so far may not fit
 ROOMY = 0.4  # of the memory: twice as much would fit
@@ -14,7 +14,7 @@ IDLE_DEVICE = 0.5  # mean use of the device that computes
 _BATCH = "training_args.per_device_train_batch_size"
 
 
-def memory_tight(run: RunRecord) -> Diagnosis | None:
+def memory_tight(run: TrainingRecord) -> Diagnosis | None:
     """Check for memory that was nearly full, or ran out."""
     facts = run.facts
     peak_bytes, total_bytes = facts.get("peak_memory_bytes"), facts.get("memory_bytes")
@@ -46,7 +46,7 @@ def memory_tight(run: RunRecord) -> Diagnosis | None:
     return Diagnosis.of("memory", "; ".join(evidence), changes[0], ", or ".join(change.text for change in changes))
 
 
-def slow(run: RunRecord) -> Diagnosis | None:
+def slow(run: TrainingRecord) -> Diagnosis | None:
     """Check for a long run that a setting would have shortened."""
     facts = run.facts
     wall_s = facts.get("wall_s", 0.0)

@@ -17,7 +17,7 @@ from phi_runtime.training.diagnosis.curve_statistics import (
     wobble,
 )
 from phi_runtime.training.diagnosis.problem import Adjustment, Diagnosis
-from phi_runtime.training.diagnosis.run import LEARNED, MIN_LINES, MIN_VALIDATION, RunRecord, short
+from phi_runtime.training.diagnosis.run import LEARNED, MIN_LINES, MIN_VALIDATION, TrainingRecord, short
 
 # Overfitting
 RISE = 0.10  # of the minimum: rise of the validation loss …
@@ -47,7 +47,7 @@ PROGRESS = 0.02  # of the total fall: less is none …
 CERTAIN = 0.05  # of the loss: … if the level is known this precisely
 
 
-def learning_rate_too_high(run: RunRecord) -> Diagnosis | None:
+def learning_rate_too_high(run: TrainingRecord) -> Diagnosis | None:
     """Check for a loss or gradients that grow, oscillate or overflow."""
     evidence = [text for check in (_diverged, _oscillating, _exploding, _skipping) if (text := check(run))]
     if not evidence:
@@ -63,7 +63,7 @@ def learning_rate_too_high(run: RunRecord) -> Diagnosis | None:
     return Diagnosis.of("learning rate too high", "; ".join(evidence), change, advice)
 
 
-def _diverged(run: RunRecord) -> str:
+def _diverged(run: TrainingRecord) -> str:
     """Return the evidence if the loss ends well above its lowest level."""
     if not run.readable:
         return ""
@@ -75,7 +75,7 @@ def _diverged(run: RunRecord) -> str:
     return f"training loss {short(lowest_level)} around step {minimum[width // 2].step}, {short(last_level)} at the end"
 
 
-def _oscillating(run: RunRecord) -> str:
+def _oscillating(run: TrainingRecord) -> str:
     """Return the evidence if consecutive entries grow apart while the loss does not fall."""
     if not run.readable:
         return ""
@@ -92,7 +92,7 @@ def _oscillating(run: RunRecord) -> str:
     return f"training loss changes by {change} and does not fall"
 
 
-def _exploding(run: RunRecord) -> str:
+def _exploding(run: TrainingRecord) -> str:
     """Return the evidence if gradient norms grow by an order of magnitude while the loss does not fall."""
     if not run.readable or len(run.norms) < MIN_LINES:
         return ""
@@ -103,7 +103,7 @@ def _exploding(run: RunRecord) -> str:
     return f"gradient norm {short(early)} in the first half, {short(late)} in the last quarter"
 
 
-def _skipping(run: RunRecord) -> str:
+def _skipping(run: TrainingRecord) -> str:
     """Return the evidence if more than a few gradients were not finite."""
     skipped = run.facts.get("skipped_steps", 0)
     allowed = SKIPPED * (5 if run.facts.get("dtype") == "float16" else 1)
@@ -112,7 +112,7 @@ def _skipping(run: RunRecord) -> str:
     return f"skipped {skipped} of {run.steps} steps: their gradients were not finite"
 
 
-def overfitting(run: RunRecord) -> Diagnosis | None:
+def overfitting(run: TrainingRecord) -> Diagnosis | None:
     """Check for a validation loss that rises from its minimum while the training loss falls."""
     points = run.validation
     if not run.long_enough or len(points) < MIN_VALIDATION:
@@ -159,7 +159,7 @@ def _fell_after(loss: Curve, minimum: Point) -> bool:
     return len(loss) >= 4 and level(end) < 0.95 * level(around)
 
 
-def nothing_learned(run: RunRecord) -> Diagnosis | None:
+def nothing_learned(run: TrainingRecord) -> Diagnosis | None:
     """Check for a loss that does not fall, or falls slowly at a learning rate that explains it."""
     validation = run.validation
     if (
@@ -186,7 +186,7 @@ def nothing_learned(run: RunRecord) -> Diagnosis | None:
     return None
 
 
-def _nothing_learned(run: RunRecord, evidence: str) -> Diagnosis:
+def _nothing_learned(run: TrainingRecord, evidence: str) -> Diagnosis:
     rate, low_rate = run.facts.get("learning_rate", math.inf), LOW_RATE[run.kind]
     if rate < low_rate:
         return Diagnosis.of("nothing learned", evidence, _usual_rate(run))
@@ -196,11 +196,11 @@ def _nothing_learned(run: RunRecord, evidence: str) -> Diagnosis:
     return Diagnosis.of("nothing learned", evidence, lower, advice)
 
 
-def _usual_rate(run: RunRecord) -> Adjustment:
+def _usual_rate(run: TrainingRecord) -> Adjustment:
     return run.rate_set_to(USUAL_RATE[run.kind])
 
 
-def not_finished(run: RunRecord) -> Diagnosis | None:
+def not_finished(run: TrainingRecord) -> Diagnosis | None:
     """Check for a training loss that falls at the end as fast as before."""
     if not run.readable or run.facts.get("early_stopping_patience"):
         return None
@@ -220,7 +220,7 @@ def not_finished(run: RunRecord) -> Diagnosis | None:
     return Diagnosis.of("not finished", evidence, longer, f"{longer.text}, or {run.rate_change(2).text}")
 
 
-def plateau(run: RunRecord) -> Diagnosis | None:
+def plateau(run: TrainingRecord) -> Diagnosis | None:
     """Check for a run most of which, and at least one epoch, made no progress."""
     epochs = max((p.epoch for p in (*run.loss, *run.validation)), default=0.0)
     if not run.readable or IDLE * epochs < 1 or run.facts.get("early_stopping_patience"):

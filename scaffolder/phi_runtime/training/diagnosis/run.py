@@ -20,7 +20,7 @@ LEARNED = 0.05  # nats: below this loss there is nothing left to learn, and its 
 RATE = "training_args.learning_rate"
 
 
-class RunRecord:
+class TrainingRecord:
     """Log and facts of a run; see `diagnose`."""
 
     def __init__(self, log: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
