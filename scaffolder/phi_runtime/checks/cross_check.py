@@ -80,8 +80,8 @@ def cross_check(
         *_order(checks),
         *_passes(checks),
         *check_used_adapters(checks),
+        *check_lengths(checks),
     ]
-    findings += check_lengths(checks)
     used = used_data_configs(draft)
     for i, data in enumerate(checks.parts.data_configs):
         if data is not None and (not used or data.name in used):

@@ -63,7 +63,7 @@ def paths_below(folder: Path, skipped: Container[str] = ()) -> list[Path]:
         skipped: Names of files, and of folders that are not entered.
 
     Raises:
-        ConfigError: The search would take long, as one of a whole disk.
+        ConfigError: The search would take long, as one of a complete disk.
     """
     paths, count = [], 0
     for place, folders, names in os.walk(folder):

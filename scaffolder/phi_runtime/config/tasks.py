@@ -14,4 +14,4 @@ METRICS: dict[Task, tuple[str, ...]] = {
     "extraction": ("exact_match", "valid_json", "field_f1", "field_precision", "field_recall"),
     "generation": ("exact_match", "token_f1", "rouge_l", "bleu", "chrf"),
 }
-"""Names of the metrics of each task, as `phi_runtime.evaluation.metrics.score` returns them."""
+"""Names of the metrics of each task, as `phi_runtime.evaluation.row_statistics.score` returns them."""

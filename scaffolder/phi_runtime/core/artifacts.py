@@ -259,7 +259,7 @@ def replace_unless_edited(path: Path, text: str, record: Path) -> Path | None:
     Returns:
         The name under which the edited file was kept; None if it was not edited.
     """
-    known = read_json(record) if record.is_file() else {}
+    known = read_object(record)
     current = path.read_text(encoding="utf-8") if path.is_file() else text
     backup = None
     if current != text and digest(current) != known.get(path.name):

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -119,10 +119,10 @@ def exclusive_tasks(project: ProjectFolder) -> Iterator[None]:
     """
     outputs = project.root / GEN_MODEL
     # Not only of tasks with runs: the first command of a task may be a search, which has none.
-    folders = {project.gen_model, outputs, *(lock.parent for lock in outputs.glob(f"*/{RUN_LOCK}"))}
+    paths = {project.run_lock, outputs / RUN_LOCK, *outputs.glob(f"*/{RUN_LOCK}")}
     with ExitStack() as locks:
-        for folder in sorted(folders):
-            locks.enter_context(exclusive(replace(project, output=folder).run_lock))
+        for path in sorted(paths):
+            locks.enter_context(exclusive(path))
         yield
 
 

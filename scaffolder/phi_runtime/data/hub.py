@@ -21,7 +21,7 @@ from typing import Any
 
 from phi_runtime.config.schema import LoadDataset
 from phi_runtime.core.artifacts import staged
-from phi_runtime.core.errors import ConfigError, DataError, MissingDependency, PhiError
+from phi_runtime.core.errors import ConfigError, DataError, MissingDependency
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.models.hub_errors import hub_errors, reason
@@ -264,8 +264,6 @@ def _translated_errors(name: str, revision: str | None) -> Iterator[None]:
     try:
         with hub_errors("data set", name, revision):
             yield
-    except PhiError:
-        raise
     except errors.HFValidationError as e:
         raise ConfigError(f"`{name}` is not the id of a data set", fix="write `owner/name`, as on its page") from e
     except ImportError as e:

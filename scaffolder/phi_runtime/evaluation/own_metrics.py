@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,7 +79,8 @@ class OwnMetrics:
             if rows[0].reference is None:
                 continue
             answers = [row.models[summary["name"]].answer or "" for row in rows]
-            metrics = of_models[summary["name"]] = self.of(answers, [row.reference or "" for row in rows], groups)
+            references = [row.reference or "" for row in rows]
+            metrics = of_models[summary["name"]] = self.of(answers, references, groups, summary["metrics"])
             names = [name for name in metrics if name not in summary["metrics"]]
             summary["metrics"] |= {name: metric.value for name, metric in metrics.items()}
             main = {headline(self.settings.task): summary["interval"]}
@@ -89,12 +90,18 @@ class OwnMetrics:
                 summary["versus"]["metrics"] = {name: _difference(other[name], metrics[name], groups) for name in names}
         return names
 
-    def of(self, answers: Texts, references: Texts, groups: Groups = None) -> dict[str, Metric]:
-        """Return the metrics of the task, then those of the project, by name; rows of one group count together in intervals."""
+    def of(
+        self, answers: Texts, references: Texts, groups: Groups = None, known: Mapping[str, float] | None = None
+    ) -> dict[str, Metric]:
+        """Return the metrics of the task, then those of the project, by name; rows of one group count together in intervals.
+
+        `known` has the values of the metrics of the task, if they were computed before.
+        """
         task = self.settings.task
         statistics = statistics_of(task, answers, references)
         metrics = {name: Metric(s.observed, s.interval(groups), s) for name, s in statistics.items()}
-        metrics |= {name: Metric(value) for name, value in corpus_scores(task, answers, references).items()}
+        values = corpus_scores(task, answers, references) if known is None else known
+        metrics |= {name: Metric(value) for name, value in values.items() if name not in statistics}
         if self.settings.cost:
             metrics[MEAN_COST] = _mean_cost(self.settings.cost, answers, references, groups)
         metrics |= self._of_hook(answers, references, (*metrics, *self.settings.combined), groups)

@@ -12,6 +12,7 @@ from phi_runtime.inference.decoding import AnswerDecoder, StartedAnswers
 from phi_runtime.inference.generator import PromptResult, PromptTask
 from phi_runtime.inference.kv_cache import select_rows
 from phi_runtime.inference.prompt_tasks import GreedyAnswer, Path, run_alone
+from phi_runtime.inference.sequences import crosses
 
 if TYPE_CHECKING:
     from phi_runtime.inference.transformers import TransformersGenerator
@@ -33,8 +34,8 @@ def run_batched(generator: TransformersGenerator, tasks: Sequence[PromptTask], b
     with torch.inference_mode():
         together = []
         for i, task in enumerate(tasks):
-            if switch is not None and len(task.ids) <= switch < len(task.ids) + task.longest_continuation:
-                results[i] = run_alone(generator.create_sequence(), task, 0, generator.stop_ids, generator.tokenizer)
+            if crosses(switch, len(task.ids), len(task.ids) + task.longest_continuation):
+                results[i] = run_alone(generator.create_sequence(), task, generator.stop_ids, generator.tokenizer)
             else:
                 together.append(i)
         long = switch is not None and any(len(tasks[i].ids) > switch for i in together)
@@ -64,9 +65,9 @@ def _batches(tasks: Sequence[PromptTask], batch_size: int, switch: int | None) -
     lengths = [len(task.ids) for task in tasks]
 
     def fits(batch: list[int], index: int) -> bool:
-        crosses = switch is not None and lengths[batch[0]] <= switch < lengths[index]
+        has_other_factors = crosses(switch, lengths[batch[0]], lengths[index])
         tokens = (len(batch) + 1) * (lengths[index] + tasks[index].longest_continuation)
-        return not crosses and len(batch) < batch_size and tokens <= _BATCH_TOKENS
+        return not has_other_factors and len(batch) < batch_size and tokens <= _BATCH_TOKENS
 
     return grouped(sorted(range(len(tasks)), key=lambda i: (lengths[i], tasks[i].longest_continuation)), fits)
 

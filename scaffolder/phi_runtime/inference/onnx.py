@@ -24,7 +24,7 @@ from phi_runtime.inference.generator import (
 from phi_runtime.inference.guides import require_bounded, require_short
 from phi_runtime.inference.onnx_folder import load_folder, runtime, short_error
 from phi_runtime.inference.prompt_tasks import run_alone
-from phi_runtime.inference.sequences import SequenceCache, prefill_chunks, reusable_prefix
+from phi_runtime.inference.sequences import SequenceCache, crosses, prefill_chunks, read_prompt
 from phi_runtime.inference.streaming import CachedGenerator, check_context_length
 from phi_runtime.models.onnx_adapters import adapter_files
 
@@ -49,7 +49,7 @@ class OnnxSequence:
 
     def rewind(self, length: int) -> None:
         if length < len(self.ids):
-            switches = self._is_long(len(self.ids)) and not self._is_long(length)
+            switches = crosses(self.rope_switch, length, len(self.ids))
             self.generator.rewind_to(0 if switches else length)
             del self.ids[length:]
             for chunk in prefill_chunks(self.ids) if switches else ():
@@ -89,11 +89,8 @@ class OnnxSequence:
         self.ids.append(token)
         return token
 
-    def _is_long(self, length: int) -> bool:
-        return self.rope_switch is not None and length > self.rope_switch
-
     def _read(self, ids: Sequence[int]) -> None:
-        if self.ids and not self._is_long(len(self.ids)) and self._is_long(len(self.ids) + len(ids)):
+        if self.ids and crosses(self.rope_switch, len(self.ids), len(self.ids) + len(ids)):
             self.generator.rewind_to(0)
             ids = [*self.ids, *ids]
         self._append(ids)
@@ -273,9 +270,7 @@ class OnnxGenerator(CachedGenerator):
         sequence = self.create_sequence(capacity, self.adapter) if tasks else None
         for i in sorted(range(len(tasks)), key=lambda i: tasks[i].ids):
             assert sequence
-            cached = reusable_prefix(sequence, tasks[i].ids)
-            sequence.rewind(cached)
-            results[i] = run_alone(sequence, tasks[i], cached, self.stop_ids, self.tokenizer)
+            results[i] = run_alone(sequence, tasks[i], self.stop_ids, self.tokenizer)
         return [results[i] for i in range(len(tasks))]
 
     def completion_scores(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
@@ -289,10 +284,7 @@ class OnnxGenerator(CachedGenerator):
         capacity = max((len(prompt) + len(completion) for prompt, completion in pairs), default=1)
         sequence = self.create_sequence(capacity, self.adapter)
         for prompt, completion in pairs:
-            cached = reusable_prefix(sequence, prompt)
-            sequence.rewind(cached)
-            sequence.prefill(prompt[cached:])
-            sequence.prompt_length = len(prompt)
+            read_prompt(sequence, prompt)
             logprob, greedy = 0.0, True
             for position, token in enumerate(completion):
                 logits = sequence.logits()

@@ -8,7 +8,7 @@ from typing import Any
 from phi_runtime.inference.detokenizer import detokenizer
 from phi_runtime.inference.generator import FinishReason, PromptResult, PromptTask
 from phi_runtime.inference.sampler import log_softmax
-from phi_runtime.inference.sequences import CachedSequence, prompt_chunks
+from phi_runtime.inference.sequences import CachedSequence, read_prompt
 
 Path = tuple[int, ...]
 """Tokens after a prompt."""
@@ -54,21 +54,17 @@ class GreedyAnswer:
         return PromptResult(self.text, self.finish, logprobs)
 
 
-def run_alone(
-    sequence: CachedSequence, task: PromptTask, cached: int, stop_ids: set[int], tokenizer: Any
-) -> PromptResult:
-    """Run a task on a sequence of its own, token by token.
+def run_alone(sequence: CachedSequence, task: PromptTask, stop_ids: set[int], tokenizer: Any) -> PromptResult:
+    """Run a task on a sequence, token by token.
 
     Args:
-        sequence: Holds the first `cached` tokens of the prompt.
+        sequence: Any sequence; what it holds of the prompt is reused.
         task: The task.
-        cached: Number of these tokens.
         stop_ids: Tokens that end an answer.
         tokenizer: Tokenizer of the model.
     """
-    for chunk in prompt_chunks(sequence, task.ids[cached:]):
-        sequence.prefill(chunk)
-    length = sequence.prompt_length = len(task.ids)
+    read_prompt(sequence, task.ids)
+    length = len(task.ids)
     requested: dict[Path, set[int]] = {}
     for completion in task.completions:
         for position, token in enumerate(completion):

@@ -117,6 +117,11 @@ class SequenceCache:
             self.idle.append(sequence)
 
 
+def crosses(switch: int | None, length: int, later: int) -> bool:
+    """Return True if a sequence has other rotary factors at `later` tokens than at `length`; see `rope_switch`."""
+    return switch is not None and length <= switch < later
+
+
 def reusable_prefix(sequence: CachedSequence, ids: Sequence[int]) -> int:
     """Return the number of tokens of the prompt `ids` that `sequence` need not read again.
 
@@ -127,8 +132,7 @@ def reusable_prefix(sequence: CachedSequence, ids: Sequence[int]) -> int:
     if common <= sequence.prompt_length:
         common = min(common, sequence.prefilled)
     common = max(0, min(common, len(ids) - MIN_PREFILL))
-    switch = sequence.rope_switch
-    if switch is not None and common <= switch < max(len(sequence.ids), len(ids)):
+    if crosses(sequence.rope_switch, common, max(len(sequence.ids), len(ids))):
         return 0  # what it holds, or what is to come, has other rotary factors
     return common
 
@@ -143,6 +147,15 @@ def prompt_chunks(sequence: CachedSequence, ids: Sequence[int]) -> list[Sequence
     if switch is not None and held <= switch < held + len(ids):
         return prefill_chunks(ids, first=switch + 1 - held)
     return prefill_chunks(ids)
+
+
+def read_prompt(sequence: CachedSequence, ids: Sequence[int]) -> None:
+    """Read the prompt `ids`, except for the tokens that `sequence` holds and can reuse."""
+    cached = reusable_prefix(sequence, ids)
+    sequence.rewind(cached)
+    for chunk in prompt_chunks(sequence, ids[cached:]):
+        sequence.prefill(chunk)
+    sequence.prompt_length = len(ids)
 
 
 def prefill_chunks(ids: Sequence[int], size: int = PREFILL_CHUNK, first: int = 0) -> list[Sequence[int]]:

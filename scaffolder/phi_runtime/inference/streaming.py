@@ -21,7 +21,7 @@ from phi_runtime.inference.generator import (
     Usage,
 )
 from phi_runtime.inference.sampler import Sampler, log_softmax
-from phi_runtime.inference.sequences import CachedSequence, SequenceCache, prompt_chunks
+from phi_runtime.inference.sequences import CachedSequence, SequenceCache, prompt_chunks, read_prompt
 from phi_runtime.inference.stop_strings import StopStrings, Suffix
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ class CachedGenerator(ABC):
         ids = (text * (prompt_tokens // len(text) + 1))[:prompt_tokens]
         sequence = self._measured_sequence(prompt_tokens + new_tokens)
         start = time.perf_counter()
-        for chunk in prompt_chunks(sequence, ids):
-            sequence.prefill(chunk)
+        read_prompt(sequence, ids)
         sequence.step()
         first_token = time.perf_counter()
         for _ in range(new_tokens - 1):

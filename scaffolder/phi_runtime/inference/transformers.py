@@ -16,6 +16,7 @@ from phi_runtime.inference.generator import (
     SamplingParams,
     unknown_adapter,
 )
+from phi_runtime.inference.sequences import crosses
 from phi_runtime.inference.streaming import CachedGenerator, check_context_length
 from phi_runtime.models.load import put_adapter
 from phi_runtime.models.stored import rope_switch
@@ -42,10 +43,9 @@ class TorchSequence:
         self._logits: Any = None  # (V,)
 
     def rewind(self, length: int) -> None:
-        switch = self.rope_switch
         if length < self._cached:
             try:
-                if switch is not None and length <= switch < self._cached:
+                if crosses(self.rope_switch, length, self._cached):
                     raise RuntimeError("computed with the long rotary factors")
                 self._cache.crop(length - self._cached)
                 self._cached = length
@@ -77,8 +77,7 @@ class TorchSequence:
 
     def _compute(self) -> None:
         """Run the model on the tokens that are not in the cache."""
-        switch = self.rope_switch
-        if switch is not None and 0 < self._cached <= switch < len(self.ids):
+        if self._cached and crosses(self.rope_switch, self._cached, len(self.ids)):
             self._cache, self._cached = None, 0
         if self._cached < len(self.ids):
             logits, self._cache = self.generator.forward([self.ids[self._cached :]], self._cache, self.adapter)

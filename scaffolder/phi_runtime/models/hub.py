@@ -15,7 +15,7 @@ from typing import Any
 
 from phi_runtime.config.schema import LoadKwargs
 from phi_runtime.core.artifacts import file_digest, folder_bytes, require_free_space
-from phi_runtime.core.errors import NetworkError, PhiError
+from phi_runtime.core.errors import NetworkError
 from phi_runtime.core.events import Emit, Event
 from phi_runtime.core.project import WINDOWS_DEVICES
 from phi_runtime.models.hub_answers import BoundedFile, bound_answers
@@ -170,8 +170,6 @@ def _hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     try:
         with hub_errors("model", repo_id, revision):
             yield
-    except PhiError:
-        raise
     except OSError as e:
         if e.errno:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -71,9 +72,9 @@ class ProductAdapter(LayeredAdapter):
         inputs, matrices = sum(m.inputs for m in targets), sum(m.inputs * m.outputs for m in targets)
         return replace(job, adapter=self.weights(job, targets), adapter_inputs=inputs, rebuilt=matrices)
 
+    @abstractmethod
     def weights(self, job: TrainingJob, targets: Sequence[Linear]) -> int:
         """Return the number of weights of the adapter on `targets`."""
-        raise NotImplementedError
 
 
 @register

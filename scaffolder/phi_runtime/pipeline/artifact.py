@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phi_runtime.core.artifacts import Manifest, discard_previous, put_in_place, read_json, seal, write_json
+from phi_runtime.core.artifacts import Manifest, discard_previous, put_in_place, read_object, seal, write_json
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.pipeline.stage import Stage, record_output
 from phi_runtime.training.checkpoints import newest
@@ -69,7 +69,7 @@ def interrupted_work(project: ProjectFolder, stage: Stage) -> str | None:
     for folder in work_folders(project, stage.name):
         checkpoint = newest(folder / CHECKPOINTS)[0]
         if folder != own and checkpoint:
-            facts = read_json(folder / INPUTS) if (folder / INPUTS).is_file() else {}
+            facts = read_object(folder / INPUTS)
             step = checkpoint.name.rpartition("-")[2]
             return f"interrupted at step {step}; cannot resume because {stage.changes_since(facts)}"
     return None

@@ -13,7 +13,7 @@ from typing import Any
 from phi_runtime.config.pass_graph import trainings_of
 from phi_runtime.config.schema import FinetunePass, Workflow, canonical
 from phi_runtime.config.search_space import full_key, trained_pass
-from phi_runtime.core.artifacts import read_json
+from phi_runtime.core.artifacts import read_object
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.training.selection import VALIDATION_LOSS, ModelSelection
 
@@ -65,12 +65,8 @@ def _optimizations(workflow: Workflow, project: ProjectFolder, training: str) ->
 
 
 def _records(project: ProjectFolder, pattern: str) -> Iterator[dict[str, Any]]:
-    """Yield the readable results of searches, the earliest first; a stopped search has chosen nothing."""
-    for path in sorted(project.gen_model.glob(pattern), key=_number):
-        try:
-            yield read_json(path)
-        except (OSError, ValueError):
-            continue
+    """Return the readable results of searches, the earliest first; a stopped search has chosen nothing."""
+    return filter(None, map(read_object, sorted(project.gen_model.glob(pattern), key=_number)))
 
 
 def _number(path: Path) -> tuple[int, str]:

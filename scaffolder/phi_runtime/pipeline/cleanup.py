@@ -18,7 +18,7 @@ from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.core.trust import is_trusted
 from phi_runtime.models.place import base_model_path, input_adapter_path, model_folders
-from phi_runtime.pipeline.artifact import work_folder, work_root
+from phi_runtime.pipeline.artifact import work_folder, work_folders, work_root
 from phi_runtime.pipeline.load import load_workflow
 from phi_runtime.pipeline.plan import plan
 from phi_runtime.pipeline.stage import Stage
@@ -162,12 +162,12 @@ def _is_replaceable(folder: Path) -> bool:
 
 
 def _work(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tuple[str, Path]]:
-    current = {work_folder(project, stage) for stage in stages}
-    unknown = {stage.name for stage in stages if not stage.key}  # their inputs may become those of the work again
+    resumed: set[Path] = set()
+    for stage in stages:  # without a key, its inputs may become those of any of its work again
+        resumed.update([work_folder(project, stage)] if stage.key else work_folders(project, stage.name))
     folder = work_root(project)
     for path in sorted(folder.iterdir() if folder.is_dir() else ()):
-        is_resumed = path in current or path.name.rpartition("-")[0] in unknown
-        yield "unfinished" if is_resumed else "stale", path
+        yield "unfinished" if path in resumed else "stale", path
 
 
 def _not_needed(project: ProjectFolder, stages: Sequence[Stage]) -> Iterator[tuple[str, Path]]:

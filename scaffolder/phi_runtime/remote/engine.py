@@ -57,10 +57,6 @@ class RemoteFile:
     size_bytes: int
 
 
-LOG_CHUNK_BYTES = 2**20
-"""Most bytes of a log that an engine reads at once: a log may have gigabytes."""
-
-
 class RemoteEngine(Protocol):
     """A service that runs jobs. All methods raise NetworkError if it cannot be reached or refuses the request.
 

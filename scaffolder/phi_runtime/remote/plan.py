@@ -42,10 +42,11 @@ def plan_job(
     inputs = [*_data_inputs(project, workflow, upload=upload), *_model_inputs(project, workflow, upload=upload)]
     skipped = frozenset(each.local for each in inputs if each.local)
     snapshot = Snapshot((*project_files(project, workflow, skipped).files, *package))
-    sent = [
-        replace(step, arguments=(*step.arguments, *step.machines.arguments), inputs=tuple(inputs)) for step in steps
-    ]
-    complete = (*sent[:1], *(replace(step, after=before.name) for before, step in itertools.pairwise(sent)))
+    before = ("", *(step.name for step in steps))
+    complete = tuple(
+        replace(step, arguments=(*step.arguments, *step.machines.arguments), inputs=tuple(inputs), after=name)
+        for name, step in zip(before, steps, strict=False)
+    )
     key = job_key(complete, snapshot)
     return RemoteJob(
         f"{job_label(project.root)}-{key[:12]}",

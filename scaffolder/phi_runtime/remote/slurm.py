@@ -19,7 +19,7 @@ from phi_runtime.core.dotenv import environment_without_dotenv
 from phi_runtime.core.errors import MissingDependency, NetworkError, UsageError, WorkFailed
 from phi_runtime.core.project import GEN_MODEL, ProjectFolder
 from phi_runtime.core.signed_text import is_edited, signed
-from phi_runtime.remote.engine import LOG_CHUNK_BYTES, JobState, LogChunk, RemoteFile, Status
+from phi_runtime.remote.engine import JobState, LogChunk, RemoteFile, Status
 from phi_runtime.remote.job import Environment, Machines, RemoteJob, Step, job_label
 from phi_runtime.remote.snapshot import Snapshot
 
@@ -27,6 +27,8 @@ SCRIPT = Path("remote/job.sbatch")
 _LOGS = Path(GEN_MODEL) / "remote"
 _TIMEOUT_S = 60.0
 _SHORTEST_S = 300
+LOG_CHUNK_BYTES = 2**20
+"""Most bytes of a log that are read at once: a log may have gigabytes."""
 _STATES: dict[str, JobState] = {
     **dict.fromkeys(("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"), "queued"),
     **dict.fromkeys(("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"), "running"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-# Largest difference of logits taken for rounding, in standard deviations of the logits: far above the rounding of bfloat16, far
+# Largest difference of logits that counts as rounding, in standard deviations of the logits: far above the rounding of bfloat16, far
 # below the effect of another row's tokens.
 _LEAK_TOLERANCE = 0.1
 

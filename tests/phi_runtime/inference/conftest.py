@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from phi_runtime.inference.generator import GeneratorOptions
+from phi_runtime.inference.generator import Generator, GeneratorOptions
 from phi_runtime.inference.loading import open_generator
 from phi_runtime.inference.onnx import OnnxGenerator
 from phi_runtime.inference.transformers import TransformersGenerator
@@ -41,3 +41,9 @@ def torch_model(tiny_phi3: Path) -> TransformersGenerator:
     generator = open_generator(ModelRef(tiny_phi3, "hf", "tiny"), options=GeneratorOptions(conversations=2))
     assert isinstance(generator, TransformersGenerator)
     return generator
+
+
+@pytest.fixture(params=["onnx", "torch_model"])
+def model(request: pytest.FixtureRequest) -> Generator:
+    found: Generator = request.getfixturevalue(request.param)
+    return found

@@ -203,15 +203,20 @@ def test_the_adapter_and_what_was_trained_from_it_are_next_to_one_graph_and_on_o
     assert set(with_base.generator.adapters) == set(both)
 
 
+def without_data(make_project: MakeProject, model: Path, folder: Path, template: str) -> tuple[ProjectFolder, Path]:
+    """A project without data, on a copy of `model` with a chat template, and its adapter."""
+    base = shutil.copytree(model, folder / "base")
+    edit_json(base / "tokenizer_config.json", lambda c: c.update(chat_template=template))
+    project, adapter = make_project("tiny"), make_adapter(model, folder / "plain", ["qkv_proj"])
+    edit_config(project, without_training(adapter, data=False))
+    edit_config(project, lambda c: c["input_model"].update(model_path=str(base)))
+    return project, adapter
+
+
 def test_without_data_the_chat_template_of_the_tokenizer_is_that_of_the_adapter(
     make_project: MakeProject, tiny_phi3: Path, tmp_path: Path
 ) -> None:
-    base = shutil.copytree(tiny_phi3, tmp_path / "base")
-    edit_json(base / "tokenizer_config.json", lambda c: c.update(chat_template="{{ messages[0]['content'] }}"))
-    project = make_project("tiny")
-    adapter = make_adapter(tiny_phi3, tmp_path / "plain", ["qkv_proj"])
-    edit_config(project, without_training(adapter, data=False))
-    edit_config(project, lambda c: c["input_model"].update(model_path=str(base)))
+    project, adapter = without_data(make_project, tiny_phi3, tmp_path, "{{ messages[0]['content'] }}")
     folder = open_session(project, str(adapter))
     assert folder.generator.encode("a lovely party") == open_session(project, "base").generator.encode("a lovely party")
     run(project, Listener(), until=INPUT_ADAPTER)
@@ -222,11 +227,7 @@ def test_without_data_the_chat_template_of_the_tokenizer_is_that_of_the_adapter(
 def test_without_data_the_base_is_prompted_with_the_chat_template_of_its_tokenizer(
     make_project: MakeProject, tiny_phi3: Path, tmp_path: Path
 ) -> None:
-    base = shutil.copytree(tiny_phi3, tmp_path / "base")
-    edit_json(base / "tokenizer_config.json", lambda c: c.update(chat_template="<user>{{ messages[0]['content'] }}"))
-    project = make_project("tiny")
-    edit_config(project, without_training(make_adapter(tiny_phi3, tmp_path / "plain", ["qkv_proj"]), data=False))
-    edit_config(project, lambda c: c["input_model"].update(model_path=str(base)))
+    project, _ = without_data(make_project, tiny_phi3, tmp_path, "<user>{{ messages[0]['content'] }}")
     assert open_session(project, "base").render("a lovely party") == "<user>a lovely party"
 
 

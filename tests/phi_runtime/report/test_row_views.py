@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -188,12 +189,18 @@ def test_labels_with_the_name_of_a_sum_are_counted_once(labels: list[str], sums:
     assert all(matrix.counts[matrix.expected.index(label)][matrix.answers.index(label)] for label in labels[:2])
 
 
-def test_an_export_whose_model_lacks_results_on_a_row_has_no_lost_rows() -> None:
+def without_a_result() -> tuple[dict[str, Any], RowComparison]:
+    """An evaluation whose adapter has no result on the second row, and what is read of it."""
     rows = rows_of("classification", ANSWERS, TONES)
     evaluation = evaluation_of("classification", rows)
     del rows[1].models["adapter"]
     comparison = read_comparison(evaluation, rows)
     assert comparison is not None
+    return evaluation, comparison
+
+
+def test_an_export_whose_model_lacks_results_on_a_row_has_no_lost_rows() -> None:
+    _, comparison = without_a_result()
     assert [part.title for part in errors(comparison)] == [
         "Wrong in all trained models",
         "Most confident errors of onnx-int4",
@@ -201,11 +208,7 @@ def test_an_export_whose_model_lacks_results_on_a_row_has_no_lost_rows() -> None
 
 
 def test_a_model_without_results_on_each_row_is_not_compared() -> None:
-    rows = rows_of("classification", ANSWERS, TONES)
-    evaluation = evaluation_of("classification", rows)
-    del rows[1].models["adapter"]
-    comparison = read_comparison(evaluation, rows)
-    assert comparison is not None
+    evaluation, comparison = without_a_result()
     assert set(comparison.scores) == {"majority label", "base", "onnx-int4"}
     assert read_comparison(evaluation, []) is None
 

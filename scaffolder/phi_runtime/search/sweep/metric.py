@@ -17,11 +17,11 @@ from phi_runtime.config.search_space import (
     metrics_of,
 )
 from phi_runtime.config.sidecars import sidecar_path
-from phi_runtime.core.artifacts import read_json_lines
 from phi_runtime.core.errors import Location, UsageError
 from phi_runtime.core.project import ProjectFolder
 from phi_runtime.core.suggestions import did_you_mean
 from phi_runtime.data.hooks import hooks_file
+from phi_runtime.training.diagnosis.run import read_loss_log
 
 _VALIDATION = "validation_"
 
@@ -74,13 +74,13 @@ def from_event(name: str, data: dict[str, Any]) -> float | None:
     return loss if is_minimized(name) else -loss
 
 
-def from_log(log: Path, best_step: int | None) -> dict[str, float]:
-    """Return the validation figures, by name, of the saved state from the loss log next to a trained model.
+def from_log(folder: Path, best_step: int | None) -> dict[str, float]:
+    """Return the validation figures, by name, of the saved state from the loss log of the trained model in `folder`.
 
     Args:
         best_step: The step whose state was saved; None for the last one.
     """
-    entries = read_json_lines(log)
+    entries = read_loss_log(folder)
     measured = [e for e in entries if "eval_loss" in e and best_step in (None, e.get("step"))]
     if not measured:
         return {}

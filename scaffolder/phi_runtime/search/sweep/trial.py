@@ -167,12 +167,10 @@ class _Listener:
 
 def _figures(settings: TrialSettings, workflow: Workflow, project: ProjectFolder, emit: Emit) -> dict[str, float]:
     """Return everything measured on the validation rows; evaluate the model if training did not measure the metric."""
-    from phi_runtime.training.diagnosis.run import LOSS_LOG
-
     target = model_folder(workflow, project, settings.stage)
     manifest = read_manifest(target)
     assert manifest is not None
-    figures = metric.from_log(target / LOSS_LOG, manifest.facts.get("best_step"))
+    figures = metric.from_log(target, manifest.facts.get("best_step"))
     if settings.metric in figures or not figures:
         return figures
     return figures | _evaluated(settings, workflow, project, emit)
